@@ -1,0 +1,67 @@
+"""What crosses a process boundary: job spec and record, events, results, error codes, names of queues and keys.
+
+The only package every other one may import. It depends on pydantic alone.
+"""
+
+from ladle_contracts.errors import PROBLEM_TITLES, ErrorCode, Problem, Reason
+from ladle_contracts.events import (
+    CandidateScored,
+    CheckpointsFound,
+    Event,
+    EventBody,
+    StageStarted,
+    StateChanged,
+    StepDone,
+    Warned,
+)
+from ladle_contracts.jobs import (
+    TERMINAL_STATES,
+    CandidateResult,
+    CheckpointFilter,
+    JobPage,
+    JobRecord,
+    JobResult,
+    JobSpec,
+    JobState,
+    MethodChoice,
+    Output,
+    Progress,
+    Resources,
+    TaskChoice,
+    TrainSet,
+)
+from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+
+__all__ = [
+    "PROBLEM_TITLES",
+    "TERMINAL_STATES",
+    "CandidateResult",
+    "CandidateScored",
+    "Catalog",
+    "CheckpointFilter",
+    "CheckpointsFound",
+    "ErrorCode",
+    "Event",
+    "EventBody",
+    "JobPage",
+    "JobRecord",
+    "JobResult",
+    "JobSpec",
+    "JobState",
+    "MethodChoice",
+    "MethodInfo",
+    "NodeRecord",
+    "OptionInfo",
+    "Output",
+    "Problem",
+    "Progress",
+    "Reason",
+    "Resources",
+    "StageStarted",
+    "StateChanged",
+    "StepDone",
+    "TaskChoice",
+    "TaskInfo",
+    "TrainSet",
+    "Warned",
+]

@@ -1,0 +1,9 @@
+"""The base of every model that crosses a process boundary."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Contract(BaseModel):
+    """Frozen and strict: an unknown field, or "1" where a number belongs, is an error and not a guess."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

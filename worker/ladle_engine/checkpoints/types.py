@@ -1,0 +1,73 @@
+"""What a folder of checkpoints is to the rest of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def is_floating(self) -> bool:
+        return self.dtype.is_floating_point
+
+
+class TensorReader(Protocol):
+    """One open checkpoint. Names are normalised: wrappers such as `module.` are gone."""
+
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def read(self, name: str) -> Tensor:
+        """The tensor in its own dtype, on the CPU, memory-mapped where the format allows: never write to it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One saved set of weights."""
+
+    name: str
+    """Its path relative to the folder: `epoch-3.safetensors`, `checkpoint-100`."""
+    step: int | None
+    files: tuple[Path, ...]
+    """The weight files: one, or the shards of an index."""
+    format: str
+    """A key of `checkpoints.readers.READERS`."""
+
+    def open(self) -> AbstractContextManager[TensorReader]:
+        """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
+        from ladle_engine.checkpoints.readers import READERS
+
+        return READERS[self.format](self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSet:
+    """K checkpoints of one architecture, in order of step; the last one is the reference."""
+
+    folder: Path
+    checkpoints: tuple[Checkpoint, ...]
+    tensors: Mapping[str, TensorInfo]
+    """Name -> shape and dtype, as in the reference, in the reference's order."""
+    config: Mapping[str, Any] | None
+    """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
+    side_files: tuple[Path, ...]
+    """Config, tokenizer and other small files that belong to the model and are copied to the output."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(checkpoint.name for checkpoint in self.checkpoints)
+
+    @property
+    def reference(self) -> Checkpoint:
+        return self.checkpoints[-1]

@@ -1,0 +1,73 @@
+"""`alpha`, K x G: one weight per checkpoint and group. Every method ends in one of these, and every model comes from one.
+
+K checkpoints, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """The model is `sum_i alpha[i, g] * w_i` for the tensors of each group g."""
+
+    checkpoints: tuple[str, ...]
+    """Names of the K checkpoints, in order."""
+    groups: tuple[str, ...]
+    """Names of the G groups."""
+    group_of: Mapping[str, int]
+    """Tensor name -> group index, for every floating tensor of a checkpoint, buffers included."""
+    alpha_KG: Tensor
+    """float64, each column sums to 1; entries may be negative."""
+
+    def __post_init__(self) -> None:
+        assert self.alpha_KG.shape == (len(self.checkpoints), len(self.groups))
+        assert self.alpha_KG.dtype == torch.float64
+
+    def of(self, tensor_name: str) -> Tensor:
+        """float64 [K]: the weights of one tensor."""
+        return self.alpha_KG[:, self.group_of[tensor_name]]
+
+    def single(self) -> int | None:
+        """The index of the only checkpoint that takes part, if the model is that checkpoint itself."""
+        first = int(self.alpha_KG[:, 0].argmax())
+        only = torch.zeros_like(self.alpha_KG)
+        only[first] = 1.0
+        return first if torch.equal(only, self.alpha_KG) else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "checkpoints": list(self.checkpoints),
+            "groups": list(self.groups),
+            "group_of": dict(self.group_of),
+            "alpha": self.alpha_KG.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Coefficients:
+        """float64 survives JSON exactly: Python writes the shortest text that reads back as the same number."""
+        return cls(
+            checkpoints=tuple(data["checkpoints"]),
+            groups=tuple(data["groups"]),
+            group_of=dict(data["group_of"]),
+            alpha_KG=torch.tensor(data["alpha"], dtype=torch.float64),
+        )
+
+    @classmethod
+    def whole_model(
+        cls, checkpoints: Sequence[str], tensor_names: Sequence[str], alpha_K: Sequence[float] | Tensor
+    ) -> Coefficients:
+        """One weight per checkpoint for all tensors."""
+        column = torch.as_tensor(alpha_K, dtype=torch.float64).reshape(-1, 1)
+        return cls(
+            checkpoints=tuple(checkpoints),
+            groups=("model",),
+            group_of=dict.fromkeys(tensor_names, 0),
+            alpha_KG=column,
+        )

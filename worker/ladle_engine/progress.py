@@ -1,0 +1,101 @@
+"""What the engine tells while it works. The caller passes a function that takes these; the default ignores them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted:
+    stage: str
+    """`discover`, `check`, `measure`, `evaluate`, `train`, `select`, `write` or `verify`."""
+    method: str | None = None
+    total: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointsFound:
+    names: tuple[str, ...]
+    num_parameters: int
+    dtype: str
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    stage: str
+    step: int
+    total: int
+    method: str | None = None
+    loss: float | None = None
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One candidate's score, for people and for the report."""
+
+    method: str
+    label: str
+    select: dict[str, float]
+    fit: dict[str, float] = field(default_factory=dict)
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateScored:
+    score: Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    message: str
+
+
+ProgressEvent = StageStarted | CheckpointsFound | StepDone | CandidateScored | Warned
+ProgressCallback = Callable[[ProgressEvent], None]
+
+
+def ignore(event: ProgressEvent) -> None:
+    """The default callback."""
+
+
+class Pace:
+    """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with an estimate of the time left."""
+
+    def __init__(
+        self, tell: ProgressCallback, stage: str, total: int, *, method: str | None = None, per_second: float = 4.0
+    ) -> None:
+        self._tell = tell
+        self._stage = stage
+        self._total = total
+        self._method = method
+        self._interval_s = 1.0 / per_second
+        self._start = time.monotonic()
+        self._last = float("-inf")
+        self._first_done: int | None = None
+        tell(StageStarted(stage=stage, method=method, total=total))
+
+    def step(self, done: int, loss: float | None = None) -> None:
+        now = time.monotonic()
+        if self._first_done is None:
+            # A resumed stage starts in the middle: what was done before says nothing about the pace.
+            self._first_done = done - 1
+        if done < self._total and now - self._last < self._interval_s:
+            return
+        self._last = now
+        pace = (now - self._start) / max(done - self._first_done, 1)
+        self._tell(
+            StepDone(
+                stage=self._stage,
+                method=self._method,
+                step=done,
+                total=self._total,
+                loss=loss,
+                eta_s=pace * (self._total - done),
+            )
+        )

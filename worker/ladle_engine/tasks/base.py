@@ -1,0 +1,73 @@
+"""What a task is: how the checkpoints' model is built, and how data become a loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints.types import CheckpointSet
+
+Batch = Mapping[str, Tensor]
+"""Named tensors whose first dimension is the example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    name: str
+    higher_is_better: bool
+
+
+class DataSet(Protocol):
+    """Examples by index, so that splits, order and ranks are the engine's business alone."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The examples at `indices` (int64 [B]), on the CPU."""
+        ...
+
+
+class Task(Protocol):
+    """One kind of problem. Instances are made by the engine: `TaskType.from_options({...})`.
+
+    Installed as an entry point in the group `ladle.tasks`; a job selects it by name and passes data, never code.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    """The first one is the default. One of them is named `loss`."""
+    options_type: ClassVar[type]
+    """A dataclass of `ladle_engine.options.option` fields. It has `batch_size: int`."""
+    batch_size: int
+
+    @classmethod
+    def recognises(cls, checkpoints: CheckpointSet) -> bool:
+        """Whether the folder says, for instance by its `config.json`, that it is of this task."""
+        ...
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self: ...
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        """The architecture with any weights; the engine fills them in. Its `state_dict` names are the checkpoints'."""
+        ...
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        """Raises `DataError` for data that are empty, of another task, or of classes the model does not know."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss over the batch, differentiable, float32 scalar."""
+        ...
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Metric name -> float32 [B], one value per example; a metric is the mean over examples.
+
+        One value per example is what lets two models be compared pair by pair.
+        """
+        ...
