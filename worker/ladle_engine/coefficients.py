@@ -1,4 +1,4 @@
-"""`alpha`, K x G: one weight per checkpoint and group. Every method ends in one of these, and every model comes from one.
+"""`alpha`, K x G: one weight per checkpoint and group. Every method ends in one; every model comes from one.
 
 K checkpoints, G groups.
 """

@@ -1,6 +1,6 @@
 """What can go wrong, as one tree.
 
-EngineError            something about the input or the machine stops the job; `code` is stable, the message is for people
+EngineError            the input or the machine stops the job; `code` is stable, the message is for people
 ├── CheckpointError    the checkpoints: missing, too few, identical, corrupt, unsafe, mismatched, not finite
 ├── TaskError          the task or its model
 ├── DataError          the validation or training set

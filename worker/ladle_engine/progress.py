@@ -65,7 +65,7 @@ def ignore(event: ProgressEvent) -> None:
 
 
 class Pace:
-    """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with an estimate of the time left."""
+    """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with the time left."""
 
     def __init__(
         self, tell: ProgressCallback, stage: str, total: int, *, method: str | None = None, per_second: float = 4.0

@@ -1,0 +1,113 @@
+"""A tiny regression task in the engine's seams, for tests of the mathematics: no images, no config, no entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.options import option
+from ladle_engine.tasks.base import Batch, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions:
+    batch_size: int = option(8, "examples a batch", at_least=1)
+
+
+class ToyData:
+    """Inputs x [N, 6] and targets of a fixed nonlinear function."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(count, 6, generator=generator)
+        self.y = torch.sin(self.x.sum(dim=1, keepdim=True)) + 0.1 * torch.randn(count, 1, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Tensor) -> Batch:
+        return {"x": self.x[indices], "y": self.y[indices]}
+
+
+class ToyTask:
+    name: ClassVar[str] = "toy"
+    summary: ClassVar[str] = "Regression for tests."
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="loss", higher_is_better=False),)
+    options_type: ClassVar[type] = ToyOptions
+
+    def __init__(self, build: Callable[[], nn.Module], count: int = 64, batch_size: int = 8) -> None:
+        self.build = build
+        self.count = count
+        self.batch_size = batch_size
+
+    @classmethod
+    def recognises(cls, checkpoints: CheckpointSet) -> bool:
+        return False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> ToyTask:
+        return cls(plain_net)
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        return self.build()
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> ToyData:
+        return ToyData(self.count)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (model(batch["x"]) - batch["y"]).square().mean()
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {"loss": (model(batch["x"]) - batch["y"]).square().mean(dim=1)}
+
+
+def plain_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def norm_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+
+
+class TiedNet(nn.Module):
+    """Two names for one parameter, as in a language model's embedding and head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6, bias=False)
+        self.second = nn.Linear(6, 6, bias=False)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+        return result
+
+
+def write_checkpoints(
+    folder: Path, build: Callable[[], nn.Module], count: int = 5, spread: float = 0.3, seed: int = 0
+) -> CheckpointSet:
+    """`count` checkpoints scattered around one random model."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    base = {name: tensor.clone() for name, tensor in build().state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        moved = {
+            name: tensor + spread * torch.randn(tensor.shape, generator=generator)
+            if tensor.is_floating_point() and "running" not in name
+            else tensor + (index if not tensor.is_floating_point() else 0.1 * index)
+            for name, tensor in base.items()
+        }
+        if "second.weight" in moved:
+            moved["second.weight"] = moved["first.weight"].clone()
+        save_file({name: tensor.contiguous() for name, tensor in moved.items()}, folder / f"step-{index}.safetensors")
+    return discover(folder)

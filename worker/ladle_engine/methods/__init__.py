@@ -1,0 +1,33 @@
+"""Ways to choose coefficients, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ladle_engine.methods.auto import AutoOptions, plan_methods
+from ladle_engine.methods.base import Choice, Method
+from ladle_engine.methods.registry import AUTO, METHODS
+from ladle_engine.options import describe_options
+
+__all__ = ["AUTO", "METHODS", "Choice", "Method", "catalog", "plan_methods"]
+
+
+def catalog() -> list[dict[str, Any]]:
+    """Every method with its reference and options, as plain JSON values."""
+    auto = {
+        "name": AUTO,
+        "summary": "Runs all methods, judges each on the select split and keeps the best.",
+        "reference": "Ladle's own: docs/methods.md",
+        "reference_url": "",
+        "options": describe_options(AutoOptions),
+    }
+    return [auto] + [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "reference": method.reference,
+            "reference_url": method.reference_url,
+            "options": describe_options(method.options_type),
+        }
+        for method in METHODS.values()
+    ]

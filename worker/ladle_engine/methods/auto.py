@@ -1,0 +1,46 @@
+"""`auto`: which methods run, with which options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ladle_engine.errors import MethodError
+from ladle_engine.methods.registry import AUTO, METHODS
+from ladle_engine.options import option, parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions:
+    methods: list[str] = option(list(METHODS), "which methods to try; `best` always runs")
+    options: dict[str, dict[str, Any]] = option({}, "options by method: {`twa`: {`steps`: 200}}")
+
+
+def plan_methods(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Method name -> its parsed options, in the order in which they run; `best` is always among them.
+
+    Raises `MethodError` for a method, or an option of one, that does not exist.
+    """
+    if name == AUTO:
+        auto = parse_options(
+            AutoOptions, options, owner="method `auto`", error=MethodError, code="invalid-method-options"
+        )
+        wanted, given = auto.methods, auto.options
+    else:
+        wanted, given = [name], {name: dict(options)}
+    for method in (*wanted, *given):
+        if method not in METHODS:
+            known = ", ".join([AUTO, *METHODS])
+            raise MethodError("unknown-method", f"`method` must be one of {known}, but is `{method}`.")
+    return {
+        method: parse_options(
+            METHODS[method].options_type,
+            given.get(method, {}),
+            owner=f"method `{method}`",
+            error=MethodError,
+            code="invalid-method-options",
+        )
+        for method in METHODS
+        if method == "best" or method in wanted
+    }

@@ -1,0 +1,146 @@
+"""What every method works with: the bound checkpoints, the two splits, and a model to place coefficients in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ladle_engine.binding import Binding
+from ladle_engine.buffers import Statistics
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.collectives import Collectives
+from ladle_engine.directions import Directions, Geometry, open_directions
+from ladle_engine.errors import CheckpointError
+from ladle_engine.evaluate import Evaluation, evaluate
+from ladle_engine.examples import Examples
+from ladle_engine.groups import Groups, whole_model
+from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.state import ResumeState
+from ladle_engine.tasks.base import Metric, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A model's values on both splits, and the statistics that were made for it."""
+
+    fit: Evaluation
+    select: Evaluation
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """Made once a job by `average`; methods read it and place coefficients in its model."""
+
+    checkpoints: CheckpointSet
+    task: Task
+    metric: Metric
+    """What candidates are judged by."""
+    binding: Binding
+    geometry: Geometry
+    fit: Examples
+    """Chooses coefficients: trains them, and picks k, decays and ingredients."""
+    select: Examples
+    """Judges candidates and never trains."""
+    coefficient_examples: Examples
+    """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
+    statistics: Statistics
+    storage: str
+    """How the directions are kept; see `preflight`."""
+    output_dtypes: Mapping[str, torch.dtype]
+    """Tensor name -> the type it is written in."""
+    seed: int
+    collectives: Collectives
+    state: ResumeState
+    tell: ProgressCallback
+    _directions: Directions | None = field(default=None, init=False)
+    _singles: list[Judged] = field(default_factory=list, init=False)
+
+    def directions(self) -> Directions:
+        """Opened at the first use: a job that only picks a checkpoint never pays for them."""
+        if self._directions is None:
+            self._directions = open_directions(self.storage, self.checkpoints, self.binding)
+        return self._directions
+
+    def close(self) -> None:
+        if self._directions is not None:
+            self._directions.close()
+            self._directions = None
+
+    def coefficients(self, alpha_K: Sequence[float] | Tensor) -> Coefficients:
+        """Whole-model coefficients."""
+        return Coefficients.whole_model(self.checkpoints.names, self.binding.floating, alpha_K)
+
+    def one_checkpoint(self, index: int) -> Coefficients:
+        alpha_K = torch.zeros(len(self.checkpoints.names), dtype=torch.float64)
+        alpha_K[index] = 1.0
+        return self.coefficients(alpha_K)
+
+    def place(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
+        """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint."""
+        single = coefficients.single()
+        if single is not None:
+            self.binding.load(self.checkpoints.checkpoints[single])
+            return {}
+        groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
+        # The weights sum to 1, so `sum_i alpha_i w_i` is `c + sum_i alpha_i (w_i - c)`: alpha serves as u.
+        self.directions().place(coefficients.alpha_KG, groups)
+        self._round()
+        return self.statistics.settle(coefficients.alpha_KG, groups)
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        """What is judged is what will be written: rounded to the output's type."""
+        for name, parameter in self.binding.parameters.items():
+            output_dtype = self.output_dtypes[name]
+            if output_dtype is not torch.float32:
+                parameter.copy_(parameter.to(output_dtype))
+
+    def evaluate(self, examples: Examples) -> Evaluation:
+        """Collective: scores what the model holds."""
+        return evaluate(self.binding.model, examples, self.task.metrics, self.collectives)
+
+    def fit_score(self, coefficients: Coefficients) -> tuple[float, float]:
+        """Collective: larger is better, on the fit split."""
+        self.place(coefficients)
+        return self.evaluate(self.fit).rank_key(self.metric)
+
+    def whole_model(self) -> Groups:
+        return whole_model(self.binding)
+
+    def singles(self) -> list[Judged]:
+        """Collective: every checkpoint's values, computed once. Raises `CheckpointError` for a non-finite loss."""
+        if not self._singles:
+            names = self.checkpoints.names
+            pace = Pace(self.tell, "evaluate", len(names))
+            for index, name in enumerate(names):
+                judged = self.judge(f"single-{index}", self.one_checkpoint(index))
+                if not (judged.fit.is_finite and judged.select.is_finite):
+                    raise CheckpointError(
+                        "non-finite-loss",
+                        f"The loss of every checkpoint must be finite on the validation set, but that of `{name}` is "
+                        f"{judged.select.means()['loss']} on the select split. Leave it out with `checkpoints`.",
+                    )
+                self._singles.append(judged)
+                pace.step(index + 1)
+        return self._singles
+
+    def judge(self, key: str, coefficients: Coefficients) -> Judged:
+        """Collective: values on both splits, kept in the resume state under `key`."""
+        if saved := self.state.load(key):
+            return Judged(
+                fit=Evaluation(values=saved["fit"]),
+                select=Evaluation(values=saved["select"]),
+                statistics=saved["statistics"],
+            )
+        statistics = self.place(coefficients)
+        judged = Judged(fit=self.evaluate(self.fit), select=self.evaluate(self.select), statistics=statistics)
+        self.state.save(
+            key,
+            {"fit": dict(judged.fit.values), "select": dict(judged.select.values), "statistics": dict(statistics)},
+        )
+        return judged
