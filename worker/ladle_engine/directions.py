@@ -3,7 +3,7 @@
 Shape suffixes: K checkpoints, G groups, T parameter tensors, P elements of one tensor, C elements of one chunk.
 
 The optimiser moves `u`, K x G, in units of the directions' lengths: `w = c + sum_i u_i (w_i - c)`. With the paper's
-unit directions `e_i` and lengths `d_i` this is `beta_i = u_i d_i` (eq. 4), so that one learning rate serves every model.
+unit directions `e_i` and lengths `d_i` this is `beta_i = u_i d_i` (eq. 4), so one learning rate serves every model.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Trainer:
         if len(own):
             with self._projected(gradient_KG):
                 loss = self.examples.task.loss(self.binding.model, self.examples.batch(own)) * (len(own) / len(indices))
-    XX
+            loss.backward()
             summed[-1] = loss.detach()
         self.collectives.sum(summed)
         return float(summed[-1]), self._without_noise(gradient_KG)
@@ -165,7 +165,7 @@ class BatchOrder:
             raise MethodError(
                 "too-little-data",
                 f"The examples that train the coefficients must fill a batch of {batch_size}, but there are "
-                f"{num_examples}. Give more data, a smaller `select_fraction`, or a smaller task option `batch_size`.",
+                f"{num_examples}. Give more data, a smaller `select_fraction` or a smaller task option `batch_size`.",
             )
         self._num_examples = num_examples
         self._batch_size = batch_size

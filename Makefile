@@ -1,0 +1,44 @@
+# Every target sets up what it needs and is quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench compose-test clean
+
+help: ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the .venv with everything that demo, test and check need.
+
+# torch's pin is in constraints.txt, in the same install as what needs it: otherwise pip fetches CUDA builds.
+$(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e examples/small-cnn
+	touch $(STAMP)
+
+demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
+	$(BIN)/python examples/digits/demo.py
+
+test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores).
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	docker/check.sh
+
+format: $(STAMP) ## Format the code and mend what the linter can.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Print the benchmarks' tables; JSON goes to benchmarks/results/.
+	$(BIN)/python benchmarks/fashion_mnist.py
+
+compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from outside, take it down.
+	docker/compose-test.sh
+
+clean: ## Remove everything that the targets made.
+	rm -rf $(VENV) .cache build dist demo-output ladle-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
