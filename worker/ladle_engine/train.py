@@ -106,7 +106,7 @@ class Trainer:
         if len(own):
             with self._projected(gradient_KG):
                 loss = self.examples.task.loss(self.binding.model, self.examples.batch(own)) * (len(own) / len(indices))
-            loss.backward()
+                loss.backward()
             summed[-1] = loss.detach()
         self.collectives.sum(summed)
         return float(summed[-1]), self._without_noise(gradient_KG)
