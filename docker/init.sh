@@ -1,0 +1,44 @@
+#!/bin/sh
+# Make what `docker compose up` needs and git must not hold: .env with a random Redis password, and an access token.
+#
+#     docker/init.sh [NAME]     NAME is the token's, default "me"; run it again with another name for another person
+#
+# The token is printed once: only its hash is kept. An .env that is there stays as it is.
+set -eu
+cd "$(dirname "$0")/.."
+umask 077
+
+name=${1:-me}
+case $name in
+*[!a-z0-9-]* | '')
+  echo "\`NAME\` must be made of a-z, 0-9 and -, but is '$name'." >&2
+  exit 2
+  ;;
+esac
+
+hash_of_stdin() {
+  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
+}
+random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
+
+if [ ! -e .env ]; then
+  # Hexadecimal, because it becomes part of an address.
+  sed "s/^LADLE_REDIS_PASSWORD=.*/LADLE_REDIS_PASSWORD=$(random_hex 24)/" .env.example >.env
+  echo "wrote .env" >&2
+fi
+# The folder that jobs read, as this user's: Docker would make it root's.
+mkdir -p data && chmod 755 data
+
+tokens=docker/secrets/tokens
+mkdir -p docker/secrets && chmod 755 docker/secrets
+if [ -e "$tokens" ] && grep -q "^$name:" "$tokens"; then
+  echo "\`NAME\` must be new, but $tokens has a token for '$name': delete that line to make another." >&2
+  exit 1
+fi
+token=$(random_hex 32)
+printf '%s:%s\n' "$name" "$(printf %s "$token" | hash_of_stdin)" >>"$tokens"
+# Read by the container's own user; there are only hashes in it.
+chmod 644 "$tokens"
+
+echo "the token of '$name', which is shown only now:" >&2
+echo "$token"

@@ -1,0 +1,38 @@
+# The REST API and the scheduler: `python -m ladle_service`. It has no torch, and opens no checkpoint.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# The dependencies, apart from our code: a change of the code makes a small new layer.
+FROM ${BASE_IMAGE} AS dependencies
+# Where pip looks, if not at its default: an index of your own, or a folder of wheels. They stay in this stage.
+ARG PIP_INDEX_URL=""
+ARG PIP_FIND_LINKS=""
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/ladle
+WORKDIR /src
+COPY pyproject.toml constraints.txt docker/requirements.py ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python requirements.py service > requirements.txt \
+    && /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
+
+FROM dependencies AS wheel
+COPY README.md LICENSE ./
+COPY client client
+COPY service service
+COPY worker worker
+# Every package is in the one wheel; without the worker's dependencies the engine is a few unused files.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_CONSTRAINT=/src/constraints.txt /opt/ladle/bin/pip wheel --no-deps --wheel-dir /wheels .
+
+FROM ${BASE_IMAGE}
+ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+# A fixed number, so that the owner of volumes and host folders can be set without looking into the image.
+RUN groupadd --gid 10001 ladle \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ladle \
+    && install --directory --owner=ladle --group=ladle --mode=0750 /results \
+    && install --directory /data
+COPY --from=dependencies /opt/ladle /opt/ladle
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+USER 10001:10001
+WORKDIR /tmp
+CMD ["python", "-m", "ladle_service"]

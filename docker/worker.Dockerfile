@@ -1,0 +1,50 @@
+# The node agent and the engine: `python -m ladle_worker`. Torch is chosen by build arguments, for CPU or CUDA.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# The dependencies, apart from our code: a change of the code makes a small new layer, and not one with torch.
+FROM ${BASE_IMAGE} AS dependencies
+# The index that torch alone comes from. Empty: pip's own, whose Linux build is the CUDA one (it runs without a GPU,
+# and is large). PyTorch's index for CPU makes an image of a quarter of that size.
+ARG TORCH_INDEX_URL=""
+# What to install as torch; constraints.txt says the version.
+ARG TORCH_SPEC=torch
+# Where pip looks, if not at its default: an index of your own, or a folder of wheels. They stay in this stage.
+ARG PIP_INDEX_URL=""
+ARG PIP_FIND_LINKS=""
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/ladle
+WORKDIR /src
+COPY constraints.txt ./
+# Without its dependencies: they come from the ordinary index below, and only torch is trusted to the other one.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_INDEX_URL="${TORCH_INDEX_URL:-$PIP_INDEX_URL}" \
+    /opt/ladle/bin/pip install --no-deps "${TORCH_SPEC}" -c constraints.txt
+COPY pyproject.toml docker/requirements.py ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python requirements.py worker > requirements.txt \
+    && /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
+
+FROM dependencies AS wheel
+COPY README.md LICENSE ./
+COPY client client
+COPY service service
+COPY worker worker
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_CONSTRAINT=/src/constraints.txt /opt/ladle/bin/pip wheel --no-deps --wheel-dir /wheels .
+
+FROM ${BASE_IMAGE}
+# HOME is the temporary folder: the root file system is read-only when it runs. A job never fetches a model.
+ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp HF_HUB_OFFLINE=1
+# A fixed number, so that the owner of volumes and host folders can be set without looking into the image.
+RUN groupadd --gid 10001 ladle \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ladle \
+    && install --directory --owner=ladle --group=ladle --mode=0750 /results \
+    && install --directory /data
+COPY --from=dependencies /opt/ladle /opt/ladle
+# For docker/plugins.Dockerfile.
+COPY constraints.txt /opt/ladle/constraints.txt
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+USER 10001:10001
+WORKDIR /tmp
+CMD ["python", "-m", "ladle_worker"]
