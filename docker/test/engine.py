@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+DOCKER = "docker"
 START_S = 60.0
 STOP_S = 60.0
 
@@ -33,17 +34,20 @@ class Engine:
     env: dict[str, str]
     """The environment in which `docker` talks to this engine."""
 
+    def run(self, *arguments: str, env: dict[str, str] | None = None, quiet: bool) -> subprocess.CompletedProcess[str]:
+        """Run `docker` to its end; if `quiet`, keep what it prints."""
+        command = [DOCKER, *arguments]
+        return subprocess.run(command, env={**self.env, **(env or {})}, check=False, capture_output=quiet, text=True)
+
     def docker(self, *arguments: str, env: dict[str, str] | None = None) -> None:
-        """Run `docker`, its output going to ours."""
-        done = subprocess.run(["docker", *arguments], env={**self.env, **(env or {})}, check=False)
+        """Run `docker`, its output going to ours; an EngineError if it fails."""
+        done = self.run(*arguments, env=env, quiet=False)
         if done.returncode != 0:
             raise EngineError(f"`docker {' '.join(arguments)}` ended with {done.returncode}")
 
     def ask(self, *arguments: str, env: dict[str, str] | None = None) -> str:
-        """What `docker` printed."""
-        done = subprocess.run(
-            ["docker", *arguments], env={**self.env, **(env or {})}, check=False, capture_output=True, text=True
-        )
+        """What `docker` printed; an EngineError if it fails."""
+        done = self.run(*arguments, env=env, quiet=True)
         if done.returncode != 0:
             raise EngineError(f"`docker {' '.join(arguments)}` ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -87,7 +91,7 @@ def engine(*, data_root: Path, run_dir: Path, cli_config: Path, own_network: boo
 
 def _wait_until_it_answers(outer: subprocess.Popen[bytes], env: dict[str, str], log_path: Path) -> None:
     deadline = time.monotonic() + START_S
-    while subprocess.run(["docker", "version"], env=env, check=False, capture_output=True).returncode != 0:
+    while subprocess.run([DOCKER, "version"], env=env, check=False, capture_output=True).returncode != 0:
         if outer.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
             raise EngineError(f"the Docker engine did not start; the end of its log:\n{tail}")

@@ -1,0 +1,100 @@
+"""What must be true of the running stack, seen by its operator; the user's side is in `outside.py`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from stack import PORT, Stack
+
+Say = Callable[[str], None]
+SERVICES = ("redis", "api", "worker")
+WORKER_STOP_S = 40.0
+"""How long a busy worker may take to stop; `stop_grace_period` is 60 s, and past it Docker kills."""
+
+
+def run_all(stack: Stack, say: Say) -> None:
+    """Every check; an AssertionError says which one failed."""
+    containers_are_confined(stack)
+    say("ok: no root, no capability, read-only root file systems, read-only data")
+    only_the_api_is_published(stack)
+    say("ok: one published port, the API's, on loopback; Redis asks for its password")
+    redis_keeps_what_it_has(stack)
+    say("ok: Redis writes an append-only file and evicts nothing")
+    api_has_no_torch(stack)
+    say("ok: the API's image has no torch")
+    a_job_makes_a_model(stack, say)
+    a_stopped_worker_hands_its_job_back(stack, say)
+
+
+def containers_are_confined(stack: Stack) -> None:
+    """Processes are not root's and cannot write outside their volumes."""
+    for service in SERVICES:
+        uid = stack.ask("exec", "-T", service, "id", "-u")
+        assert uid != "0", f"the {service} container runs as root"
+        status = stack.ask("exec", "-T", service, "cat", "/proc/self/status")
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert int(fields["CapBnd"], 16) == 0, f"the {service} container may gain capabilities: {fields['CapBnd']}"
+        assert fields["NoNewPrivs"].strip() == "1", f"the {service} container may gain privileges"
+        assert stack.refuses(service, "touch", "/usr/x"), f"the {service} container's root file system can be written"
+    for service in ("api", "worker"):
+        assert stack.refuses(service, "touch", "/data/x"), f"/data can be written in the {service} container"
+        assert stack.refuses(service, "touch", "/opt/ladle/x"), f"the {service} container's program can be written"
+        assert not stack.refuses(service, "touch", "/results/.x"), f"/results cannot be written in {service}"
+
+
+def only_the_api_is_published(stack: Stack) -> None:
+    """Redis and the worker have no port outside, and Redis talks to nobody without the password."""
+    published = {}
+    for service in SERVICES:
+        container = stack.ask("ps", "--quiet", service)
+        ports = json.loads(stack.engine.ask("inspect", "--format", "{{json .NetworkSettings.Ports}}", container))
+        published[service] = [binding for bindings in (ports or {}).values() for binding in bindings or []]
+    wanted = {"redis": [], "api": [{"HostIp": "127.0.0.1", "HostPort": str(PORT)}], "worker": []}
+    assert published == wanted, f"published ports must be {wanted}, but are {published}"
+    answer = stack.ask("exec", "-T", "redis", "redis-cli", "ping")
+    assert "NOAUTH" in answer, f"Redis answers without a password: {answer}"
+
+
+def redis_keeps_what_it_has(stack: Stack) -> None:
+    """The queue survives a restart, and is never thinned out."""
+    for setting, wanted in (("appendonly", "yes"), ("maxmemory-policy", "noeviction")):
+        command = f'REDISCLI_AUTH="$LADLE_REDIS_PASSWORD" redis-cli config get {setting}'
+        answer = stack.ask("exec", "-T", "redis", "sh", "-c", command).split()
+        assert answer == [setting, wanted], f"Redis' {setting} must be {wanted}, but is {answer}"
+
+
+def api_has_no_torch(stack: Stack) -> None:
+    """It never imports it, and the image is small."""
+    assert stack.refuses("api", "python", "-c", "import torch"), "the API's image has torch"
+    assert not stack.refuses("worker", "python", "-c", "import torch"), "the worker's image has no torch"
+
+
+def a_job_makes_a_model(stack: Stack, say: Say) -> None:
+    """A user's job, from outside, and its result as it lies in the volume."""
+    stack.outside("make-data", str(stack.work / "data"))
+    stack.outside("refused")
+    say("ok: no token and a wrong token are refused")
+    say("submitting a job through the Python client")
+    stack.outside("run-job")
+    stack.ask("cp", "worker:/results/from-outside", str(stack.work / "result"))
+    stack.outside("check-result", str(stack.work / "result"), str(stack.work / "data" / "checkpoints"))
+    say("ok: the job's model is what its coefficients say, and loads")
+
+
+def a_stopped_worker_hands_its_job_back(stack: Stack, say: Say) -> None:
+    """`docker compose stop` in the middle of a job: a clean end, and the job goes on with the next start."""
+    say("stopping the worker in the middle of a job")
+    stack.outside("start-long-job")
+    began = time.monotonic()
+    stack.ask("stop", "worker")
+    took_s = time.monotonic() - began
+    container = stack.ask("ps", "--all", "--quiet", "worker")
+    exit_code = stack.engine.ask("inspect", "--format", "{{.State.ExitCode}}", container)
+    assert exit_code == "0", f"the stopped worker must end with 0, but ended with {exit_code} after {took_s:.0f} s"
+    assert took_s < WORKER_STOP_S, f"the worker took {took_s:.0f} s to stop"
+    say(f"ok: the worker stopped by itself in {took_s:.1f} s; starting it again")
+    stack.ask("start", "worker")
+    stack.outside("finish-long-job")
+    say("ok: the job that was interrupted went on and succeeded")
