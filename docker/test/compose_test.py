@@ -11,6 +11,7 @@ import functools
 import http.server
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,10 +60,7 @@ def main() -> None:
 
 def build(builder: Engine) -> None:
     """Make every image that the stack needs; what has not changed comes from the cache."""
-    leftovers = builder.ask("ps", "--all", "--quiet").split()
-    if leftovers:
-        # A run that was killed leaves stopped containers, which would come up with the next engine.
-        builder.ask("rm", "--force", "--volumes", *leftovers)
+    forget_a_killed_run(builder)
     if not builder.ask("images", "--quiet", BASE_IMAGE):
         say(f"importing the base image as {BASE_IMAGE}, which cannot be pulled here")
         builder.ask("import", str(CACHE / "base.tar"), BASE_IMAGE)
@@ -87,6 +85,15 @@ def build(builder: Engine) -> None:
         *("--build-arg", "WORKER_IMAGE=ladle-worker", "examples/small-cnn"),
     )
     builder.ask("image", "prune", "--force")
+
+
+def forget_a_killed_run(builder: Engine) -> None:
+    """Remove the containers, volumes and networks of a run that could not clean up; images and cache stay."""
+    if containers := builder.ask("ps", "--all", "--quiet").split():
+        builder.ask("rm", "--force", "--volumes", *containers)
+    if volumes := builder.ask("volume", "ls", "--quiet").split():
+        builder.ask("volume", "rm", "--force", *volumes)
+    builder.ask("network", "prune", "--force")
 
 
 @contextmanager
@@ -120,6 +127,9 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 if __name__ == "__main__":
     os.chdir(REPO)
+    # Both take down what was started, also where a parent had Ctrl-C ignored.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.default_int_handler)
     try:
         main()
     except (EngineError, AssertionError) as error:
