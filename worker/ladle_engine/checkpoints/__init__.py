@@ -1,0 +1,7 @@
+"""A folder of checkpoints: found, put in order, checked, and read tensor by tensor."""
+
+from ladle_engine.checkpoints.check import check
+from ladle_engine.checkpoints.discover import discover
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
+
+__all__ = ["Checkpoint", "CheckpointSet", "TensorInfo", "TensorReader", "check", "discover"]

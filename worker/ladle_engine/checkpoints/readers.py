@@ -1,0 +1,126 @@
+"""One reader per format: a checkpoint as named tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ladle_engine.checkpoints.pickle_file import load_state_dict
+from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
+from ladle_engine.checkpoints.types import Checkpoint, TensorInfo
+
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+"""Prefixes that DistributedDataParallel, torch.compile and FSDP put before every name."""
+
+
+class SafetensorsReader:
+    """One file, or the shards of an index; memory-mapped."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._file_of: dict[str, Path] = {}
+        stored: dict[str, TensorInfo] = {}
+        for path in checkpoint.files:
+            header = read_header(path)
+            for name, info in header.tensors.items():
+                if name in stored:
+                    raise corrupt(path, f"must not repeat `{name}`, which `{self._file_of[name].name}` has too")
+                stored[name] = info
+                self._file_of[name] = path
+        self._stored_name = unwrapped(stored)
+        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
+        self._open: dict[Path, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._open.clear()
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._tensors
+
+    def read(self, name: str) -> Tensor:
+        original = self._stored_name[name]
+        path = self._file_of[original]
+        try:
+            if path not in self._open:
+                self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+            tensor: Tensor = self._open[path].get_tensor(original)
+        except SafetensorError as error:
+            raise corrupt(path, f"must be a safetensors file, but does not read ({error})") from error
+        return tensor
+
+
+class PickleReader:
+    """One `.pt` file or the shards of an index, read weights-only; memory-mapped where its format allows."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        stored: dict[str, Tensor] = {}
+        for path in checkpoint.files:
+            loaded = load_state_dict(path)
+            if repeated := stored.keys() & loaded.keys():
+                raise corrupt(path, f"must not repeat `{min(repeated)}`, which another shard has too")
+            stored |= loaded
+        self._weights = {name: stored[original] for name, original in unwrapped(stored).items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._weights.clear()
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {
+            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        return self._weights[name].detach()
+
+
+READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {
+    "safetensors": SafetensorsReader,
+    "pickle": PickleReader,
+}
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Name without wrappers -> name as stored. A wrapper is taken off only when every name has it."""
+    mapping = {name: name for name in names}
+    while mapping:
+        prefix = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in mapping)), None)
+        if prefix is None:
+            break
+        mapping = {name.removeprefix(prefix): original for name, original in mapping.items()}
+    return mapping
+
+
+def shards_of(index: Path) -> tuple[Path, ...]:
+    """The files that an index names, each checked to be a plain name beside it. Raises `CheckpointError`."""
+    try:
+        parsed = json.loads(index.read_text())
+        names = sorted(set(parsed["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise corrupt(index, "must be a JSON object with a `weight_map` of file names") from error
+    shards = []
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise corrupt(index, f"must name shards beside it, but names {name!r}")
+        shard = index.parent / name
+        if not shard.is_file():
+            raise corrupt(index, f"names the shard `{name}`, but there is no such file")
+        shards.append(shard)
+    return tuple(shards)

@@ -1,0 +1,100 @@
+"""Reading safetensors files of strangers: the header is bounded and checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladle_engine.checkpoints.types import TensorInfo
+from ladle_engine.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 1_000_000
+
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Raises `CheckpointError` (corrupt-checkpoint) naming the file, the rule and the value."""
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise corrupt(path, f"must be at least 8 bytes long, but is {file_bytes}")
+        header_bytes = int.from_bytes(prefix, "little")
+        if header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
+            raise corrupt(path, f"is {file_bytes:,} bytes long, but its header claims {header_bytes:,} bytes")
+        text = file.read(header_bytes)
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise corrupt(path, f"must begin with a JSON header, but it does not parse ({error})") from error
+    if not isinstance(parsed, dict) or len(parsed) > MAX_TENSORS:
+        raise corrupt(path, f"must have a header object of at most {MAX_TENSORS:,} tensors")
+    metadata = parsed.pop("__metadata__", {})
+    tensors = {name: _tensor_info(path, name, entry) for name, entry in parsed.items()}
+    _check_offsets(path, parsed, data_bytes=file_bytes - 8 - header_bytes)
+    return Header(tensors=tensors, metadata=metadata if isinstance(metadata, dict) else {})
+
+
+def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise corrupt(path, f"must describe `{name}` by dtype, shape and data_offsets")
+    if entry["dtype"] not in DTYPES:
+        raise corrupt(path, f"has `{name}` of dtype {entry['dtype']!r}, which Ladle does not know")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
+        raise corrupt(path, f"must give `{name}` a shape and two offsets of whole numbers")
+    info = TensorInfo(shape=tuple(shape), dtype=DTYPES[entry["dtype"]])
+    if offsets[1] - offsets[0] != math.prod(shape) * info.dtype.itemsize:
+        raise corrupt(path, f"has `{name}` of shape {shape}, which does not fill its {offsets[1] - offsets[0]:,} bytes")
+    return info
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_offsets(path: Path, entries: dict[str, Any], data_bytes: int) -> None:
+    """The tensors must fill the data without gap or overlap, as the format says."""
+    position = 0
+    for start, stop in sorted(tuple(entry["data_offsets"]) for entry in entries.values()):
+        if start != position:
+            raise corrupt(path, f"has a gap or an overlap in its data at byte {position:,}")
+        position = stop
+    if position != data_bytes:
+        raise corrupt(
+            path, f"holds {data_bytes:,} bytes of data, but its header describes {position:,}; is it truncated?"
+        )
+
+
+def corrupt(path: Path, what: str) -> CheckpointError:
+    return CheckpointError("corrupt-checkpoint", f"The checkpoint file `{path}` {what}.")
