@@ -65,6 +65,8 @@ class ErrorCode(StrEnum):
     NOT_ENOUGH_NODES = "not-enough-nodes"
     """More nodes, or more ranks on one, than were ever registered."""
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    """A web page of another site asks a service that has no tokens."""
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     NOT_FINISHED = "not-finished"
@@ -76,6 +78,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency-conflict"
     """The key was used before with another body."""
     BODY_TOO_LARGE = "body-too-large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     UNAVAILABLE = "unavailable"
     """Redis does not answer; try again."""
     INTERNAL = "internal"
@@ -91,6 +94,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.OUTPUT_EXISTS: (409, "The output folder exists."),
     ErrorCode.NOT_ENOUGH_NODES: (422, "The cluster is too small for this job."),
     ErrorCode.UNAUTHORIZED: (401, "A valid bearer token is needed."),
+    ErrorCode.FORBIDDEN: (403, "This service takes no requests from other sites."),
     ErrorCode.NOT_FOUND: (404, "There is no such thing here."),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "This address does not take that HTTP method."),
     ErrorCode.NOT_FINISHED: (409, "The job has not finished."),
@@ -98,6 +102,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.ALREADY_FINISHED: (409, "The job has finished."),
     ErrorCode.IDEMPOTENCY_CONFLICT: (409, "The idempotency key was used with another body."),
     ErrorCode.BODY_TOO_LARGE: (413, "The request body is too large."),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON."),
     ErrorCode.UNAVAILABLE: (503, "Ladle's store does not answer."),
     ErrorCode.INTERNAL: (500, "Ladle failed."),
 }

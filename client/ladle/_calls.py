@@ -1,0 +1,154 @@
+"""Every request of the REST API as a value: what to send, and how to read the answer. Nothing here does any I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from ladle._errors import LadleError, UnexpectedAnswer, error_of
+from ladle_contracts import JobPage, JobRecord, JobResult, JobSpec, JobState, Problem
+from ladle_contracts.api import (
+    IDEMPOTENCY_HEADER,
+    LAST_EVENT_HEADER,
+    EventPage,
+    LogTail,
+    MethodList,
+    NodeList,
+    TaskList,
+    Version,
+)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+PAGE = 200
+"""How many jobs or events are asked for at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[T]):
+    """One request."""
+
+    method: str
+    path: str
+    parse: Callable[[bytes], T]
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    repeatable: bool = True
+    """Sending it twice does no more than sending it once, so a lost answer may be asked for again."""
+
+
+def submit_job(spec: JobSpec, idempotency_key: str) -> Call[JobRecord]:
+    """Repeatable, because the key makes the service answer with the same job."""
+    return Call(
+        method="POST",
+        path="/v1/jobs",
+        parse=_reader(JobRecord),
+        headers={"Content-Type": "application/json", IDEMPOTENCY_HEADER: idempotency_key},
+        content=spec.model_dump_json(exclude_unset=True).encode(),
+    )
+
+
+def get_job(job_id: str) -> Call[JobRecord]:
+    """The record."""
+    return Call(method="GET", path=_job_path(job_id), parse=_reader(JobRecord))
+
+
+def list_jobs(
+    *,
+    state: JobState | str | None = None,
+    labels: Mapping[str, str] | None = None,
+    cursor: str | None = None,
+    limit: int = PAGE,
+) -> Call[JobPage]:
+    """One page, newest first."""
+    params = [("limit", str(limit))]
+    if state is not None:
+        params.append(("state", JobState(state).value))
+    params += [("label", f"{name}={value}") for name, value in (labels or {}).items()]
+    if cursor is not None:
+        params.append(("cursor", cursor))
+    return Call(method="GET", path="/v1/jobs", params=tuple(params), parse=_reader(JobPage))
+
+
+def cancel_job(job_id: str) -> Call[JobRecord]:
+    """Repeatable: a second cancel of a job that is being cancelled changes nothing."""
+    return Call(method="POST", path=_job_path(job_id, "cancel"), parse=_reader(JobRecord))
+
+
+def delete_job(job_id: str) -> Call[None]:
+    """Not repeatable: the second time it is not found."""
+    return Call(method="DELETE", path=_job_path(job_id), parse=lambda _: None, repeatable=False)
+
+
+def get_events(job_id: str, after: str | None = None, limit: int = PAGE) -> Call[EventPage]:
+    """One page, oldest first."""
+    params = [("limit", str(limit))] + ([("after", after)] if after else [])
+    return Call(method="GET", path=_job_path(job_id, "events"), params=tuple(params), parse=_reader(EventPage))
+
+
+def follow_events(job_id: str, after: str | None) -> Call[None]:
+    """The stream; its events are read one by one, not by `parse`."""
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    if after:
+        headers[LAST_EVENT_HEADER] = after
+    return Call(method="GET", path=_job_path(job_id, "events"), headers=headers, parse=lambda _: None)
+
+
+def get_logs(job_id: str, tail: int) -> Call[LogTail]:
+    """The log's last lines."""
+    params = (("tail", str(tail)),)
+    return Call(method="GET", path=_job_path(job_id, "logs"), params=params, parse=_reader(LogTail))
+
+
+def get_result(job_id: str) -> Call[JobResult]:
+    """The result of a job that succeeded."""
+    return Call(method="GET", path=_job_path(job_id, "result"), parse=_reader(JobResult))
+
+
+def get_nodes() -> Call[NodeList]:
+    """All nodes."""
+    return Call(method="GET", path="/v1/nodes", parse=_reader(NodeList))
+
+
+def get_methods() -> Call[MethodList]:
+    """The methods."""
+    return Call(method="GET", path="/v1/methods", parse=_reader(MethodList))
+
+
+def get_tasks() -> Call[TaskList]:
+    """The tasks."""
+    return Call(method="GET", path="/v1/tasks", parse=_reader(TaskList))
+
+
+def get_version() -> Call[Version]:
+    """Which Ladle answers."""
+    return Call(method="GET", path="/version", parse=_reader(Version))
+
+
+def read_error(status: int, body: bytes) -> LadleError:
+    """The exception for an answer that is no success."""
+    try:
+        return error_of(Problem.model_validate_json(body, extra="ignore"))
+    except ValidationError:
+        return UnexpectedAnswer(f"the answer is HTTP {status} without a problem that Ladle would send: {body[:200]!r}")
+
+
+def _job_path(job_id: str, *more: str) -> str:
+    return "/".join(["/v1/jobs", quote(job_id, safe=""), *more])
+
+
+def _reader(model: type[M]) -> Callable[[bytes], M]:
+    def read(body: bytes) -> M:
+        try:
+            # A newer service may say more than this client knows.
+            return model.model_validate_json(body, extra="ignore")
+        except ValidationError as error:
+            raise UnexpectedAnswer(f"the answer is no {model.__name__}: is a Ladle service at this address?") from error
+
+    return read

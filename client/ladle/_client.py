@@ -1,0 +1,197 @@
+"""`submit`, and the two clients: one to call, one to await."""
+
+from __future__ import annotations
+
+import atexit
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, Unpack
+
+from ladle import _calls
+from ladle._address import Address, find_address
+from ladle._job import AsyncJob, Job
+from ladle._options import SpecOptions
+from ladle._spec import PathLike, build_spec
+from ladle._transport import AsyncTransport, SyncTransport
+from ladle_contracts import JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
+from ladle_contracts.api import Version
+
+if TYPE_CHECKING:
+    import httpx2
+
+TIMEOUT_S = 30.0
+PATIENCE_S = 10.0
+
+
+class Client:
+    """Talks to one Ladle service. Threads may share it.
+
+    Without `url` and `token` it takes LADLE_URL and LADLE_TOKEN, else the stack that `ladle up` started here.
+    `timeout` is for one answer, `patience` for asking again while nobody answers; both in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout: float = TIMEOUT_S,
+        patience: float = PATIENCE_S,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.address = find_address(url, token)
+        self._transport = SyncTransport(self.address, timeout_s=timeout, patience_s=patience, http=transport)
+
+    def submit(self, ckpt_dir: PathLike, val_set: PathLike, **options: Unpack[SpecOptions]) -> Job:
+        """Submits one job; see `ladle.submit`."""
+        spec = build_spec(ckpt_dir, val_set, options)
+        record = self._transport.send(_calls.submit_job(spec, _new_key()))
+        return Job(self._transport, record.id, record)
+
+    def job(self, job_id: str) -> Job:
+        """A handle on a job that exists; asks nothing yet."""
+        return Job(self._transport, job_id)
+
+    def jobs(
+        self, *, state: JobState | str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Iterator[JobRecord]:
+        """All jobs, newest first; pages are fetched as they are needed."""
+        cursor = None
+        while True:
+            page = self._transport.send(_calls.list_jobs(state=state, labels=labels, cursor=cursor))
+            yield from page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def nodes(self) -> tuple[NodeRecord, ...]:
+        """All worker machines that were ever registered."""
+        return self._transport.send(_calls.get_nodes()).nodes
+
+    def methods(self) -> tuple[MethodInfo, ...]:
+        """The ways to choose coefficients."""
+        return self._transport.send(_calls.get_methods()).methods
+
+    def tasks(self) -> tuple[TaskInfo, ...]:
+        """The tasks, plug-ins included."""
+        return self._transport.send(_calls.get_tasks()).tasks
+
+    def version(self) -> Version:
+        """Which Ladle answers."""
+        return self._transport.send(_calls.get_version())
+
+    def close(self) -> None:
+        """Closes the connections; jobs of this client cannot be asked any more."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """`Client`, to be awaited."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout: float = TIMEOUT_S,
+        patience: float = PATIENCE_S,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.address = find_address(url, token)
+        self._transport = AsyncTransport(self.address, timeout_s=timeout, patience_s=patience, http=transport)
+
+    async def submit(self, ckpt_dir: PathLike, val_set: PathLike, **options: Unpack[SpecOptions]) -> AsyncJob:
+        """Submits one job; see `ladle.submit`."""
+        spec = build_spec(ckpt_dir, val_set, options)
+        record = await self._transport.send(_calls.submit_job(spec, _new_key()))
+        return AsyncJob(self._transport, record.id, record)
+
+    def job(self, job_id: str) -> AsyncJob:
+        """A handle on a job that exists; asks nothing yet."""
+        return AsyncJob(self._transport, job_id)
+
+    async def jobs(
+        self, *, state: JobState | str | None = None, labels: Mapping[str, str] | None = None
+    ) -> AsyncIterator[JobRecord]:
+        """All jobs, newest first; pages are fetched as they are needed."""
+        cursor = None
+        while True:
+            page = await self._transport.send(_calls.list_jobs(state=state, labels=labels, cursor=cursor))
+            for record in page.jobs:
+                yield record
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def nodes(self) -> tuple[NodeRecord, ...]:
+        """All worker machines that were ever registered."""
+        return (await self._transport.send(_calls.get_nodes())).nodes
+
+    async def methods(self) -> tuple[MethodInfo, ...]:
+        """The ways to choose coefficients."""
+        return (await self._transport.send(_calls.get_methods())).methods
+
+    async def tasks(self) -> tuple[TaskInfo, ...]:
+        """The tasks, plug-ins included."""
+        return (await self._transport.send(_calls.get_tasks())).tasks
+
+    async def version(self) -> Version:
+        """Which Ladle answers."""
+        return await self._transport.send(_calls.get_version())
+
+    async def close(self) -> None:
+        """Closes the connections; jobs of this client cannot be asked any more."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def submit(
+    ckpt_dir: PathLike,
+    val_set: PathLike,
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    **options: Unpack[SpecOptions],
+) -> Job:
+    """Submits a folder of checkpoints and a validation set; returns at once with the job.
+
+    Options are those of the job spec: `task`, `method`, `checkpoints`, `train_set`, `select_fraction`, `metric`,
+    `output`, `resources`, `seed`, `priority`, `labels`. Relative paths are taken from the current folder.
+
+        from ladle import submit
+        print(submit("checkpoints", "val").result().folder)
+
+    Errors: ConfigurationError when no service is known, InvalidSpec for a wrong value or path, TypeError for an
+    option that does not exist, ServiceUnreachable when nobody answers.
+    """
+    return _shared_client(find_address(url, token)).submit(ckpt_dir, val_set, **options)
+
+
+@cache
+def _shared_client(address: Address) -> Client:
+    """One client for each address: a job needs its connections for as long as somebody holds it."""
+    client = Client(str(address), address.token)
+    atexit.register(client.close)
+    return client
+
+
+def _new_key() -> str:
+    """One for each submit: however often it is sent, it makes one job."""
+    return uuid.uuid4().hex

@@ -1,0 +1,98 @@
+"""From friendly options to a job spec."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ladle._errors import InvalidSpec
+from ladle_contracts import JobSpec
+
+PathLike = str | os.PathLike[str]
+
+OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir", "val_set"))
+
+
+def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]) -> JobSpec:
+    """The spec for `submit(ckpt_dir, val_set, **options)`.
+
+    Relative paths are taken from the current folder. `None` means an option's default. TypeError for an option
+    that does not exist, InvalidSpec for a value that breaks a rule.
+    """
+    _check_names(options)
+    fields: dict[str, Any] = {"ckpt_dir": absolute(ckpt_dir), "val_set": absolute(val_set)}
+    for name, value in options.items():
+        if value is not None:
+            fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
+    try:
+        # As JSON, because that is what is sent: a list is a tuple there, and nothing else is guessed.
+        return JobSpec.model_validate_json(json.dumps(fields, allow_nan=False))
+    except ValidationError as error:
+        raise _invalid(error) from error
+    except (TypeError, ValueError) as error:
+        raise InvalidSpec(f"the options must be made of JSON values, but are not: {error}") from error
+
+
+def absolute(path: PathLike) -> str:
+    """The path from the root, `~` expanded; `..` stays, since what it means depends on links the service sees."""
+    return str(Path(path).expanduser().absolute())
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in OPTIONS:
+            continue
+        near = difflib.get_close_matches(name, OPTIONS, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else f"; the options are {', '.join(OPTIONS)}."
+        raise TypeError(f"submit() has no option `{name}`{hint}")
+
+
+def _plain(value: Any) -> Any:
+    """Contracts as the mappings they are sent as; only what was set, so that the service's defaults hold."""
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _named(key: str) -> Callable[[Any], Any]:
+    """A lone string stands for `{key: string}`."""
+    return lambda value: {key: value} if isinstance(value, str) else value
+
+
+def _train_set(value: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        return {"path": absolute(value)}
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str | os.PathLike):
+        return {**value, "path": absolute(value["path"])}
+    return value
+
+
+_FRIENDLY: dict[str, Callable[[Any], Any]] = {
+    "task": _named("name"),
+    "method": _named("name"),
+    "checkpoints": _named("pattern"),
+    "train_set": _train_set,
+    "output": _named("name"),
+}
+
+
+def _invalid(error: ValidationError) -> InvalidSpec:
+    errors = tuple(
+        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"], "value": item["input"]}
+        for item in error.errors()
+    )
+    lines = [f"  {item['field']}: {item['message']}, but it is {_short(item['value'])}" for item in errors]
+    return InvalidSpec("\n".join(["the job spec is not valid:", *lines]), errors=errors)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,201 @@
+"""Sending: the two thin places where the client does I/O. What is decided in common stands above them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from ladle._address import Address
+from ladle._calls import Call, read_error
+from ladle._errors import ServiceUnreachable, UnexpectedAnswer
+from ladle._follow import Follower
+from ladle._retry import RETRY_STATUSES, Backoff, parse_retry_after
+from ladle_contracts import Event
+
+T = TypeVar("T")
+
+STREAM_SILENCE_S = 60.0
+"""A stream that is silent for so long, keep-alives included, is dead."""
+
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+def _settings(address: Address, timeout_s: float) -> dict[str, Any]:
+    headers = {"Accept": "application/json", "User-Agent": "ladle-client"}
+    if address.token is not None:
+        headers["Authorization"] = f"Bearer {address.token}"
+    return {
+        "base_url": address.base_url,
+        "headers": headers,
+        "timeout": timeout_s,
+        "trust_env": not address.is_local,
+    }
+
+
+def _request(call: Call[Any]) -> dict[str, Any]:
+    return {
+        "method": call.method,
+        "url": call.path,
+        "params": call.params or None,
+        "headers": dict(call.headers),
+        "content": call.content,
+    }
+
+
+def _pause_after_failure(address: Address, call: Call[Any], error: httpx2.TransportError, backoff: Backoff) -> float:
+    """Seconds to wait before sending again, or ServiceUnreachable."""
+    may_repeat = call.repeatable or isinstance(error, _NEVER_SENT)
+    pause_s = backoff.next_pause() if may_repeat else None
+    if pause_s is None:
+        what = str(error) or type(error).__name__
+        raise ServiceUnreachable(
+            f"no Ladle service answers at {address} ({what}); `ladle doctor` says what is wrong, `ladle up` starts one."
+        ) from error
+    return pause_s
+
+
+def _pause_after_refusal(call: Call[Any], response: httpx2.Response, backoff: Backoff) -> float:
+    """Seconds to wait before sending again, or the error that the service meant. The body has been read."""
+    pause_s = None
+    if response.status_code in RETRY_STATUSES and (call.repeatable or response.status_code in (429, 503)):
+        pause_s = backoff.next_pause(parse_retry_after(response.headers.get("retry-after")))
+    if pause_s is None:
+        raise read_error(response.status_code, response.content)
+    return pause_s
+
+
+def _check_stream(response: httpx2.Response) -> None:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip()
+    if kind != "text/event-stream":
+        raise UnexpectedAnswer(f"events must come as text/event-stream, but come as {kind!r}.")
+
+
+class SyncTransport:
+    """Sends calls, one thread waiting for each."""
+
+    def __init__(
+        self, address: Address, *, timeout_s: float, patience_s: float, http: httpx2.BaseTransport | None = None
+    ) -> None:
+        self.address = address
+        self._patience_s = patience_s
+        if http is None and address.uds is not None:
+            http = httpx2.HTTPTransport(uds=address.uds)
+        self._http = httpx2.Client(transport=http, **_settings(address, timeout_s))
+        self._stream_timeout = httpx2.Timeout(timeout_s, read=STREAM_SILENCE_S)
+
+    def send(self, call: Call[T], *, patience_s: float | None = None) -> T:
+        """The answer; repeats what may be repeated until patience ends."""
+        backoff = Backoff(patience_s=self._patience_s if patience_s is None else patience_s)
+        while True:
+            try:
+                response = self._http.request(**_request(call))
+            except httpx2.TransportError as error:
+                pause_s = _pause_after_failure(self.address, call, error, backoff)
+            else:
+                if response.is_success:
+                    return call.parse(response.content)
+                pause_s = _pause_after_refusal(call, response, backoff)
+            time.sleep(pause_s)
+
+    def follow(self, follower: Follower) -> Iterator[Event]:
+        """Every event up to the one that ends the job, over as many connections as it takes."""
+        while not follower.finished:
+            call = follower.call()
+            try:
+                with self._http.stream(timeout=self._stream_timeout, **_request(call)) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
+                        return
+                    if response.is_success:
+                        _check_stream(response)
+                        for message in httpx2.EventSource(response):
+                            event = follower.take(message.data)
+                            if event is not None:
+                                yield event
+                            if follower.finished:
+                                return
+                        raise httpx2.ReadError("the stream ended before the job")
+                    response.read()
+                    pause_s = _pause_after_refusal(call, response, follower.backoff)
+            except httpx2.TransportError as error:
+                pause_s = _pause_after_failure(self.address, call, error, follower.backoff)
+            time.sleep(pause_s)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncTransport:
+    """Sends calls from an event loop."""
+
+    def __init__(
+        self, address: Address, *, timeout_s: float, patience_s: float, http: httpx2.AsyncBaseTransport | None = None
+    ) -> None:
+        self.address = address
+        self._patience_s = patience_s
+        if http is None and address.uds is not None:
+            http = httpx2.AsyncHTTPTransport(uds=address.uds)
+        self._http = httpx2.AsyncClient(transport=http, **_settings(address, timeout_s))
+        self._stream_timeout = httpx2.Timeout(timeout_s, read=STREAM_SILENCE_S)
+
+    async def send(self, call: Call[T], *, patience_s: float | None = None) -> T:
+        """The answer; repeats what may be repeated until patience ends."""
+        backoff = Backoff(patience_s=self._patience_s if patience_s is None else patience_s)
+        while True:
+            try:
+                response = await self._http.request(**_request(call))
+            except httpx2.TransportError as error:
+                pause_s = _pause_after_failure(self.address, call, error, backoff)
+            else:
+                if response.is_success:
+                    return call.parse(response.content)
+                pause_s = _pause_after_refusal(call, response, backoff)
+            await asyncio.sleep(pause_s)
+
+    async def follow(self, follower: Follower) -> AsyncIterator[Event]:
+        """Every event up to the one that ends the job, over as many connections as it takes."""
+        while not follower.finished:
+            call = follower.call()
+            try:
+                async with self._http.stream(timeout=self._stream_timeout, **_request(call)) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
+                        return
+                    if response.is_success:
+                        _check_stream(response)
+                        async for message in httpx2.EventSource(response):
+                            event = follower.take(message.data)
+                            if event is not None:
+                                yield event
+                            if follower.finished:
+                                return
+                        raise httpx2.ReadError("the stream ended before the job")
+                    await response.aread()
+                    pause_s = _pause_after_refusal(call, response, follower.backoff)
+            except httpx2.TransportError as error:
+                pause_s = _pause_after_failure(self.address, call, error, follower.backoff)
+            await asyncio.sleep(pause_s)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

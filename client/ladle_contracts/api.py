@@ -1,0 +1,60 @@
+"""The envelopes of the REST API: what is sent besides jobs, results and problems.
+
+Lists travel inside an object, so that a field can be added beside them without breaking anyone.
+"""
+
+from __future__ import annotations
+
+from ladle_contracts._model import Contract
+from ladle_contracts.events import Event
+from ladle_contracts.nodes import MethodInfo, NodeRecord, TaskInfo
+
+API_VERSION = "v1"
+
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+LAST_EVENT_HEADER = "Last-Event-ID"
+
+
+class EventPage(Contract):
+    """Events of one job, oldest first."""
+
+    events: tuple[Event, ...]
+    next_after: str | None = None
+    """Pass it as `after` to read on; absent when there was nothing more at the time."""
+
+
+class LogTail(Contract):
+    """The last lines of a job's log."""
+
+    lines: tuple[str, ...]
+
+
+class NodeList(Contract):
+    """All nodes that were ever registered."""
+
+    nodes: tuple[NodeRecord, ...]
+
+
+class MethodList(Contract):
+    """The methods that the workers have."""
+
+    methods: tuple[MethodInfo, ...]
+
+
+class TaskList(Contract):
+    """The tasks that the workers have, plug-ins included."""
+
+    tasks: tuple[TaskInfo, ...]
+
+
+class Version(Contract):
+    """Which Ladle answers."""
+
+    version: str
+    api: str = API_VERSION
+
+
+class Health(Contract):
+    """`alive`: the process runs. `ready`: Redis answers too."""
+
+    status: str
