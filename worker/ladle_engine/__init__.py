@@ -1,0 +1,30 @@
+"""Ladle's engine: a folder of checkpoints in, a better model out.
+
+from ladle_engine import average
+
+outcome = average("checkpoints", "val.npz", output="better-model")
+"""
+
+from ladle_engine.average import Outcome, average
+from ladle_engine.checkpoints import check, discover
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
+from ladle_engine.methods import METHODS
+from ladle_engine.rebuild import candidate_state, rebuild
+
+__all__ = [
+    "METHODS",
+    "CheckpointError",
+    "Coefficients",
+    "DataError",
+    "EngineError",
+    "MethodError",
+    "Outcome",
+    "OutputError",
+    "TaskError",
+    "average",
+    "candidate_state",
+    "check",
+    "discover",
+    "rebuild",
+]

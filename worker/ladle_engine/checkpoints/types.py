@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,11 @@ class CheckpointSet:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(checkpoint.name for checkpoint in self.checkpoints)
+
+    def of(self, names: Sequence[str]) -> CheckpointSet:
+        """The same set with only these checkpoints, in this order."""
+        by_name = {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
+        return replace(self, checkpoints=tuple(by_name[name] for name in names))
 
     @property
     def reference(self) -> Checkpoint:

@@ -1,0 +1,99 @@
+"""Runs the planned methods one after the other and judges what each chose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.errors import MethodError
+from ladle_engine.methods import METHODS, Choice
+from ladle_engine.progress import CandidateScored, Score, StageStarted, Warned
+from ladle_engine.select import Gain, gain_over, pick
+from ladle_engine.workspace import Judged, Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One method's coefficients with its score."""
+
+    method: str
+    choice: Choice
+    judged: Judged
+    gain: Gain
+    """On the select split, over the best checkpoint."""
+    seconds: float
+
+    @property
+    def score(self) -> Score:
+        return Score(
+            method=self.method,
+            label=self.choice.label,
+            select=self.judged.select.means(),
+            fit=self.judged.fit.means(),
+            gain=self.gain.value,
+            gain_low=self.gain.low,
+            gain_high=self.gain.high,
+        )
+
+
+def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
+    """Collective: one candidate a method, `best` first.
+
+    With several methods to try, one whose loss becomes NaN is left out with a warning; alone, it raises `MethodError`.
+    """
+    work.singles()
+    candidates: list[Candidate] = []
+    for method, options in plan.items():
+        started = time.monotonic()
+        work.tell(StageStarted(stage="train", method=method))
+        try:
+            choice = _choose(work, method, options)
+            judged = _judge(work, method, choice)
+        except MethodError as error:
+            if error.code != "non-finite-loss" or len(plan) <= 2:
+                raise
+            work.tell(Warned(message=f"Method `{method}` was left out. {error.message}"))
+            continue
+        bar = candidates[0].judged if candidates else judged
+        candidate = Candidate(
+            method=method,
+            choice=choice,
+            judged=judged,
+            gain=gain_over(judged.select, bar.select, work.metric),
+            seconds=time.monotonic() - started,
+        )
+        candidates.append(candidate)
+        work.tell(CandidateScored(score=candidate.score))
+    return candidates
+
+
+def winner_of(candidates: list[Candidate], work: Workspace) -> Candidate:
+    """The best on the select split. `best` is among the candidates, so it is never worse than the best checkpoint."""
+    return candidates[pick([candidate.judged.select for candidate in candidates], work.metric)]
+
+
+def _choose(work: Workspace, method: str, options: Any) -> Choice:
+    key = f"choice-{method}"
+    if saved := work.state.load(key):
+        return Choice(
+            coefficients=Coefficients.from_json(saved["coefficients"]), label=saved["label"], losses=saved["losses"]
+        )
+    choice = METHODS[method].choose(work, options)
+    work.state.save(
+        key, {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
+    )
+    return choice
+
+
+def _judge(work: Workspace, method: str, choice: Choice) -> Judged:
+    judged = work.judge(f"judged-{method}", choice.coefficients)
+    if not (judged.fit.is_finite and judged.select.is_finite):
+        raise MethodError(
+            "non-finite-loss",
+            f"The loss of method `{method}` must be finite on the validation set, but is "
+            f"{judged.select.means()['loss']} on the select split.",
+        )
+    return judged

@@ -1,0 +1,77 @@
+"""Makes a folder appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ladle_engine.errors import OutputError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def refuse_existing(output: Path) -> None:
+    """Raises `OutputError` (output-exists)."""
+    if os.path.lexists(output):
+        raise OutputError(
+            "output-exists", f"`output` must be a new folder, but `{output}` exists. Choose another name."
+        )
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Makes `folder`; removes it again when the block fails. A full disk becomes `OutputError` (disk-full)."""
+    refuse_existing(folder)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise OutputError(
+                "disk-full",
+                f"`output` must fit on its disk, but writing to `{folder.parent}` failed: {error.strerror}.",
+            ) from error
+        raise
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A temporary folder beside `output`, renamed to it when the block succeeds.
+
+    Raises `OutputError` when `output` exists, before the block and again at the rename, which refuses to replace.
+    """
+    refuse_existing(output)
+    staging = output.parent / f".{output.name}-{uuid.uuid4().hex[:8]}.tmp"
+    with fresh_folder(staging):
+        yield staging
+        sync_folder(staging)
+        try:
+            staging.rename(output)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            refuse_existing(output)
+        sync_folder(output.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a folder's entries survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,167 @@
+"""The output folder: the model with its config, and all that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ladle_engine.candidates import Candidate
+from ladle_engine.card import model_card
+from ladle_engine.progress import ProgressCallback
+from ladle_engine.workspace import Workspace
+from ladle_engine.write import Recipe, sha256_of, verify_model, write_model
+
+COEFFICIENTS_FILE = "coefficients.json"
+REPORT_FILE = "report.json"
+STATISTICS_FILE = "statistics.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a report says about a run besides its candidates."""
+
+    settings: Mapping[str, Any]
+    """The arguments of `average`."""
+    provenance: Mapping[str, str]
+    """The caller's own words: for a job, its id and attempt."""
+    warnings: tuple[str, ...]
+    memory: Mapping[str, Any]
+    """How the directions were kept, and why."""
+
+
+def write_output(
+    folder: Path,
+    work: Workspace,
+    candidates: list[Candidate],
+    winner: Candidate,
+    run: Run,
+    *,
+    max_shard_bytes: int,
+    tell: ProgressCallback,
+) -> dict[str, int]:
+    """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
+
+    Raises `OutputError` (disk-full), or `OSError` from a disk that fills up meanwhile.
+    """
+    recipe = Recipe(
+        checkpoints=work.checkpoints,
+        coefficients=winner.choice.coefficients,
+        output_dtypes=work.output_dtypes,
+        statistics=winner.judged.statistics,
+    )
+    metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
+        f"ladle_{key}": value for key, value in run.provenance.items()
+    }
+    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, tell=tell)
+    verify_model(folder, recipe, digests, tell)
+    for side_file in work.checkpoints.side_files:
+        shutil.copyfile(side_file, folder / side_file.name)
+    _write_statistics(folder, candidates)
+    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner))
+    report = report_json(work, candidates, winner, run, digests)
+    _write_json(folder / REPORT_FILE, report)
+    (folder / "README.md").write_text(model_card(report))
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+
+
+def coefficients_json(work: Workspace, candidates: list[Candidate], winner: Candidate) -> dict[str, Any]:
+    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`."""
+    return {
+        "format": FORMAT_VERSION,
+        "winner": winner.method,
+        "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in work.output_dtypes.items()},
+        "candidates": {
+            candidate.method: {
+                **candidate.choice.coefficients.to_json(),
+                "statistics": sorted(candidate.judged.statistics),
+            }
+            for candidate in candidates
+        },
+    }
+
+
+def report_json(
+    work: Workspace, candidates: list[Candidate], winner: Candidate, run: Run, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    names = work.checkpoints.names
+    singles = work.singles()
+    lengths_K = work.geometry.lengths_KG(work.whole_model())[:, 0]
+    return {
+        "format": FORMAT_VERSION,
+        "winner": winner.method,
+        "metric": asdict(work.metric),
+        "task": work.task.name,
+        "gain": asdict(winner.gain),
+        "candidates": [
+            {
+                **asdict(candidate.score),
+                "coefficients": candidate.choice.coefficients.alpha_KG.T.tolist(),
+                "groups": list(candidate.choice.coefficients.groups),
+                "curve": candidate.choice.losses,
+                "seconds": round(candidate.seconds, 3),
+            }
+            for candidate in candidates
+        ],
+        "checkpoints": [
+            {
+                "name": checkpoint.name,
+                "step": checkpoint.step,
+                "fit": single.fit.means(),
+                "select": single.select.means(),
+                "distance_to_centre": float(length),
+                "files": {path.name: sha256_of(path) for path in checkpoint.files},
+            }
+            for checkpoint, single, length in zip(work.checkpoints.checkpoints, singles, lengths_K, strict=True)
+        ],
+        "geometry": {
+            "distances": work.geometry.distances_KK().tolist(),
+            "cosines": work.geometry.cosines_KK().tolist(),
+            "order": list(names),
+        },
+        "num_parameters": work.binding.num_parameters,
+        "splits": {"fit": len(work.fit), "select": len(work.select), "seed": work.seed},
+        "statistics": work.statistics.name,
+        "memory": dict(run.memory),
+        "settings": dict(run.settings),
+        "provenance": dict(run.provenance),
+        "warnings": list(run.warnings),
+        "versions": versions(),
+        "files": dict(digests),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("ladle", "safetensors", "numpy", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
+    """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`."""
+    kept: dict[str, Tensor] = {
+        f"{candidate.method}/{name}": tensor.contiguous()
+        for candidate in candidates
+        for name, tensor in candidate.judged.statistics.items()
+    }
+    if kept:
+        save_file(kept, folder / STATISTICS_FILE, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    # A NaN is no JSON: better an error here than a file that half the readers refuse.
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
