@@ -1,0 +1,115 @@
+"""Where the client looks for a service."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ladle import ConfigurationError
+from ladle._address import find_address, parse_address
+from ladle._stack_file import Stack, read_stack, remove_stack, stack_path, write_stack
+
+RUNNING = Stack(url="http://127.0.0.1:9000", token="stack-token", pid=os.getpid())
+
+
+def test_the_argument_comes_before_the_environment_and_that_before_the_stack_file() -> None:
+    write_stack(RUNNING)
+    environment = {"LADLE_URL": "http://from-environment", "LADLE_TOKEN": "t"}
+    assert find_address("http://argument", environment=environment).base_url == "http://argument"
+    assert find_address(environment=environment).base_url == "http://from-environment"
+    found = find_address(environment={})
+    assert (found.base_url, found.token) == ("http://127.0.0.1:9000", "stack-token")
+
+
+def test_the_token_of_the_local_stack_is_sent_to_no_other_address() -> None:
+    write_stack(RUNNING)
+    assert find_address("http://elsewhere", environment={}).token is None
+
+
+def test_without_any_address_the_error_says_how_to_start_a_service() -> None:
+    with pytest.raises(ConfigurationError, match="ladle up"):
+        find_address(environment={})
+
+
+def test_a_stack_whose_process_has_ended_is_not_found() -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    write_stack(Stack(url="http://127.0.0.1:9000", token=None, pid=int(process.stdout)))
+    with pytest.raises(ConfigurationError, match="ladle up"):
+        find_address(environment={})
+
+
+def test_the_stack_file_is_its_owners_alone() -> None:
+    path = write_stack(RUNNING)
+    assert path == stack_path()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_stack() == RUNNING
+
+
+def test_a_stack_removes_its_own_file_and_no_other() -> None:
+    write_stack(RUNNING)
+    assert not remove_stack(RUNNING.pid + 1)
+    assert remove_stack(RUNNING.pid)
+    assert not remove_stack(RUNNING.pid)
+    assert read_stack() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"url": 1, "pid": 2}', '{"url": "http://x"}', '{"url": "x", "pid": "1"}'])
+def test_a_file_that_is_no_stack_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "stack.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=str(path)):
+        read_stack(path)
+
+
+@pytest.mark.parametrize("url", ["unix:///run/ladle.sock", "http+unix://%2Frun%2Fladle.sock"])
+def test_unix_sockets_are_addresses(url: str) -> None:
+    address = parse_address(url)
+    assert address.uds == "/run/ladle.sock"
+    assert address.is_local
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8337",
+        "ftp://x",
+        "http://",
+        "unix://relative",
+        "http://x:99999",
+        "http://x:y",
+        "/socket",
+        "http://x/?a=1",
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_forms_that_are(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"`url` must"):
+        parse_address(url)
+
+
+def test_a_password_in_the_address_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_address("http://me:hunter2@host")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_is_never_shown() -> None:
+    assert "secret" not in repr(parse_address("http://host", "secret"))
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nb", "ä"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="`token`"):
+        parse_address("http://host", token)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [("http://127.0.0.1:1", True), ("http://localhost", True), ("http://[::1]:2", True), ("http://10.0.0.1", False)],
+)
+def test_no_proxy_stands_before_this_machine(url: str, local: bool) -> None:
+    assert parse_address(url).is_local is local
