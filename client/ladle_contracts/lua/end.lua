@@ -1,0 +1,21 @@
+-- The end of an attempt, told by its node. ARGV: id, attempt, outcome, reason, message, result JSON, log tail JSON, backoff in ms.
+-- Outcomes: 'succeeded'; 'failed' (trying again would not help); 'crashed' (counts, and is tried again);
+-- 'released' (the node goes away: tried again without counting). A cancelled job ends as cancelled whatever the outcome.
+-- Answers the new state, or 'lost'.
+local id, attempt, outcome, reason, message, result, log_tail, backoff_ms = unpack(ARGV)
+if not is_current(id, attempt) then return 'lost' end
+if get(id, 'state') == 'cancelling' then
+  finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+  return 'cancelled'
+end
+if outcome == 'succeeded' then
+  redis.call('HSET', job_key(id), 'result', result)
+  finish(id, 'succeeded')
+  return 'succeeded'
+end
+redis.call('HSET', job_key(id), 'log_tail', log_tail)
+if outcome == 'failed' then
+  finish(id, 'failed', reason, message)
+  return 'failed'
+end
+return try_again(id, outcome == 'crashed', reason, message, tonumber(backoff_ms))

@@ -1,0 +1,32 @@
+-- Ends an attempt that nobody looks after any more. ARGV: scheduler's fence, id, backoff in ms.
+-- Answers 'alive', 'unclaimed' (its nodes may have missed the message), the new state, or 'deposed'.
+local fence, id, backoff_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if redis.call('GET', PREFIX .. 'scheduler:fence') ~= fence then return 'deposed' end
+local state, now = get(id, 'state'), now_ms()
+if not state or TERMINAL[state] or state == 'queued' then
+  redis.call('SREM', PREFIX .. 'active', id)
+  return state or ''
+end
+local expired, claimed = nil, 0
+local leases = redis.call('HGETALL', leases_key(id))
+for position = 1, #leases, 2 do
+  claimed = claimed + 1
+  if tonumber(leases[position + 1]) < now then expired = leases[position] end
+end
+if state == 'cancelling' then
+  if claimed == 0 or expired then
+    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+    return 'cancelled'
+  end
+  return 'alive'
+end
+if expired then
+  return try_again(id, true, 'node-lost', 'Node `' .. expired .. '` stopped renewing its lease.', backoff_ms)
+end
+if state == 'scheduled' then
+  if tonumber(get(id, 'claim_by')) < now then
+    return try_again(id, false, 'node-lost', 'Not every node answered in time.', 0)
+  end
+  return 'unclaimed'
+end
+return 'alive'

@@ -1,0 +1,27 @@
+"""The job's state machine: Lua scripts that the service and the workers run alike.
+
+Each script checks and writes in one step. Its first lines say who sends what and what it answers. Register one with
+`redis.register_script(SCRIPTS["claim"])` and call it with `args=[...]`; keys are built in the prelude, so there are none
+to pass, and Redis Cluster is not supported.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from ladle_contracts.keys import PREFIX
+
+NAMES = (
+    *("submit", "schedule", "claim", "renew", "report", "finalize", "end", "cancel", "reap"),
+    *("register", "heartbeat", "leave", "elect"),
+)
+
+
+def _load() -> dict[str, str]:
+    folder = files("ladle_contracts") / "lua"
+    prelude = f"local PREFIX = '{PREFIX}'\n" + (folder / "prelude.lua").read_text()
+    return {name: prelude + (folder / f"{name}.lua").read_text() for name in NAMES}
+
+
+SCRIPTS = _load()
+"""Script name -> the whole text."""

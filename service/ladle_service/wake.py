@@ -1,0 +1,46 @@
+"""Wakes nodes through Celery, by the task's name alone: the service never imports the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from celery import Celery
+
+from ladle_contracts import keys
+
+VISIBILITY_TIMEOUT_S = 7 * 24 * 3600
+
+
+def broker_url(redis_url: str) -> str:
+    """kombu's spelling of a Redis URL: a unix socket's is `redis+socket://`."""
+    return re.sub(r"^unix://", "redis+socket://", redis_url).replace("?db=", "?virtual_host=")
+
+
+class Waker:
+    """Sends `(job_id, attempt, node_rank)` to a node's own queue. Redis holds the truth; a message only wakes."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._celery = Celery("ladle", broker=broker_url(redis_url), set_as_current=False)
+        self._celery.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_S},
+            broker_connection_timeout=3,
+            task_publish_retry=False,
+        )
+
+    async def wake(self, node_id: str, job_id: str, attempt: int, node_rank: int) -> None:
+        """Raises `kombu.exceptions.OperationalError` when the broker does not answer."""
+        # kombu blocks; the event loop must not.
+        await asyncio.to_thread(
+            self._celery.send_task,
+            keys.RUN_TASK,
+            args=[job_id, attempt, node_rank],
+            queue=keys.node_queue(node_id),
+            expires=3600,
+        )
+
+    def close(self) -> None:
+        self._celery.close()
