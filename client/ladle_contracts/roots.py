@@ -17,10 +17,10 @@ class PathNotAllowed(ValueError):
 def resolve_inside(path: str | os.PathLike[str], roots: Sequence[Path], *, field: str = "path") -> Path:
     """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
     refused = PathNotAllowed(
-        f"`{field}` must be an existing path inside the allowed roots, but `{os.fspath(path)}` is not. Ask the operator "
-        f"which folders are allowed."
+        f"`{field}` must be an existing path inside the allowed roots, but `{os.fspath(path)}` is not. Ask the "
+        f"operator which folders are allowed."
     )
-    if not os.path.isabs(path):
+    if not Path(path).is_absolute():
         raise refused
     try:
         resolved = Path(path).resolve(strict=True)

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
@@ -45,7 +45,8 @@ class Scheduler:
     """`run` until cancelled. `redis` must decode responses."""
 
     def __init__(self, redis: Redis, waker: Wakes, *, settle_s: float = SETTLE_S, backoff_ms: int = BACKOFF_MS) -> None:
-        self._redis = redis
+        # redis-py's annotations do not know that responses are decoded.
+        self._redis: Any = redis
         self._waker = waker
         self._settle_s = settle_s
         self._backoff_ms = backoff_ms

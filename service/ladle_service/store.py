@@ -50,8 +50,9 @@ class JobStore:
     """
 
     def __init__(self, redis: Redis, streams: Redis) -> None:
-        self._redis = redis
-        self._streams = streams
+        # redis-py's annotations do not know that responses are decoded.
+        self._redis: Any = redis
+        self._streams: Any = streams
         self._submit = redis.register_script(SCRIPTS["submit"])
         self._cancel = redis.register_script(SCRIPTS["cancel"])
 
