@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -73,13 +75,15 @@ def api_has_no_torch(stack: Stack) -> None:
 
 def a_job_makes_a_model(stack: Stack, say: Say) -> None:
     """A user's job, from outside, and its result as it lies in the volume."""
-    stack.outside("make-data", str(stack.work / "data"))
+    digits = stack.work / "data" / "digits"
+    train = [sys.executable, str(stack.repo / "examples" / "digits" / "train.py"), str(digits)]
+    subprocess.run(train, check=True)
     stack.outside("refused")
     say("ok: no token and a wrong token are refused")
     say("submitting a job through the Python client")
     stack.outside("run-job")
     stack.ask("cp", "worker:/results/from-outside", str(stack.work / "result"))
-    stack.outside("check-result", str(stack.work / "result"), str(stack.work / "data" / "checkpoints"))
+    stack.outside("check-result", str(stack.work / "result"), str(digits / "checkpoints"))
     say("ok: the job's model is what its coefficients say, and loads")
 
 
