@@ -1,0 +1,130 @@
+"""`python -m ladle_service` serves; `python -m ladle_service hash-token NAME` makes a line of the tokens file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from ladle_service.app import create_app
+from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
+from ladle_service.settings import Settings
+
+KEEP_ALIVE_S = 30
+"""Longer than the clients keep an idle connection, so that they never send into one that is being closed."""
+
+
+class Server(uvicorn.Server):
+    """Ends open event streams when it is told to stop, instead of waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """In the main thread, where the event loop runs too."""
+        self._app.state.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ladle_service", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    hashing = commands.add_parser(
+        "hash-token",
+        help="print a line for LADLE_TOKENS_FILE; a new token is shown on standard error",
+        description="Prints `NAME:hash`. Makes a new token and shows it on standard error, once.",
+    )
+    hashing.add_argument("name", metavar="NAME", help="whose token it is: the owner of the jobs submitted with it")
+    hashing.add_argument("--stdin", action="store_true", help="take the token from standard input")
+    given = parser.parse_args(arguments)
+    return _hash_token(given.name, from_stdin=given.stdin) if given.command == "hash-token" else _serve()
+
+
+def _hash_token(name: str, *, from_stdin: bool) -> int:
+    if not TOKEN_NAME.fullmatch(name):
+        print(f"`NAME` must be made of a-z, 0-9, `_`, `.` and `-`, but is {name!r}.", file=sys.stderr)
+        return 2
+    token = sys.stdin.readline().strip() if from_stdin else make_token()
+    if len(token) < 16:
+        print("the token must have at least 16 characters: it can be guessed otherwise.", file=sys.stderr)
+        return 2
+    if not from_stdin:
+        print(f"the token of {name!r}, shown only now:\n{token}", file=sys.stderr)
+    print(f"{name}:{hash_token(token)}")
+    return 0
+
+
+def _serve() -> int:
+    try:
+        settings = Settings()
+        app = create_app(settings)
+    except ValidationError as error:
+        print("ladle_service cannot start:", *_explain(error), sep="\n", file=sys.stderr)
+        return 2
+    except (TokensFileError, OSError) as error:
+        print(f"ladle_service cannot start: {error}", file=sys.stderr)
+        return 2
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        server_header=False,
+        log_level=settings.log_level,
+    )
+    server = Server(config, app)
+    if settings.uds is None:
+        server.run()
+        return 0 if server.started else 1
+    try:
+        listener = _listen_privately(settings.uds)
+    except OSError as error:
+        print(f"ladle_service cannot start: `LADLE_UDS` {settings.uds}: {error}", file=sys.stderr)
+        return 2
+    try:
+        server.run(sockets=[listener])
+    finally:
+        settings.uds.unlink(missing_ok=True)
+    return 0 if server.started else 1
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line for each variable."""
+    lines = []
+    for item in error.errors():
+        name = "_".join(["LADLE", *(str(part).upper() for part in item["loc"])]) if item["loc"] else ""
+        message = "must be set, but is not" if item["type"] == "missing" else item["msg"]
+        lines.append(f"  `{name}` {message}" if name else f"  {message.removeprefix('Value error, ')}")
+    return lines
+
+
+def _listen_privately(path: Path) -> socket.socket:
+    """A unix socket that its owner alone can open; uvicorn's own lets everybody in."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise FileExistsError("another service listens there")
+        path.unlink()
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    return listener
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,81 @@
+"""What the application needs while it runs: connections to Redis, the store, and the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ladle_service.scheduler import Scheduler
+from ladle_service.settings import Settings
+from ladle_service.store import FOLLOW_TICK_MS, JobStore
+from ladle_service.wake import Waker
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 5.0
+COMMAND_CONNECTIONS = 32
+STREAM_CONNECTIONS = 1000
+"""How many clients may follow events at once: each holds one connection."""
+RESTART_S = 1.0
+
+
+@asynccontextmanager
+async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
+    """The store; the scheduler runs beside it. Starts without Redis too: `/readyz` says when it is there."""
+    url = settings.redis_url.get_secret_value()
+    command_pool = BlockingConnectionPool.from_url(
+        url, max_connections=COMMAND_CONNECTIONS, timeout=ANSWER_S, **_options(ANSWER_S)
+    )
+    # A stream waits in Redis for a tick; it must not take a connection from those who only ask.
+    stream_pool = ConnectionPool.from_url(
+        url, max_connections=STREAM_CONNECTIONS, **_options(ANSWER_S + FOLLOW_TICK_MS / 1000)
+    )
+    scheduler_pool = ConnectionPool.from_url(url, **_options(2 * ANSWER_S))
+    async with AsyncExitStack() as stack:
+        commands = await stack.enter_async_context(Redis.from_pool(command_pool))
+        streams = await stack.enter_async_context(Redis.from_pool(stream_pool))
+        scheduling = await stack.enter_async_context(Redis.from_pool(scheduler_pool))
+        waker = Waker(url)
+        stack.push_async_callback(asyncio.to_thread, waker.close)
+        scheduler = Scheduler(scheduling, waker)
+        task = asyncio.create_task(_keep_running(scheduler))
+        stack.push_async_callback(_stop, task, scheduler)
+        yield JobStore(commands, streams)
+
+
+def _options(answer_s: float) -> dict[str, object]:
+    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError, RedisTimeoutError))
+    return {
+        "decode_responses": True,
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": ANSWER_S / 2,
+        "retry": retry,
+    }
+
+
+async def _keep_running(scheduler: Scheduler) -> None:
+    """The scheduler bears a Redis that is away; what else goes wrong is our mistake, and must not stop all jobs."""
+    while True:
+        try:
+            await scheduler.run()
+        except Exception:
+            logger.exception("the scheduler failed; it starts again")
+        await asyncio.sleep(RESTART_S)
+
+
+async def _stop(task: asyncio.Task[None], scheduler: Scheduler) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    try:
+        await scheduler.resign()
+    except RedisError as error:
+        logger.warning("the scheduler's lock was not given back, and will expire: %s", error)

@@ -1,0 +1,104 @@
+"""What is refused before a route sees it: bodies that are too large, and web pages of other sites."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ladle_contracts import ErrorCode
+from ladle_service.problems import ApiError, problem_response
+from ladle_service.settings import is_loopback
+
+DRAIN_BYTES = 64 << 20
+DRAIN_S = 10.0
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BodyLimit:
+    """Counts the body as it arrives, so that one without a Content-Length is stopped too.
+
+    What comes after the limit is read and thrown away, up to a bound: a client that is cut off while it sends
+    often never reads the answer that says why.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.detail = f"The body must have at most {max_bytes} bytes, but has more."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            # A client that asks first, by `Expect: 100-continue`, has sent nothing yet.
+            if "expect" not in headers:
+                await _drain(receive)
+            refusal = problem_response(ErrorCode.BODY_TOO_LARGE, self.detail, headers={"Connection": "close"})
+            await refusal(scope, receive, send)
+            return
+        await self.app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        total = 0
+
+        async def counted() -> Message:
+            nonlocal total
+            message = await receive()
+            if message["type"] == "http.request":
+                total += len(message.get("body", b""))
+                if total > self.max_bytes:
+                    if message.get("more_body", False):
+                        await _drain(receive)
+                    raise ApiError(ErrorCode.BODY_TOO_LARGE, self.detail, headers={"Connection": "close"})
+            return message
+
+        return counted
+
+
+class SameSite:
+    """Protects a service without tokens from web pages that the same person has open.
+
+    A page of any site can make a browser send requests to this machine. It cannot choose the `Host` header, except
+    by a name of its own that leads here (DNS rebinding), and the browser says by `Origin` whose page it is.
+    """
+
+    def __init__(self, app: ASGIApp, *, over_socket: bool) -> None:
+        self.app = app
+        self.over_socket = over_socket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            if not self.over_socket and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+                detail = "The `Host` header must name this machine as localhost or 127.0.0.1, but does not."
+                await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
+                return
+            origin = headers.get("origin")
+            if scope["method"] not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+                detail = "The `Origin` header must be this service's own, but is another site's."
+                await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads the rest of the body and forgets it."""
+    total = 0
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while total <= DRAIN_BYTES:
+                message = await receive()
+                total += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

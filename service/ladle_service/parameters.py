@@ -1,0 +1,112 @@
+"""What a request may say besides its body: path, query and headers, with their rules in one place."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from ladle_contracts import JobState
+from ladle_contracts.api import IDEMPOTENCY_HEADER, LAST_EVENT_HEADER
+from ladle_service.problems import not_found
+from ladle_service.settings import Settings
+from ladle_service.store import JobStore
+
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""Nothing that could lead a key astray in Redis."""
+EVENT_ID = r"^[0-9]{1,20}-[0-9]{1,20}$"
+LARGEST = 2**64 - 1
+
+
+def _job_id(job_id: Annotated[str, Path(description="The job's id, as `POST /v1/jobs` answered it.")]) -> str:
+    if not JOB_ID.fullmatch(job_id):
+        raise not_found("such job")
+    return job_id
+
+
+def _in_range(event_id: str) -> str:
+    """Redis refuses larger numbers."""
+    if any(int(part) > LARGEST for part in event_id.split("-")):
+        raise ValueError("the parts of an event's id must be below 2**64")
+    return event_id
+
+
+EventId = Annotated[str, Field(pattern=EVENT_ID), AfterValidator(_in_range)]
+JobId = Annotated[str, Depends(_job_id)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=IDEMPOTENCY_HEADER,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Sending the same body with the same key again, within 24 hours, answers with the same job.",
+    ),
+]
+LastEventId = Annotated[
+    EventId | None, Header(alias=LAST_EVENT_HEADER, description="The id of the last event that was seen.")
+]
+
+
+class Query(BaseModel):
+    """An unknown parameter is an error: a misspelt filter would otherwise show everything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListQuery(Query):
+    """Which jobs."""
+
+    state: JobState | None = None
+    label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=400)]], Field(max_length=20)] = Field(
+        default=[], description="`name=value`; given several times, all must match."
+    )
+    cursor: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="The `next_cursor` of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+
+    @field_validator("label")
+    @classmethod
+    def _each_name_once(cls, pairs: list[str]) -> list[str]:
+        if len({pair.partition("=")[0] for pair in pairs}) != len(pairs):
+            raise ValueError("each label must be asked for once")
+        return pairs
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels by name."""
+        return dict(pair.split("=", 1) for pair in self.label)
+
+
+class EventsQuery(Query):
+    """Which events."""
+
+    after: EventId | None = Field(default=None, description="Only events after the one with this id.")
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=200, description="For JSON; a stream has no limit.")
+
+
+class LogsQuery(Query):
+    """How much of the log."""
+
+    tail: Annotated[int, Field(ge=1, le=2000)] = 100
+
+
+class NoQuery(Query):
+    """For routes that take no parameters."""
+
+
+def _store(request: Request) -> JobStore:
+    store: JobStore = request.app.state.store
+    return store
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+StoreDependency = Annotated[JobStore, Depends(_store)]
+SettingsDependency = Annotated[Settings, Depends(_settings)]

@@ -1,0 +1,159 @@
+"""Every error leaves as problem+json (RFC 9457) with a stable code. What the client sent is never echoed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import JsonValue, ValidationError
+from redis.exceptions import RedisError, ResponseError
+from starlette.exceptions import HTTPException
+
+from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = "1"
+MOST_ERRORS = 50
+LONGEST_NAME = 100
+"""An unknown field is named; a body of nothing but unknown fields is not sent back."""
+
+
+class ApiError(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str,
+        *,
+        errors: Sequence[dict[str, JsonValue]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+def not_found(what: str) -> ApiError:
+    """The same answer for what does not exist and for what belongs to somebody else."""
+    return ApiError(ErrorCode.NOT_FOUND, f"There is no {what} here.")
+
+
+def field_error(field: str, message: str) -> dict[str, JsonValue]:
+    """One entry of `Problem.errors`."""
+    return {"field": field, "message": message}
+
+
+def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
+    """Where and why, without the value: pydantic's own `input`, `ctx` and `url` stay here."""
+    return [
+        field_error(".".join(str(part)[:LONGEST_NAME] for part in item["loc"]), item["msg"])
+        for item in error.errors()[:MOST_ERRORS]
+    ]
+
+
+def problem_response(
+    code: ErrorCode,
+    detail: str,
+    *,
+    errors: Iterable[dict[str, JsonValue]] = (),
+    headers: Mapping[str, str] | None = None,
+    status: int | None = None,
+    instance: str | None = None,
+) -> Response:
+    """The answer for one problem. `status` replaces the code's own."""
+    own_status, title = PROBLEM_TITLES[code]
+    problem = Problem(
+        title=title, status=status or own_status, code=code, detail=detail, errors=tuple(errors), instance=instance
+    )
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Every way in which a request can end badly."""
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RedisError, _on_redis_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def openapi_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    """What a route declares in OpenAPI: the problems it may answer, besides those that every route may."""
+    by_status: dict[int, list[ErrorCode]] = {}
+    for code in (*codes, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
+        by_status.setdefault(PROBLEM_TITLES[code][0], []).append(code)
+    return {
+        status: {
+            "description": "; ".join(f"`{code}`: {PROBLEM_TITLES[code][1]}" for code in codes_),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, codes_ in by_status.items()
+    }
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return problem_response(
+        error.code, error.detail, errors=error.errors, headers=error.headers, instance=request.url.path
+    )
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    detail = "A parameter of the request is not valid."
+    return problem_response(ErrorCode.INVALID_REQUEST, detail, errors=invalid_fields(error), instance=request.url.path)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: unknown addresses and methods, for the most part."""
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
+    if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        code = ErrorCode.INTERNAL
+    return problem_response(
+        code,
+        _DETAILS.get(error.status_code, HTTPStatus(error.status_code).description),
+        headers=error.headers,
+        status=error.status_code,
+        instance=request.url.path,
+    )
+
+
+async def _on_redis_error(request: Request, error: Exception) -> Response:
+    """Redis is away, loading or full: a client may try again. A command that it refuses is our own mistake."""
+    if type(error) is ResponseError:
+        raise error
+    logger.warning("the store does not answer", extra={"path": request.url.path, "error": repr(error)})
+    return problem_response(
+        ErrorCode.UNAVAILABLE,
+        "The store does not answer now; try again.",
+        headers={"Retry-After": RETRY_AFTER_S},
+        instance=request.url.path,
+    )
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this answer, and the server logs it."""
+    return problem_response(
+        ErrorCode.INTERNAL, "Ladle failed to answer; the service's log says why.", instance=request.url.path
+    )
+
+
+_CODES = {
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    413: ErrorCode.BODY_TOO_LARGE,
+    415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    503: ErrorCode.UNAVAILABLE,
+}
+_DETAILS = {404: "There is nothing at this address.", 405: "The `Allow` header lists the methods of this address."}

@@ -1,0 +1,42 @@
+"""For monitors and the curious; no token is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from ladle_contracts import ErrorCode
+from ladle_contracts.api import Health, Version
+from ladle_service.parameters import StoreDependency
+from ladle_service.problems import ApiError, openapi_responses
+
+router = APIRouter(tags=["health"])
+
+VERSION = version("ladle")
+READY_S = 2.0
+"""How soon Redis must answer."""
+
+
+@router.get("/healthz", responses=openapi_responses())
+async def alive() -> Health:
+    """The process runs."""
+    return Health(status="alive")
+
+
+@router.get("/readyz", responses=openapi_responses())
+async def ready(store: StoreDependency) -> Health:
+    """Redis answers too: jobs can be submitted."""
+    try:
+        async with asyncio.timeout(READY_S):
+            await store.ping()
+    except TimeoutError as error:
+        raise ApiError(ErrorCode.UNAVAILABLE, f"The store must answer within {READY_S} s, but does not.") from error
+    return Health(status="ready")
+
+
+@router.get("/version", responses=openapi_responses())
+async def get_version() -> Version:
+    """Which Ladle answers."""
+    return Version(version=VERSION)

@@ -1,0 +1,166 @@
+"""Submit, look at, cancel and delete jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response, status
+
+from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult
+from ladle_service.auth import Caller, CallerDependency
+from ladle_service.parameters import (
+    IdempotencyKey,
+    JobId,
+    ListQuery,
+    NoQuery,
+    SettingsDependency,
+    StoreDependency,
+)
+from ladle_service.problems import ApiError, not_found, openapi_responses
+from ladle_service.specs import check_spec, digest_of, read_spec
+from ladle_service.store import IdempotencyConflict, JobStore
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+SPEC_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}}},
+    }
+}
+SPEC_PROBLEMS = (
+    ErrorCode.INVALID_SPEC,
+    ErrorCode.PATH_NOT_ALLOWED,
+    ErrorCode.UNKNOWN_METHOD,
+    ErrorCode.UNKNOWN_TASK,
+    ErrorCode.UNKNOWN_OPTION,
+    ErrorCode.NOT_ENOUGH_NODES,
+)
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses={
+        200: {"model": JobRecord, "description": "The idempotency key was used before: the job that it made."},
+        **openapi_responses(
+            ErrorCode.UNAUTHORIZED,
+            *SPEC_PROBLEMS,
+            ErrorCode.INVALID_REQUEST,
+            ErrorCode.OUTPUT_EXISTS,
+            ErrorCode.IDEMPOTENCY_CONFLICT,
+            ErrorCode.BODY_TOO_LARGE,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ),
+    },
+    openapi_extra=SPEC_BODY,
+)
+async def submit_job(
+    request: Request,
+    response: Response,
+    caller: CallerDependency,
+    store: StoreDependency,
+    settings: SettingsDependency,
+    query: Annotated[NoQuery, Query()],
+    key: IdempotencyKey = None,
+) -> JobRecord:
+    """Checks a job spec and queues the job. The answer is there before the job starts: look at `Location`."""
+    spec = await read_spec(request)
+    digest = digest_of(spec)
+    try:
+        # Before the checks: since the first time the job may have made its output, which would then be in the way.
+        record = await store.replay(caller.owner, key, digest) if key is not None else None
+        created = record is None
+        if record is None:
+            await check_spec(spec, settings, await store.catalog(), await store.nodes())
+            record, created = await store.submit(spec, caller.owner, key, digest)
+    except IdempotencyConflict as error:
+        detail = "The `Idempotency-Key` header must be new for a new body, but was used with another one."
+        raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, detail) from error
+    response.headers["Location"] = f"/v1/jobs/{record.id}"
+    response.status_code = status.HTTP_202_ACCEPTED if created else status.HTTP_200_OK
+    return record
+
+
+@router.get("", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))
+async def list_jobs(caller: CallerDependency, store: StoreDependency, query: Annotated[ListQuery, Query()]) -> JobPage:
+    """The caller's jobs, newest first."""
+    return await store.list(caller.sees, state=query.state, labels=query.labels, cursor=query.cursor, limit=query.limit)
+
+
+@router.get(
+    "/{job_id}",
+    responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND, ErrorCode.INVALID_REQUEST),
+)
+async def get_job(
+    job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
+) -> JobRecord:
+    """All that is known about a job."""
+    return await find_job(store, job_id, caller)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=openapi_responses(
+        ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND, ErrorCode.ALREADY_FINISHED, ErrorCode.INVALID_REQUEST
+    ),
+)
+async def cancel_job(
+    job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
+) -> JobRecord:
+    """Asks for the job's end. One that is already `finalizing` goes on, and its record says so."""
+    record = await find_job(store, job_id, caller)
+    if record.state not in TERMINAL_STATES:
+        return await store.cancel(job_id)
+    raise ApiError(ErrorCode.ALREADY_FINISHED, f"The job must not have ended to be cancelled, but has {record.state}.")
+
+
+@router.get(
+    "/{job_id}/result",
+    responses=openapi_responses(
+        ErrorCode.UNAUTHORIZED,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.NO_RESULT,
+        ErrorCode.NOT_FINISHED,
+        ErrorCode.INVALID_REQUEST,
+    ),
+)
+async def get_result(
+    job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
+) -> JobResult:
+    """What came out of a job that succeeded."""
+    record = await find_job(store, job_id, caller)
+    if record.state not in TERMINAL_STATES:
+        raise ApiError(ErrorCode.NOT_FINISHED, f"The job must have ended to have a result, but is {record.state}.")
+    if record.result is None:
+        raise ApiError(
+            ErrorCode.NO_RESULT,
+            f"The job has {record.state}: {record.message or 'there is no message'} [{record.reason}]",
+        )
+    return record.result
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=openapi_responses(
+        ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND, ErrorCode.NOT_FINISHED, ErrorCode.INVALID_REQUEST
+    ),
+)
+async def delete_job(
+    job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
+) -> None:
+    """Forgets a job that has ended, with its events and log. Its result folder stays."""
+    record = await find_job(store, job_id, caller)
+    if record.state not in TERMINAL_STATES:
+        raise ApiError(ErrorCode.NOT_FINISHED, f"The job must have ended to be deleted, but is {record.state}.")
+    await store.delete(job_id)
+
+
+async def find_job(store: JobStore, job_id: str, caller: Caller) -> JobRecord:
+    """The record, if the caller may see it."""
+    record = await store.get(job_id, caller.sees)
+    if record is None:
+        raise not_found("such job")
+    return record

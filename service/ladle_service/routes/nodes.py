@@ -1,0 +1,30 @@
+"""The worker machines."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from ladle_contracts import ErrorCode
+from ladle_contracts.api import NodeList
+from ladle_service.auth import CallerDependency
+from ladle_service.parameters import NoQuery, StoreDependency
+from ladle_service.problems import openapi_responses
+
+router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
+
+
+@router.get("", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))
+async def list_nodes(caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]) -> NodeList:
+    """All worker machines that were ever registered; `alive` says which ones answer."""
+    nodes = tuple(await store.nodes())
+    if caller.sees is None:
+        return NodeList(nodes=nodes)
+    # Which job a node is busy with is its owner's business.
+    shown = [node.model_copy(update={"job_id": await _visible(store, node.job_id, caller.sees)}) for node in nodes]
+    return NodeList(nodes=tuple(shown))
+
+
+async def _visible(store: StoreDependency, job_id: str | None, owner: str) -> str | None:
+    return job_id if job_id is not None and await store.get(job_id, owner) is not None else None
