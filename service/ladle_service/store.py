@@ -150,11 +150,11 @@ class JobStore:
                 pipe.delete(keys.idempotency(owner or "", key))
             await pipe.execute()
 
-    async def events(self, job_id: str, after: str | None, limit: int) -> list[Event]:
+    async def events(self, job_id: str, after: str | None, limit: int) -> tuple[Event, ...]:
         """Oldest first, only those after the id `after`."""
         start = f"({after}" if after else "-"
         entries = await self._redis.xrange(keys.events(job_id), min=start, count=limit)
-        return [_event(job_id, entry_id, fields) for entry_id, fields in entries]
+        return tuple(_event(job_id, entry_id, fields) for entry_id, fields in entries)
 
     async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[Event | None]:
         """Every event after the id `after` as it comes, None as a tick; ends behind a terminal state."""
@@ -173,11 +173,10 @@ class JobStore:
                     if isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES:
                         return
 
-    async def logs(self, job_id: str, tail: int) -> list[str]:
-        lines: list[str] = await self._redis.lrange(keys.log(job_id), -tail, -1)
-        return lines
+    async def logs(self, job_id: str, tail: int) -> tuple[str, ...]:
+        return tuple(await self._redis.lrange(keys.log(job_id), -tail, -1))
 
-    async def nodes(self) -> list[NodeRecord]:
+    async def nodes(self) -> tuple[NodeRecord, ...]:
         """Every node that was ever registered, by id."""
         seconds, micros = await self._redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -185,7 +184,7 @@ class JobStore:
         for node_id in sorted(await self._redis.smembers(keys.NODES)):
             if fields := await self._redis.hgetall(keys.node(node_id)):
                 found.append(_node(node_id, fields, now_ms))
-        return found
+        return tuple(found)
 
     async def catalog(self) -> Catalog:
         """What the nodes can do together; of two that differ in a name's options, the first by node id counts."""

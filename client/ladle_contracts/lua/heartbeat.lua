@@ -1,5 +1,5 @@
 -- A node is alive. ARGV: node. Answers 'ok', or 'unknown' for one that must register again (Redis lost it).
 local node = ARGV[1]
-if redis.call('EXISTS', node_key(node)) == 0 then return 'unknown' end
+if redis.call('HEXISTS', node_key(node), 'catalog') == 0 then return 'unknown' end
 redis.call('HSET', node_key(node), 'heartbeat_at', text(now_ms()))
 return 'ok'

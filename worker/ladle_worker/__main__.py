@@ -1,0 +1,53 @@
+"""`python -m ladle_worker`: this machine as a node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+# Celery reads it at import: SIGTERM then means "end the job in order, soon" and not "wait until it is done".
+os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
+from pydantic import ValidationError
+
+from ladle_contracts import keys
+from ladle_worker.celery_app import make_app
+from ladle_worker.node import CannotDescribe, Node, describe
+from ladle_worker.settings import Settings
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "LADLE_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"`{name.rstrip('_')}`: {problem['msg']}", file=sys.stderr)
+        return 2
+    settings.results_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        node = Node(settings, describe())
+    except CannotDescribe as error:
+        print(error, file=sys.stderr)
+        return 2
+    app = make_app(settings, node)
+    queue = keys.node_queue(settings.node_id)
+    app.worker_main(
+        [
+            *(
+                "worker",
+                "--pool=prefork",
+                "--concurrency=1",
+                f"--queues={queue}",
+                f"--hostname=ladle@{settings.node_id}",
+            ),
+            *("--without-gossip", "--without-mingle", "--loglevel=INFO"),
+        ]
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

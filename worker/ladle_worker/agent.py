@@ -1,0 +1,193 @@
+"""One attempt on this node: claim, launch the ranks, relay progress, put the result in its place, release."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from ladle_contracts import JobResult, Reason
+from ladle_contracts.roots import PathNotAllowed, resolve_inside
+from ladle_worker.claim import Claim, Ended
+from ladle_worker.job_folder import AttemptFolder, JobFolder, write_whole
+from ladle_worker.launch import Ranks
+from ladle_worker.relay import Relay, log_tail
+from ladle_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STOPPED = {"cancel", "release", "lost"}
+
+
+def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
+    """Runs one attempt to its end and answers the job's new state. Raises `NotOurs` when the claim is refused."""
+    claim = Claim(settings, job_id, attempt)
+    try:
+        ended = Attempt(settings, claim).run()
+        # Lost: another attempt may be at work already, and everything here is its business.
+        state = claim.end(ended) if ended is not None else "lost"
+        if state in ("succeeded", "failed", "cancelled"):
+            JobFolder(settings.results_dir, job_id).remove()
+        return state
+    finally:
+        claim.close()
+
+
+class Attempt:
+    """What happens between a claim and its end."""
+
+    def __init__(self, settings: Settings, claim: Claim) -> None:
+        self._settings = settings
+        self._claim = claim
+        self._job = JobFolder(settings.results_dir, claim.job_id)
+        self._folder = self._job.attempt(claim.attempt)
+        self._destination = self._job.destination(claim.spec)
+
+    def run(self) -> Ended | None:
+        """None when the attempt is no longer ours."""
+        try:
+            return self._adopt() or self._start()
+        except PathNotAllowed as error:
+            return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
+        except OSError as error:
+            logger.exception("the agent failed", extra={"job": self._claim.job_id})
+            return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
+
+    def _adopt(self) -> Ended | None:
+        """The destination exists: a result that an earlier attempt of this job moved there, or somebody else's folder."""
+        if not os.path.lexists(self._destination):
+            return None
+        if _made_by(self._destination) == self._claim.job_id:
+            for number in range(self._claim.attempt - 1, 0, -1):
+                outcome = self._job.attempt(number).read_outcome()
+                if outcome and outcome["ok"] and self._claim.finalize() == "ok":
+                    return Ended(outcome="succeeded", result=_result(outcome))
+        return Ended(
+            outcome="failed",
+            reason=Reason.OUTPUT_EXISTS,
+            message=f"`output.name` must be a new folder, but `{self._destination}` exists. Choose another name.",
+        )
+
+    def _start(self) -> Ended | None:
+        self._job.remove_staging()
+        self._write_job()
+        ranks = Ranks(
+            self._folder,
+            self._claim.spec.resources.ranks_per_node,
+            self._settings.rank_module,
+            working_dir=self._folder.path,
+        )
+        try:
+            answer = self._watch(ranks)
+        finally:
+            ranks.end(self._settings.kill_grace_s)
+        if answer == "lost":
+            logger.warning("the attempt was lost", extra={"job": self._claim.job_id})
+            return None
+        if answer == "release":
+            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is going away.")
+        if answer == "cancel":
+            return Ended(outcome="failed", reason=Reason.CANCELLED)
+        return self._conclude(ranks.poll())
+
+    def _write_job(self) -> None:
+        """Resolves every path inside the roots, here where the files are opened, and tells the ranks."""
+        spec, roots = self._claim.spec, self._settings.roots
+        paths = {
+            "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
+            "val_set": str(resolve_inside(spec.val_set, roots, field="val_set")),
+            "train_set": str(resolve_inside(spec.train_set.path, roots, field="train_set.path"))
+            if spec.train_set
+            else None,
+        }
+        self._folder.path.mkdir(parents=True, exist_ok=True)
+        self._job.state.mkdir(exist_ok=True)
+        job = {
+            **paths,
+            "job_id": self._claim.job_id,
+            "attempt": self._claim.attempt,
+            "spec": spec.model_dump(mode="json"),
+            "staging": str(self._job.staging(self._claim.attempt)),
+            "destination": str(self._destination),
+            "state": str(self._job.state),
+        }
+        write_whole(self._folder.job, job)
+
+    def _watch(self, ranks: Ranks) -> str:
+        """Relays until the ranks end (`ok`) or must be ended. Redis may be away meanwhile: they go on."""
+        relay = Relay(self._folder, self._claim)
+        while True:
+            running = ranks.poll() is None
+            try:
+                answer = self._claim.renew()
+                if answer in STOPPED:
+                    return answer
+                while relay.send(to_end=not running):
+                    continue
+            except RedisError as error:
+                logger.warning("Redis does not answer", extra={"error": repr(error)})
+            else:
+                if not running:
+                    return "ok"
+            time.sleep(self._settings.poll_s)
+
+    def _conclude(self, status: int | None) -> Ended | None:
+        outcome = self._folder.read_outcome()
+        if outcome is None:
+            return Ended(
+                outcome="crashed",
+                reason=Reason.CRASHED,
+                message=f"The ranks ended with status {status} and did not say why. The log's tail may.",
+                log_tail=log_tail(self._folder),
+            )
+        if not outcome["ok"]:
+            return Ended(
+                outcome="failed",
+                reason=Reason(outcome["reason"]),
+                message=outcome["message"],
+                log_tail=log_tail(self._folder),
+            )
+        answer = self._claim.finalize()
+        if answer == "lost":
+            return None
+        if answer == "cancel":
+            return Ended(outcome="failed", reason=Reason.CANCELLED)
+        return self._commit(outcome)
+
+    def _commit(self, outcome: dict[str, object]) -> Ended:
+        """Moves the verified folder to its place: whole, or not at all."""
+        staging = self._job.staging(self._claim.attempt)
+        try:
+            # A rename onto a folder that holds anything fails, so nobody's result is ever replaced.
+            staging.rename(self._destination)
+        except OSError:
+            if not os.path.lexists(self._destination):
+                raise
+            adopted = self._adopt()
+            assert adopted is not None, "the destination exists"
+            return adopted
+        descriptor = os.open(self._destination.parent, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        return Ended(outcome="succeeded", result=_result(outcome))
+
+
+def _result(outcome: dict[str, object]) -> JobResult:
+    return JobResult.model_validate_json(json.dumps(outcome["result"]))
+
+
+def _made_by(destination: Path) -> str | None:
+    """The id of the job that made a result folder; None when no job did."""
+    try:
+        report = json.loads((destination / "report.json").read_text())
+    except (OSError, ValueError):
+        return None
+    provenance = report.get("provenance") if isinstance(report, dict) else None
+    return provenance.get("job_id") if isinstance(provenance, dict) else None
+
+
+__all__ = ["Attempt", "AttemptFolder", "run_attempt"]

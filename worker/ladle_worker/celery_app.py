@@ -1,0 +1,77 @@
+"""The Celery application of one node: one queue, one job at a time. It never imports torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from celery import Celery, signals
+from celery.exceptions import Ignore
+
+from ladle_contracts import keys
+from ladle_worker.agent import run_attempt
+from ladle_worker.claim import NotOurs
+from ladle_worker.connection import broker_url
+from ladle_worker.family import die_with_parent
+from ladle_worker.node import Node
+from ladle_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+VISIBILITY_TIMEOUT_S = 7 * 24 * 3600
+"""Redis gives a message to another worker after this time, even while the first is at work. Claims make that harmless;
+this makes it rare."""
+
+
+def make_app(settings: Settings, node: Node) -> Celery:
+    """Settings that were each paid for: DESIGN section 7."""
+    app = Celery("ladle", broker=broker_url(settings.redis_url.get_secret_value()))
+    transport = {"visibility_timeout": VISIBILITY_TIMEOUT_S}
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=settings.soft_shutdown_s,
+        worker_hijack_root_logger=True,
+        worker_redirect_stdouts=False,
+        broker_transport_options=transport,
+        result_backend_transport_options=transport,
+        visibility_timeout=VISIBILITY_TIMEOUT_S,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+    )
+
+    @app.task(name=keys.RUN_TASK)
+    def run(job_id: str, attempt: int, node_rank: int) -> None:
+        """The message only wakes; whether there is anything to do stands in Redis."""
+        try:
+            state = run_attempt(settings, job_id, attempt)
+        except NotOurs as error:
+            logger.info("nothing to do: %s", error)
+            raise Ignore from error
+        logger.info("attempt %s of job %s (node rank %s) ended: %s", attempt, job_id, node_rank, state)
+
+    _connect_signals(node)
+    return app
+
+
+def _connect_signals(node: Node) -> None:
+    def begin(**_: Any) -> None:
+        node.start()
+
+    def leave(**_: Any) -> None:
+        node.leave()
+
+    def bind_child(**_: Any) -> None:
+        # However the main process ends, the child that runs the job ends with it, and its ranks with that.
+        die_with_parent(os.getppid())
+
+    signals.worker_ready.connect(begin, weak=False)
+    signals.worker_shutting_down.connect(leave, weak=False)
+    signals.worker_process_init.connect(bind_child, weak=False)

@@ -1,0 +1,93 @@
+"""A node agent's side of the job's state machine: every call carries the attempt number, the fencing token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ladle_contracts import JobResult, JobSpec, Progress, Reason
+from ladle_contracts.transitions import SCRIPTS
+from ladle_worker.connection import PATIENCE, connect
+from ladle_worker.settings import Settings
+
+BACKOFF_MS = 1_000
+"""Wait before the second attempt; doubled for each further one."""
+
+
+class NotOurs(Exception):
+    """The message is a duplicate or comes too late: the claim was refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How an attempt ended, for `Claim.end`."""
+
+    outcome: str
+    """`succeeded`, `failed`, `crashed` or `released`; see `end.lua`."""
+    reason: Reason | None = None
+    message: str = ""
+    result: JobResult | None = None
+    log_tail: Sequence[str] = ()
+
+
+class Claim:
+    """One attempt of one job, held by this node.
+
+    Changes of state wait for Redis to come back; renewals and reports raise `RedisError` at once, and are tried again
+    with the next one.
+    """
+
+    def __init__(self, settings: Settings, job_id: str, attempt: int) -> None:
+        """Claims. Raises `NotOurs`."""
+        self.job_id = job_id
+        self.attempt = attempt
+        self._node = settings.node_id
+        self._lease_ms = round(settings.lease_s * 1000)
+        self._patient = connect(settings, retries=PATIENCE)
+        self._quick = connect(settings, retries=0)
+        answer, *rest = self._call("claim", self._node, self._lease_ms)
+        if answer != "ok":
+            self.close()
+            raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
+        self.spec = JobSpec.model_validate_json(rest[0])
+
+    def renew(self) -> str:
+        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
+        answer: str = self._quick.register_script(SCRIPTS["renew"])(
+            args=[self.job_id, self.attempt, self._node, self._lease_ms]
+        )
+        return answer
+
+    def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
+        """Events and log lines up to `offset`; sent again with the same offset, it is written once. `RedisError`."""
+        snapshot = progress.model_dump_json() if progress else ""
+        self._quick.register_script(SCRIPTS["report"])(
+            args=[self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
+        )
+
+    def finalize(self) -> str:
+        """`ok`: the result may be moved to its place. `cancel` or `lost`: it may not."""
+        answer: str = self._call("finalize")
+        return answer
+
+    def end(self, ended: Ended) -> str:
+        """The job's new state, or `lost` when the attempt was no longer ours."""
+        answer: str = self._call(
+            "end",
+            ended.outcome,
+            ended.reason or "",
+            ended.message,
+            ended.result.model_dump_json() if ended.result else "",
+            json.dumps(list(ended.log_tail)),
+            BACKOFF_MS,
+        )
+        return answer
+
+    def close(self) -> None:
+        self._patient.close()
+        self._quick.close()
+
+    def _call(self, script: str, *arguments: object) -> Any:
+        return self._patient.register_script(SCRIPTS[script])(args=[self.job_id, self.attempt, *arguments])

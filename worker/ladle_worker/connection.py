@@ -1,0 +1,34 @@
+"""Connections to Redis that outlast its restarts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.retry import Retry
+
+from ladle_worker.settings import Settings
+
+PATIENCE = 600
+"""Tries, at most a second or so apart, before a change of state is given up: ten minutes."""
+
+
+def connect(settings: Settings, *, retries: int) -> Any:
+    """A client that decodes responses. `Any`: redis-py's annotations do not know that."""
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        decode_responses=True,
+        socket_timeout=5,
+        socket_connect_timeout=2,
+        health_check_interval=30,
+        retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries),
+        retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
+    )
+
+
+def broker_url(redis_url: str) -> str:
+    """kombu's spelling of a Redis URL: a unix socket's is `redis+socket://`."""
+    return re.sub(r"^unix://", "redis+socket://", redis_url).replace("?db=", "?virtual_host=")

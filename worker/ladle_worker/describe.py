@@ -1,0 +1,32 @@
+"""Prints what this installation can do, as JSON: `python -m ladle_worker.describe`.
+
+A process of its own, for the node's Celery process never imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def describe() -> dict[str, object]:
+    import torch
+
+    from ladle_engine import methods, tasks
+    from ladle_worker.convert import catalog
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    _, broken = tasks.load_tasks()
+    for name, error in broken.items():
+        print(f"the task plug-in `{name}` does not load: {error}", file=sys.stderr)
+    return {
+        "catalog": catalog(methods.catalog(), tasks.catalog()).model_dump(mode="json"),
+        "gpus": gpus,
+        "torch_version": torch.__version__,
+        "ranks": len(gpus) or len(os.sched_getaffinity(0)),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

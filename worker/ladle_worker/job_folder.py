@@ -1,0 +1,95 @@
+"""The files through which a node agent and its ranks talk; see docs/architecture.md, "The job folder"."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladle_contracts import JobSpec
+
+JOBS_FOLDER = ".ladle"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """`<results>/.ladle/<job id>/`"""
+
+    results_dir: Path
+    job_id: str
+
+    @property
+    def path(self) -> Path:
+        return self.results_dir / JOBS_FOLDER / self.job_id
+
+    @property
+    def state(self) -> Path:
+        """The engine's resume state; survives attempts."""
+        return self.path / "state"
+
+    def attempt(self, number: int) -> AttemptFolder:
+        return AttemptFolder(self.path / f"attempt-{number}")
+
+    def staging(self, attempt: int) -> Path:
+        """Where rank 0 writes the model, beside its destination."""
+        return self.results_dir / f".ladle-{self.job_id}-{attempt}.tmp"
+
+    def destination(self, spec: JobSpec) -> Path:
+        return self.results_dir / (spec.output.name or self.job_id)
+
+    def remove_staging(self) -> None:
+        """Whatever earlier attempts left half written."""
+        for folder in self.results_dir.glob(f".ladle-{self.job_id}-*.tmp"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self) -> None:
+        """The working files of a job that has ended; its log is in Redis, its result in its place."""
+        self.remove_staging()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    """`attempt-<n>/`"""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """What the agent tells the ranks."""
+        return self.path / "job.json"
+
+    @property
+    def events(self) -> Path:
+        """Rank 0 appends one JSON line an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What torchrun and the ranks print."""
+        return self.path / "log.txt"
+
+    @property
+    def outcome(self) -> Path:
+        """Written by rank 0 once, at its end."""
+        return self.path / "outcome.json"
+
+    def read_outcome(self) -> dict[str, Any] | None:
+        """None when the ranks ended without saying why."""
+        if not self.outcome.exists():
+            return None
+        outcome: dict[str, Any] = json.loads(self.outcome.read_text())
+        return outcome
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """JSON that is there whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

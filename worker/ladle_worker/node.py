@@ -1,0 +1,90 @@
+"""This node in Redis: registered, alive, and leaving in order. A thread of Celery's main process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ladle_contracts.transitions import SCRIPTS
+from ladle_worker.connection import connect
+from ladle_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DESCRIBE_TIMEOUT_S = 300
+
+
+class CannotDescribe(RuntimeError):
+    """The engine does not load on this machine."""
+
+
+def describe() -> dict[str, Any]:
+    """Catalogue, GPUs and torch's version, from a process of its own. Raises `CannotDescribe`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ladle_worker.describe"], capture_output=True, text=True, timeout=DESCRIBE_TIMEOUT_S
+    )
+    if done.stderr:
+        logger.warning("%s", done.stderr.strip())
+    if done.returncode != 0:
+        raise CannotDescribe(
+            f"The engine must load on this machine, but does not: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "
+            f"Install it with `pip install 'ladle[worker]'`."
+        )
+    described: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return described
+
+
+class Node:
+    """Registers, then beats until `leave`."""
+
+    def __init__(self, settings: Settings, described: dict[str, Any]) -> None:
+        self._settings = settings
+        self._described = described
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Safe in a signal handler: the thread does the talking."""
+        self._leaving.set()
+
+    def _run(self) -> None:
+        redis = connect(self._settings, retries=0)
+        registered = False
+        while not self._leaving.is_set():
+            try:
+                if not registered:
+                    redis.register_script(SCRIPTS["register"])(args=self._fields())
+                    logger.info("node %s is ready", self._settings.node_id)
+                beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
+                registered = beat == "ok"
+            except RedisError as error:
+                logger.warning("the node cannot reach Redis: %s", error)
+            self._leaving.wait(self._settings.heartbeat_s)
+        try:
+            redis.register_script(SCRIPTS["leave"])(args=[self._settings.node_id])
+        except RedisError as error:
+            logger.warning("the node leaves without a word, for Redis does not answer: %s", error)
+        redis.close()
+
+    def _fields(self) -> list[str]:
+        fields = {
+            "id": self._settings.node_id,
+            "host": socket.gethostname(),
+            "ranks": str(self._settings.ranks or self._described["ranks"]),
+            "gpus": json.dumps(self._described["gpus"]),
+            "version": version("ladle"),
+            "torch_version": self._described["torch_version"],
+            "catalog": json.dumps(self._described["catalog"]),
+        }
+        return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

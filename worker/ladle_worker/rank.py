@@ -1,0 +1,102 @@
+"""One rank: reads what the agent wants, runs the engine, says how it ended. It knows no Redis and holds no password.
+
+torchrun ... -m ladle_worker.rank <attempt folder>
+"""
+
+from __future__ import annotations
+
+# Before torch is imported, which takes seconds in which the parent may be killed.
+from ladle_worker.family import die_with_parent
+
+die_with_parent()
+
+import errno  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from datetime import timedelta  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, TextIO  # noqa: E402
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+
+from ladle_contracts import JobSpec, Reason  # noqa: E402
+from ladle_engine import EngineError, Outcome, average  # noqa: E402
+from ladle_engine.progress import ProgressEvent  # noqa: E402
+from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
+from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=120)
+"""gloo's own default is 30 minutes, in which a hung job looks like a slow one."""
+
+
+def main(attempt_folder: str) -> int:
+    """0 when the outcome was written, good or bad; anything else is a crash, which the agent tries again."""
+    folder = AttemptFolder(Path(attempt_folder))
+    job = json.loads(folder.job.read_text())
+    with _process_group() as rank, folder.events.open("a") as events:
+        try:
+            outcome = _average(job, events)
+        except (EngineError, MemoryError, torch.OutOfMemoryError, OSError) as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            print(f"[{reason}] {error}", file=sys.stderr)
+            # Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
+            write_whole(folder.outcome, {"ok": False, "reason": reason, "message": str(error)})
+            return 0
+        if rank == 0:
+            result = job_result(outcome, Path(job["destination"]))
+            write_whole(folder.outcome, {"ok": True, "result": result.model_dump(mode="json")})
+    return 0
+
+
+def _average(job: dict[str, Any], events: TextIO) -> Outcome:
+    spec = JobSpec.model_validate_json(json.dumps(job["spec"]))
+
+    def report(event: ProgressEvent) -> None:
+        events.write(event_body(event).model_dump_json() + "\n")
+        events.flush()
+
+    return average(
+        job["ckpt_dir"],
+        job["val_set"],
+        train_set=job["train_set"],
+        output=job["staging"],
+        state_dir=job["state"],
+        provenance={"job_id": job["job_id"], "attempt": str(job["attempt"])},
+        progress=report,
+        commit=False,
+        **average_arguments(spec),
+    )
+
+
+def _reason(error: BaseException) -> Reason | None:
+    """The stable reason of an error that trying again would not mend; None for the others."""
+    if isinstance(error, EngineError):
+        return Reason(error.code)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return Reason.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Reason.DISK_FULL
+    return None
+
+
+@contextmanager
+def _process_group() -> Iterator[int]:
+    """Initialised only when there is more than one rank; destroyed however the block ends. Yields the rank."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

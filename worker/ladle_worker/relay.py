@@ -1,0 +1,108 @@
+"""Reads what rank 0 appends and gives it to Redis: events, the snapshot made of them, and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
+from ladle_contracts.events import EVENT_BODY
+from ladle_worker.claim import Claim
+from ladle_worker.job_folder import AttemptFolder
+
+MAX_LINE_CHARS = 2_000
+TAIL_LINES = 40
+CHUNK_BYTES = 1 << 20
+
+
+class TailedFile:
+    """A file that grows. `read` gives its new whole lines; `keep` says that they have arrived."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0
+        self._read_to = 0
+
+    def read(self, *, to_end: bool = False) -> list[str]:
+        """New lines since the last `keep`; a last line without its end only with `to_end`."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(CHUNK_BYTES)
+        if not (to_end and len(data) < CHUNK_BYTES) and not data.endswith(b"\n"):
+            whole = data.rfind(b"\n") + 1
+            # One endless line is cut rather than waited for.
+            data = data[:whole] if whole or len(data) < CHUNK_BYTES else data
+        self._read_to = self.offset + len(data)
+        return data.decode(errors="replace").splitlines()
+
+    def keep(self) -> None:
+        self.offset = self._read_to
+
+    @property
+    def read_to(self) -> int:
+        return self._read_to
+
+
+class Relay:
+    """One attempt's events and log on their way to Redis."""
+
+    def __init__(self, folder: AttemptFolder, claim: Claim) -> None:
+        self._events = TailedFile(folder.events)
+        self._log = TailedFile(folder.log)
+        self._claim = claim
+        self._progress = Progress()
+
+    def send(self, *, to_end: bool = False) -> bool:
+        """Sends what is new; False when there was nothing. After a `RedisError` the next call sends the same again."""
+        event_lines = self._events.read()
+        log_lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
+        if not event_lines and not log_lines:
+            return False
+        bodies = [EVENT_BODY.validate_json(line) for line in event_lines]
+        progress = advance(self._progress, bodies)
+        # The sum of both offsets grows with every report, so it names this one.
+        self._claim.report(self._events.read_to + self._log.read_to, progress, event_lines, log_lines)
+        self._progress = progress
+        self._events.keep()
+        self._log.keep()
+        return True
+
+
+def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
+    """The snapshot after these events."""
+    for body in bodies:
+        match body:
+            case StageStarted():
+                progress = Progress(
+                    stage=body.stage, stage_total=body.total, method=body.method, candidates=progress.candidates
+                )
+            case StepDone():
+                progress = Progress(
+                    stage=body.stage,
+                    stage_done=body.step,
+                    stage_total=body.total,
+                    method=body.method,
+                    step=body.step,
+                    total_steps=body.total,
+                    loss=body.loss,
+                    eta_s=body.eta_s,
+                    candidates=progress.candidates,
+                )
+            case CandidateScored():
+                others = tuple(known for known in progress.candidates if known.method != body.candidate.method)
+                progress = progress.model_copy(update={"candidates": (*others, body.candidate)})
+            case _:
+                continue
+    return progress
+
+
+def log_tail(folder: AttemptFolder) -> list[str]:
+    """The last lines of the attempt's log."""
+    if not folder.log.exists():
+        return []
+    with folder.log.open("rb") as file:
+        file.seek(max(0, folder.log.stat().st_size - CHUNK_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line[:MAX_LINE_CHARS] for line in lines[-TAIL_LINES:]]

@@ -1,0 +1,54 @@
+"""What the operator configures, by environment variables that begin with `LADLE_`."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split_paths(value: Any) -> Any:
+    """`/data:/more` as two paths."""
+    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """One node's configuration. A wrong value ends the start with a message that names the variable."""
+
+    model_config = SettingsConfigDict(env_prefix="LADLE_", frozen=True, env_ignore_empty=True)
+
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """`redis://`, `rediss://` or `unix://`; it may hold a password."""
+    node_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$")] = Field(
+        default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
+    )
+    """Unique in the cluster, and the same after a restart."""
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)]
+    """Checkpoints and data sets must lie in one of these folders."""
+    results_dir: Path
+    """Results and the jobs' working folders; on a cluster, the same folder on every node."""
+    ranks: Annotated[int, Field(ge=1, le=64)] | None = None
+    """How many ranks this node takes; its GPUs, or its cores without any, when absent."""
+    rank_module: str = "ladle_worker.rank"
+    """What torchrun runs; tests put a module of their own here."""
+    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    """A node that does not renew for this long has lost its job."""
+    poll_s: Annotated[float, Field(gt=0)] = 0.25
+    """How often the agent looks at its ranks and renews its lease; a cancel is seen within this time."""
+    heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
+    kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
+    """Between SIGTERM and SIGKILL."""
+    soft_shutdown_s: Annotated[float, Field(ge=0)] = 10.0
+
+    @model_validator(mode="after")
+    def _whole_paths(self) -> Self:
+        for name, paths in {"LADLE_ROOTS": self.roots, "LADLE_RESULTS_DIR": (self.results_dir,)}.items():
+            for path in paths:
+                if not path.is_absolute():
+                    raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
+        return self
