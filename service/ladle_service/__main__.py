@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from ladle_contracts import JobSpec
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
 from ladle_service.settings import Settings
@@ -47,8 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     hashing.add_argument("name", metavar="NAME", help="whose token it is: the owner of the jobs submitted with it")
     hashing.add_argument("--stdin", action="store_true", help="take the token from standard input")
+    commands.add_parser("schema", help="print the JSON schema of the job spec: docs/job-spec.schema.json")
     given = parser.parse_args(arguments)
-    return _hash_token(given.name, from_stdin=given.stdin) if given.command == "hash-token" else _serve()
+    if given.command == "hash-token":
+        return _hash_token(given.name, from_stdin=given.stdin)
+    if given.command == "schema":
+        print(json.dumps(JobSpec.model_json_schema(), indent=2))
+        return 0
+    return _serve()
 
 
 def _hash_token(name: str, *, from_stdin: bool) -> int:
@@ -112,15 +120,18 @@ def _explain(error: ValidationError) -> list[str]:
 
 def _listen_privately(path: Path) -> socket.socket:
     """A unix socket that its owner alone can open; uvicorn's own lets everybody in."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise FileExistsError("another service listens there")
         path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(before)
     return listener

@@ -78,16 +78,24 @@ class SameSite:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             host = headers.get("host", "")
-            if not self.over_socket and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if not self.over_socket and not is_loopback(_name_of(host)):
                 detail = "The `Host` header must name this machine as localhost or 127.0.0.1, but does not."
                 await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
                 return
             origin = headers.get("origin")
-            if scope["method"] not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+            if scope["method"] not in SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
                 detail = "The `Origin` header must be this service's own, but is another site's."
                 await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _name_of(host: str) -> str:
+    """The `Host` header without the port; nothing for one that is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _drain(receive: Receive) -> None:
