@@ -48,9 +48,9 @@ def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
     candidates: list[Candidate] = []
     for method, options in plan.items():
         started = time.monotonic()
-        work.tell(StageStarted(stage="train", method=method))
         try:
             choice = _choose(work, method, options)
+            work.tell(StageStarted(stage="select", method=method))
             judged = _judge(work, method, choice)
         except MethodError as error:
             if error.code != "non-finite-loss" or len(plan) <= 2:

@@ -58,7 +58,7 @@ class Attempt:
             return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
 
     def _adopt(self) -> Ended | None:
-        """The destination exists: a result that an earlier attempt of this job moved there, or somebody else's folder."""
+        """The destination exists: what an earlier attempt of this job moved there, or somebody else's folder."""
         if not os.path.lexists(self._destination):
             return None
         if _made_by(self._destination) == self._claim.job_id:

@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
     """Between SIGTERM and SIGKILL."""
-    soft_shutdown_s: Annotated[float, Field(ge=0)] = 10.0
+    soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0
+    """How long a stopping worker gives its agent to end the ranks and hand the job back; Celery waits it out in full."""
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:

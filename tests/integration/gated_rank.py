@@ -1,0 +1,49 @@
+"""The real rank, but it saves its state at every step and can be held at a point: `LADLE_RANK_MODULE` of some tests.
+
+The gate's folder stands in a file beside the results: ranks inherit no variables of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from ladle_engine import state, train
+from ladle_worker import rank
+
+DEADLINE_S = 60
+
+
+def main(attempt_folder: str) -> int:
+    results = Path(attempt_folder).parents[2]
+    gates = results / "gates"
+    state.ResumeState.is_due = lambda self: self._folder is not None  # type: ignore[method-assign]
+
+    original = train.Trainer.loss_and_gradient
+    steps = 0
+
+    def held(self: train.Trainer, *arguments: object) -> object:
+        nonlocal steps
+        steps += 1
+        _hold(gates, f"train-{steps}")
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    train.Trainer.loss_and_gradient = held  # type: ignore[assignment, method-assign]
+    status = rank.main(attempt_folder)
+    _hold(gates, "outcome")
+    return status
+
+
+def _hold(gates: Path, name: str) -> None:
+    """Stops where the test put a file `<name>.hold`, until there is `<name>.open`."""
+    if not (gates / f"{name}.hold").exists():
+        return
+    (gates / f"{name}.reached").touch()
+    deadline = time.monotonic() + DEADLINE_S
+    while not (gates / f"{name}.open").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

