@@ -24,6 +24,11 @@ random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 if [ ! -e .env ]; then
   # Hexadecimal, because it becomes part of an address.
   sed "s/^LADLE_REDIS_PASSWORD=.*/LADLE_REDIS_PASSWORD=$(random_hex 24)/" .env.example >.env
+  if [ "$(id -u)" != 0 ]; then
+    # The containers may read what this user may: safetensors makes files that only their owner can read.
+    sed "s/^#LADLE_UID=.*/LADLE_UID=$(id -u)/; s/^#LADLE_GID=.*/LADLE_GID=$(id -g)/" .env >.env.new
+    mv .env.new .env
+  fi
   echo "wrote .env" >&2
 fi
 # The folder that jobs read, as this user's: Docker would make it root's.

@@ -1,6 +1,12 @@
 # The REST API and the scheduler: `python -m ladle_service`. It has no torch, and opens no checkpoint.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
+# What to install. Only when this list changes are the dependencies installed anew.
+FROM ${BASE_IMAGE} AS requirements
+WORKDIR /src
+COPY pyproject.toml docker/requirements.py ./
+RUN python requirements.py service > requirements.txt
+
 # The dependencies, apart from our code: a change of the code makes a small new layer.
 FROM ${BASE_IMAGE} AS dependencies
 # Where pip looks, if not at its default: an index of your own, or a folder of wheels. They stay in this stage.
@@ -9,13 +15,13 @@ ARG PIP_FIND_LINKS=""
 ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/ladle
 WORKDIR /src
-COPY pyproject.toml constraints.txt docker/requirements.py ./
+COPY constraints.txt ./
+COPY --from=requirements /src/requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python requirements.py service > requirements.txt \
-    && /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
+    /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
 
 FROM dependencies AS wheel
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY service service
 COPY worker worker
@@ -25,10 +31,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
-# A fixed number, so that the owner of volumes and host folders can be set without looking into the image.
+# A fixed number, which LADLE_UID may replace: so whoever runs it must be able to write to a new volume at /results.
 RUN groupadd --gid 10001 ladle \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ladle \
-    && install --directory --owner=ladle --group=ladle --mode=0750 /results \
+    && install --directory --owner=ladle --group=ladle --mode=1777 /results \
     && install --directory /data
 COPY --from=dependencies /opt/ladle /opt/ladle
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \

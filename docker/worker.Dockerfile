@@ -1,6 +1,12 @@
 # The node agent and the engine: `python -m ladle_worker`. Torch is chosen by build arguments, for CPU or CUDA.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
+# What to install. Only when this list changes are the dependencies installed anew.
+FROM ${BASE_IMAGE} AS requirements
+WORKDIR /src
+COPY pyproject.toml docker/requirements.py ./
+RUN python requirements.py worker > requirements.txt
+
 # The dependencies, apart from our code: a change of the code makes a small new layer, and not one with torch.
 FROM ${BASE_IMAGE} AS dependencies
 # The index that torch alone comes from. Empty: pip's own, whose Linux build is the CUDA one (it runs without a GPU,
@@ -19,13 +25,12 @@ COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_INDEX_URL="${TORCH_INDEX_URL:-$PIP_INDEX_URL}" \
     /opt/ladle/bin/pip install --no-deps "${TORCH_SPEC}" -c constraints.txt
-COPY pyproject.toml docker/requirements.py ./
+COPY --from=requirements /src/requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python requirements.py worker > requirements.txt \
-    && /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
+    /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
 
 FROM dependencies AS wheel
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY service service
 COPY worker worker
@@ -35,10 +40,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${BASE_IMAGE}
 # HOME is the temporary folder: the root file system is read-only when it runs. A job never fetches a model.
 ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp HF_HUB_OFFLINE=1
-# A fixed number, so that the owner of volumes and host folders can be set without looking into the image.
+# A fixed number, which LADLE_UID may replace: so whoever runs it must be able to write to a new volume at /results.
 RUN groupadd --gid 10001 ladle \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ladle \
-    && install --directory --owner=ladle --group=ladle --mode=0750 /results \
+    && install --directory --owner=ladle --group=ladle --mode=1777 /results \
     && install --directory /data
 COPY --from=dependencies /opt/ladle /opt/ladle
 # For docker/plugins.Dockerfile.

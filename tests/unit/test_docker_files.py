@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ladle_worker.settings import Settings
+
 REPO = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted([*REPO.glob("docker/*.Dockerfile"), *REPO.glob("docker/test/*.Dockerfile")])
 OURS = [path for path in DOCKERFILES if path.parent.name == "docker"]
@@ -95,6 +97,12 @@ def test_api_and_worker_see_the_same_folders_and_the_data_only_for_reading():
     services = compose()["services"]
     assert services["api"]["volumes"] == services["worker"]["volumes"]
     assert "${LADLE_DATA:-./data}:/data:ro" in services["api"]["volumes"]
+
+
+def test_the_worker_has_longer_to_stop_than_it_takes_by_itself():
+    grace = compose()["services"]["worker"]["stop_grace_period"]
+    fields = Settings.model_fields
+    assert int(grace.removesuffix("s")) > 2 * (fields["soft_shutdown_s"].default + fields["kill_grace_s"].default)
 
 
 def test_env_example_names_every_variable_of_the_compose_files_and_no_other():
