@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -33,9 +34,11 @@ class Server(uvicorn.Server):
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """In the main thread, where the event loop runs too."""
+        """In the main thread, where the event loop runs too. uvicorn's own would end the process by the signal
+        again afterwards: being asked to stop is no failure, and there is a socket to remove."""
         self._app.state.stopping.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
