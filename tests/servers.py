@@ -1,4 +1,4 @@
-"""Real servers for tests, as child processes: Redis, the API, a worker. Each ends with its block, and with this process."""
+"""Real servers for tests, as child processes: Redis, the API, a worker. Each ends with its block, or with us."""
 
 from __future__ import annotations
 
@@ -46,21 +46,23 @@ class RedisServer:
         return redis.Redis.from_url(self.url, decode_responses=True)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(redis_binary(), "--port", "0", "--unixsocket", str(self.folder / "redis.sock")),
-                *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-                *("--maxmemory-policy", "noeviction"),
-            ],
-            stdout=(self.folder / "redis.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            preexec_fn=before_exec(),
-        )
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(redis_binary(), "--port", "0", "--unixsocket", str(self.folder / "redis.sock")),
+                    *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                    *("--maxmemory-policy", "noeviction"),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=before_exec(),
+            )
         until(self.answers, what="Redis to answer")
 
     def answers(self) -> bool:
         try:
-            return bool(self.client().ping())
+            with self.client() as client:
+                return bool(client.ping())
         except RedisError:
             return False
 
@@ -91,13 +93,14 @@ class Process:
     seen: set[int] = field(default_factory=set)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.arguments,
-            env={**os.environ, **self.environment},
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-            preexec_fn=before_exec(),
-        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.arguments,
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=before_exec(),
+            )
 
     @property
     def pid(self) -> int:

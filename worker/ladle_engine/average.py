@@ -111,7 +111,7 @@ def average(
         EngineError: with a stable `code`; see `ladle_engine.errors`. Nothing is left behind.
     """
     started = time.monotonic()
-    settings = {name: value for name, value in locals().items() if name in REPORTED}
+    settings = {name: _plain(value) for name, value in locals().items() if name in REPORTED}
     collectives = current_collectives()
     tell = _Listener(progress if collectives.rank == 0 else ignore)
     request = _Request(
@@ -160,6 +160,11 @@ REPORTED = frozenset(
     )
 )
 """The arguments that decide the result; they stand in the report and name the resume state."""
+
+
+def _plain(value: Any) -> Any:
+    """As it goes into JSON: paths as text."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+from types import FrameType
 from typing import Any
 
 from celery import Celery, signals
@@ -61,17 +63,28 @@ def make_app(settings: Settings, node: Node) -> Celery:
     return app
 
 
+def _leave_first(node: Node, number: signal.Signals) -> None:
+    """Before Celery's handler: the agent then hands its job back while Celery waits."""
+    handler = signal.getsignal(number)
+
+    def leave(received: int, frame: FrameType | None) -> None:
+        node.leave()
+        if callable(handler):
+            handler(received, frame)
+
+    signal.signal(number, leave)
+
+
 def _connect_signals(node: Node) -> None:
     def begin(**_: Any) -> None:
         node.start()
-
-    def leave(**_: Any) -> None:
-        node.leave()
+        # Celery's own signal for it comes only after the soft shutdown, when the child is about to be killed.
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+            _leave_first(node, number)
 
     def bind_child(**_: Any) -> None:
         # However the main process ends, the child that runs the job ends with it, and its ranks with that.
         die_with_parent(os.getppid())
 
     signals.worker_ready.connect(begin, weak=False)
-    signals.worker_shutting_down.connect(leave, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)

@@ -1,0 +1,245 @@
+"""The life of a job: a real Redis, a real Celery worker under SIGKILL, real ranks."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ladle_contracts import CheckpointFilter, JobSpec, JobState, MethodChoice, Output, Reason, Resources
+from tests.builders import make_checkpoints, make_val_set
+from tests.integration.life import Cluster, Gate, alpha_of, cluster
+from tests.polling import until
+from tests.servers import Process, RedisServer, is_alive, running, worker_process
+
+pytestmark = pytest.mark.timeout(180)
+
+METHOD = MethodChoice(name="twa", options={"steps": 30})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with checkpoints and a validation set."""
+    root = tmp_path_factory.mktemp("data")
+    make_checkpoints(root / "checkpoints")
+    make_val_set(root / "val.npz")
+    return root
+
+
+@pytest.fixture
+def made(server: RedisServer) -> Iterator[Cluster]:
+    with cluster(server) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
+    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
+    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with running(process):
+        yield process
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "results" / "gates")
+
+
+def spec(data: Path, **changes: object) -> JobSpec:
+    return JobSpec(ckpt_dir=str(data / "checkpoints"), val_set=str(data / "val.npz"), method=METHOD, **changes)
+
+
+def hold(gate: Gate, name: str) -> None:
+    (gate.folder / f"{name}.hold").touch()
+
+
+def assert_one_whole_result(results: Path, name: str) -> None:
+    assert (results / name / "model.safetensors").stat().st_size > 1000
+    assert sorted(path.name for path in results.iterdir() if path.name not in (".ladle", "gates")) == [name]
+    assert not list(results.glob(".ladle-*.tmp")), "no staging folder is left"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
+    """What a run without any accident trains."""
+    from ladle_engine import average
+
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    average(data / "checkpoints", data / "val.npz", output=folder / "out", method="twa", method_options=METHOD.options)
+    return alpha_of(folder, "out", "twa")
+
+
+@pytest.mark.parametrize("moment", ["before-claim", "training", "finalizing", "after-rename"])
+def test_a_worker_killed_at_any_moment_costs_no_result(
+    moment: str,
+    tmp_path: Path,
+    server: RedisServer,
+    made: Cluster,
+    worker: Process,
+    gate: Gate,
+    data: Path,
+    uninterrupted: list[list[float]],
+) -> None:
+    results = tmp_path / "results"
+    until(lambda: made.call(made.store.nodes()), what="the node to register")
+    if moment == "before-claim":
+        made.stop_scheduler()
+        job = made.submit(spec(data, output=Output(name="out")))
+        worker.kill()
+        made.start_scheduler()
+    elif moment == "training":
+        hold(gate, "train-17")
+        job = made.submit(spec(data, output=Output(name="out")))
+        until(lambda: gate.reached("train-17"), what="step 17")
+        worker.kill()
+        (gate.folder / "train-17.hold").unlink()
+    else:
+        hold(gate, "outcome")
+        job = made.submit(spec(data, output=Output(name="out")))
+        until(lambda: gate.reached("outcome"), what="the outcome to be written")
+        if moment == "after-rename":
+            # What the agent does between `finalizing` and the end, and then it dies.
+            (results / f".ladle-{job}-1.tmp").rename(results / "out")
+        worker.kill()
+        (gate.folder / "outcome.hold").unlink()
+    worker.start()
+
+    record = made.finish(job)
+    assert record.state == JobState.SUCCEEDED, record
+    assert record.failures == (0 if moment == "before-claim" else 1)
+    assert_one_whole_result(results, "out")
+    assert record.result is not None
+    assert record.result.folder == str(results / "out")
+    assert alpha_of(results, "out", "twa") == uninterrupted
+    assert made.states(job)[-1] == "succeeded"
+
+
+def test_two_deliveries_of_one_message_run_one_job(
+    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    hold(gate, "outcome")
+    job = made.submit(spec(data, output=Output(name="out")))
+    until(lambda: gate.reached("outcome"), what="the first delivery at work")
+    made.call(made.waker.wake("node-1", job, 1, 0))
+    gate.open("outcome")
+    assert made.finish(job).state == JobState.SUCCEEDED
+    until(lambda: "nothing to do" in worker.text(), what="the second delivery to be refused")
+    assert made.states(job) == ["queued", "scheduled", "running", "finalizing", "succeeded"]
+    assert_one_whole_result(tmp_path / "results", "out")
+
+
+def test_a_cancel_ends_every_process_within_two_seconds(
+    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    hold(gate, "train-5")
+    job = made.submit(spec(data, resources=Resources(ranks_per_node=2)))
+    until(lambda: gate.reached("train-5"), what="training")
+    ours = {process.pid for process in worker.tree()}
+    ranks = [process for process in worker.tree() if "tests.integration.gated_rank" in " ".join(process.cmdline())]
+    assert len(ranks) >= 3, "torchrun and two ranks"
+    began = time.monotonic()
+    made.call(made.store.cancel(job))
+    record = made.finish(job)
+    assert record.state == JobState.CANCELLED
+    assert record.reason == Reason.CANCELLED
+    assert time.monotonic() - began < 2.0
+    assert not any(is_alive(process) for process in ranks)
+    left = {process.pid for process in psutil.process_iter() if process.pid in ours}
+    assert left <= {process.pid for process in worker.tree()}, "only the worker itself is left"
+    assert not list((tmp_path / "results").glob(".ladle-*"))
+
+
+def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(
+    tmp_path: Path, server: RedisServer, made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    hold(gate, "train-9")
+    job = made.submit(spec(data, output=Output(name="out")))
+    until(lambda: gate.reached("train-9"), what="training")
+    until(lambda: made.record(job).progress.step >= 1, what="progress")
+    before = made.events(job)
+    server.stop()
+    gate.open("train-9")
+    until(lambda: (tmp_path / "results" / f".ladle-{job}-1.tmp" / "report.json").exists(), what="the ranks go on")
+    server.start()
+    record = made.finish(job)
+    assert record.state == JobState.SUCCEEDED
+    assert record.attempt == 1
+    after = made.events(job)
+    assert after[: len(before)] == before
+    kinds = [event.body.kind for event in after]
+    assert kinds.count("checkpoints") == 1
+    assert kinds.count("candidate") == 2
+    steps = [event.body.step for event in after if event.body.kind == "step" and event.body.method == "twa"]
+    assert steps == sorted(set(steps))
+
+
+def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
+    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path, uninterrupted: list[list[float]]
+) -> None:
+    hold(gate, "train-12")
+    job = made.submit(spec(data, output=Output(name="out")))
+    until(lambda: gate.reached("train-12"), what="training")
+    worker.stop()
+    assert made.wait_for(job, lambda record: record.state == JobState.QUEUED).failures == 0
+    gate.open("train-12")
+    worker.start()
+    record = made.finish(job)
+    assert record.state == JobState.SUCCEEDED
+    assert (record.attempt, record.failures) == (2, 0)
+    assert alpha_of(tmp_path / "results", "out", "twa") == uninterrupted
+
+
+def test_a_job_whose_ranks_keep_dying_fails_with_the_logs_tail(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
+) -> None:
+    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.dying_rank")
+    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with running(process):
+        job = made.submit(spec(data))
+        record = made.finish(job)
+    assert record.state == JobState.FAILED
+    assert record.reason == Reason.CRASHED
+    assert (record.attempt, record.failures) == (3, 3)
+    assert any("the rank dies here" in line for line in record.log_tail)
+    assert any("the rank dies here" in line for line in made.call(made.store.logs(job, 100)))
+
+
+def test_bad_input_fails_once_with_its_reason_and_leaves_nothing(
+    tmp_path: Path, made: Cluster, worker: Process, data: Path
+) -> None:
+    job = made.submit(spec(data, checkpoints=CheckpointFilter(pattern="epoch-1*")))
+    record = made.finish(job)
+    assert record.state == JobState.FAILED
+    assert record.reason == Reason.TOO_FEW_CHECKPOINTS
+    assert "at least 2 checkpoints" in (record.message or "")
+    assert record.attempt == 1
+    assert not list((tmp_path / "results").glob("[!.]*/model*"))
+
+
+def test_the_worker_refuses_paths_outside_its_roots_and_an_output_that_exists(
+    tmp_path: Path, made: Cluster, worker: Process, data: Path
+) -> None:
+    outside = tmp_path / "outside"
+    shutil.copytree(data / "checkpoints", outside)
+    (data / "link").unlink(missing_ok=True)
+    (data / "link").symlink_to(outside)
+    messages = set()
+    for path in (outside, data / "checkpoints" / ".." / ".." / "outside", data / "link", data / "missing"):
+        job = made.submit(JobSpec(ckpt_dir=str(path), val_set=str(data / "val.npz")))
+        record = made.finish(job)
+        assert (record.state, record.reason) == (JobState.FAILED, Reason.PATH_NOT_ALLOWED)
+        messages.add((record.message or "").replace(str(path), "PATH"))
+    assert len(messages) == 1, "outside and missing give the same answer"
+
+    taken = tmp_path / "results" / "mine"
+    taken.mkdir(parents=True)
+    (taken / "precious.txt").write_text("keep me")
+    job = made.submit(spec(data, output=Output(name="mine")))
+    record = made.finish(job)
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.OUTPUT_EXISTS)
+    assert (taken / "precious.txt").read_text() == "keep me"
+    assert [path.name for path in taken.iterdir()] == ["precious.txt"]
