@@ -1,0 +1,62 @@
+"""Small real things to test with: checkpoints of the example plug-in's CNN, trained a little on digits."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ladle_small_cnn import SmallCnn
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+CONFIG = {"num_channels": 1, "num_classes": 10, "image_size": 8, "width": 4}
+
+
+@cache
+def digits() -> tuple[Tensor, Tensor]:
+    """float32 [1797, 1, 8, 8] in 0..1 and int64 [1797], in a fixed shuffle."""
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    return torch.tensor(data.images[order], dtype=torch.float32)[:, None] / 16, torch.tensor(data.target[order])
+
+
+@cache
+def trained_states(count: int, batch_norm: bool, seed: int) -> tuple[dict[str, Tensor], ...]:
+    """`count` snapshots of one run, a few dozen steps apart."""
+    images, labels = digits()
+    torch.manual_seed(seed)
+    model = SmallCnn(**CONFIG, batch_norm=batch_norm)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    states = []
+    for _ in range(count):
+        for indices in torch.randperm(640, generator=generator).split(32):
+            loss = F.cross_entropy(model(images[indices]), labels[indices])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return tuple(states)
+
+
+def make_checkpoints(folder: Path, count: int = 4, batch_norm: bool = False, seed: int = 0) -> Path:
+    """`folder/epoch-1.safetensors` ... with the `config.json` that the plug-in recognises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, state in enumerate(trained_states(count, batch_norm, seed), start=1):
+        save_file(state, folder / f"epoch-{number}.safetensors")
+    config = {"ladle_task": "small-cnn", **CONFIG, "batch_norm": batch_norm}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def make_val_set(path: Path, count: int = 300, start: int = 700) -> Path:
+    """An `.npz` of digits that the checkpoints have not seen."""
+    images, labels = digits()
+    part = slice(start, start + count)
+    np.savez(path, images=images[part].numpy(), labels=labels[part].numpy())
+    return path
