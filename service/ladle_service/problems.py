@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue, ValidationError
 from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
 
@@ -120,12 +121,25 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code = _CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         code = ErrorCode.INTERNAL
+    headers = dict(error.headers or {})
+    if code is ErrorCode.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_of(request.app, request.url.path))
     return problem_response(
         code,
         _DETAILS.get(error.status_code, HTTPStatus(error.status_code).description),
-        headers=error.headers,
+        headers=headers,
         status=error.status_code,
         instance=request.url.path,
+    )
+
+
+def _methods_of(app: FastAPI, path: str) -> list[str]:
+    """Every method of an address. Starlette knows one route at a time, and each of ours has one method."""
+    return sorted(
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in operations
     )
 
 

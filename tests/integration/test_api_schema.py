@@ -14,6 +14,9 @@ from tests.integration.api_stack import api_stack
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-for-schemathesis"
+# A spec that the schema allows may still name a path that is not there, and a job that was just made has no result yet:
+# both are refused, and rightly.
+EXCLUDED = "positive_data_acceptance,ensure_resource_availability"
 HOOKS = "tests.integration.schemathesis_hooks"
 
 
@@ -28,6 +31,7 @@ def test_what_the_service_answers_is_what_its_document_says(tmp_path: Path) -> N
                 *(Path(sys.executable).parent / "schemathesis", "run", f"{stack.url}/openapi.json"),
                 *("--header", f"Authorization: Bearer {TOKEN}"),
                 *("--max-time", "30", "--max-examples", "60", "--seed", "1"),
+                *("--exclude-checks", EXCLUDED),
                 *("--request-timeout", "10", "--warnings", "off", "--no-color"),
             ],
             env={**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "REAL_PATH": stack.paths[0], "PYTHONPATH": str(REPOSITORY)},

@@ -113,7 +113,7 @@ async def cancel_job(
     record = await find_job(store, job_id, caller)
     if record.state not in TERMINAL_STATES:
         return await store.cancel(job_id)
-    raise ApiError(ErrorCode.ALREADY_FINISHED, f"The job must not have ended to be cancelled, but has {record.state}.")
+    raise ApiError(ErrorCode.ALREADY_FINISHED, f"The job must be going on to be cancelled, but is {record.state}.")
 
 
 @router.get(
@@ -136,7 +136,7 @@ async def get_result(
     if record.result is None:
         raise ApiError(
             ErrorCode.NO_RESULT,
-            f"The job has {record.state}: {record.message or 'there is no message'} [{record.reason}]",
+            f"The job is {record.state}: {record.message or 'there is no message'} [{record.reason}]",
         )
     return record.result
 
