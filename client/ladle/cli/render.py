@@ -1,0 +1,192 @@
+"""What the command shows: tables of jobs, candidates, nodes, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+
+STATE_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "cancelling": "yellow",
+    "running": "cyan",
+    "finalizing": "cyan",
+    "scheduled": "cyan",
+}
+
+
+def candidates_table(candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None) -> Table:
+    """Filled in row by row while a job runs; the best so far, or the winner, stands out."""
+    metric = metric or (next(iter(candidates[0].select)) if candidates else "score")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("method")
+    table.add_column(metric, justify="right")
+    if metric != "loss":
+        table.add_column("loss", justify="right")
+    table.add_column("gain over best", justify="right")
+    table.add_column("95 % interval", justify="right")
+    leader = winner or _leader(candidates)
+    for candidate in candidates:
+        row = [candidate.label, number(candidate.select.get(metric))]
+        if metric != "loss":
+            row.append(number(candidate.select.get("loss")))
+        is_bar = candidate.method == "best"
+        row += ["-", ""] if is_bar else [signed(candidate.gain), interval(candidate)]
+        table.add_row(*row, style="bold" if candidate.method == leader else "")
+    return table
+
+
+def _leader(candidates: Sequence[CandidateResult]) -> str | None:
+    if not candidates:
+        return None
+    return max(candidates, key=lambda candidate: candidate.gain or 0.0).method
+
+
+def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType:
+    """The end of a job that succeeded, for people."""
+    verdict = Text()
+    if result.method == "best":
+        verdict.append("No average beat the best checkpoint", style="bold yellow")
+        verdict.append(f" on the select split, so the result is {result.best_checkpoint}, unchanged.")
+    else:
+        verdict.append(f"{result.method} wins", style="bold green")
+        verdict.append(
+            f": {signed(result.gain)} {result.metric} over {result.best_checkpoint} "
+            f"({signed(result.gain_low)} to {signed(result.gain_high)})."
+        )
+        if result.gain_low <= 0:
+            verdict.append(" The interval holds zero: it may be chance.", style="yellow")
+    seconds = f" in {duration(result.duration_s)}" if elapsed else ""
+    facts = Text(f"{result.num_checkpoints} checkpoints of {result.num_parameters:,} parameters{seconds}", style="dim")
+    warnings = [Text(f"! {warning}", style="yellow") for warning in result.warnings]
+    where = Text.assemble("Model: ", (result.folder, "bold"))
+    return Group(
+        candidates_table(result.candidates, result.metric, result.method), "", verdict, facts, *warnings, where
+    )
+
+
+def jobs_table(records: Iterable[JobRecord]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("job", "state", "submitted", "checkpoints", "method", "result"):
+        table.add_column(name)
+    for record in records:
+        table.add_row(
+            record.id,
+            state_text(record),
+            ago(record.created_at),
+            record.spec.ckpt_dir,
+            record.spec.method.name,
+            _outcome(record),
+        )
+    return table
+
+
+def _outcome(record: JobRecord) -> str:
+    if record.result is not None:
+        return f"{record.result.method} {signed(record.result.gain)}"
+    return record.waiting_for or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def record_summary(record: JobRecord) -> RenderableType:
+    """One job for people."""
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column(style="dim")
+    rows.add_column(overflow="fold")
+    rows.add_row("job", record.id)
+    rows.add_row("state", state_text(record))
+    rows.add_row("checkpoints", record.spec.ckpt_dir)
+    rows.add_row("validation set", record.spec.val_set)
+    rows.add_row("submitted", ago(record.created_at))
+    if record.waiting_for:
+        rows.add_row("waits", record.waiting_for)
+    if record.nodes:
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}; {record.failures} failed")
+    if record.progress.stage and record.result is None:
+        rows.add_row("stage", f"{record.progress.stage} {record.progress.method or ''}".strip())
+    if record.message and record.result is None:
+        rows.add_row("message", f"{record.message} [{record.reason}]")
+    parts: list[RenderableType] = [rows]
+    if record.result is not None:
+        parts += ["", result_summary(record.result)]
+    elif record.log_tail:
+        parts += ["", Text("The end of the log:", style="dim"), *[Text(f"  {line}") for line in record.log_tail]]
+    return Group(*parts)
+
+
+def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("node", "alive", "ranks", "GPUs", "torch", "job", "last seen"):
+        table.add_column(name)
+    for node in nodes:
+        table.add_row(
+            node.id,
+            Text("yes", "green") if node.alive else Text("no", "red"),
+            str(node.ranks),
+            ", ".join(node.gpus) or "-",
+            node.torch_version,
+            node.job_id or "-",
+            ago(node.heartbeat_at),
+        )
+    return table
+
+
+def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:
+    """Methods or tasks with their options."""
+    parts: list[RenderableType] = []
+    for info in infos:
+        parts.append(Text.assemble((info.name, "bold"), f"  {info.summary}"))
+        if isinstance(info, MethodInfo):
+            parts.append(Text(f"  {info.reference}  {info.reference_url}", style="dim"))
+        else:
+            parts.append(Text(f"  metrics: {', '.join(info.metrics)}", style="dim"))
+        if info.options:
+            parts.append(_options_table(info.options))
+        parts.append("")
+    return Group(*parts[:-1])
+
+
+def _options_table(options: Iterable[OptionInfo]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for option in options:
+        default = "" if option.default is None else f"= {option.default}"
+        table.add_row(option.name, Text(f"{option.type} {default}", style="dim"), option.help)
+    return table
+
+
+def state_text(record: JobRecord) -> Text:
+    return Text(str(record.state), style=STATE_STYLES.get(str(record.state), ""))
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def interval(candidate: CandidateResult) -> str:
+    if candidate.gain_low is None or candidate.gain_high is None:
+        return ""
+    return f"{candidate.gain_low:+.4f} to {candidate.gain_high:+.4f}"
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 5 min`"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def ago(moment: datetime) -> str:
+    return f"{duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"

