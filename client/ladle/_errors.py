@@ -17,7 +17,7 @@
 Waiting past a `timeout` raises Python's own TimeoutError; an option that does not exist raises TypeError.
 """
 
-# ruff: noqa: N818  `except JobFailed` says what happened, without "Error" at its end
+
 
 from __future__ import annotations
 

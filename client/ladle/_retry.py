@@ -27,6 +27,10 @@ class Backoff:
         """Something arrived: the next failure is the first one again."""
         self._failing_since, self._failures = None, 0
 
+    def answered(self) -> None:
+        """Somebody is there, though nothing useful came: patience begins anew, the pauses go on growing."""
+        self._failing_since = None
+
     def next_pause(self, asked_for_s: float | None = None) -> float | None:
         """Seconds to wait after a failure, or None when patience is at its end.
 

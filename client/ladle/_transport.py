@@ -112,6 +112,7 @@ class SyncTransport:
                         return
                     if response.is_success:
                         _check_stream(response)
+                        follower.backoff.answered()
                         for message in httpx2.EventSource(response):
                             event = follower.take(message.data)
                             if event is not None:
@@ -175,6 +176,7 @@ class AsyncTransport:
                         return
                     if response.is_success:
                         _check_stream(response)
+                        follower.backoff.answered()
                         async for message in httpx2.EventSource(response):
                             event = follower.take(message.data)
                             if event is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ from ladle_contracts import JobSpec
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
 from ladle_service.settings import Settings
+
+logger = logging.getLogger("ladle_service")
 
 KEEP_ALIVE_S = 30
 """Longer than the clients keep an idle connection, so that they never send into one that is being closed."""
@@ -86,6 +89,7 @@ def _serve() -> int:
     except (TokensFileError, OSError) as error:
         print(f"ladle_service cannot start: {error}", file=sys.stderr)
         return 2
+    _set_up_logging(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -93,6 +97,7 @@ def _serve() -> int:
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
+        lifespan="on",
         log_level=settings.log_level,
     )
     server = Server(config, app)
@@ -109,6 +114,14 @@ def _serve() -> int:
     finally:
         settings.uds.unlink(missing_ok=True)
     return 0 if server.started else 1
+
+
+def _set_up_logging(settings: Settings) -> None:
+    """uvicorn sets up its own loggers; this is for the rest."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(name)s: %(message)s")
+    for root in settings.roots:
+        if not root.is_dir():
+            logger.warning("`LADLE_ROOTS` should hold folders, but %s is none: no job can name a path in it", root)
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -26,6 +27,8 @@ COMMAND_CONNECTIONS = 32
 STREAM_CONNECTIONS = 1000
 """How many clients may follow events at once: each holds one connection."""
 RESTART_S = 1.0
+DRIVER = DriverInfo()
+"""Made once: each connection would otherwise look redis-py's version up in the file system, on the event loop."""
 
 
 @asynccontextmanager
@@ -59,6 +62,7 @@ def _options(answer_s: float) -> dict[str, object]:
         "socket_timeout": answer_s,
         "socket_connect_timeout": ANSWER_S / 2,
         "retry": retry,
+        "driver_info": DRIVER,
     }
 
 

@@ -47,7 +47,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A parameter that is optional can be absent; there is no way to send null in a query or a header."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
     return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0]

@@ -147,7 +147,7 @@ async def _on_redis_error(request: Request, error: Exception) -> Response:
     """Redis is away, loading or full: a client may try again. A command that it refuses is our own mistake."""
     if type(error) is ResponseError:
         raise error
-    logger.warning("the store does not answer", extra={"path": request.url.path, "error": repr(error)})
+    logger.warning("the store does not answer: %r", error)
     return problem_response(
         ErrorCode.UNAVAILABLE,
         "The store does not answer now; try again.",

@@ -62,10 +62,16 @@ def _check_method(spec: JobSpec, catalog: Catalog) -> None:
 
 
 def _check_task(spec: JobSpec, catalog: Catalog) -> None:
-    if spec.task is None or not catalog.tasks:
+    """The metric too; of a task that is still to be inferred, any task's."""
+    tasks = catalog.tasks
+    if not tasks:
         return
-    task = _find(ErrorCode.UNKNOWN_TASK, "task.name", spec.task.name, catalog.tasks)
-    _check_options("task.options", spec.task.options, task.options)
+    if spec.task is not None:
+        tasks = (_find(ErrorCode.UNKNOWN_TASK, "task.name", spec.task.name, tasks),)
+        _check_options("task.options", spec.task.options, tasks[0].options)
+    metrics = list(dict.fromkeys(metric for task in tasks for metric in task.metrics))
+    if spec.metric is not None and spec.metric not in metrics:
+        raise _unknown(ErrorCode.INVALID_SPEC, "metric", spec.metric, metrics)
 
 
 def _find(code: ErrorCode, field: str, name: str, known: Sequence[Info]) -> Info:

@@ -44,7 +44,7 @@ async def sse_bytes(events: AsyncGenerator[Event | None], stopping: asyncio.Even
         return
     except RedisError as error:
         # Too late for a problem. The stream is cut, and the client comes back with the last id that it saw.
-        logger.warning("a stream was cut: the store does not answer", extra={"error": repr(error)})
+        logger.warning("a stream was cut, the store does not answer: %r", error)
     finally:
         # The client may be gone, and this task cancelled; the Redis connection is given back all the same.
         with anyio.CancelScope(shield=True):

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from blockbuster import blockbuster_ctx
+from pydantic import SecretStr
 
 from ladle import (
     AsyncClient,
@@ -29,7 +31,9 @@ from ladle import (
     Unavailable,
 )
 from ladle_contracts import Reason, StateChanged, StepDone, Warned, keys
+from ladle_service.app import create_app
 from ladle_service.auth import hash_token
+from ladle_service.settings import Settings
 from tests.integration.api_stack import CuttingProxy, ScriptedNode, Stack, api_stack
 from tests.polling import until
 from tests.unit.client.answers import RESULT
@@ -280,6 +284,55 @@ def test_the_service_stops_at_once_though_a_stream_is_open_and_the_client_goes_o
         following.join(timeout=30)
         assert [event.body.message for event in seen if isinstance(event.body, Warned)] == ["after the restart"]
         assert states(seen) == ["queued", "scheduled", "running", "finalizing", "succeeded"]
+
+
+def test_nothing_blocks_the_event_loop(stack: Stack, node: ScriptedNode) -> None:
+    """The whole service in this process, scheduler and Celery's sending too: a blocking call of its own fails."""
+    settings = Settings(
+        redis_url=SecretStr(stack.server.url), roots=(stack.folder / "data",), results_dir=stack.folder / "results"
+    )
+
+    async def use() -> None:
+        app = create_app(settings)
+        transport = httpx2.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as plain,
+        ):
+            assert (await plain.get("/readyz")).status_code == 200
+            job = (await plain.post("/v1/jobs", json=stack.body)).json()["id"]
+            attempt = await asyncio.to_thread(node.start, job)
+            await asyncio.to_thread(node.succeed, job, attempt, RESULT)
+            for path in ("", "/events", "/logs", "/result"):
+                assert (await plain.get(f"/v1/jobs/{job}{path}")).status_code == 200
+            events = await plain.get(f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"})
+            assert '"succeeded"' in events.text
+            for path in ("/v1/jobs", "/v1/nodes", "/v1/methods", "/v1/tasks"):
+                assert (await plain.get(path)).status_code == 200
+            assert (await plain.delete(f"/v1/jobs/{job}")).status_code == 204
+
+    with blockbuster_ctx("ladle_service"):
+        asyncio.run(use())
+
+
+def test_a_service_that_is_killed_leaves_its_followers_nothing_to_miss(tmp_path: Path) -> None:
+    with api_stack(tmp_path / "s") as stack, stack.client() as client:
+        job = client.submit(*stack.paths)
+        node = ScriptedNode(stack.server)
+        attempt = node.start(job.id)
+        seen: list[Event] = []
+        following = threading.Thread(target=lambda: seen.extend(job.events()))
+        following.start()
+        for round_ in range(2):
+            node.report(job.id, attempt, Warned(message=f"before {round_}"))
+            until(lambda: seen and seen[-1].body.kind == "warning", what="the event to arrive")
+            stack.process.kill()
+            node.report(job.id, attempt, Warned(message=f"while it is away {round_}"))
+            stack.process.start()
+        node.succeed(job.id, attempt, RESULT)
+        following.join(timeout=30)
+        messages = [event.body.message for event in seen if isinstance(event.body, Warned)]
+        assert messages == ["before 0", "while it is away 0", "before 1", "while it is away 1"]
 
 
 def test_over_a_socket_that_its_owner_alone_can_open(tmp_path: Path) -> None:

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
-from ladle import _retry, _stack_file
+from ladle import _stack_file
 
 
 @pytest.fixture(autouse=True)
 def _on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No service of the person who runs the tests is found, and no pause is longer than a moment."""
+    """No service of the person who runs the tests is found."""
     monkeypatch.delenv("LADLE_URL", raising=False)
     monkeypatch.delenv("LADLE_TOKEN", raising=False)
     monkeypatch.setattr(_stack_file.platformdirs, "user_state_path", lambda name: tmp_path / "state" / name)
-    monkeypatch.setattr(_retry.Backoff, "first_s", 0.001)
 
 
 @pytest.fixture

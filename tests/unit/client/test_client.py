@@ -177,6 +177,17 @@ def test_patience_is_for_failures_in_a_row() -> None:
     assert backoff.next_pause() is not None
 
 
+def test_who_answers_without_use_is_borne_with_longer_pauses() -> None:
+    now = 0.0
+    backoff = Backoff(patience_s=5, first_s=0.1, longest_s=1.0, clock=lambda: now, draw=lambda low, high: high)
+    pauses = []
+    for now in range(0, 60, 4):  # noqa: B007  the clock reads it
+        backoff.answered()
+        pauses.append(backoff.next_pause())
+    assert pauses[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    assert None not in pauses
+
+
 def test_the_services_own_wish_for_a_pause_is_obeyed_within_patience() -> None:
     assert Backoff(patience_s=5, clock=lambda: 0.0).next_pause(2.0) == 2.0
     assert Backoff(patience_s=5, clock=lambda: 0.0).next_pause(3600.0) == 5.0

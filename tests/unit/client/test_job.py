@@ -113,7 +113,7 @@ def test_a_service_that_is_away_when_the_time_is_up_is_a_timeout_too() -> None:
 
 
 def test_a_wait_outlasts_a_restart_of_the_service() -> None:
-    away = [httpx2.ConnectError("refused")] * 6
+    away = [httpx2.ConnectError("refused")] * 3
     handle, _ = job(ok(record(JobState.RUNNING)), *away, ok(record(JobState.SUCCEEDED)))
     assert handle.wait(timeout=30).state is JobState.SUCCEEDED
 

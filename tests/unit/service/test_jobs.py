@@ -218,6 +218,9 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
         assert "there are no options" in detail
         task = {"name": "image-classification", "options": {"x": 1}}
         assert (await refusal_of(service, task=task))[1] == "unknown-option"
+        _, code, detail = await refusal_of(service, metric="acuracy")
+        assert code == "invalid-spec"
+        assert "did you mean `accuracy`?" in detail
 
     run_async(use())
 

@@ -41,6 +41,7 @@ def test_settings_come_from_the_environment(environment: pytest.MonkeyPatch, tmp
         ("LADLE_ROOTS", "data", "absolute"),
         ("LADLE_RESULTS_DIR", "results", "absolute"),
         ("LADLE_PORT", "70000", "65535"),
+        ("LADLE_REDIS_URL", "http://:hunter2@redis", "must begin with redis"),
     ],
 )
 def test_what_would_be_unsafe_or_wrong_ends_the_start(
@@ -76,6 +77,16 @@ def test_the_command_says_why_it_does_not_open_to_the_network(
     environment.setenv("LADLE_HOST", "0.0.0.0")
     assert main([]) == 2
     assert "everybody in the network could submit jobs" in capsys.readouterr().err
+
+
+def test_the_command_shows_no_password_when_it_refuses_a_url(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("LADLE_REDIS_URL", "http://:hunter2@redis")
+    assert main([]) == 2
+    message = capsys.readouterr().err
+    assert "LADLE_REDIS_URL" in message
+    assert "hunter2" not in message
 
 
 def test_the_command_says_that_the_tokens_file_is_missing(
