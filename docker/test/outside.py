@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from ladle import Client, InvalidSpec, Job, JobState, NotFound, Unauthorized
+from ladle_contracts.events import StageStarted, StepDone
 from tests.polling import until
 
 CHECKPOINTS, VAL_SET = "/data/digits/checkpoints", "/data/digits/val.npz"
 OUTPUT = "from-outside"
 LABELS = {"check": "stopped-worker"}
-# Enough that a person could stop the worker in the middle, few enough for the check to end soon.
-LONG_STEPS = 1500
+# Enough to stop the worker in the middle, few enough for a busy machine to end them soon.
+LONG_STEPS = 800
 
 
 def refused() -> None:
@@ -43,7 +44,7 @@ def run_job() -> None:
         [node] = client.nodes()
         assert node.alive, node
         job = client.submit(CHECKPOINTS, VAL_SET, output=OUTPUT)
-        stages = {event.body.stage for event in job.events() if event.body.kind == "stage"}
+        stages = {event.body.stage for event in job.events() if isinstance(event.body, StageStarted)}
         result = job.result(timeout=30)
         assert result.folder == f"/results/{OUTPUT}", result.folder
         assert result.gain >= 0, f"the result must be no worse than the best checkpoint, but its gain is {result.gain}"
@@ -83,16 +84,26 @@ def is_training(job: Job) -> bool:
     return record.progress.stage == "train" and record.progress.step > 0
 
 
+def training_steps(job: Job, *, attempt: int) -> list[int]:
+    """The steps that one attempt told of."""
+    events = [event for event in job.events() if event.attempt == attempt]
+    return [event.body.step for event in events if isinstance(event.body, StepDone) and event.body.stage == "train"]
+
+
 def finish_long_job() -> None:
     """The job whose worker was stopped succeeds, and the stop did not count as its failure."""
     with Client() as client:
         [known] = client.jobs(labels=LABELS)
-        record = client.job(known.id).wait(timeout=120)
+        job = client.job(known.id)
+        record = job.wait(timeout=300)
         assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
         assert record.attempt >= 2, "the stop came too late: the job had ended"
         assert record.failures == 0, f"a stop by the operator must be no failure, but counted as {record.failures}"
-        client.job(known.id).delete()
+        first, last = training_steps(job, attempt=1), training_steps(job, attempt=record.attempt)
+        print(f"          stopped at step {max(first)} of {LONG_STEPS}; attempt {record.attempt} began at {min(last)}")
+        job.delete()
         with pytest.raises(NotFound):
+            # Another handle: this one remembers the record of a job that has ended.
             client.job(known.id).status()
 
 
