@@ -17,8 +17,6 @@
 Waiting past a `timeout` raises Python's own TimeoutError; an option that does not exist raises TypeError.
 """
 
-
-
 from __future__ import annotations
 
 from typing import Any
@@ -58,10 +56,15 @@ class ServiceError(LadleError):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.detail} [{problem.code}]")
+        self._problem = problem
         self.code = str(problem.code)
         self.status = problem.status
         self.detail = problem.detail
         self.errors = problem.errors
+
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[Problem]]:
+        """So that it can leave a process pool."""
+        return type(self), (self._problem,)
 
 
 class Unauthorized(ServiceError):
@@ -83,30 +86,40 @@ class Unavailable(ServiceError):
 class JobError(LadleError):
     """The job ended without a result."""
 
-    def __init__(self, record: JobRecord, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, record: JobRecord) -> None:
+        super().__init__(self._describe(record))
         self.record = record
         self.job_id = record.id
         self.reason: Reason | None = record.reason
         self.message = record.message or ""
         self.log_tail = record.log_tail
 
+    @staticmethod
+    def _describe(record: JobRecord) -> str:
+        return f"job {record.id} is {record.state}"
+
+    def __reduce__(self) -> tuple[type[JobError], tuple[JobRecord]]:
+        """So that it can leave a process pool."""
+        return type(self), (self.record,)
+
 
 class JobFailed(JobError):
     """The job failed; the text has the reason and the log's tail."""
 
-    def __init__(self, record: JobRecord) -> None:
+    @staticmethod
+    def _describe(record: JobRecord) -> str:
         lines = [f"job {record.id} failed: {record.message or 'no message'} [{record.reason or 'unknown'}]"]
         if record.log_tail:
             lines += ["the log ends with:", *(f"    {line}" for line in record.log_tail)]
-        super().__init__(record, "\n".join(lines))
+        return "\n".join(lines)
 
 
 class JobCancelled(JobError):
     """Somebody cancelled the job."""
 
-    def __init__(self, record: JobRecord) -> None:
-        super().__init__(record, f"job {record.id} was cancelled")
+    @staticmethod
+    def _describe(record: JobRecord) -> str:
+        return f"job {record.id} was cancelled"
 
 
 SPEC_CODES = frozenset(

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue, ValidationError
 from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
@@ -85,6 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RedisError, _on_redis_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -154,6 +156,11 @@ async def _on_redis_error(request: Request, error: Exception) -> Response:
         headers={"Retry-After": RETRY_AFTER_S},
         instance=request.url.path,
     )
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """The client left while it sent; nobody reads this, and it is nobody's mistake."""
+    return problem_response(ErrorCode.INVALID_REQUEST, "The body must arrive whole, but was cut off.")
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

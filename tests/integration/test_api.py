@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -219,6 +220,30 @@ def test_a_client_that_asks_before_it_sends_is_told_at_once(stack: Stack) -> Non
             b"Content-Length: 52428800\r\nExpect: 100-continue\r\n\r\n"
         )
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_redis_that_is_full_takes_no_job_and_says_so(stack: Stack) -> None:
+    redis = stack.server.client()
+    redis.config_set("maxmemory", 1)
+    try:
+        with http(stack) as plain:
+            answer = plain.post("/v1/jobs", json=stack.body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+def test_a_redis_that_hangs_is_soon_reported(stack: Stack) -> None:
+    process = stack.server.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with http(stack, timeout=20) as plain:
+            assert plain.get("/readyz").status_code == 503
+        assert time.monotonic() - began < 5
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def test_a_record_in_redis_that_is_no_job_is_our_mistake_and_shows_nothing(stack: Stack) -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import httpx2
 import pytest
 
-from ladle import AsyncClient, Job, JobCancelled, JobFailed, JobState, ServiceUnreachable, UnexpectedAnswer
+from ladle import (
+    AsyncClient,
+    Conflict,
+    InvalidSpec,
+    Job,
+    JobCancelled,
+    JobFailed,
+    JobState,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+)
 from ladle._errors import JobError
 from ladle._follow import Waiter
-from ladle_contracts import ErrorCode, Reason
+from ladle_contracts import ErrorCode, Problem, Reason
 from ladle_contracts.api import EventPage, LogTail
 from tests.unit.client.answers import (
     RESULT,
@@ -86,6 +97,22 @@ def test_a_failed_job_raises_its_reason_message_and_the_logs_tail() -> None:
     for part in ("j1", "corrupt-checkpoint", "is truncated", "error: header too large"):
         assert part in text
     assert isinstance(handle.exception(), JobFailed)
+
+
+def test_errors_can_leave_a_process_pool() -> None:
+    title = "The request is not valid."
+    problem_sent = Problem(title=title, status=409, code=ErrorCode.OUTPUT_EXISTS, detail="d")
+    for error in (
+        JobFailed(FAILED),
+        JobCancelled(record(JobState.CANCELLED)),
+        Conflict(problem_sent),
+        InvalidSpec("m", code="unknown-method", errors=({"field": "f", "message": "m"},)),
+    ):
+        copied = pickle.loads(pickle.dumps(error))
+        assert type(copied) is type(error)
+        assert str(copied) == str(error)
+        assert getattr(copied, "code", None) == getattr(error, "code", None)
+        assert getattr(copied, "log_tail", None) == getattr(error, "log_tail", None)
 
 
 def test_a_cancelled_job_raises_that_it_was() -> None:

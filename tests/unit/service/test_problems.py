@@ -54,6 +54,29 @@ def test_our_own_mistakes_are_internal_and_show_nothing(
     run_async(use())
 
 
+def test_a_client_that_leaves_while_it_sends_is_nobodys_mistake(service: Service, run_async: RunAsync) -> None:
+    """Whatever the application raised, the server would log."""
+    arriving = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": headers, "query_string": b""}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return arriving.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def use() -> None:
+        await service.app(scope, receive, send)
+
+    run_async(use())
+    assert sent[0]["status"] == 422
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
