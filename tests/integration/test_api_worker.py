@@ -1,0 +1,55 @@
+"""The client, the service and a real worker: a job that succeeds, and one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ladle import InvalidSpec, JobFailed
+from ladle_contracts import CandidateScored, Reason
+from tests.builders import make_checkpoints, make_val_set
+from tests.integration.api_stack import Stack, api_stack
+from tests.polling import until
+from tests.servers import running, worker_process
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """With a worker that has registered."""
+    folder = tmp_path_factory.mktemp("whole")
+    with (
+        api_stack(folder) as made,
+        running(worker_process(folder, made.server, folder / "data")),
+        made.client() as asking,
+    ):
+        make_checkpoints(folder / "data" / "good")
+        make_val_set(folder / "data" / "val.npz")
+        until(lambda: asking.methods(), timeout_s=90, what="the worker to register")
+        yield made
+
+
+@pytest.mark.slow
+def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
+    data = stack.folder / "data"
+    with stack.client() as client:
+        job = client.submit(data / "good", data / "val.npz", method="uniform", task="small-cnn", output="averaged")
+        scored = {event.body.candidate.method for event in job.events() if isinstance(event.body, CandidateScored)}
+        result = job.result(timeout=5)
+        assert Path(result.folder, "model.safetensors").is_file()
+        assert {"best", "uniform"} <= scored
+        with pytest.raises(InvalidSpec, match="did you mean `uniform`"):
+            client.submit(data / "good", data / "val.npz", method="unifrom")
+
+
+@pytest.mark.slow
+def test_a_job_with_a_broken_checkpoint_fails_with_reason_and_log(stack: Stack) -> None:
+    data = stack.folder / "data"
+    broken = sorted(make_checkpoints(data / "bad").rglob("*.safetensors"))[1]
+    broken.write_bytes(broken.read_bytes()[:-1000])
+    with stack.client() as client, pytest.raises(JobFailed, match=broken.name) as caught:
+        client.submit(data / "bad", data / "val.npz", task="small-cnn").result(timeout=90)
+    assert caught.value.reason is Reason.CORRUPT_CHECKPOINT
+    assert caught.value.log_tail
+    assert caught.value.log_tail[-1] in str(caught.value)
