@@ -29,6 +29,7 @@ REPO = Path(__file__).resolve().parents[2]
 CACHE = REPO / ".cache" / "containers"
 BASE_IMAGE = "python:3.11-slim-bookworm"
 REDIS_IMAGE = "redis:7-bookworm"
+BUILD_CACHE = "5GB"
 PLUGIN_IMAGE = "ladle-worker:compose-test"
 # Fixed: the address is part of the build cache's key.
 WHEELS_PORT = 18399
@@ -55,6 +56,7 @@ def main() -> None:
             stack = Stack.prepare(run_engine, repo=REPO, work=work, worker_image=PLUGIN_IMAGE)
             with stack.up(say):
                 stack_checks.run_all(stack, say)
+        nothing_is_left(work)
     say("every check passed; no container, engine or namespace is left")
 
 
@@ -84,7 +86,9 @@ def build(builder: Engine) -> None:
         *("build", "--network=host", "--file", "docker/plugins.Dockerfile", "--tag", PLUGIN_IMAGE),
         *("--build-arg", "WORKER_IMAGE=ladle-worker", "examples/small-cnn"),
     )
+    # What nothing refers to any more: older builds of ours would fill the disk.
     builder.ask("image", "prune", "--force")
+    builder.ask("builder", "prune", "--force", "--keep-storage", BUILD_CACHE)
 
 
 def forget_a_killed_run(builder: Engine) -> None:
@@ -94,6 +98,15 @@ def forget_a_killed_run(builder: Engine) -> None:
     if volumes := builder.ask("volume", "ls", "--quiet").split():
         builder.ask("volume", "rm", "--force", *volumes)
     builder.ask("network", "prune", "--force")
+
+
+def nothing_is_left(work: Path) -> None:
+    """No process and no mount: namespaces without a name end with their last process."""
+    commands = [
+        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.name != str(os.getpid())
+    ]
+    assert not [command for command in commands if str(work / "engine").encode() in command], "a process is left"
+    assert str(work) not in Path("/proc/self/mounts").read_text(), "a mount is left"
 
 
 @contextmanager

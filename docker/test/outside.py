@@ -24,7 +24,7 @@ CHECKPOINTS, VAL_SET = "/data/digits/checkpoints", "/data/digits/val.npz"
 OUTPUT = "from-outside"
 LABELS = {"check": "stopped-worker"}
 # Enough to stop the worker in the middle, few enough for a busy machine to end them soon.
-LONG_STEPS = 800
+LONG_STEPS = 500
 
 
 def refused() -> None:

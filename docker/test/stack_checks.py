@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -77,7 +78,7 @@ def a_job_makes_a_model(stack: Stack, say: Say) -> None:
     """A user's job, from outside, and its result as it lies in the volume."""
     digits = stack.work / "data" / "digits"
     train = [sys.executable, str(stack.repo / "examples" / "digits" / "train.py"), str(digits)]
-    subprocess.run(train, check=True)
+    subprocess.run(train, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     # The containers' user is another one, and safetensors makes files that only their owner can read.
     for path in digits.rglob("*.safetensors"):
         path.chmod(0o644)
