@@ -143,6 +143,10 @@ def error_of(problem: Problem) -> LadleError:
 
 
 def describe(problem: Problem) -> str:
-    """The problem's detail, with a line for each field."""
-    fields = [f"  {error.get('field')}: {error.get('message')}" for error in problem.errors]
+    """The problem's detail, with a line for each field that it does not tell of already."""
+    fields = [
+        f"  {error.get('field')}: {error.get('message')}"
+        for error in problem.errors
+        if str(error.get("message")) not in problem.detail
+    ]
     return "\n".join([f"{problem.detail} [{problem.code}]", *fields])

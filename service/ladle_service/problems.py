@@ -1,7 +1,12 @@
-"""Every error leaves as problem+json (RFC 9457) with a stable code. What the client sent is never echoed."""
+"""Every error leaves as problem+json (RFC 9457) with a stable code.
+
+Of what the client sent, a problem repeats the one wrong value, cut short; never a body, and never an unknown field's
+value, which may be anything.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -22,7 +27,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "1"
 MOST_ERRORS = 50
-LONGEST_NAME = 100
+LONGEST_NAME = LONGEST_VALUE = 100
 """An unknown field is named; a body of nothing but unknown fields is not sent back."""
 
 
@@ -54,12 +59,24 @@ def field_error(field: str, message: str) -> dict[str, JsonValue]:
     return {"field": field, "message": message}
 
 
+def shown(value: str | int | float | bool | None) -> str:
+    """A value in a message, as JSON and cut short."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
-    """Where and why, without the value: pydantic's own `input`, `ctx` and `url` stay here."""
+    """Where, why, and the value if it is a plain one; pydantic's own `input`, `ctx` and `url` stay here."""
     return [
-        field_error(".".join(str(part)[:LONGEST_NAME] for part in item["loc"]), item["msg"])
+        field_error(".".join(str(part)[:LONGEST_NAME] for part in item["loc"]), item["msg"] + _but_is(item))
         for item in error.errors()[:MOST_ERRORS]
     ]
+
+
+def _but_is(item: Mapping[str, Any]) -> str:
+    value = item.get("input")
+    is_plain = value is None or isinstance(value, (str, int, float, bool))
+    return f", but is {shown(value)}" if is_plain and item["type"] not in ("extra_forbidden", "missing") else ""
 
 
 def problem_response(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ladle_contracts import ErrorCode, JobSpec
 from ladle_contracts.roots import PathNotAllowed, resolve_inside
-from ladle_service.problems import ApiError, field_error
+from ladle_service.problems import ApiError, field_error, shown
 
 
 def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
@@ -16,21 +16,21 @@ def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
     paths = {"ckpt_dir": spec.ckpt_dir, "val_set": spec.val_set}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
-    refused = [field for field, path in paths.items() if not _is_inside(path, roots)]
+    refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
-        rule = "must be an existing path inside the allowed roots, but is not"
+        rule = "must be an existing path inside the allowed roots"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
             f"{names} {rule}. Ask the operator which folders are allowed.",
-            errors=[field_error(field, rule) for field in refused],
+            errors=[field_error(field, f"{rule}, but is {shown(path)}") for field, path in refused.items()],
         )
 
 
 def check_output(spec: JobSpec, results_dir: Path) -> None:
     """`output-exists` when the name is taken; a job that is still running may take it later, and the worker looks."""
     if spec.output.name is not None and os.path.lexists(results_dir / spec.output.name):
-        rule = "must be the name of a new folder, but one of that name exists"
+        rule = f"must be the name of a new folder, but {shown(spec.output.name)} exists"
         message = f"`output.name` {rule}. Choose another, or leave it out to have the job's id."
         raise ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])
 

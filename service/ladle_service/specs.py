@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from ladle_contracts import Catalog, ErrorCode, JobSpec, MethodInfo, NodeRecord, OptionInfo, TaskInfo
-from ladle_service.problems import ApiError, field_error, invalid_fields
+from ladle_service.problems import ApiError, field_error, invalid_fields, shown
 from ladle_service.roots import check_output, check_paths
 from ladle_service.settings import Settings
 from ladle_service.strict_json import NotJson, check_json
@@ -89,10 +89,10 @@ def _check_options(field: str, options: Iterable[str], known: Sequence[OptionInf
 
 
 def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> ApiError:
-    """What would have been right; the name itself is not echoed."""
+    """What would have been right."""
     near = difflib.get_close_matches(name, known, n=1)
     rule = f"must be among {', '.join(known)}" if known else "must be empty: there are no options"
-    message = f"`{field}` {rule}, but has another name" + (f"; did you mean `{near[0]}`?" if near else ".")
+    message = f"`{field}` {rule}, but is {shown(name)}" + (f"; did you mean `{near[0]}`?" if near else ".")
     return ApiError(code, message, errors=[field_error(field, message)])
 
 

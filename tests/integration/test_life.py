@@ -14,7 +14,7 @@ from ladle_contracts import CheckpointFilter, JobSpec, JobState, MethodChoice, O
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
-from tests.servers import Process, RedisServer, is_alive, running, worker_process
+from tests.servers import Process, RedisServer, is_alive, redis_server, running, worker_process
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -65,12 +65,11 @@ def assert_one_whole_result(results: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
-    """What a run without any accident trains."""
-    from ladle_engine import average
-
+    """What a run without any accident trains: through a worker too, so that threads and kernels are the same."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    average(data / "checkpoints", data / "val.npz", output=folder / "out", method="twa", method_options=METHOD.options)
-    return alpha_of(folder, "out", "twa")
+    with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
+        assert made.finish(made.submit(spec(data, output=Output(name="out")))).state == JobState.SUCCEEDED
+    return alpha_of(folder / "results", "out", "twa")
 
 
 @pytest.mark.parametrize("moment", ["before-claim", "training", "finalizing", "after-rename"])

@@ -42,6 +42,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
         worker_soft_shutdown_timeout=settings.soft_shutdown_s,
         worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,
         broker_transport_options=transport,
         result_backend_transport_options=transport,
         visibility_timeout=VISIBILITY_TIMEOUT_S,

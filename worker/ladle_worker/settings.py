@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
     """Between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0
-    """How long a stopping worker gives its agent to end the ranks and hand the job back; Celery waits it out in full."""
+    """How long a stopping worker gives its agent to end the ranks and hand the job back; Celery waits all of it."""
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:

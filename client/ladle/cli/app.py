@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from ladle._errors import JobCancelled, JobFailed, LadleError
 from ladle.cli import options as spec_options
@@ -267,7 +268,7 @@ def doctor(
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
-            out.print(f"[{style}]{mark}[/]  [bold]{finding.name}[/]  {finding.detail}", soft_wrap=True)
+            out.print(Text.assemble((mark, style), "  ", (finding.name, "bold"), "  ", finding.detail), soft_wrap=True)
             if not finding.ok and finding.fix:
                 out.print(f"      {finding.fix}", style="dim", markup=False, soft_wrap=True)
     if as_json:

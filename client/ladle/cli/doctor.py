@@ -56,8 +56,7 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
             detail="installed" if found else "not installed",
             fix=f"pip install 'ladle[{extra}]'",
         )
-    yield _torch()
-    yield _gpu()
+    yield from _torch_and_gpu()
     yield _redis()
     for root in roots:
         readable = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
@@ -80,21 +79,18 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def _torch() -> Finding:
+def _torch_and_gpu() -> Iterator[Finding]:
     done = _run(TORCH_PROBE)
     if done.returncode != 0:
-        return Finding(name="torch", ok=False, detail=_last_line(done), fix="pip install 'ladle[worker]'")
-    return Finding(name="torch", ok=True, detail=json.loads(done.stdout)["version"])
-
-
-def _gpu() -> Finding:
-    done = _run(TORCH_PROBE)
-    gpus = json.loads(done.stdout)["gpus"] if done.returncode == 0 else []
-    return Finding(
+        yield Finding(name="torch", ok=False, detail=_last_line(done), fix="pip install 'ladle[worker]'")
+        return
+    seen = json.loads(done.stdout)
+    yield Finding(name="torch", ok=True, detail=seen["version"])
+    yield Finding(
         name="GPU",
-        ok=bool(gpus),
-        detail=", ".join(gpus) or "none that torch sees; jobs run on the CPU",
-        fix="" if gpus else "For an NVIDIA GPU install its driver and a CUDA build of torch.",
+        ok=bool(seen["gpus"]),
+        detail=", ".join(seen["gpus"]) or "none that torch sees; jobs run on the CPU",
+        fix="" if seen["gpus"] else "For an NVIDIA GPU install its driver and a CUDA build of torch.",
         needed=False,
     )
 

@@ -82,7 +82,7 @@ class View:
                     self.warnings.append(warning)
 
     def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [self._head()]
+        parts: list[RenderableType] = [self.head()]
         if self.found is not None:
             parts.append(
                 Text(
@@ -100,7 +100,7 @@ class View:
             parts.append(Text(self.message, style="yellow"))
         return Group(*parts)
 
-    def _head(self) -> RenderableType:
+    def head(self) -> RenderableType:
         again = f"  attempt {self.attempt}" if self.attempt > 1 else ""
         text = Text.assemble("job ", (self.job_id, "bold"), "  ", (self.state, STATE_STYLES.get(self.state, "")), again)
         if self.state in ("succeeded", "failed", "cancelled"):
@@ -130,9 +130,11 @@ def watch_job(job: Job, console: Console) -> JobRecord:
     view = View(job.id, metric=record.spec.metric, state=str(record.state))
     if not console.is_terminal:
         return _plain(job, view, console)
-    with Live(view, console=console, refresh_per_second=10, transient=False):
+    # The picture goes when the job ends: the summary that follows shows the same table for good.
+    with Live(view, console=console, refresh_per_second=10, transient=True):
         for event in job.events(follow=True):
             view.take(event)
+    console.print(view.head())
     return job.wait()
 
 

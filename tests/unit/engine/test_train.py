@@ -46,9 +46,7 @@ def trainer_for(
         statistics=NoStatistics(binding),
         groups=groups,
         live_KG=measure(checkpoints, binding, ignore).live_KG(groups),
-        examples=Examples(
-            task=task, data=ToyData(64), indices=torch.arange(3, 64), device=torch.device("cpu")
-        ),
+        examples=Examples(task=task, data=ToyData(64), indices=torch.arange(3, 64), device=torch.device("cpu")),
         collectives=SingleProcess(),
         state=state or ResumeState(None, ""),
         tell=ignore,

@@ -83,7 +83,7 @@ def test_the_same_key_with_another_body_is_a_conflict(service: Service, run_asyn
         ({"checkpoints": {"steps": []}}, "checkpoints.steps"),
     ],
 )
-def test_a_spec_that_breaks_the_schema_is_refused_by_field_without_an_echo(
+def test_a_spec_that_breaks_the_schema_is_refused_by_field(
     service: Service, run_async: RunAsync, fields: dict[str, Any], named: str
 ) -> None:
     async def use() -> None:
@@ -91,9 +91,30 @@ def test_a_spec_that_breaks_the_schema_is_refused_by_field_without_an_echo(
             answer = await client.post("/v1/jobs", json=service.spec(**fields))
             assert problem_of(answer)[:2] == (422, "invalid-spec")
             assert [error["field"] for error in answer.json()["errors"]] == [named]
-            assert "evil" not in answer.text
             assert '"input"' not in answer.text
             assert not service.store.jobs
+
+    run_async(use())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "absent"),
+    [
+        ({"seed": "1"}, 'but is "1"', ""),
+        ({"output": {"name": "x" * 10_000}}, "xxx...", "x" * 200),
+        ({"ckpt_dir": "/nowhere/at-all"}, 'but is "/nowhere/at-all"', ""),
+        ({"passwort": "hunter2"}, "Extra inputs are not permitted", "hunter2"),
+    ],
+)
+def test_a_wrong_value_is_named_but_cut_short_and_an_unknown_fields_value_is_not(
+    service: Service, run_async: RunAsync, fields: dict[str, Any], message: str, absent: str
+) -> None:
+    async def use() -> None:
+        async with service.client() as client:
+            answer = await client.post("/v1/jobs", json=service.spec(**fields))
+            assert answer.status_code == 422
+            assert any(message in error["message"] for error in answer.json()["errors"]), answer.text
+            assert not absent or absent not in answer.text
 
     run_async(use())
 
