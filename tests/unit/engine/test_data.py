@@ -1,0 +1,175 @@
+"""Image sets: three layouts, one meaning; and every set that is not one is refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ladle_engine import DataError
+from ladle_engine.data.images import ArrayImages, FolderImages, ImageShape, open_images
+
+SHAPE = ImageShape(channels=3, num_classes=2, class_ids=None)
+GREY = ImageShape(channels=1, num_classes=2, class_ids=None)
+
+
+def same(images: Tensor) -> Tensor:
+    return images
+
+
+def pixels(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 5, 6, 3), dtype=np.uint8)
+
+
+def image_folder(path: Path, images: np.ndarray, labels: list[int], names: Mapping[int, str]) -> Path:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = path / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return path
+
+
+def opened(path: Path, shape: ImageShape = SHAPE, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    data = open_images(path, shape, size, same)
+    return dict(data.batch(torch.arange(len(data))))
+
+
+def refused(code: str, path: Path, shape: ImageShape = SHAPE) -> str:
+    with pytest.raises(DataError) as caught:
+        opened(path, shape)
+    assert caught.value.code == code, caught.value
+    return str(caught.value)
+
+
+def test_a_folder_an_npz_and_a_safetensors_file_of_the_same_images_are_the_same(tmp_path: Path) -> None:
+    images, labels = pixels(), [0, 0, 1, 1]
+    folder = opened(image_folder(tmp_path / "folder", images, labels, {0: "ant", 1: "bee"}))
+    np.savez(tmp_path / "set.npz", x=images, y=np.array(labels, dtype=np.uint8))
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    save_file({"images": channels_first, "labels": torch.tensor(labels)}, tmp_path / "set.safetensors")
+    for other in (opened(tmp_path / "set.npz"), opened(tmp_path / "set.safetensors")):
+        assert torch.equal(other["labels"], folder["labels"])
+        assert torch.equal(other["pixel_values"], folder["pixel_values"])
+    assert folder["pixel_values"].dtype == torch.float32
+    assert folder["pixel_values"].max() <= 1
+
+
+def test_floating_images_are_taken_as_they_are_and_grey_ones_need_no_channel(tmp_path: Path) -> None:
+    images = np.linspace(-1, 2, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.array([0, 1]))
+    assert torch.equal(opened(tmp_path / "set.npz", GREY)["pixel_values"], torch.from_numpy(images)[:, None])
+
+
+def test_class_folders_go_by_the_configs_names_by_number_or_by_alphabet(tmp_path: Path) -> None:
+    images, labels = pixels(2), [0, 1]
+    named = ImageShape(channels=3, num_classes=2, class_ids={"zebra": 0, "ant": 1})
+    placeholder = ImageShape(channels=3, num_classes=2, class_ids={"LABEL_0": 0, "LABEL_1": 1})
+    by_name = image_folder(tmp_path / "named", images, labels, {0: "zebra", 1: "ant"})
+    assert opened(by_name, named)["labels"].tolist() == [1, 0], "files come in alphabetical order of their folders"
+    assert opened(by_name, placeholder)["labels"].tolist() == [0, 1]
+    by_number = image_folder(tmp_path / "numbered", images[:1], [0], {0: "1"})
+    assert opened(by_number)["labels"].tolist() == [1], "a class without images is no reason to shift the others"
+
+
+def test_images_of_other_sizes_and_modes_are_brought_to_one(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for name, mode, size in (("a", "RGBA", (9, 4)), ("b", "L", (5, 5))):
+        (folder / name).mkdir(parents=True)
+        Image.new(mode, size).save(folder / name / "one.png")
+    assert opened(folder, size=(7, 8))["pixel_values"].shape == (2, 3, 7, 8)
+
+
+def test_files_beside_the_images_are_left_alone(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "set", pixels(2), [0, 1], {0: "a", 1: "b"})
+    (folder / "a" / "notes.txt").write_text("x")
+    (folder / ".cache").mkdir()
+    (folder / "labels.csv").write_text("x")
+    assert len(opened(folder)["labels"]) == 2
+
+
+def npz(tmp_path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(tmp_path / "set.npz", **arrays)
+    return tmp_path / "set.npz"
+
+
+def test_sets_of_another_task_are_refused(tmp_path: Path) -> None:
+    good = {"images": pixels(), "labels": np.array([0, 0, 1, 1])}
+    tokens = {"input_ids": np.zeros((4, 9), dtype=np.int64), "labels": np.zeros((4, 9), dtype=np.int64)}
+    assert "holds `input_ids`, `labels`" in refused("invalid-data", npz(tmp_path, **tokens))
+    assert "holds `images`" in refused("invalid-data", npz(tmp_path, images=good["images"]))
+    grey = good | {"images": good["images"][..., 0]}
+    assert "(4, 5, 6). Is this the set of another task?" in refused("invalid-data", npz(tmp_path, **grey))
+    flat = good | {"images": good["images"].reshape(4, -1)}
+    assert "(4, 90)" in refused("invalid-data", npz(tmp_path, **flat))
+    words = good | {"images": good["images"].astype(np.int64)}
+    assert "torch.int64" in refused("invalid-data", npz(tmp_path, **words))
+    soft = good | {"labels": np.ones((4, 2), dtype=np.float32)}
+    assert "torch.float32 of shape (4, 2)" in refused("invalid-data", npz(tmp_path, **soft))
+    fewer = good | {"labels": good["labels"][:3]}
+    assert "4 whole numbers" in refused("invalid-data", npz(tmp_path, **fewer))
+
+
+def test_unknown_classes_are_listed(tmp_path: Path) -> None:
+    path = npz(tmp_path, images=pixels(), labels=np.array([0, 7, -1, 1]))
+    assert "from 0 to 1, the model's classes, but `set.npz` has -1, 7" in refused("unknown-classes", path)
+    three = image_folder(tmp_path / "three", pixels(3), [0, 1, 2], {0: "a", 1: "b", 2: "c"})
+    assert "has 3: a, b, c" in refused("unknown-classes", three)
+    named = ImageShape(channels=3, num_classes=2, class_ids={"cat": 0, "dog": 1})
+    assert "has `a`, `b`, `c`" in refused("unknown-classes", three, named)
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    empty = npz(tmp_path, images=np.zeros((0, 5, 6, 3), dtype=np.uint8), labels=np.zeros(0, dtype=np.int64))
+    assert "holds none" in refused("empty-data", empty)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "holds 0 sub-folders" in refused("empty-data", folder)
+    (folder / "0").mkdir()
+    assert "no image in them" in refused("empty-data", folder)
+
+
+def test_images_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    images = np.zeros((2, 5, 6, 3), dtype=np.float32)
+    images[1, 2, 2, 0] = np.nan
+    assert "NaN" in refused("invalid-data", npz(tmp_path, images=images, labels=np.array([0, 1])))
+
+
+def test_files_that_are_broken_or_of_another_kind_are_named(tmp_path: Path) -> None:
+    assert "there is none at" in refused("invalid-data", tmp_path / "absent")
+    (tmp_path / "set.csv").write_text("a,b")
+    assert "`set.csv`" in refused("invalid-data", tmp_path / "set.csv")
+    for name in ("set.npz", "set.safetensors"):
+        (tmp_path / name).write_bytes(b"not this")
+        assert name in refused("invalid-data", tmp_path / name)
+    folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
+    (folder / "b" / "1.png").write_bytes(b"\x89PNG broken")
+    assert "1.png" in refused("invalid-data", folder)
+
+
+def test_an_npz_with_a_pickle_inside_is_refused_and_not_read(tmp_path: Path) -> None:
+    path = npz(tmp_path, images=np.array([{"a": 1}], dtype=object), labels=np.array([0]))
+    assert "plain arrays" in refused("invalid-data", path)
+
+
+def test_an_image_bomb_and_a_link_out_of_the_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
+    monkeypatch.setattr("ladle_engine.data.images.MAX_PIXELS", 29)
+    assert "6 x 5" in refused("invalid-data", folder)
+    (tmp_path / "secret.png").write_bytes((folder / "a" / "0.png").read_bytes())
+    (folder / "a" / "link.png").symlink_to(tmp_path / "secret.png")
+    assert "link.png" in refused("path-not-allowed", folder)
+
+
+def test_a_folder_is_decoded_when_asked_and_an_array_lies_in_memory(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
+    assert isinstance(open_images(folder, SHAPE, None, same), FolderImages)
+    arrays = open_images(npz(tmp_path, images=pixels(), labels=np.zeros(4, dtype=int)), SHAPE, None, same)
+    assert isinstance(arrays, ArrayImages)
