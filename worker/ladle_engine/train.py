@@ -1,6 +1,7 @@
 """The loop over coefficients (paper, Algorithm 1), in `K x G` dimensions.
 
-`w = c + sum_i u_i (w_i - c)`. Backward gives the gradient `g` of one parameter after the other; a hook adds
+`w = c + sum_i u_i (w_i - c)`, fitted as a maximum a posteriori: the summed loss over the N examples plus
+`|u|^2 / (2 prior^2)`, all divided by N. Backward gives the gradient `g` of one parameter after the other; a hook adds
 `(w_i - c)^T g` into the K x G accumulator (eq. 6) and frees it at once, so peak gradient memory is one parameter. The
 optimiser steps `u` in float64 (eq. 7), and `w` is rewritten.
 
@@ -38,7 +39,8 @@ class TrainSettings:
 
     steps: int
     learning_rate: float
-    weight_decay: float
+    prior: float
+    """The standard deviation that coefficients are expected to have around the mean of the checkpoints."""
     optimiser: str
     warmup_fraction: float
     seed: int
@@ -86,7 +88,8 @@ class Trainer:
                 )
             for parameter_group in optimiser.param_groups:
                 parameter_group["lr"] = settings.learning_rate * schedule(step, settings)
-            u_KG.grad = gradient_KG
+            # The likelihood's part shrinks with the number of examples: few of them can move coefficients but little.
+            u_KG.grad = gradient_KG + u_KG.detach() / (len(self.examples) * settings.prior**2)
             optimiser.step()
             trained.losses.append(loss)
             pace.step(step + 1, loss)
@@ -194,5 +197,5 @@ def schedule(step: int, settings: TrainSettings) -> float:
 
 def _optimiser(u_KG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:
     if settings.optimiser == "sgd":
-        return torch.optim.SGD([u_KG], lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW([u_KG], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        return torch.optim.SGD([u_KG], lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.AdamW([u_KG], lr=settings.learning_rate, weight_decay=0.0)

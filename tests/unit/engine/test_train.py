@@ -24,9 +24,7 @@ from ladle_engine.state import ResumeState
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings, schedule
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, plain_net, write_checkpoints
 
-SETTINGS = TrainSettings(
-    steps=40, learning_rate=0.05, weight_decay=0.01, optimiser="adamw", warmup_fraction=0.1, seed=3
-)
+SETTINGS = TrainSettings(steps=40, learning_rate=0.05, prior=0.5, optimiser="adamw", warmup_fraction=0.1, seed=3)
 
 
 def trainer_for(
@@ -65,7 +63,7 @@ def reference_alpha(checkpoints: CheckpointSet, build: Callable[[], nn.Module], 
             weights.append({name: reader.read(name).double() for name in groups.of})
     model = build().double()
     u_KG = torch.zeros(len(weights), len(groups), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.AdamW([u_KG], lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
+    optimiser = torch.optim.AdamW([u_KG], lr=SETTINGS.learning_rate, weight_decay=0.0)
     data, order = ToyData(64), BatchOrder(61, 8, SETTINGS.seed)
     for step in range(SETTINGS.steps):
         batch = data.batch(torch.arange(3, 64)[order.batch(step)])
@@ -74,6 +72,7 @@ def reference_alpha(checkpoints: CheckpointSet, build: Callable[[], nn.Module], 
             name: sum(alpha_KG[i, g] * weights[i][name] for i in range(len(weights))) for name, g in groups.of.items()
         }
         loss = (functional_call(model, average, (batch["x"].double(),)) - batch["y"].double()).square().mean()
+        loss = loss + u_KG.square().sum() / (2 * 61 * SETTINGS.prior**2)
         optimiser.zero_grad()
         loss.backward()
         optimiser.param_groups[0]["lr"] = SETTINGS.learning_rate * schedule(step, SETTINGS)
@@ -155,9 +154,7 @@ def test_learning_rates_mean_the_same_for_a_model_a_thousand_times_larger(tmp_pa
     """Scale-free: `u` moves by the rate in units of the directions' lengths, however long those are."""
     near = trainer_for(write_checkpoints(tmp_path / "near", plain_net, spread=1e-3), plain_net, "model")
     far = trainer_for(write_checkpoints(tmp_path / "far", plain_net, spread=1.0), plain_net, "model")
-    one_step = TrainSettings(
-        steps=1, learning_rate=0.05, weight_decay=0.0, optimiser="adamw", warmup_fraction=1.0, seed=0
-    )
+    one_step = TrainSettings(steps=1, learning_rate=0.05, prior=1.0, optimiser="adamw", warmup_fraction=1.0, seed=0)
     for trainer in (near, far):
         u_KG = trainer.train(centre_of(trainer, 5), one_step).u_KG
         torch.testing.assert_close(u_KG.abs(), torch.full_like(u_KG, 0.05), rtol=1e-4, atol=0)

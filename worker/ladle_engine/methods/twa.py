@@ -15,21 +15,17 @@ from ladle_engine.options import option
 from ladle_engine.train import Trainer, TrainSettings
 from ladle_engine.workspace import Workspace
 
-DECAY_EXAMPLES = 256
-"""The fewer examples train the coefficients, the more of what they learn is noise, and the stronger the pull to the
-mean. Figures: docs/decisions/0005-weight-decay-by-examples.md."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TwaOptions:
     """Rates and decay are in units of the directions' lengths, so they fit every model."""
 
     steps: int = option(96, "gradient steps, each on one batch", at_least=1)
-    learning_rate: float = option(0.05, "of the coefficients, as a share of a direction's length", above=0.0)
-    weight_decay: float | None = option(
-        None,
-        f"pull of the coefficients towards the mean; by default {DECAY_EXAMPLES} / training examples, at most 1",
-        at_least=0.0,
+    learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
+    prior: float = option(
+        0.2,
+        "how far coefficients are expected from the mean, in directions' lengths; a smaller one holds harder",
+        above=0.0,
     )
     optimiser: str = option("adamw", "adamw, or sgd with momentum 0.9", one_of=("adamw", "sgd"))
     warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
@@ -65,7 +61,7 @@ class Twa:
         settings = TrainSettings(
             steps=options.steps,
             learning_rate=options.learning_rate,
-            weight_decay=_weight_decay(options, len(work.coefficient_examples)),
+            prior=options.prior,
             optimiser=options.optimiser,
             warmup_fraction=options.warmup_fraction,
             seed=work.seed,
@@ -80,12 +76,6 @@ class Twa:
         )
         label = self.name if len(groups) == 1 else f"{self.name} ({len(groups)} groups)"
         return Choice(coefficients=coefficients, label=label, losses=trained.losses)
-
-
-def _weight_decay(options: TwaOptions, num_examples: int) -> float:
-    if options.weight_decay is not None:
-        return options.weight_decay
-    return DECAY_EXAMPLES / max(DECAY_EXAMPLES, num_examples)
 
 
 class TwaLayerwise(Twa):

@@ -1,0 +1,225 @@
+"""Memory, binding and the small rules between the files and the training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ladle_contracts import Reason
+from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, average, preflight
+from ladle_engine.binding import bind
+from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
+from ladle_engine.checkpoints import discover
+from ladle_engine.examples import Examples
+from ladle_engine.groups import GROUPINGS
+from ladle_engine.preflight import plan_memory
+from ladle_engine.report import versions
+from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, norm_net, plain_net, write_checkpoints
+
+CPU = torch.device("cpu")
+
+
+def plan_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int) -> preflight.MemoryPlan:
+    checkpoints = write_checkpoints(tmp_path / str(available), plain_net, count=4)
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: available)
+    return plan_memory(bind(plain_net(), checkpoints), 4, CPU)
+
+
+def test_directions_are_float32_then_bfloat16_then_streamed_as_memory_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 65 parameters, the largest tensor has 48: the base is 4 * 113 bytes, a direction 260 or 130.
+    base, float32, bfloat16 = 452, 4 * 4 * 65, 2 * 4 * 65
+    enough = int((base + float32) / preflight.USABLE_SHARE) + 1
+    assert plan_with(tmp_path, monkeypatch, enough).storage == "float32"
+    plan = plan_with(tmp_path, monkeypatch, enough - 2)
+    assert (plan.storage, plan.needed_bytes) == ("bfloat16", base + bfloat16)
+    less = int((base + bfloat16) / preflight.USABLE_SHARE) - 1
+    plan = plan_with(tmp_path, monkeypatch, less)
+    assert plan.storage == "streamed"
+    assert f"do not fit in {less:,} bytes" in plan.reason
+
+
+def test_a_machine_without_room_for_the_model_is_refused_with_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EngineError, match="must have 452 bytes of memory on cpu, but 451 are free") as caught:
+        plan_with(tmp_path, monkeypatch, 451)
+    assert caught.value.code == "out-of-memory"
+
+
+def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"memory.max": 1000, "memory.current": 400}
+    monkeypatch.setattr(preflight, "_read_number", lambda path: numbers[path.name])
+    assert preflight.available_bytes(CPU) == 600
+
+
+def test_tied_tensors_are_bound_once_and_a_file_that_unties_them_is_refused(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, TiedNet)
+    binding = bind(TiedNet(), checkpoints)
+    assert dict(binding.aliases) == {"second.weight": "first.weight"}
+    assert "second.weight" not in binding.parameters
+    state = load_file(tmp_path / "step-1.safetensors")
+    save_file(state | {"second.weight": state["second.weight"] + 1}, tmp_path / "step-1.safetensors")
+    with pytest.raises(CheckpointError, match=r"`second\.weight` must equal `first\.weight`.*`step-1\.safetensors`"):
+        bind(TiedNet(), discover(tmp_path))
+
+
+def test_files_without_the_tied_alias_bind_too(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path, TiedNet)
+    for path in tmp_path.glob("*.safetensors"):
+        state = load_file(path)
+        del state["second.weight"]
+        save_file(state, path)
+    binding = bind(TiedNet(), discover(tmp_path))
+    assert not binding.aliases
+    assert "first.weight" in binding.parameters
+
+
+def test_a_model_with_a_tensor_more_or_less_than_the_files_is_refused(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    with pytest.raises(TaskError, match="but the checkpoints have none of that name"):
+        bind(torch.nn.Sequential(plain_net(), torch.nn.Linear(1, 1)), checkpoints)
+    with pytest.raises(TaskError, match=r"has no tensor `2\.bias`, but the checkpoints do \(2 such tensors\)"):
+        bind(torch.nn.Sequential(torch.nn.Linear(6, 8)), checkpoints)
+
+
+def test_a_model_without_statistics_needs_no_policy_and_a_small_set_averages_them(tmp_path: Path) -> None:
+    plain = write_checkpoints(tmp_path / "plain", plain_net)
+    few = Examples(task=ToyTask(plain_net), data=ToyData(64), indices=torch.arange(64), device=CPU)
+    statistics, warning = choose_statistics(plain, bind(plain_net(), plain), few)
+    assert isinstance(statistics, NoStatistics)
+    assert warning is None
+    normed = write_checkpoints(tmp_path / "normed", norm_net, count=3)
+    binding = bind(norm_net(), normed)
+    statistics, warning = choose_statistics(normed, binding, replace(few, task=ToyTask(norm_net)))
+    assert isinstance(statistics, AveragedStatistics)
+    assert warning is not None
+    assert "there are 64" in warning
+
+
+def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, norm_net, count=3)
+    binding = bind(norm_net(), checkpoints)
+    statistics = AveragedStatistics(checkpoints, binding)
+    groups = GROUPINGS["model"](binding)
+    settled = statistics.settle(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
+    with checkpoints.checkpoints[0].open() as first, checkpoints.checkpoints[2].open() as last:
+        for name in ("1.running_mean", "1.running_var"):
+            expected = 0.8 * first.read(name) + 0.2 * last.read(name)
+            assert torch.allclose(settled[name], expected)
+    assert bool((settled["1.running_var"] > 0).all())
+
+
+class SpyMode(ToyTask):
+    """Notes which mode the model's modules are in while coefficients are trained and while it is judged."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: torch.nn.Sequential(norm_net(), torch.nn.Dropout(0.5)), count=1200)
+        self.trained: set[tuple[bool, bool]] = set()
+        self.judged: set[tuple[bool, bool]] = set()
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        self.trained.add((model[0][1].training, model[1].training))
+        return super().loss(model, batch)
+
+    def evaluate(self, model: Any, batch: Any) -> Any:
+        self.judged.add((model[0][1].training, model[1].training))
+        return super().evaluate(model, batch)
+
+
+def test_coefficients_are_trained_on_batch_statistics_without_dropout_and_judged_in_evaluation_mode(
+    tmp_path: Path,
+) -> None:
+    task = SpyMode()
+    write_checkpoints(tmp_path / "checkpoints", task.build)
+    average(
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa",
+        method_options={"steps": 3},
+    )  # fmt: skip
+    assert task.trained == {(True, False)}
+    # BatchNorm is in training mode only while its statistics are recomputed.
+    assert task.judged == {(False, False), (True, False)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_ever_looks_at_the_select_split_before_it_has_chosen(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`best` alone may: it is the bar, and as high as the select split can make it."""
+    from ladle_engine import candidates
+
+    task = ToyTask(plain_net)
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    choose = candidates._choose
+    asked: list[int] = []
+
+    def spying(work: Any, name: str, options: Any) -> Any:
+        if name == "best":
+            return choose(work, name, options)
+        batch = ToyData.batch
+        forbidden = set(work.select.indices.tolist())
+
+        def watched(data: ToyData, indices: torch.Tensor) -> Any:
+            asked.extend(index for index in indices.tolist() if index in forbidden)
+            return batch(data, indices)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ToyData, "batch", watched)
+            return choose(work, name, options)
+
+    monkeypatch.setattr(candidates, "_choose", spying)
+    options = {"steps": 3} if "twa" in method else {}
+    average(
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
+    )
+    assert not asked
+
+
+def test_a_task_with_a_loss_alone_is_judged_by_it(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    outcome = average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net))
+    assert (outcome.metric, outcome.higher_is_better) == ("loss", False)
+    scores = {score.method: score for score in outcome.candidates}
+    assert outcome.gain == pytest.approx(scores["best"].select["loss"] - scores[outcome.method].select["loss"])
+    assert outcome.gain >= 0
+
+
+def test_when_no_average_is_better_the_best_checkpoint_comes_back_unchanged(tmp_path: Path) -> None:
+    """One answers zero, which is not bad; the others answer wildly, and so does every mixture with them."""
+    write_checkpoints(tmp_path / "checkpoints", plain_net, count=3, spread=20.0)
+    first = tmp_path / "checkpoints" / "step-0.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(first).items()}, first)
+    outcome = average(
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
+        method_options={"methods": ["uniform"]},
+    )  # fmt: skip
+    assert outcome.method == "best"
+    assert (outcome.gain, outcome.gain_low, outcome.gain_high) == (0, 0, 0)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    original = load_file(tmp_path / "checkpoints" / outcome.best_checkpoint)
+    assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
+    assert "No average was better" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_every_code_that_the_engine_raises_is_a_reason_of_the_contracts() -> None:
+    import re
+
+    import ladle_engine
+
+    folder = Path(ladle_engine.__file__).parent
+    raised = re.compile(
+        r"(?:EngineError|CheckpointError|TaskError|DataError|MethodError|OutputError)\(\s*\"([a-z-]+)\"|code=\"([a-z-]+)\""
+    )
+    codes = {one or other for path in folder.rglob("*.py") for one, other in raised.findall(path.read_text())}
+    assert len(codes) > 15, "the pattern finds them"
+    assert codes <= {str(reason) for reason in Reason}
+
+
+def test_versions_name_what_decides_the_numbers() -> None:
+    assert {"python", "torch", "ladle", "safetensors", "numpy", "transformers"} <= set(versions())
