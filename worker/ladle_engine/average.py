@@ -261,7 +261,7 @@ def _prepare(
     judged_by = _choose_metric(task, request.metric)
     check(checkpoints, tell)
     model = task.build_model(checkpoints).to(device=splits.fit.device, dtype=torch.float32)
-    binding = bind(model, checkpoints)
+    binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
     tell(_found(task, checkpoints, binding))
     memory = plan_memory(binding, len(checkpoints.checkpoints), splits.fit.device)
     if memory.storage != "float32":

@@ -43,14 +43,17 @@ class Binding:
                 target.copy_(reader.read(name))
 
 
-def bind(model: nn.Module, checkpoints: CheckpointSet) -> Binding:
-    """Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape differs."""
+def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str] | None = None) -> Binding:
+    """`stored_names` are those that differ: name in the model -> name in the checkpoints.
+
+    Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape differs.
+    """
     present = checkpoints.tensors
     parameters: dict[str, nn.Parameter] = {}
     statistics: dict[str, Tensor] = {}
     counters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    for names in _tied_names(model):
+    for names in _tied_names(model, stored_names or {}):
         tensor = names[0][1]
         stored = [name for name, _ in names if name in present]
         if not stored:
@@ -78,11 +81,11 @@ def bind(model: nn.Module, checkpoints: CheckpointSet) -> Binding:
     return Binding(model=model, parameters=parameters, statistics=statistics, counters=counters, aliases=aliases)
 
 
-def _tied_names(model: nn.Module) -> list[list[tuple[str, Tensor]]]:
-    """The model's tensors, each with all the names it has."""
+def _tied_names(model: nn.Module, stored_names: Mapping[str, str]) -> list[list[tuple[str, Tensor]]]:
+    """The model's tensors, each with all the names it has in the checkpoints."""
     names_of: dict[int, list[tuple[str, Tensor]]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        names_of.setdefault(id(tensor), []).append((name, tensor))
+        names_of.setdefault(id(tensor), []).append((stored_names.get(name, name), tensor))
     return list(names_of.values())
 
 

@@ -62,5 +62,6 @@ def _environment(num_ranks: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TQDM_DISABLE": "1",
         "TORCHELASTIC_ERROR_FILE": os.devnull,
     } | environment

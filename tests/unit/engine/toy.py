@@ -59,6 +59,9 @@ class ToyTask:
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         return self.build()
 
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
+        return {}
+
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> ToyData:
         return ToyData(self.count)
 

@@ -54,7 +54,11 @@ class Task(Protocol):
     def from_options(cls, options: Mapping[str, Any]) -> Self: ...
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
-        """The architecture with any weights; the engine fills them in. Its `state_dict` names are the checkpoints'."""
+        """The architecture with any weights; the engine fills them in."""
+        ...
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
+        """Name in the model's `state_dict` -> name in the checkpoints, where the two differ."""
         ...
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:

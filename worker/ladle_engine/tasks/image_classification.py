@@ -17,6 +17,7 @@ from ladle_engine.data.images import ImageShape, open_images
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.transformers_names import stored_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,10 @@ class ImageClassification:
                 f"{model_type!r} ({type(error).__name__}: {str(error)[:300]}).",
             ) from error
         return model
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
+        # A plug-in's own model has no names but its own.
+        return stored_names(model, checkpoints) if hasattr(model, "from_pretrained") else {}
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
