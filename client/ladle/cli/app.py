@@ -15,6 +15,7 @@ from rich.text import Text
 from ladle._errors import JobCancelled, JobFailed, LadleError
 from ladle.cli import options as spec_options
 from ladle.cli.options import SpecArguments
+from ladle_contracts import JobState
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
 
@@ -175,7 +176,7 @@ def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at the most.")] = 20,
     url: Url = None,

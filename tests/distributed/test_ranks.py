@@ -1,0 +1,108 @@
+"""Real ranks over gloo: the same model as one process makes, and errors that reach everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.builders import make_checkpoints, make_val_set
+
+REPOSITORY = Path(__file__).parents[2]
+OPTIONS = {"options": {"twa": {"steps": 16}, "twa-layerwise": {"steps": 16}}}
+
+RANK = """
+import json, sys
+import torch
+import torch.distributed as dist
+from ladle_engine import EngineError, average
+dist.init_process_group("gloo")
+data, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+try:
+    outcome = average(f"{data}/checkpoints", f"{data}/val.npz", output=output, **options)
+    said = {"method": outcome.method, "files": sorted(outcome.files), "gain": outcome.gain}
+except EngineError as error:
+    said = {"code": error.code}
+print(json.dumps({"rank": dist.get_rank(), **said}))
+dist.destroy_process_group()
+"""
+
+
+def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict[str, Any]]:
+    """What each rank said, by rank."""
+    script = output.parent / "rank.py"
+    script.write_text(RANK)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
+            *(str(script), str(data), str(output), json.dumps(options)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(said) == ranks, done.stderr
+    return sorted(said, key=lambda line: int(line["rank"]))
+
+
+def alphas(folder: Path) -> dict[str, torch.Tensor]:
+    saved = json.loads((folder / "coefficients.json").read_text())
+    return {name: torch.tensor(entry["alpha"]) for name, entry in saved["candidates"].items()}
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_make_the_model_that_one_process_makes(tmp_path: Path, ranks: int) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    # Neither the batch of 128 nor the splits divide by three.
+    make_val_set(tmp_path / "val.npz", count=305)
+    (alone,) = run_ranks(1, tmp_path, tmp_path / "one", method_options=OPTIONS)
+    together = run_ranks(ranks, tmp_path, tmp_path / "many", method_options=OPTIONS)
+    assert {line["method"] for line in together} == {alone["method"]}
+    assert {line["gain"] for line in together} == {alone["gain"]}
+    assert together[0]["files"] == alone["files"]
+    assert all(line["files"] == [] for line in together[1:]), "rank 0 alone writes"
+    one, many = alphas(tmp_path / "one"), alphas(tmp_path / "many")
+    assert one.keys() == many.keys()
+    for method in one:
+        assert torch.allclose(one[method], many[method], atol=1e-6), method
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "many")]
+    for name, tensor in models[0].items():
+        assert torch.allclose(tensor, models[1][name], atol=1e-6), name
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_more_ranks_than_examples_in_a_batch_still_work(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz", count=20)
+    options: dict[str, Any] = {"method": "twa", "method_options": {"steps": 3}, "task_options": {"batch_size": 2}}
+    said = run_ranks(3, tmp_path, tmp_path / "out", **options)
+    assert {line["method"] for line in said} <= {"best", "twa"}
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_bad_input_reaches_every_rank_with_one_code(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    path = tmp_path / "checkpoints" / "epoch-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    said = run_ranks(2, tmp_path, tmp_path / "out")
+    assert [line["code"] for line in said] == ["corrupt-checkpoint"] * 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_batch_norm_ranks_agree_with_each_other(tmp_path: Path) -> None:
+    """Batch statistics are per rank, so the coefficients are not those of one process; but all ranks have the same."""
+    make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
+    make_val_set(tmp_path / "val.npz", count=1060)
+    said = run_ranks(2, tmp_path, tmp_path / "out", method="twa", method_options={"steps": 8})
+    assert len({(line["method"], line["gain"]) for line in said}) == 1
