@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-CONFIG = {"num_channels": 1, "num_classes": 10, "image_size": 8, "width": 4}
+CONFIG = {"num_channels": 1, "num_classes": 10, "image_size": 8}
 
 
 @cache
@@ -26,11 +26,11 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def trained_states(count: int, batch_norm: bool, seed: int) -> tuple[dict[str, Tensor], ...]:
+def trained_states(count: int, batch_norm: bool, seed: int, width: int) -> tuple[dict[str, Tensor], ...]:
     """`count` snapshots of one run, a few dozen steps apart."""
     images, labels = digits()
     torch.manual_seed(seed)
-    model = SmallCnn(**CONFIG, batch_norm=batch_norm)
+    model = SmallCnn(**CONFIG, width=width, batch_norm=batch_norm)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
     states = []
@@ -44,12 +44,12 @@ def trained_states(count: int, batch_norm: bool, seed: int) -> tuple[dict[str, T
     return tuple(states)
 
 
-def make_checkpoints(folder: Path, count: int = 4, batch_norm: bool = False, seed: int = 0) -> Path:
+def make_checkpoints(folder: Path, count: int = 4, batch_norm: bool = False, seed: int = 0, width: int = 4) -> Path:
     """`folder/epoch-1.safetensors` ... with the `config.json` that the plug-in recognises."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, state in enumerate(trained_states(count, batch_norm, seed), start=1):
+    for number, state in enumerate(trained_states(count, batch_norm, seed, width), start=1):
         save_file(state, folder / f"epoch-{number}.safetensors")
-    config = {"ladle_task": "small-cnn", **CONFIG, "batch_norm": batch_norm}
+    config = {"ladle_task": "small-cnn", **CONFIG, "width": width, "batch_norm": batch_norm}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

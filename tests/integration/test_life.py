@@ -242,3 +242,69 @@ def test_the_worker_refuses_paths_outside_its_roots_and_an_output_that_exists(
     assert (record.state, record.reason) == (JobState.FAILED, Reason.OUTPUT_EXISTS)
     assert (taken / "precious.txt").read_text() == "keep me"
     assert [path.name for path in taken.iterdir()] == ["precious.txt"]
+
+
+def test_a_disk_that_fills_up_ends_the_job_with_its_reason_and_leaves_nothing(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
+) -> None:
+    make_checkpoints(data / "wide", width=32)
+    process = worker_process(tmp_path, server, data)
+    # No process may write more than 24 KB into one file; the model has more than 100.
+    process.arguments = ["bash", "-c", 'ulimit -f 24; exec "$@"', "worker", *process.arguments]
+    with running(process):
+        job = made.submit(spec(data).model_copy(update={"ckpt_dir": str(data / "wide")}))
+        record = made.finish(job)
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.DISK_FULL), record
+    assert record.attempt == 1, "trying again would not help"
+    assert "must fit on its disk" in (record.message or "")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [".ladle"]
+    assert not list((tmp_path / "results" / ".ladle").iterdir())
+
+
+def test_the_process_that_talks_to_redis_never_loads_torch(
+    made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    hold(gate, "train-3")
+    job = made.submit(spec(data))
+    until(lambda: gate.reached("train-3"), what="training")
+    with_torch = {
+        " ".join(process.cmdline())
+        for process in worker.tree()
+        if any("libtorch" in mapped.path for mapped in process.memory_maps())
+    }
+    assert any("gated_rank" in command for command in with_torch), "the rank itself has it"
+    assert not any(command.endswith("ladle_worker") for command in with_torch)
+    made.call(made.store.cancel(job))
+    made.finish(job)
+
+
+def test_the_ranks_know_neither_redis_nor_its_password(
+    made: Cluster, worker: Process, gate: Gate, data: Path, server: RedisServer
+) -> None:
+    hold(gate, "train-3")
+    job = made.submit(spec(data))
+    until(lambda: gate.reached("train-3"), what="training")
+    ranks = [process for process in worker.tree() if "gated_rank" in " ".join(process.cmdline())]
+    assert ranks
+    for process in ranks:
+        assert not [name for name in process.environ() if name.startswith("LADLE_")]
+        assert server.url not in " ".join(process.cmdline())
+    made.call(made.store.cancel(job))
+    made.finish(job)
+
+
+@pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at work"])
+def test_a_worker_ends_when_it_is_asked_to_though_redis_is_gone(
+    at_work: bool, server: RedisServer, made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    until(lambda: made.call(made.store.nodes()), what="the node to register")
+    if at_work:
+        hold(gate, "train-3")
+        made.submit(spec(data))
+        until(lambda: gate.reached("train-3"), what="training")
+    below = worker.tree()[1:]
+    server.stop()
+    began = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - began < 20, "well within what compose waits before it kills"
+    until(lambda: not any(is_alive(process) for process in below), timeout_s=5, what="the process tree to be gone")

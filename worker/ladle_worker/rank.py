@@ -10,7 +10,6 @@ from ladle_worker.family import die_with_parent
 
 die_with_parent()
 
-import errno  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -25,6 +24,7 @@ import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import EngineError, Outcome, average  # noqa: E402
+from ladle_engine.commit import FULL_DISK  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
@@ -80,7 +80,7 @@ def _reason(error: BaseException) -> Reason | None:
         return Reason(error.code)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return Reason.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         return Reason.DISK_FULL
     return None
 

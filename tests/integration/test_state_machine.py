@@ -1,0 +1,392 @@
+"""The Lua state machine on a real Redis: reservations, fencing, leases, elections. Tests speak for the nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from ladle_contracts import JobState, keys
+from ladle_contracts.transitions import SCRIPTS
+from ladle_service.scheduler import LOCK_MS, Scheduler
+from ladle_service.store import JobStore
+from tests.polling import until
+from tests.servers import RedisServer, redis_server
+
+NODE_LIFE_MS = 60_000
+CLAIM_MS = 30_000
+LEASE_MS = 60_000
+
+
+class Machine:
+    """Every transition as a call, with the arguments that a test does not care about filled in."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.redis = server.client()
+        self.fence = self.call("elect", "the-test", 600_000)
+        self.jobs = 0
+
+    def call(self, script: str, *arguments: Any) -> Any:
+        return self.redis.register_script(SCRIPTS[script])(args=list(arguments))
+
+    def node(self, name: str, ranks: int = 1) -> None:
+        self.call("register", name, "id", name, "ranks", ranks)
+        self.call("heartbeat", name)
+
+    def submit(self, *, nodes: int = 1, ranks: int = 1, priority: int = 0, max_failures: int = 3) -> str:
+        self.jobs += 1
+        job = f"job-{self.jobs}"
+        self.call("submit", job, "me", "{}", priority, nodes, ranks, max_failures, "", "", 1000)
+        return job
+
+    def schedule(self, job: str, fence: str | None = None) -> list[str]:
+        answer: list[str] = self.call("schedule", fence or self.fence, job, CLAIM_MS, NODE_LIFE_MS)
+        return answer
+
+    def claim(self, job: str, attempt: int, node: str, lease_ms: int = LEASE_MS) -> str:
+        answer: str = self.call("claim", job, attempt, node, lease_ms)[0]
+        return answer
+
+    def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
+        answer: str = self.call("end", job, attempt, outcome, reason, "why", "{}", "[]", 0)
+        return answer
+
+    def reap(self, job: str, fence: str | None = None) -> str:
+        answer: str = self.call("reap", fence or self.fence, job, 0)
+        return answer
+
+    def field(self, job: str, name: str) -> str:
+        value: str = self.redis.hget(keys.job(job), name)
+        return value
+
+    def holder(self, node: str) -> str:
+        value: str = self.redis.hget(keys.node(node), "job") or ""
+        return value
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def machine(server: RedisServer) -> Iterator[Machine]:
+    with server.client() as client:
+        client.flushall()
+    made = Machine(server)
+    yield made
+    made.redis.close()
+
+
+def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
+    for name in ("a", "b", "c"):
+        machine.node(name)
+    small, large = machine.submit(), machine.submit(nodes=3)
+    assert machine.schedule(small) == ["scheduled", "1", "a"]
+    assert machine.schedule(large) == ["busy"]
+    assert [machine.holder(name) for name in ("a", "b", "c")] == [small, "", ""], "nothing is held while waiting"
+    assert machine.field(large, "waiting_for") == "needs 3 nodes, 2 free of 3"
+    assert machine.field(large, "attempt") == "0"
+    assert machine.claim(small, 1, "a") == "ok"
+    assert machine.call("finalize", small, 1) == "ok"
+    assert machine.end(small, 1, "succeeded") == "succeeded"
+    assert machine.schedule(large) == ["scheduled", "1", "a", "b", "c"]
+    assert {machine.holder(name) for name in ("a", "b", "c")} == {large}
+    # It runs only when the last of its nodes has claimed.
+    assert [machine.claim(large, 1, name) for name in ("a", "b")] == ["ok", "ok"]
+    assert machine.field(large, "state") == "scheduled"
+    assert machine.claim(large, 1, "c") == "ok"
+    assert machine.field(large, "state") == "running"
+
+
+def test_two_jobs_that_need_each_others_nodes_do_not_lock_each_other(machine: Machine) -> None:
+    """With one node a step each would hold one and wait for the other for ever."""
+    for name in ("a", "b", "c"):
+        machine.node(name)
+    one, two = machine.submit(nodes=2), machine.submit(nodes=2)
+    assert machine.schedule(one)[0] == "scheduled"
+    assert machine.schedule(two) == ["busy"]
+    assert [machine.holder(name) for name in ("a", "b", "c")] == [one, one, ""]
+
+
+def test_too_few_machines_let_those_behind_go_first_and_too_few_free_ones_do_not(machine: Machine) -> None:
+    machine.node("a", ranks=2)
+    impossible, small = machine.submit(ranks=4), machine.submit()
+    assert machine.schedule(impossible) == ["impossible"]
+    assert machine.field(impossible, "waiting_for") == "needs 1 node of 4 ranks, 0 free of 0"
+    assert machine.schedule(small)[0] == "scheduled"
+    assert machine.schedule(machine.submit()) == ["busy"]
+
+
+def test_the_queue_goes_by_priority_and_then_by_age(machine: Machine) -> None:
+    first, low, second, high = (
+        machine.submit(), machine.submit(priority=-5), machine.submit(), machine.submit(priority=100),
+    )  # fmt: skip
+    assert machine.redis.zrange(keys.QUEUE, 0, -1) == [high, first, second, low]
+
+
+def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> None:
+    machine.node("a")
+    machine.node("b")
+    job = machine.submit()
+    machine.schedule(job)
+    assert machine.claim(job, 1, "a", lease_ms=1) == "ok"
+    time.sleep(0.01)
+    assert machine.reap(job) == "queued"
+    assert machine.field(job, "failures") == "1"
+    assert machine.schedule(job) == ["scheduled", "2", "a"]
+    assert machine.claim(job, 2, "a") == "ok"
+    before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
+    assert machine.call("renew", job, 1, "a", LEASE_MS) == "lost"
+    assert machine.call("report", job, 1, 10, '{"stage":"x"}', 1, '{"kind":"warning","message":"m"}', "line") == "lost"
+    assert machine.call("finalize", job, 1) == "lost"
+    for outcome in ("succeeded", "failed", "crashed", "released"):
+        assert machine.end(job, 1, outcome) == "lost"
+    assert machine.claim(job, 1, "a") == "stale"
+    assert (machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))) == before
+    assert machine.redis.llen(keys.log(job)) == 0
+    # And the one that is current can.
+    assert machine.call("finalize", job, 2) == "ok"
+    assert machine.end(job, 2, "succeeded") == "succeeded"
+
+
+def test_a_node_that_was_not_given_the_job_cannot_claim_it_and_nobody_claims_twice(machine: Machine) -> None:
+    machine.node("a")
+    machine.node("b")
+    job = machine.submit()
+    machine.schedule(job)
+    assert machine.claim(job, 1, "b") == "stale"
+    assert machine.claim(job, 1, "a") == "ok"
+    assert machine.claim(job, 1, "a") == "stale", "it runs already: a second delivery of the message does nothing"
+
+
+def test_a_scheduler_that_lost_its_lock_changes_nothing(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    old = machine.fence
+    machine.redis.delete(keys.SCHEDULER_LOCK)
+    new = machine.call("elect", "another", 600_000)
+    assert int(new) > int(old)
+    assert machine.call("elect", "the-test", 600_000) == "", "one at a time"
+    assert machine.schedule(job, fence=old) == ["deposed"]
+    assert machine.field(job, "state") == "queued"
+    assert machine.schedule(job, fence=new)[0] == "scheduled"
+    machine.claim(job, 1, "a", lease_ms=1)
+    time.sleep(0.01)
+    assert machine.reap(job, fence=old) == "deposed"
+    assert machine.field(job, "state") == "running"
+
+
+def test_lost_nodes_count_and_the_last_failure_ends_the_job(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit(max_failures=2)
+    for attempt, state in ((1, "queued"), (2, "failed")):
+        assert machine.schedule(job)[0] == "scheduled"
+        machine.claim(job, attempt, "a", lease_ms=1)
+        time.sleep(0.01)
+        assert machine.reap(job) == state
+    assert machine.field(job, "reason") == "node-lost"
+    assert "`a` stopped renewing" in machine.field(job, "message")
+    assert machine.holder("a") == ""
+    assert not machine.redis.smembers(keys.ACTIVE)
+
+
+def test_a_crash_waits_before_it_is_tried_again_and_each_time_longer(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    waits = []
+    for attempt in (1, 2):
+        machine.redis.hset(keys.job(job), "not_before", 0)
+        assert machine.schedule(job)[0] == "scheduled"
+        machine.claim(job, attempt, "a")
+        now = int(time.time() * 1000)
+        assert machine.call("end", job, attempt, "crashed", "crashed", "why", "", "[]", 5_000) == "queued"
+        waits.append(int(machine.field(job, "not_before")) - now)
+        assert machine.schedule(job) == ["skip"]
+    assert 4_000 < waits[0] < 6_000
+    assert 9_000 < waits[1] < 11_000
+
+
+def test_a_node_that_goes_away_in_order_costs_no_failure(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit(max_failures=1)
+    machine.schedule(job)
+    machine.claim(job, 1, "a")
+    machine.call("leave", "a")
+    assert machine.call("renew", job, 1, "a", LEASE_MS) == "release"
+    assert machine.end(job, 1, "released", "node-lost") == "queued"
+    assert machine.field(job, "failures") == "0"
+    assert machine.schedule(job) == ["impossible"], "a node that left gets no job"
+
+
+def test_an_unclaimed_job_goes_back_to_the_queue_without_a_failure(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.call("schedule", machine.fence, job, 1, NODE_LIFE_MS)
+    time.sleep(0.01)
+    assert machine.reap(job) == "queued"
+    assert (machine.field(job, "failures"), machine.holder("a")) == ("0", "")
+
+
+def test_a_cancel_reaches_a_job_in_every_state_but_the_last_ones(machine: Machine) -> None:
+    machine.node("a")
+    queued = machine.submit()
+    machine.call("cancel", queued)
+    assert machine.field(queued, "state") == "cancelled"
+    running = machine.submit()
+    machine.schedule(running)
+    machine.claim(running, 1, "a")
+    machine.call("cancel", running)
+    assert machine.field(running, "state") == "cancelling"
+    assert machine.call("renew", running, 1, "a", LEASE_MS) == "cancel"
+    assert machine.call("finalize", running, 1) == "cancel"
+    assert machine.end(running, 1, "crashed") == "cancelled", "not tried again"
+    late = machine.submit()
+    machine.schedule(late)
+    machine.claim(late, 1, "a")
+    machine.call("finalize", late, 1)
+    machine.call("cancel", late)
+    assert machine.field(late, "state") == "finalizing"
+    assert machine.end(late, 1, "succeeded") == "succeeded"
+
+
+def test_a_cancelled_job_whose_node_died_ends_all_the_same(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "a", lease_ms=1)
+    machine.call("cancel", job)
+    time.sleep(0.01)
+    assert machine.reap(job) == "cancelled"
+    assert machine.holder("a") == ""
+
+
+def test_a_report_that_is_sent_twice_is_written_once(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "a")
+    body = json.dumps({"kind": "warning", "message": "once"})
+    for _ in range(3):
+        assert machine.call("report", job, 1, 100, "", 1, body, "one", "two") == "ok"
+    assert machine.redis.lrange(keys.log(job), 0, -1) == ["one", "two"]
+    bodies = [fields["body"] for _, fields in machine.redis.xrange(keys.events(job))]
+    assert bodies.count(body) == 1
+
+
+def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) -> None:
+    machine.node("n")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "n")
+    machine.call("report", job, 1, 5, '{"stage":""}', 0, "line")
+    machine.call("submit", "job-x", "me", "{}", 0, 1, 1, 3, "key", "digest", 60_000)
+    expected = {
+        keys.QUEUE, keys.ACTIVE, keys.JOBS, keys.NODES, keys.SCHEDULER_LOCK, keys.SCHEDULER_FENCE, keys.node("n"),
+        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.job("job-x"),
+        keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"),
+    }  # fmt: skip
+    assert set(machine.redis.scan_iter("*")) == expected
+
+
+class Recorder:
+    """In the waker's place."""
+
+    def __init__(self) -> None:
+        self.woken: list[tuple[str, str, int]] = []
+
+    async def wake(self, node_id: str, job_id: str, attempt: int, node_rank: int) -> None:
+        self.woken.append((node_id, job_id, attempt))
+
+
+def test_a_second_scheduler_waits_and_takes_over_when_the_first_is_gone(machine: Machine) -> None:
+    machine.redis.delete(keys.SCHEDULER_LOCK)
+    machine.node("a")
+
+    async def use() -> None:
+        async with (
+            Redis.from_url(machine.server.url, decode_responses=True) as one,
+            Redis.from_url(machine.server.url, decode_responses=True) as two,
+        ):
+            wakes = Recorder(), Recorder()
+            first, second = Scheduler(one, wakes[0]), Scheduler(two, wakes[1])
+            assert await first.tick()
+            assert not await second.tick()
+            job = machine.submit()
+            assert not await second.tick()
+            assert await first.tick()
+            assert wakes[0].woken == [("a", job, 1)]
+            assert not wakes[1].woken
+            # The first one hangs for longer than its lock lives; the second takes over.
+            machine.redis.pexpire(keys.SCHEDULER_LOCK, 1)
+            await asyncio.sleep(0.01)
+            assert await second.tick()
+            assert not await first.tick(), "and the first one, back again, waits in turn"
+            await second.resign()
+            assert await first.tick(), "one that goes in order makes room at once"
+
+    asyncio.run(use())
+
+
+def test_a_running_scheduler_that_is_killed_is_replaced_within_its_locks_life(machine: Machine) -> None:
+    machine.redis.delete(keys.SCHEDULER_LOCK)
+    machine.redis.set(keys.SCHEDULER_LOCK, "a process that is gone", px=1500)
+    machine.node("a")
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            wakes = Recorder()
+            task = asyncio.create_task(Scheduler(redis, wakes).run())
+            job = machine.submit()
+            began = time.monotonic()
+            while not wakes.woken:
+                assert time.monotonic() - began < 10
+                await asyncio.sleep(0.05)
+            assert wakes.woken[0][:2] == ("a", job)
+            task.cancel()
+
+    asyncio.run(use())
+    assert LOCK_MS <= 15_000, "as long as a lease: nothing expires unseen"
+
+
+def test_waiting_jobs_behind_a_large_one_do_not_overtake_it(machine: Machine) -> None:
+    for name in ("a", "b"):
+        machine.node(name)
+    machine.redis.delete(keys.SCHEDULER_LOCK)
+    busy, large, small = machine.submit(), machine.submit(nodes=2), machine.submit()
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            wakes = Recorder()
+            await Scheduler(redis, wakes).tick()
+            assert wakes.woken == [("a", busy, 1)], "one node is free, but the small job waits behind the large one"
+
+    asyncio.run(use())
+    assert machine.field(small, "state") == machine.field(large, "state") == "queued"
+
+
+def test_the_store_reads_back_what_the_scripts_wrote(machine: Machine, tmp_path: Path) -> None:
+    machine.node("a")
+    spec = json.dumps({"ckpt_dir": "/c", "val_set": "/v"})
+    machine.call("submit", "j", "me", spec, 0, 1, 1, 3, "", "", 1000)
+    machine.schedule("j")
+    machine.claim("j", 1, "a")
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            store = JobStore(redis, redis)
+            record = await store.get("j", None)
+            assert record is not None
+            assert (record.state, record.attempt, record.nodes) == (JobState.RUNNING, 1, ("a",))
+            assert await store.get("j", "somebody else") is None
+
+    asyncio.run(use())
+    until(lambda: machine.field("j", "started_at"), what="the start to be noted")
