@@ -113,7 +113,7 @@ def average(
     started = time.monotonic()
     settings = {name: _plain(value) for name, value in locals().items() if name in REPORTED}
     collectives = current_collectives()
-    tell = _Listener(progress if collectives.rank == 0 else ignore)
+    tell = _Listener(progress=progress if collectives.rank == 0 else ignore)
     request = _Request(
         dtype=dtype, metric=metric, select_fraction=select_fraction, seed=seed, train_set_use=train_set_use
     )
@@ -192,10 +192,6 @@ class _Listener:
 
     progress: ProgressCallback
     warnings: list[str] = field(default_factory=list)
-
-    def __init__(self, progress: ProgressCallback) -> None:
-        self.progress = progress
-        self.warnings = []
 
     def __call__(self, event: ProgressEvent) -> None:
         if isinstance(event, Warned):

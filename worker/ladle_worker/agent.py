@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import JobResult, Reason
 from ladle_contracts.roots import PathNotAllowed, resolve_inside
 from ladle_worker.claim import Claim, Ended
-from ladle_worker.job_folder import AttemptFolder, JobFolder, write_whole
+from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch import Ranks
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
@@ -188,6 +188,3 @@ def _made_by(destination: Path) -> str | None:
         return None
     provenance = report.get("provenance") if isinstance(report, dict) else None
     return provenance.get("job_id") if isinstance(provenance, dict) else None
-
-
-__all__ = ["Attempt", "AttemptFolder", "run_attempt"]

@@ -1,0 +1,57 @@
+"""The documents' links lead somewhere, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ladle_contracts import Reason
+from ladle_engine import METHODS
+from ladle_engine.options import describe_options
+from ladle_engine.tasks.image_classification import ImageClassification
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENTS = [
+    *REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "examples").rglob("*.md"),
+]  # fmt: skip
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
+    for target in LINK.findall(document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in readme, page.name
+    index = (REPOSITORY / "docs" / "decisions" / "README.md").read_text()
+    for page in (REPOSITORY / "docs" / "decisions").glob("0*.md"):
+        assert page.name in index
+
+
+def test_the_documents_name_every_method_command_and_option_of_the_built_in_task() -> None:
+    methods = (REPOSITORY / "docs" / "methods.md").read_text()
+    assert all(f"| `{name}` |" in methods for name in METHODS)
+    tasks = (REPOSITORY / "docs" / "tasks.md").read_text()
+    assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
+
+
+def test_the_reasons_of_bad_checkpoints_and_data_are_explained() -> None:
+    pages = "".join((REPOSITORY / "docs" / name).read_text() for name in ("checkpoints.md", "tasks.md", "output.md"))
+    about_input = [reason for reason in Reason if "checkpoint" in reason or "data" in reason or "classes" in reason]
+    for reason in about_input:
+        assert f"`{reason}`" in pages, reason
+
+
+def test_make_help_names_every_target() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    for target in phony[1].split():
+        assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE), target
