@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.errors import CheckpointError, TaskError
 
@@ -38,7 +39,7 @@ class Binding:
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
         """Fills the model with one checkpoint, exactly (converted to the model's dtype)."""
-        with checkpoint.open() as reader:
+        with open_checkpoint(checkpoint) as reader:
             for name, target in {**self.parameters, **self.statistics, **self.counters}.items():
                 target.copy_(reader.read(name))
 
@@ -94,7 +95,7 @@ def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
     if not aliases:
         return
     for checkpoint in checkpoints.checkpoints:
-        with checkpoint.open() as reader:
+        with open_checkpoint(checkpoint) as reader:
             for alias, name in aliases.items():
                 if not torch.equal(reader.read(alias), reader.read(name)):
                     raise CheckpointError(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.binding import Binding
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.groups import Groups
 from ladle_engine.progress import Pace, ProgressCallback
@@ -100,7 +101,7 @@ class OpenCheckpoints:
         self.readers: list[TensorReader] = []
         with ExitStack() as stack:
             for checkpoint in checkpoints.checkpoints:
-                self.readers.append(stack.enter_context(checkpoint.open()))
+                self.readers.append(stack.enter_context(open_checkpoint(checkpoint)))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> list[TensorReader]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine import CheckpointError, check, discover
+from ladle_engine.checkpoints import open_checkpoint
 from ladle_engine.progress import ignore
 
 
@@ -91,7 +92,7 @@ def test_shards_of_an_index_are_one_checkpoint(tmp_path: Path) -> None:
         (home / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     found = discover(tmp_path)
     assert set(found.tensors) == {"layer.weight", "layer.bias"}
-    with found.checkpoints[1].open() as reader:
+    with open_checkpoint(found.checkpoints[1]) as reader:
         assert torch.equal(reader.read("layer.bias"), weights(2.0)["layer.bias"])
 
 
@@ -126,7 +127,7 @@ def test_nested_and_wrapped_state_dicts_give_the_same_names_and_values(
     found = discover(tmp_path)
     check(found, ignore)
     assert set(found.tensors) == {"layer.weight", "layer.bias"}
-    with found.checkpoints[0].open() as reader:
+    with open_checkpoint(found.checkpoints[0]) as reader:
         assert torch.equal(reader.read("layer.weight"), weights(1.0)["layer.weight"])
 
 

@@ -14,7 +14,7 @@ from ladle_contracts import Reason
 from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, average, preflight
 from ladle_engine.binding import bind
 from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.preflight import plan_memory
@@ -109,7 +109,7 @@ def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
     statistics = AveragedStatistics(checkpoints, binding)
     groups = GROUPINGS["model"](binding)
     settled = statistics.settle(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
-    with checkpoints.checkpoints[0].open() as first, checkpoints.checkpoints[2].open() as last:
+    with open_checkpoint(checkpoints.checkpoints[0]) as first, open_checkpoint(checkpoints.checkpoints[2]) as last:
         for name in ("1.running_mean", "1.running_var"):
             expected = 0.8 * first.read(name) + 0.2 * last.read(name)
             assert torch.allclose(settled[name], expected)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from ladle_engine.binding import bind
 from ladle_engine.buffers import NoStatistics
+from ladle_engine.checkpoints import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import SingleProcess
 from ladle_engine.directions import alpha_from_u, measure, open_directions
@@ -59,7 +60,7 @@ def reference_alpha(checkpoints: CheckpointSet, build: Callable[[], nn.Module], 
     """Learned as anybody would write it down first: one leaf, autograd through `sum_i alpha_i w_i`, float64."""
     weights = []
     for checkpoint in checkpoints.checkpoints:
-        with checkpoint.open() as reader:
+        with open_checkpoint(checkpoint) as reader:
             weights.append({name: reader.read(name).double() for name in groups.of})
     model = build().double()
     u_KG = torch.zeros(len(weights), len(groups), dtype=torch.float64, requires_grad=True)

@@ -2,6 +2,7 @@
 
 from ladle_engine.checkpoints.check import check
 from ladle_engine.checkpoints.discover import discover
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 
-__all__ = ["Checkpoint", "CheckpointSet", "TensorInfo", "TensorReader", "check", "discover"]
+__all__ = ["Checkpoint", "CheckpointSet", "TensorInfo", "TensorReader", "check", "discover", "open_checkpoint"]

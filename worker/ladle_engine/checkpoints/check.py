@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback
@@ -18,13 +19,13 @@ CHUNK_ELEMENTS = 1 << 24
 def check(checkpoints: CheckpointSet, tell: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
     for checkpoint in checkpoints.checkpoints:
-        with checkpoint.open() as reader:
+        with open_checkpoint(checkpoint) as reader:
             _compare(checkpoints, checkpoint, reader.tensors())
     pace = Pace(tell, "check", len(checkpoints.checkpoints))
     differs = False
-    with checkpoints.reference.open() as reference:
+    with open_checkpoint(checkpoints.reference) as reference:
         for done, checkpoint in enumerate(checkpoints.checkpoints):
-            with checkpoint.open() as reader:
+            with open_checkpoint(checkpoint) as reader:
                 for name, info in checkpoints.tensors.items():
                     tensor = reader.read(name)
                     if info.is_floating:

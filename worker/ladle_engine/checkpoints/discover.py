@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle_engine.checkpoints.readers import shards_of
+from ladle_engine.checkpoints.readers import open_checkpoint, shards_of
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.errors import CheckpointError
 
@@ -58,7 +58,7 @@ def discover(
         )
     reference = chosen[-1]
     home = reference.files[0].parent
-    with reference.open() as reader:
+    with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
     return CheckpointSet(
         folder=folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.pickle_file import load_state_dict
 from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
-from ladle_engine.checkpoints.types import Checkpoint, TensorInfo
+from ladle_engine.checkpoints.types import Checkpoint, TensorInfo, TensorReader
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """Prefixes that DistributedDataParallel, torch.compile and FSDP put before every name."""
@@ -89,6 +89,11 @@ class PickleReader:
 
     def read(self, name: str) -> Tensor:
         return self._weights[name].detach()
+
+
+def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:
+    """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
+    return READERS[checkpoint.format](checkpoint)
 
 
 READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,13 +41,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     """The weight files: one, or the shards of an index."""
     format: str
-    """A key of `checkpoints.readers.READERS`."""
-
-    def open(self) -> AbstractContextManager[TensorReader]:
-        """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
-        from ladle_engine.checkpoints.readers import READERS
-
-        return READERS[self.format](self)
+    """A key of `readers.READERS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
