@@ -25,6 +25,9 @@ import torch.distributed as dist
 from ladle_engine import EngineError, average
 dist.init_process_group("gloo")
 data, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+if room := options.pop("room", None):
+    from ladle_engine import preflight
+    preflight.available_bytes = lambda device: room[dist.get_rank()]
 try:
     outcome = average(f"{data}/checkpoints", f"{data}/val.npz", output=output, **options)
     said = {"method": outcome.method, "files": sorted(outcome.files), "gain": outcome.gain}
@@ -106,3 +109,13 @@ def test_with_batch_norm_ranks_agree_with_each_other(tmp_path: Path) -> None:
     make_val_set(tmp_path / "val.npz", count=1060)
     said = run_ranks(2, tmp_path, tmp_path / "out", method="twa", method_options={"steps": 8})
     assert len({(line["method"], line["gain"]) for line in said}) == 1
+
+
+def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    # 1,034 parameters, 4 checkpoints: 4 KB of centre and gradient, and 16 KB of directions as float32.
+    run_ranks(2, tmp_path, tmp_path / "out", method="twa", method_options={"steps": 4}, room=[1 << 30, 22_000])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["memory"]["storage"] == "bfloat16"
+    assert any("bfloat16" in warning for warning in report["warnings"])

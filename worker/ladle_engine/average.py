@@ -259,7 +259,7 @@ def _prepare(
     model = task.build_model(checkpoints).to(device=splits.fit.device, dtype=torch.float32)
     binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
     tell(_found(task, checkpoints, binding))
-    memory = plan_memory(binding, len(checkpoints.checkpoints), splits.fit.device)
+    memory = plan_memory(binding, len(checkpoints.checkpoints), splits.fit.device, collectives)
     if memory.storage != "float32":
         tell(Warned(message=f"Directions are kept as {memory.storage}: {memory.reason}."))
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics)

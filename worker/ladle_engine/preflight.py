@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import psutil
 import torch
 
 from ladle_engine.binding import Binding
+from ladle_engine.collectives import Collectives
 from ladle_engine.errors import EngineError
 
 USABLE_SHARE = 0.7
@@ -26,13 +28,13 @@ class MemoryPlan:
     reason: str
 
 
-def plan_memory(binding: Binding, num_checkpoints: int, device: torch.device) -> MemoryPlan:
-    """float32 where it fits, else bfloat16, else streamed from the files.
+def plan_memory(binding: Binding, num_checkpoints: int, device: torch.device, collectives: Collectives) -> MemoryPlan:
+    """Collective: float32 where it fits on every rank, else bfloat16, else streamed from the files.
 
     Low-precision directions cost search accuracy only: the result is always recomputed from the original files.
     Raises `EngineError` (out-of-memory) with the numbers when not even the model and one gradient fit.
     """
-    available = available_bytes(device)
+    available = _smallest(available_bytes(device), collectives)
     numbers = binding.num_parameters
     largest = max((parameter.numel() for parameter in binding.parameters.values()), default=0)
     # Centre and the largest gradient, float32; the model itself is in memory already.
@@ -72,7 +74,15 @@ def available_bytes(device: torch.device) -> int:
     used = _read_number(Path("/sys/fs/cgroup/memory.current"))
     if limit is not None and used is not None:
         free_bytes.append(max(limit - used, 0))
-    return min(free_bytes)
+    # torchrun's variable: the ranks of this machine share its memory, while each has a GPU of its own.
+    return min(free_bytes) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _smallest(own: int, collectives: Collectives) -> int:
+    """The smallest number over the ranks: with directions of different precision their models would drift apart."""
+    numbers = torch.zeros(collectives.size, dtype=torch.float64)
+    numbers[collectives.rank] = own
+    return int(collectives.sum(numbers).min())
 
 
 def _read_number(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, avera
 from ladle_engine.binding import bind
 from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.checkpoints import discover, open_checkpoint
+from ladle_engine.collectives import SingleProcess
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.preflight import plan_memory
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 def plan_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int) -> preflight.MemoryPlan:
     checkpoints = write_checkpoints(tmp_path / str(available), plain_net, count=4)
     monkeypatch.setattr(preflight, "available_bytes", lambda device: available)
-    return plan_memory(bind(plain_net(), checkpoints), 4, CPU)
+    return plan_memory(bind(plain_net(), checkpoints), 4, CPU, SingleProcess())
 
 
 def test_directions_are_float32_then_bfloat16_then_streamed_as_memory_shrinks(
@@ -56,7 +57,10 @@ def test_a_machine_without_room_for_the_model_is_refused_with_the_numbers(
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = {"memory.max": 1000, "memory.current": 400}
     monkeypatch.setattr(preflight, "_read_number", lambda path: numbers[path.name])
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert preflight.available_bytes(CPU) == 600
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert preflight.available_bytes(CPU) == 200, "ranks share their machine's memory"
 
 
 def test_tied_tensors_are_bound_once_and_a_file_that_unties_them_is_refused(tmp_path: Path) -> None:
