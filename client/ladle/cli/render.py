@@ -55,6 +55,7 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     if result.method == "best":
         verdict.append("No average beat the best checkpoint", style="bold yellow")
         verdict.append(f" on the select split, so the result is {result.best_checkpoint}, unchanged.")
+        verdict.append(_lower_loss(result))
     else:
         verdict.append(f"{result.method} wins", style="bold green")
         verdict.append(
@@ -69,6 +70,18 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     where = Text.assemble("Model: ", (result.folder, "bold"))
     return Group(
         candidates_table(result.candidates, result.metric, result.method), "", verdict, facts, *warnings, where
+    )
+
+
+def _lower_loss(result: JobResult) -> str:
+    """Points at a candidate that the metric did not choose, but the loss would."""
+    losses = {candidate.method: candidate.select["loss"] for candidate in result.candidates}
+    lowest = min(losses, key=lambda method: losses[method])
+    if result.metric == "loss" or lowest == result.method:
+        return ""
+    return (
+        f" {lowest} has a lower loss there ({number(losses[lowest])} against {number(losses[result.method])}): "
+        f"`--metric loss` would return it."
     )
 
 
