@@ -89,7 +89,8 @@ def average(
     """Averages the checkpoints in `ckpt_dir` and writes the best model found to the new folder `output`.
 
     Half of the validation set (`select_fraction`) judges the candidates and never trains; the result is never worse
-    there than the best checkpoint. Under `torch.distributed` it is collective: every rank calls it, rank 0 writes.
+    there than the best checkpoint. Under `torch.distributed` it is collective: every rank calls it, and rank 0 writes.
+    The others return at once, while it writes: hours may lie between, and collectives time out.
 
     Args:
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
@@ -147,7 +148,6 @@ def average(
             folder = staged(Path(output)) if commit else fresh_folder(Path(output))
             with folder as staging:
                 files = write_output(staging, work, candidates, winner, run, max_shard_bytes=max_shard_bytes, tell=tell)
-        collectives.barrier()
     finally:
         work.close()
     return _outcome(Path(output), work, candidates, winner, tell, files, time.monotonic() - started)
@@ -163,8 +163,14 @@ REPORTED = frozenset(
 
 
 def _plain(value: Any) -> Any:
-    """As it goes into JSON: paths as text."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    """As it goes into JSON: paths as text, sequences as lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +271,12 @@ def _prepare(
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics)
     if warning:
         tell(Warned(message=warning))
+    if statistics.name == "recomputed" and task.batch_size < 2 * collectives.size:
+        raise TaskError(
+            "invalid-task-options",
+            f"`batch_size` must be at least 2 for each of {collectives.size} ranks, for the model has BatchNorm, but "
+            f"is {task.batch_size}.",
+        )
     work = Workspace(
         checkpoints=checkpoints,
         task=task,

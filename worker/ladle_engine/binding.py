@@ -43,6 +43,13 @@ class Binding:
             for name, target in {**self.parameters, **self.statistics, **self.counters}.items():
                 target.copy_(reader.read(name))
 
+    @torch.no_grad()
+    def load_counters(self, checkpoint: Checkpoint) -> None:
+        """Fills only the integer and boolean buffers."""
+        with open_checkpoint(checkpoint) as reader:
+            for name, target in self.counters.items():
+                target.copy_(reader.read(name))
+
 
 def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str] | None = None) -> Binding:
     """`stored_names` are those that differ: name in the model -> name in the checkpoints.

@@ -70,13 +70,13 @@ class AveragedStatistics:
 
     name = "averaged"
 
-    def __init__(self, checkpoints: CheckpointSet, binding: Binding) -> None:
-        self._model = binding.model
-        self._buffers = binding.statistics
+    def __init__(self, checkpoints: CheckpointSet, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+        self._model = model
+        self._buffers = buffers
         with open_all(checkpoints) as readers:
             self._values_KP = {
                 name: torch.stack([reader.read(name).reshape(-1).to(torch.float64) for reader in readers])
-                for name in binding.statistics
+                for name in buffers
             }
 
     def training_mode(self) -> None:
@@ -97,14 +97,20 @@ class AveragedStatistics:
 
 
 class RecomputedStatistics:
-    """BatchNorm's statistics over real examples: coefficients are trained on batch statistics, as the network was."""
+    """BatchNorm's statistics over real examples: coefficients are trained on batch statistics, as the network was.
+
+    Floating buffers of other modules are averaged.
+    """
 
     name = "recomputed"
 
-    def __init__(self, binding: Binding, examples: Examples) -> None:
+    def __init__(self, checkpoints: CheckpointSet, binding: Binding, examples: Examples) -> None:
         self._model = binding.model
-        self._buffers = binding.statistics
         self._modules = batch_norms(binding.model)
+        own = {id(buffer) for module in self._modules for buffer in module.buffers(recurse=False)}
+        self._buffers = {name: buffer for name, buffer in binding.statistics.items() if id(buffer) in own}
+        others = {name: buffer for name, buffer in binding.statistics.items() if id(buffer) not in own}
+        self._others = AveragedStatistics(checkpoints, binding.model, others)
         self._examples = examples.head(MAX_EXAMPLES)
 
     def training_mode(self) -> None:
@@ -114,20 +120,25 @@ class RecomputedStatistics:
             module.train()
 
     def place(self, alpha_KG: Tensor, groups: Groups) -> None:
-        return
+        self._others.settle(alpha_KG, groups)
 
     @torch.no_grad()
     def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+        averaged = self._others.settle(alpha_KG, groups)
         with self._cumulative():
             seen = 0
             for batch in self._examples.batches():
                 size = len(next(iter(batch.values())))
+                if size == 1:
+                    # The last one, of its own: one example has no variance, and some modules refuse it.
+                    continue
                 seen += size
                 for module in self._modules:
                     # The cumulative mean, each batch by its size, so that a short last one does not count in full.
                     module.momentum = size / seen
                 self._examples.task.evaluate(self._model, batch)
-        return {name: buffer.detach().to("cpu", copy=True) for name, buffer in self._buffers.items()}
+        recomputed = {name: buffer.detach().to("cpu", copy=True) for name, buffer in self._buffers.items()}
+        return {**averaged, **recomputed}
 
     @contextmanager
     def _cumulative(self) -> Iterator[None]:
@@ -155,10 +166,10 @@ def choose_statistics(
     if not binding.statistics:
         return NoStatistics(binding), None
     if not batch_norms(binding.model):
-        return AveragedStatistics(checkpoints, binding), None
+        return AveragedStatistics(checkpoints, binding.model, binding.statistics), None
     if len(examples) >= MIN_EXAMPLES:
-        return RecomputedStatistics(binding, examples), None
-    return AveragedStatistics(checkpoints, binding), (
+        return RecomputedStatistics(checkpoints, binding, examples), None
+    return AveragedStatistics(checkpoints, binding.model, binding.statistics), (
         f"BatchNorm statistics are averaged, for recomputing them takes at least {MIN_EXAMPLES} examples, but there "
         f"are {len(examples)}. Name a `train_set` to recompute them on it."
     )

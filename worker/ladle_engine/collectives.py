@@ -24,8 +24,6 @@ class Collectives(Protocol):
         """The ranks' one-dimensional shards one after the other; `lengths[r]` is rank r's."""
         ...
 
-    def barrier(self) -> None: ...
-
 
 class SingleProcess:
     """The form for one process: nothing crosses."""
@@ -39,9 +37,6 @@ class SingleProcess:
     def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         assert list(lengths) == [len(shard)]
         return shard
-
-    def barrier(self) -> None:
-        return
 
 
 class ProcessGroup:
@@ -62,9 +57,6 @@ class ProcessGroup:
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(gathered, padded)
         return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
-
-    def barrier(self) -> None:
-        dist.barrier()
 
 
 def current_collectives() -> Collectives:

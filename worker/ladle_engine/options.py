@@ -8,6 +8,7 @@ class TwaOptions:
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -114,6 +115,8 @@ def _check(
 
     if not _fits(value, hint):
         fail(f"of type {_type_name(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        fail("finite")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if rules.get("at_least") is not None and not value >= rules["at_least"]:
             fail(f"at least {rules['at_least']}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +40,13 @@ class ResumeState:
         if path is None or not self._writes:
             return
         temporary = path.with_suffix(".tmp")
-        torch.save(dict(value), temporary)
+        # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
+        buffer = io.BytesIO()
+        torch.save(dict(value), buffer)
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         self._last_save = time.monotonic()
 

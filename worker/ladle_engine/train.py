@@ -71,7 +71,7 @@ class Trainer:
     tell: ProgressCallback
 
     def train(self, start_KG: Tensor, settings: TrainSettings) -> Trained:
-        """Collective. Raises `MethodError` when there are fewer examples than a batch, or the loss becomes NaN."""
+        """Collective. Raises `MethodError` when the loss or a gradient is no longer finite."""
         u_KG = start_KG.to(torch.float64).clone().requires_grad_()
         optimiser = _optimiser(u_KG, settings)
         trained = Trained(u_KG=u_KG.detach())
@@ -136,6 +136,9 @@ class Trainer:
                 handle.remove()
 
     def _without_noise(self, gradient_KG: Tensor) -> Tensor:
+        if not bool(torch.isfinite(gradient_KG).all()):
+            # Left as it is, for `train` to refuse: compared with NaN, everything would look like noise.
+            return gradient_KG
         gradient_KG = torch.where(self.live_KG, gradient_KG, 0.0)
         largest_G = gradient_KG.abs().amax(dim=0)
         return torch.where(largest_G > NO_TRUE_GRADIENT * largest_G.max(), gradient_KG, 0.0)
@@ -160,20 +163,15 @@ class Trainer:
 class BatchOrder:
     """Which examples each step sees: a function of the seed and the step alone, so that a resumed run sees the same.
 
-    Every pass is a fresh shuffle; the short rest of a pass is left out, so all batches weigh the same.
+    Every pass is a fresh shuffle; the short rest of a pass is left out, so all batches weigh the same. Fewer examples
+    than a batch are one batch.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
-        if num_examples < batch_size:
-            raise MethodError(
-                "too-little-data",
-                f"The examples that train the coefficients must fill a batch of {batch_size}, but there are "
-                f"{num_examples}. Give more data, a smaller `select_fraction` or a smaller task option `batch_size`.",
-            )
         self._num_examples = num_examples
-        self._batch_size = batch_size
+        self._batch_size = min(batch_size, num_examples)
         self._seed = seed
-        self._per_pass = num_examples // batch_size
+        self._per_pass = num_examples // self._batch_size
         self._pass = -1
         self._order = torch.empty(0, dtype=torch.int64)
 

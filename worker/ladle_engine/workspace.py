@@ -85,20 +85,29 @@ class Workspace:
         single = coefficients.single()
         if single is not None:
             self.binding.load(self.checkpoints.checkpoints[single])
+            self._round()
             return {}
+        self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
         # The weights sum to 1, so `sum_i alpha_i w_i` is `c + sum_i alpha_i (w_i - c)`: alpha serves as u.
         self.directions().place(coefficients.alpha_KG, groups)
         self._round()
-        return self.statistics.settle(coefficients.alpha_KG, groups)
+        settled = self.statistics.settle(coefficients.alpha_KG, groups)
+        self._round()
+        return settled
+
+    def use_reference_counters(self) -> None:
+        """What a mixture has of them, whichever checkpoint the model held before."""
+        if self.binding.counters:
+            self.binding.load_counters(self.checkpoints.reference)
 
     @torch.no_grad()
     def _round(self) -> None:
         """What is judged is what will be written: rounded to the output's type."""
-        for name, parameter in self.binding.parameters.items():
+        for name, tensor in {**self.binding.parameters, **self.binding.statistics}.items():
             output_dtype = self.output_dtypes[name]
             if output_dtype is not torch.float32:
-                parameter.copy_(parameter.to(output_dtype))
+                tensor.copy_(tensor.to(output_dtype))
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Collective: scores what the model holds."""

@@ -26,7 +26,9 @@ class Ranks:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"),
-                *("--max-restarts=0", "--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
+                # Without a folder of ours it would leave one in the temporary folder after every job.
+                *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
+                *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -91,7 +91,10 @@ def _process_group() -> Iterator[int]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    # gloo on GPUs too: what crosses are K x G and N numbers, which lie in the host's memory.
+    dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         yield dist.get_rank()
     finally:

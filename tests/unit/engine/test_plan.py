@@ -110,7 +110,7 @@ def test_a_model_without_statistics_needs_no_policy_and_a_small_set_averages_the
 def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, norm_net, count=3)
     binding = bind(norm_net(), checkpoints)
-    statistics = AveragedStatistics(checkpoints, binding)
+    statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
     groups = GROUPINGS["model"](binding)
     settled = statistics.settle(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
     with open_checkpoint(checkpoints.checkpoints[0]) as first, open_checkpoint(checkpoints.checkpoints[2]) as last:

@@ -170,10 +170,9 @@ def test_a_loss_that_becomes_nan_names_method_step_and_rate(tmp_path: Path) -> N
     assert caught.value.code == "non-finite-loss"
 
 
-def test_fewer_examples_than_a_batch_are_refused_with_both_numbers() -> None:
-    with pytest.raises(MethodError, match="must fill a batch of 8, but there are 7") as caught:
-        BatchOrder(7, 8, seed=0)
-    assert caught.value.code == "too-little-data"
+def test_fewer_examples_than_a_batch_are_one_batch() -> None:
+    order = BatchOrder(5, 8, seed=0)
+    assert [sorted(order.batch(step).tolist()) for step in range(3)] == [[0, 1, 2, 3, 4]] * 3
 
 
 def test_every_pass_sees_each_example_at_most_once_and_passes_differ() -> None:

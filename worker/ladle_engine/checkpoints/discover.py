@@ -22,8 +22,16 @@ WEIGHTS_IN_FOLDER = (
 )
 """What a checkpoint's own folder holds, the preferred first."""
 
-NOT_WEIGHTS = re.compile(r"^(optimizer|scheduler|scaler|rng_state|training_args|random_states)", re.IGNORECASE)
+NOT_WEIGHTS = re.compile(r"^(optim|scheduler|lr_scheduler|scaler|rng_state|training_args|random_states)", re.IGNORECASE)
 """Files that trainers leave beside the weights."""
+
+STEP_PATTERNS = (
+    r"step[=_-]?(\d+)",
+    r"(?:epoch|iteration|iter|checkpoint|ckpt)[=_-]?(\d+)",
+    r"(?<!\d)(?<!\d\.)(\d+)(?!\d)(?!\.\d)",
+)
+"""Where a step stands in a name, the most telling place first; the last is any whole number, but no part of a metric
+such as 0.31."""
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 NOT_SIDE_FILES = ("*.index.json", "trainer_state.json", "coefficients.json", "report.json")
@@ -109,11 +117,12 @@ def _checkpoint(name: str, files: tuple[Path, ...], kind: str, step: int | None 
 
 
 def _step_in(name: str) -> int | None:
-    """`epoch=3-step=1200.ckpt` is 1200; `checkpoint-500` is 500; `epoch_07.pt` is 7."""
+    """`epoch=3-step=1200.ckpt` is 1200; `checkpoint-500` is 500; `epoch=07-val_loss=0.31.pt` is 7."""
     stem = re.sub(r"\.(safetensors|pt|pth|bin|ckpt)$", "", name)
-    named = re.findall(r"step[=_-]?(\d+)", stem, re.IGNORECASE)
-    numbers = named or re.findall(r"\d+", stem)
-    return int(numbers[-1]) if numbers else None
+    for pattern in STEP_PATTERNS:
+        if numbers := re.findall(pattern, stem, re.IGNORECASE):
+            return int(numbers[-1])
+    return None
 
 
 def _trainer_step(folder: Path) -> int | None:

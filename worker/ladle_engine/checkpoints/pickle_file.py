@@ -52,7 +52,10 @@ def _load(path: Path) -> Any:
                 f"Save the weights alone, best as safetensors.",
             ) from error
         raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.
         raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
 
 

@@ -18,6 +18,8 @@ from ladle_engine.checkpoints.safetensors_file import read_header
 from ladle_engine.errors import CheckpointError, DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
+"""No other decoder looks at a stranger's file: PIL would go by its contents, and start Ghostscript for some."""
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
 LABEL_KEYS = ("labels", "y", "targets", "label")
 MAX_PIXELS = 64_000_000
@@ -79,7 +81,7 @@ class FolderImages:
         """uint8 [C, H, W]"""
         height, width = self._size
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=DECODERS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(
                         "invalid-data",
@@ -101,7 +103,7 @@ def open_images(
     if path.is_dir():
         return _open_folder(path, shape, size, transform)
     if not path.is_file():
-        raise DataError("invalid-data", f"`val_set` must be a file or a folder, but there is none at `{path}`.")
+        raise DataError("invalid-data", f"A data set must be a file or a folder, but there is none at `{path}`.")
     if path.suffix not in (".npz", ".safetensors"):
         raise DataError(
             "invalid-data",
@@ -123,7 +125,10 @@ def _load_npz(path: Path) -> dict[str, Tensor]:
         # A pickled array could carry code: it is refused, not read.
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, OSError, TypeError, KeyError, EOFError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        # What a damaged archive raises depends on where it is damaged: zlib.error, NotImplementedError and more.
         raise DataError(
             "invalid-data", f"`{path}` must be an .npz of plain arrays, but does not read ({error})."
         ) from error
@@ -201,7 +206,7 @@ def _open_folder(path: Path, shape: ImageShape, size: tuple[int, int] | None, tr
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 if not file.resolve().is_relative_to(path.resolve()):
                     raise DataError(
-                        "path-not-allowed", f"Images must lie inside `val_set`, but `{file}` leads out of it."
+                        "path-not-allowed", f"Images must lie inside `{path}`, but `{file}` leads out of it."
                     )
                 files.append(file)
                 labels.append(ids[name])
@@ -241,7 +246,7 @@ def _class_ids(classes: Sequence[str], shape: ImageShape, path: Path) -> Mapping
 
 def _first_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=DECODERS) as image:
             return image.height, image.width
     except (UnidentifiedImageError, OSError) as error:
         raise DataError("invalid-data", f"`{path}` must be an image, but does not decode ({error}).") from error

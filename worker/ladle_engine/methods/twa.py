@@ -66,6 +66,7 @@ class Twa:
             warmup_fraction=options.warmup_fraction,
             seed=work.seed,
         )
+        work.use_reference_counters()
         centre_KG = torch.zeros(len(work.checkpoints.names), len(groups), dtype=torch.float64)
         trained = trainer.train(centre_KG, settings)
         coefficients = Coefficients(

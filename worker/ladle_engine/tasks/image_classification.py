@@ -85,7 +85,10 @@ class ImageClassification:
         try:
             parsed = AutoConfig.for_model(model_type, **config)
             model: nn.Module = AutoModelForImageClassification.from_config(parsed, trust_remote_code=False)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Wrong values fail wherever the model first uses them: ZeroDivisionError, RuntimeError, ImportError ...
             raise TaskError(
                 "model-mismatch",
                 f"`config.json` must describe an image classifier of transformers, but its model_type is "
