@@ -109,8 +109,9 @@ class JobFailed(JobError):
     @staticmethod
     def _describe(record: JobRecord) -> str:
         lines = [f"job {record.id} failed: {record.message or 'no message'} [{record.reason or 'unknown'}]"]
-        if record.log_tail:
-            lines += ["the log ends with:", *(f"    {line}" for line in record.log_tail)]
+        tail = [line for line in record.log_tail if not record.message or record.message not in line]
+        if tail:
+            lines += ["the log ends with:", *(f"    {line}" for line in tail)]
         return "\n".join(lines)
 
 

@@ -45,9 +45,9 @@ TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCE
 
 
 class TaskChoice(Contract):
-    """Which task the checkpoints solve. Without one it is inferred from the folder's `config.json`."""
+    """Which task the checkpoints solve. Without a name it is inferred from the folder's `config.json`."""
 
-    name: Name
+    name: Name | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
 

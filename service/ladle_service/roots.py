@@ -22,7 +22,7 @@ def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
         rule = "must be an existing path inside the allowed roots"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
-            f"{names} {rule}. Ask the operator which folders are allowed.",
+            f"{names} {rule}. Ask the operator which folders are allowed; `ladle up` takes more with --root.",
             errors=[field_error(field, f"{rule}, but is {shown(path)}") for field, path in refused.items()],
         )
 

@@ -66,7 +66,7 @@ def _check_task(spec: JobSpec, catalog: Catalog) -> None:
     tasks = catalog.tasks
     if not tasks:
         return
-    if spec.task is not None:
+    if spec.task is not None and spec.task.name is not None:
         tasks = (_find(ErrorCode.UNKNOWN_TASK, "task.name", spec.task.name, tasks),)
         _check_options("task.options", spec.task.options, tasks[0].options)
     metrics = list(dict.fromkeys(metric for task in tasks for metric in task.metrics))

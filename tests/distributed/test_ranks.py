@@ -23,11 +23,17 @@ import json, sys
 import torch
 import torch.distributed as dist
 from ladle_engine import EngineError, average
-dist.init_process_group("gloo")
+from datetime import timedelta
+dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 data, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if room := options.pop("room", None):
     from ladle_engine import preflight
     preflight.available_bytes = lambda device: room[dist.get_rank()]
+if options.pop("slow_write", False):
+    import time
+    module = sys.modules["ladle_engine.average"]
+    write = module.write_output
+    module.write_output = lambda *a, **k: (time.sleep(15), write(*a, **k))[1]
 try:
     outcome = average(f"{data}/checkpoints", f"{data}/val.npz", output=output, **options)
     said = {"method": outcome.method, "files": sorted(outcome.files), "gain": outcome.gain}
@@ -120,3 +126,10 @@ def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tm
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["memory"]["storage"] == "bfloat16"
     assert any("bfloat16" in warning for warning in report["warnings"])
+
+
+def test_a_write_that_takes_longer_than_collectives_may_stops_no_rank(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    said = run_ranks(2, tmp_path, tmp_path / "out", method="uniform", slow_write=True)
+    assert "model.safetensors" in said[0]["files"]

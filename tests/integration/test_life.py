@@ -308,3 +308,33 @@ def test_a_worker_ends_when_it_is_asked_to_though_redis_is_gone(
     worker.stop()
     assert time.monotonic() - began < 20, "well within what compose waits before it kills"
     until(lambda: not any(is_alive(process) for process in below), timeout_s=5, what="the process tree to be gone")
+
+
+def test_what_a_lost_job_left_is_swept_away_and_strangers_folders_are_not(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
+) -> None:
+    made.stop_scheduler()
+    ended, waiting = made.submit(spec(data)), made.submit(spec(data))
+    made.call(made.store.cancel(ended))
+    results = tmp_path / "results"
+    for job in (ended, waiting, "of-another-installation"):
+        (results / ".ladle" / job / "state").mkdir(parents=True)
+        (results / f".ladle-{job}-2.tmp").mkdir()
+    with running(worker_process(tmp_path, server, data)):
+        until(lambda: not (results / ".ladle" / ended).exists(), what="the ended job's folder to go")
+        until(lambda: not (results / f".ladle-{ended}-2.tmp").exists(), what="its staging folder to go")
+    for job in (waiting, "of-another-installation"):
+        assert (results / ".ladle" / job / "state").is_dir()
+        assert (results / f".ladle-{job}-2.tmp").is_dir()
+
+
+def test_torchrun_leaves_no_folder_in_the_temporary_one(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
+) -> None:
+    process = worker_process(tmp_path, server, data)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process.environment = {**process.environment, "TMPDIR": str(temporary)}
+    with running(process):
+        assert made.finish(made.submit(spec(data))).state == JobState.SUCCEEDED
+    assert not list(temporary.glob("torchelastic*"))

@@ -277,12 +277,21 @@ def _prepare(
             f"`batch_size` must be at least 2 for each of {collectives.size} ranks, for the model has BatchNorm, but "
             f"is {task.batch_size}.",
         )
+    geometry = measure(checkpoints, binding, tell)
+    for one, other in geometry.duplicates():
+        names = checkpoints.names
+        tell(
+            Warned(
+                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out "
+                f"with `checkpoints`."
+            )
+        )
     work = Workspace(
         checkpoints=checkpoints,
         task=task,
         metric=judged_by,
         binding=binding,
-        geometry=measure(checkpoints, binding, tell),
+        geometry=geometry,
         fit=splits.fit,
         select=splits.select,
         coefficient_examples=splits.coefficients,

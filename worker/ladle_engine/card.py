@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,9 +21,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             _verdict(report),
             "",
-            f"| method | {metric}, select split | gain over best | 95 % interval | {metric}, fit split |",
-            "|---|---|---|---|---|",
-            *[_row(candidate, metric, report["winner"]) for candidate in report["candidates"]],
+            *_table(report, list(dict.fromkeys([metric, "loss"]))),
             "",
             f"The select split ({report['splits']['select']} examples) judged the candidates and trained nothing; the "
             f"fit split ({report['splits']['fit']} examples) chose the coefficients. The interval is that of a paired "
@@ -59,6 +57,11 @@ def _verdict(report: Mapping[str, Any]) -> str:
         return (
             "No average was better than the best checkpoint on the select split, so this is that checkpoint, unchanged."
         )
+    if gain["value"] == 0:
+        return (
+            f"As good as the best checkpoint in {metric} on the select split, with a lower loss there "
+            f"({_select_loss(report, report['winner']):.4f} against {_select_loss(report, 'best'):.4f})."
+        )
     sure = "" if gain["low"] > 0 else " The interval holds zero: the gain may be chance."
     return (
         f"Better than the best checkpoint by {gain['value']:+.4f} in {metric} on the select split (95 % interval "
@@ -66,12 +69,26 @@ def _verdict(report: Mapping[str, Any]) -> str:
     )
 
 
-def _row(candidate: Mapping[str, Any], metric: str, winner: str) -> str:
-    mark = "**" if candidate["method"] == winner else ""
-    return (
-        f"| {mark}{candidate['label']}{mark} | {candidate['select'][metric]:.4f} | {candidate['gain']:+.4f} "
-        f"| {candidate['gain_low']:+.4f} to {candidate['gain_high']:+.4f} | {candidate['fit'][metric]:.4f} |"
-    )
+def _select_loss(report: Mapping[str, Any], method: str) -> float:
+    values = [row["select"]["loss"] for row in report["candidates"] if row["method"] == method]
+    return float(values[0])
+
+
+def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """One row a candidate: its values on the select split, its gain, and what it had on the fit split."""
+    heads = ["method", *metrics, "gain over best", "95 % interval", f"{metrics[0]}, fit split"]
+    rows = []
+    for row in report["candidates"]:
+        mark = "**" if row["method"] == report["winner"] else ""
+        cells = [
+            f"{mark}{row['label']}{mark}",
+            *(f"{row['select'][metric]:.4f}" for metric in metrics),
+            f"{row['gain']:+.4f}",
+            f"{row['gain_low']:+.4f} to {row['gain_high']:+.4f}",
+            f"{row['fit'][metrics[0]]:.4f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:

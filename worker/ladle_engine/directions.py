@@ -29,6 +29,9 @@ RELATIVE_LENGTH_THRESHOLD = 1e-6
 """A direction shorter than this share of the centre's norm is rounding noise (float32 resolves 6e-8) and is dropped:
 normalised to unit length it would move a frozen tensor by that noise."""
 
+DUPLICATE = 1e-7
+"""Two checkpoints closer than this share of the largest distance are one: distances are differences of squares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -61,6 +64,12 @@ class Geometry:
         gram_KK = self.gram_TKK.sum(dim=0)
         squared_K = gram_KK.diagonal()
         return (squared_K[:, None] + squared_K[None, :] - 2 * gram_KK).clamp(min=0).sqrt()
+
+    def duplicates(self) -> list[tuple[int, int]]:
+        """Pairs of checkpoints whose parameters are the same up to rounding."""
+        distances_KK = self.distances_KK()
+        same_KK = distances_KK <= DUPLICATE * distances_KK.max()
+        return [(i, j) for i, j in same_KK.triu(diagonal=1).nonzero().tolist()]
 
     def cosines_KK(self) -> Tensor:
         """Cosines between the directions over the whole model; 0 where one is degenerate."""

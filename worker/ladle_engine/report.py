@@ -68,18 +68,28 @@ def write_output(
     for side_file in work.checkpoints.side_files:
         shutil.copyfile(side_file, folder / side_file.name)
     _write_statistics(folder, candidates)
-    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner))
-    report = report_json(work, candidates, winner, run, digests)
+    inputs = {
+        checkpoint.name: {path.name: sha256_of(path) for path in checkpoint.files}
+        for checkpoint in work.checkpoints.checkpoints
+    }
+    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner, inputs))
+    report = report_json(work, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(model_card(report))
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 
-def coefficients_json(work: Workspace, candidates: list[Candidate], winner: Candidate) -> dict[str, Any]:
-    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`."""
+def coefficients_json(
+    work: Workspace, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`.
+
+    `inputs` are checkpoint -> file -> SHA-256.
+    """
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "sha256": inputs,
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in work.output_dtypes.items()},
         "candidates": {
             candidate.method: {
@@ -92,7 +102,12 @@ def coefficients_json(work: Workspace, candidates: list[Candidate], winner: Cand
 
 
 def report_json(
-    work: Workspace, candidates: list[Candidate], winner: Candidate, run: Run, digests: Mapping[str, str]
+    work: Workspace,
+    candidates: list[Candidate],
+    winner: Candidate,
+    run: Run,
+    digests: Mapping[str, str],
+    inputs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     names = work.checkpoints.names
     singles = work.singles()
@@ -120,7 +135,7 @@ def report_json(
                 "fit": single.fit.means(),
                 "select": single.select.means(),
                 "distance_to_centre": float(length),
-                "files": {path.name: sha256_of(path) for path in checkpoint.files},
+                "files": inputs[checkpoint.name],
             }
             for checkpoint, single, length in zip(work.checkpoints.checkpoints, singles, lengths_K, strict=True)
         ],

@@ -83,8 +83,9 @@ class Trainer:
             if not (math.isfinite(loss) and bool(torch.isfinite(gradient_KG).all())):
                 raise MethodError(
                     "non-finite-loss",
-                    f"The loss of method `{self.method}` must be finite, but is {loss} at step {step + 1} of "
-                    f"{settings.steps}. A smaller `learning_rate` (now {settings.learning_rate}) may help.",
+                    f"The loss of method `{self.method}` must be finite, and its gradient too, but at step {step + 1} "
+                    f"of {settings.steps} the loss is {loss}. A smaller `learning_rate` (now {settings.learning_rate}) "
+                    f"may help.",
                 )
             for parameter_group in optimiser.param_groups:
                 parameter_group["lr"] = settings.learning_rate * schedule(step, settings)

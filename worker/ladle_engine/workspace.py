@@ -106,8 +106,15 @@ class Workspace:
         """What is judged is what will be written: rounded to the output's type."""
         for name, tensor in {**self.binding.parameters, **self.binding.statistics}.items():
             output_dtype = self.output_dtypes[name]
-            if output_dtype is not torch.float32:
-                tensor.copy_(tensor.to(output_dtype))
+            if output_dtype is torch.float32:
+                continue
+            tensor.copy_(tensor.to(output_dtype))
+            if not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    "non-finite-weights",
+                    f"Weights must be finite as {output_dtype}, but `{name}` is too large for it. Choose another "
+                    f"`dtype`.",
+                )
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Collective: scores what the model holds."""

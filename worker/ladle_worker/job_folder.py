@@ -85,6 +85,13 @@ class AttemptFolder:
         return outcome
 
 
+def jobs_with_folders(results_dir: Path) -> set[str]:
+    """The ids of all jobs that have left a working or staging folder in `results_dir`."""
+    working = {path.name for path in (results_dir / JOBS_FOLDER).glob("*")}
+    staging = {path.name.removeprefix(".ladle-").rpartition("-")[0] for path in results_dir.glob(".ladle-*-*.tmp")}
+    return working | staging
+
+
 def write_whole(path: Path, value: Any) -> None:
     """JSON that is there whole or not at all."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

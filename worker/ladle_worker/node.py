@@ -8,18 +8,23 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from importlib.metadata import version
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from ladle_contracts import TERMINAL_STATES, keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_worker.connection import connect
+from ladle_worker.job_folder import JobFolder, jobs_with_folders
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
+SWEEP_S = 60.0
+"""How often working folders of jobs that have ended are looked for."""
 
 
 class CannotDescribe(RuntimeError):
@@ -61,6 +66,7 @@ class Node:
     def _run(self) -> None:
         redis = connect(self._settings, retries=0)
         registered = False
+        sweep_at = time.monotonic()
         while not self._leaving.is_set():
             try:
                 if not registered:
@@ -68,6 +74,9 @@ class Node:
                     logger.info("node %s is ready", self._settings.node_id)
                 beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
                 registered = beat == "ok"
+                if time.monotonic() >= sweep_at:
+                    sweep_at = time.monotonic() + SWEEP_S
+                    self._sweep(redis)
             except RedisError as error:
                 logger.warning("the node cannot reach Redis: %s", error)
             self._leaving.wait(self._settings.heartbeat_s)
@@ -76,6 +85,16 @@ class Node:
         except RedisError as error:
             logger.warning("the node leaves without a word, for Redis does not answer: %s", error)
         redis.close()
+
+    def _sweep(self, redis: Any) -> None:
+        """Removes what jobs left that ended while no agent of theirs was alive.
+
+        A job that this Redis does not know may be another installation's that shares the folder: it is left alone.
+        """
+        for job_id in jobs_with_folders(self._settings.results_dir):
+            if redis.hget(keys.job(job_id), "state") in TERMINAL_STATES:
+                logger.info("removing what job %s left", job_id)
+                JobFolder(self._settings.results_dir, job_id).remove()
 
     def _fields(self) -> list[str]:
         fields = {

@@ -89,9 +89,7 @@ def run(
     given = dict(locals())
     options = _spec_arguments(given).to_options()
     inputs = [ckpt_dir, val_set, *([train_set] if train_set else [])]
-    for path in inputs:
-        if not path.exists():
-            raise typer.BadParameter(f"`{path}` does not exist.")
+    _refuse_missing(inputs)
     record = run_once(ckpt_dir, val_set, options, inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
 
@@ -148,6 +146,8 @@ def submit(
     given = dict(locals())
     options = _spec_arguments(given).to_options()
     with _client(url, token) as client:
+        if url is None:
+            _refuse_missing([ckpt_dir, val_set, *([train_set] if train_set else [])])
         job = client.submit(ckpt_dir, val_set, **options)
         if watch_it:
             _end_with(_watch(job, as_json), as_json)
@@ -290,6 +290,13 @@ def version(url: Url = None, token: Token = None) -> None:
         err.print(f"service: {error}", style="dim", markup=False)
 
 
+def _refuse_missing(paths: Iterable[Path]) -> None:
+    """Only for a stack of `ladle run` or `ladle up`: any other service may see folders that are not here."""
+    for path in paths:
+        if not path.expanduser().exists():
+            raise typer.BadParameter(f"`{path}` does not exist.")
+
+
 def _client(url: str | None, token: str | None) -> Any:
     from ladle._client import Client
 
@@ -305,11 +312,15 @@ def _spec_arguments(given: dict[str, Any]) -> SpecArguments:
 def _watch(job: Any, as_json: bool) -> Any:
     from ladle.cli.watch import watch_job
 
-    if not as_json:
-        return watch_job(job, out)
-    for event in job.events(follow=True):
-        typer.echo(event.model_dump_json())
-    return job.wait()
+    try:
+        if not as_json:
+            return watch_job(job, out)
+        for event in job.events(follow=True):
+            typer.echo(event.model_dump_json())
+        return job.wait()
+    except KeyboardInterrupt:
+        err.print(f"Job {job.id} goes on: `ladle watch {job.id}` shows it, `ladle cancel {job.id}` ends it.")
+        raise
 
 
 def _end_with(record: Any, as_json: bool) -> None:

@@ -73,11 +73,11 @@ class SpecArguments:
 
     def to_options(self) -> dict[str, Any]:
         """Options of `ladle.submit`. Raises `typer.BadParameter`."""
-        if self.task is None and self.task_option:
-            raise typer.BadParameter("--task-option needs --task.")
         return {
             "method": {"name": self.method, "options": pairs(self.method_option, "--method-option")},
-            "task": {"name": self.task, "options": pairs(self.task_option, "--task-option")} if self.task else None,
+            "task": {"name": self.task, "options": pairs(self.task_option, "--task-option")}
+            if self.task or self.task_option
+            else None,
             "checkpoints": _given(pattern=self.pattern, last=self.last, steps=_numbers(self.steps)),
             "train_set": {"path": self.train_set, "use": self.train_set_use} if self.train_set else None,
             "select_fraction": self.select_fraction,

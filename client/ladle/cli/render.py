@@ -56,6 +56,13 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
         verdict.append("No average beat the best checkpoint", style="bold yellow")
         verdict.append(f" on the select split, so the result is {result.best_checkpoint}, unchanged.")
         verdict.append(_lower_loss(result))
+    elif result.gain == 0:
+        losses = {candidate.method: candidate.select["loss"] for candidate in result.candidates}
+        verdict.append(f"{result.method} wins", style="bold green")
+        verdict.append(
+            f": as good as {result.best_checkpoint} in {result.metric}, with a lower loss "
+            f"({number(losses[result.method])} against {number(losses['best'])})."
+        )
     else:
         verdict.append(f"{result.method} wins", style="bold green")
         verdict.append(
@@ -88,7 +95,8 @@ def _lower_loss(result: JobResult) -> str:
 def jobs_table(records: Iterable[JobRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "submitted", "checkpoints", "method", "result"):
-        table.add_column(name)
+        # Ids and results are for copying: the longest column, the path, is the one that folds.
+        table.add_column(name, no_wrap=name != "checkpoints", overflow="fold")
     for record in records:
         table.add_row(
             record.id,

@@ -140,6 +140,7 @@ def watch_job(job: Job, console: Console) -> JobRecord:
 
 def _plain(job: Job, view: View, console: Console) -> JobRecord:
     """One line for each thing a person would want in a log file; steps only now and then."""
+    console.print(f"job {job.id}", highlight=False)
     last_step = float("-inf")
     for event in job.events(follow=True):
         view.take(event)
@@ -156,7 +157,8 @@ def line_of(event: Event) -> str | None:
     """An event as one line of plain text; None for those that say nothing new."""
     match event.body:
         case StateChanged(state=state, message=message):
-            return f"{state}: {message}" if message else str(state)
+            # What a failed job says comes at the end, with the log's tail.
+            return f"{state}: {message}" if message and state != "failed" else str(state)
         case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task):
             return f"{len(names)} checkpoints, {num_parameters:,} parameters, {dtype}, {task}"
         case StepDone(stage=stage, method=method, step=step, total=total, loss=loss):

@@ -104,6 +104,12 @@ def test_every_candidate_rebuilds_bit_for_bit_and_the_winners_file_is_the_one_wr
             assert all(torch.equal(tensor, written[name]) for name, tensor in state.items())
 
 
+def test_a_rebuilt_folder_has_the_side_files_too(made: tuple[Path, Any], tmp_path: Path) -> None:
+    root, _ = made
+    rebuild(root / "out", root / "checkpoints", output=tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (root / "out" / "config.json").read_bytes()
+
+
 def test_the_models_score_is_the_one_that_the_file_has(made: tuple[Path, Any]) -> None:
     """Loads the written model on its own and measures it on the select split."""
     from ladle_small_cnn import SmallCnn
@@ -332,3 +338,56 @@ def test_the_result_can_be_sharded(data: Path, tmp_path: Path) -> None:
     whole = candidate_state(tmp_path / "out" / "coefficients.json", data / "checkpoints")
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     assert len(again) == len(whole)
+
+
+def test_a_checkpoint_that_has_changed_since_is_refused_by_rebuild(tmp_path: Path) -> None:
+    folder = make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    average(folder, tmp_path / "val.npz", output=tmp_path / "out", method="uniform")
+    (folder / "epoch-2.safetensors").write_bytes((folder / "epoch-1.safetensors").read_bytes())
+    with pytest.raises(EngineError, match=r"epoch-2\.safetensors` has changed") as caught:
+        rebuild(tmp_path / "out", folder, output=tmp_path / "again")
+    assert caught.value.code == "mismatched-checkpoints"
+    assert not (tmp_path / "again").exists()
+
+
+def test_files_that_the_job_left_out_do_not_disturb_a_rebuild(tmp_path: Path) -> None:
+    folder = make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    save_file({"other": torch.zeros(2)}, folder / "zzz-99.safetensors")
+    average(folder, tmp_path / "val.npz", output=tmp_path / "out", method="uniform", pattern="epoch-*")
+    rebuild(tmp_path / "out" / "coefficients.json", folder, output=tmp_path / "again")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "again"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["report.json", "README.md", "absent.json"])
+def test_another_file_than_the_coefficients_is_refused_by_name(made: tuple[Path, Any], name: str) -> None:
+    root, _ = made
+    with pytest.raises(EngineError, match=r"coefficients\.json"):
+        candidate_state(root / "out" / name, root / "checkpoints")
+
+
+def test_arguments_of_any_sequence_type_go_into_the_report(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "out", method="uniform", steps=range(2, 5))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["steps"] == [2, 3, 4]
+
+
+def test_a_method_of_another_kind_or_a_near_miss_gets_a_hint(data: Path, tmp_path: Path) -> None:
+    assert "`method_options`" in refused("unknown-method", data, tmp_path, method={"name": "twa"})
+    assert "Did you mean `twa`?" in refused("unknown-method", data, tmp_path, method="tva")
+    infinite = {"prior": float("inf")}
+    assert "finite" in refused("invalid-method-options", data, tmp_path, method="twa", method_options=infinite)
+
+
+def test_a_tie_is_called_one_in_the_card(tmp_path: Path, data: Path) -> None:
+    from ladle_engine.card import model_card
+
+    outcome = run(data, tmp_path / "out", method="uniform")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report |= {"winner": "uniform", "gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
+    card = model_card(report)
+    loss = {score.method: f"{score.select['loss']:.4f}" for score in outcome.candidates}
+    assert "As good as the best checkpoint in accuracy on the select split, with a lower loss there" in card
+    assert f"({loss['uniform']} against {loss['best']})" in card
+    assert "| method | accuracy | loss | gain over best |" in card

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_checkpoints_come_in_order_of_their_step_and_not_of_their_letters(tmp_pa
         ("step_400_loss_0.31.pt", 400),
         ("model-0007.pth", 7),
         ("v2-epoch-05.safetensors", 5),
+        ("epoch=10-val_loss=0.29.ckpt", 10),
+        ("resnet18-epoch7-v2.pt", 7),
+        ("loss0.31-8.pt", 8),
+        ("model.12.pt", 12),
+        ("acc=91.25.pt", None),
         ("final.safetensors", None),
     ],
 )
@@ -236,7 +242,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, save: Callabl
 def test_a_pickle_without_a_state_dict_says_what_it_holds(tmp_path: Path, value: object) -> None:
     torch.save(weights(), tmp_path / "epoch-1.pt")
     torch.save(value, tmp_path / "epoch-2.pt")
-    assert "must hold a state dict of tensors, but holds" in refused("corrupt-checkpoint", tmp_path)
+    message = refused("corrupt-checkpoint", tmp_path)
+    assert "must hold a state dict of tensors, itself or under `state_dict`" in message
+    assert "but holds a" in message
 
 
 @pytest.mark.parametrize("kept", [0, 10, 300])
@@ -297,3 +305,27 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", "[" * 100_000):
         (tmp_path / "config.json").write_text(text)
         assert "config.json" in refused("corrupt-checkpoint", tmp_path)
+
+
+def test_any_damage_to_a_pickle_is_named_as_damage(tmp_path: Path) -> None:
+    """Whatever torch raises for it: the reason is the file."""
+    for number in (1, 2):
+        torch.save(weights(float(number)), tmp_path / f"epoch-{number}.pt")
+    victim = tmp_path / "epoch-2.pt"
+    whole = victim.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        position, value = torch.randint(len(whole), (1,), generator=generator), torch.randint(256, (1,))
+        damaged = bytearray(whole)
+        damaged[int(position)] = int(value)
+        victim.write_bytes(damaged)
+        # Damage inside a tensor may leave a sound file with other numbers.
+        with suppress(CheckpointError):
+            check(discover(tmp_path), ignore)
+
+
+def test_an_optimisers_file_is_no_checkpoint(tmp_path: Path) -> None:
+    for number in (1, 2):
+        torch.save(weights(float(number)), tmp_path / f"epoch-{number}.pt")
+        torch.save({"state": {}, "lr": 0.1}, tmp_path / f"optim_{number}.pt")
+    assert discover(tmp_path).names == ("epoch-1.pt", "epoch-2.pt")

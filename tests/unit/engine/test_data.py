@@ -173,3 +173,25 @@ def test_a_folder_is_decoded_when_asked_and_an_array_lies_in_memory(tmp_path: Pa
     assert isinstance(open_images(folder, SHAPE, None, same), FolderImages)
     arrays = open_images(npz(tmp_path, images=pixels(), labels=np.zeros(4, dtype=int)), SHAPE, None, same)
     assert isinstance(arrays, ArrayImages)
+
+
+def test_a_file_is_decoded_as_one_of_four_kinds_whatever_its_contents_ask_for(tmp_path: Path) -> None:
+    """PIL goes by contents: an EPS called .png would start Ghostscript."""
+    folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
+    (folder / "b" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n%%EndComments\n%%EOF\n")
+    assert "must be an image" in refused("invalid-data", folder)
+
+
+def test_a_damaged_archive_is_named_wherever_the_damage_is(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "set.npz", images=pixels(), labels=np.array([0, 0, 1, 1]))
+    whole = (tmp_path / "set.npz").read_bytes()
+    damaged_at = 0
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        (tmp_path / "set.npz").write_bytes(damaged)
+        try:
+            opened(tmp_path / "set.npz")
+        except DataError:
+            damaged_at += 1
+    assert damaged_at > 10

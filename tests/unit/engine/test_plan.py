@@ -227,3 +227,133 @@ def test_every_code_that_the_engine_raises_is_a_reason_of_the_contracts() -> Non
 
 def test_versions_name_what_decides_the_numbers() -> None:
     assert {"python", "torch", "ladle", "safetensors", "numpy", "transformers"} <= set(versions())
+
+
+class Scaled(torch.nn.Module):
+    """BatchNorm, and floating, integer and boolean buffers that are no BatchNorm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = norm_net()
+        self.register_buffer("temperature", torch.zeros(()))
+        self.register_buffer("version", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mask", torch.zeros(1, dtype=torch.bool))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.net(x) * self.temperature * self.mask
+        return result
+
+
+def scaled_checkpoints(folder: Path) -> Path:
+    write_checkpoints(folder, Scaled, count=3)
+    for number in range(3):
+        path = folder / f"step-{number}.safetensors"
+        own = {
+            "temperature": torch.tensor(1.0 + number), "version": torch.tensor(10 + number), "mask": torch.ones(1) > 0,
+        }  # fmt: skip
+        save_file(load_file(path) | own, path)
+    return folder
+
+
+def test_buffers_beside_batch_norm_are_averaged_or_the_references_also_after_a_resume(tmp_path: Path) -> None:
+    from ladle_engine import candidate_state
+
+    folder = scaled_checkpoints(tmp_path / "checkpoints")
+    task = ToyTask(Scaled, count=1400)
+    losses = []
+    for name in ("fresh", "resumed"):
+        # `uniform` alone the second time: the checkpoints' own scores come from the state, and none is loaded.
+        outcome = average(
+            folder, tmp_path, output=tmp_path / name, task=task, method="uniform", state_dir=tmp_path / "state"
+        )
+        for path in (tmp_path / "state").rglob("*uniform*"):
+            path.unlink()
+        for path in (tmp_path / "state").rglob("judged-best*"):
+            path.unlink()
+        losses.append([score.select["loss"] for score in outcome.candidates])
+        state = candidate_state(tmp_path / name, folder, "uniform")
+        assert float(state["temperature"]) == 2.0
+        assert int(state["version"]) == 12
+        assert bool(state["mask"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("count", [1026, 1027])
+def test_a_last_batch_of_one_example_does_not_stop_batch_norm(tmp_path: Path, count: int) -> None:
+    write_checkpoints(tmp_path / "checkpoints", norm_net)
+    average(
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(norm_net, count=count, batch_size=8),
+        method="uniform",
+    )  # fmt: skip
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_batches_of_one_are_refused_where_the_model_has_batch_norm(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", norm_net)
+    with pytest.raises(TaskError, match="must be at least 2 for each of 1 ranks"):
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out",
+            task=ToyTask(norm_net, count=1100, batch_size=1), method="twa",
+        )  # fmt: skip
+
+
+def test_what_overflows_in_the_outputs_dtype_is_noticed_when_it_is_judged(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", norm_net, count=3)
+    path = tmp_path / "checkpoints" / "step-1.safetensors"
+    state = load_file(path)
+    save_file(state | {"1.running_var": state["1.running_var"] + 1e5}, path)
+    with pytest.raises(EngineError, match=r"finite as torch\.float16, but `1\.running_var` is too large"):
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(norm_net), method="uniform",
+            dtype="float16",
+        )  # fmt: skip
+
+
+class BrokenGradient(ToyTask):
+    """A finite loss whose gradient is NaN: the square root at zero."""
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        return super().loss(model, batch) + (model(batch["x"]) * 0).abs().sum().sqrt()
+
+
+def test_a_gradient_that_is_nan_is_an_error_though_the_loss_is_finite(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    with pytest.raises(EngineError, match="gradient") as caught:
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=BrokenGradient(plain_net), method="twa"
+        )
+    assert caught.value.code == "non-finite-loss"
+
+
+def test_a_fit_split_smaller_than_a_batch_is_one_batch(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    outcome = average(
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net, count=12, batch_size=8)
+    )
+    assert [score.method for score in outcome.candidates] == list(METHODS)
+
+
+def test_two_names_for_the_same_weights_are_pointed_out(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net, count=3)
+    (tmp_path / "checkpoints" / "final.safetensors").write_bytes(
+        (tmp_path / "checkpoints" / "step-2.safetensors").read_bytes()
+    )
+    outcome = average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net))
+    (warning,) = outcome.warnings
+    assert warning.startswith("`step-2.safetensors` and `final.safetensors` hold the same weights")
+
+
+def test_a_full_disk_under_the_resume_state_says_so(tmp_path: Path) -> None:
+    import resource
+
+    from ladle_engine.state import ResumeState
+
+    state = ResumeState(tmp_path, "f")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            state.save("key", {"tensor": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert state.load("key") is None

@@ -165,7 +165,7 @@ def test_a_loss_that_becomes_nan_names_method_step_and_rate(tmp_path: Path) -> N
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "model")
     trainer.examples.data.y[20:] = float("nan")  # type: ignore[attr-defined]  # the toy's own data
-    with pytest.raises(MethodError, match=r"`twa` must be finite, but is nan at step \d+ of 40.*0\.05") as caught:
+    with pytest.raises(MethodError, match=r"`twa` must be finite.* at step \d+ of 40 the loss is nan.*0\.05") as caught:
         trainer.train(centre_of(trainer, 5), SETTINGS)
     assert caught.value.code == "non-finite-loss"
 

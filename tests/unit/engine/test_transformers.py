@@ -143,3 +143,21 @@ def test_the_preprocessors_size_and_the_options_over_it_decide_what_the_model_se
     with pytest.raises(EngineError, match=r"one number for each of 3 channels, but is \[0\.1\]"):
         task = ImageClassification.from_options({"mean": [0.1]})
         task.preprocessing(checkpoints, task.shape(checkpoints))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hidden_size": 200_000}, {"hidden_size": "8"}, {"hidden_size": -16}, {"patch_size": 0}], ids=str
+)
+def test_a_config_with_wrong_values_is_bad_input_and_takes_no_memory(
+    runs: Path, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    folder = tmp_path / "run"
+    for source in (runs / "run").iterdir():
+        (folder / source.name).mkdir(parents=True)
+        for file in ("model.safetensors", "config.json"):
+            (folder / source.name / file).write_bytes((source / file).read_bytes())
+    home = folder / "checkpoint-30"
+    (home / "config.json").write_text(json.dumps(json.loads((home / "config.json").read_text()) | wrong))
+    with pytest.raises(EngineError) as caught:
+        average(folder, runs / "val", output=tmp_path / "out", task_options={"batch_size": 8})
+    assert caught.value.code == "model-mismatch"

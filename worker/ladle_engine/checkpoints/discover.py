@@ -39,7 +39,12 @@ MAX_SIDE_FILE_BYTES = 64 << 20
 
 
 def discover(
-    folder: Path, *, pattern: str | None = None, last: int | None = None, steps: Sequence[int] | None = None
+    folder: Path,
+    *,
+    pattern: str | None = None,
+    last: int | None = None,
+    steps: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
 ) -> CheckpointSet:
     """Reads names and headers only. Raises `CheckpointError`: none, too few, corrupt or unsafe.
 
@@ -47,6 +52,7 @@ def discover(
         pattern: a glob on the checkpoint's name, which is its path relative to the folder.
         last: only the last n by step.
         steps: only these steps; a missing one is an error.
+        names: these checkpoints, in this order; a missing one is an error.
     """
     if not folder.is_dir():
         raise CheckpointError("no-checkpoints", f"`ckpt_dir` must be a folder, but `{folder}` is not.")
@@ -57,7 +63,7 @@ def discover(
             f"`ckpt_dir` must hold checkpoints (*.safetensors, {', '.join('*' + s for s in PICKLE_SUFFIXES)}, or "
             f"sub-folders such as checkpoint-100/), but `{folder}` holds none.",
         )
-    chosen = _filter(found, folder, pattern, last, steps)
+    chosen = _named(found, folder, names) if names is not None else _filter(found, folder, pattern, last, steps)
     if len(chosen) < 2:
         raise CheckpointError(
             "too-few-checkpoints",
@@ -158,6 +164,15 @@ def _filter(
             )
         chosen = [checkpoint for checkpoint in chosen if checkpoint.step in steps]
     return chosen if last is None else chosen[-last:]
+
+
+def _named(found: list[Checkpoint], folder: Path, names: Sequence[str]) -> list[Checkpoint]:
+    by_name = {checkpoint.name: checkpoint for checkpoint in found}
+    if missing := [name for name in names if name not in by_name]:
+        raise CheckpointError(
+            "no-checkpoints", f"`ckpt_dir` must hold the checkpoint `{missing[0]}`, but `{folder}` does not."
+        )
+    return [by_name[name] for name in names]
 
 
 def _names(checkpoints: Sequence[Checkpoint]) -> str:

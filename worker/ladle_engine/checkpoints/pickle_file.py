@@ -29,7 +29,11 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     loaded = _load(path)
     tensors = _find_tensors(loaded)
     if tensors is None:
-        raise corrupt(path, f"must hold a state dict of tensors, but holds {_describe(loaded)}")
+        raise corrupt(
+            path,
+            f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
+            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `checkpoints`",
+        )
     return tensors
 
 

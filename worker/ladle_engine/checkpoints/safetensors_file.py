@@ -92,7 +92,7 @@ def _check_offsets(path: Path, entries: dict[str, Any], data_bytes: int) -> None
         position = stop
     if position != data_bytes:
         raise corrupt(
-            path, f"holds {data_bytes:,} bytes of data, but its header describes {position:,}; is it truncated?"
+            path, f"holds {data_bytes:,} bytes of data, but its header describes {position:,}, as if it were truncated"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `MethodError` for a method, or an option of one, that does not exist.
     """
+    if not isinstance(name, str):
+        raise MethodError(
+            "unknown-method", f"`method` must be a name, with its options in `method_options`, but is {name!r}."
+        )
     if name == AUTO:
         auto = parse_options(
             AutoOptions, options, owner="method `auto`", error=MethodError, code="invalid-method-options"
@@ -32,7 +37,9 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for method in (*wanted, *given):
         if method not in METHODS:
             known = ", ".join([AUTO, *METHODS])
-            raise MethodError("unknown-method", f"`method` must be one of {known}, but is `{method}`.")
+            near = difflib.get_close_matches(str(method), METHODS, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise MethodError("unknown-method", f"`method` must be one of {known}, but is `{method}`.{hint}")
     return {
         method: parse_options(
             METHODS[method].options_type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,11 @@ class ImageClassification:
         model_type = config.pop("model_type", None)
         try:
             parsed = AutoConfig.for_model(model_type, **config)
+            with torch.device("meta"):
+                outline = AutoModelForImageClassification.from_config(parsed, trust_remote_code=False)
+            _refuse_oversized(outline, checkpoints)
             model: nn.Module = AutoModelForImageClassification.from_config(parsed, trust_remote_code=False)
-        except MemoryError:
+        except (TaskError, MemoryError):
             raise
         except Exception as error:
             # Wrong values fail wherever the model first uses them: ZeroDivisionError, RuntimeError, ImportError ...
@@ -147,6 +151,18 @@ class ImageClassification:
         answer = model(batch["pixel_values"])
         logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
         return logits.to(torch.float32)
+
+
+def _refuse_oversized(outline: nn.Module, checkpoints: CheckpointSet) -> None:
+    """`outline` has shapes and no memory: a stranger's config may ask for any amount of it."""
+    wanted = sum(parameter.numel() for parameter in outline.parameters())
+    stored = sum(math.prod(info.shape) for info in checkpoints.tensors.values())
+    if wanted > 2 * stored:
+        raise TaskError(
+            "model-mismatch",
+            f"`config.json` must describe the model of these checkpoints, but describes {wanted:,} parameters, and "
+            f"they hold {stored:,}.",
+        )
 
 
 def _read_preprocessor(checkpoints: CheckpointSet) -> Mapping[str, Any]:
