@@ -38,7 +38,7 @@ MetricName = Annotated[
 OutputName = Annotated[str | None, typer.Option("--output", help="The result folder's name.", rich_help_panel=_OUT)]
 Dtype = Annotated[str, typer.Option(help="keep, float32, bfloat16 or float16.", rich_help_panel=_OUT)]
 ShardBytes = Annotated[int | None, typer.Option("--max-shard-bytes", help="Largest file.", rich_help_panel=_OUT)]
-Nodes = Annotated[int, typer.Option(help="Nodes at once.", rich_help_panel=_OUT)]
+Nodes = Annotated[int, typer.Option(help="Nodes at once; 1 in this version.", rich_help_panel=_OUT)]
 RanksPerNode = Annotated[int, typer.Option(help="Processes on each node.", rich_help_panel=_OUT)]
 Seed = Annotated[int, typer.Option(help="Of the splits and the order of batches.", rich_help_panel=_HOW)]
 Priority = Annotated[int, typer.Option(help="-100 to 100; a higher one runs first.", rich_help_panel=_OUT)]
