@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -28,17 +31,32 @@ def stack_path() -> Path:
     return platformdirs.user_state_path("ladle") / "stack.json"
 
 
-def write_stack(stack: Stack, path: Path | None = None) -> Path:
-    """Writes the file in one step, readable by its owner alone: it holds a token."""
+class StackTaken(Exception):
+    """Another `ladle up` of this user runs: `stack`, or None while that one is still starting."""
+
+    def __init__(self, stack: Stack | None) -> None:
+        super().__init__(f"pid {stack.pid}" if stack else "starting")
+        self.stack = stack
+
+
+@contextmanager
+def sole_stack(path: Path | None = None) -> Iterator[Callable[[Stack], Path]]:
+    """Holds the user's one place for a stack; yields what announces it there. Raises `StackTaken`.
+
+    The place is held by a lock, which the kernel takes back however this process ends. A process id would not do: it
+    may be another process's by now.
+    """
     path = path or stack_path()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(stack), file)
-    temporary.replace(path)
-    return path
+    with _lock_path(path).open("a") as lock:
+        if not _take(lock):
+            raise StackTaken(read_stack(path))
+        # What a stack that was killed left.
+        path.unlink(missing_ok=True)
+        try:
+            yield lambda stack: _write(stack, path)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def read_stack(path: Path | None = None) -> Stack | None:
@@ -49,20 +67,51 @@ def read_stack(path: Path | None = None) -> Stack | None:
     except FileNotFoundError:
         return None
     stack = _parse(text, path)
-    return stack if _is_alive(stack.pid) else None
+    return stack if _is_held(_lock_path(path)) else None
 
 
-def remove_stack(pid: int, path: Path | None = None) -> bool:
-    """Removes the file if it is still this process's; whether it was."""
-    path = path or stack_path()
+def _write(stack: Stack, path: Path) -> Path:
+    """In one step, readable by its owner alone: it holds a token."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(stack), file)
+    temporary.replace(path)
+    return path
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _take(lock: IO[str], patience_s: float = 1.0) -> bool:
+    """A client that asks whether the lock is held has it for a moment: that is waited for."""
+    import fcntl  # not on Windows, where there is no stack to find, but a client
+
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _is_held(lock_path: Path) -> bool:
+    import fcntl
+
     try:
-        stack = _parse(path.read_text(), path)
+        with lock_path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    if stack.pid != pid:
-        return False
-    path.unlink(missing_ok=True)
-    return True
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _parse(text: str, path: Path) -> Stack:
@@ -74,13 +123,3 @@ def _parse(text: str, path: Path) -> Stack:
     if not (isinstance(stack.url, str) and isinstance(stack.pid, int) and isinstance(stack.token, str | None)):
         raise ConfigurationError(f"{path} is not a file that `ladle up` wrote; delete it.")
     return stack
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as somebody else
-        return True
-    return True

@@ -119,4 +119,4 @@ class Problem(Contract):
     detail: str
     instance: str | None = None
     errors: tuple[dict[str, JsonValue], ...] = ()
-    """For an invalid body: one `{"field": ..., "message": ...}` each. The input itself is never echoed."""
+    """For an invalid body: one `{"field": ..., "message": ...}` each, with the wrong value cut short."""

@@ -65,7 +65,7 @@ class Scheduler:
                 try:
                     await self.tick()
                 except (RedisError, OperationalError, OSError) as error:
-                    logger.warning("the scheduler cannot reach Redis", extra={"error": repr(error)})
+                    logger.warning("the scheduler cannot do its work in Redis: %r", error)
                     self._reap_from = time.monotonic() + self._settle_s
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), PERIOD_S)
@@ -98,7 +98,7 @@ class Scheduler:
             if answer == "unclaimed":
                 await self._wake_again(job_id)
             elif answer not in ("alive", "deposed"):
-                logger.info("an attempt was ended", extra={"job": job_id, "state": answer})
+                logger.info("an attempt of job %s was ended: %s", job_id, answer)
 
     async def _place(self, fence: str) -> None:
         for job_id in await self._redis.zrange(keys.QUEUE, 0, -1):

@@ -110,14 +110,9 @@ class JobStore:
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """Newest first. The cursor is the last id of the page before; a job that is gone ends the listing."""
+        """Newest first. The cursor names the last job of the page before and its time, so that it may be gone."""
         index = keys.JOBS if owner is None else keys.owner_jobs(owner)
-        start = 0
-        if cursor is not None:
-            rank = await self._redis.zrevrank(index, cursor)
-            if rank is None:
-                return JobPage(jobs=())
-            start = rank + 1
+        start = await self._after(index, cursor) if cursor is not None else 0
         found: list[JobRecord] = []
         while batch := await self._redis.zrevrange(index, start, start + LIST_BATCH - 1):
             for job_id in batch:
@@ -127,10 +122,18 @@ class JobStore:
                 if labels and not labels.items() <= record.spec.labels.items():
                     continue
                 if len(found) == limit:
-                    return JobPage(jobs=tuple(found), next_cursor=found[-1].id)
+                    return JobPage(jobs=tuple(found), next_cursor=_cursor(found[-1]))
                 found.append(record)
             start += len(batch)
         return JobPage(jobs=tuple(found))
+
+    async def _after(self, index: str, cursor: str) -> int:
+        """Where a listing goes on; behind everything for a cursor that is none of ours."""
+        created_ms, _, job_id = cursor.partition("-")
+        if not created_ms.isdecimal():
+            return int(await self._redis.zcard(index))
+        rank = await self._redis.zrevrank(index, job_id)
+        return int(await self._redis.zcount(index, f"({created_ms}", "+inf")) if rank is None else int(rank) + 1
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Asks for the job's end; see `cancel.lua` for what happens in which state."""
@@ -142,6 +145,9 @@ class JobStore:
     async def delete(self, job_id: str) -> None:
         """Forgets a terminal job; the caller has checked that it is one. A terminal state never changes."""
         owner, key = await self._redis.hmget(keys.job(job_id), ["owner", "idempotency"])
+        # The key's life is a day: by now it may stand for a newer job.
+        if key and await self._redis.hget(keys.idempotency(owner or "", key), "job") != job_id:
+            key = None
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(keys.job(job_id), keys.progress(job_id), keys.events(job_id), keys.log(job_id))
             pipe.zrem(keys.JOBS, job_id)
@@ -187,11 +193,11 @@ class JobStore:
         return tuple(found)
 
     async def catalog(self) -> Catalog:
-        """What the nodes can do together; of two that differ in a name's options, the first by node id counts."""
+        """What the nodes can do together; where two differ, one that is alive counts, then the first by id."""
         methods: dict[str, MethodInfo] = {}
         tasks: dict[str, TaskInfo] = {}
-        for node_id in sorted(await self._redis.smembers(keys.NODES)):
-            if text := await self._redis.hget(keys.node(node_id), "catalog"):
+        for node in sorted(await self.nodes(), key=lambda node: (not node.alive, node.id)):
+            if text := await self._redis.hget(keys.node(node.id), "catalog"):
                 catalog = Catalog.model_validate_json(text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
@@ -201,6 +207,10 @@ class JobStore:
         """Whether nothing can come any more: the job was deleted, or its last event was seen before."""
         state = await self._redis.hget(keys.job(job_id), "state")
         return state is None or (state in TERMINAL_STATES and not await self.events(job_id, last, 1))
+
+
+def _cursor(record: JobRecord) -> str:
+    return f"{round(record.created_at.timestamp() * 1000)}-{record.id}"
 
 
 def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
@@ -246,7 +256,7 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         torch_version=fields["torch_version"],
         started_at=_time(fields["started_at"]),
         heartbeat_at=_time(fields["heartbeat_at"]),
-        alive=heartbeat_ms + NODE_LIFE_MS > now_ms,
+        alive=heartbeat_ms + NODE_LIFE_MS > now_ms and fields.get("leaving") != "1",
         job_id=fields.get("job") or None,
     )
 

@@ -26,7 +26,12 @@ class Waker:
             task_serializer="json",
             accept_content=["json"],
             task_ignore_result=True,
-            broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_S},
+            # Without time limits a connection that falls silent would hold the scheduler for minutes.
+            broker_transport_options={
+                "visibility_timeout": VISIBILITY_TIMEOUT_S,
+                "socket_timeout": 5,
+                "socket_connect_timeout": 3,
+            },
             broker_connection_timeout=3,
             task_publish_retry=False,
         )

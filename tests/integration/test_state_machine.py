@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from ladle_contracts import JobState, keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.scheduler import LOCK_MS, Scheduler
 from ladle_service.store import JobStore
+from ladle_service.wake import Waker
 from tests.polling import until
 from tests.servers import RedisServer, redis_server
 
@@ -227,6 +230,30 @@ def test_a_node_that_goes_away_in_order_costs_no_failure(machine: Machine) -> No
     assert machine.schedule(job) == ["impossible"], "a node that left gets no job"
 
 
+def test_a_node_that_does_not_answer_is_passed_over_for_one_that_may(machine: Machine) -> None:
+    machine.node("a")
+    machine.node("b")
+    job = machine.submit()
+    assert machine.call("schedule", machine.fence, job, 1, NODE_LIFE_MS) == ["scheduled", "1", "a"]
+    time.sleep(0.01)
+    assert machine.reap(job) == "queued"
+    assert machine.schedule(job) == ["scheduled", "2", "b"]
+    other = machine.submit()
+    assert machine.schedule(other) == ["scheduled", "1", "a"], "where there is no other, it gets another chance"
+
+
+def test_the_same_submit_again_neither_restarts_the_job_nor_makes_another(machine: Machine) -> None:
+    """redis-py sends a script again when the answer got lost."""
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "a")
+    before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
+    assert machine.call("submit", job, "me", "{}", 0, 1, 1, 3, "", "", 1000) == ["created", job]
+    assert (machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))) == before
+    assert machine.redis.zcard(keys.QUEUE) == 0
+
+
 def test_an_unclaimed_job_goes_back_to_the_queue_without_a_failure(machine: Machine) -> None:
     machine.node("a")
     job = machine.submit()
@@ -390,3 +417,70 @@ def test_the_store_reads_back_what_the_scripts_wrote(machine: Machine, tmp_path:
 
     asyncio.run(use())
     until(lambda: machine.field("j", "started_at"), what="the start to be noted")
+
+
+def test_a_listing_goes_on_though_the_jobs_of_the_page_before_are_gone(machine: Machine) -> None:
+    spec = json.dumps({"ckpt_dir": "/c", "val_set": "/v"})
+    for number in range(25):
+        machine.call("submit", f"j{number:02}", "me", spec, 0, 1, 1, 3, "", "", 1000)
+        machine.call("cancel", f"j{number:02}")
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            store = JobStore(redis, redis)
+            seen, cursor = [], None
+            while True:
+                page = await store.list("me", cursor=cursor, limit=10)
+                for record in page.jobs:
+                    seen.append(record.id)
+                    await store.delete(record.id)
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+            assert sorted(seen) == [f"j{number:02}" for number in range(25)]
+            assert not (await store.list("me")).jobs
+            assert not (await store.list("me", cursor="nonsense")).jobs
+
+    asyncio.run(use())
+
+
+def test_deleting_an_old_job_leaves_the_key_of_a_newer_one(machine: Machine) -> None:
+    spec = json.dumps({"ckpt_dir": "/c", "val_set": "/v"})
+    assert machine.call("submit", "old", "me", spec, 0, 1, 1, 3, "k", "d", 1) == ["created", "old"]
+    time.sleep(0.01)
+    assert machine.call("submit", "new", "me", spec, 0, 1, 1, 3, "k", "d", 60_000) == ["created", "new"]
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            store = JobStore(redis, redis)
+            await store.delete("old")
+            replayed = await store.replay("me", "k", "d")
+            assert replayed is not None
+            assert replayed.id == "new"
+
+    asyncio.run(use())
+
+
+def test_a_node_that_left_is_dead_and_was_seen_when_it_was(machine: Machine) -> None:
+    for name in ("a", "b"):
+        machine.call("register", name, *("id", name, "host", "h", "ranks", "1", "gpus", "[]", "version", "1"),
+                     *("torch_version", "2", "catalog", json.dumps({"methods": [], "tasks": []})))  # fmt: skip
+    machine.call("leave", "a")
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            left, stays = await JobStore(redis, redis).nodes()
+            assert (left.alive, stays.alive) == (False, True)
+            assert left.heartbeat_at.year > 2000
+
+    asyncio.run(use())
+
+
+def test_a_broker_that_falls_silent_does_not_hold_the_scheduler() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        waker = Waker(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        began = time.monotonic()
+        with pytest.raises((OperationalError, OSError)):
+            asyncio.run(waker.wake("node", "job", 1, 0))
+        assert time.monotonic() - began < 30
+        waker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
@@ -35,7 +36,9 @@ class TailedFile:
             # One endless line is cut rather than waited for.
             data = data[:whole] if whole or len(data) < CHUNK_BYTES else data
         self._read_to = self.offset + len(data)
-        return data.decode(errors="replace").splitlines()
+        text = data.decode(errors="replace")
+        # Not `splitlines`, which cuts at characters that JSON leaves inside a string.
+        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
     def keep(self) -> None:
         self.offset = self._read_to
@@ -43,6 +46,16 @@ class TailedFile:
     @property
     def read_to(self) -> int:
         return self._read_to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One call of `Claim.report`, which is repeated as it is until it arrives."""
+
+    offset: int
+    progress: Progress
+    bodies: list[str]
+    lines: list[str]
 
 
 class Relay:
@@ -53,21 +66,36 @@ class Relay:
         self._log = TailedFile(folder.log)
         self._claim = claim
         self._progress = Progress()
+        self._due: Report | None = None
 
     def send(self, *, to_end: bool = False) -> bool:
-        """Sends what is new; False when there was nothing. After a `RedisError` the next call sends the same again."""
-        event_lines = self._events.read()
-        log_lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
-        if not event_lines and not log_lines:
+        """Sends what is new; False when there was nothing. After a `RedisError` the next call sends the same again.
+
+        The same and no more: the first call may have arrived though its answer did not, and Redis tells a repetition by
+        its offset alone.
+        """
+        self._due = self._due or self._next(to_end)
+        if self._due is None:
             return False
-        bodies = [EVENT_BODY.validate_json(line) for line in event_lines]
-        progress = advance(self._progress, bodies)
-        # The sum of both offsets grows with every report, so it names this one.
-        self._claim.report(self._events.read_to + self._log.read_to, progress, event_lines, log_lines)
-        self._progress = progress
+        self._claim.report(self._due.offset, self._due.progress, self._due.bodies, self._due.lines)
+        self._progress = self._due.progress
+        self._due = None
         self._events.keep()
         self._log.keep()
         return True
+
+    def _next(self, to_end: bool) -> Report | None:
+        bodies = self._events.read()
+        lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
+        if not bodies and not lines:
+            return None
+        return Report(
+            # The sum of both offsets grows with every report, so it names this one.
+            offset=self._events.read_to + self._log.read_to,
+            progress=advance(self._progress, [EVENT_BODY.validate_json(line) for line in bodies]),
+            bodies=bodies,
+            lines=lines,
+        )
 
 
 def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:

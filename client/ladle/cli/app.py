@@ -33,8 +33,9 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Url = Annotated[str | None, typer.Option(envvar="LADLE_URL", help="The service; that of `ladle up` when absent.")]
 Token = Annotated[str | None, typer.Option(envvar="LADLE_TOKEN", help="The bearer token.", show_envvar=True)]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No markup: a path or a message may hold brackets of its own.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,9 +14,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from ladle._job import Job
-from ladle._stack_file import Stack, read_stack, remove_stack, write_stack
+from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.stack import LocalStack, StackError, StackOptions, configured_redis, default_state, running_stack
 from ladle.cli.watch import watch_job
 from ladle_contracts import JobRecord
@@ -46,7 +47,6 @@ def stoppable() -> Iterator[None]:
 
 def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, err: Console) -> int:
     """The exit status of `ladle up`: 0 when it was asked to end, 1 when a part ended by itself."""
-    _refuse_second()
     options = StackOptions(
         roots=[_existing(root) for root in roots],
         results=results.absolute(),
@@ -56,11 +56,11 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, er
     )
     stack = LocalStack(options)
     try:
-        with stoppable():
+        with _sole_stack() as announce, stoppable():
             try:
                 with out.status("starting Redis, the service and a worker ..."):
                     stack.start()
-                write_stack(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
+                announce(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
                 _introduce(stack, out)
                 while True:
                     time.sleep(0.5)
@@ -70,7 +70,6 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, er
                 return 0
             finally:
                 stack.stop()
-                remove_stack(os.getpid())
     except StackError as error:
         err.print(str(error), style="red", markup=False)
         return 1
@@ -120,13 +119,18 @@ def _follow(job: Job, out: Console, as_json: bool) -> JobRecord:
         return job.wait(timeout=10)
 
 
-def _refuse_second() -> None:
-    running = read_stack()
-    if running is not None:
+@contextmanager
+def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
+    try:
+        with sole_stack() as announce:
+            yield announce
+    except StackTaken as error:
+        if error.stack is None:
+            raise StackError("Only one `ladle up` can run for a user, but another one is starting or ending.") from None
         raise StackError(
-            f"Only one `ladle up` can run for a user, but process {running.pid} is one, at {running.url}. Use it, or "
-            f"end it with `kill {running.pid}`."
-        )
+            f"Only one `ladle up` can run for a user, but process {error.stack.pid} is one, at {error.stack.url}. Use "
+            f"it, or end it with `kill {error.stack.pid}`."
+        ) from None
 
 
 def _existing(root: Path) -> Path:
@@ -140,11 +144,12 @@ def _introduce(stack: LocalStack, out: Console) -> None:
     redis = (
         "given by the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
     )
-    out.print("[bold green]Ladle is up.[/] Ctrl-C takes it down.")
+    out.print(Text.assemble(("Ladle is up.", "bold green"), " Ctrl-C takes it down."))
     out.print(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
-    out.print(f"  worker   node `local`  (pid {stack.processes['worker'].pid})")
+    out.print(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")
     out.print(f"  redis    {redis}", soft_wrap=True)
     out.print(f"  roots    {', '.join(str(root) for root in options.roots)}", soft_wrap=True)
     out.print(f"  results  {options.results}", soft_wrap=True)
     out.print(f"  logs     {options.state}", soft_wrap=True)
-    out.print("Clients of this user find it by themselves: [bold]ladle submit CKPT_DIR VAL_SET[/]", soft_wrap=True)
+    hint = ("ladle submit CKPT_DIR VAL_SET", "bold")
+    out.print(Text.assemble("Clients of this user find it by themselves: ", hint), soft_wrap=True)

@@ -30,7 +30,8 @@ START_S = 90.0
 """How long the stack may take to be ready; a cold disk reads torch for a while."""
 STOP_S = 20.0
 PR_SET_PDEATHSIG = 1
-OWNER = "local"
+PRIVATE_NAME = "local"
+"""Of the node and the token's owner, where nobody else uses the Redis server."""
 
 
 class StackError(LadleError):
@@ -58,6 +59,8 @@ class LocalStack:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     url: str = ""
     redis_url: str = ""
+    node: str = PRIVATE_NAME
+    """The worker's node id, and the owner of what this stack's clients submit."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -69,8 +72,9 @@ class LocalStack:
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.node = shared_name() if self.options.redis_url else PRIVATE_NAME
         tokens = self.options.state / "tokens"
-        tokens.write_text(f"{OWNER}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
+        tokens.write_text(f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
         tokens.chmod(0o600)
         shared = {
             "LADLE_REDIS_URL": self.redis_url,
@@ -82,7 +86,7 @@ class LocalStack:
             [sys.executable, "-m", "ladle_service"],
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
-        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**shared, "LADLE_NODE_ID": "local"})
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**shared, "LADLE_NODE_ID": self.node})
         self._wait_until_ready()
 
     def check(self) -> None:
@@ -184,6 +188,12 @@ def running_stack(options: StackOptions) -> Iterator[LocalStack]:
         yield stack
     finally:
         stack.stop()
+
+
+def shared_name() -> str:
+    """This user on this machine, among all that use one Redis server: equal names would take each other's jobs."""
+    person = hashlib.sha256(f"{os.getuid()}@{socket.gethostname()}".encode()).hexdigest()[:8]
+    return f"{PRIVATE_NAME}-{person}"
 
 
 def default_state() -> Path:

@@ -25,6 +25,11 @@ if expired then
 end
 if state == 'scheduled' then
   if tonumber(get(id, 'claim_by')) < now then
+    for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
+      if redis.call('HEXISTS', leases_key(id), node) == 0 then
+        redis.call('HSET', node_key(node), 'missed_at', text(now))
+      end
+    end
     return try_again(id, false, 'node-lost', 'Not every node answered in time.', 0)
   end
   return 'unclaimed'

@@ -8,6 +8,7 @@ end
 local now = text(now_ms())
 for position = 2, #ARGV, 2 do redis.call('HSET', node_key(node), ARGV[position], ARGV[position + 1]) end
 redis.call('HSET', node_key(node), 'started_at', now, 'heartbeat_at', now, 'leaving', 0)
+redis.call('HDEL', node_key(node), 'missed_at')
 redis.call('SADD', PREFIX .. 'nodes', node)
 redis.call('PUBLISH', PREFIX .. 'wake', node)
 return 'ok'

@@ -1,6 +1,7 @@
 -- queued -> scheduled: all the nodes a job needs, or none. ARGV: scheduler's fence, id, claim time in ms, node life in ms.
 -- Answers {'scheduled', attempt, node...}, {'busy'} (its nodes exist but work: jobs behind it wait),
 -- {'impossible'} (too few such nodes are alive: jobs behind it may go first), {'skip'} or {'deposed'}.
+local DOUBT_MS = 300000
 local fence, id, claim_ms, life_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('GET', PREFIX .. 'scheduler:fence') ~= fence then return {'deposed'} end
 local now = now_ms()
@@ -10,19 +11,25 @@ if get(id, 'state') ~= 'queued' then
 end
 if tonumber(get(id, 'not_before')) > now then return {'skip'} end
 local needed, ranks = tonumber(get(id, 'nodes_needed')), tonumber(get(id, 'ranks_needed'))
-local alive, free = 0, {}
+local alive, free, doubtful = 0, {}, {}
 local nodes = redis.call('SMEMBERS', PREFIX .. 'nodes')
 table.sort(nodes)
 for _, node in ipairs(nodes) do
-  local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job')
-  if fields[1] and tonumber(fields[1]) + life_ms > now and tonumber(fields[2]) >= ranks then
+  local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at')
+  if fields[1] and tonumber(fields[1]) + life_ms > now and fields[4] ~= '1' and tonumber(fields[2]) >= ranks then
     alive = alive + 1
     -- A reservation whose job holds no nodes any more is a left-over.
     if not fields[3] or fields[3] == '' or redis.call('SISMEMBER', PREFIX .. 'active', fields[3]) == 0 then
-      free[#free + 1] = node
+      -- A node that did not answer its last call is taken only when there is no other.
+      if fields[5] and tonumber(fields[5]) + DOUBT_MS > now then
+        doubtful[#doubtful + 1] = node
+      else
+        free[#free + 1] = node
+      end
     end
   end
 end
+for _, node in ipairs(doubtful) do free[#free + 1] = node end
 if #free < needed then
   local each = ''
   if ranks > 1 then each = ' of ' .. ranks .. ' ranks' end

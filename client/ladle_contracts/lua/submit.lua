@@ -11,6 +11,8 @@ if key ~= '' then
   redis.call('HSET', idempotency, 'job', id, 'digest', digest)
   redis.call('PEXPIRE', idempotency, life_ms)
 end
+-- The same call again, for its answer got lost on the way.
+if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
 local now = text(now_ms())
 redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state', 'queued', 'created_at', now,
            'priority', priority, 'nodes_needed', nodes, 'ranks_needed', ranks, 'max_failures', max_failures,

@@ -6,19 +6,27 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ladle import ConfigurationError
 from ladle._address import find_address, parse_address
-from ladle._stack_file import Stack, read_stack, remove_stack, stack_path, write_stack
+from ladle._stack_file import Stack, StackTaken, read_stack, sole_stack, stack_path
 
 RUNNING = Stack(url="http://127.0.0.1:9000", token="stack-token", pid=os.getpid())
 
 
+@pytest.fixture
+def announced() -> Iterator[Path]:
+    """A stack runs, and has said where."""
+    with sole_stack() as announce:
+        yield announce(RUNNING)
+
+
+@pytest.mark.usefixtures("announced")
 def test_the_argument_comes_before_the_environment_and_that_before_the_stack_file() -> None:
-    write_stack(RUNNING)
     environment = {"LADLE_URL": "http://from-environment", "LADLE_TOKEN": "t"}
     assert find_address("http://argument", environment=environment).base_url == "http://argument"
     assert find_address(environment=environment).base_url == "http://from-environment"
@@ -26,8 +34,8 @@ def test_the_argument_comes_before_the_environment_and_that_before_the_stack_fil
     assert (found.base_url, found.token) == ("http://127.0.0.1:9000", "stack-token")
 
 
+@pytest.mark.usefixtures("announced")
 def test_the_token_of_the_local_stack_is_sent_to_no_other_address() -> None:
-    write_stack(RUNNING)
     assert find_address("http://elsewhere", environment={}).token is None
 
 
@@ -36,26 +44,43 @@ def test_without_any_address_the_error_says_how_to_start_a_service() -> None:
         find_address(environment={})
 
 
-def test_a_stack_whose_process_has_ended_is_not_found() -> None:
-    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    write_stack(Stack(url="http://127.0.0.1:9000", token=None, pid=int(process.stdout)))
+def test_a_stack_that_was_killed_is_not_found_though_its_process_id_lives_again() -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from ladle._stack_file import Stack, sole_stack
+with sole_stack(Path({str(stack_path())!r})) as announce:
+    announce(Stack(url="http://127.0.0.1:9000", token=None, pid={os.getpid()}))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert stack_path().exists(), "it could not remove it"
+    assert read_stack() is None
     with pytest.raises(ConfigurationError, match="ladle up"):
         find_address(environment={})
+    with sole_stack() as announce:
+        assert not stack_path().exists(), "the next one begins by removing what was left"
+        announce(RUNNING)
+        assert read_stack() == RUNNING
 
 
-def test_the_stack_file_is_its_owners_alone() -> None:
-    path = write_stack(RUNNING)
-    assert path == stack_path()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_the_stack_file_is_its_owners_alone(announced: Path) -> None:
+    assert announced == stack_path()
+    assert stat.S_IMODE(announced.stat().st_mode) == 0o600
     assert read_stack() == RUNNING
 
 
-def test_a_stack_removes_its_own_file_and_no_other() -> None:
-    write_stack(RUNNING)
-    assert not remove_stack(RUNNING.pid + 1)
-    assert remove_stack(RUNNING.pid)
-    assert not remove_stack(RUNNING.pid)
+def test_only_one_stack_runs_and_its_file_goes_with_it() -> None:
+    with sole_stack() as announce:
+        with pytest.raises(StackTaken) as caught, sole_stack():
+            raise AssertionError("the block must not run")
+        assert caught.value.stack is None, "it is still starting"
+        announce(RUNNING)
+        with pytest.raises(StackTaken) as caught, sole_stack():
+            raise AssertionError("the block must not run")
+        assert caught.value.stack == RUNNING
     assert read_stack() is None
+    assert not stack_path().exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"url": 1, "pid": 2}', '{"url": "http://x"}', '{"url": "x", "pid": "1"}'])

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console, RenderableType
 
-from ladle.cli.render import ago, candidates_table, duration, result_summary
+from ladle.cli import app
+from ladle.cli.render import ago, candidates_table, duration, jobs_table, record_summary, result_summary
 from ladle.cli.watch import View, line_of
 from ladle_contracts import (
     CandidateResult,
@@ -15,15 +16,16 @@ from ladle_contracts import (
     Event,
     JobResult,
     JobState,
+    Reason,
     StageStarted,
     StateChanged,
     StepDone,
 )
-from tests.unit.client.answers import RESULT
+from tests.unit.client.answers import RESULT, record
 
 
 def shown(view: RenderableType) -> str:
-    console = Console(width=200, highlight=False, force_terminal=False)
+    console = Console(width=200, highlight=False, markup=app.out._markup, force_terminal=False)
     with console.capture() as capture:
         console.print(view)
     return capture.get()
@@ -103,3 +105,11 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
 
 def test_a_clock_that_goes_wrong_shows_no_negative_time() -> None:
     assert ago(datetime.now(UTC) + timedelta(minutes=5)) == "0 s ago"
+
+
+def test_brackets_in_paths_and_messages_are_shown_as_they_are() -> None:
+    failed = record(JobState.FAILED, reason=Reason.OUT_OF_MEMORY, message="too much")
+    odd = failed.model_copy(update={"spec": failed.spec.model_copy(update={"ckpt_dir": "/data/[resnet]/run[/x]"})})
+    assert "too much [out-of-memory]" in shown(record_summary(odd))
+    assert "/data/[resnet]/run[/x]" in shown(record_summary(odd))
+    assert "/data/[resnet]/run[/x]" in shown(jobs_table([odd]))

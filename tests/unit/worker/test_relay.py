@@ -70,26 +70,38 @@ def make(tmp_path: Path) -> tuple[AttemptFolder, FakeClaim, Relay]:
     return folder, claim, Relay(folder, faked)
 
 
-def test_what_redis_did_not_take_is_sent_again_with_what_came_since(tmp_path: Path) -> None:
+def test_what_redis_did_not_take_is_sent_again_as_it_was_and_only_then_what_came_since(tmp_path: Path) -> None:
+    """It may have arrived though the answer did not: a repetition is told by its offset, so it must be the same."""
     folder, claim, relay = make(tmp_path)
     append(folder.events, Warned(message="first").model_dump_json() + "\n")
     claim.away = True
     for _ in range(2):
         with pytest.raises(ConnectionError):
             relay.send()
-    append(folder.events, StepDone(stage="train", method="twa", step=1, total=9, loss=0.5).model_dump_json() + "\n")
-    append(folder.log, "hello\n")
+        append(folder.events, StepDone(stage="train", method="twa", step=1, total=9, loss=0.5).model_dump_json() + "\n")
+        append(folder.log, "hello\n")
     claim.away = False
     assert relay.send()
-    assert not relay.send(), "nothing new"
-    ((offset, progress, bodies, lines),) = claim.reports
-    assert [("first" in bodies[0]), ("twa" in bodies[1])] == [True, True]
-    assert lines == ["hello"]
-    assert progress is not None
-    assert (progress.step, progress.loss) == (1, 0.5)
-    append(folder.log, "more\n")
     assert relay.send()
-    assert claim.reports[1][0] > offset, "each report has a larger offset than the one before"
+    assert not relay.send(), "nothing new"
+    first, second = claim.reports
+    assert ["first" in body for body in first[2]] == [True]
+    assert first[3] == []
+    assert ["twa" in body for body in second[2]] == [True, True]
+    assert second[3] == ["hello", "hello"]
+    assert second[1] is not None
+    assert (second[1].step, second[1].loss) == (1, 0.5)
+    assert second[0] > first[0], "each report has a larger offset than the one before"
+
+
+def test_characters_that_some_call_line_ends_are_part_of_their_line(tmp_path: Path) -> None:
+    folder, claim, relay = make(tmp_path)
+    append(folder.events, Warned(message="one\u2028two\u0085three").model_dump_json() + "\n")
+    append(folder.log, "one\u2028two\r\n\nthree\n")
+    relay.send()
+    ((_, _, bodies, lines),) = claim.reports
+    assert len(bodies) == 1
+    assert lines == ["one\u2028two", "", "three"]
 
 
 def test_long_lines_are_cut(tmp_path: Path) -> None:
