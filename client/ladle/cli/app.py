@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,9 @@ Url = Annotated[str | None, typer.Option(envvar="LADLE_URL", help="The service; 
 Token = Annotated[str | None, typer.Option(envvar="LADLE_TOKEN", help="The bearer token.", show_envvar=True)]
 
 # No markup: a path or a message may hold brackets of its own.
-out = Console(highlight=False, markup=False, emoji=False)
+# Into a file or a pipe tables need not be as narrow as a terminal that is not there.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+out = Console(highlight=False, markup=False, emoji=False, width=_width)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
