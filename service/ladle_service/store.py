@@ -184,20 +184,25 @@ class JobStore:
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """Every node that was ever registered, by id."""
+        return tuple(node for node, _ in await self._nodes_with_catalogs())
+
+    async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
+        """Each with the JSON of its catalogue."""
         seconds, micros = await self._redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found = []
         for node_id in sorted(await self._redis.smembers(keys.NODES)):
             if fields := await self._redis.hgetall(keys.node(node_id)):
-                found.append(_node(node_id, fields, now_ms))
+                found.append((_node(node_id, fields, now_ms), fields.get("catalog")))
         return tuple(found)
 
     async def catalog(self) -> Catalog:
         """What the nodes can do together; where two differ, one that is alive counts, then the first by id."""
         methods: dict[str, MethodInfo] = {}
         tasks: dict[str, TaskInfo] = {}
-        for node in sorted(await self.nodes(), key=lambda node: (not node.alive, node.id)):
-            if text := await self._redis.hget(keys.node(node.id), "catalog"):
+        nodes = await self._nodes_with_catalogs()
+        for _, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
+            if text:
                 catalog = Catalog.model_validate_json(text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from celery import Celery
 
 from ladle_contracts import keys
-
-VISIBILITY_TIMEOUT_S = 7 * 24 * 3600
-
-
-def broker_url(redis_url: str) -> str:
-    """kombu's spelling of a Redis URL: a unix socket's is `redis+socket://`."""
-    return re.sub(r"^unix://", "redis+socket://", redis_url).replace("?db=", "?virtual_host=")
+from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
 
 
 class Waker:

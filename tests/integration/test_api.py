@@ -40,20 +40,6 @@ from tests.polling import until
 from tests.unit.client.answers import RESULT
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One for the tests that change nothing of the service itself."""
-    with api_stack(tmp_path_factory.mktemp("api")) as made:
-        yield made
-
-
-@pytest.fixture
-def node(stack: Stack) -> Iterator[ScriptedNode]:
-    made = ScriptedNode(stack.server)
-    yield made
-    made.close()
-
-
 def http(stack: Stack, **options: Any) -> httpx2.Client:
     """A plain HTTP client."""
     return httpx2.Client(base_url=stack.url, **options)

@@ -6,30 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ladle_contracts import CandidateResult, CandidateScored, Reason, StageStarted, StepDone, Warned
-from tests.integration.api_stack import ScriptedNode, Stack, api_stack
+from tests.integration.api_stack import ScriptedNode, Stack
 from tests.unit.client.answers import RESULT
 
 PROGRAM = [sys.executable, "-c", "from ladle.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with api_stack(tmp_path_factory.mktemp("command")) as made:
-        yield made
-
-
-@pytest.fixture
-def node(stack: Stack) -> Iterator[ScriptedNode]:
-    made = ScriptedNode(stack.server)
-    yield made
-    made.close()
 
 
 def ladle(stack: Stack | None, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -43,12 +43,12 @@ class Binding:
             for name, target in {**self.parameters, **self.statistics, **self.counters}.items():
                 target.copy_(reader.read(name))
 
-    @torch.no_grad()
-    def load_counters(self, checkpoint: Checkpoint) -> None:
-        """Fills only the integer and boolean buffers."""
+    def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """One checkpoint's integer and boolean buffers."""
+        if not self.counters:
+            return {}
         with open_checkpoint(checkpoint) as reader:
-            for name, target in self.counters.items():
-                target.copy_(reader.read(name))
+            return {name: reader.read(name).clone() for name in self.counters}
 
 
 def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str] | None = None) -> Binding:

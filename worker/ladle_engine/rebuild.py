@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ladle_engine.directions import open_all
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.report import COEFFICIENTS_FILE, STATISTICS_FILE
-from ladle_engine.write import Recipe, sha256_of, verify_model, write_model
+from ladle_engine.write import Recipe, copy_side_files, sha256_of, verify_model, write_model
 
 PathLike = str | os.PathLike[str]
 
@@ -49,8 +48,7 @@ def rebuild(
     with staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata={}, tell=progress)
         verify_model(staging, recipe, digests, progress)
-        for side_file in recipe.checkpoints.side_files:
-            shutil.copyfile(side_file, staging / side_file.name)
+        copy_side_files(recipe.checkpoints, staging)
     return Path(output)
 
 

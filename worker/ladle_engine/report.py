@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ from ladle_engine.candidates import Candidate
 from ladle_engine.card import model_card
 from ladle_engine.progress import ProgressCallback
 from ladle_engine.workspace import Workspace
-from ladle_engine.write import Recipe, sha256_of, verify_model, write_model
+from ladle_engine.write import Recipe, copy_side_files, sha256_of, verify_model, write_model
 
 COEFFICIENTS_FILE = "coefficients.json"
 REPORT_FILE = "report.json"
@@ -65,8 +64,7 @@ def write_output(
     }
     digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, tell=tell)
     verify_model(folder, recipe, digests, tell)
-    for side_file in work.checkpoints.side_files:
-        shutil.copyfile(side_file, folder / side_file.name)
+    copy_side_files(work.checkpoints, folder)
     _write_statistics(folder, candidates)
     inputs = {
         checkpoint.name: {path.name: sha256_of(path) for path in checkpoint.files}

@@ -58,6 +58,7 @@ class Workspace:
     state: ResumeState
     tell: ProgressCallback
     _directions: Directions | None = field(default=None, init=False)
+    _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     _singles: list[Judged] = field(default_factory=list, init=False)
 
     def directions(self) -> Directions:
@@ -85,26 +86,29 @@ class Workspace:
         single = coefficients.single()
         if single is not None:
             self.binding.load(self.checkpoints.checkpoints[single])
-            self._round()
+            self._round(self.binding.parameters)
+            self._round(self.binding.statistics)
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
         # The weights sum to 1, so `sum_i alpha_i w_i` is `c + sum_i alpha_i (w_i - c)`: alpha serves as u.
         self.directions().place(coefficients.alpha_KG, groups)
-        self._round()
+        self._round(self.binding.parameters)
         settled = self.statistics.settle(coefficients.alpha_KG, groups)
-        self._round()
+        self._round(self.binding.statistics)
         return settled
 
     def use_reference_counters(self) -> None:
         """What a mixture has of them, whichever checkpoint the model held before."""
-        if self.binding.counters:
-            self.binding.load_counters(self.checkpoints.reference)
+        if self._reference_counters is None:
+            self._reference_counters = self.binding.counters_of(self.checkpoints.reference)
+        for name, target in self.binding.counters.items():
+            target.copy_(self._reference_counters[name])
 
     @torch.no_grad()
-    def _round(self) -> None:
+    def _round(self, tensors: Mapping[str, Tensor]) -> None:
         """What is judged is what will be written: rounded to the output's type."""
-        for name, tensor in {**self.binding.parameters, **self.binding.statistics}.items():
+        for name, tensor in tensors.items():
             output_dtype = self.output_dtypes[name]
             if output_dtype is torch.float32:
                 continue

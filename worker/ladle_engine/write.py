@@ -214,6 +214,12 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell:
     assert found == expected, "the header must describe what the recipe says"
 
 
+def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
+    """Config, tokenizer and the like, beside the model."""
+    for side_file in checkpoints.side_files:
+        shutil.copyfile(side_file, folder / side_file.name)
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

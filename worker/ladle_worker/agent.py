@@ -54,7 +54,7 @@ class Attempt:
         except PathNotAllowed as error:
             return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
         except OSError as error:
-            logger.exception("the agent failed", extra={"job": self._claim.job_id})
+            logger.exception("the agent of job %s failed", self._claim.job_id)
             return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
 
     def _adopt(self) -> Ended | None:
@@ -86,7 +86,7 @@ class Attempt:
         finally:
             ranks.end(self._settings.kill_grace_s)
         if answer == "lost":
-            logger.warning("the attempt was lost", extra={"job": self._claim.job_id})
+            logger.warning("attempt %s of job %s was lost", self._claim.attempt, self._claim.job_id)
             return None
         if answer == "release":
             return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is going away.")
@@ -129,7 +129,7 @@ class Attempt:
                 while relay.send(to_end=not running):
                     continue
             except RedisError as error:
-                logger.warning("Redis does not answer", extra={"error": repr(error)})
+                logger.warning("Redis does not answer: %r", error)
             else:
                 if not running:
                     return "ok"

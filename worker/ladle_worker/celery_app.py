@@ -12,18 +12,14 @@ from celery import Celery, signals
 from celery.exceptions import Ignore
 
 from ladle_contracts import keys
+from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
-from ladle_worker.connection import broker_url
 from ladle_worker.family import die_with_parent
 from ladle_worker.node import Node
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-VISIBILITY_TIMEOUT_S = 7 * 24 * 3600
-"""Redis gives a message to another worker after this time, even while the first is at work. Claims make that harmless;
-this makes it rare."""
 
 
 def make_app(settings: Settings, node: Node) -> Celery:

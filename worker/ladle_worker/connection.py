@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from redis import Redis
@@ -27,8 +26,3 @@ def connect(settings: Settings, *, retries: int) -> Any:
         retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries),
         retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
     )
-
-
-def broker_url(redis_url: str) -> str:
-    """kombu's spelling of a Redis URL: a unix socket's is `redis+socket://`."""
-    return re.sub(r"^unix://", "redis+socket://", redis_url).replace("?db=", "?virtual_host=")

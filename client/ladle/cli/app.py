@@ -46,13 +46,13 @@ def main() -> None:
     try:
         app()
     except JobFailed as error:
-        err.print(str(error), style="red", markup=False)
+        err.print(str(error), style="red")
         sys.exit(FAILED)
     except JobCancelled as error:
-        err.print(str(error), style="yellow", markup=False)
+        err.print(str(error), style="yellow")
         sys.exit(CANCELLED)
     except LadleError as error:
-        err.print(str(error), style="red", markup=False)
+        err.print(str(error), style="red")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
@@ -92,7 +92,7 @@ def run(
 
     given = dict(locals())
     options = _spec_arguments(given).to_options()
-    inputs = [ckpt_dir, val_set, *([train_set] if train_set else [])]
+    inputs = _inputs(ckpt_dir, val_set, train_set)
     _refuse_missing(inputs)
     record = run_once(ckpt_dir, val_set, options, inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
@@ -151,7 +151,7 @@ def submit(
     options = _spec_arguments(given).to_options()
     with _client(url, token) as client:
         if url is None:
-            _refuse_missing([ckpt_dir, val_set, *([train_set] if train_set else [])])
+            _refuse_missing(_inputs(ckpt_dir, val_set, train_set))
         job = client.submit(ckpt_dir, val_set, **options)
         if watch_it:
             _end_with(_watch(job, as_json), as_json)
@@ -275,7 +275,7 @@ def doctor(
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
             out.print(Text.assemble((mark, style), "  ", (finding.name, "bold"), "  ", finding.detail), soft_wrap=True)
             if not finding.ok and finding.fix:
-                out.print(f"      {finding.fix}", style="dim", markup=False, soft_wrap=True)
+                out.print(f"      {finding.fix}", style="dim", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)
@@ -291,7 +291,11 @@ def version(url: Url = None, token: Token = None) -> None:
         with _client(url, token) as client:
             typer.echo(f"service {client.version().version} at {client.address}")
     except LadleError as error:
-        err.print(f"service: {error}", style="dim", markup=False)
+        err.print(f"service: {error}", style="dim")
+
+
+def _inputs(ckpt_dir: Path, val_set: Path, train_set: Path | None) -> list[Path]:
+    return [ckpt_dir, val_set, *([train_set] if train_set else [])]
 
 
 def _refuse_missing(paths: Iterable[Path]) -> None:
@@ -314,14 +318,10 @@ def _spec_arguments(given: dict[str, Any]) -> SpecArguments:
 
 
 def _watch(job: Any, as_json: bool) -> Any:
-    from ladle.cli.watch import watch_job
+    from ladle.cli.watch import follow_job
 
     try:
-        if not as_json:
-            return watch_job(job, out)
-        for event in job.events(follow=True):
-            typer.echo(event.model_dump_json())
-        return job.wait()
+        return follow_job(job, out, as_json=as_json)
     except KeyboardInterrupt:
         err.print(f"Job {job.id} goes on: `ladle watch {job.id}` shows it, `ladle cancel {job.id}` ends it.")
         raise

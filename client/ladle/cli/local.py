@@ -12,14 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from ladle._job import Job
 from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.stack import LocalStack, StackError, StackOptions, configured_redis, default_state, running_stack
-from ladle.cli.watch import watch_job
+from ladle.cli.watch import follow_job
 from ladle_contracts import JobRecord
 
 
@@ -71,7 +70,7 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, er
             finally:
                 stack.stop()
     except StackError as error:
-        err.print(str(error), style="red", markup=False)
+        err.print(str(error), style="red")
         return 1
 
 
@@ -109,11 +108,7 @@ def _stack(options: StackOptions, err: Console) -> Iterator[LocalStack]:
 
 def _follow(job: Job, out: Console, as_json: bool) -> JobRecord:
     try:
-        if not as_json:
-            return watch_job(job, out)
-        for event in job.events(follow=True):
-            typer.echo(event.model_dump_json())
-        return job.wait()
+        return follow_job(job, out, as_json=as_json)
     except Stopped:
         job.cancel()
         return job.wait(timeout=10)

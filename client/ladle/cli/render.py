@@ -57,7 +57,7 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
         verdict.append(f" on the select split, so the result is {result.best_checkpoint}, unchanged.")
         verdict.append(_lower_loss(result))
     elif result.gain == 0:
-        losses = {candidate.method: candidate.select["loss"] for candidate in result.candidates}
+        losses = _select_losses(result)
         verdict.append(f"{result.method} wins", style="bold green")
         verdict.append(
             f": as good as {result.best_checkpoint} in {result.metric}, with a lower loss "
@@ -82,7 +82,7 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
 
 def _lower_loss(result: JobResult) -> str:
     """Points at a candidate that the metric did not choose, but the loss would."""
-    losses = {candidate.method: candidate.select["loss"] for candidate in result.candidates}
+    losses = _select_losses(result)
     lowest = min(losses, key=lambda method: losses[method])
     if result.metric == "loss" or lowest == result.method:
         return ""
@@ -90,6 +90,10 @@ def _lower_loss(result: JobResult) -> str:
         f" {lowest} has a lower loss there ({number(losses[lowest])} against {number(losses[result.method])}): "
         f"`--metric loss` would return it."
     )
+
+
+def _select_losses(result: JobResult) -> dict[str, float]:
+    return {candidate.method: candidate.select["loss"] for candidate in result.candidates}
 
 
 def jobs_table(records: Iterable[JobRecord]) -> Table:

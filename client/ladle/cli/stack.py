@@ -59,9 +59,12 @@ class LocalStack:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     url: str = ""
     redis_url: str = ""
-    node: str = PRIVATE_NAME
-    """The worker's node id, and the owner of what this stack's clients submit."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def node(self) -> str:
+        """The worker's node id, and the owner of what this stack's clients submit."""
+        return shared_name() if self.options.redis_url else PRIVATE_NAME
 
     def start(self) -> None:
         """Returns when a job can be submitted and a worker waits for it. Raises `StackError`."""
@@ -72,7 +75,6 @@ class LocalStack:
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.node = shared_name() if self.options.redis_url else PRIVATE_NAME
         tokens = self.options.state / "tokens"
         tokens.write_text(f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
         tokens.chmod(0o600)

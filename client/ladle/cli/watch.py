@@ -138,6 +138,15 @@ def watch_job(job: Job, console: Console) -> JobRecord:
     return job.wait()
 
 
+def follow_job(job: Job, console: Console, *, as_json: bool) -> JobRecord:
+    """`watch_job`, or one event a line for programs."""
+    if not as_json:
+        return watch_job(job, console)
+    for event in job.events(follow=True):
+        print(event.model_dump_json(), flush=True)
+    return job.wait()
+
+
 def _plain(job: Job, view: View, console: Console) -> JobRecord:
     """One line for each thing a person would want in a log file; steps only now and then."""
     console.print(f"job {job.id}", highlight=False)

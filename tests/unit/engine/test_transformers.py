@@ -48,6 +48,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def copied(runs: Path, tmp_path: Path) -> Path:
+    """The checkpoints again, with their weights and configs, for a test that changes them."""
+    folder = tmp_path / "run"
+    for source in (runs / "run").iterdir():
+        (folder / source.name).mkdir(parents=True)
+        for file in ("model.safetensors", "config.json"):
+            (folder / source.name / file).write_bytes((source / file).read_bytes())
+    return folder
+
+
 def test_a_trainer_folder_becomes_a_model_that_from_pretrained_loads(runs: Path, tmp_path: Path) -> None:
     outcome = average(
         runs / "run", runs / "val", output=tmp_path / "out", method="uniform", task_options={"batch_size": 8}
@@ -89,24 +99,17 @@ def test_the_written_model_has_the_score_that_the_report_says(runs: Path, tmp_pa
 
 
 def test_a_head_that_the_files_lack_is_refused_and_not_made_up(runs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for source in (runs / "run").iterdir():
-        (folder / source.name).mkdir(parents=True)
-        (folder / source.name / "config.json").write_bytes((source / "config.json").read_bytes())
-        state = load_file(source / "model.safetensors")
+    folder = copied(runs, tmp_path)
+    for path in folder.rglob("model.safetensors"):
+        state = load_file(path)
         del state["classifier.weight"]
-        save_file(state, folder / source.name / "model.safetensors")
+        save_file(state, path)
     with pytest.raises(EngineError, match=r"`classifier\.weight` of shape \(3, 16\), but the checkpoints have none"):
         average(folder, runs / "val", output=tmp_path / "out", task_options={"batch_size": 8})
 
 
 def test_a_config_that_names_no_model_of_transformers_is_refused(runs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for source in (runs / "run").iterdir():
-        (folder / source.name).mkdir()
-        for file in ("model.safetensors", "config.json"):
-            (folder / source.name / file).write_bytes((source / file).read_bytes())
+    folder = copied(runs, tmp_path)
     config = json.loads((folder / "checkpoint-30" / "config.json").read_text())
     (folder / "checkpoint-30" / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch"}))
     with pytest.raises(EngineError, match="its model_type is 'nonesuch'") as caught:
@@ -115,11 +118,7 @@ def test_a_config_that_names_no_model_of_transformers_is_refused(runs: Path, tmp
 
 
 def test_code_that_a_config_names_is_never_run(runs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for source in (runs / "run").iterdir():
-        (folder / source.name).mkdir(parents=True)
-        for file in ("model.safetensors", "config.json"):
-            (folder / source.name / file).write_bytes((source / file).read_bytes())
+    folder = copied(runs, tmp_path)
     home = folder / "checkpoint-30"
     config = json.loads((home / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoModelForImageClassification": "mine.Model"}}
@@ -151,11 +150,7 @@ def test_the_preprocessors_size_and_the_options_over_it_decide_what_the_model_se
 def test_a_config_with_wrong_values_is_bad_input_and_takes_no_memory(
     runs: Path, tmp_path: Path, wrong: dict[str, object]
 ) -> None:
-    folder = tmp_path / "run"
-    for source in (runs / "run").iterdir():
-        (folder / source.name).mkdir(parents=True)
-        for file in ("model.safetensors", "config.json"):
-            (folder / source.name / file).write_bytes((source / file).read_bytes())
+    folder = copied(runs, tmp_path)
     home = folder / "checkpoint-30"
     (home / "config.json").write_text(json.dumps(json.loads((home / "config.json").read_text()) | wrong))
     with pytest.raises(EngineError) as caught:

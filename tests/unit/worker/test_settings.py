@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ladle_worker.connection import broker_url
+from ladle_contracts.broker import broker_url
 from ladle_worker.settings import Settings
 
 
