@@ -14,6 +14,9 @@ from ladle_engine.progress import CandidateScored, Score, StageStarted, Warned
 from ladle_engine.select import Gain, gain_over, pick
 from ladle_engine.workspace import Judged, Workspace
 
+LEFT_OUT = ("non-finite-loss", "too-few-checkpoints")
+"""Codes of `MethodError` that say something about this method alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -42,9 +45,9 @@ class Candidate:
 def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
     """Collective: one candidate a method, `best` first.
 
-    With several methods to try, one whose loss becomes NaN is left out with a warning; alone, it raises `MethodError`.
+    With several methods to try, one that cannot be had (`LEFT_OUT`) is left out with a warning; alone, it raises
+    `MethodError`.
     """
-    work.singles()
     candidates: list[Candidate] = []
     for method, options in plan.items():
         started = time.monotonic()
@@ -53,7 +56,7 @@ def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
             work.tell(StageStarted(stage="select", method=method))
             judged = _judge(work, method, choice)
         except MethodError as error:
-            if error.code != "non-finite-loss" or len(plan) <= 2:
+            if error.code not in LEFT_OUT or len(plan) <= 2:
                 raise
             work.tell(Warned(message=f"Method `{method}` was left out. {error.message}"))
             continue
@@ -89,7 +92,7 @@ def _choose(work: Workspace, method: str, options: Any) -> Choice:
 
 
 def _judge(work: Workspace, method: str, choice: Choice) -> Judged:
-    judged = work.judge(f"judged-{method}", choice.coefficients)
+    judged = work.judge(choice.coefficients)
     if not (judged.fit.is_finite and judged.select.is_finite):
         raise MethodError(
             "non-finite-loss",

@@ -5,8 +5,11 @@ K checkpoints, G groups.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,6 +43,15 @@ class Coefficients:
         only = torch.zeros_like(self.alpha_KG)
         only[first] = 1.0
         return first if torch.equal(only, self.alpha_KG) else None
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal coefficients of the same checkpoints: names what is known of the model."""
+        single = self.single()
+        if single is not None:
+            return f"single-{single}"
+        layout = json.dumps([self.groups, sorted(self.group_of.items())]).encode()
+        return hashlib.sha256(layout + self.alpha_KG.contiguous().numpy().tobytes()).hexdigest()[:32]
 
     def to_json(self) -> dict[str, Any]:
         return {

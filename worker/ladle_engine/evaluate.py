@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ladle_engine.collectives import Collectives, share_of
+from ladle_engine.collectives import Collectives
 from ladle_engine.examples import Examples
 from ladle_engine.tasks.base import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A model's value on every example of one split."""
+    """A model's values on N examples: those of a split, or the first N in the order in which it is evaluated."""
 
     values: Mapping[str, Tensor]
     """Metric name -> float64 [N]."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(next(iter(self.values.values())))
 
     def means(self) -> dict[str, float]:
         return {name: float(values.mean()) for name, values in self.values.items()}
@@ -36,18 +40,37 @@ class Evaluation:
             return (float("-inf"), float("-inf"))
         return (value, -means["loss"])
 
+    def and_then(self, more: Evaluation) -> Evaluation:
+        """With the values on the examples that follow."""
+        return Evaluation(values={name: torch.cat([values, more.values[name]]) for name, values in self.values.items()})
+
 
 @torch.no_grad()
 def evaluate(model: nn.Module, examples: Examples, metrics: tuple[Metric, ...], collectives: Collectives) -> Evaluation:
-    """Collective: each rank scores its share of the examples, and all get the whole."""
+    """Collective: batches are dealt to the ranks in turn, and every rank gets the values of all examples, in order.
+
+    What stands in a batch does not depend on the ranks, so a model has the same values on any number of them. Every
+    rank calls the model equally often, for a call may itself be collective: one that is dealt a batch less scores an
+    example once more and drops its values.
+    """
     model.eval()
-    lengths, share = share_of(len(examples), collectives)
+    batches = examples.indices.split(examples.task.batch_size)
+    rank, size = collectives.rank, collectives.size
     parts: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
-    for batch in examples.take(share).batches():
-        scored = examples.task.evaluate(model, batch)
+    for first in range(0, len(batches), size):
+        dealt = first + rank < len(batches)
+        indices = batches[first + rank] if dealt else batches[0][:1]
+        scored = examples.task.evaluate(model, examples.batch(indices))
         for metric in metrics:
-            parts[metric.name].append(scored[metric.name].detach().to(device="cpu", dtype=torch.float64))
-    empty = torch.empty(0, dtype=torch.float64)
-    return Evaluation(
-        values={name: collectives.concatenate(torch.cat([empty, *values]), lengths) for name, values in parts.items()}
-    )
+            if dealt:
+                parts[metric.name].append(scored[metric.name].detach().to(device="cpu", dtype=torch.float64))
+    positions = torch.arange(len(examples)).split(examples.task.batch_size)
+    dealt_to = [torch.cat([positions[0][:0], *positions[each::size]]) for each in range(size)]
+    lengths = [len(dealt) for dealt in dealt_to]
+    order = torch.cat(dealt_to)
+    values: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        gathered = collectives.concatenate(torch.cat([torch.empty(0, dtype=torch.float64), *part]), lengths)
+        values[name] = torch.empty_like(gathered)
+        values[name][order] = gathered
+    return Evaluation(values=values)

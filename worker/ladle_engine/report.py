@@ -108,12 +108,11 @@ def report_json(
     inputs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     names = work.checkpoints.names
-    singles = work.singles()
     lengths_K = work.geometry.lengths_KG(work.whole_model())[:, 0]
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
-        "metric": asdict(work.metric),
+        "metric": {"name": work.metric.name, "higher_is_better": work.metric.higher_is_better},
         "task": work.task.name,
         "gain": asdict(winner.gain),
         "candidates": [
@@ -130,12 +129,12 @@ def report_json(
             {
                 "name": checkpoint.name,
                 "step": checkpoint.step,
-                "fit": single.fit.means(),
-                "select": single.select.means(),
+                "fit": _known(work, index, "fit"),
+                "select": _known(work, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs[checkpoint.name],
             }
-            for checkpoint, single, length in zip(work.checkpoints.checkpoints, singles, lengths_K, strict=True)
+            for index, (checkpoint, length) in enumerate(zip(work.checkpoints.checkpoints, lengths_K, strict=True))
         ],
         "geometry": {
             "distances": work.geometry.distances_KK().tolist(),
@@ -154,6 +153,12 @@ def report_json(
     }
 
 
+def _known(work: Workspace, index: int, split: str) -> dict[str, Any] | None:
+    """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
+    evaluation = work.evaluations.known(work.one_checkpoint(index), split)
+    return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("ladle", "safetensors", "numpy", "transformers"):
@@ -165,9 +170,12 @@ def versions() -> dict[str, str]:
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
-    """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`."""
+    """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`.
+
+    Two methods that chose the same have one set of tensors, and a file takes no tensor twice: hence copies.
+    """
     kept: dict[str, Tensor] = {
-        f"{candidate.method}/{name}": tensor.contiguous()
+        f"{candidate.method}/{name}": tensor.clone(memory_format=torch.contiguous_format)
         for candidate in candidates
         for name, tensor in candidate.judged.statistics.items()
     }

@@ -15,10 +15,12 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import Directions, Geometry, open_directions
 from ladle_engine.errors import CheckpointError
-from ladle_engine.evaluate import Evaluation, evaluate
+from ladle_engine.evaluate import Evaluation
+from ladle_engine.evaluations import Evaluations
 from ladle_engine.examples import Examples
 from ladle_engine.groups import Groups, whole_model
 from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.race import race
 from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Metric, Task
 
@@ -43,9 +45,9 @@ class Workspace:
     binding: Binding
     geometry: Geometry
     fit: Examples
-    """Chooses coefficients: trains them, and picks k, decays and ingredients."""
+    """Chooses coefficients: trains them, and picks ingredients."""
     select: Examples
-    """Judges candidates and never trains."""
+    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay); never trains."""
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
     statistics: Statistics
@@ -59,7 +61,17 @@ class Workspace:
     tell: ProgressCallback
     _directions: Directions | None = field(default=None, init=False)
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
-    _singles: list[Judged] = field(default_factory=list, init=False)
+    evaluations: Evaluations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(
+            {"fit": self.fit, "select": self.select},
+            model=self.binding.model,
+            place=self.place,
+            collectives=self.collectives,
+            state=self.state,
+            seed=self.seed,
+        )
 
     def directions(self) -> Directions:
         """Opened at the first use: a job that only picks a checkpoint never pays for them."""
@@ -81,8 +93,11 @@ class Workspace:
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
-    def place(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
-        """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint."""
+    def place(self, coefficients: Coefficients, settled: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+        """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
+
+        `settled` are those of an earlier call, which spare making them again.
+        """
         single = coefficients.single()
         if single is not None:
             self.binding.load(self.checkpoints.checkpoints[single])
@@ -94,7 +109,11 @@ class Workspace:
         # The weights sum to 1, so `sum_i alpha_i w_i` is `c + sum_i alpha_i (w_i - c)`: alpha serves as u.
         self.directions().place(coefficients.alpha_KG, groups)
         self._round(self.binding.parameters)
-        settled = self.statistics.settle(coefficients.alpha_KG, groups)
+        if settled is None:
+            settled = self.statistics.settle(coefficients.alpha_KG, groups)
+        else:
+            for name, values in settled.items():
+                self.binding.statistics[name].copy_(values)
         self._round(self.binding.statistics)
         return settled
 
@@ -120,47 +139,19 @@ class Workspace:
                     f"`dtype`.",
                 )
 
-    def evaluate(self, examples: Examples) -> Evaluation:
-        """Collective: scores what the model holds."""
-        return evaluate(self.binding.model, examples, self.task.metrics, self.collectives)
+    def race(self, contenders: Sequence[Coefficients], *, stage: str = "train", method: str | None = None) -> int:
+        """Collective: the index of the best on the select split, by the judging metric; see `race`.
 
-    def fit_score(self, coefficients: Coefficients) -> tuple[float, float]:
-        """Collective: larger is better, on the fit split."""
-        self.place(coefficients)
-        return self.evaluate(self.fit).rank_key(self.metric)
+        Raises `CheckpointError` for a checkpoint whose loss is not finite.
+        """
+        pace = Pace(self.tell, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
+        return race(self.evaluations, contenders, "select", self.metric, pace)
 
     def whole_model(self) -> Groups:
         return whole_model(self.binding)
 
-    def singles(self) -> list[Judged]:
-        """Collective: every checkpoint's values, computed once. Raises `CheckpointError` for a non-finite loss."""
-        if not self._singles:
-            names = self.checkpoints.names
-            pace = Pace(self.tell, "evaluate", len(names))
-            for index, name in enumerate(names):
-                judged = self.judge(f"single-{index}", self.one_checkpoint(index))
-                if not (judged.fit.is_finite and judged.select.is_finite):
-                    raise CheckpointError(
-                        "non-finite-loss",
-                        f"The loss of every checkpoint must be finite on the validation set, but that of `{name}` is "
-                        f"{judged.select.means()['loss']} on the select split. Leave it out with `checkpoints`.",
-                    )
-                self._singles.append(judged)
-                pace.step(index + 1)
-        return self._singles
-
-    def judge(self, key: str, coefficients: Coefficients) -> Judged:
-        """Collective: values on both splits, kept in the resume state under `key`."""
-        if saved := self.state.load(key):
-            return Judged(
-                fit=Evaluation(values=saved["fit"]),
-                select=Evaluation(values=saved["select"]),
-                statistics=saved["statistics"],
-            )
-        statistics = self.place(coefficients)
-        judged = Judged(fit=self.evaluate(self.fit), select=self.evaluate(self.select), statistics=statistics)
-        self.state.save(
-            key,
-            {"fit": dict(judged.fit.values), "select": dict(judged.select.values), "statistics": dict(statistics)},
-        )
-        return judged
+    def judge(self, coefficients: Coefficients) -> Judged:
+        """Collective: values on both splits, of which what is known already is not computed again."""
+        fit, select = self.evaluations.whole(coefficients, "fit", "select")
+        self.evaluations.save()
+        return Judged(fit=fit, select=select, statistics=self.evaluations.statistics(coefficients))

@@ -6,17 +6,17 @@ from typing import Any
 
 from ladle_engine.methods.auto import AutoOptions, plan_methods
 from ladle_engine.methods.base import Choice, Method
-from ladle_engine.methods.registry import AUTO, METHODS
+from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
 from ladle_engine.options import describe_options
 
-__all__ = ["AUTO", "METHODS", "Choice", "Method", "catalog", "plan_methods"]
+__all__ = ["AUTO", "AUTO_METHODS", "METHODS", "Choice", "Method", "catalog", "plan_methods"]
 
 
 def catalog() -> list[dict[str, Any]]:
     """Every method with its reference and options, as plain JSON values."""
     auto = {
         "name": AUTO,
-        "summary": "Runs all methods, judges each on the select split and keeps the best.",
+        "summary": "Runs all methods but `second-best`, judges each on the select split and keeps the best.",
         "reference": "Ladle's own: docs/methods.md",
         "reference_url": "",
         "options": describe_options(AutoOptions),

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.registry import AUTO, METHODS
+from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
 from ladle_engine.options import option, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoOptions:
-    methods: list[str] = option(list(METHODS), "which methods to try; `best` always runs")
+    methods: list[str] = option(list(AUTO_METHODS), "which methods to try; `best` always runs")
     options: dict[str, dict[str, Any]] = option({}, "options by method: {`twa`: {`steps`: 200}}")
 
 

@@ -35,5 +35,8 @@ class Method(Protocol):
     options_type: ClassVar[type]
 
     def choose(self, work: Workspace, options: Any) -> Choice:
-        """Collective. May look at the fit split and the training set, never at the select split."""
+        """Collective. Trains on the fit split or the training set alone.
+
+        On the select split it may do one thing: let `Workspace.race` pick one of some rows of fixed numbers.
+        """
         ...

@@ -1,7 +1,11 @@
-"""Methods whose coefficients are rows of fixed numbers: best, uniform, last-k, ema."""
+"""Methods whose coefficients are rows of fixed numbers: best, second-best, uniform, last-k, ema.
+
+Which row (which checkpoint, k or decay) is picked by a race on the select split: nothing is trained there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,12 +15,15 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import Choice, NoOptions
 from ladle_engine.options import option
-from ladle_engine.progress import Pace
 from ladle_engine.workspace import Workspace
+
+ALL_K = 32
+"""Up to this many values of k, every one is tried."""
+GRID = 16
 
 
 class Best:
-    """Alone in looking at the select split: it is the bar that the others must clear, set as high as it goes."""
+    """The bar that the others must clear, set as high as the select split makes it."""
 
     name: ClassVar[str] = "best"
     summary: ClassVar[str] = "The best single checkpoint on the select split: what every average has to beat."
@@ -25,9 +32,28 @@ class Best:
     options_type: ClassVar[type] = NoOptions
 
     def choose(self, work: Workspace, options: NoOptions) -> Choice:
-        singles = work.singles()
-        index = max(range(len(singles)), key=lambda i: singles[i].select.rank_key(work.metric))
-        return Choice(coefficients=work.one_checkpoint(index), label=f"best ({work.checkpoints.names[index]})")
+        index = best_of(work, range(len(work.checkpoints.names)), self.name)
+        return Choice(coefficients=work.one_checkpoint(index), label=f"{self.name} ({work.checkpoints.names[index]})")
+
+
+class SecondBest:
+    """How far the best checkpoint stands out."""
+
+    name: ClassVar[str] = "second-best"
+    summary: ClassVar[str] = "The second best single checkpoint on the select split; `auto` leaves it out."
+    reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
+    reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
+    options_type: ClassVar[type] = NoOptions
+
+    def choose(self, work: Workspace, options: NoOptions) -> Choice:
+        K = len(work.checkpoints.names)
+        if K < 2:
+            raise MethodError(
+                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is {K}."
+            )
+        best = best_of(work, range(K), self.name)
+        index = best_of(work, [i for i in range(K) if i != best], self.name)
+        return Choice(coefficients=work.one_checkpoint(index), label=f"{self.name} ({work.checkpoints.names[index]})")
 
 
 class Uniform:
@@ -44,7 +70,7 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LastKOptions:
-    k: int | None = option(None, "how many of the last checkpoints; chosen on the fit split when absent", at_least=1)
+    k: int | None = option(None, "how many of the last checkpoints; chosen on the select split when absent", at_least=1)
 
 
 class LastK:
@@ -65,19 +91,23 @@ class LastK:
         return Choice(coefficients=last_k(work, k), label=f"last-k (k = {k})")
 
     def _choose_k(self, work: Workspace, K: int) -> int:
-        candidates = sorted({k for k in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128) if k < K} or {K})
-        pace = Pace(work.tell, "train", len(candidates), method=self.name)
-        scores = {}
-        for done, k in enumerate(candidates):
-            scores[k] = work.fit_score(last_k(work, k))
-            pace.step(done + 1)
-        return max(candidates, key=lambda k: scores[k])
+        """The best of all k or, where they are many, of a geometric grid that is refined around its best."""
+        tried = evenly(min(2, K), K) if K <= ALL_K else geometric(2, K)
+        while True:
+            best = work.race([last_k(work, k) for k in tried], method=self.name)
+            around = evenly(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)])
+            if set(around) <= set(tried):
+                return tried[best]
+            tried = around
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaOptions:
     decay: float | None = option(
-        None, "weight of the past at each checkpoint; chosen on the fit split when absent", above=0.0, at_most=0.9999
+        None,
+        "weight of the past at each checkpoint; chosen on the select split when absent",
+        above=0.0,
+        at_most=0.9999,
     )
 
 
@@ -88,19 +118,34 @@ class Ema:
     reference_url: ClassVar[str] = "https://epubs.siam.org/doi/10.1137/0330046"
     options_type: ClassVar[type] = EmaOptions
 
-    DECAYS: ClassVar[tuple[float, ...]] = (0.5, 0.7, 0.8, 0.9, 0.95)
+    # fmt: off
+    DECAYS: ClassVar[tuple[float, ...]] = (
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99
+    )
+    # fmt: on
 
     def choose(self, work: Workspace, options: EmaOptions) -> Choice:
         decay = options.decay or self._choose_decay(work)
         return Choice(coefficients=ema(work, decay), label=f"ema (decay = {decay:g})")
 
     def _choose_decay(self, work: Workspace) -> float:
-        pace = Pace(work.tell, "train", len(self.DECAYS), method=self.name)
-        scores = {}
-        for done, decay in enumerate(self.DECAYS):
-            scores[decay] = work.fit_score(ema(work, decay))
-            pace.step(done + 1)
-        return max(self.DECAYS, key=lambda decay: scores[decay])
+        return self.DECAYS[work.race([ema(work, decay) for decay in self.DECAYS], method=self.name)]
+
+
+def best_of(work: Workspace, indices: Sequence[int], method: str) -> int:
+    """Collective: the best of these checkpoints on the select split."""
+    return indices[work.race([work.one_checkpoint(i) for i in indices], stage="evaluate", method=method)]
+
+
+def evenly(first: int, last: int) -> list[int]:
+    """All whole numbers from `first` to `last` or, where they are more than `ALL_K`, that many evenly spaced ones."""
+    count = min(last - first + 1, ALL_K)
+    return sorted({first + round((last - first) * i / max(count - 1, 1)) for i in range(count)})
+
+
+def geometric(first: int, last: int) -> list[int]:
+    """`GRID` whole numbers from `first` to `last`, each about the same factor above the one before."""
+    return sorted({round(first * (last / first) ** (i / (GRID - 1))) for i in range(GRID)})
 
 
 def last_k(work: Workspace, k: int) -> Coefficients:

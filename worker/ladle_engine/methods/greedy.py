@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from ladle_engine.coefficients import Coefficients
+from ladle_engine.evaluate import Evaluation
 from ladle_engine.methods.base import Choice, NoOptions
 from ladle_engine.progress import Pace
 from ladle_engine.workspace import Workspace
@@ -22,18 +23,28 @@ class GreedySoup:
     options_type: ClassVar[type] = NoOptions
 
     def choose(self, work: Workspace, options: NoOptions) -> Choice:
-        scores = [single.fit.rank_key(work.metric) for single in work.singles()]
-        K = len(scores)
-        order = sorted(range(K), key=lambda i: scores[i], reverse=True)
-        soup, best = [order[0]], scores[order[0]]
+        K = len(work.checkpoints.names)
+        singles = self._singles(work, K)
+        order = sorted(range(K), key=lambda i: singles[i].rank_key(work.metric), reverse=True)
+        soup, bar = [order[0]], singles[order[0]]
         pace = Pace(work.tell, "train", K - 1, method=self.name)
         for done, candidate in enumerate(order[1:]):
-            score = work.fit_score(mean_of(work, [*soup, candidate]))
+            larger = [*soup, candidate]
+            evaluation = work.evaluations.unless_below(mean_of(work, larger), "fit", bar, work.metric)
             # Only the metric counts, as published: a soup that ties takes the ingredient in.
-            if score[0] >= best[0]:
-                soup, best = [*soup, candidate], score
+            if evaluation is not None and evaluation.rank_key(work.metric)[0] >= bar.rank_key(work.metric)[0]:
+                soup, bar = larger, evaluation
             pace.step(done + 1)
         return Choice(coefficients=mean_of(work, soup), label=f"greedy-soup ({len(soup)} of {K})")
+
+    def _singles(self, work: Workspace, K: int) -> list[Evaluation]:
+        """The order needs all of them, on the whole fit split."""
+        pace = Pace(work.tell, "evaluate", K, method=self.name)
+        singles: list[Evaluation] = []
+        for index in range(K):
+            singles += work.evaluations.whole(work.one_checkpoint(index), "fit")
+            pace.step(index + 1)
+        return singles
 
 
 def mean_of(work: Workspace, members: list[int]) -> Coefficients:

@@ -19,6 +19,9 @@ Batch = Mapping[str, Tensor]
 class Metric:
     name: str
     higher_is_better: bool
+    low: float = float("-inf")
+    high: float = float("inf")
+    """The range of one example's value. Where the better end is known, models that cannot win any more are given up."""
 
 
 class DataSet(Protocol):

@@ -53,8 +53,8 @@ class ImageClassification:
     name: ClassVar[str] = "image-classification"
     summary: ClassVar[str] = "Classifies images with the transformers model that config.json names."
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="accuracy", higher_is_better=True),
-        Metric(name="loss", higher_is_better=False),
+        Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0),
+        Metric(name="loss", higher_is_better=False, low=0.0),
     )
     options_type: ClassVar[type] = ImageOptions
 
