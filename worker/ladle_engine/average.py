@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ladle_engine.binding import Binding, bind
 from ladle_engine.buffers import choose_statistics
@@ -20,13 +21,18 @@ from ladle_engine.candidates import Candidate, run_methods, winner_of
 from ladle_engine.checkpoints import CheckpointSet, check, discover
 from ladle_engine.collectives import Collectives, current_collectives
 from ladle_engine.commit import fresh_folder, refuse_existing, staged
-from ladle_engine.directions import measure
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.examples import Examples, split
+from ladle_engine.geometry import measure
 from ladle_engine.methods import AUTO, plan_methods
-from ladle_engine.preflight import MemoryPlan, plan_memory
+from ladle_engine.model_weights import ModelWeights
+from ladle_engine.placements import SHARDED_MODEL
+from ladle_engine.preflight import AUTO as ANY
+from ladle_engine.preflight import PeakMemory, demand_of, largest_over_ranks, plans, supported
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
 from ladle_engine.report import Run, write_output
+from ladle_engine.rows import TIERS
+from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState, fingerprint
 from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Metric, Task
@@ -81,6 +87,8 @@ def average(
     max_shard_bytes: int = 5_000_000_000,
     seed: int = 0,
     device: str | torch.device | None = None,
+    placement: str = ANY,
+    precision: str = ANY,
     state_dir: PathLike | None = None,
     provenance: Mapping[str, str] | None = None,
     progress: ProgressCallback = ignore,
@@ -102,6 +110,8 @@ def average(
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         seed: of the splits and of the order of batches.
+        placement: how directions lie over ranks: `auto`, or one of `placements.PLACEMENTS`.
+        precision: how directions are kept: `auto`, or one of `preflight.PRECISIONS`.
         state_dir: a folder from which a repeated call with the same arguments goes on.
         provenance: words of your own for `report.json`.
         progress: called with every `ladle_engine.progress` event, on rank 0.
@@ -116,7 +126,13 @@ def average(
     collectives = current_collectives()
     tell = _Listener(progress=progress if collectives.rank == 0 else ignore)
     request = _Request(
-        dtype=dtype, metric=metric, select_fraction=select_fraction, seed=seed, train_set_use=train_set_use
+        dtype=dtype,
+        metric=metric,
+        select_fraction=select_fraction,
+        seed=seed,
+        train_set_use=train_set_use,
+        placement=placement,
+        precision=precision,
     )
     plan = plan_methods(method, method_options or {})
     refuse_existing(Path(output))
@@ -130,10 +146,10 @@ def average(
     settings["task"] = chosen_task.name
     state = ResumeState(
         Path(state_dir) if state_dir else None,
-        fingerprint(checkpoints, settings | {"ranks": collectives.size}),
+        fingerprint(checkpoints, settings),
         writes=collectives.rank == 0,
     )
-    work, memory = _prepare(request, chosen_task, checkpoints, splits, collectives, state, tell)
+    work = _prepare(request, chosen_task, checkpoints, splits, collectives, state, tell)
     try:
         candidates = run_methods(work, plan)
         winner = winner_of(candidates, work)
@@ -141,7 +157,7 @@ def average(
             settings=settings,
             provenance=dict(provenance or {}),
             warnings=tuple(tell.warnings),
-            memory=asdict(memory),
+            memory=work.weights.plan.to_json(),
         )
         files: Mapping[str, int] = {}
         if collectives.rank == 0:
@@ -180,6 +196,8 @@ class _Request:
     select_fraction: float
     seed: int
     train_set_use: str
+    placement: str
+    precision: str
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -258,17 +276,34 @@ def _prepare(
     collectives: Collectives,
     state: ResumeState,
     tell: ProgressCallback,
-) -> tuple[Workspace, MemoryPlan]:
+) -> Workspace:
     """Checks the files, builds the model, plans memory and measures the directions."""
     judged_by = _choose_metric(task, request.metric)
     check(checkpoints, tell)
-    model = task.build_model(checkpoints).to(device=splits.fit.device, dtype=torch.float32)
+    device = splits.fit.device
+    precision = supported_precision(request.precision, device, tell)
+    sharded = _must_be_sharded(request.placement, precision, checkpoints, device, collectives)
+    if sharded:
+        model = build_sharded(task, checkpoints, collectives, device)
+    else:
+        model = task.build_model(checkpoints).to(device=device, dtype=torch.float32)
     binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
     tell(_found(task, checkpoints, binding))
-    memory = plan_memory(binding, len(checkpoints.checkpoints), splits.fit.device, collectives)
-    if memory.storage != "float32":
-        tell(Warned(message=f"Directions are kept as {memory.storage}: {memory.reason}."))
-    statistics, warning = choose_statistics(checkpoints, binding, splits.statistics)
+    batch = _trial_batch(splits.coefficients, collectives)
+    with PeakMemory(device) as peak:
+        trial_step(task, binding, splits.coefficients, batch)
+    fitting = list(
+        plans(
+            demand_of(checkpoints, largest_over_ranks(peak.bytes, collectives), has_model=True),
+            device,
+            collectives,
+            SHARDED_MODEL if sharded else request.placement,
+            precision,
+        )
+    )
+    if fitting[0].precision != "float32":
+        tell(Warned(message=f"Directions are kept as {fitting[0].precision}. {fitting[0].reason}."))
+    statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
         tell(Warned(message=warning))
     if statistics.name == "recomputed" and task.batch_size < 2 * collectives.size:
@@ -277,7 +312,7 @@ def _prepare(
             f"`batch_size` must be at least 2 for each of {collectives.size} ranks, for the model has BatchNorm, but "
             f"is {task.batch_size}.",
         )
-    geometry = measure(checkpoints, binding, tell)
+    geometry = measure(checkpoints, binding, tell, collectives, device)
     for one, other in geometry.duplicates():
         names = checkpoints.names
         tell(
@@ -286,7 +321,7 @@ def _prepare(
                 f"with `checkpoints`."
             )
         )
-    work = Workspace(
+    return Workspace(
         checkpoints=checkpoints,
         task=task,
         metric=judged_by,
@@ -296,14 +331,64 @@ def _prepare(
         select=splits.select,
         coefficient_examples=splits.coefficients,
         statistics=statistics,
-        storage=memory.storage,
+        weights=ModelWeights(
+            checkpoints=checkpoints,
+            binding=binding,
+            plans=fitting,
+            device=device,
+            collectives=collectives,
+            # FSDP2's passes are collective: a rank that ran out of memory in one would leave the others waiting.
+            trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
+            tell=tell,
+        ),
         output_dtypes=output_dtypes(binding, checkpoints, request.dtype),
         seed=request.seed,
         collectives=collectives,
         state=state,
         tell=tell,
     )
-    return work, memory
+
+
+def supported_precision(precision: str, device: torch.device, tell: ProgressCallback) -> str:
+    """The one asked for, or, where the device lacks it, the next finer one that it has."""
+    if supported(precision, device):
+        return precision
+    finer = next(tier for tier in reversed(TIERS[: TIERS.index(precision)]) if supported(tier, device))
+    tell(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
+    return finer
+
+
+def _must_be_sharded(
+    placement: str, precision: str, checkpoints: CheckpointSet, device: torch.device, collectives: Collectives
+) -> bool:
+    """Collective, before the model is built: whether it is to be cut over the ranks."""
+    demand = demand_of(checkpoints, activations=0, has_model=False)
+    return next(plans(demand, device, collectives, placement, precision)).placement == SHARDED_MODEL
+
+
+def _trial_batch(examples: Examples, collectives: Collectives) -> Tensor:
+    """A rank's share of one batch, and two examples at least, as BatchNorm wants."""
+    most = min(examples.task.batch_size, len(examples))
+    return examples.indices[: max(-(-most // collectives.size), 2)]
+
+
+def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor) -> None:
+    """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
+
+    def free(parameter: torch.nn.Parameter) -> None:
+        parameter.grad = None
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(free)
+        for parameter in binding.parameters.values()
+        if parameter.requires_grad
+    ]
+    binding.model.eval()
+    try:
+        task.loss(binding.model, examples.batch(indices)).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _choose_metric(task: Task, name: str | None) -> Metric:

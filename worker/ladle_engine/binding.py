@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ladle_engine.buckets import local_part
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.errors import CheckpointError, TaskError
@@ -40,7 +41,10 @@ class Binding:
     def load(self, checkpoint: Checkpoint) -> None:
         """Fills the model with one checkpoint, exactly (converted to the model's dtype)."""
         with open_checkpoint(checkpoint) as reader:
-            for name, target in {**self.parameters, **self.statistics, **self.counters}.items():
+            for name, parameter in self.parameters.items():
+                local, start = local_part(parameter)
+                local.copy_(reader.read(name).reshape(-1)[start : start + local.numel()])
+            for name, target in {**self.statistics, **self.counters}.items():
                 target.copy_(reader.read(name))
 
     def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:

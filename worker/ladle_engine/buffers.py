@@ -6,17 +6,21 @@ recomputed on data (as for SWA, Izmailov et al. 2018, section 3.2) where there a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle_engine.binding import Binding
+from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions import open_all
+from ladle_engine.collectives import Collectives, share_of
 from ladle_engine.examples import Examples
 from ladle_engine.groups import Groups
 
@@ -104,9 +108,14 @@ class RecomputedStatistics:
 
     name = "recomputed"
 
-    def __init__(self, checkpoints: CheckpointSet, binding: Binding, examples: Examples) -> None:
+    def __init__(
+        self, checkpoints: CheckpointSet, binding: Binding, examples: Examples, collectives: Collectives
+    ) -> None:
         self._model = binding.model
+        self._collectives = collectives
         self._modules = batch_norms(binding.model)
+        if collectives.size > 1:
+            synchronise(self._modules, collectives)
         own = {id(buffer) for module in self._modules for buffer in module.buffers(recurse=False)}
         self._buffers = {name: buffer for name, buffer in binding.statistics.items() if id(buffer) in own}
         others = {name: buffer for name, buffer in binding.statistics.items() if id(buffer) not in own}
@@ -125,18 +134,16 @@ class RecomputedStatistics:
     @torch.no_grad()
     def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
         averaged = self._others.settle(alpha_KG, groups)
+        indices = self._examples.indices
         with self._cumulative():
             seen = 0
-            for batch in self._examples.batches():
-                size = len(next(iter(batch.values())))
-                if size == 1:
-                    # The last one, of its own: one example has no variance, and some modules refuse it.
-                    continue
-                seen += size
+            for batch in indices.tensor_split(math.ceil(len(indices) / self._examples.task.batch_size)):
+                seen += len(batch)
                 for module in self._modules:
-                    # The cumulative mean, each batch by its size, so that a short last one does not count in full.
-                    module.momentum = size / seen
-                self._examples.task.evaluate(self._model, batch)
+                    # The cumulative mean, each batch by its size.
+                    module.momentum = len(batch) / seen
+                _, share = share_of(len(batch), self._collectives)
+                self._examples.task.evaluate(self._model, self._examples.batch(batch[share]))
         recomputed = {name: buffer.detach().to("cpu", copy=True) for name, buffer in self._buffers.items()}
         return {**averaged, **recomputed}
 
@@ -154,13 +161,46 @@ class RecomputedStatistics:
             self._model.eval()
 
 
+def synchronise(modules: Sequence[_BatchNorm], collectives: Collectives) -> None:
+    """Makes the modules take their batch statistics over the examples of all ranks.
+
+    The coefficients then do not depend on the number of ranks. torch's own SyncBatchNorm works on GPUs only. Every rank
+    must have an example of every batch.
+    """
+    for module in modules:
+        module.forward = partial(_synchronised_batch_norm, module, collectives)  # type: ignore[method-assign]  # on purpose
+
+
+def _synchronised_batch_norm(module: _BatchNorm, collectives: Collectives, x: Tensor) -> Tensor:
+    """`x` is [B, C, ...]."""
+    if not module.training:
+        return F.batch_norm(
+            x, module.running_mean, module.running_var, module.weight, module.bias, training=False, eps=module.eps
+        )
+    over = [dimension for dimension in range(x.ndim) if dimension != 1]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    counted = collectives.differentiable_sum(torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])]))
+    count = float(counted[-1].detach())
+    mean_C = counted[:-1] / count
+    # Two passes: the difference of two large sums would lose what the equality of ranks needs.
+    centred = x - mean_C.view(shape)
+    variance_C = collectives.differentiable_sum(centred.square().sum(over)) / count
+    if module.running_mean is not None and module.running_var is not None and module.momentum is not None:
+        module.running_mean.lerp_(mean_C.detach(), module.momentum)
+        module.running_var.lerp_(variance_C.detach() * (count / max(count - 1, 1)), module.momentum)
+    normalised = centred * torch.rsqrt(variance_C + module.eps).view(shape)
+    if module.weight is None or module.bias is None:
+        return normalised
+    return normalised * module.weight.view(shape) + module.bias.view(shape)
+
+
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The modules that keep running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 def choose_statistics(
-    checkpoints: CheckpointSet, binding: Binding, examples: Examples
+    checkpoints: CheckpointSet, binding: Binding, examples: Examples, collectives: Collectives
 ) -> tuple[Statistics, str | None]:
     """The policy, and a warning if it is second best."""
     if not binding.statistics:
@@ -168,7 +208,7 @@ def choose_statistics(
     if not batch_norms(binding.model):
         return AveragedStatistics(checkpoints, binding.model, binding.statistics), None
     if len(examples) >= MIN_EXAMPLES:
-        return RecomputedStatistics(checkpoints, binding, examples), None
+        return RecomputedStatistics(checkpoints, binding, examples, collectives), None
     return AveragedStatistics(checkpoints, binding.model, binding.statistics), (
         f"BatchNorm statistics are averaged, for recomputing them takes at least {MIN_EXAMPLES} examples, but there "
         f"are {len(examples)}. Name a `train_set` to recompute them on it."

@@ -81,10 +81,13 @@ def winner_of(candidates: list[Candidate], work: Workspace) -> Candidate:
 def _choose(work: Workspace, method: str, options: Any) -> Choice:
     key = f"choice-{method}"
     if saved := work.state.load(key):
-        return Choice(
+        choice = Choice(
             coefficients=Coefficients.from_json(saved["coefficients"]), label=saved["label"], losses=saved["losses"]
         )
+        work.choices[method] = choice.coefficients
+        return choice
     choice = METHODS[method].choose(work, options)
+    work.choices[method] = choice.coefficients
     work.state.save(
         key, {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
     )

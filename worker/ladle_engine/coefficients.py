@@ -1,6 +1,6 @@
 """`alpha`, K x G: one weight per checkpoint and group. Every method ends in one; every model comes from one.
 
-K checkpoints, G groups.
+K checkpoints, G groups; T draws of M random directions, for the one method that has such.
 """
 
 from __future__ import annotations
@@ -15,6 +15,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ladle_engine.directions import random_signs
+
+SIGNS_AT_ONCE = 1 << 20
+"""Elements whose random signs are made together, to bound memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPart:
+    """`sum over draws t and rows m of weights[t, m, g] * signs(seed, t, m)`; see `directions.random_signs`."""
+
+    seed: int
+    weights_TMG: Tensor
+    """float64: T draws of M rows, for G groups."""
+
+    def add_to(self, out: Tensor, name: str, start: int, group: int) -> None:
+        """Adds to the flat elements of one tensor from `start` on, in the order of draws and rows."""
+        for first in range(0, len(out), SIGNS_AT_ONCE):
+            part = out[first : first + SIGNS_AT_ONCE]
+            for draw, weights_M in enumerate(self.weights_TMG[:, :, group].tolist()):
+                for row, weight in enumerate(weights_M):
+                    if weight != 0.0:
+                        signs = random_signs(self.seed, draw, row, name, start + first, len(part))
+                        part.add_(signs.to(part), alpha=weight)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seed": self.seed, "weights": self.weights_TMG.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RandomPart:
+        return cls(seed=data["seed"], weights_TMG=torch.tensor(data["weights"], dtype=torch.float64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
@@ -27,7 +58,9 @@ class Coefficients:
     group_of: Mapping[str, int]
     """Tensor name -> group index, for every floating tensor of a checkpoint, buffers included."""
     alpha_KG: Tensor
-    """float64, each column sums to 1; entries may be negative."""
+    """float64, each column sums to 1 (unless the user's own do not); entries may be negative."""
+    random: RandomPart | None = None
+    """What random directions add to the sum; None for all methods but `random`."""
 
     def __post_init__(self) -> None:
         assert self.alpha_KG.shape == (len(self.checkpoints), len(self.groups))
@@ -42,7 +75,7 @@ class Coefficients:
         first = int(self.alpha_KG[:, 0].argmax())
         only = torch.zeros_like(self.alpha_KG)
         only[first] = 1.0
-        return first if torch.equal(only, self.alpha_KG) else None
+        return first if self.random is None and torch.equal(only, self.alpha_KG) else None
 
     @cached_property
     def digest(self) -> str:
@@ -51,6 +84,7 @@ class Coefficients:
         if single is not None:
             return f"single-{single}"
         layout = json.dumps([self.groups, sorted(self.group_of.items())]).encode()
+        layout += json.dumps(self.random.to_json() if self.random else None).encode()
         return hashlib.sha256(layout + self.alpha_KG.contiguous().numpy().tobytes()).hexdigest()[:32]
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +93,7 @@ class Coefficients:
             "groups": list(self.groups),
             "group_of": dict(self.group_of),
             "alpha": self.alpha_KG.tolist(),
+            **({"random": self.random.to_json()} if self.random else {}),
         }
 
     @classmethod
@@ -69,6 +104,7 @@ class Coefficients:
             groups=tuple(data["groups"]),
             group_of=dict(data["group_of"]),
             alpha_KG=torch.tensor(data["alpha"], dtype=torch.float64),
+            random=RandomPart.from_json(data["random"]) if data.get("random") else None,
         )
 
     @classmethod

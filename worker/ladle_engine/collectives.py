@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -21,7 +22,23 @@ class Collectives(Protocol):
         ...
 
     def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The ranks' one-dimensional shards one after the other; `lengths[r]` is rank r's."""
+        """The ranks' shards one after the other along the first dimension; `lengths[r]` is rank r's."""
+        ...
+
+    def scatter_sum(self, tensor: Tensor) -> Tensor:
+        """This rank's part of the sum over ranks: `[size * n]` in, `[n]` out."""
+        ...
+
+    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+        """Fills `whole`, `[size * n]`, with the ranks' shards of `[n]`."""
+        ...
+
+    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks as a new tensor, through which gradients flow (summed over ranks as well)."""
+        ...
+
+    def split_by_node(self) -> Collectives:
+        """The ranks of this machine, as torchrun started them; collective."""
         ...
 
 
@@ -38,25 +55,76 @@ class SingleProcess:
         assert list(lengths) == [len(shard)]
         return shard
 
+    def scatter_sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+        whole.copy_(shard)
+
+    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def split_by_node(self) -> Collectives:
+        return self
+
 
 class ProcessGroup:
-    """The form over the default process group of `torch.distributed`, which must be initialised."""
+    """The form over `torch.distributed`, which must be initialised; over all ranks unless a group is given."""
 
-    def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         # A collective wants equal sizes on every rank; the padding is cut away again.
-        padded = shard.new_zeros(max(lengths))
+        padded = shard.new_zeros((max(lengths), *shard.shape[1:]))
         padded[: len(shard)] = shard
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(gathered, padded)
+        dist.all_gather(gathered, padded, group=self.group)
         return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
+
+    def scatter_sum(self, tensor: Tensor) -> Tensor:
+        shard = tensor.new_empty(len(tensor) // self.size)
+        dist.reduce_scatter_single(shard, tensor, group=self.group)
+        return shard
+
+    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+        dist.all_gather_single(whole, shard, group=self.group)
+
+    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+        summed: Tensor = _DifferentiableSum.apply(tensor, self.group)  # type: ignore[no-untyped-call]  # torch has no types for it
+        return summed
+
+    def split_by_node(self) -> Collectives:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
+        if local == self.size:
+            return self
+        if local == 1:
+            return SingleProcess()
+        groups = [dist.new_group(list(range(first, first + local))) for first in range(0, self.size, local)]
+        return ProcessGroup(groups[self.rank // local])
+
+
+class _DifferentiableSum(torch.autograd.Function):
+    """`y = sum_r x_r` on every rank; every rank's loss depends on `y`, so the gradient by `x` is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group  # type: ignore[attr-defined]  # where autograd functions keep what backward needs
+        summed = tensor.clone()
+        dist.all_reduce(summed, group=group)
+        return summed
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
+        summed = gradient.clone()
+        dist.all_reduce(summed, group=ctx.group)  # type: ignore[attr-defined]  # as above
+        return summed, None
 
 
 def current_collectives() -> Collectives:

@@ -1,252 +1,190 @@
-"""Centre, directions and their geometry (paper, section 4.1).
+"""Directions: what coefficients combine, and gradients are projected on (paper, eqs. 3-6).
 
-Shape suffixes: K checkpoints, G groups, T parameter tensors, P elements of one tensor, C elements of one chunk.
+Shape suffixes: K checkpoints, N rows of this rank, G groups, P elements of one bucket, C elements of one chunk.
 
-The optimiser moves `u`, K x G, in units of the directions' lengths: `w = c + sum_i u_i (w_i - c)`. With the paper's
-unit directions `e_i` and lengths `d_i` this is `beta_i = u_i d_i` (eq. 4), so one learning rate serves every model.
+A model is `s c + sum_i alpha_i (w_i - c)` with `s = sum_i alpha_i`, which is 1 for an average: that is
+`sum_i alpha_i w_i`, with the rounding of the short directions and not of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ladle_engine.binding import Binding
-from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
-from ladle_engine.groups import Groups
-from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.buckets import CHUNK_NUMBERS, Bucket, flat_copy, read_chunks
+from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.rows import Rows, make_rows
 
-CHUNK_ELEMENTS = 1 << 20
-"""How many elements of a tensor are handled at once, for each checkpoint."""
-
-RELATIVE_LENGTH_THRESHOLD = 1e-6
-"""A direction shorter than this share of the centre's norm is rounding noise (float32 resolves 6e-8) and is dropped:
-normalised to unit length it would move a frozen tensor by that noise."""
-
-DUPLICATE = 1e-7
-"""Two checkpoints closer than this share of the largest distance are one: distances are differences of squares."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Inner products of the directions, tensor by tensor, in float64."""
-
-    names: tuple[str, ...]
-    """The T parameter tensors."""
-    gram_TKK: Tensor
-    """`(w_i - c)^T (w_j - c)`."""
-    centre_squared_T: Tensor
-    """`|c|^2`."""
-
-    def gram_GKK(self, groups: Groups) -> Tensor:
-        return _sum_by_group(self.gram_TKK, self.names, groups)
-
-    def lengths_KG(self, groups: Groups) -> Tensor:
-        """`d_i = |w_i - c|`."""
-        return self.gram_GKK(groups).diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().T
-
-    def live_KG(self, groups: Groups) -> Tensor:
-        """bool: the directions that are kept; see `RELATIVE_LENGTH_THRESHOLD`."""
-        centre_G = _sum_by_group(self.centre_squared_T, self.names, groups).sqrt()
-        lengths_KG = self.lengths_KG(groups)
-        # A group whose centre is zero (a fresh bias) is judged by its own longest direction.
-        scale_G = torch.maximum(centre_G, lengths_KG.amax(dim=0))
-        return lengths_KG > RELATIVE_LENGTH_THRESHOLD * scale_G
-
-    def distances_KK(self) -> Tensor:
-        """`|w_i - w_j|` over the whole model."""
-        gram_KK = self.gram_TKK.sum(dim=0)
-        squared_K = gram_KK.diagonal()
-        return (squared_K[:, None] + squared_K[None, :] - 2 * gram_KK).clamp(min=0).sqrt()
-
-    def duplicates(self) -> list[tuple[int, int]]:
-        """Pairs of checkpoints whose parameters are the same up to rounding."""
-        distances_KK = self.distances_KK()
-        same_KK = distances_KK <= DUPLICATE * distances_KK.max()
-        return [(i, j) for i, j in same_KK.triu(diagonal=1).nonzero().tolist()]
-
-    def cosines_KK(self) -> Tensor:
-        """Cosines between the directions over the whole model; 0 where one is degenerate."""
-        gram_KK = self.gram_TKK.sum(dim=0)
-        lengths_K = gram_KK.diagonal().clamp(min=0).sqrt()
-        product_KK = lengths_K[:, None] * lengths_K[None, :]
-        return torch.where(product_KK > 0, gram_KK / product_KK.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-
-
-def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> Tensor:
-    index_T = torch.tensor([groups.of[name] for name in names])
-    return values_T.new_zeros((len(groups), *values_T.shape[1:])).index_add_(0, index_T, values_T)
-
-
-def measure(checkpoints: CheckpointSet, binding: Binding, tell: ProgressCallback) -> Geometry:
-    """One pass over all files; memory is K x CHUNK_ELEMENTS float64 numbers."""
-    names = tuple(binding.parameters)
-    K = len(checkpoints.checkpoints)
-    gram_TKK = torch.zeros(len(names), K, K, dtype=torch.float64)
-    centre_squared_T = torch.zeros(len(names), dtype=torch.float64)
-    pace = Pace(tell, "measure", len(names))
-    with open_all(checkpoints) as readers:
-        for t, name in enumerate(names):
-            for _, weights_KC in read_chunks(readers, name, torch.float64):
-                centre_C = weights_KC.mean(dim=0)
-                directions_KC = weights_KC.sub_(centre_C)
-                gram_TKK[t] += directions_KC @ directions_KC.T
-                centre_squared_T[t] += centre_C @ centre_C
-            pace.step(t + 1)
-    return Geometry(names=names, gram_TKK=gram_TKK, centre_squared_T=centre_squared_T)
-
-
-class OpenCheckpoints:
-    """All K checkpoints open at once; what the formats allow is memory-mapped, so this costs no memory."""
-
-    def __init__(self, checkpoints: CheckpointSet) -> None:
-        self._stack = ExitStack()
-        self.readers: list[TensorReader] = []
-        with ExitStack() as stack:
-            for checkpoint in checkpoints.checkpoints:
-                self.readers.append(stack.enter_context(open_checkpoint(checkpoint)))
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> list[TensorReader]:
-        return self.readers
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def open_all(checkpoints: CheckpointSet) -> OpenCheckpoints:
-    return OpenCheckpoints(checkpoints)
-
-
-def read_chunks(readers: list[TensorReader], name: str, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Yields `(elements, weights_KC)`: the same flat range of one tensor from every checkpoint, converted."""
-    flat = [reader.read(name).reshape(-1) for reader in readers]
-    for start in range(0, len(flat[0]), CHUNK_ELEMENTS):
-        elements = slice(start, min(start + CHUNK_ELEMENTS, len(flat[0])))
-        yield elements, torch.stack([weights[elements].to(dtype) for weights in flat])
+STREAMED = "streamed"
+"""The tier that keeps nothing: every step reads the memory-mapped files again."""
 
 
 class Directions(Protocol):
-    """Where the directions are kept while coefficients are trained; see DESIGN's precision tiers."""
+    """N vectors over this rank's buckets, and a base that they start from."""
 
-    def place(self, u_KG: Tensor, groups: Groups) -> None:
-        """Writes `c + sum_i u_i (w_i - c)` into the model's parameters."""
+    def base_weights_G(self, weights_KG: Tensor) -> Tensor:
+        """How often the base counts, by group: the sum of the weights for checkpoints, 1 for random vectors."""
         ...
 
-    def project(self, name: str, gradient: Tensor) -> Tensor:
-        """float64 [K]: `(w_i - c)^T g` for one parameter (eq. 6, times `d_i`)."""
+    def compose_into(self, out_P: Tensor, index: int, weights_N: Tensor, base_weight: float) -> None:
+        """Writes `base_weight * base + weights_N @ rows` of the bucket at `index`; float32, on the model's device."""
+        ...
+
+    def project(self, index: int, gradient_P: Tensor) -> Tensor:
+        """float32 [N]: `rows @ gradient` for one bucket (eq. 6, times `d_i`)."""
         ...
 
     def close(self) -> None: ...
 
 
 class ResidentDirections:
-    """All directions in memory, on the model's device, as float32 or bfloat16."""
+    """Directions in memory, on the model's device or beside it, at one of `rows.TIERS`."""
 
-    def __init__(self, checkpoints: CheckpointSet, binding: Binding, dtype: torch.dtype) -> None:
-        self._parameters = binding.parameters
-        self._centre: dict[str, Tensor] = {}
-        self._directions_KP: dict[str, Tensor] = {}
+    def __init__(
+        self,
+        checkpoints: CheckpointSet,
+        buckets: Sequence[Bucket],
+        rows: slice,
+        tier: str,
+        device: torch.device,
+    ) -> None:
+        self._base: list[Tensor] = []
+        self._rows: list[Rows] = []
         K = len(checkpoints.checkpoints)
+        N = len(range(K)[rows])
         with open_all(checkpoints) as readers:
-            for name, parameter in binding.parameters.items():
-                centre = torch.empty(parameter.numel(), dtype=torch.float32, device=parameter.device)
-                directions_KP = torch.empty(K, parameter.numel(), dtype=dtype, device=parameter.device)
-                for elements, weights_KC in read_chunks(readers, name, torch.float64):
+            for bucket in buckets:
+                base_P = torch.empty(bucket.length, dtype=torch.float32, device=device)
+                kept = make_rows(tier, N, bucket.length, device)
+                for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
                     centre_C = weights_KC.mean(dim=0)
-                    centre[elements] = centre_C.to(centre)
-                    directions_KP[:, elements] = weights_KC.sub_(centre_C).to(directions_KP)
-                self._centre[name] = centre
-                self._directions_KP[name] = directions_KP
+                    base_P[elements] = centre_C.to(base_P)
+                    kept.fill(elements.start, weights_KC.sub_(centre_C)[rows])
+                self._base.append(base_P)
+                self._rows.append(kept)
 
-    @torch.no_grad()
-    def place(self, u_KG: Tensor, groups: Groups) -> None:
-        for name, parameter in self._parameters.items():
-            directions_KP = self._directions_KP[name]
-            u_K = u_KG[:, groups.of[name]].to(device=directions_KP.device, dtype=torch.float32)
-            moved_P = _combine(directions_KP, u_K).add_(self._centre[name])
-            parameter.copy_(moved_P.view_as(parameter))
+    def base_weights_G(self, weights_KG: Tensor) -> Tensor:
+        return weights_KG.sum(dim=0)
 
-    @torch.no_grad()
-    def project(self, name: str, gradient: Tensor) -> Tensor:
-        directions_KP = self._directions_KP[name]
-        gradient_P = gradient.reshape(-1).to(torch.float32)
-        if directions_KP.dtype is torch.float32:
-            return (directions_KP @ gradient_P).to(device="cpu", dtype=torch.float64)
-        projected_K = gradient_P.new_zeros(len(directions_KP))
-        for start in range(0, len(gradient_P), CHUNK_ELEMENTS):
-            elements = slice(start, start + CHUNK_ELEMENTS)
-            projected_K += directions_KP[:, elements].float() @ gradient_P[elements]
-        return projected_K.to(device="cpu", dtype=torch.float64)
+    def compose_into(self, out_P: Tensor, index: int, weights_N: Tensor, base_weight: float) -> None:
+        torch.mul(self._base[index], base_weight, out=out_P)
+        self._rows[index].expand_into(out_P, weights_N)
+
+    def project(self, index: int, gradient_P: Tensor) -> Tensor:
+        return self._rows[index].project(gradient_P)
 
     def close(self) -> None:
-        self._directions_KP.clear()
-        self._centre.clear()
-
-
-def _combine(directions_KP: Tensor, u_K: Tensor) -> Tensor:
-    """float32 [P]: `sum_i u_i (w_i - c)`, without a float32 copy of low-precision directions."""
-    if directions_KP.dtype is torch.float32:
-        return u_K @ directions_KP
-    combined_P = torch.empty(directions_KP.shape[1], dtype=torch.float32, device=directions_KP.device)
-    for start in range(0, len(combined_P), CHUNK_ELEMENTS):
-        elements = slice(start, start + CHUNK_ELEMENTS)
-        combined_P[elements] = u_K @ directions_KP[:, elements].float()
-    return combined_P
+        for rows in self._rows:
+            rows.close()
+        self._rows.clear()
+        self._base.clear()
 
 
 class StreamedDirections:
     """Nothing resident: every step reads the memory-mapped files again. Slower, and fits where nothing else does."""
 
-    def __init__(self, checkpoints: CheckpointSet, binding: Binding) -> None:
+    def __init__(
+        self, checkpoints: CheckpointSet, buckets: Sequence[Bucket], rows: slice, device: torch.device
+    ) -> None:
         self._open = open_all(checkpoints)
-        self._parameters = binding.parameters
+        self._buckets = buckets
+        self._slice = rows
+        self._device = device
 
-    @torch.no_grad()
-    def place(self, u_KG: Tensor, groups: Groups) -> None:
-        for name, parameter in self._parameters.items():
-            u_K = u_KG[:, groups.of[name]].to(torch.float32)
-            # `c + sum u_i (w_i - c)`, so that the rounding is that of the short directions and not of the weights.
-            moved_P = torch.empty(parameter.numel())
-            for elements, weights_KC in read_chunks(self._open.readers, name, torch.float32):
-                centre_C = weights_KC.mean(dim=0)
-                moved_P[elements] = (u_K @ weights_KC.sub_(centre_C)).add_(centre_C)
-            parameter.copy_(moved_P.view_as(parameter))
+    def base_weights_G(self, weights_KG: Tensor) -> Tensor:
+        return weights_KG.sum(dim=0)
 
-    @torch.no_grad()
-    def project(self, name: str, gradient: Tensor) -> Tensor:
-        gradient_P = gradient.reshape(-1).to(device="cpu", dtype=torch.float32)
-        projected_K = torch.zeros(len(self._open.readers), dtype=torch.float64)
-        for elements, weights_KC in read_chunks(self._open.readers, name, torch.float32):
-            directions_KC = weights_KC.sub_(weights_KC.mean(dim=0))
-            projected_K += (directions_KC @ gradient_P[elements]).to(torch.float64)
-        return projected_K
+    def compose_into(self, out_P: Tensor, index: int, weights_N: Tensor, base_weight: float) -> None:
+        for elements, weights_KC in read_chunks(self._open.readers, self._buckets[index], torch.float32):
+            weights_KC = weights_KC.to(self._device)
+            centre_C = weights_KC.mean(dim=0)
+            moved_C = weights_N @ weights_KC.sub_(centre_C)[self._slice]
+            out_P[elements] = moved_C.add_(centre_C, alpha=base_weight)
+
+    def project(self, index: int, gradient_P: Tensor) -> Tensor:
+        projected_N: Tensor | None = None
+        for elements, weights_KC in read_chunks(self._open.readers, self._buckets[index], torch.float32):
+            weights_KC = weights_KC.to(self._device)
+            directions_NC = weights_KC.sub_(weights_KC.mean(dim=0))[self._slice]
+            part_N = directions_NC @ gradient_P[elements]
+            projected_N = part_N if projected_N is None else projected_N.add_(part_N)
+        assert projected_N is not None, "a bucket holds at least one element"
+        return projected_N
 
     def close(self) -> None:
         self._open.close()
 
 
-def open_directions(storage: str, checkpoints: CheckpointSet, binding: Binding) -> Directions:
-    """`storage` is `float32`, `bfloat16` or `streamed`."""
-    if storage == "streamed":
-        return StreamedDirections(checkpoints, binding)
-    dtypes: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return ResidentDirections(checkpoints, binding, dtypes[storage])
+class RandomDirections:
+    """Seeded random signs, made anew whenever they are asked for and never kept (Li et al. 2018).
 
-
-def alpha_from_u(u_KG: Tensor) -> Tensor:
-    """float64 K x G: the coefficients of the checkpoints, `alpha_i = u_i + (1 - sum_j u_j) / K`.
-
-    This is DESIGN section 3's `beta_i/d_i + (1 - S)/K` with `u_i = beta_i/d_i`.
+    Each element is +1 or -1: the rows have the length `sqrt(P)` exactly, and need one random bit an element. The bits
+    are Philox's own, which numpy keeps the same from release to release, so a model can be rebuilt from its seed.
     """
-    u_KG = u_KG.to(torch.float64)
-    return u_KG + (1.0 - u_KG.sum(dim=0, keepdim=True)) / len(u_KG)
+
+    def __init__(self, base: Sequence[Tensor], buckets: Sequence[Bucket], rows: slice, seed: int, count: int) -> None:
+        self._base = base
+        self._buckets = buckets
+        self._rows = range(count)[rows]
+        self._seed = seed
+        self.draw = 0
+        """Which basis: another number is another set of directions."""
+
+    def base_weights_G(self, weights_KG: Tensor) -> Tensor:
+        return torch.ones(weights_KG.shape[1], dtype=weights_KG.dtype)
+
+    def compose_into(self, out_P: Tensor, index: int, weights_N: Tensor, base_weight: float) -> None:
+        torch.mul(self._base[index], base_weight, out=out_P)
+        for elements, signs_NC in self._chunks(index):
+            out_P[elements] += weights_N @ signs_NC.to(out_P)
+
+    def project(self, index: int, gradient_P: Tensor) -> Tensor:
+        projected_N = gradient_P.new_zeros(len(self._rows))
+        for elements, signs_NC in self._chunks(index):
+            projected_N += signs_NC.to(gradient_P) @ gradient_P[elements]
+        return projected_N
+
+    def start_at(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """What the model now holds becomes the base."""
+        self._base = [flat_copy(parameters, bucket) for bucket in self._buckets]
+
+    def close(self) -> None:
+        return
+
+    def _chunks(self, index: int) -> Iterator[tuple[slice, Tensor]]:
+        chunk = max(CHUNK_NUMBERS // max(len(self._rows), 1), 256)
+        for piece in self._buckets[index].pieces:
+            for first in range(0, piece.length, chunk):
+                length = min(chunk, piece.length - first)
+                signs_NC = torch.empty(len(self._rows), length)
+                for signs_C, row in zip(signs_NC, self._rows, strict=True):
+                    signs_C.copy_(random_signs(self._seed, self.draw, row, piece.name, piece.start + first, length))
+                yield slice(piece.offset + first, piece.offset + first + length), signs_NC
+
+
+def random_signs(seed: int, draw: int, row: int, name: str, start: int, length: int) -> Tensor:
+    """float32 [length] of +1 and -1: elements `start` and following of a flattened tensor's random vector."""
+    key = hashlib.blake2b(f"{seed}/{draw}/{row}/{name}".encode(), digest_size=16).digest()
+    generator = np.random.Philox(key=int.from_bytes(key, "little"))
+    # One step of Philox's counter makes four words of 64 bits.
+    first = start // 256
+    generator.advance(first)
+    words = generator.random_raw(-(-(start + length) // 256) * 4 - first * 4)
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")
+    skip = start - first * 256
+    return torch.from_numpy(bits[skip : skip + length].astype(np.float32)).mul_(2).sub_(1)
+
+
+def open_directions(
+    checkpoints: CheckpointSet, buckets: Sequence[Bucket], tier: str, device: torch.device, rows: slice = slice(None)
+) -> Directions:
+    """The directions of the checkpoints in `rows`; `tier` is one of `rows.TIERS` or `streamed`."""
+    if tier == STREAMED:
+        return StreamedDirections(checkpoints, buckets, rows, device)
+    return ResidentDirections(checkpoints, buckets, rows, tier, device)

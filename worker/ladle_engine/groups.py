@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ladle_engine.binding import Binding
+from ladle_engine.errors import MethodError
+
+MAX_PATTERN_LENGTH = 1000
+
+Grouping = str | int | list[str]
+"""`model`, `layers` or `tensors`; a number of equal parts; or regular expressions, a group each."""
+
+HELP = "what shares a coefficient: model, layers, tensors, a number of equal parts, or a list of regular expressions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +29,17 @@ class Groups:
         return len(self.names)
 
 
+def group(binding: Binding, grouping: Grouping) -> Groups:
+    """Raises `MethodError` for an unknown name, more parts than tensors, or a pattern that is none or matches none."""
+    if isinstance(grouping, str):
+        if grouping not in GROUPINGS:
+            raise _invalid(f"be {', '.join(GROUPINGS)}, a number or a list of regular expressions", repr(grouping))
+        return GROUPINGS[grouping](binding)
+    if isinstance(grouping, int):
+        return equal_parts(binding, grouping)
+    return by_patterns(binding, grouping)
+
+
 def whole_model(binding: Binding) -> Groups:
     """One group."""
     return Groups(names=("model",), of=dict.fromkeys(binding.floating, 0))
@@ -32,15 +52,44 @@ def layers(binding: Binding) -> Groups:
 
 def tensors(binding: Binding) -> Groups:
     """One group a parameter; a statistic goes with a parameter of its module, if that has one."""
+    return _group(binding, lambda name: _parameter_of(binding, name))
+
+
+def equal_parts(binding: Binding, count: int) -> Groups:
+    """`count` groups of consecutive tensors with about equally many numbers each (the paper's l = 6)."""
+    if not 1 <= count <= len(binding.parameters):
+        raise _invalid(f"be from 1 to the number of tensors ({len(binding.parameters)})", str(count))
+    parts: dict[str, str] = {}
+    total, before = binding.num_parameters, 0
+    sizes = [parameter.numel() for parameter in binding.parameters.values()]
+    part = 0
+    for position, (name, size) in enumerate(zip(binding.parameters, sizes, strict=True)):
+        left = len(sizes) - position
+        full = before + size / 2 > (part + 1) * total / count
+        # Every part gets a tensor: none may be skipped, and the last ones need as many tensors as there are parts left.
+        if position and part < count - 1 and (full or left <= count - 1 - part):
+            part += 1
+        parts[name] = f"part-{part + 1}"
+        before += size
+    return _group(binding, lambda name: parts.get(_parameter_of(binding, name), "part-1"))
+
+
+def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
+    """One group a pattern, by its first match anywhere in a tensor's name; the tensors that none matches are `rest`."""
+    compiled = [_compile(pattern) for pattern in patterns]
 
     def key(name: str) -> str:
-        if name in binding.parameters:
-            return name
-        module = _module_of(name)
-        siblings = [other for other in binding.parameters if _module_of(other) == module]
-        return siblings[0] if siblings else name
+        found = next((pattern.pattern for pattern in compiled if pattern.search(name)), None)
+        return found if found is not None else "rest"
 
-    return _group(binding, key)
+    groups = _group(binding, key)
+    for pattern in patterns:
+        if pattern not in groups.names:
+            raise _invalid(
+                "have only patterns that match a tensor no earlier one does",
+                f"`{pattern}`, and the tensors are {', '.join(list(binding.parameters)[:8])} ...",
+            )
+    return groups
 
 
 GROUPINGS: dict[str, Callable[[Binding], Groups]] = {"model": whole_model, "layers": layers, "tensors": tensors}
@@ -60,11 +109,30 @@ def _module_of(name: str) -> str:
     return module or name
 
 
+def _parameter_of(binding: Binding, name: str) -> str:
+    """The parameter itself; for a statistic, a parameter of its module if there is one."""
+    if name in binding.parameters:
+        return name
+    module = _module_of(name)
+    siblings = [other for other in binding.parameters if _module_of(other) == module]
+    return siblings[0] if siblings else name
+
+
 def _group(binding: Binding, key: Callable[[str], str]) -> Groups:
-    names: list[str] = _unique([key(name) for name in binding.floating])
+    keys = {name: key(name) for name in binding.floating}
+    names = tuple(dict.fromkeys(keys.values()))
     index = {group: position for position, group in enumerate(names)}
-    return Groups(names=tuple(names), of={name: index[key(name)] for name in binding.floating})
+    return Groups(names=names, of={name: index[keys[name]] for name in binding.floating})
 
 
-def _unique(keys: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(keys))
+def _compile(pattern: str) -> re.Pattern[str]:
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise _invalid(f"have patterns of at most {MAX_PATTERN_LENGTH} characters", f"one of {len(pattern)}")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise _invalid("have regular expressions that parse", f"`{pattern}` ({error})") from error
+
+
+def _invalid(rule: str, value: str) -> MethodError:
+    return MethodError("invalid-method-options", f"`groups` must {rule}, but is {value}.")

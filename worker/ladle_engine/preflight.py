@@ -1,67 +1,206 @@
-"""Adds up memory before the job starts, and picks how the directions are kept."""
+"""Adds up memory before the job starts, and picks how the directions are kept and where they lie.
+
+D parameters, K checkpoints, R ranks.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from ladle_engine.binding import Binding
+from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
+from ladle_engine.directions import STREAMED
 from ladle_engine.errors import EngineError
+from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
+from ladle_engine.rows import TIERS, make_rows, row_bytes
 
-USABLE_SHARE = 0.7
-"""Of the memory that is free; the rest is for activations, the data and the page cache."""
+AUTO = "auto"
+OFFLOAD = "offload"
+"""float32 in the host's memory, brought to the GPU in pieces at each step."""
+
+PRECISIONS = (*TIERS, OFFLOAD, STREAMED)
+
+USABLE_SHARE = 0.8
+"""Of the memory that is free; the rest is for the data, the allocator and the page cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What the job asks for, before it is known what fits."""
+
+    parameters: int
+    """D."""
+    largest: int
+    """Elements of the largest tensor: its gradient stands in memory whole."""
+    checkpoints: int
+    """K."""
+    activations: int
+    """Bytes that one batch takes, measured by a trial step; 0 where it could not be tried."""
+    has_model: bool
+    """Whether the model itself is in memory already, and so is no longer free."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """What the directions take, and where they go."""
+    """Where the directions go, and what that takes on each rank, in bytes."""
 
-    storage: str
-    """`float32`, `bfloat16` or `streamed`."""
-    needed_bytes: int
+    placement: str
+    precision: str
+    parts: Mapping[str, int]
+    """`model`, `centre`, `directions`, `gradient` and `activations`."""
     available_bytes: int
     reason: str
 
+    @property
+    def needed_bytes(self) -> int:
+        return sum(self.parts.values())
 
-def plan_memory(binding: Binding, num_checkpoints: int, device: torch.device, collectives: Collectives) -> MemoryPlan:
-    """Collective: float32 where it fits on every rank, else bfloat16, else streamed from the files.
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "needed_bytes": self.needed_bytes}
 
-    Low-precision directions cost search accuracy only: the result is always recomputed from the original files.
-    Raises `EngineError` (out-of-memory) with the numbers when not even the model and one gradient fit.
+
+def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool) -> Demand:
+    sizes = [info.numel for info in checkpoints.tensors.values() if info.is_floating]
+    return Demand(
+        parameters=sum(sizes),
+        largest=max(sizes, default=0),
+        checkpoints=len(checkpoints.checkpoints),
+        activations=activations,
+        has_model=has_model,
+    )
+
+
+def plans(
+    demand: Demand,
+    device: torch.device,
+    collectives: Collectives,
+    placement: str = AUTO,
+    precision: str = AUTO,
+) -> Iterator[MemoryPlan]:
+    """Collective: what fits, the best first. What is not `auto` is taken as it is.
+
+    float32 comes first, on one rank each and then cut over the ranks, then bfloat16 and int8; int4 costs the search
+    some accuracy, offload and streamed cost time. The result is always recomputed from the original files.
+
+    Raises `EngineError`: `invalid-placement` for one that cannot work, `out-of-memory` with the numbers when none fits.
     """
-    available = _smallest(available_bytes(device), collectives)
-    numbers = binding.num_parameters
-    largest = max((parameter.numel() for parameter in binding.parameters.values()), default=0)
-    # Centre and the largest gradient, float32; the model itself is in memory already.
-    base = 4 * (numbers + largest)
-    if base > available:
+    _refuse_impossible(demand, device, collectives, placement, precision)
+    available = smallest_over_ranks(available_bytes(device), collectives)
+    tried = [
+        _plan(demand, device, collectives, each_placement, each_precision, available)
+        for each_precision, each_placement in _choices(device, collectives, placement, precision)
+    ]
+    fitting = [plan for plan in tried if plan.needed_bytes <= USABLE_SHARE * available]
+    if not fitting:
+        least = min(tried, key=lambda plan: plan.needed_bytes)
         raise EngineError(
             "out-of-memory",
-            f"Training coefficients of {numbers:,} parameters must have {base:,} bytes of memory on {device}, but "
-            f"{available:,} are free.",
+            f"Training coefficients of {demand.checkpoints} checkpoints with {demand.parameters:,} parameters must "
+            f"have {_table(least.parts)} on each rank ({least.placement}, {least.precision}), but {available:,} bytes "
+            f"are free on {device}, of which {USABLE_SHARE:.0%} may be used.",
         )
-    for storage, width in (("float32", 4), ("bfloat16", 2)):
-        needed = base + width * num_checkpoints * numbers
-        if needed <= USABLE_SHARE * available:
-            return MemoryPlan(
-                storage=storage,
-                needed_bytes=needed,
-                available_bytes=available,
-                reason=f"{num_checkpoints} directions of {numbers:,} parameters take {needed:,} bytes as {storage}; "
-                f"{available:,} are free",
-            )
-    return MemoryPlan(
-        storage="streamed",
-        needed_bytes=base,
-        available_bytes=available,
-        reason=f"{num_checkpoints} directions of {numbers:,} parameters do not fit in {available:,} bytes even as "
-        f"bfloat16, so they are read from the files at every step",
-    )
+    yield from fitting
+
+
+def _choices(
+    device: torch.device, collectives: Collectives, placement: str, precision: str
+) -> Iterator[tuple[str, str]]:
+    nodes = collectives.size // int(os.environ.get("LOCAL_WORLD_SIZE", str(collectives.size)))
+    cut = BY_NODE if nodes > 1 and nodes < collectives.size else BY_PARAMETER
+    placements = [placement]
+    if placement == AUTO:
+        placements = [REPLICATED, cut, SHARDED_MODEL] if collectives.size > 1 else [REPLICATED]
+    precisions = [precision]
+    if precision == AUTO:
+        offload = (OFFLOAD,) if device.type == "cuda" else ()
+        precisions = ["float32", "bfloat16", "int8", *offload, "int4", STREAMED]
+    # A model that fits is never sharded: FSDP2 sends all of it at each step.
+    for sharded in (False, True):
+        for each_precision in precisions:
+            for each_placement in placements:
+                if (each_placement == SHARDED_MODEL) == sharded:
+                    yield each_precision, each_placement
+
+
+def _plan(
+    demand: Demand,
+    device: torch.device,
+    collectives: Collectives,
+    placement: str,
+    precision: str,
+    available: int,
+) -> MemoryPlan:
+    D, K, R = demand.parameters, demand.checkpoints, collectives.size
+    inside = R
+    if placement == BY_NODE:
+        inside = int(os.environ.get("LOCAL_WORLD_SIZE", str(R)))
+    own = -(-D // inside) if placement in (BY_PARAMETER, BY_NODE, SHARDED_MODEL) else D
+    rows = -(-K // R) if placement == BY_CHECKPOINT else K
+    model = own if placement == SHARDED_MODEL else D
+    parts = {
+        "model": 0 if demand.has_model else 4 * model,
+        "centre": 0 if precision == STREAMED else 4 * own,
+        "directions": 0 if precision in (STREAMED, OFFLOAD) else rows * row_bytes(precision, own),
+        # FSDP2 gathers a block's weights and gradient, which its largest tensor stands for.
+        "gradient": 4 * demand.largest * (2 if placement == SHARDED_MODEL else 1),
+        "activations": demand.activations,
+    }
+    plan = MemoryPlan(placement=placement, precision=precision, parts=parts, available_bytes=available, reason="")
+    lies = "on each rank" if R > 1 and own == D and rows == K else "in all" if R == 1 else f"cut over {inside} ranks"
+    kept = f"{K} directions of {D:,} parameters as {precision}, {lies}"
+    reason = f"{kept}: {_table(parts)} of {available:,} bytes that are free on {device}"
+    return MemoryPlan(**{**asdict(plan), "reason": reason})
+
+
+def _table(parts: Mapping[str, int]) -> str:
+    """`1,200 bytes (400 model, 800 directions)`"""
+    return f"{sum(parts.values()):,} bytes ({', '.join(f'{size:,} {name}' for name, size in parts.items() if size)})"
+
+
+def _refuse_impossible(
+    demand: Demand, device: torch.device, collectives: Collectives, placement: str, precision: str
+) -> None:
+    def refuse(field: str, rule: str, value: str) -> EngineError:
+        return EngineError("invalid-placement", f"`{field}` must {rule}, but is {value}.")
+
+    if placement not in (AUTO, *PLACEMENTS):
+        raise refuse("placement", f"be one of {', '.join((AUTO, *PLACEMENTS))}", f"`{placement}`")
+    if precision not in (AUTO, *PRECISIONS):
+        raise refuse("precision", f"be one of {', '.join((AUTO, *PRECISIONS))}", f"`{precision}`")
+    if placement == SHARDED_MODEL and collectives.size == 1:
+        raise refuse(
+            "placement", "be another one with a single rank", f"`{placement}`, which cuts the model over several"
+        )
+    if placement in (BY_PARAMETER, BY_NODE, SHARDED_MODEL) and collectives.size > demand.parameters:
+        raise refuse(
+            "placement",
+            f"be `{REPLICATED}` with more ranks ({collectives.size}) than parameters ({demand.parameters})",
+            f"`{placement}`",
+        )
+    if precision == OFFLOAD and device.type != "cuda":
+        raise refuse("precision", f"be another one on {device}", f"`{OFFLOAD}`, which needs a GPU")
+    if placement == BY_CHECKPOINT and precision == STREAMED:
+        raise refuse("precision", f"be another one with `{BY_CHECKPOINT}`", f"`{STREAMED}`, which keeps no directions")
+
+
+def supported(precision: str, device: torch.device) -> bool:
+    """Whether the device can pack and unpack this precision; tried on a few numbers."""
+    if precision not in TIERS:
+        return True
+    try:
+        rows = make_rows(precision, 1, 64, device)
+        rows.fill(0, torch.ones(1, 64))
+        rows.project(torch.ones(64, device=device))
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+    return True
 
 
 def available_bytes(device: torch.device) -> int:
@@ -78,11 +217,56 @@ def available_bytes(device: torch.device) -> int:
     return min(free_bytes) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _smallest(own: int, collectives: Collectives) -> int:
-    """The smallest number over the ranks: with directions of different precision their models would drift apart."""
+def smallest_over_ranks(own: int, collectives: Collectives) -> int:
+    """Collective: with directions of different precision the ranks' models would drift apart."""
     numbers = torch.zeros(collectives.size, dtype=torch.float64)
     numbers[collectives.rank] = own
     return int(collectives.sum(numbers).min())
+
+
+def largest_over_ranks(own: int, collectives: Collectives) -> int:
+    """Collective."""
+    return -smallest_over_ranks(-own, collectives)
+
+
+class PeakMemory:
+    """How much more memory this process held at its peak inside the block than before, in bytes; 0 if unknown."""
+
+    bytes: int = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._resettable = _reset_peak()
+            self._before = psutil.Process().memory_info().rss
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        elif self._resettable:
+            self.bytes = max(_peak_rss() - self._before, 0)
+
+
+def _reset_peak() -> bool:
+    """Linux: the high-water mark of the resident set begins anew."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_rss() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _read_number(path: Path) -> int | None:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine.checkpoints import CheckpointSet, discover
+from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.commit import staged
-from ladle_engine.directions import open_all
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.report import COEFFICIENTS_FILE, STATISTICS_FILE

@@ -1,36 +1,38 @@
-"""The loop over coefficients (paper, Algorithm 1), in `K x G` dimensions.
+"""The loop over coefficients (paper, Algorithm 1), in M x G dimensions.
 
-`w = c + sum_i u_i (w_i - c)`, fitted as a maximum a posteriori: the summed loss over the N examples plus
-`|u|^2 / (2 prior^2)`, all divided by N. Backward gives the gradient `g` of one parameter after the other; a hook adds
-`(w_i - c)^T g` into the K x G accumulator (eq. 6) and frees it at once, so peak gradient memory is one parameter. The
-optimiser steps `u` in float64 (eq. 7), and `w` is rewritten.
+What is minimised is a maximum a posteriori: the mean loss over the N examples, plus `|u|^2 / (2 N prior^2)`. Backward
+gives the gradient of one parameter after the other; hooks project it on the directions (eq. 6) and free it. The
+optimiser steps `theta` in float64 (eq. 7), and the model is placed again. See `subspace` and `placements`.
 
-K checkpoints, G groups.
+K checkpoints (or rows of another basis), G groups, M dimensions of the basis.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ladle_engine.binding import Binding
 from ladle_engine.buffers import Statistics
 from ladle_engine.collectives import Collectives, share_of
-from ladle_engine.directions import Directions, alpha_from_u
 from ladle_engine.errors import MethodError
 from ladle_engine.examples import Examples
 from ladle_engine.groups import Groups
+from ladle_engine.placements import Placement
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.state import ResumeState
+from ladle_engine.subspace import Subspace
 
 NO_TRUE_GRADIENT = 1e-6
 """A group whose gradient is below this share of the largest one has only rounding noise (a bias before BatchNorm, say),
 which an adaptive optimiser would follow at full speed."""
+
+SCHEDULES = ("cosine", "linear", "constant", "step")
+OPTIMISERS = ("adamw", "sgd", "lbfgs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +40,30 @@ class TrainSettings:
     """How coefficients are trained, in units of the directions' lengths."""
 
     steps: int
+    """Batches whose gradient is taken. L-BFGS takes as many whole passes as they pay for, one at least."""
     learning_rate: float
-    prior: float
-    """The standard deviation that coefficients are expected to have around the mean of the checkpoints."""
     optimiser: str
+    momentum: float
+    """For SGD."""
+    schedule: str
     warmup_fraction: float
+    prior: float | None
+    """The standard deviation that coefficients are expected to have around the start; None for no prior."""
+    l2: float
+    """`l2 / 2 * |theta|^2` is added to the mean loss (the paper's lambda, eq. 5)."""
+    sam_radius: float
+    """The gradient is taken this far uphill (sharpness-aware minimisation); 0 for none."""
     seed: int
 
 
 @dataclass(kw_only=True)
 class Trained:
-    """What training left: `u` (float64, K x G) and the loss of every step."""
+    """What training left."""
 
-    u_KG: Tensor
+    weights_KG: Tensor
+    """float64: of the checkpoints, or of the rows of another basis."""
     losses: list[float] = field(default_factory=list)
+    """The mean loss of every batch, or of every whole pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,106 +71,191 @@ class Trainer:
     """Everything that one training run needs besides its settings."""
 
     method: str
-    binding: Binding
-    directions: Directions
+    model: nn.Module
+    placement: Placement
     statistics: Statistics
+    place_statistics: Callable[[Tensor], None]
+    """Called with the rows' weights before each pass."""
     groups: Groups
-    live_KG: Tensor
-    """bool: the directions that may move; the others stay at 0."""
     examples: Examples
     collectives: Collectives
     state: ResumeState
     tell: ProgressCallback
 
-    def train(self, start_KG: Tensor, settings: TrainSettings) -> Trained:
+    def train(self, subspace: Subspace, settings: TrainSettings) -> Trained:
         """Collective. Raises `MethodError` when the loss or a gradient is no longer finite."""
-        u_KG = start_KG.to(torch.float64).clone().requires_grad_()
-        optimiser = _optimiser(u_KG, settings)
-        trained = Trained(u_KG=u_KG.detach())
-        order = BatchOrder(len(self.examples), self.examples.task.batch_size, settings.seed)
-        first = self._resume(u_KG, optimiser, trained)
-        pace = Pace(self.tell, "train", settings.steps, method=self.method)
-        for step in range(first, settings.steps):
-            loss, gradient_KG = self.loss_and_gradient(u_KG.detach(), self.examples.indices[order.batch(step)])
-            if not (math.isfinite(loss) and bool(torch.isfinite(gradient_KG).all())):
-                raise MethodError(
-                    "non-finite-loss",
-                    f"The loss of method `{self.method}` must be finite, and its gradient too, but at step {step + 1} "
-                    f"of {settings.steps} the loss is {loss}. A smaller `learning_rate` (now {settings.learning_rate}) "
-                    f"may help.",
-                )
-            for parameter_group in optimiser.param_groups:
-                parameter_group["lr"] = settings.learning_rate * schedule(step, settings)
-            # The likelihood's part shrinks with the number of examples: few of them can move coefficients but little.
-            u_KG.grad = gradient_KG + u_KG.detach() / (len(self.examples) * settings.prior**2)
-            optimiser.step()
-            trained.losses.append(loss)
-            pace.step(step + 1, loss)
-            if self.state.is_due():
-                self._save(u_KG, optimiser, trained)
-        return trained
+        theta_MG = subspace.start.clone().requires_grad_()
+        run = _Run(trainer=self, subspace=subspace, settings=settings, theta_MG=theta_MG)
+        if settings.optimiser == "lbfgs":
+            run.minimise()
+        else:
+            run.descend()
+        return Trained(weights_KG=subspace.weights(theta_MG.detach()), losses=run.losses)
 
-    def loss_and_gradient(self, u_KG: Tensor, indices: Tensor) -> tuple[float, Tensor]:
-        """Collective: the mean loss over the batch at `indices`, and its gradient by `u` (float64, K x G)."""
-        self.directions.place(u_KG, self.groups)
+    def loss_and_gradient(self, weights_KG: Tensor, indices: Tensor) -> tuple[float, Tensor]:
+        """Collective: the mean loss over the examples at `indices`, and its gradient by the rows' weights.
+
+        Each rank takes its share of every batch, so the batches are the same whatever the number of ranks.
+        """
+        self.placement.place(weights_KG, self.groups)
+        return self.loss_and_gradient_here(weights_KG, indices)
+
+    def loss_and_gradient_here(self, weights_KG: Tensor, indices: Tensor) -> tuple[float, Tensor]:
+        """The same for a model that holds the combination already."""
         self.statistics.training_mode()
-        self.statistics.place(alpha_from_u(u_KG), self.groups)
-        _, share = share_of(len(indices), self.collectives)
-        own = indices[share]
-        summed = torch.zeros(u_KG.numel() + 1, dtype=torch.float64)
-        gradient_KG = summed[:-1].view_as(u_KG)
-        if len(own):
-            with self._projected(gradient_KG):
-                loss = self.examples.task.loss(self.binding.model, self.examples.batch(own)) * (len(own) / len(indices))
-                loss.backward()
-            summed[-1] = loss.detach()
-        self.collectives.sum(summed)
-        return float(summed[-1]), self._without_noise(gradient_KG)
+        self.place_statistics(weights_KG)
+        loss, gradient_KG = 0.0, torch.zeros_like(weights_KG)
+        # Cut evenly: a short last part would weigh as little as it is long, but have batch statistics of its own.
+        for batch in indices.tensor_split(math.ceil(len(indices) / self.examples.task.batch_size)):
+            _, share = share_of(len(batch), self.collectives)
+            own, weight = batch[share], (share.stop - share.start) / len(indices)
+            if not len(own):
+                # More ranks than examples: backward must run on every rank, for gradients cross within it.
+                own = batch[:1]
+            with self.placement.projecting(self.groups) as measured:
+                measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
+                measured.loss.backward()
+            loss += float(measured.loss)
+            gradient_KG += measured.gradient_KG
+        return loss, gradient_KG
 
-    @contextmanager
-    def _projected(self, gradient_KG: Tensor) -> Iterator[None]:
-        """Inside, each parameter's gradient is projected as it arrives, and freed."""
-        handles = []
-        for name, parameter in self.binding.parameters.items():
-            if not parameter.requires_grad:
-                continue
-            column_K = gradient_KG[:, self.groups.of[name]]
 
-            def hook(parameter: Tensor, name: str = name, column_K: Tensor = column_K) -> None:
-                assert parameter.grad is not None
-                column_K += self.directions.project(name, parameter.grad)
-                parameter.grad = None
+@dataclass(kw_only=True)
+class _Run:
+    """One training run: what is minimised, and how far it has come."""
 
-            handles.append(parameter.register_post_accumulate_grad_hook(hook))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    trainer: Trainer
+    subspace: Subspace
+    settings: TrainSettings
+    theta_MG: Tensor
+    losses: list[float] = field(default_factory=list)
 
-    def _without_noise(self, gradient_KG: Tensor) -> Tensor:
-        if not bool(torch.isfinite(gradient_KG).all()):
-            # Left as it is, for `train` to refuse: compared with NaN, everything would look like noise.
-            return gradient_KG
-        gradient_KG = torch.where(self.live_KG, gradient_KG, 0.0)
-        largest_G = gradient_KG.abs().amax(dim=0)
-        return torch.where(largest_G > NO_TRUE_GRADIENT * largest_G.max(), gradient_KG, 0.0)
+    def descend(self) -> None:
+        """AdamW or SGD: one step a batch."""
+        settings, examples = self.settings, self.trainer.examples
+        optimiser = _first_order(self.theta_MG, settings)
+        order = BatchOrder(len(examples), examples.task.batch_size, settings.seed)
+        self._resume(optimiser)
+        pace = Pace(self.trainer.tell, "train", settings.steps, method=self.trainer.method)
+        for step in range(len(self.losses), settings.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step, settings)
+            loss, _, gradient_MG = self._measure(examples.indices[order.batch(step)])
+            self.theta_MG.grad = gradient_MG
+            optimiser.step()
+            self.losses.append(loss)
+            pace.step(step + 1, loss)
+            if self.trainer.state.is_due():
+                self._save(optimiser)
 
-    def _resume(self, u_KG: Tensor, optimiser: torch.optim.Optimizer, trained: Trained) -> int:
-        saved = self.state.load(f"train-{self.method}")
-        if saved is None:
-            return 0
-        with torch.no_grad():
-            u_KG.copy_(saved["u"])
-        optimiser.load_state_dict(saved["optimiser"])
-        trained.losses.extend(saved["losses"])
-        return len(trained.losses)
+    def minimise(self) -> None:
+        """L-BFGS on the whole split, with a line search and so without a learning rate (P-BFGS of Li et al. 2022).
 
-    def _save(self, u_KG: Tensor, optimiser: torch.optim.Optimizer, trained: Trained) -> None:
-        self.state.save(
-            f"train-{self.method}",
-            {"u": u_KG.detach(), "optimiser": optimiser.state_dict(), "losses": trained.losses},
+        Ends with the best point seen when its passes are used up or nothing improves any more.
+        """
+        examples = self.trainer.examples
+        per_pass = math.ceil(len(examples) / examples.task.batch_size)
+        passes = max(self.settings.steps // per_pass, 1)
+        optimiser = torch.optim.LBFGS(
+            [self.theta_MG], lr=1.0, max_iter=1, max_eval=passes, history_size=passes, line_search_fn="strong_wolfe"
         )
+        best = _Best(math.inf, self.theta_MG.detach().clone())
+        if saved := self._resume(optimiser):
+            best = _Best(saved["objective"], saved["best"])
+        pace = Pace(self.trainer.tell, "train", passes, method=self.trainer.method)
+
+        def closure() -> Tensor:
+            if len(self.losses) >= passes:
+                raise _PassesUsedUp
+            loss, objective, gradient_MG = self._measure(examples.indices)
+            self.theta_MG.grad = gradient_MG
+            best.see(objective, self.theta_MG)
+            self.losses.append(loss)
+            pace.step(len(self.losses), loss)
+            return torch.tensor(objective, dtype=torch.float64)
+
+        before = -1
+        try:
+            while before < len(self.losses) < passes:
+                before = len(self.losses)
+                optimiser.step(closure)
+                if self.trainer.state.is_due():
+                    self._save(optimiser, best=best.theta_MG, objective=best.objective)
+        except _PassesUsedUp:
+            pass
+        with torch.no_grad():
+            self.theta_MG.copy_(best.theta_MG)
+
+    def _measure(self, indices: Tensor) -> tuple[float, float, Tensor]:
+        """The loss over a batch, what is minimised, and its gradient by theta."""
+        loss, objective, gradient_MG = self._at(self.theta_MG.detach(), indices)
+        if self.settings.sam_radius:
+            length = gradient_MG.norm()
+            if length > 0:
+                uphill_MG = self.theta_MG.detach() + self.settings.sam_radius * gradient_MG / length
+                _, objective, gradient_MG = self._at(uphill_MG, indices)
+        return loss, objective, gradient_MG
+
+    def _at(self, theta_MG: Tensor, indices: Tensor) -> tuple[float, float, Tensor]:
+        theta_MG = theta_MG.detach().requires_grad_()
+        weights_KG = self.subspace.weights(theta_MG)
+        loss, gradient_KG = self.trainer.loss_and_gradient(weights_KG.detach(), indices)
+        if not (math.isfinite(loss) and bool(torch.isfinite(gradient_KG).all())):
+            raise MethodError(
+                "non-finite-loss",
+                f"The loss of method `{self.trainer.method}` must be finite, and its gradient too, but at step "
+                f"{len(self.losses) + 1} of {self.settings.steps} the loss is {loss}. A smaller `learning_rate` (now "
+                f"{self.settings.learning_rate}) may help.",
+            )
+        (data_MG,) = torch.autograd.grad(weights_KG, theta_MG, gradient_KG)
+        penalty = self._penalty(theta_MG)
+        (pull_MG,) = torch.autograd.grad(penalty, theta_MG)
+        return loss, loss + float(penalty.detach()), (without_noise(data_MG) + pull_MG).contiguous()
+
+    def _penalty(self, theta_MG: Tensor) -> Tensor:
+        penalty = self.settings.l2 / 2 * theta_MG.square().sum()
+        if self.settings.prior is not None:
+            # Divided by the number of examples: few of them can move coefficients but little.
+            spread = 2 * len(self.trainer.examples) * self.settings.prior**2
+            penalty = penalty + self.subspace.displacement(theta_MG).square().sum() / spread
+        return penalty
+
+    def _resume(self, optimiser: torch.optim.Optimizer) -> Mapping[str, Any] | None:
+        saved = self.trainer.state.load(f"train-{self.trainer.method}")
+        if saved is not None:
+            with torch.no_grad():
+                self.theta_MG.copy_(saved["theta"])
+            optimiser.load_state_dict(saved["optimiser"])
+            self.losses.extend(saved["losses"])
+        return saved
+
+    def _save(self, optimiser: torch.optim.Optimizer, **more: Any) -> None:
+        self.trainer.state.save(
+            f"train-{self.trainer.method}",
+            {"theta": self.theta_MG.detach(), "optimiser": optimiser.state_dict(), "losses": self.losses, **more},
+        )
+
+
+class _PassesUsedUp(Exception):
+    """Leaves a line search."""
+
+
+@dataclass
+class _Best:
+    """The lowest point seen so far."""
+
+    objective: float
+    theta_MG: Tensor
+
+    def see(self, objective: float, theta_MG: Tensor) -> None:
+        if objective < self.objective:
+            self.objective, self.theta_MG = objective, theta_MG.detach().clone()
+
+
+def without_noise(gradient_MG: Tensor) -> Tensor:
+    """Zero for the groups that have no true gradient; see `NO_TRUE_GRADIENT`."""
+    largest_G = gradient_MG.abs().amax(dim=0)
+    return torch.where(largest_G > NO_TRUE_GRADIENT * largest_G.max(), gradient_MG, 0.0)
 
 
 class BatchOrder:
@@ -187,14 +284,24 @@ class BatchOrder:
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
-    """The share of the learning rate at a step: linear warm-up, then a cosine to zero."""
-    warmup = max(1, round(settings.warmup_fraction * settings.steps))
+    """The share of the learning rate at a step: linear warm-up, then down to zero along a cosine or a line, or not.
+
+    `step` is the paper's: a tenth after half of the steps, a hundredth after three quarters.
+    """
+    warmup = round(settings.warmup_fraction * settings.steps)
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
+    progress = (step - warmup) / max(1, settings.steps - warmup)
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "linear":
+        return 1 - progress
+    if settings.schedule == "step":
+        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+    return 1.0
 
 
-def _optimiser(u_KG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:
+def _first_order(theta_MG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:
     if settings.optimiser == "sgd":
-        return torch.optim.SGD([u_KG], lr=settings.learning_rate, momentum=0.9)
-    return torch.optim.AdamW([u_KG], lr=settings.learning_rate, weight_decay=0.0)
+        return torch.optim.SGD([theta_MG], lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW([theta_MG], lr=settings.learning_rate, weight_decay=0.0)

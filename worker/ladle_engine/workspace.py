@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from ladle_engine.binding import Binding
+from ladle_engine.buckets import local_part
 from ladle_engine.buffers import Statistics
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.collectives import Collectives
-from ladle_engine.directions import Directions, Geometry, open_directions
 from ladle_engine.errors import CheckpointError
 from ladle_engine.evaluate import Evaluation
 from ladle_engine.evaluations import Evaluations
 from ladle_engine.examples import Examples
+from ladle_engine.geometry import Geometry
 from ladle_engine.groups import Groups, whole_model
+from ladle_engine.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.race import race
 from ladle_engine.state import ResumeState
@@ -51,15 +53,16 @@ class Workspace:
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
     statistics: Statistics
-    storage: str
-    """How the directions are kept; see `preflight`."""
+    weights: ModelWeights
+    """Fills the model with combinations of the checkpoints."""
     output_dtypes: Mapping[str, torch.dtype]
     """Tensor name -> the type it is written in."""
     seed: int
     collectives: Collectives
     state: ResumeState
     tell: ProgressCallback
-    _directions: Directions | None = field(default=None, init=False)
+    choices: dict[str, Coefficients] = field(default_factory=dict, init=False)
+    """What the methods that have run chose, by name: others may start there."""
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     evaluations: Evaluations = field(init=False)
 
@@ -73,16 +76,8 @@ class Workspace:
             seed=self.seed,
         )
 
-    def directions(self) -> Directions:
-        """Opened at the first use: a job that only picks a checkpoint never pays for them."""
-        if self._directions is None:
-            self._directions = open_directions(self.storage, self.checkpoints, self.binding)
-        return self._directions
-
     def close(self) -> None:
-        if self._directions is not None:
-            self._directions.close()
-            self._directions = None
+        self.weights.close()
 
     def coefficients(self, alpha_K: Sequence[float] | Tensor) -> Coefficients:
         """Whole-model coefficients."""
@@ -106,8 +101,11 @@ class Workspace:
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
-        # The weights sum to 1, so `sum_i alpha_i w_i` is `c + sum_i alpha_i (w_i - c)`: alpha serves as u.
-        self.directions().place(coefficients.alpha_KG, groups)
+        self.weights.placement(groups).place(coefficients.alpha_KG, groups)
+        if coefficients.random is not None:
+            for name, parameter in self.binding.parameters.items():
+                local, start = local_part(parameter)
+                coefficients.random.add_to(local, name, start, groups.of[name])
         self._round(self.binding.parameters)
         if settled is None:
             settled = self.statistics.settle(coefficients.alpha_KG, groups)
@@ -131,8 +129,9 @@ class Workspace:
             output_dtype = self.output_dtypes[name]
             if output_dtype is torch.float32:
                 continue
-            tensor.copy_(tensor.to(output_dtype))
-            if not bool(torch.isfinite(tensor).all()):
+            local, _ = local_part(tensor)
+            local.copy_(local.to(output_dtype))
+            if not bool(torch.isfinite(local).all()):
                 raise CheckpointError(
                     "non-finite-weights",
                     f"Weights must be finite as {output_dtype}, but `{name}` is too large for it. Choose another "

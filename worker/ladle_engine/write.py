@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ladle_engine.binding import Binding
+from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.safetensors_file import DTYPE_NAMES, read_header
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.commit import sync_file
-from ladle_engine.directions import open_all
 from ladle_engine.errors import OutputError
 from ladle_engine.progress import Pace, ProgressCallback
 

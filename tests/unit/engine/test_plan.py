@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,49 +10,141 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ladle_contracts import Reason
 from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, average, preflight
+from ladle_engine.average import supported_precision
 from ladle_engine.binding import bind
 from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.collectives import SingleProcess
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
-from ladle_engine.preflight import plan_memory
+from ladle_engine.progress import Warned
 from ladle_engine.report import versions
-from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, norm_net, plain_net, write_checkpoints
+from ladle_engine.rows import make_rows
+from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 CPU = torch.device("cpu")
 
 
-def plan_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int) -> preflight.MemoryPlan:
-    checkpoints = write_checkpoints(tmp_path / str(available), plain_net, count=4)
+class Ranks(SingleProcess):
+    """Stands for one of many ranks that all have what this one has."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor + tensor[0] * torch.arange(len(tensor)).gt(0)
+
+
+def fitting(
+    monkeypatch: pytest.MonkeyPatch, available: int, ranks: int = 1, activations: int = 0, **asked: str
+) -> list[preflight.MemoryPlan]:
+    """For 4 checkpoints of 640 parameters, the largest tensor of 64, and a model that is in memory already."""
     monkeypatch.setattr(preflight, "available_bytes", lambda device: available)
-    return plan_memory(bind(plain_net(), checkpoints), 4, CPU, SingleProcess())
+    demand = preflight.Demand(parameters=640, largest=64, checkpoints=4, activations=activations, has_model=True)
+    return list(preflight.plans(demand, CPU, Ranks(ranks), **asked))
 
 
-def test_directions_are_float32_then_bfloat16_then_streamed_as_memory_shrinks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_directions_are_float32_then_bfloat16_int8_int4_and_streamed_as_memory_shrinks(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # 65 parameters, the largest tensor has 48: the base is 4 * 113 bytes, a direction 260 or 130.
-    base, float32, bfloat16 = 452, 4 * 4 * 65, 2 * 4 * 65
-    enough = int((base + float32) / preflight.USABLE_SHARE) + 1
-    assert plan_with(tmp_path, monkeypatch, enough).storage == "float32"
-    plan = plan_with(tmp_path, monkeypatch, enough - 2)
-    assert (plan.storage, plan.needed_bytes) == ("bfloat16", base + bfloat16)
-    less = int((base + bfloat16) / preflight.USABLE_SHARE) - 1
-    plan = plan_with(tmp_path, monkeypatch, less)
-    assert plan.storage == "streamed"
-    assert f"do not fit in {less:,} bytes" in plan.reason
+    # Centre and one gradient take 4 * 704 bytes; a row 4, 2, 1 + 1/32 or 1/2 + 1/32 bytes a parameter.
+    needs = {"float32": 2816 + 4 * 2560, "bfloat16": 2816 + 4 * 1280, "int8": 2816 + 4 * 660, "int4": 2816 + 4 * 340}
+    for precision, needed in {**needs, "streamed": 256}.items():
+        plans = fitting(monkeypatch, int(needed / preflight.USABLE_SHARE) + 1)
+        assert (plans[0].placement, plans[0].precision, plans[0].needed_bytes) == ("replicated", precision, needed)
+    assert [plan.precision for plan in fitting(monkeypatch, 1 << 20)] == [*needs, "streamed"]
 
 
-def test_a_machine_without_room_for_the_model_is_refused_with_the_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(EngineError, match="must have 452 bytes of memory on cpu, but 451 are free") as caught:
-        plan_with(tmp_path, monkeypatch, 451)
+def test_more_ranks_share_directions_before_they_are_coarsened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    plans = fitting(monkeypatch, 10_000, ranks=4)
+    assert (plans[0].placement, plans[0].precision) == ("by-parameter", "float32")
+    assert "cut over 4 ranks" in plans[0].reason
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert fitting(monkeypatch, 12_000, ranks=4)[0].placement == "by-node"
+
+
+def test_activations_count_and_stand_in_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    enough = int((2816 + 4 * 2560) / preflight.USABLE_SHARE) + 1
+    assert fitting(monkeypatch, enough)[0].precision == "float32"
+    plan = fitting(monkeypatch, enough, activations=1000)[0]
+    assert plan.precision == "bfloat16"
+    assert "1,000 activations" in plan.reason
+    assert f"of {enough:,} bytes that are free on cpu" in plan.reason
+
+
+def test_a_machine_without_room_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        EngineError, match=r"must have 256 bytes \(256 gradient\) on each rank .*streamed.*, but 300 bytes are free"
+    ) as caught:
+        fitting(monkeypatch, 300)
     assert caught.value.code == "out-of-memory"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"placement": "everywhere"}, "`placement` must be one of auto, replicated"),
+        ({"precision": "int3"}, "`precision` must be one of auto, float32"),
+        ({"placement": "sharded-model"}, "`placement` must be another one with a single rank"),
+        ({"precision": "offload"}, "`precision` must be another one on cpu, but is `offload`"),
+        (
+            {"placement": "by-checkpoint", "precision": "streamed"},
+            "`precision` must be another one with `by-checkpoint`",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], message: str) -> None:
+    with pytest.raises(EngineError, match=re.escape(message)) as caught:
+        fitting(monkeypatch, 1 << 20, **asked)
+    assert caught.value.code == "invalid-placement"
+
+
+def test_more_ranks_than_parameters_cannot_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngineError, match=r"with more ranks \(641\) than parameters \(640\)"):
+        fitting(monkeypatch, 1 << 30, ranks=641, placement="by-parameter")
+
+
+def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def without_int4(tier: str, *rest: Any) -> Any:
+        if tier == "int4":
+            raise NotImplementedError
+        return make_rows(tier, *rest)
+
+    monkeypatch.setattr(preflight, "make_rows", without_int4)
+    assert supported_precision("int4", CPU, told.append) == "int8"
+    assert [event.message for event in told if isinstance(event, Warned)] == [
+        "Directions are kept as int8, for cpu does not support int4."
+    ]
+    assert supported_precision("auto", CPU, told.append) == "auto"
+
+
+def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net, count=4)
+    binding = bind(plain_net(), checkpoints)
+    weights = model_weights_for(checkpoints, binding)
+    told: list[object] = []
+    tries = iter([True, False])
+
+    def trial() -> None:
+        if next(tries):
+            raise torch.OutOfMemoryError
+
+    weights.tell, weights.trial = told.append, trial
+    weights.plans = [weights.plan, replace(weights.plan, precision="bfloat16")]
+    groups = GROUPINGS["model"](binding)
+    weights.placement(groups).place(torch.full((4, 1), 0.25, dtype=torch.float64), groups)
+    assert weights.plan.precision == "bfloat16"
+    assert [event.message for event in told if isinstance(event, Warned)] == [
+        "Directions as float32 (replicated) ran out of memory in a trial step; they are kept as bfloat16 (replicated)."
+    ]
 
 
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +189,12 @@ def test_a_model_with_a_tensor_more_or_less_than_the_files_is_refused(tmp_path: 
 def test_a_model_without_statistics_needs_no_policy_and_a_small_set_averages_them(tmp_path: Path) -> None:
     plain = write_checkpoints(tmp_path / "plain", plain_net)
     few = Examples(task=ToyTask(plain_net), data=ToyData(64), indices=torch.arange(64), device=CPU)
-    statistics, warning = choose_statistics(plain, bind(plain_net(), plain), few)
+    statistics, warning = choose_statistics(plain, bind(plain_net(), plain), few, SingleProcess())
     assert isinstance(statistics, NoStatistics)
     assert warning is None
     normed = write_checkpoints(tmp_path / "normed", norm_net, count=3)
     binding = bind(norm_net(), normed)
-    statistics, warning = choose_statistics(normed, binding, replace(few, task=ToyTask(norm_net)))
+    statistics, warning = choose_statistics(normed, binding, replace(few, task=ToyTask(norm_net)), SingleProcess())
     assert isinstance(statistics, AveragedStatistics)
     assert warning is not None
     assert "there are 64" in warning

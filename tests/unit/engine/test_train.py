@@ -3,125 +3,203 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ladle_engine.binding import bind
-from ladle_engine.buffers import NoStatistics
-from ladle_engine.checkpoints import open_checkpoint
+from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.directions import alpha_from_u, measure, open_directions
 from ladle_engine.errors import MethodError
-from ladle_engine.examples import Examples
-from ladle_engine.groups import GROUPINGS, Groups
-from ladle_engine.progress import ignore
+from ladle_engine.groups import Grouping, Groups
 from ladle_engine.state import ResumeState
+from ladle_engine.subspace import Basis, Convex, Linear, gram_schmidt, normalised, own_lengths, principal
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings, schedule
-from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, plain_net, write_checkpoints
+from tests.unit.engine.toy import TiedNet, ToyData, plain_net, subspace_for, trainer_for, write_checkpoints
 
-SETTINGS = TrainSettings(steps=40, learning_rate=0.05, prior=0.5, optimiser="adamw", warmup_fraction=0.1, seed=3)
+SETTINGS = TrainSettings(
+    steps=40,
+    learning_rate=0.05,
+    optimiser="adamw",
+    momentum=0.9,
+    schedule="cosine",
+    warmup_fraction=0.1,
+    prior=0.5,
+    l2=0.0,
+    sam_radius=0.0,
+    seed=3,
+)
+BASES: dict[str, Basis] = {
+    "own lengths": own_lengths,
+    "normalised": normalised,
+    "gram-schmidt": gram_schmidt,
+    "principal": principal,
+}
 
 
-def trainer_for(
+def reference_alpha(
     checkpoints: CheckpointSet,
     build: Callable[[], nn.Module],
-    grouping: str,
-    storage: str = "float32",
-    state: ResumeState | None = None,
-) -> Trainer:
-    task = ToyTask(build)
-    binding = bind(task.build_model(checkpoints), checkpoints)
-    groups = GROUPINGS[grouping](binding)
-    return Trainer(
-        method="twa",
-        binding=binding,
-        directions=open_directions(storage, checkpoints, binding),
-        statistics=NoStatistics(binding),
-        groups=groups,
-        live_KG=measure(checkpoints, binding, ignore).live_KG(groups),
-        examples=Examples(task=task, data=ToyData(64), indices=torch.arange(3, 64), device=torch.device("cpu")),
-        collectives=SingleProcess(),
-        state=state or ResumeState(None, ""),
-        tell=ignore,
-    )
-
-
-def centre_of(trainer: Trainer, count: int) -> Tensor:
-    return torch.zeros(count, len(trainer.groups), dtype=torch.float64)
-
-
-def reference_alpha(checkpoints: CheckpointSet, build: Callable[[], nn.Module], groups: Groups) -> Tensor:
+    groups: Groups,
+    basis_GKM: Tensor,
+    settings: TrainSettings = SETTINGS,
+) -> Tensor:
     """Learned as anybody would write it down first: one leaf, autograd through `sum_i alpha_i w_i`, float64."""
     weights = []
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
             weights.append({name: reader.read(name).double() for name in groups.of})
     model = build().double()
-    u_KG = torch.zeros(len(weights), len(groups), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.AdamW([u_KG], lr=SETTINGS.learning_rate, weight_decay=0.0)
-    data, order = ToyData(64), BatchOrder(61, 8, SETTINGS.seed)
-    for step in range(SETTINGS.steps):
+    theta_MG = torch.zeros(basis_GKM.shape[2], len(groups), dtype=torch.float64, requires_grad=True)
+    optimiser: torch.optim.Optimizer = torch.optim.AdamW([theta_MG], lr=0.1, weight_decay=0.0)
+    if settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD([theta_MG], lr=0.1, momentum=settings.momentum)
+    data, order = ToyData(64), BatchOrder(61, 8, settings.seed)
+    for step in range(settings.steps):
         batch = data.batch(torch.arange(3, 64)[order.batch(step)])
+        u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
         alpha_KG = u_KG + (1 - u_KG.sum(dim=0)) / len(weights)
         average = {
             name: sum(alpha_KG[i, g] * weights[i][name] for i in range(len(weights))) for name, g in groups.of.items()
         }
         loss = (functional_call(model, average, (batch["x"].double(),)) - batch["y"].double()).square().mean()
-        loss = loss + u_KG.square().sum() / (2 * 61 * SETTINGS.prior**2)
+        if settings.prior is not None:
+            loss = loss + u_KG.square().sum() / (2 * 61 * settings.prior**2)
+        loss = loss + settings.l2 / 2 * theta_MG.square().sum()
         optimiser.zero_grad()
         loss.backward()
-        optimiser.param_groups[0]["lr"] = SETTINGS.learning_rate * schedule(step, SETTINGS)
+        optimiser.param_groups[0]["lr"] = settings.learning_rate * schedule(step, settings)
         optimiser.step()
+    u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
     return (u_KG + (1 - u_KG.sum(dim=0)) / len(weights)).detach()
 
 
-@pytest.mark.parametrize("grouping", ["model", "layers", "tensors"])
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("grouping", ["model", "layers", "tensors", 2, ["weight", "bias"]], ids=str)
 @pytest.mark.parametrize("build", [plain_net, TiedNet])
 def test_forty_adamw_steps_equal_autograd_through_the_average(
-    tmp_path: Path, build: Callable[[], nn.Module], grouping: str
+    tmp_path: Path, build: Callable[[], nn.Module], grouping: Grouping, basis: str
 ) -> None:
+    if build is TiedNet and grouping == ["weight", "bias"]:
+        grouping = ["first", "head.w"]
     checkpoints = write_checkpoints(tmp_path, build)
     trainer = trainer_for(checkpoints, build, grouping)
-    trained = trainer.train(centre_of(trainer, 5), SETTINGS)
-    expected = reference_alpha(checkpoints, build, trainer.groups)
+    subspace = subspace_for(checkpoints, trainer, BASES[basis])
+    trained = trainer.train(subspace, SETTINGS)
+    expected = reference_alpha(checkpoints, build, trainer.groups, subspace.basis_GKM)
     moved = (expected - 1 / 5).abs().max()
     assert moved > 0.05, "the reference must have gone somewhere"
-    torch.testing.assert_close(alpha_from_u(trained.u_KG), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(trained.weights_KG, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimiser": "sgd", "learning_rate": 0.3},
+        {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 1.0, "prior": None, "l2": 0.2},
+        {"schedule": "linear"},
+        {"schedule": "constant", "warmup_fraction": 0.0},
+        {"schedule": "step"},
+    ],
+    ids=str,
+)
+def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Path, change: dict[str, Any]) -> None:
+    settings = replace(SETTINGS, **change)
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    trainer = trainer_for(checkpoints, plain_net, "layers")
+    subspace = subspace_for(checkpoints, trainer)
+    expected = reference_alpha(checkpoints, plain_net, trainer.groups, subspace.basis_GKM, settings)
+    assert (expected - 1 / 5).abs().max() > 0.02
+    torch.testing.assert_close(trainer.train(subspace, settings).weights_KG, expected, rtol=0, atol=1e-5)
 
 
 def test_streamed_directions_train_the_same_coefficients_as_resident_ones(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     resident = trainer_for(checkpoints, plain_net, "layers")
-    streamed = trainer_for(checkpoints, plain_net, "layers", storage="streamed")
+    streamed = trainer_for(checkpoints, plain_net, "layers", precision="streamed")
+    subspace = subspace_for(checkpoints, resident)
     torch.testing.assert_close(
-        streamed.train(centre_of(streamed, 5), SETTINGS).u_KG,
-        resident.train(centre_of(resident, 5), SETTINGS).u_KG,
+        streamed.train(subspace, SETTINGS).weights_KG,
+        resident.train(subspace, SETTINGS).weights_KG,
         rtol=0,
         atol=1e-5,
     )
 
 
-def test_bfloat16_directions_cost_only_coefficient_accuracy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.02), ("int8", 0.02), ("int4", 0.2)])
+def test_coarse_directions_cost_only_coefficient_accuracy(tmp_path: Path, precision: str, most: float) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     exact = trainer_for(checkpoints, plain_net, "model")
-    coarse = trainer_for(checkpoints, plain_net, "model", storage="bfloat16")
-    difference = (
-        coarse.train(centre_of(coarse, 5), SETTINGS).u_KG - exact.train(centre_of(exact, 5), SETTINGS).u_KG
-    ).abs()
-    assert 0 < difference.max() < 0.02
+    coarse = trainer_for(checkpoints, plain_net, "model", precision=precision)
+    subspace = subspace_for(checkpoints, exact)
+    difference = (coarse.train(subspace, SETTINGS).weights_KG - exact.train(subspace, SETTINGS).weights_KG).abs()
+    assert 0 < difference.max() < most
 
 
+def full_objective(trainer: Trainer, subspace: Linear, weights_KG: Tensor, prior: float) -> float:
+    loss, _ = trainer.loss_and_gradient(weights_KG, trainer.examples.indices)
+    u_KG = weights_KG - subspace.alpha_0_KG
+    return loss + float(u_KG.square().sum()) / (2 * len(trainer.examples) * prior**2)
+
+
+def test_lbfgs_reaches_a_lower_minimum_than_adamw_in_as_many_batches(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    reached = {}
+    for optimiser in ("adamw", "lbfgs"):
+        trainer = trainer_for(checkpoints, plain_net, "layers")
+        subspace = subspace_for(checkpoints, trainer)
+        trained = trainer.train(subspace, replace(SETTINGS, optimiser=optimiser, steps=160))
+        reached[optimiser] = full_objective(trainer, subspace, trained.weights_KG, prior=0.5)
+        # 61 examples are 8 batches of 8: L-BFGS takes whole passes, and one loss each.
+        assert len(trained.losses) <= (20 if optimiser == "lbfgs" else 160)
+    assert reached["lbfgs"] < reached["adamw"]
+
+
+def test_sam_takes_the_gradient_uphill(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    trainer = trainer_for(checkpoints, plain_net, "model")
+    subspace = subspace_for(checkpoints, trainer)
+    settings = replace(SETTINGS, optimiser="sgd", momentum=0.0, steps=1, warmup_fraction=0.0, prior=None)
+    centre_KG = subspace.alpha_0_KG
+    batch = trainer.examples.indices[BatchOrder(61, 8, SETTINGS.seed).batch(0)]
+    _, first_KG = trainer.loss_and_gradient(centre_KG, batch)
+    first_KG = first_KG - first_KG.mean(dim=0)
+    uphill_KG = centre_KG + 0.4 * first_KG / first_KG.norm()
+    _, expected_KG = trainer.loss_and_gradient(uphill_KG, batch)
+    expected_KG = centre_KG - 0.05 * (expected_KG - expected_KG.mean(dim=0))
+    moved_KG = trainer.train(subspace, replace(settings, sam_radius=0.4)).weights_KG
+    torch.testing.assert_close(moved_KG, expected_KG, rtol=0, atol=1e-7)
+    plain_KG = trainer.train(subspace, settings).weights_KG
+    assert (plain_KG - moved_KG).abs().max() > 1e-4
+
+
+def test_convex_coefficients_stay_positive_and_lower_the_loss(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    trainer = trainer_for(checkpoints, plain_net, "layers")
+    start_KG = torch.full((5, 2), 0.2, dtype=torch.float64)
+    trained = trainer.train(Convex(alpha_0_KG=start_KG), replace(SETTINGS, prior=None, learning_rate=0.2))
+    assert bool((trained.weights_KG > 0).all())
+    torch.testing.assert_close(trained.weights_KG.sum(dim=0), torch.ones(2, dtype=torch.float64))
+    before, _ = trainer.loss_and_gradient(start_KG, trainer.examples.indices)
+    after, _ = trainer.loss_and_gradient(trained.weights_KG, trainer.examples.indices)
+    assert after < before
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "lbfgs"])
 @pytest.mark.parametrize("interrupted_after", [1, 17, 39])
-def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(tmp_path: Path, interrupted_after: int) -> None:
+def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(
+    tmp_path: Path, interrupted_after: int, optimiser: str
+) -> None:
     checkpoints = write_checkpoints(tmp_path / "ckpts", plain_net)
     whole = trainer_for(checkpoints, plain_net, "layers")
-    expected = whole.train(centre_of(whole, 5), SETTINGS)
+    subspace = subspace_for(checkpoints, whole)
+    settings = replace(SETTINGS, optimiser=optimiser, steps=40 if optimiser == "adamw" else 400)
+    expected = whole.train(subspace, settings)
 
     class Interrupted(Exception):
         pass
@@ -132,33 +210,36 @@ def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(tmp_path:
 
         def save(self, key: str, value: object) -> None:
             super().save(key, value)  # type: ignore[arg-type]  # a test double with the same meaning
-            if len(value["losses"]) == interrupted_after:  # type: ignore[index]  # as above
+            if len(value["losses"]) >= interrupted_after:  # type: ignore[index]  # as above
                 raise Interrupted
 
     dying = trainer_for(checkpoints, plain_net, "layers", state=StateThatDies(tmp_path / "state", "f"))
     with pytest.raises(Interrupted):
-        dying.train(centre_of(dying, 5), SETTINGS)
+        dying.train(subspace, settings)
     second = trainer_for(checkpoints, plain_net, "layers", state=ResumeState(tmp_path / "state", "f"))
-    resumed = second.train(centre_of(second, 5), SETTINGS)
-    assert torch.equal(resumed.u_KG, expected.u_KG)
+    resumed = second.train(subspace, settings)
+    assert torch.equal(resumed.weights_KG, expected.weights_KG)
     assert resumed.losses == expected.losses
 
 
 def test_no_gradient_outlives_its_projection(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "model")
-    trainer.loss_and_gradient(centre_of(trainer, 5), torch.arange(8))
-    assert all(parameter.grad is None for parameter in trainer.binding.model.parameters())
+    trainer.loss_and_gradient(torch.full((5, 1), 0.2, dtype=torch.float64), torch.arange(8))
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
 def test_learning_rates_mean_the_same_for_a_model_a_thousand_times_larger(tmp_path: Path) -> None:
     """Scale-free: `u` moves by the rate in units of the directions' lengths, however long those are."""
     near = trainer_for(write_checkpoints(tmp_path / "near", plain_net, spread=1e-3), plain_net, "model")
     far = trainer_for(write_checkpoints(tmp_path / "far", plain_net, spread=1.0), plain_net, "model")
-    one_step = TrainSettings(steps=1, learning_rate=0.05, prior=1.0, optimiser="adamw", warmup_fraction=1.0, seed=0)
-    for trainer in (near, far):
-        u_KG = trainer.train(centre_of(trainer, 5), one_step).u_KG
-        torch.testing.assert_close(u_KG.abs(), torch.full_like(u_KG, 0.05), rtol=1e-4, atol=0)
+    one_step = replace(SETTINGS, steps=1, warmup_fraction=0.0)
+    for folder, trainer in (("near", near), ("far", far)):
+        subspace = subspace_for(discover(tmp_path / folder), trainer)
+        u_KG = trainer.train(subspace, one_step).weights_KG - subspace.alpha_0_KG
+        # AdamW's first step is the rate in each coordinate; what all share moves nothing and is taken out.
+        signs_KG = (u_KG - u_KG.min()).gt(0.05).double() * 0.1 - 0.05
+        torch.testing.assert_close(u_KG, signs_KG - signs_KG.mean(), rtol=0, atol=1e-4)
 
 
 def test_a_loss_that_becomes_nan_names_method_step_and_rate(tmp_path: Path) -> None:
@@ -166,7 +247,7 @@ def test_a_loss_that_becomes_nan_names_method_step_and_rate(tmp_path: Path) -> N
     trainer = trainer_for(checkpoints, plain_net, "model")
     trainer.examples.data.y[20:] = float("nan")  # type: ignore[attr-defined]  # the toy's own data
     with pytest.raises(MethodError, match=r"`twa` must be finite.* at step \d+ of 40 the loss is nan.*0\.05") as caught:
-        trainer.train(centre_of(trainer, 5), SETTINGS)
+        trainer.train(subspace_for(checkpoints, trainer), SETTINGS)
     assert caught.value.code == "non-finite-loss"
 
 
@@ -194,7 +275,7 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
 def test_trained_holds_the_final_coefficients(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "model")
-    trained = trainer.train(centre_of(trainer, 5), SETTINGS)
+    trained = trainer.train(subspace_for(checkpoints, trainer), SETTINGS)
     assert isinstance(trained, Trained)
     assert len(trained.losses) == 40
     assert sum(trained.losses[-8:]) < sum(trained.losses[:8])

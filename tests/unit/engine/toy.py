@@ -11,10 +11,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ladle_engine.binding import Binding, bind
+from ladle_engine.buffers import NoStatistics, RecomputedStatistics, Statistics
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.collectives import Collectives, SingleProcess
+from ladle_engine.examples import Examples
+from ladle_engine.geometry import measure
+from ladle_engine.groups import Grouping, group
+from ladle_engine.model_weights import ModelWeights
 from ladle_engine.options import option
+from ladle_engine.preflight import MemoryPlan
+from ladle_engine.progress import ignore
+from ladle_engine.sharded_model import build_sharded
+from ladle_engine.state import ResumeState
+from ladle_engine.subspace import Basis, Linear, own_lengths
 from ladle_engine.tasks.base import Batch, Metric
+from ladle_engine.train import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +127,75 @@ def write_checkpoints(
             moved["second.weight"] = moved["first.weight"].clone()
         save_file({name: tensor.contiguous() for name, tensor in moved.items()}, folder / f"step-{index}.safetensors")
     return discover(folder)
+
+
+def model_weights_for(
+    checkpoints: CheckpointSet,
+    binding: Binding,
+    *,
+    precision: str = "float32",
+    placement: str = "replicated",
+    collectives: Collectives | None = None,
+) -> ModelWeights:
+    """With one plan, and no trial step."""
+    plan = MemoryPlan(placement=placement, precision=precision, parts={}, available_bytes=0, reason="a test")
+    return ModelWeights(
+        checkpoints=checkpoints,
+        binding=binding,
+        plans=[plan],
+        device=torch.device("cpu"),
+        collectives=collectives or SingleProcess(),
+        trial=lambda: None,
+        tell=ignore,
+    )
+
+
+def trainer_for(
+    checkpoints: CheckpointSet,
+    build: Callable[[], nn.Module],
+    grouping: Grouping,
+    *,
+    precision: str = "float32",
+    placement: str = "replicated",
+    state: ResumeState | None = None,
+    collectives: Collectives | None = None,
+    examples: int = 61,
+) -> Trainer:
+    """A training run on the toy's data, outside of any job."""
+    collectives = collectives or SingleProcess()
+    task = ToyTask(build)
+    if placement == "sharded-model":
+        model = build_sharded(task, checkpoints, collectives, torch.device("cpu"))
+    else:
+        model = task.build_model(checkpoints)
+    binding = bind(model, checkpoints)
+    groups = group(binding, grouping)
+    weights = model_weights_for(checkpoints, binding, precision=precision, placement=placement, collectives=collectives)
+    chosen = Examples(
+        task=task, data=ToyData(3 + examples), indices=torch.arange(3, 3 + examples), device=torch.device("cpu")
+    )
+    statistics: Statistics = NoStatistics(binding)
+    if binding.statistics:
+        statistics = RecomputedStatistics(checkpoints, binding, chosen, collectives)
+    return Trainer(
+        method="twa",
+        model=binding.model,
+        placement=weights.placement(groups),
+        statistics=statistics,
+        place_statistics=lambda weights_KG: statistics.place(weights_KG, groups),
+        groups=groups,
+        examples=chosen,
+        collectives=collectives,
+        state=state or ResumeState(None, ""),
+        tell=ignore,
+    )
+
+
+def subspace_for(checkpoints: CheckpointSet, trainer: Trainer, basis: Basis = own_lengths) -> Linear:
+    """Around the mean of the checkpoints."""
+    geometry = measure(checkpoints, bind(trainer.examples.task.build_model(checkpoints), checkpoints), ignore)
+    K = len(checkpoints.checkpoints)
+    return Linear(
+        alpha_0_KG=torch.full((K, len(trainer.groups)), 1 / K, dtype=torch.float64),
+        basis_GKM=basis(geometry, trainer.groups),
+    )

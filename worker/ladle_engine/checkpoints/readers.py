@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.pickle_file import load_state_dict
 from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
-from ladle_engine.checkpoints.types import Checkpoint, TensorInfo, TensorReader
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """Prefixes that DistributedDataParallel, torch.compile and FSDP put before every name."""
@@ -94,6 +94,31 @@ class PickleReader:
 def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:
     """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
     return READERS[checkpoint.format](checkpoint)
+
+
+class OpenCheckpoints:
+    """All K checkpoints open at once; what the formats allow is memory-mapped, so this costs no memory."""
+
+    def __init__(self, checkpoints: CheckpointSet) -> None:
+        self._stack = ExitStack()
+        self.readers: list[TensorReader] = []
+        with ExitStack() as stack:
+            for checkpoint in checkpoints.checkpoints:
+                self.readers.append(stack.enter_context(open_checkpoint(checkpoint)))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> list[TensorReader]:
+        return self.readers
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def open_all(checkpoints: CheckpointSet) -> OpenCheckpoints:
+    return OpenCheckpoints(checkpoints)
 
 
 READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from ladle_engine.methods.base import Method
 from ladle_engine.methods.fixed import Best, Ema, LastK, SecondBest, Uniform
+from ladle_engine.methods.given import Given
 from ladle_engine.methods.greedy import GreedySoup
-from ladle_engine.methods.twa import Twa, TwaLayerwise
+from ladle_engine.methods.psgd import Psgd
+from ladle_engine.methods.random_bases import RandomBases
+from ladle_engine.methods.twa import LearnedSoup, PcaSubspace, Twa, TwaGramSchmidt, TwaLayerwise
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (Best(), SecondBest(), Uniform(), LastK(), Ema(), GreedySoup(), Twa(), TwaLayerwise())
+    for method in (
+        Best(),
+        SecondBest(),
+        Uniform(),
+        LastK(),
+        Ema(),
+        GreedySoup(),
+        Given(),
+        Twa(),
+        TwaLayerwise(),
+        TwaGramSchmidt(),
+        PcaSubspace(),
+        Psgd(),
+        LearnedSoup(),
+        RandomBases(),
+    )
 }
-"""In the order in which `auto` runs them; of two that tie, the earlier one wins, so the simpler."""
+"""In the order in which they run; of two that tie, the earlier one wins, so the simpler."""
 
 AUTO = "auto"
 
-AUTO_METHODS: tuple[str, ...] = tuple(name for name in METHODS if name != SecondBest.name)
-"""What `auto` runs where it is not told: the second best checkpoint cannot win, so nothing is spent on it."""
+AUTO_METHODS: tuple[str, ...] = ("best", "uniform", "last-k", "ema", "greedy-soup", "twa", "twa-layerwise")
+"""What `auto` runs where it is not told: the others are for comparison, or another way to the same subspace."""

@@ -1,86 +1,96 @@
-"""Trainable Weight Averaging: centre and normalise (journal version), whole-model and by layer."""
+"""Trainable Weight Averaging and its kin: coefficients of the checkpoints trained in one basis or another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from ladle_engine.coefficients import Coefficients
-from ladle_engine.directions import alpha_from_u
-from ladle_engine.groups import GROUPINGS
+from ladle_engine.groups import HELP, Grouping, group
 from ladle_engine.methods.base import Choice
+from ladle_engine.methods.trained import TrainedOptions, choice_of, start_of, trainer_for
 from ladle_engine.options import option
-from ladle_engine.train import Trainer, TrainSettings
+from ladle_engine.subspace import Basis, Convex, Linear, gram_schmidt, own_lengths, principal
 from ladle_engine.workspace import Workspace
 
+TWA_PAPER = "https://arxiv.org/abs/2205.13104"
+
 
 @dataclass(frozen=True, kw_only=True)
-class TwaOptions:
-    """Rates and decay are in units of the directions' lengths, so they fit every model."""
+class LayerwiseOptions(TrainedOptions):
+    groups: Grouping = option("layers", HELP)
 
-    steps: int = option(96, "gradient steps, each on one batch", at_least=1)
-    learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
-    prior: float = option(
-        0.2,
-        "how far coefficients are expected from the mean, in directions' lengths; a smaller one holds harder",
-        above=0.0,
+
+@dataclass(frozen=True, kw_only=True)
+class PrincipalOptions(TrainedOptions):
+    dimensions: int | None = option(None, "how many principal components; all of them when absent", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedSoupOptions(TrainedOptions):
+    prior: float | None = option(
+        None, "how far coefficients are expected from the start; smaller holds harder, null is none", above=0.0
     )
-    optimiser: str = option("adamw", "adamw, or sgd with momentum 0.9", one_of=("adamw", "sgd"))
-    warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
-    groups: str = option("model", "what shares a coefficient: model, layers or tensors", one_of=tuple(GROUPINGS))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TwaLayerwiseOptions(TwaOptions):
-    groups: str = option("layers", "what shares a coefficient: model, layers or tensors", one_of=tuple(GROUPINGS))
 
 
 class Twa:
     name: ClassVar[str] = "twa"
     summary: ClassVar[str] = "Trains one coefficient per checkpoint by gradient descent, starting at the mean."
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, eqs. 3-7 and Algorithm 1"
-    reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
-    options_type: ClassVar[type] = TwaOptions
+    reference_url: ClassVar[str] = TWA_PAPER
+    options_type: ClassVar[type] = TrainedOptions
 
-    def choose(self, work: Workspace, options: TwaOptions) -> Choice:
-        groups = GROUPINGS[options.groups](work.binding)
-        trainer = Trainer(
-            method=self.name,
-            binding=work.binding,
-            directions=work.directions(),
-            statistics=work.statistics,
-            groups=groups,
-            live_KG=work.geometry.live_KG(groups),
-            examples=work.coefficient_examples,
-            collectives=work.collectives,
-            state=work.state,
-            tell=work.tell,
+    def basis(self, options: TrainedOptions) -> Basis:
+        return own_lengths
+
+    def choose(self, work: Workspace, options: TrainedOptions) -> Choice:
+        groups = group(work.binding, options.groups)
+        subspace = Linear(
+            alpha_0_KG=start_of(work, self.name, options.start, groups),
+            basis_GKM=self.basis(options)(work.geometry, groups),
         )
-        settings = TrainSettings(
-            steps=options.steps,
-            learning_rate=options.learning_rate,
-            prior=options.prior,
-            optimiser=options.optimiser,
-            warmup_fraction=options.warmup_fraction,
-            seed=work.seed,
-        )
-        work.use_reference_counters()
-        centre_KG = torch.zeros(len(work.checkpoints.names), len(groups), dtype=torch.float64)
-        trained = trainer.train(centre_KG, settings)
-        coefficients = Coefficients(
-            checkpoints=work.checkpoints.names,
-            groups=groups.names,
-            group_of=groups.of,
-            alpha_KG=alpha_from_u(trained.u_KG),
-        )
-        label = self.name if len(groups) == 1 else f"{self.name} ({len(groups)} groups)"
-        return Choice(coefficients=coefficients, label=label, losses=trained.losses)
+        trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
+        return choice_of(work, self.name, groups, trained)
 
 
 class TwaLayerwise(Twa):
     name: ClassVar[str] = "twa-layerwise"
-    summary: ClassVar[str] = "Trains one coefficient per checkpoint and layer."
-    reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, section 4.3 and eq. 8"
-    options_type: ClassVar[type] = TwaLayerwiseOptions
+    summary: ClassVar[str] = "TWA with one coefficient per checkpoint and layer."
+    reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, section 4.3"
+    options_type: ClassVar[type] = LayerwiseOptions
+
+
+class TwaGramSchmidt(Twa):
+    name: ClassVar[str] = "twa-gram-schmidt"
+    summary: ClassVar[str] = "TWA in an orthogonal basis of the checkpoints, in their order."
+    reference: ClassVar[str] = (
+        "Li et al. 2023 (ICLR), Trainable Weight Averaging, Algorithm 1: Schmidt orthogonalisation"
+    )
+    reference_url: ClassVar[str] = "https://openreview.net/forum?id=8wbnpOJY-f"
+
+    def basis(self, options: TrainedOptions) -> Basis:
+        return gram_schmidt
+
+
+class PcaSubspace(Twa):
+    name: ClassVar[str] = "pca"
+    summary: ClassVar[str] = "Trains in the top principal components of the checkpoints."
+    reference: ClassVar[str] = "Li et al. 2022, Low Dimensional Trajectory Hypothesis is True (DLDR)"
+    reference_url: ClassVar[str] = "https://arxiv.org/abs/2103.11154"
+    options_type: ClassVar[type] = PrincipalOptions
+
+    def basis(self, options: PrincipalOptions) -> Basis:  # type: ignore[override]  # its own options, by options_type
+        return lambda geometry, groups: principal(geometry, groups, options.dimensions)
+
+
+class LearnedSoup:
+    name: ClassVar[str] = "learned-soup"
+    summary: ClassVar[str] = "Trains convex coefficients: a softmax, so none is negative."
+    reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, appendix: learned soup"
+    reference_url: ClassVar[str] = "https://arxiv.org/abs/2203.05482"
+    options_type: ClassVar[type] = LearnedSoupOptions
+
+    def choose(self, work: Workspace, options: LearnedSoupOptions) -> Choice:
+        groups = group(work.binding, options.groups)
+        subspace = Convex(alpha_0_KG=start_of(work, self.name, options.start, groups))
+        trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
+        return choice_of(work, self.name, groups, trained)

@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 
 from ladle_engine.binding import bind
 from ladle_engine.checkpoints import discover
-from ladle_engine.directions import alpha_from_u, measure, open_directions
+from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.progress import ignore
-from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
+from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 
 def flat_weights(folder: Path) -> torch.Tensor:
@@ -59,28 +59,22 @@ def test_a_frozen_layer_and_a_duplicate_at_the_centre_are_dropped(tmp_path: Path
     assert live_KG.tolist() == [[False, True], [False, True], [False, False]]
 
 
-def test_placing_a_one_hot_u_gives_that_checkpoint(tmp_path: Path) -> None:
+def test_placing_a_one_hot_alpha_gives_that_checkpoint(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     task = ToyTask(plain_net)
-    for storage in ("float32", "streamed"):
+    for precision in ("float32", "streamed"):
         binding = bind(task.build_model(checkpoints), checkpoints)
-        directions = open_directions(storage, checkpoints, binding)
-        u_KG = torch.zeros(5, 1, dtype=torch.float64)
-        u_KG[3] = 1.0
-        directions.place(u_KG, GROUPINGS["model"](binding))
+        groups = GROUPINGS["model"](binding)
+        alpha_KG = torch.zeros(5, 1, dtype=torch.float64)
+        alpha_KG[3] = 1.0
+        weights = model_weights_for(checkpoints, binding, precision=precision)
+        weights.placement(groups).place(alpha_KG, groups)
         placed = torch.cat([parameter.detach().reshape(-1).double() for parameter in binding.parameters.values()])
         expected = torch.cat(
             [load_file(tmp_path / "step-3.safetensors")[name].double().reshape(-1) for name in binding.parameters]
         )
         torch.testing.assert_close(placed, expected, rtol=0, atol=1e-6)
-        directions.close()
-
-
-def test_alpha_sums_to_one_and_a_common_shift_of_u_changes_nothing() -> None:
-    u_KG = torch.randn(6, 3, dtype=torch.float64)
-    alpha_KG = alpha_from_u(u_KG)
-    torch.testing.assert_close(alpha_KG.sum(dim=0), torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(alpha_from_u(u_KG + 0.7), alpha_KG)
+        weights.close()
 
 
 def test_statistics_go_with_their_layer(tmp_path: Path) -> None:

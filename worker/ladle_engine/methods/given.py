@@ -1,0 +1,83 @@
+"""Coefficients that the user gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.errors import MethodError
+from ladle_engine.groups import HELP, Grouping, group
+from ladle_engine.methods.base import Choice
+from ladle_engine.options import option
+from ladle_engine.progress import Warned
+from ladle_engine.workspace import Workspace
+
+SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenOptions:
+    coefficients: list[float] | list[list[float]] | dict[str, float] = option(
+        [], "a number a checkpoint, in their order or by name; or, for groups, a list of them for each group"
+    )
+    any_sum: bool = option(False, "also takes coefficients that do not sum to 1")
+    groups: Grouping = option("model", HELP)
+
+
+class Given:
+    name: ClassVar[str] = "given"
+    summary: ClassVar[str] = "Takes the coefficients that you give."
+    reference: ClassVar[str] = "a weighted average, as mergekit's `linear`"
+    reference_url: ClassVar[str] = "https://github.com/arcee-ai/mergekit"
+    options_type: ClassVar[type] = GivenOptions
+
+    def choose(self, work: Workspace, options: GivenOptions) -> Choice:
+        groups = group(work.binding, options.groups)
+        names = work.checkpoints.names
+        alpha_KG = _as_matrix(options.coefficients, names, groups.names)
+        sums_G = alpha_KG.sum(dim=0)
+        wrong = [g for g, total in enumerate(sums_G.tolist()) if abs(total - 1.0) > SUM_TOLERANCE]
+        label = self.name
+        if wrong:
+            total = float(sums_G[wrong[0]])
+            where = f" in group `{groups.names[wrong[0]]}`" if len(groups) > 1 else ""
+            if not options.any_sum:
+                raise _invalid(f"sum to 1{where}, unless `any_sum` is true", f"{total:.7g} in sum")
+            work.tell(Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is no average."))
+            label = f"{self.name} (sum {total:.4g})"
+        return Choice(
+            coefficients=Coefficients(checkpoints=names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG),
+            label=label,
+        )
+
+
+def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> Tensor:
+    """float64 K x G."""
+    K, G = len(names), len(groups)
+    if isinstance(given, dict):
+        unknown = [name for name in given if name not in names]
+        missing = [name for name in names if name not in given]
+        if unknown or missing:
+            raise _invalid(
+                f"name each of the {K} checkpoints",
+                f"without `{missing[0]}`" if missing else f"one for `{unknown[0]}`, which is none of them",
+            )
+        given = [given[name] for name in names]
+    rows = given if given and isinstance(given[0], list) else [given] * G
+    if len(rows) != G or any(not isinstance(row, list) or len(row) != K for row in rows):
+        shape = f"{len(rows)} x {sorted({len(row) if isinstance(row, list) else 1 for row in rows})}"
+        wanted = f"{K} numbers, one a checkpoint" if G == 1 else f"{K} numbers, or {G} lists of {K}, one a group"
+        raise _invalid(f"be {wanted}", f"{len(given)} numbers" if rows[0] is given else f"of the shape {shape}")
+    numbers = [number for row in rows for number in row]
+    if not all(math.isfinite(number) for number in numbers):
+        raise _invalid("be finite", str(next(number for number in numbers if not math.isfinite(number))))
+    return torch.tensor(rows, dtype=torch.float64).T.contiguous()
+
+
+def _invalid(rule: str, value: str) -> MethodError:
+    return MethodError("invalid-method-options", f"`coefficients` of method `given` must {rule}, but are {value}.")

@@ -1,0 +1,147 @@
+"""P-SGD: the gradient is projected and the weights themselves are stepped, with momentum (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ladle_engine.buckets import local_part
+from ladle_engine.groups import HELP, Grouping, Groups, group
+from ladle_engine.methods.base import Choice
+from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
+from ladle_engine.options import option
+from ladle_engine.progress import Pace
+from ladle_engine.subspace import gram_schmidt
+from ladle_engine.train import SCHEDULES, BatchOrder, Trained, TrainSettings, schedule, without_noise
+from ladle_engine.workspace import Workspace
+
+SETTLED_EVERY = 16
+"""Steps after which weights and momentum are made again from their coefficients, which takes out the rounding that has
+gathered, and is where a run can be resumed bit for bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsgdOptions:
+    steps: int = option(96, "gradient steps, each on one batch", at_least=1)
+    learning_rate: float = option(1.0, "of the weights, in units of the squared length of the directions", above=0.0)
+    momentum: float = option(0.9, "of the weights", at_least=0.0, at_most=0.9999)
+    schedule: str = option(
+        "cosine", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+    )
+    warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
+    start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
+    groups: Grouping = option("model", HELP)
+
+    def settings(self, seed: int) -> TrainSettings:
+        return TrainSettings(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            optimiser="sgd",
+            momentum=self.momentum,
+            schedule=self.schedule,
+            warmup_fraction=self.warmup_fraction,
+            prior=None,
+            l2=0.0,
+            sam_radius=0.0,
+            seed=seed,
+        )
+
+
+class Psgd:
+    """`v <- momentum v + P P^T g; w <- w - rate v` with orthonormal P.
+
+    In exact arithmetic this is SGD with momentum on the coefficients (`twa-gram-schmidt` with `optimiser: sgd` and no
+    prior), at three more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
+    """
+
+    name: ClassVar[str] = "psgd"
+    summary: ClassVar[str] = "SGD with momentum on the weights, its gradient projected on the checkpoints' subspace."
+    reference: ClassVar[str] = (
+        "Li et al. 2023, Algorithm 1; Li et al. 2022, Low Dimensional Trajectory Hypothesis (P-SGD)"
+    )
+    reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
+    options_type: ClassVar[type] = PsgdOptions
+
+    def choose(self, work: Workspace, options: PsgdOptions) -> Choice:
+        groups = group(work.binding, options.groups)
+        alpha_0_KG = start_of(work, self.name, options.start, groups)
+        settings = options.settings(work.seed)
+        trainer = trainer_for(work, self.name, groups)
+        basis_GKM = gram_schmidt(work.geometry, groups)
+        projector_GKK = basis_GKM @ basis_GKM.mT
+        state = work.state.load(f"train-{self.name}") or {
+            "u": torch.zeros_like(alpha_0_KG),
+            "velocity": torch.zeros_like(alpha_0_KG),
+            "losses": [],
+        }
+        # The coefficients of what the weights and their momentum are: every step is linear in them.
+        u_KG, velocity_KG, losses = state["u"], state["velocity"], list(state["losses"])
+        parameters = list(work.binding.parameters.values())
+        optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
+        order = BatchOrder(len(trainer.examples), work.task.batch_size, settings.seed)
+        pace = Pace(work.tell, "train", settings.steps, method=self.name)
+        for step in range(len(losses), settings.steps):
+            if step % SETTLED_EVERY == 0:
+                if work.state.is_due():
+                    work.state.save(f"train-{self.name}", {"u": u_KG, "velocity": velocity_KG, "losses": list(losses)})
+                _settle(work, groups, optimiser, alpha_0_KG + centred(u_KG), velocity_KG, started=step > 0)
+            rate = settings.learning_rate * schedule(step, settings)
+            indices = trainer.examples.indices[order.batch(step)]
+            loss, gradient_KG = trainer.loss_and_gradient_here(alpha_0_KG + centred(u_KG), indices)
+            direction_KG = torch.einsum("gij,jg->ig", projector_GKK, without_noise(gradient_KG))
+            _step(work, groups, optimiser, direction_KG, rate)
+            velocity_KG = settings.momentum * velocity_KG + direction_KG if step else direction_KG.clone()
+            u_KG = u_KG - rate * velocity_KG
+            losses.append(loss)
+            pace.step(step + 1, loss)
+        trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), losses=losses)
+        return choice_of(work, self.name, groups, trained)
+
+
+def centred(u_KG: Tensor) -> Tensor:
+    """Weights that sum to 0: a vector without the centre."""
+    return u_KG - u_KG.mean(dim=0, keepdim=True)
+
+
+def _vector(work: Workspace, groups: Groups, u_KG: Tensor) -> list[Tensor]:
+    """`sum_i u_i (w_i - c)`, this rank's part of each parameter. Leaves the model's weights as they were."""
+    kept = [local_part(parameter)[0].clone() for parameter in work.binding.parameters.values()]
+    work.weights.placement(groups).place(centred(u_KG), groups)
+    vector = []
+    for parameter, weights in zip(work.binding.parameters.values(), kept, strict=True):
+        local, _ = local_part(parameter)
+        vector.append(local.clone())
+        local.copy_(weights)
+    return vector
+
+
+@torch.no_grad()
+def _step(work: Workspace, groups: Groups, optimiser: torch.optim.SGD, direction_KG: Tensor, rate: float) -> None:
+    projected = _vector(work, groups, direction_KG)
+    for parameter, gradient in zip(work.binding.parameters.values(), projected, strict=True):
+        parameter.grad = torch.zeros_like(parameter)
+        local_part(parameter.grad)[0].copy_(gradient)
+    optimiser.param_groups[0]["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _settle(
+    work: Workspace,
+    groups: Groups,
+    optimiser: torch.optim.SGD,
+    alpha_KG: Tensor,
+    velocity_KG: Tensor,
+    started: bool,
+) -> None:
+    if started:
+        momentum = _vector(work, groups, velocity_KG)
+        for parameter, values in zip(work.binding.parameters.values(), momentum, strict=True):
+            buffer = torch.zeros_like(parameter)
+            local_part(buffer)[0].copy_(values)
+            optimiser.state[parameter]["momentum_buffer"] = buffer
+    work.weights.placement(groups).place(alpha_KG, groups)

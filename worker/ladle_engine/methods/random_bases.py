@@ -1,0 +1,118 @@
+"""Random bases: directions that are drawn and not taken from checkpoints, whole-model, by layer, or anew each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ladle_engine.coefficients import Coefficients, RandomPart
+from ladle_engine.directions import RandomDirections
+from ladle_engine.groups import Groups, group
+from ladle_engine.methods.base import Choice
+from ladle_engine.methods.trained import TrainedOptions, start_of, trainer_for
+from ladle_engine.options import option
+from ladle_engine.progress import Pace
+from ladle_engine.subspace import Scaled
+from ladle_engine.train import BatchOrder, Trainer, TrainSettings, schedule
+from ladle_engine.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomOptions(TrainedOptions):
+    prior: float | None = option(
+        None, "how far coefficients are expected from the start; smaller holds harder, null is none", above=0.0
+    )
+    dimensions: int = option(16, "random directions, in each group", at_least=1)
+    redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
+
+
+class RandomBases:
+    name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "Trains along random directions from the mean: a baseline, which no checkpoint informs."
+    reference: ClassVar[str] = (
+        "Li et al. 2018, Measuring the Intrinsic Dimension of Objective Landscapes; by layer and re-drawn: Gressmann "
+        "et al. 2020, Improving Neural Network Training in Low Dimensional Random Bases"
+    )
+    reference_url: ClassVar[str] = "https://arxiv.org/abs/1804.08838"
+    options_type: ClassVar[type] = RandomOptions
+
+    def choose(self, work: Workspace, options: RandomOptions) -> Choice:
+        groups = group(work.binding, options.groups)
+        start = Coefficients(
+            checkpoints=work.checkpoints.names,
+            groups=groups.names,
+            group_of=groups.of,
+            alpha_KG=start_of(work, self.name, options.start, groups),
+        )
+        work.place(start)
+        placement = work.weights.random_placement(groups, work.seed, options.dimensions)
+        subspace = Scaled(scale_G=_scale_G(work, groups), dimensions=options.dimensions)
+        settings = options.settings(work.seed)
+        trainer = trainer_for(work, self.name, groups, placement, start.alpha_KG)
+        if options.redraw:
+            weights_TMG, losses = self._redrawn(work, trainer, subspace, settings)
+        else:
+            trained = trainer.train(subspace, settings)
+            weights_TMG, losses = trained.weights_KG[None], trained.losses
+        placement.close()
+        return Choice(
+            coefficients=Coefficients(
+                checkpoints=start.checkpoints,
+                groups=start.groups,
+                group_of=start.group_of,
+                alpha_KG=start.alpha_KG,
+                random=RandomPart(seed=work.seed, weights_TMG=weights_TMG),
+            ),
+            label=f"{self.name} ({options.dimensions} directions{', re-drawn' if options.redraw else ''})",
+            losses=losses,
+        )
+
+    def _redrawn(
+        self,
+        work: Workspace,
+        trainer: Trainer,
+        subspace: Scaled,
+        settings: TrainSettings,
+    ) -> tuple[Tensor, list[float]]:
+        """Gradient descent without momentum, which has no meaning from one basis to the next. float64 T x M x G."""
+        directions = trainer.placement.directions
+        assert isinstance(directions, RandomDirections)
+        key = f"train-{self.name}"
+        saved = work.state.load(key) or {"weights": [], "losses": []}
+        steps: list[Tensor] = list(saved["weights"])
+        losses: list[float] = list(saved["losses"])
+        for draw, weights_MG in enumerate(steps):
+            _go(work, trainer, directions, draw, weights_MG)
+        order = BatchOrder(len(trainer.examples), work.task.batch_size, settings.seed)
+        pace = Pace(work.tell, "train", settings.steps, method=self.name)
+        for step in range(len(steps), settings.steps):
+            directions.draw = step
+            loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])
+            rate = settings.learning_rate * schedule(step, settings)
+            # By theta the gradient is `scale * gradient`, and a step of theta is `scale` times as long in weights.
+            weights_MG = -rate * subspace.scale_G.square() * gradient_MG
+            _go(work, trainer, directions, step, weights_MG)
+            steps.append(weights_MG)
+            losses.append(loss)
+            pace.step(step + 1, loss)
+            if work.state.is_due():
+                work.state.save(key, {"weights": steps, "losses": losses})
+        return torch.stack(steps), losses
+
+
+def _go(work: Workspace, trainer: Trainer, directions: RandomDirections, draw: int, weights_MG: Tensor) -> None:
+    """One step: the model moves, and the next directions start from there."""
+    directions.draw = draw
+    trainer.placement.place(weights_MG, trainer.groups)
+    directions.start_at(work.binding.parameters)
+
+
+def _scale_G(work: Workspace, groups: Groups) -> Tensor:
+    """float64 G: random signs have the length `sqrt(P)`; a step of 1 shall be as long as a checkpoint is far."""
+    sizes_G = torch.zeros(len(groups), dtype=torch.float64)
+    for name, parameter in work.binding.parameters.items():
+        sizes_G[groups.of[name]] += parameter.numel()
+    return work.geometry.scale_G(groups) / sizes_G.clamp(min=1).sqrt()

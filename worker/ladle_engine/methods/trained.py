@@ -1,0 +1,142 @@
+"""What all methods with trained coefficients share: their options, where they start, and the training itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.errors import MethodError
+from ladle_engine.groups import HELP, Grouping, Groups
+from ladle_engine.methods.base import Choice
+from ladle_engine.options import option
+from ladle_engine.placements import Placement
+from ladle_engine.train import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
+from ladle_engine.workspace import Workspace
+
+CENTRE = "centre"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOptions:
+    """Rates, radii and priors are in units of the directions' lengths, so they fit every model."""
+
+    steps: int = option(96, "batches whose gradient is taken; L-BFGS takes whole passes of the same number", at_least=1)
+    learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
+    optimiser: str = option("adamw", "adamw; sgd, with momentum; or lbfgs, which needs no rate", one_of=OPTIMISERS)
+    momentum: float = option(0.9, "of sgd", at_least=0.0, at_most=0.9999)
+    schedule: str = option(
+        "cosine", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+    )
+    warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
+    speed_up: float = option(
+        1.0, "the rate times this, the steps divided by it (the paper's scaled schedule)", above=0.0
+    )
+    prior: float | None = option(
+        0.2,
+        "how far coefficients are expected from the start, in directions' lengths; smaller holds harder, null is none",
+        above=0.0,
+    )
+    l2: float = option(
+        0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0
+    )
+    sam_radius: float = option(0.0, "takes the gradient this far uphill (SAM), in directions' lengths", at_least=0.0)
+    start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
+    groups: Grouping = option("model", HELP)
+
+    def settings(self, seed: int) -> TrainSettings:
+        return TrainSettings(
+            steps=max(round(self.steps / self.speed_up), 1),
+            learning_rate=self.learning_rate * self.speed_up,
+            optimiser=self.optimiser,
+            momentum=self.momentum,
+            schedule=self.schedule,
+            warmup_fraction=self.warmup_fraction,
+            prior=self.prior,
+            l2=self.l2,
+            sam_radius=self.sam_radius,
+            seed=seed,
+        )
+
+
+def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor:
+    """Collective: float64 K x G. Raises `MethodError` for a name that is neither a checkpoint nor another method."""
+    K = len(work.checkpoints.names)
+    if start == CENTRE:
+        return torch.full((K, len(groups)), 1.0 / K, dtype=torch.float64)
+    if start in work.checkpoints.names:
+        alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
+        alpha_KG[work.checkpoints.names.index(start)] = 1.0
+        return alpha_KG
+    # Here, for the registry holds the methods that import this file.
+    from ladle_engine.methods.registry import METHODS
+
+    if start not in METHODS or start == method:
+        known = ", ".join(name for name in METHODS if name != method)
+        raise _invalid(f"be {CENTRE}, the name of a checkpoint, or one of {known}", f"`{start}`")
+    if start not in work.choices:
+        other = METHODS[start]
+        work.choices[start] = other.choose(work, other.options_type()).coefficients
+    return _regroup(work.choices[start], groups)
+
+
+def _regroup(coefficients: Coefficients, groups: Groups) -> Tensor:
+    """The same weights, a column for each of `groups`."""
+    if coefficients.random is not None:
+        raise _invalid("be a combination of checkpoints", "one of random directions")
+    columns: list[Tensor | None] = [None] * len(groups)
+    for name, group in groups.of.items():
+        column_K = coefficients.of(name)
+        known_K = columns[group]
+        if known_K is not None and not torch.equal(known_K, column_K):
+            raise _invalid(
+                "have one weight for each checkpoint in every group",
+                f"a start with several in the group `{groups.names[group]}`. Choose finer `groups`.",
+            )
+        columns[group] = column_K
+    return torch.stack([column_K for column_K in columns if column_K is not None], dim=1)
+
+
+def _invalid(rule: str, value: str) -> MethodError:
+    return MethodError("invalid-method-options", f"`start` must {rule}, but is {value}.")
+
+
+def trainer_for(
+    work: Workspace,
+    method: str,
+    groups: Groups,
+    placement: Placement | None = None,
+    statistics_alpha_KG: Tensor | None = None,
+) -> Trainer:
+    """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows."""
+    work.use_reference_counters()
+    return Trainer(
+        method=method,
+        model=work.binding.model,
+        placement=placement or work.weights.placement(groups),
+        statistics=work.statistics,
+        place_statistics=lambda weights_KG: work.statistics.place(
+            weights_KG if statistics_alpha_KG is None else statistics_alpha_KG, groups
+        ),
+        groups=groups,
+        examples=work.coefficient_examples,
+        collectives=work.collectives,
+        state=work.state,
+        tell=work.tell,
+    )
+
+
+def choice_of(work: Workspace, method: str, groups: Groups, trained: Trained) -> Choice:
+    """What was trained as coefficients of the checkpoints."""
+    return Choice(
+        coefficients=Coefficients(
+            checkpoints=work.checkpoints.names,
+            groups=groups.names,
+            group_of=groups.of,
+            alpha_KG=trained.weights_KG,
+        ),
+        label=method if len(groups) == 1 else f"{method} ({len(groups)} groups)",
+        losses=trained.losses,
+    )

@@ -1,0 +1,121 @@
+"""Fills the model: holds the one placement that is open, and opens another when the basis or the groups ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ladle_engine.binding import Binding
+from ladle_engine.buckets import flat_copy, make_buckets
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.collectives import Collectives
+from ladle_engine.directions import RandomDirections, open_directions
+from ladle_engine.groups import Groups, layer_of
+from ladle_engine.placements import OpenDirections, Placement, open_placement
+from ladle_engine.preflight import MemoryPlan
+from ladle_engine.progress import ProgressCallback, Warned
+
+
+@dataclass(kw_only=True)
+class ModelWeights:
+    """The model's parameters as combinations of the checkpoints' directions, or of random ones."""
+
+    checkpoints: CheckpointSet
+    binding: Binding
+    plans: Sequence[MemoryPlan]
+    """How the directions may be kept, the best first; one that turns out not to fit is dropped."""
+    device: torch.device
+    collectives: Collectives
+    trial: Callable[[], None]
+    """One forward and backward pass on this rank alone: raises `torch.OutOfMemoryError` where that does not fit."""
+    tell: ProgressCallback
+    _open: Placement | None = field(default=None, init=False)
+    _tried: bool = field(default=False, init=False)
+    _key_of: dict[str, object] = field(default_factory=dict, init=False)
+    """Parameter -> what it may share a bucket with, in the open placement."""
+
+    def placement(self, groups: Groups) -> Placement:
+        """Collective. Opened at the first use: a job that only picks a checkpoint never pays for directions.
+
+        Buckets are cut by layer, which serves most groupings; for one that cuts a layer they are made again.
+        """
+        if self._open is None or not self._serves(groups):
+            self.close()
+            self._open = self._open_what_fits(groups)
+        return self._open
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """How the directions are kept, or will be."""
+        return self.plans[0]
+
+    def random_placement(self, groups: Groups, seed: int, count: int) -> Placement:
+        """Collective: `count` random directions around what the model now holds. Close it to get the others again."""
+        self.close()
+        return self._opened(
+            groups,
+            lambda buckets, rows: RandomDirections(
+                [flat_copy(self.binding.parameters, bucket) for bucket in buckets], buckets, rows, seed, count
+            ),
+            count,
+        )
+
+    def close(self) -> None:
+        """Frees the directions; what needs them opens them again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _open_what_fits(self, groups: Groups) -> Placement:
+        """Collective: a plan that runs out of memory on any rank is dropped on all."""
+        while True:
+            opened: Placement | None = None
+            failed = torch.zeros(1)
+            try:
+                opened = self._opened(
+                    groups,
+                    lambda buckets, rows: open_directions(
+                        self.checkpoints, buckets, self.plan.precision, self.device, rows
+                    ),
+                    len(self.checkpoints.names),
+                )
+                if not self._tried:
+                    self.trial()
+            except torch.OutOfMemoryError:
+                failed += 1
+            if not float(self.collectives.sum(failed)):
+                assert opened is not None, "it failed nowhere"
+                self._tried = True
+                return opened
+            if opened is not None:
+                opened.close()
+            if len(self.plans) == 1:
+                raise torch.OutOfMemoryError(f"The last way to keep the directions does not fit: {self.plan.reason}.")
+            ran_out, self.plans = self.plan, self.plans[1:]
+            self.tell(
+                Warned(
+                    message=f"Directions as {ran_out.precision} ({ran_out.placement}) ran out of memory in a trial "
+                    f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
+                )
+            )
+
+    def _opened(self, groups: Groups, directions: OpenDirections, count: int) -> Placement:
+        parameters = self.binding.parameters
+        self._key_of = {name: (layer_of(name), groups.of[name]) for name in parameters}
+        return open_placement(
+            self.plan.placement,
+            parameters,
+            make_buckets(parameters, self._key_of.__getitem__),
+            directions,
+            self.collectives,
+            count,
+        )
+
+    def _serves(self, groups: Groups) -> bool:
+        """Whether every bucket lies in one group; the same answer on every rank."""
+        group_of_key: dict[object, int] = {}
+        return all(
+            group_of_key.setdefault(key, groups.of[name]) == groups.of[name] for name, key in self._key_of.items()
+        )

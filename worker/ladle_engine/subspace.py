@@ -1,0 +1,168 @@
+"""Subspaces: what the optimiser moves, and which weights of the checkpoints that makes (DESIGN, section 1: basis).
+
+Every basis is a small change of basis `M`, made from the K x K Gram matrix of the directions in float64, so no basis
+vector of the model's size is ever built: `u = M theta`, `alpha = alpha_0 + u - mean(u)`. The columns of every basis are
+about as long as the checkpoints' own directions (their root mean square, by group), so that one learning rate serves
+every model and every basis.
+
+K checkpoints, G groups, M dimensions of the basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ladle_engine.geometry import Geometry
+from ladle_engine.groups import Groups
+
+INDEPENDENT = 1e-5
+"""Gram-Schmidt drops a direction of which less than this share is new: float64 inner products resolve 1e-8 of it."""
+
+
+class Subspace(Protocol):
+    """A differentiable map from the trained numbers to the weights of the rows."""
+
+    @property
+    def start(self) -> Tensor:
+        """float64 M x G: where training begins."""
+        ...
+
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        """float64 K x G."""
+        ...
+
+    def displacement(self, theta_MG: Tensor) -> Tensor:
+        """How far from the start, in directions' lengths: what the prior holds."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """`alpha = alpha_0 + u - mean(u)` with `u = M theta`; alpha sums to 1 and may be negative."""
+
+    alpha_0_KG: Tensor
+    basis_GKM: Tensor
+
+    @property
+    def start(self) -> Tensor:
+        G, _, M = self.basis_GKM.shape
+        return torch.zeros(M, G, dtype=torch.float64)
+
+    def displacement(self, theta_MG: Tensor) -> Tensor:
+        return torch.einsum("gkm,mg->kg", self.basis_GKM, theta_MG)
+
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        u_KG = self.displacement(theta_MG)
+        return self.alpha_0_KG + u_KG - u_KG.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convex:
+    """`alpha = softmax(theta)`: no weight is negative (the learned soup's option)."""
+
+    alpha_0_KG: Tensor
+
+    @property
+    def start(self) -> Tensor:
+        # A checkpoint with no weight at the start would have none for ever: its logarithm is minus infinity.
+        floor = 0.01 / len(self.alpha_0_KG)
+        return self.alpha_0_KG.clamp(min=floor).log()
+
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        return torch.softmax(theta_MG, dim=0)
+
+    def displacement(self, theta_MG: Tensor) -> Tensor:
+        return self.weights(theta_MG) - self.alpha_0_KG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """Weights of random rows, each as long as the checkpoints' directions are."""
+
+    scale_G: Tensor
+    """What a row's weight is at theta = 1."""
+    dimensions: int
+
+    @property
+    def start(self) -> Tensor:
+        return torch.zeros(self.dimensions, len(self.scale_G), dtype=torch.float64)
+
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        return theta_MG * self.scale_G
+
+    def displacement(self, theta_MG: Tensor) -> Tensor:
+        return theta_MG
+
+
+Basis = Callable[[Geometry, Groups], Tensor]
+"""float64 G x K x M: columns in units of the directions; unused columns are 0."""
+
+
+def own_lengths(geometry: Geometry, groups: Groups) -> Tensor:
+    """The directions as they are: a coordinate of 1 goes all the way to its checkpoint."""
+    return torch.diag_embed(geometry.live_KG(groups).T.to(torch.float64))
+
+
+def normalised(geometry: Geometry, groups: Groups) -> Tensor:
+    """Directions of one length (the journal version, eq. 4): unit directions times their root mean square length."""
+    live_KG = geometry.live_KG(groups)
+    lengths_KG = geometry.lengths_KG(groups)
+    ratio_KG = torch.where(live_KG, geometry.scale_G(groups) / lengths_KG.where(live_KG, 1.0), 0.0)
+    return torch.diag_embed(ratio_KG.T)
+
+
+def gram_schmidt(geometry: Geometry, groups: Groups) -> Tensor:
+    """Orthogonal directions in the checkpoints' order (the ICLR version), each of the root mean square length.
+
+    The published loop subtracts vectors of the model's size in float32 and loses orthogonality. Here the same recursion
+    runs on inner products in float64, twice for each vector. Dependent directions are dropped: the centred ones
+    have rank K - 1 at most.
+    """
+    gram_GKK = geometry.gram_GKK(groups)
+    live_KG = geometry.live_KG(groups)
+    scale_G = geometry.scale_G(groups)
+    G, K, _ = gram_GKK.shape
+    basis_GKM = torch.zeros(G, K, K, dtype=torch.float64)
+    for g in range(G):
+        gram_KK = gram_GKK[g]
+        kept = 0
+        for i in range(K):
+            if not live_KG[i, g]:
+                continue
+            vector_K = torch.zeros(K, dtype=torch.float64)
+            vector_K[i] = 1.0
+            for _ in range(2):
+                before_KM = basis_GKM[g, :, :kept]
+                vector_K -= before_KM @ (before_KM.T @ (gram_KK @ vector_K))
+            length = float((vector_K @ gram_KK @ vector_K).clamp(min=0).sqrt())
+            if length > INDEPENDENT * float(gram_KK[i, i].sqrt()):
+                basis_GKM[g, :, kept] = vector_K / length
+                kept += 1
+        basis_GKM[g] *= scale_G[g]
+    return _without_empty_columns(basis_GKM)
+
+
+def principal(geometry: Geometry, groups: Groups, dimensions: int | None = None) -> Tensor:
+    """The top principal components of the checkpoints (Li et al. 2022), each of the root mean square length.
+
+    All that are not rounding noise, unless `dimensions` says how many.
+    """
+    live_GK = geometry.live_KG(groups).T.to(torch.float64)
+    gram_GKK = geometry.gram_GKK(groups) * live_GK[:, :, None] * live_GK[:, None, :]
+    values_GM, vectors_GKM = torch.linalg.eigh(gram_GKK)
+    values_GM, vectors_GKM = values_GM.flip(-1), vectors_GKM.flip(-1)
+    real_GM = values_GM > INDEPENDENT**2 * values_GM[:, :1].clamp(min=torch.finfo(torch.float64).tiny)
+    if dimensions is not None:
+        real_GM[:, dimensions:] = False
+    inverse_GM = torch.where(real_GM, values_GM.where(real_GM, 1.0).rsqrt(), 0.0)
+    return _without_empty_columns(vectors_GKM * (inverse_GM * geometry.scale_G(groups)[:, None])[:, None, :])
+
+
+def _without_empty_columns(basis_GKM: Tensor) -> Tensor:
+    used = basis_GKM.abs().amax(dim=(0, 1)) > 0
+    return basis_GKM[:, :, used] if bool(used.any()) else basis_GKM[:, :, :1]
