@@ -25,7 +25,8 @@ class SpecOptions(TypedDict, total=False):
     metric: str | None
     output: str | Mapping[str, Any] | Output | None
     """The result folder's name, or `{"name": ..., "dtype": ..., "max_shard_bytes": ...}`."""
-    resources: Mapping[str, int] | Resources | None
+    resources: Mapping[str, int | str] | Resources | None
+    """`{"nodes": ..., "ranks_per_node": ..., "placement": ..., "precision": ...}`."""
     seed: int | None
     priority: int | None
     labels: Mapping[str, str] | None

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     OUTPUT_EXISTS = "output-exists"
     DISK_FULL = "disk-full"
     OUT_OF_MEMORY = "out-of-memory"
+    INVALID_PLACEMENT = "invalid-placement"
+    """The placement or precision cannot work with these ranks, this model or this device."""
     # The job's life
     CRASHED = "crashed"
     """The ranks ended without saying why; the log's tail may."""

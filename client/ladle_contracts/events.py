@@ -45,6 +45,18 @@ class CheckpointsFound(Contract):
     task: str
 
 
+class MemoryPlanned(Contract):
+    """How the directions are to be kept, and what that takes on each rank."""
+
+    kind: Literal["memory"] = "memory"
+    placement: str
+    precision: str
+    parts: dict[str, int]
+    """`model`, `centre`, `directions`, `gradient`, `activations`: bytes."""
+    available_bytes: int
+    reason: str
+
+
 class StepDone(Contract):
     """Progress inside a stage. Sent a few times a second at most, not at every step."""
 
@@ -72,7 +84,8 @@ class Warned(Contract):
 
 
 EventBody = Annotated[
-    StateChanged | StageStarted | CheckpointsFound | StepDone | CandidateScored | Warned, Field(discriminator="kind")
+    StateChanged | StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned,
+    Field(discriminator="kind"),
 ]
 EVENT_BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
 

@@ -94,6 +94,10 @@ class Resources(Contract):
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
     """One, in this version: the state machine reserves several, but ranks do not find each other across nodes yet."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
+    """How directions lie over the ranks; `auto` takes what fits and sends least."""
+    precision: Literal["auto", "float32", "bfloat16", "int8", "int4", "offload", "streamed"] = "auto"
+    """How directions are kept; `auto` takes the finest that fits. The result is recomputed from the checkpoints."""
 
 
 class JobSpec(Contract):

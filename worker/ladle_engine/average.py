@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
 from ladle_engine.preflight import AUTO as ANY
 from ladle_engine.preflight import PeakMemory, demand_of, largest_over_ranks, plans, supported
-from ladle_engine.progress import CheckpointsFound, ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
+from ladle_engine.progress import (
+    CheckpointsFound,
+    MemoryPlanned,
+    ProgressCallback,
+    ProgressEvent,
+    Score,
+    StageStarted,
+    Warned,
+    ignore,
+)
 from ladle_engine.report import Run, write_output
 from ladle_engine.rows import TIERS
 from ladle_engine.sharded_model import build_sharded
@@ -301,8 +310,7 @@ def _prepare(
             precision,
         )
     )
-    if fitting[0].precision != "float32":
-        tell(Warned(message=f"Directions are kept as {fitting[0].precision}. {fitting[0].reason}."))
+    tell(MemoryPlanned(**asdict(fitting[0])))
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
         tell(Warned(message=warning))

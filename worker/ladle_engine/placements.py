@@ -320,8 +320,8 @@ class ShardedModel(_Summed):
                 local.copy_(vector[piece.offset : piece.offset + piece.length])
 
     def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
-        # FSDP2 has summed the gradient over the ranks and cut it by the time it arrives.
-        return self._projecting(groups, self._gradients, lambda index, gradient_P: gradient_P)
+        # FSDP2 has cut the gradient, and averaged it over the ranks, by the time it arrives; a sum is wanted.
+        return self._projecting(groups, self._gradients, lambda index, gradient_P: gradient_P * self._world.size)
 
 
 class ByCheckpoint:

@@ -24,6 +24,15 @@ class CheckpointsFound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryPlanned:
+    placement: str
+    precision: str
+    parts: dict[str, int]
+    available_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDone:
     stage: str
     step: int
@@ -56,7 +65,7 @@ class Warned:
     message: str
 
 
-ProgressEvent = StageStarted | CheckpointsFound | StepDone | CandidateScored | Warned
+ProgressEvent = StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned
 ProgressCallback = Callable[[ProgressEvent], None]
 
 

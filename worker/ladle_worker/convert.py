@@ -14,6 +14,7 @@ from ladle_contracts import (
     EventBody,
     JobResult,
     JobSpec,
+    MemoryPlanned,
     StageStarted,
     StepDone,
     Warned,
@@ -30,6 +31,8 @@ def event_body(event: progress.ProgressEvent) -> EventBody:
             return StepDone(**asdict(event))
         case progress.CheckpointsFound():
             return CheckpointsFound(**asdict(event))
+        case progress.MemoryPlanned():
+            return MemoryPlanned(**asdict(event))
         case progress.CandidateScored():
             return CandidateScored(candidate=candidate_result(event.score))
         case progress.Warned():
@@ -56,6 +59,8 @@ def average_arguments(spec: JobSpec) -> dict[str, Any]:
         "dtype": spec.output.dtype,
         "max_shard_bytes": spec.output.max_shard_bytes,
         "seed": spec.seed,
+        "placement": spec.resources.placement,
+        "precision": spec.resources.precision,
     }
 
 

@@ -40,6 +40,12 @@ Dtype = Annotated[str, typer.Option(help="keep, float32, bfloat16 or float16.", 
 ShardBytes = Annotated[int | None, typer.Option("--max-shard-bytes", help="Largest file.", rich_help_panel=_OUT)]
 Nodes = Annotated[int, typer.Option(help="Nodes at once; 1 in this version.", rich_help_panel=_OUT)]
 RanksPerNode = Annotated[int, typer.Option(help="Processes on each node.", rich_help_panel=_OUT)]
+Placement = Annotated[
+    str, typer.Option(help="How directions lie over ranks: auto, replicated, by-parameter, ...", rich_help_panel=_OUT)
+]
+Precision = Annotated[
+    str, typer.Option(help="How directions are kept: auto, float32, bfloat16, int8, int4, ...", rich_help_panel=_OUT)
+]
 Seed = Annotated[int, typer.Option(help="Of the splits and the order of batches.", rich_help_panel=_HOW)]
 Priority = Annotated[int, typer.Option(help="-100 to 100; a higher one runs first.", rich_help_panel=_OUT)]
 Labels = Annotated[
@@ -67,6 +73,8 @@ class SpecArguments:
     max_shard_bytes: int | None
     nodes: int
     ranks_per_node: int
+    placement: str
+    precision: str
     seed: int
     priority: int
     label: Sequence[str] | None
@@ -83,7 +91,12 @@ class SpecArguments:
             "select_fraction": self.select_fraction,
             "metric": self.metric,
             "output": _given(name=self.output, dtype=self.dtype, max_shard_bytes=self.max_shard_bytes),
-            "resources": {"nodes": self.nodes, "ranks_per_node": self.ranks_per_node},
+            "resources": {
+                "nodes": self.nodes,
+                "ranks_per_node": self.ranks_per_node,
+                "placement": self.placement,
+                "precision": self.precision,
+            },
             "seed": self.seed,
             "priority": self.priority,
             "labels": {name: str(value) for name, value in pairs(self.label, "--label", plain=True).items()},

@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle._job import Job
-from ladle.cli.render import STATE_STYLES, candidates_table, duration, number, signed
+from ladle.cli.render import STATE_STYLES, candidates_table, duration, number, signed, size
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
     CheckpointsFound,
     Event,
     JobRecord,
+    MemoryPlanned,
     StageStarted,
     StateChanged,
     StepDone,
@@ -46,6 +47,7 @@ class View:
     metric: str | None = None
     state: str = "queued"
     found: CheckpointsFound | None = None
+    memory: MemoryPlanned | None = None
     stage: str = ""
     method: str | None = None
     done: int = 0
@@ -68,6 +70,8 @@ class View:
                     self.stage = ""
             case CheckpointsFound():
                 self.found = event.body
+            case MemoryPlanned():
+                self.memory = event.body
             case StageStarted(stage=stage, method=method, total=total):
                 self.stage, self.method, self.done, self.total = stage, method, 0, total
                 self.loss = self.eta_s = None
@@ -91,6 +95,8 @@ class View:
                     style="dim",
                 )
             )
+        if self.memory is not None:
+            parts.append(Text(memory_line(self.memory), style="dim"))
         if self.stage and self.state in ("running", "finalizing"):
             parts.append(self._stage_line())
         if self.candidates:
@@ -122,6 +128,13 @@ class View:
             cells.append(Text(f"{duration(self.eta_s)} left", style="dim"))
         row.add_row(*cells)
         return row
+
+
+def memory_line(plan: MemoryPlanned) -> str:
+    """`directions as float32, replicated: 12.0 MB a rank of 20.1 GB free (directions 8.0 MB, ...)`"""
+    parts = ", ".join(f"{name} {size(count)}" for name, count in plan.parts.items() if count)
+    total, free = size(sum(plan.parts.values())), size(plan.available_bytes)
+    return f"directions as {plan.precision}, {plan.placement}: {total} a rank of {free} free ({parts})"
 
 
 def watch_job(job: Job, console: Console) -> JobRecord:
@@ -170,6 +183,8 @@ def line_of(event: Event) -> str | None:
             return f"{state}: {message}" if message and state != "failed" else str(state)
         case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task):
             return f"{len(names)} checkpoints, {num_parameters:,} parameters, {dtype}, {task}"
+        case MemoryPlanned():
+            return memory_line(event.body)
         case StepDone(stage=stage, method=method, step=step, total=total, loss=loss):
             what = STAGES.get(stage, stage) + (f": {method}" if method else "")
             return f"{what} {step}/{total}" + (f", loss {loss:.4f}" if loss is not None else "")
