@@ -34,9 +34,17 @@ if options.pop("slow_write", False):
     module = sys.modules["ladle_engine.average"]
     write = module.write_output
     module.write_output = lambda *a, **k: (time.sleep(15), write(*a, **k))[1]
+if options.pop("count_calls", False):
+    from ladle_small_cnn import SmallCnnTask
+    calls = []
+    evaluate = SmallCnnTask.evaluate
+    SmallCnnTask.evaluate = lambda task, *given: (calls.append(1), evaluate(task, *given))[1]
+else:
+    calls = None
 try:
     outcome = average(f"{data}/checkpoints", f"{data}/val.npz", output=output, **options)
     said = {"method": outcome.method, "files": sorted(outcome.files), "gain": outcome.gain}
+    said |= {"calls": len(calls)} if calls is not None else {}
 except EngineError as error:
     said = {"code": error.code}
 # A file each: what ranks print at once is woven together.
@@ -55,7 +63,12 @@ def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
             *(str(script), str(data), str(output), json.dumps(options)),
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(REPOSITORY)},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -98,6 +111,21 @@ def test_more_ranks_than_examples_in_a_batch_still_work(tmp_path: Path) -> None:
     said = run_ranks(3, tmp_path, tmp_path / "out", **options)
     assert {line["method"] for line in said} <= {"best", "twa"}
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_calls_the_model_equally_often(tmp_path: Path, ranks: int) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz", count=1009)
+    methods = {"methods": ["best", "second-best", "uniform", "last-k", "ema", "greedy-soup"]}
+    options: dict[str, Any] = {"method_options": methods, "task_options": {"batch_size": 16}}
+    (alone,) = run_ranks(1, tmp_path, tmp_path / "one", count_calls=True, **options)
+    together = run_ranks(ranks, tmp_path, tmp_path / "many", count_calls=True, **options)
+    (calls,) = {line["calls"] for line in together}
+    assert alone["calls"] / ranks <= calls < alone["calls"]
+    assert {(line["method"], line["gain"]) for line in together} == {(alone["method"], alone["gain"])}
+    one, many = alphas(tmp_path / "one"), alphas(tmp_path / "many")
+    assert all(torch.equal(one[method], many[method]) for method in methods["methods"])
 
 
 def test_bad_input_reaches_every_rank_with_one_code(tmp_path: Path) -> None:

@@ -26,9 +26,12 @@ from ladle_engine.tasks.base import Metric
 
 SIGMAS = 5.0
 """Standard errors by which the leader must be ahead. One contender passes this by chance in 3.5 million cases."""
-UNSEEN = 5
-"""Examples, as bad for the leader as any could be, that may have been missed: a mean of rare large values, as that of a
-good model's loss, looks too certain in a small sample."""
+UNSEEN = 3
+"""Examples, as bad for the leader as any could be, that may have been missed: of a kind that n examples do not show, up
+to 3/n of all may be."""
+FIRST_UNBOUNDED = 1024
+"""Examples before anybody is given up for a metric without a finite range: a good model's loss is mostly that of a few
+examples, and a small sample that misses them looks too certain. No rule is certain there, as one for accuracy is."""
 
 
 def race(
@@ -54,6 +57,8 @@ def _run(
     """The winner, and those that turned out to have values that are not finite."""
     everybody = range(len(contenders))
     *rounds, size = evaluations.rounds[split]
+    if math.isinf(metric.high - metric.low):
+        rounds = [end for end in rounds if end >= FIRST_UNBOUNDED]
     running = list(everybody)
     for number, end in enumerate(rounds):
         if len(running) == 1:

@@ -17,7 +17,7 @@ from ladle_engine import progress as events
 from tests.builders import make_checkpoints, make_val_set
 
 STEPS = {"twa": {"steps": 12}, "twa-layerwise": {"steps": 12}}
-ALL = {"options": STEPS}
+ALL = {"methods": list(METHODS), "options": STEPS}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "batch-norm"])
@@ -74,8 +74,12 @@ def test_the_report_is_strict_json_with_all_that_decided_the_result(made: tuple[
     report = json.loads((root / "out" / "report.json").read_text(), parse_constant=refuse)
     assert report["winner"] == outcome.method
     assert [row["method"] for row in report["candidates"]] == list(METHODS)
-    assert [len(row["curve"]) for row in report["candidates"]] == [0, 0, 0, 0, 0, 12, 12]
+    assert [len(row["curve"]) for row in report["candidates"]] == [0, 0, 0, 0, 0, 0, 12, 12]
     assert len(report["checkpoints"]) == 4
+    fit, select = (report["splits"][name] for name in ("fit", "select"))
+    assert [row["fit"]["examples"] for row in report["checkpoints"]] == [fit] * 4, "greedy soup sorts by all of them"
+    best = next(row for row in report["checkpoints"] if row["name"] == outcome.best_checkpoint)
+    assert best["select"] == {"examples": select, "means": report["candidates"][0]["select"]}
     assert all(len(next(iter(row["files"].values()))) == 64 for row in report["checkpoints"]), "SHA-256 of each input"
     assert report["versions"]["torch"] == torch.__version__
     assert report["settings"]["seed"] == 0
@@ -165,6 +169,14 @@ def test_one_method_is_judged_against_the_best_checkpoint_only(data: Path, tmp_p
     assert [score.method for score in outcome.candidates] == ["best", "uniform"]
 
 
+def test_the_second_best_is_run_when_named_and_no_average_stands_beside_it(data: Path, tmp_path: Path) -> None:
+    outcome = run(data, tmp_path / "out", method="second-best")
+    best, second = outcome.candidates
+    assert outcome.method == "best"
+    assert best.select["accuracy"] >= second.select["accuracy"]
+    assert second.label == "second-best (epoch-3.safetensors)" != f"second-best ({outcome.best_checkpoint})"
+
+
 def test_the_same_arguments_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(data, tmp_path / name, method="twa-layerwise", method_options={"steps": 10})
@@ -190,7 +202,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(data: Path, tmp
         return listen
 
     run(data, tmp_path / "whole", method_options=ALL)
-    for done in (2, 6):
+    for done in (2, 7):
         with pytest.raises(Interrupted):
             run(data, tmp_path / "out", method_options=ALL, state_dir=tmp_path / "state", progress=stop_after(done))
         assert not (tmp_path / "out").exists()
