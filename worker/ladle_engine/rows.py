@@ -34,6 +34,10 @@ OFFLOAD_CHUNK_BYTES = 64 << 20
 """What an offloaded piece copies at once, for all its rows. The device holds two of these while they are used. A power
 of two, because torch rounds pinned allocations up to one."""
 
+FLOAT32_CHUNK_LENGTH = 1 << 18
+"""Elements of each float32 row that one matrix product takes: sums over millions of elements in one go lose digits
+(1e-4 at three million with MKL), and shorter ones are slower."""
+
 CHUNK_ELEMENTS = 1 << 20
 """Elements decoded to float32 at once. 4 MiB stay in a CPU's last-level cache; smaller chunks lose more to torch's cost
 per call than a nearer cache gains (measured, `benchmarks/rows.py`)."""
@@ -159,9 +163,11 @@ class ResidentRows:
         if (kernels := _kernels(self.codes_NQ.device)) is not None:
             projected_N: Tensor = kernels.project(self._tier, self.codes_NQ, self.scales_NB, gradient_P)
             return projected_N
-        if self._tier == "float32":
-            return self.codes_NQ[:, : self._length] @ gradient_P
         projected_N = gradient_P.new_zeros(len(self.codes_NQ))
+        if self._tier == "float32":
+            for elements in self._float32_chunks():
+                torch.addmv(projected_N, self.codes_NQ[:, elements], gradient_P[elements], out=projected_N)
+            return projected_N
         scratch = self._scratch()
         for blocks, elements in self._chunks():
             gradient_C = self._in_stored_order(_padded(gradient_P[elements]))
@@ -176,7 +182,9 @@ class ResidentRows:
             kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
             return
         if self._tier == "float32":
-            torch.addmv(out_P, self.codes_NQ[:, : self._length].T, weights_N, out=out_P)
+            for elements in self._float32_chunks():
+                out_C = out_P[elements]
+                torch.addmv(out_C, self.codes_NQ[:, elements].T, weights_N, out=out_C)
             return
         scratch = self._scratch()
         for blocks, elements in self._chunks():
@@ -205,7 +213,7 @@ class ResidentRows:
         """[N, B, codes_per_block]"""
         width = self._format.codes_per_block
         chunk_NQ = self.codes_NQ[:, blocks.start * width : blocks.stop * width]
-        return chunk_NQ.unflatten(1, (blocks.stop - blocks.start, width))
+        return chunk_NQ.view(len(chunk_NQ), blocks.stop - blocks.start, width)
 
     def _decode(self, group: slice, blocks: slice, scratch: Tensor) -> Tensor:
         """float32 [R, C], in the stored order; it lives in `scratch`."""
@@ -240,6 +248,10 @@ class ResidentRows:
             last = min(first + step, _blocks(self._length))
             yield slice(first, last), slice(first * BLOCK, min(last * BLOCK, self._length))
 
+    def _float32_chunks(self) -> Iterator[slice]:
+        for start in range(0, self._length, FLOAT32_CHUNK_LENGTH):
+            yield slice(start, min(start + FLOAT32_CHUNK_LENGTH, self._length))
+
     def _groups(self) -> Iterator[slice]:
         for first in range(0, len(self.codes_NQ), CHUNK_ROWS):
             yield slice(first, min(first + CHUNK_ROWS, len(self.codes_NQ)))
@@ -261,7 +273,8 @@ def _quantise(rows_NC: Tensor, largest_code: int) -> tuple[Tensor, Tensor]:
 
     The codes are those for the rounded scale, so that its rounding adds no error. A block of zeros has scale 0.
     """
-    blocks_NB64 = F.pad(rows_NC, (0, -rows_NC.shape[1] % BLOCK)).unflatten(1, (_blocks(rows_NC.shape[1]), BLOCK))
+    padded_NC = F.pad(rows_NC, (0, -rows_NC.shape[1] % BLOCK))
+    blocks_NB64 = padded_NC.reshape(len(padded_NC), padded_NC.shape[1] // BLOCK, BLOCK)
     # A scale so large that the largest code times it overflows would make infinities; 2^-8 leaves room for rounding.
     limit = torch.finfo(torch.float32).max / largest_code * (1 - 2**-8)
     scales_NB = (blocks_NB64.abs().amax(dim=2) / largest_code).clamp_(max=limit).to(torch.bfloat16)

@@ -1,0 +1,192 @@
+"""Rows: every tier against float64, at every awkward shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ladle_engine import rows as rows_module
+from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, make_rows, row_bytes
+
+CPU = torch.device("cpu")
+SHAPES = [(0, 100), (3, 0), (1, 1), (1, 64), (2, 63), (8, 65), (17, 1000), (33, 128), (300, 777)]
+SMALL_SHAPES = SHAPES[:-1]
+RELATIVE_ERROR = {"float32": (0.0, 0.0), "bfloat16": (1e-4, 2.5e-3), "int8": (1e-3, 1e-2), "int4": (0.1, 0.2)}
+"""Of a Gaussian row: at least, at most. The lower bounds show that a tier is what its name says."""
+
+
+def gaussian(count: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(count, length, generator=torch.Generator().manual_seed(count + length), dtype=dtype)
+
+
+def filled(tier: str, rows_NP: Tensor, chunk: int = 4 * BLOCK) -> Rows:
+    rows = make_rows(tier, len(rows_NP), rows_NP.shape[1], CPU)
+    for start in range(0, rows_NP.shape[1], chunk):
+        rows.fill(start, rows_NP[:, start : start + chunk])
+    return rows
+
+
+def stored(rows: Rows, count: int, length: int) -> Tensor:
+    """float32 [N, P]: what the rows give back, one unit weight at a time."""
+    out_NP = torch.zeros(count, length)
+    for n, weights_N in enumerate(torch.eye(count)):
+        rows.expand_into(out_NP[n], weights_N)
+    return out_NP
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks and groups of rows from small pieces."""
+    monkeypatch.setattr(rows_module, "CHUNK_ELEMENTS", 8 * BLOCK)
+    monkeypatch.setattr(rows_module, "FLOAT32_CHUNK_LENGTH", 3 * BLOCK)
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(rows_module, "OFFLOAD_CHUNK_BYTES", 1 << 12)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("count", "length"), SMALL_SHAPES)
+@pytest.mark.usefixtures("small_chunks")
+def test_chunks_of_columns_and_groups_of_rows_add_up(tier: str, count: int, length: int) -> None:
+    check_against_float64(tier, count, length)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("count", "length"), SHAPES)
+def test_what_is_projected_and_combined_is_what_is_stored(tier: str, count: int, length: int) -> None:
+    check_against_float64(tier, count, length)
+
+
+def check_against_float64(tier: str, count: int, length: int) -> None:
+    rows = filled(tier, gaussian(count, length))
+    kept_NP = stored(rows, count, length).double()
+    gradient_P, weights_N, before_P = gaussian(1, length)[0], gaussian(1, count)[0], torch.ones(length)
+    out_P = before_P.clone()
+    rows.expand_into(out_P, weights_N)
+    combined_P = before_P + weights_N.double() @ kept_NP
+    tolerance = 1e-5 * (1 + count**0.5)
+    torch.testing.assert_close(out_P.double(), combined_P, atol=tolerance, rtol=0)
+    projected_N = rows.project(gradient_P)
+    assert projected_N.dtype is torch.float32
+    tolerance = 1e-5 * (1 + length**0.5)
+    torch.testing.assert_close(projected_N.double(), kept_NP @ gradient_P.double(), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_error_of_a_stored_row_is_that_of_its_tier(tier: str) -> None:
+    rows_NP = gaussian(4, 5000)
+    kept_NP = stored(filled(tier, rows_NP), 4, 5000)
+    error_N = (kept_NP - rows_NP).norm(dim=1) / rows_NP.norm(dim=1)
+    low, high = RELATIVE_ERROR[tier]
+    assert low <= error_N.min()
+    assert error_N.max() <= high
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_float64_rows_are_kept_like_their_float32_rounding(tier: str) -> None:
+    rows_NP = gaussian(3, 1000, torch.float64)
+    assert torch.equal(stored(filled(tier, rows_NP), 3, 1000), stored(filled(tier, rows_NP.float()), 3, 1000))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_expand_is_the_transpose_of_project(tier: str) -> None:
+    rows = filled(tier, gaussian(10, 100_001), chunk=1 << 14)
+    gradient_P, weights_N = gaussian(1, 100_001)[0].abs(), gaussian(1, 10)[0]
+    out_P = torch.zeros(100_001)
+    rows.expand_into(out_P, weights_N)
+    one, other = out_P.double() @ gradient_P.double(), weights_N.double() @ rows.project(gradient_P).double()
+    scale = out_P.double().norm() * gradient_P.double().norm()
+    assert abs(one - other) <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_rows_of_zeros_leave_what_they_are_added_to_bit_for_bit(tier: str) -> None:
+    rows_NP = gaussian(5, 300)
+    rows_NP[:, 64:192] = 0
+    out_P = gaussian(1, 300)[0]
+    before_P = out_P.clone()
+    rows = filled(tier, rows_NP)
+    rows.expand_into(out_P, gaussian(1, 5)[0])
+    assert torch.equal(out_P[64:192].view(torch.int32), before_P[64:192].view(torch.int32))
+    assert not torch.equal(out_P[:64], before_P[:64])
+    assert torch.equal(filled(tier, torch.zeros(5, 300)).project(before_P), torch.zeros(5))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-30, 1e30, 3e38])
+def test_tiny_and_huge_rows_stay_finite(tier: str, size: float) -> None:
+    rows_NP = gaussian(2, 200).clamp(-1, 1) * size
+    kept_NP = stored(filled(tier, rows_NP), 2, 200)
+    assert kept_NP.isfinite().all()
+    assert kept_NP.abs().max() <= 1.01 * rows_NP.abs().max() + 1e-39
+    if 1e-30 <= size <= 1e30:
+        assert (kept_NP / size - rows_NP / size).norm() <= 0.2 * (rows_NP / size).norm()
+
+
+@pytest.mark.parametrize("tier", ["int8", "int4"])
+def test_rounding_the_scale_adds_no_error_to_codes_that_fit(tier: str) -> None:
+    largest = {"int8": 127, "int4": 7}[tier]
+    codes_NP = torch.randint(-largest, largest + 1, (3, 256), generator=torch.Generator().manual_seed(0)).float()
+    codes_NP[:, ::64] = largest
+    rows_NP = codes_NP * 0.0625
+    assert torch.equal(stored(filled(tier, rows_NP), 3, 256), rows_NP)
+
+
+def test_int4_holds_element_j_in_the_low_half_of_byte_j_and_j_plus_32_in_the_high_half() -> None:
+    row_P = torch.zeros(BLOCK)
+    row_P[3], row_P[3 + 32], row_P[5] = 7, -7, -2
+    rows = ResidentRows.allocate("int4", 1, BLOCK, CPU)
+    rows.fill(0, row_P[None])
+    bytes_Q = rows.codes_NQ[0].view(torch.uint8)
+    assert len(bytes_Q) == 32
+    assert bytes_Q[3] == 0x97  # -7 is 9 in four bits
+    assert bytes_Q[5] == 0x0E
+    assert bytes_Q.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("length", [0, 1, 64, 65, 1000])
+def test_row_bytes_is_what_a_row_takes(tier: str, length: int) -> None:
+    rows = ResidentRows.allocate(tier, 3, length, CPU)
+    kept = [rows.codes_NQ] if rows.scales_NB is None else [rows.codes_NQ, rows.scales_NB]
+    assert 3 * row_bytes(tier, length) == sum(tensor.untyped_storage().nbytes() for tensor in kept)
+    assert row_bytes(f"offload:{tier}", length) == row_bytes(tier, length)
+
+
+def test_each_tier_is_smaller_than_the_one_before() -> None:
+    assert [row_bytes(tier, 6400) for tier in TIERS] == [25_600, 12_800, 6_600, 3_400]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("count", "length"), SMALL_SHAPES)
+@pytest.mark.usefixtures("small_chunks")
+def test_offloaded_rows_equal_their_plain_tier(tier: str, count: int, length: int) -> None:
+    rows_NP, gradient_P = gaussian(count, length), gaussian(1, length)[0]
+    plain, offloaded = filled(tier, rows_NP), filled(f"offload:{tier}", rows_NP, chunk=3 * BLOCK)
+    assert isinstance(offloaded, OffloadedRows)
+    assert torch.equal(stored(offloaded, count, length), stored(plain, count, length))
+    torch.testing.assert_close(offloaded.project(gradient_P), plain.project(gradient_P), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tier", [*TIERS, *(f"offload:{tier}" for tier in TIERS)])
+def test_a_gradient_that_is_not_contiguous_projects_the_same(tier: str) -> None:
+    rows = filled(tier, gaussian(4, 300))
+    spread_P = gaussian(300, 2)[:, 0]
+    assert not spread_P.is_contiguous()
+    torch.testing.assert_close(rows.project(spread_P), rows.project(spread_P.contiguous()), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_pieces_of_several_million_elements_work(tier: str) -> None:
+    length = 3_000_001
+    row_P = gaussian(1, length)
+    rows = filled(tier, row_P, chunk=1 << 20)
+    out_P = torch.zeros(length)
+    rows.expand_into(out_P, torch.tensor([2.0]))
+    assert (out_P / 2 - row_P[0]).norm() <= max(RELATIVE_ERROR[tier][1], 1e-6) * row_P.norm()
+    torch.testing.assert_close(rows.project(out_P)[0].double(), out_P.double() @ out_P.double() / 2, rtol=1e-4, atol=0)
+
+
+def test_an_unknown_tier_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"`tier` must be one of float32, bfloat16, int8, int4.* but is 'int2'"):
+        make_rows("int2", 1, 1, CPU)
