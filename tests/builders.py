@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,3 +61,12 @@ def make_val_set(path: Path, count: int = 300, start: int = 700) -> Path:
     part = slice(start, start + count)
     np.savez(path, images=images[part].numpy(), labels=labels[part].numpy())
     return path
+
+
+def quick_options(num_checkpoints: int, steps: int = 12) -> dict[str, dict[str, Any]]:
+    """Options with which every method runs, and soon."""
+    trained = ("twa", "twa-layerwise", "twa-gram-schmidt", "pca", "psgd", "learned-soup", "random")
+    options: dict[str, dict[str, Any]] = {method: {"steps": steps} for method in trained}
+    options["random"]["dimensions"] = 3
+    options["given"] = {"coefficients": [1.0 / num_checkpoints] * num_checkpoints}
+    return options

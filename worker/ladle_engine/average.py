@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.binding import Binding, bind
-from ladle_engine.buffers import choose_statistics
+from ladle_engine.buffers import batch_norms, choose_statistics
 from ladle_engine.candidates import Candidate, run_methods, winner_of
 from ladle_engine.checkpoints import CheckpointSet, check, discover
 from ladle_engine.collectives import Collectives, current_collectives
@@ -391,7 +391,10 @@ def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor
         for parameter in binding.parameters.values()
         if parameter.requires_grad
     ]
+    # As coefficients are trained: batch statistics keep more for backward than running ones.
     binding.model.eval()
+    for module in batch_norms(binding.model):
+        module.train()
     try:
         task.loss(binding.model, examples.batch(indices)).backward()
     finally:

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from ladle_engine.buckets import CHUNK_NUMBERS, Bucket, flat_copy, read_chunks
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.rows import Rows, make_rows
+from ladle_engine.rows import OFFLOAD, Rows, make_rows
 
 STREAMED = "streamed"
-"""The tier that keeps nothing: every step reads the memory-mapped files again."""
+"""Nothing is kept: every step reads the memory-mapped files again."""
+
+OFFLOADED = "offload"
+"""float32 in the host's memory, brought to the GPU in pieces at each step."""
 
 
 class Directions(Protocol):
@@ -182,9 +185,14 @@ def random_signs(seed: int, draw: int, row: int, name: str, start: int, length: 
 
 
 def open_directions(
-    checkpoints: CheckpointSet, buckets: Sequence[Bucket], tier: str, device: torch.device, rows: slice = slice(None)
+    checkpoints: CheckpointSet,
+    buckets: Sequence[Bucket],
+    precision: str,
+    device: torch.device,
+    rows: slice = slice(None),
 ) -> Directions:
-    """The directions of the checkpoints in `rows`; `tier` is one of `rows.TIERS` or `streamed`."""
-    if tier == STREAMED:
+    """The directions of the checkpoints in `rows`; `precision` is one of `rows.TIERS`, `offload` or `streamed`."""
+    if precision == STREAMED:
         return StreamedDirections(checkpoints, buckets, rows, device)
+    tier = f"{OFFLOAD}float32" if precision == OFFLOADED else precision
     return ResidentDirections(checkpoints, buckets, rows, tier, device)

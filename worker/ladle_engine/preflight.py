@@ -16,16 +16,14 @@ import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
-from ladle_engine.directions import STREAMED
+from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.errors import EngineError
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.rows import TIERS, make_rows, row_bytes
 
 AUTO = "auto"
-OFFLOAD = "offload"
-"""float32 in the host's memory, brought to the GPU in pieces at each step."""
 
-PRECISIONS = (*TIERS, OFFLOAD, STREAMED)
+PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
 
 USABLE_SHARE = 0.8
 """Of the memory that is free; the rest is for the data, the allocator and the page cache."""
@@ -119,7 +117,7 @@ def _choices(
         placements = [REPLICATED, cut, SHARDED_MODEL] if collectives.size > 1 else [REPLICATED]
     precisions = [precision]
     if precision == AUTO:
-        offload = (OFFLOAD,) if device.type == "cuda" else ()
+        offload = (OFFLOADED,) if device.type == "cuda" else ()
         precisions = ["float32", "bfloat16", "int8", *offload, "int4", STREAMED]
     # A model that fits is never sharded: FSDP2 sends all of it at each step.
     for sharded in (False, True):
@@ -147,7 +145,7 @@ def _plan(
     parts = {
         "model": 0 if demand.has_model else 4 * model,
         "centre": 0 if precision == STREAMED else 4 * own,
-        "directions": 0 if precision in (STREAMED, OFFLOAD) else rows * row_bytes(precision, own),
+        "directions": 0 if precision in (STREAMED, OFFLOADED) else rows * row_bytes(precision, own),
         # FSDP2 gathers a block's weights and gradient, which its largest tensor stands for.
         "gradient": 4 * demand.largest * (2 if placement == SHARDED_MODEL else 1),
         "activations": demand.activations,
@@ -184,8 +182,8 @@ def _refuse_impossible(
             f"be `{REPLICATED}` with more ranks ({collectives.size}) than parameters ({demand.parameters})",
             f"`{placement}`",
         )
-    if precision == OFFLOAD and device.type != "cuda":
-        raise refuse("precision", f"be another one on {device}", f"`{OFFLOAD}`, which needs a GPU")
+    if precision == OFFLOADED and device.type != "cuda":
+        raise refuse("precision", f"be another one on {device}", f"`{OFFLOADED}`, which needs a GPU")
     if placement == BY_CHECKPOINT and precision == STREAMED:
         raise refuse("precision", f"be another one with `{BY_CHECKPOINT}`", f"`{STREAMED}`, which keeps no directions")
 

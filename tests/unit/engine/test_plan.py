@@ -25,6 +25,7 @@ from ladle_engine.methods import AUTO_METHODS
 from ladle_engine.progress import Warned
 from ladle_engine.report import versions
 from ladle_engine.rows import make_rows
+from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 CPU = torch.device("cpu")
@@ -271,7 +272,7 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
             return choose(work, name, options)
 
     monkeypatch.setattr(candidates, "_choose", spying)
-    options = {"steps": 3} if "twa" in method else {}
+    options = quick_options(5, steps=3).get(method, {})
     average(
         tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
     )
