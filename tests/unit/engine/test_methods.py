@@ -1,0 +1,310 @@
+"""Methods by name: what they choose, from where they start, and what bad options get."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ladle_engine import METHODS, MethodError, Outcome, average, candidate_state
+from ladle_engine.binding import bind
+from ladle_engine.checkpoints import discover
+from ladle_engine.coefficients import RandomPart
+from ladle_engine.directions import random_signs
+from ladle_engine.examples import split
+from ladle_engine.geometry import measure
+from ladle_engine.groups import GROUPINGS, equal_parts, group
+from ladle_engine.progress import ignore
+from ladle_engine.subspace import gram_schmidt, principal
+from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    return tmp_path
+
+
+def run(folder: Path, name: str, method: str, options: dict[str, Any] | None = None, **more: Any) -> Outcome:
+    return average(
+        folder / "checkpoints",
+        folder,
+        output=folder / name,
+        task=ToyTask(plain_net),
+        method=method,
+        method_options=options or {},
+        **more,
+    )
+
+
+def alpha_of(folder: Path, name: str, method: str) -> Tensor:
+    """float64 K x G."""
+    entry = json.loads((folder / name / "coefficients.json").read_text())["candidates"][method]
+    return torch.tensor(entry["alpha"], dtype=torch.float64)
+
+
+def flat_directions(folder: Path) -> Tensor:
+    """float64 K x D."""
+    files = sorted((folder / "checkpoints").glob("*.safetensors"))
+    weights_KD = torch.stack([torch.cat([t.double().reshape(-1) for t in load_file(file).values()]) for file in files])
+    return weights_KD - weights_KD.mean(dim=0)
+
+
+def test_psgd_in_weight_space_equals_sgd_with_momentum_on_orthogonal_coefficients(folder: Path) -> None:
+    shared = {"steps": 40, "learning_rate": 0.3, "momentum": 0.8}
+    run(folder, "weights", "psgd", shared)
+    run(folder, "coefficients", "twa-gram-schmidt", {**shared, "optimiser": "sgd", "prior": None})
+    in_weights, in_coefficients = (
+        alpha_of(folder, "weights", "psgd"),
+        alpha_of(folder, "coefficients", "twa-gram-schmidt"),
+    )
+    assert (in_coefficients - 1 / 5).abs().max() > 0.05
+    torch.testing.assert_close(in_weights, in_coefficients, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grouping", ["model", "layers", "tensors"])
+def test_the_gram_schmidt_basis_is_orthogonal_to_1e_6_where_the_published_loop_is_not(
+    tmp_path: Path, grouping: str
+) -> None:
+    """Consecutive checkpoints of a long run: almost parallel directions, which is where subtraction loses digits."""
+    generator = torch.Generator().manual_seed(0)
+    base = {name: tensor.clone() for name, tensor in plain_net().state_dict().items()}
+    drift = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+    (tmp_path / "checkpoints").mkdir()
+    for step in range(12):
+        moved = {
+            name: base[name] + step * drift[name] + 1e-2 * torch.randn(base[name].shape, generator=generator)
+            for name in base
+        }
+        save_file(moved, tmp_path / "checkpoints" / f"step-{step:02}.safetensors")
+    checkpoints = discover(tmp_path / "checkpoints")
+    binding = bind(plain_net(), checkpoints)
+    groups = GROUPINGS[grouping](binding)
+    geometry = measure(checkpoints, binding, ignore)
+    basis_GKM = gram_schmidt(geometry, groups) / geometry.scale_G(groups)[:, None, None]
+    directions_KD = flat_directions(tmp_path)
+    position = 0
+    spans: list[list[slice]] = [[] for _ in groups.names]
+    for name, tensor in load_file(tmp_path / "checkpoints" / "step-00.safetensors").items():
+        spans[groups.of[name]].append(slice(position, position + tensor.numel()))
+        position += tensor.numel()
+    for g, slices in enumerate(spans):
+        own_KP = torch.cat([directions_KD[:, part] for part in slices], dim=1)
+        vectors_MP = basis_GKM[g].T @ own_KP
+        used = vectors_MP.norm(dim=1) > 0
+        assert 1 <= int(used.sum()) <= min(11, own_KP.shape[1])
+        inner = vectors_MP[used] @ vectors_MP[used].T
+        assert (inner - torch.eye(len(inner), dtype=torch.float64)).abs().max() < 1e-6
+    published = published_gram_schmidt(directions_KD.float())
+    lost = (published @ published.T - torch.eye(len(published))).abs().max()
+    assert lost > 1e-4, "the published float32 loop must lose it here, or this test shows nothing"
+
+
+def published_gram_schmidt(vectors_KD: Tensor) -> Tensor:
+    """One vector after the other minus its projections on those before, float32, as the paper's code does."""
+    basis: list[Tensor] = []
+    for vector in vectors_KD[:-1]:
+        rest = vector.clone()
+        for known in basis:
+            rest = rest - (vector @ known) * known
+        basis.append(rest / rest.norm())
+    return torch.stack(basis)
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition(folder: Path) -> None:
+    checkpoints = discover(folder / "checkpoints")
+    binding = bind(plain_net(), checkpoints)
+    groups = GROUPINGS["model"](binding)
+    geometry = measure(checkpoints, binding, ignore)
+    directions_KD = flat_directions(folder)
+    _, _, components_DD = torch.linalg.svd(directions_KD, full_matrices=False)
+    for dimensions in (1, 3, None):
+        basis_KM = principal(geometry, groups, dimensions)[0] / geometry.scale_G(groups)
+        vectors_MD = basis_KM.T @ directions_KD
+        expected = components_DD[: dimensions or 4]
+        assert vectors_MD.shape == expected.shape, "centred directions have rank K - 1"
+        torch.testing.assert_close((vectors_MD * expected).sum(dim=1).abs(), torch.ones(len(expected)).double())
+
+
+def test_random_signs_are_the_same_in_parts_and_have_no_bias() -> None:
+    whole = random_signs(seed=3, draw=0, row=1, name="layer.weight", start=0, length=5000)
+    assert set(whole.tolist()) == {-1.0, 1.0}
+    assert abs(float(whole.mean())) < 0.06
+    for start, length in ((0, 1), (255, 2), (256, 300), (777, 4000), (4999, 1)):
+        part = random_signs(seed=3, draw=0, row=1, name="layer.weight", start=start, length=length)
+        assert torch.equal(part, whole[start : start + length])
+    for other in ({"seed": 4}, {"draw": 1}, {"row": 2}, {"name": "layer.bias"}):
+        same = {"seed": 3, "draw": 0, "row": 1, "name": "layer.weight", "start": 0, "length": 5000, **other}
+        assert abs(float((whole * random_signs(**same)).mean())) < 0.06  # type: ignore[arg-type]  # a mixed mapping
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": "layers"}, {"redraw": True}], ids=str)
+def test_random_bases_lower_the_loss_and_rebuild_from_their_seed(folder: Path, options: dict[str, Any]) -> None:
+    outcome = run(folder, "out", "random", {"steps": 30, "dimensions": 6, "prior": None, **options})
+    scores = {score.method: score for score in outcome.candidates}
+    saved = json.loads((folder / "out" / "coefficients.json").read_text())["candidates"]["random"]
+    weights_TMG = RandomPart.from_json(saved["random"]).weights_TMG
+    assert weights_TMG.shape == (30 if "redraw" in options else 1, 6, 2 if "groups" in options else 1)
+    state = candidate_state(folder / "out", folder / "checkpoints", "random")
+    model = plain_net()
+    model.load_state_dict(state)
+    task = ToyTask(plain_net)
+    data = task.open_data(folder, discover(folder / "checkpoints"))
+    report = json.loads((folder / "out" / "report.json").read_text())
+    fit, select = split(len(data), 0.5, report["splits"]["seed"])
+    # What was judged is what is rebuilt.
+    for name, indices in (("fit", fit), ("select", select)):
+        with torch.no_grad():
+            loss = float(task.evaluate(model, data.batch(indices))["loss"].mean())
+        assert loss == pytest.approx(getattr(scores["random"], name)["loss"], abs=1e-6)
+    uniform = run(folder, "mean", "uniform")
+    before = next(score for score in uniform.candidates if score.method == "uniform").fit["loss"]
+    assert scores["random"].fit["loss"] < before
+
+
+def test_training_starts_at_the_centre_a_checkpoint_or_another_method(folder: Path) -> None:
+    barely = {"steps": 1, "learning_rate": 1e-9}
+    for start in ("centre", "step-2.safetensors", "greedy-soup", "last-k"):
+        run(folder, start, "twa-layerwise", {**barely, "start": start})
+        alpha_KG = alpha_of(folder, start, "twa-layerwise")
+        if start == "centre":
+            expected_K = torch.full((5,), 0.2, dtype=torch.float64)
+        elif start.startswith("step"):
+            expected_K = torch.eye(5, dtype=torch.float64)[2]
+        else:
+            run(folder, f"only-{start}", start)
+            expected_K = alpha_of(folder, f"only-{start}", start)[:, 0]
+        torch.testing.assert_close(alpha_KG, expected_K[:, None].expand(5, 2), rtol=0, atol=1e-8)
+
+
+def test_the_soup_that_a_job_has_made_already_is_where_it_starts(folder: Path) -> None:
+    options = {
+        "methods": ["last-k", "twa"],
+        "options": {"last-k": {"k": 2}, "twa": {"start": "last-k", "steps": 1, "learning_rate": 1e-9}},
+    }
+    run(folder, "out", "auto", options)
+    torch.testing.assert_close(alpha_of(folder, "out", "twa"), alpha_of(folder, "out", "last-k"), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("uniform", {"k": 2}, "`k` must be an option of method `uniform`, but it has no such option. It has: none."),
+        ("twa", {"stepz": 2}, "`stepz` must be an option of method `twa`"),
+        ("last-k", {"k": 6}, "`k` of method `last-k` must be at most the number of checkpoints (5), but is 6."),
+        ("twa", {"groups": "blocks"}, "`groups` must be model, layers, tensors, a number or a list of regular"),
+        (
+            "twa",
+            {"groups": ["0", "attention"]},
+            "only patterns that match a tensor no earlier one does, but is `attention`",
+        ),
+        ("twa", {"groups": ["("]}, "`groups` must have regular expressions that parse, but is `(`"),
+        ("twa", {"groups": 5}, "`groups` must be from 1 to the number of tensors (4), but is 5."),
+        ("twa", {"start": "the beginning"}, "`start` must be centre, the name of a checkpoint, or one of best,"),
+        ("twa", {"start": "twa"}, "`start` must be centre, the name of a checkpoint, or one of best,"),
+        ("twa", {"start": "twa-layerwise"}, "have one weight for each checkpoint in every group"),
+        ("learned-soup", {"start": "random"}, "`start` must be a combination of checkpoints, but is one of random"),
+        ("given", {}, "must be 5 numbers, one a checkpoint, but are 0 numbers."),
+        ("given", {"coefficients": [0.5, 0.5]}, "must be 5 numbers, one a checkpoint, but are 2 numbers."),
+        (
+            "given",
+            {"coefficients": [0.2, 0.2, 0.2, 0.2, 0.1]},
+            "sum to 1, unless `any_sum` is true, but are 0.9 in sum.",
+        ),
+        (
+            "given",
+            {"coefficients": {"step-0.safetensors": 1.0}},
+            "name each of the 5 checkpoints, but are without `step-1",
+        ),
+        ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one a group"),
+        ("given", {"coefficients": "uniform"}, "`coefficients` of method `given` must be of type list[float] |"),
+        ("pca", {"dimensions": 0}, "`dimensions` of method `pca` must be at least 1, but is 0."),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused_with_the_thing_the_rule_and_the_value(
+    folder: Path, method: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MethodError, match=re.escape(message)) as caught:
+        run(folder, "out", method, options)
+    assert caught.value.code == "invalid-method-options"
+    assert not (folder / "out").exists()
+
+
+def test_given_coefficients_are_taken_in_order_by_name_and_by_group(folder: Path) -> None:
+    numbers = [0.5, -0.25, 0.25, 0.3, 0.2]
+    run(folder, "listed", "given", {"coefficients": numbers})
+    names = [f"step-{index}.safetensors" for index in range(5)]
+    run(folder, "named", "given", {"coefficients": dict(zip(names, numbers, strict=True))})
+    for name in ("listed", "named"):
+        assert alpha_of(folder, name, "given")[:, 0].tolist() == numbers
+    run(folder, "grouped", "given", {"coefficients": [numbers, numbers[::-1]], "groups": "layers"})
+    assert alpha_of(folder, "grouped", "given").T.tolist() == [numbers, numbers[::-1]]
+    state = candidate_state(folder / "grouped", folder / "checkpoints", "given")
+    files = [load_file(folder / "checkpoints" / name) for name in names]
+    for tensor, weights in (("0.weight", numbers), ("2.bias", numbers[::-1])):
+        expected = sum(weight * file[tensor].double() for weight, file in zip(weights, files, strict=True))
+        torch.testing.assert_close(state[tensor].double(), torch.as_tensor(expected), rtol=0, atol=1e-7)
+
+
+def test_coefficients_of_another_sum_are_allowed_with_the_flag_judged_as_they_are_and_said(folder: Path) -> None:
+    outcome = run(folder, "out", "given", {"coefficients": [0.1] * 5, "any_sum": True})
+    score = next(score for score in outcome.candidates if score.method == "given")
+    assert score.label == "given (sum 0.5)"
+    assert any("sum to 0.5: the result is no average" in warning for warning in outcome.warnings)
+    # The judged model is half of the mean, not the mean.
+    model = plain_net()
+    model.load_state_dict(candidate_state(folder / "out", folder / "checkpoints", "given"))
+    task = ToyTask(plain_net)
+    data = task.open_data(folder, discover(folder / "checkpoints"))
+    with torch.no_grad():
+        losses = task.evaluate(model, data.batch(torch.arange(len(data))))["loss"]
+    both = (score.fit["loss"] + score.select["loss"]) / 2
+    assert float(losses.mean()) == pytest.approx(both, abs=1e-6)
+
+
+def test_equal_parts_are_consecutive_and_about_equally_large(tmp_path: Path) -> None:
+    def deep() -> torch.nn.Module:
+        return torch.nn.Sequential(*[torch.nn.Linear(6, 6) for _ in range(9)])
+
+    checkpoints = write_checkpoints(tmp_path, deep, count=2)
+    binding = bind(deep(), checkpoints)
+    for count in (1, 2, 3, 6, 18):
+        groups = equal_parts(binding, count)
+        assert groups.names == tuple(f"part-{number}" for number in range(1, count + 1))
+        order = [groups.of[name] for name in binding.parameters]
+        assert order == sorted(order)
+        sizes = [0] * count
+        for name, parameter in binding.parameters.items():
+            sizes[groups.of[name]] += parameter.numel()
+        assert max(sizes) <= 378 / count + 36
+
+
+def test_patterns_group_by_their_first_match_and_the_rest_together(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, norm_net, count=2)
+    binding = bind(norm_net(), checkpoints)
+    groups = group(binding, [r"^0\.", "bias"])
+    assert groups.names == (r"^0\.", "rest", "bias")
+    assert {name: groups.names[index] for name, index in groups.of.items()} == {
+        "0.weight": r"^0\.",
+        "0.bias": r"^0\.",
+        "1.weight": "rest",
+        "1.bias": "bias",
+        "3.weight": "rest",
+        "3.bias": "bias",
+        "1.running_mean": "rest",
+        "1.running_var": "rest",
+    }
+
+
+def test_the_catalogue_names_a_source_for_every_method() -> None:
+    for method in METHODS.values():
+        assert method.reference
+        assert method.reference_url.startswith("https://")
+        assert method.summary.endswith(".")
