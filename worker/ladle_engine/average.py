@@ -349,7 +349,7 @@ def _prepare(
             trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
             tell=tell,
         ),
-        output_dtypes=output_dtypes(binding, checkpoints, request.dtype),
+        output_dtypes=output_dtypes(checkpoints, request.dtype, binding.aliases),
         seed=request.seed,
         collectives=collectives,
         state=state,

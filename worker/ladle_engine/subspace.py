@@ -21,7 +21,7 @@ from ladle_engine.geometry import Geometry
 from ladle_engine.groups import Groups
 
 INDEPENDENT = 1e-4
-"""A direction of which less than this share is new is dropped: from float64 inner products, 1e-4 of it is known to 1e-8."""
+"""A direction of which less than this share is new is dropped: float64 inner products know such a share to 1e-8."""
 
 
 class Subspace(Protocol):
