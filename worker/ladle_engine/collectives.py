@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store as get_default_store
+
+ROLL_CALL_S = 5.0
+"""How long ranks have to answer after a collective has failed."""
 
 
 class Collectives(Protocol):
@@ -68,8 +74,15 @@ class SingleProcess:
         return self
 
 
+class RankLostError(RuntimeError):
+    """A rank died or hangs, so a collective cannot end. Another attempt may succeed."""
+
+
 class ProcessGroup:
-    """The form over `torch.distributed`, which must be initialised; over all ranks unless a group is given."""
+    """The form over `torch.distributed`, which must be initialised; over all ranks unless a group is given.
+
+    Every collective raises `RankLostError`, which names the rank, when one does not take part in time.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
@@ -77,7 +90,8 @@ class ProcessGroup:
         self.size = dist.get_world_size(group)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor, group=self.group)
+        with self._naming_the_lost():
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -85,19 +99,22 @@ class ProcessGroup:
         padded = shard.new_zeros((max(lengths), *shard.shape[1:]))
         padded[: len(shard)] = shard
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(gathered, padded, group=self.group)
+        with self._naming_the_lost():
+            dist.all_gather(gathered, padded, group=self.group)
         return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
 
     def scatter_sum(self, tensor: Tensor) -> Tensor:
         shard = tensor.new_empty(len(tensor) // self.size)
-        dist.reduce_scatter_single(shard, tensor, group=self.group)
+        with self._naming_the_lost():
+            dist.reduce_scatter_single(shard, tensor, group=self.group)
         return shard
 
     def gather_into(self, whole: Tensor, shard: Tensor) -> None:
-        dist.all_gather_single(whole, shard, group=self.group)
+        with self._naming_the_lost():
+            dist.all_gather_single(whole, shard, group=self.group)
 
     def differentiable_sum(self, tensor: Tensor) -> Tensor:
-        summed: Tensor = _DifferentiableSum.apply(tensor, self.group)  # type: ignore[no-untyped-call]  # torch has no types for it
+        summed: Tensor = _DifferentiableSum.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch has no types
         return summed
 
     def split_by_node(self) -> Collectives:
@@ -109,22 +126,43 @@ class ProcessGroup:
         groups = [dist.new_group(list(range(first, first + local))) for first in range(0, self.size, local)]
         return ProcessGroup(groups[self.rank // local])
 
+    @contextmanager
+    def _naming_the_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankLostError(
+                f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
+            ) from error
+
+
+def _roll_call() -> str:
+    """Which ranks do not answer, in words. Through the store: the connections between ranks may be broken."""
+    ranks = range(dist.get_world_size())
+    try:
+        store = get_default_store()
+        store.set(f"roll-call/{dist.get_rank()}", "here")
+        deadline = time.monotonic() + ROLL_CALL_S
+        while missing := [rank for rank in ranks if not store.check([f"roll-call/{rank}"])]:
+            if time.monotonic() > deadline:
+                return " and ".join(f"rank {rank}" for rank in missing) + " did not answer"
+            time.sleep(0.1)
+    except RuntimeError:
+        return "rank 0, or whatever else holds the store, did not answer"
+    return "every rank answers again"
+
 
 class _DifferentiableSum(torch.autograd.Function):
     """`y = sum_r x_r` on every rank; every rank's loss depends on `y`, so the gradient by `x` is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: object, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group  # type: ignore[attr-defined]  # where autograd functions keep what backward needs
-        summed = tensor.clone()
-        dist.all_reduce(summed, group=group)
-        return summed
+    def forward(ctx: object, tensor: Tensor, ranks: ProcessGroup) -> Tensor:
+        ctx.ranks = ranks  # type: ignore[attr-defined]  # where autograd functions keep what backward needs
+        return ranks.sum(tensor.clone())
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        summed = gradient.clone()
-        dist.all_reduce(summed, group=ctx.group)  # type: ignore[attr-defined]  # as above
-        return summed, None
+        return ctx.ranks.sum(gradient.clone()), None  # type: ignore[attr-defined]  # as above
 
 
 def current_collectives() -> Collectives:
