@@ -1,0 +1,179 @@
+"""Inputs at the edges: what must not move does not, what is missing is dropped, and nothing becomes NaN."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state
+from ladle_engine.rows import TIERS
+from tests.builders import quick_options
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
+
+
+class OddNet(nn.Module):
+    """Has an empty parameter, an integer buffer, a boolean one and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.none = nn.Parameter(torch.zeros(0, 4))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.last = nn.Linear(8, 1)
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(torch.tanh(self.first(x)) * self.scale) + self.none.sum()
+        return result
+
+
+def edit(folder: Path, change: Any) -> None:
+    """Rewrites every checkpoint: `change(index, state)` returns the new state."""
+    for index, file in enumerate(sorted(folder.glob("*.safetensors"))):
+        save_file(change(index, load_file(file)), file)
+
+
+def run(folder: Path, build: Any = plain_net, count: int = 5, **options: Any) -> Outcome:
+    method = options.pop("method", "auto")
+    chosen = options.pop("method_options", None)
+    if chosen is None:
+        given = quick_options(count, steps=6)
+        chosen = {"methods": list(METHODS), "options": given} if method == "auto" else given.get(method, {})
+    return average(
+        folder,
+        folder,
+        output=folder.parent / "out",
+        task=ToyTask(build),
+        method=method,
+        method_options=chosen,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("precision", [*TIERS, "streamed"])
+def test_frozen_tensors_stay_bit_identical_at_every_precision_in_every_method(tmp_path: Path, precision: str) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    frozen = {name: tensor.clone() for name, tensor in load_file(folder / "step-0.safetensors").items() if "0." in name}
+    edit(folder, lambda index, state: {**state, **frozen})
+    outcome = run(folder, precision=precision)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["memory"]["precision"] == precision
+    for score in outcome.candidates:
+        state = candidate_state(tmp_path / "out", folder, score.method)
+        for name, tensor in frozen.items():
+            if score.method == "random":
+                continue  # Its directions are drawn and not taken from checkpoints: nothing is frozen for it.
+            assert torch.equal(state[name].view(torch.int32), tensor.view(torch.int32)), (score.method, name)
+
+
+def test_duplicates_and_a_rank_deficient_set_are_averaged_without_nan(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    first, second = (load_file(folder / f"step-{index}.safetensors") for index in (0, 1))
+
+    def combined(index: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Two directions in all: the third is a copy, the others lie between.
+        share = (0.0, 1.0, 0.0, 0.5, 0.25)[index]
+        return {name: (1 - share) * first[name] + share * second[name] for name in state}
+
+    edit(folder, combined)
+    outcome = run(folder)
+    assert {score.method for score in outcome.candidates} == set(METHODS)
+    assert any("hold the same weights, which count twice" in warning for warning in outcome.warnings)
+    saved = json.loads((tmp_path / "out" / "coefficients.json").read_text())["candidates"]
+    for method, entry in saved.items():
+        alpha_KG = torch.tensor(entry["alpha"], dtype=torch.float64)
+        assert bool(torch.isfinite(alpha_KG).all()), method
+        assert (alpha_KG.sum(dim=0) - 1).abs().max() < 1e-9, method
+
+
+def test_two_checkpoints_are_enough_for_every_method_and_one_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net, count=2)
+    outcome = run(folder, count=2)
+    assert {score.method for score in outcome.candidates} == set(METHODS)
+    (folder / "step-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="must hold at least 2 checkpoints") as caught:
+        run(folder, count=1)
+    assert caught.value.code == "too-few-checkpoints"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]
+)
+def test_checkpoints_of_every_floating_type_are_averaged_in_their_own(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    edit(folder, lambda index, state: {name: tensor.to(dtype) for name, tensor in state.items()})
+    run(folder, method="uniform")
+    state = candidate_state(tmp_path / "out", folder, "uniform")
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    for name, tensor in state.items():
+        mean = torch.stack([file[name].to(torch.float64) for file in files]).mean(dim=0)
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, mean.to(dtype)), name
+
+
+def test_types_may_differ_between_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    dtypes = (torch.float16, torch.float32, torch.bfloat16, torch.float64, torch.float32)
+    edit(folder, lambda index, state: {name: tensor.to(dtypes[index]) for name, tensor in state.items()})
+    run(folder, method="twa")
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    state = candidate_state(tmp_path / "out", folder, "twa")
+    entry = json.loads((tmp_path / "out" / "coefficients.json").read_text())["candidates"]["twa"]
+    for name, tensor in state.items():
+        expected = sum(alpha[0] * file[name].double() for alpha, file in zip(entry["alpha"], files, strict=True))
+        assert tensor.dtype == torch.float32, "the reference's, which is the last one's"
+        assert torch.equal(tensor, torch.as_tensor(expected).to(torch.float32))
+
+
+def test_empty_scalar_integer_and_boolean_tensors_pass_through_every_method(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, OddNet)
+    edit(
+        folder, lambda index, state: {**state, "steps": torch.tensor(index), "mask": torch.tensor([True, False, True])}
+    )
+    outcome = run(folder, OddNet)
+    assert {score.method for score in outcome.candidates} == set(METHODS)
+    for method in ("uniform", "twa-layerwise", "random"):
+        state = candidate_state(tmp_path / "out", folder, method)
+        assert state["none"].shape == (0, 4)
+        assert state["steps"].item() == 4, "the reference's"
+        assert state["mask"].tolist() == [True, False, True]
+        assert state["scale"].shape == ()
+
+
+def test_three_hundred_checkpoints_are_one_job(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net, count=300)
+    options = {"methods": ["uniform", "last-k", "twa"], "options": {"twa": {"steps": 4}, "last-k": {"k": 200}}}
+    outcome = run(folder, method_options=options)
+    assert outcome.num_checkpoints == 300
+    assert {score.method for score in outcome.candidates} == {"best", "uniform", "last-k", "twa"}
+
+
+def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    run(folder, method="twa")
+    (tmp_path / "out").rename(tmp_path / "whole")
+    # Chunks of 64 elements, and a bucket for each tensor but the smallest.
+    monkeypatch.setattr(buckets, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(buckets, "BUCKET_ELEMENTS", 10)
+    run(folder, method="twa")
+    one, other = (
+        json.loads((tmp_path / name / "coefficients.json").read_text())["candidates"]["twa"]["alpha"]
+        for name in ("whole", "out")
+    )
+    torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0, atol=1e-6)
