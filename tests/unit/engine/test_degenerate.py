@@ -99,6 +99,7 @@ def test_two_checkpoints_are_enough_for_every_method_and_one_is_refused(tmp_path
     write_checkpoints(folder, plain_net, count=2)
     outcome = run(folder, count=2)
     assert {score.method for score in outcome.candidates} == set(METHODS)
+    (tmp_path / "out").rename(tmp_path / "two")
     (folder / "step-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="must hold at least 2 checkpoints") as caught:
         run(folder, count=1)
