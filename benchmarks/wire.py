@@ -99,7 +99,9 @@ class Cell:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer repeats; writes no figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller model, too few repeats to judge; writes no figures"
+    )
     quick = parser.parse_args().quick
     size, plan = (QUICK, Plan(turns=1, loops=4, steps=1)) if quick else (FULL, Plan(turns=3, loops=8, steps=3))
     # So that a `kill` removes the namespaces too.
@@ -129,8 +131,8 @@ def main() -> None:
         "versions": versions(),
         "layouts": layouts,
     }
-    console.print("\n".join(goal_lines(layouts)))
     if not quick:
+        console.print("\n".join(goal_lines(layouts)))
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
         RESULTS.with_suffix(".md").write_text(markdown(result))
