@@ -230,6 +230,7 @@ def write_checkpoints(folder: Path, size: Size) -> int:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "size.json").write_text(json.dumps(asdict(size)))
     generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     state = ResidualNet(size).state_dict()
     for index in range(size.checkpoints):
         moved = {name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
