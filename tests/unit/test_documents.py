@@ -37,9 +37,19 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_the_documents_name_every_method_command_and_option_of_the_built_in_task() -> None:
     methods = (REPOSITORY / "docs" / "methods.md").read_text()
-    assert all(f"| `{name}` |" in methods for name in METHODS)
+    assert all(f"| [`{name}`](methods/{name}.md) |" in methods for name in METHODS)
     tasks = (REPOSITORY / "docs" / "tasks.md").read_text()
     assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_with_its_source_and_its_options(name: str) -> None:
+    page = (REPOSITORY / "docs" / "methods" / f"{name}.md").read_text()
+    shared = (REPOSITORY / "docs" / "methods" / "training.md").read_text() if "training.md" in page else ""
+    for option in describe_options(METHODS[name].options_type):
+        assert f"`{option['name']}`" in page + shared, option["name"]
+    year = re.search(r"(19|20)\d\d", METHODS[name].reference)
+    assert year is None or year[0] in page
 
 
 def test_the_reasons_of_bad_checkpoints_and_data_are_explained() -> None:

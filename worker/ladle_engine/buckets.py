@@ -107,12 +107,14 @@ def read_chunks(readers: Sequence[TensorReader], bucket: Bucket, dtype: torch.dt
     Every chunk begins at a multiple of `rows.BLOCK`. What is memory-mapped is read by slice.
     """
     chunk = max(CHUNK_NUMBERS // max(len(readers), 1) // BLOCK * BLOCK, BLOCK)
+    # Asked for once: a reader takes longer to find a tensor than to give a small part of it.
+    stored = {piece.name: [reader.read(piece.name).reshape(-1) for reader in readers] for piece in bucket.pieces}
     for start in range(0, bucket.length, chunk):
         stop = min(start + chunk, bucket.length)
         weights_KC = torch.empty(len(readers), stop - start, dtype=dtype)
         for piece in bucket.cut(start, stop).pieces:
             target = slice(piece.offset, piece.offset + piece.length)
             source = slice(piece.start, piece.start + piece.length)
-            for row_C, reader in zip(weights_KC, readers, strict=True):
-                row_C[target] = reader.read(piece.name).reshape(-1)[source]
+            for row_C, weights_P in zip(weights_KC, stored[piece.name], strict=True):
+                row_C[target] = weights_P[source]
         yield slice(start, stop), weights_KC

@@ -104,10 +104,15 @@ class ProcessGroup:
         return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
 
     def scatter_sum(self, tensor: Tensor) -> Tensor:
-        shard = tensor.new_empty(len(tensor) // self.size)
         with self._naming_the_lost():
+            if tensor.device.type == "cpu":
+                # gloo's own reduce-scatter sends as much as a whole all-reduce.
+                parts = torch.empty_like(tensor)
+                dist.all_to_all_single(parts, tensor, group=self.group)
+                return parts.view(self.size, -1).sum(dim=0)
+            shard = tensor.new_empty(len(tensor) // self.size)
             dist.reduce_scatter_single(shard, tensor, group=self.group)
-        return shard
+            return shard
 
     def gather_into(self, whole: Tensor, shard: Tensor) -> None:
         with self._naming_the_lost():
