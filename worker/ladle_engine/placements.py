@@ -92,7 +92,7 @@ class Gradients:
         self._parameters = parameters
         self._buckets = buckets
         self._padded = padded
-        self._place_of = {piece.name: (index, piece) for index, bucket in enumerate(buckets) for piece in bucket.pieces}
+        self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
 
     @contextmanager
     def handed_to(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
@@ -103,32 +103,23 @@ class Gradients:
         missing = [
             sum(self._parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in self._buckets
         ]
-        arrived: dict[int, Tensor] = {}
+        arrived: dict[str, Tensor] = {}
         due = len(self._buckets) - 1
 
         def hand_over(until: Callable[[int], bool]) -> None:
             nonlocal due
             while due >= 0 and until(due):
-                gradient_P = arrived.pop(due, None)
-                take(due, self._fresh(due) if gradient_P is None else gradient_P)
+                take(due, self._flat(due, arrived))
                 due -= 1
 
         def hook(parameter: nn.Parameter, name: str) -> None:
             assert parameter.grad is not None
             gradient = parameter.grad
-            local = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
             parameter.grad = None
-            if name not in self._place_of:
+            if name not in self._bucket_of:
                 return
-            index, piece = self._place_of[name]
-            if piece.length == self._padded[index]:
-                # Alone in its bucket: nothing to gather, so nothing to copy.
-                arrived[index] = local
-            else:
-                if index not in arrived:
-                    arrived[index] = self._fresh(index)
-                arrived[index][piece.offset : piece.offset + piece.length] = local
-            missing[index] -= 1
+            arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
+            missing[self._bucket_of[name]] -= 1
             hand_over(lambda index: missing[index] == 0)
 
         handles = [
@@ -145,9 +136,17 @@ class Gradients:
             for parameter in self._parameters.values():
                 parameter.grad = None
 
-    def _fresh(self, index: int) -> Tensor:
-        like, _ = local_part(self._parameters[self._buckets[index].pieces[0].name])
-        return like.new_zeros(self._padded[index])
+    def _flat(self, index: int, arrived: dict[str, Tensor]) -> Tensor:
+        """Takes a bucket's gradients out of `arrived`: gathered at once, for on a GPU a copy each would be a kernel."""
+        pieces, padded = self._buckets[index].pieces, self._padded[index]
+        like, _ = local_part(self._parameters[pieces[0].name])
+        parts = [
+            like.new_zeros(piece.length) if (gradient := arrived.pop(piece.name, None)) is None else gradient
+            for piece in pieces
+        ]
+        if padding := padded - self._buckets[index].length:
+            parts.append(like.new_zeros(padding))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _Composition:

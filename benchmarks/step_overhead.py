@@ -1,0 +1,590 @@
+"""What a step of coefficients costs over the same step of plain SGD: time and memory, K = 10, 100, 300, every tier.
+
+    python benchmarks/step_overhead.py [--device cuda] [--models resnet-50 vit-b-16] [--quick]
+
+On a GPU ResNet-50 (batch 256) and ViT-B/16 (batch 128) at 224 pixels, on a CPU models of three million parameters. Both
+steps run one forward and one backward pass of the same model over the same batch, already on the device, in float32
+and with BatchNorm on batch statistics; the plain one then takes `torch.optim.SGD(momentum=0.9)` over all parameters,
+ours the engine's own step. They take turns, and the overhead is the median of the ratios of neighbours.
+
+Checkpoints are drawn in memory: 300 of them are 30 GB. `streamed` needs files, so it runs where they take up to 2 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import gc
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rows import device_name, wait
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
+from transformers import ResNetForImageClassification as ResNet
+from transformers import ViTForImageClassification as ViT
+
+from ladle_engine.binding import bind
+from ladle_engine.buffers import NoStatistics, RecomputedStatistics, Statistics
+from ladle_engine.checkpoints.readers import READERS
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
+from ladle_engine.collectives import SingleProcess
+from ladle_engine.directions import OFFLOADED, STREAMED
+from ladle_engine.examples import Examples
+from ladle_engine.groups import group
+from ladle_engine.model_weights import ModelWeights
+from ladle_engine.placements import REPLICATED, Placement
+from ladle_engine.preflight import MemoryPlan, PeakMemory, available_bytes
+from ladle_engine.progress import ignore
+from ladle_engine.report import versions
+from ladle_engine.rows import TIERS, row_bytes
+from ladle_engine.state import ResumeState
+from ladle_engine.subspace import Linear
+from ladle_engine.tasks.image_classification import ImageClassification
+from ladle_engine.train import Trainer, TrainSettings, _first_order, _Run
+
+RESULTS = Path(__file__).parent / "results"
+COUNTS = (10, 100, 300)
+GROUPINGS = ("model", "layers")
+STREAMED_BYTES = 2 << 30
+ROWS_SHARE = 0.6
+"""Of the memory that is free; rows that take more are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model and its batch."""
+
+    build: type[nn.Module]
+    config: PreTrainedConfig
+    image_size: int
+    batch_size: int
+
+
+def _resnet(**sizes: Any) -> dict[str, Any]:
+    return {"build": ResNet, "config": ResNetConfig(num_labels=1000, **sizes)}
+
+
+def _vit(**sizes: Any) -> dict[str, Any]:
+    return {"build": ViT, "config": ViTConfig(num_labels=1000, **sizes)}
+
+
+ON_GPU = {
+    "resnet-50": Case(**_resnet(), image_size=224, batch_size=256),
+    "vit-b-16": Case(**_vit(), image_size=224, batch_size=128),
+}
+ON_CPU = {
+    "resnet-small": Case(
+        **_resnet(embedding_size=32, hidden_sizes=[96, 192, 384, 768], depths=[2, 2, 3, 2]),
+        image_size=64,
+        batch_size=64,
+    ),
+    "vit-small": Case(
+        **_vit(
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=3,
+            image_size=64,
+            patch_size=8,
+        ),
+        image_size=64,
+        batch_size=32,
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--models", choices=[*ON_GPU, *ON_CPU], nargs="+", help="all that suit the device when absent")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="of checkpoints")
+    parser.add_argument("--tiers", nargs="+", default=None, help="all that suit the device when absent")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--repeats", type=int, help="15 on a GPU, 6 on a CPU when absent")
+    parser.add_argument("--quick", action="store_true", help="K = 10 and a third of the repeats")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    if not on_gpu:
+        torch.set_num_threads(arguments.threads)
+    cases = ON_GPU if on_gpu else ON_CPU
+    tiers = arguments.tiers or (*TIERS, *((OFFLOADED,) if on_gpu else ()), STREAMED)
+    repeats = arguments.repeats or (15 if on_gpu else 6) // (3 if arguments.quick else 1)
+    READERS[DrawnCheckpoint.format] = DrawnCheckpoint  # type: ignore[assignment]
+    console = Console()
+    for name in arguments.models or cases:
+        torch.manual_seed(0)
+        bench = Bench({**ON_CPU, **ON_GPU}[name], device, repeats)
+        plain = {"parameters": bench.parameters, "flop": bench.flop(), **bench.plain_memory(), **bench.plain_calls()}
+        result = {
+            "model": name,
+            "device": device_name(device),
+            "threads": None if on_gpu else arguments.threads,
+            "batch_size": bench.case.batch_size,
+            "image_size": bench.case.image_size,
+            "quick": arguments.quick,
+            "repeats": repeats,
+            "versions": versions(),
+            "plain": plain,
+            "runs": [],
+        }
+        for count in [10] if arguments.quick else arguments.counts:
+            for tier in tiers:
+                run = {"count": count, "tier": tier, "load": round(os.getloadavg()[0], 1)} | bench.run(count, tier)
+                result["runs"].append(run)
+                console.print(" ".join(cells_of(run)))
+                save(result)
+        console.print(table_of(result))
+
+
+def save(result: Mapping[str, Any]) -> None:
+    """After every run: what is measured is not lost when a later one takes too long."""
+    slug = re.sub("[^a-z0-9]+", "-", f"{result['model']} {result['device']}".lower()).strip("-")
+    path = RESULTS / f"step-overhead-{slug}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+
+
+class DrawnCheckpoint:
+    """A checkpoint that is a window of one long random vector, at an offset of its own: nothing is kept or computed.
+
+    Norms' weights and biases lie around 1, so that a mean of hundreds still passes numbers on.
+    """
+
+    format = "drawn"
+    pool = torch.empty(0)
+    infos: Mapping[str, TensorInfo] = {}
+    STRIDE = 997
+
+    @classmethod
+    def draw(cls, infos: Mapping[str, TensorInfo], count: int) -> None:
+        longest = max(info.numel for info in infos.values())
+        cls.infos = infos
+        cls.pool = 0.05 * torch.randn(longest + count * cls.STRIDE, generator=torch.Generator().manual_seed(0))
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        assert checkpoint.step is not None
+        self._offset = checkpoint.step * self.STRIDE
+
+    def __enter__(self) -> DrawnCheckpoint:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.infos
+
+    def read(self, name: str) -> Tensor:
+        info = self.infos[name]
+        window = self.pool[self._offset : self._offset + info.numel].view(info.shape)
+        return 1 + window if len(info.shape) == 1 else window
+
+
+class OneBatch:
+    """A data set that answers with the same batch, which lies on the device already."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        shape = (case.batch_size, 3, case.image_size, case.image_size)
+        self._batch = {
+            "pixel_values": torch.randn(shape, device=device),
+            "labels": torch.randint(1000, (case.batch_size,), device=device),
+        }
+
+    def __len__(self) -> int:
+        return len(self._batch["labels"])
+
+    def batch(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return self._batch
+
+
+class Bench:
+    """One model on one device, and the plain step over it."""
+
+    def __init__(self, case: Case, device: torch.device, repeats: int) -> None:
+        self.case = case
+        self.device = device
+        self.repeats = repeats
+        self.task = ImageClassification.from_options({"batch_size": case.batch_size})
+        self.examples = Examples(
+            task=self.task,
+            data=OneBatch(case, device),
+            indices=torch.arange(case.batch_size),
+            device=device,
+        )
+        self.model = case.build(case.config).to(device)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.infos = {
+            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype)
+            for name, tensor in self.model.state_dict().items()
+        }
+        self.fresh = copy.deepcopy(self.model)
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
+        self.training_mode(self.model)
+        self.plain_step()
+
+    def training_mode(self, model: nn.Module) -> None:
+        """As the engine trains: everything as in evaluation but BatchNorm, which takes the batch's statistics."""
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+
+    def forward_and_backward(self) -> None:
+        self.task.loss(self.model, self.examples.batch(self.examples.indices)).backward()
+
+    def plain_step(self) -> None:
+        self.optimiser.zero_grad()
+        self.forward_and_backward()
+        self.optimiser.step()
+
+    def flop(self) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self.forward_and_backward()
+        self.optimiser.zero_grad()
+        return counter.get_total_flops()
+
+    def plain_calls(self) -> dict[str, Any]:
+        return {"calls": calls(self.plain_step, self.device)}
+
+    def plain_memory(self) -> dict[str, int]:
+        """Bytes: parameters and momentum, and what a step takes on top of them at its peak."""
+        return {"held_bytes": 8 * self.parameters, "step_bytes": self.peak(self.plain_step)}
+
+    def peak(self, step: Callable[[], object]) -> int:
+        self.optimiser.zero_grad()
+        release_free_memory(self.device)
+        with PeakMemory(self.device) as peak:
+            step()
+        return peak.bytes
+
+    def run(self, count: int, tier: str) -> dict[str, Any]:
+        """Milliseconds and bytes of our step, or why it was not run."""
+        stored = count * (4 * self.parameters if tier == STREAMED else row_bytes(rows_tier(tier), self.parameters))
+        on_host = tier == OFFLOADED or self.device.type == "cpu"
+        limit = available_bytes(torch.device("cpu") if on_host else self.device) * ROWS_SHARE
+        if stored > (STREAMED_BYTES if tier == STREAMED else limit):
+            return {"skipped": f"{stored / 1e9:.1f} GB of {'files' if tier == STREAMED else 'rows'}"}
+        with self.ours(count, tier) as ours:
+            measured = ours.measure(self)
+        release_free_memory(self.device)
+        return {"stored_bytes": stored, **measured}
+
+    @contextmanager
+    def ours(self, count: int, tier: str) -> Iterator[Ours]:
+        DrawnCheckpoint.draw(self.infos, count)
+        drawn = CheckpointSet(
+            folder=Path("drawn"),
+            checkpoints=tuple(
+                Checkpoint(name=f"step-{step}", step=step, files=(), format=DrawnCheckpoint.format)
+                for step in range(count)
+            ),
+            tensors=self.infos,
+            config=None,
+            side_files=(),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints = written(drawn, Path(folder)) if tier == STREAMED else drawn
+            model = copy.deepcopy(self.fresh)
+            binding = bind(model, checkpoints)
+            weights = ModelWeights(
+                checkpoints=checkpoints,
+                binding=binding,
+                plans=[MemoryPlan(placement=REPLICATED, precision=tier, parts={}, available_bytes=0, reason="")],
+                device=self.device,
+                collectives=SingleProcess(),
+                trial=lambda: None,
+                tell=ignore,
+            )
+            chosen: Statistics = NoStatistics(binding)
+            if binding.statistics:
+                chosen = RecomputedStatistics(checkpoints, binding, self.examples, SingleProcess())
+            try:
+                yield Ours(
+                    {
+                        name: Trainer(
+                            method="twa",
+                            model=model,
+                            placement=weights.placement(groups),
+                            statistics=chosen,
+                            place_statistics=lambda weights_KG, groups=groups: chosen.place(weights_KG, groups),
+                            groups=groups,
+                            examples=self.examples,
+                            collectives=SingleProcess(),
+                            state=ResumeState(None, ""),
+                            tell=ignore,
+                        )
+                        for name in GROUPINGS
+                        for groups in (group(binding, name),)
+                    },
+                    count,
+                )
+            finally:
+                weights.close()
+
+
+class Ours:
+    """The engine's step, with a coefficient per checkpoint and with one per checkpoint and layer."""
+
+    def __init__(self, trainers: Mapping[str, Trainer], count: int) -> None:
+        self.count = count
+        self.trainers = trainers
+        self.steps = {name: self._step_of(trainer) for name, trainer in trainers.items()}
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        placement, groups = self.trainers["model"].placement, self.trainers["model"].groups
+        vectors = [torch.randn(bucket.length, device=bench.device) for bucket in placement.buckets]
+        weights_KG = torch.full((self.count, 1), 1 / self.count, dtype=torch.float64)
+
+        def project() -> None:
+            for index, gradient_P in enumerate(vectors):
+                placement.directions.project(index, gradient_P)
+
+        def forward_and_backward() -> None:
+            bench.optimiser.zero_grad()
+            bench.forward_and_backward()
+
+        ms = in_turn(
+            {
+                "plain": bench.plain_step,
+                "twa": self.steps["model"],
+                "pass": forward_and_backward,
+                "place": lambda: placement.place(weights_KG, groups),
+                "project": project,
+                "plain again": bench.plain_step,
+                "twa layers": self.steps["layers"],
+            },
+            bench.device,
+            bench.repeats,
+        )
+        vectors.clear()
+        pairs = list(zip(ms["plain"], ms["twa"], strict=True))
+        layers = list(zip(ms["plain again"], ms["twa layers"], strict=True))
+        median = {name: statistics.median(values) for name, values in ms.items()}
+        return {
+            "plain_ms": round(median["plain"], 2),
+            "pass_ms": round(median["pass"], 2),
+            "twa_ms": round(median["twa"], 2),
+            "twa_layers_ms": round(median["twa layers"], 2),
+            "place_ms": round(median["place"], 2),
+            "project_ms": round(median["project"], 2),
+            "rest_ms": round(median["twa"] - median["pass"] - median["place"] - median["project"], 2),
+            "overhead": round(statistics.median(twa / plain - 1 for plain, twa in pairs), 4),
+            "overhead_layers": round(statistics.median(twa / plain - 1 for plain, twa in layers), 4),
+            "plain_again": round(
+                statistics.median(b / a - 1 for a, b in zip(ms["plain"], ms["plain again"], strict=True)), 4
+            ),
+            "layers": len(self.trainers["layers"].groups),
+            "held_bytes": 4 * bench.parameters * (1 if self.tier_has_no_centre(placement) else 2),
+            "step_bytes": bench.peak(self.steps["model"]),
+            "layers_step_bytes": bench.peak(self.steps["layers"]),
+            "calls": calls(self.steps["model"], bench.device),
+        }
+
+    def tier_has_no_centre(self, placement: Placement) -> bool:
+        return not hasattr(placement.directions, "_base")
+
+    def _step_of(self, trainer: Trainer) -> Callable[[], None]:
+        """What `Trainer.train` does in each of its steps."""
+        G = len(trainer.groups)
+        subspace = Linear(
+            alpha_0_KG=torch.full((self.count, G), 1 / self.count, dtype=torch.float64),
+            basis_GKM=torch.diag_embed(torch.ones(G, self.count, dtype=torch.float64)),
+        )
+        settings = TrainSettings(
+            steps=1,
+            learning_rate=1e-6,
+            optimiser="adamw",
+            momentum=0.9,
+            schedule="constant",
+            warmup_fraction=0.0,
+            prior=0.2,
+            l2=0.0,
+            sam_radius=0.0,
+            seed=0,
+        )
+        theta_MG = subspace.start.clone().requires_grad_()
+        run = _Run(trainer=trainer, subspace=subspace, settings=settings, theta_MG=theta_MG)
+        optimiser = _first_order(theta_MG, settings)
+
+        def step() -> None:
+            _, _, theta_MG.grad = run._measure(trainer.examples.indices)
+            optimiser.step()
+
+        return step
+
+
+def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:
+    """The same checkpoints as files."""
+    files = []
+    for checkpoint in drawn.checkpoints:
+        reader = DrawnCheckpoint(checkpoint)
+        path = folder / f"{checkpoint.name}.safetensors"
+        save_file({name: reader.read(name).clone() for name in drawn.tensors}, path)
+        files.append(Checkpoint(name=path.name, step=checkpoint.step, files=(path,), format="safetensors"))
+    return CheckpointSet(folder=folder, checkpoints=tuple(files), tensors=drawn.tensors, config=None, side_files=())
+
+
+def rows_tier(tier: str) -> str:
+    return "float32" if tier == OFFLOADED else tier
+
+
+def in_turn(jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of every job, which take turns; the first round warms up."""
+    ms: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(-1, repeats):
+        for name, job in jobs.items():
+            wait(device)
+            started = clock(device)
+            job()
+            wait(device)
+            if repeat >= 0:
+                ms[name].append(1000 * (clock(device) - started))
+    return ms
+
+
+def clock(device: torch.device) -> float:
+    """Seconds; on a CPU of this process, which does not count what others on the machine do."""
+    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
+
+
+VIEWS = frozenset(
+    (
+        *("view", "_unsafe_view", "_reshape_alias", "as_strided", "slice", "select", "detach"),
+        *("t", "transpose", "expand", "reshape", "alias", "permute", "unsqueeze"),
+        *("squeeze", "split", "unbind", "unfold", "empty", "empty_like", "empty_strided"),
+        *("resize_", "set_", "result_type", "lift_fresh", "resolve_conj", "resolve_neg"),
+    )
+)
+"""Operators that would start no kernel."""
+
+SYNCHRONISING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def calls(step: Callable[[], object], device: torch.device) -> dict[str, int]:
+    """How much one step asks of the device: kernels, copies and waits; on a CPU the operators that would be kernels."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiled:
+        step()
+    events = profiled.events() or []
+    if on_gpu:
+        counted = Counter(event.name for event in events)
+        return {
+            "kernels": sum(n for name, n in counted.items() if "LaunchKernel" in name),
+            "copies": sum(n for name, n in counted.items() if name.startswith("Memcpy")),
+            "copies_to_host": sum(n for name, n in counted.items() if name.startswith("Memcpy DtoH")),
+            "waits": sum(counted[name] for name in SYNCHRONISING),
+        }
+    leaves = [
+        event.name
+        for event in events
+        if event.name.startswith("aten::")
+        and event.name.removeprefix("aten::") not in VIEWS
+        and not any(child.name.startswith("aten::") for child in event.cpu_children if child.name[6:] not in VIEWS)
+    ]
+    return {"operators": len(leaves)}
+
+
+def release_free_memory(device: torch.device) -> None:
+    """To the system, so that a peak counts it again when it is used."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+HEADER = ("K", "directions", "plain, ms", "TWA, ms", "overhead", "by layer", "place", "project", "rest", "memory, MB")
+
+
+def cells_of(run: Mapping[str, Any]) -> list[str]:
+    if "skipped" in run:
+        return [str(run["count"]), run["tier"], f"not run: {run['skipped']}", *[""] * 7]
+    parts = [f"{run[name]:.1f}" for name in ("place_ms", "project_ms", "rest_ms")]
+    return [
+        str(run["count"]),
+        run["tier"],
+        f"{run['plain_ms']:.1f}",
+        f"{run['twa_ms']:.1f}",
+        f"{100 * run['overhead']:.1f} %",
+        f"{100 * run['overhead_layers']:.1f} %",
+        *parts,
+        megabytes(run),
+    ]
+
+
+def megabytes(sizes: Mapping[str, int]) -> str:
+    """`300 + 80`: what is held between steps, directions apart, and what a step takes on top."""
+    return f"{sizes['held_bytes'] / 1e6:.0f} + {sizes['step_bytes'] / 1e6:.0f}"
+
+
+def table_of(result: Mapping[str, Any]) -> Table:
+    table = Table(*HEADER, title=f"{result['model']} on {result['device']}")
+    for run in result["runs"]:
+        table.add_row(*cells_of(run))
+    table.caption = f"plain SGD holds and takes {megabytes(result['plain'])} MB"
+    return table
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    plain = result["plain"]
+    noise = [abs(run["plain_again"]) for run in result["runs"] if "plain_again" in run] or [0.0]
+    measured = f"CPU time with {result['threads']} thread(s)" if result["threads"] else "wall-clock time"
+    loads = [run["load"] for run in result["runs"]]
+    command = f"python benchmarks/step_overhead.py --models {result['model']}{' --quick' if result['quick'] else ''}"
+    lines = [
+        f"# Step overhead: {result['model']} on {result['device']}",
+        "",
+        f"Made by `{command}`. {plain['parameters']:,} parameters, batches of {result['batch_size']} at "
+        f"{result['image_size']} pixels, "
+        f"float32; {measured}, medians of {result['repeats']} "
+        f"interleaved repeats, overheads of the ratios of neighbours. `by layer` has a coefficient per checkpoint and "
+        f"layer. `rest` is the step less a bare pass, place and project: a difference of medians, so it carries their "
+        f"noise. The plain step against itself differs by {100 * statistics.median(noise):.1f} % in the median and "
+        f"{100 * max(noise):.1f} % at most; load average {min(loads)} to {max(loads)}.",
+        "",
+        f"Memory is what is held between steps, directions apart (parameters and centre; for plain SGD parameters and "
+        f"momentum), plus what a step takes at its peak. Plain SGD: {megabytes(plain)} MB. A plain step is "
+        f"{plain['flop'] / plain['parameters'] / 1e3:,.0f} thousand FLOP a parameter; its calls: "
+        f"{_counts(plain['calls'])}, ours: {_range_of(run['calls'] for run in result['runs'] if 'calls' in run)}.",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|---" * len(HEADER) + "|",
+    ]
+    lines += ["| " + " | ".join(cells_of(run)) + " |" for run in result["runs"]]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(calls: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in calls.items())
+
+
+def _range_of(all_calls: Iterable[Mapping[str, int]]) -> str:
+    by_name: dict[str, list[int]] = {}
+    for each in all_calls:
+        for name, count in each.items():
+            by_name.setdefault(name, []).append(count)
+    return ", ".join(f"{min(counts)} to {max(counts)} {name}" for name, counts in by_name.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""What a whole job costs over the sum of its necessary parts: every file read once, K evaluations on the select split,
+the steps that fit coefficients, one file written.
+
+    python benchmarks/whole_job.py [--device cuda] [--quick]
+
+A wide small CNN of 6.4 million parameters (26 MB a file), trained a little on made images; `ladle_engine.average` with
+`twa`, then with its default `auto`. Beside every job, in turn with it, the parts run as plain torch: as many forward
+and backward passes as the job's methods took, one plain evaluation of every checkpoint. Imports are not counted. The
+files are in the page cache in both, so reading is what it costs to touch every byte; waiting for the disk is not in CPU
+time, which is what is measured on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ladle_small_cnn import SmallCnn
+from rich.console import Console
+from rich.table import Table
+from rows import device_name, wait
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ladle_engine import average
+from ladle_engine.examples import split
+from ladle_engine.progress import ProgressEvent, StageStarted
+from ladle_engine.report import versions
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = ("twa", "auto")
+CONFIG: dict[str, Any] = {"num_channels": 1, "num_classes": 10, "image_size": 28, "batch_norm": False}
+WIDTH, QUICK_WIDTH = 128, 64
+BATCH_SIZE = 128
+GOAL = 1.25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS))
+    parser.add_argument("--checkpoints", type=int, default=8)
+    parser.add_argument("--images", type=int, default=2048, help="in the validation set")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--quick", action="store_true", help="four checkpoints of 6 MB, a quarter of the images, once")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.checkpoints, arguments.images, arguments.repeats = 4, 512, 1
+    CONFIG["width"] = QUICK_WIDTH if arguments.quick else WIDTH
+    device = torch.device(arguments.device)
+    if device.type == "cpu":
+        torch.set_num_threads(arguments.threads)
+    console = Console()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make(folder, arguments.checkpoints, arguments.images)
+        file_bytes = next((folder / "checkpoints").glob("*.safetensors")).stat().st_size
+        jobs = [compare(folder, method, device, arguments.repeats, console) for method in arguments.methods]
+    result = {
+        "device": device_name(device),
+        "threads": arguments.threads if device.type == "cpu" else None,
+        "checkpoints": arguments.checkpoints,
+        "file_bytes": file_bytes,
+        "images": arguments.images,
+        "quick": arguments.quick,
+        "versions": versions(),
+        "jobs": jobs,
+    }
+    for job in jobs:
+        console.print(table_of(job))
+    path = RESULTS / f"whole-job-{re.sub('[^a-z0-9]+', '-', result['device'].lower()).strip('-')}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+    console.print(f"Figures: {path.name} and .md in {RESULTS.name}")
+
+
+def make(folder: Path, count: int, num_images: int) -> None:
+    """`val.npz`, and a checkpoint after every few steps of SGD."""
+    torch.manual_seed(0)
+    labels = torch.arange(num_images) % CONFIG["num_classes"]
+    prototypes = torch.rand(CONFIG["num_classes"], 28, 28)
+    images = (prototypes[labels] + 0.8 * torch.rand(num_images, 28, 28)) / 1.8
+    np.savez(folder / "val.npz", images=(255 * images).to(torch.uint8).numpy(), labels=labels.numpy())
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "config.json").write_text(json.dumps({"ladle_task": "small-cnn", **CONFIG}))
+    model = SmallCnn(**CONFIG)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
+    for number in range(count):
+        chosen = torch.randint(num_images, (32,))
+        optimiser.zero_grad()
+        F.cross_entropy(model(images[chosen, None]), labels[chosen]).backward()
+        optimiser.step()
+        save_file(model.state_dict(), folder / "checkpoints" / f"step-{number + 1:03}.safetensors")
+
+
+def compare(folder: Path, method: str, device: torch.device, repeats: int, console: Console) -> dict[str, Any]:
+    """The job and its parts, in turn; the parts come first once, which warms up."""
+    runs = []
+    parts_of(folder, device, steps=2)
+    for repeat in range(repeats):
+        load = os.getloadavg()[0]
+        job = run_job(folder, method, device, folder / f"{method}-{repeat}")
+        parts = parts_of(folder, device, job["fit_steps"])
+        runs.append({"load": round(load, 1), "job": job, "parts": parts, "ratio": job["seconds"] / sum(parts.values())})
+        console.print(f"{method}: {job['seconds']:.1f} s over {sum(parts.values()):.1f} s is {runs[-1]['ratio']:.2f}")
+    stages = dict.fromkeys(stage for run in runs for stage in run["job"]["stages"])
+    return {
+        "method": method,
+        "fit_steps": runs[0]["job"]["fit_steps"],
+        "evaluated": runs[0]["job"]["evaluated"],
+        "seconds": median(run["job"]["seconds"] for run in runs),
+        "stages": {stage: median(run["job"]["stages"].get(stage, 0.0) for run in runs) for stage in stages},
+        "parts": {part: median(run["parts"][part] for run in runs) for part in runs[0]["parts"]},
+        "ratio": median(run["ratio"] for run in runs),
+        "runs": runs,
+    }
+
+
+def run_job(folder: Path, method: str, device: torch.device, output: Path) -> dict[str, Any]:
+    """Seconds in all and by stage: from one `StageStarted` to the next."""
+    marks: list[tuple[float, str]] = []
+
+    def note(event: ProgressEvent) -> None:
+        if isinstance(event, StageStarted):
+            marks.append((clock(device), event.stage + (f" {event.method}" if event.method else "")))
+
+    started = clock(device)
+    average(
+        folder / "checkpoints",
+        folder / "val.npz",
+        output=output,
+        method=method,
+        task_options={"batch_size": BATCH_SIZE},
+        device=device,
+        progress=note,
+    )
+    ended = clock(device)
+    stages: dict[str, float] = {"before the first stage": marks[0][0] - started}
+    for (start, stage), (stop, _) in zip(marks, [*marks[1:], (ended, "")], strict=True):
+        stages[stage] = stages.get(stage, 0.0) + stop - start
+    report = json.loads((output / "report.json").read_text())
+    return {
+        "seconds": ended - started,
+        "stages": stages,
+        "fit_steps": sum(len(candidate["curve"]) for candidate in report["candidates"]),
+        "evaluated": sum(each["select"]["examples"] for each in report["checkpoints"] if each["select"]),
+    }
+
+
+def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]:
+    """Seconds of what no job can do without, as plain torch."""
+    files = sorted((folder / "checkpoints").glob("*.safetensors"))
+    with np.load(folder / "val.npz") as arrays:
+        images = torch.from_numpy(arrays["images"])[:, None].to(torch.float32) / 255
+        labels = torch.from_numpy(arrays["labels"])
+    fit, select = split(len(labels), 0.5, 0)
+    model = SmallCnn(**CONFIG).to(device).eval()
+    seconds: dict[str, float] = {}
+
+    def timed(part: str, started: float) -> None:
+        wait(device)
+        seconds[part] = seconds.get(part, 0.0) + clock(device) - started
+
+    def loss_over(indices: Tensor) -> Tensor:
+        return F.cross_entropy(model(images[indices].to(device)), labels[indices].to(device))
+
+    for file in files:
+        started = clock(device)
+        # What is memory-mapped has not been read before it is copied.
+        model.load_state_dict({name: tensor.clone() for name, tensor in load_file(file).items()})
+        timed("read every file once", started)
+        started = clock(device)
+        with torch.no_grad():
+            for batch in select.split(BATCH_SIZE):
+                loss_over(batch)
+        timed("evaluate every checkpoint", started)
+    started = clock(device)
+    for step in range(steps):
+        chosen = fit[torch.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE) % len(fit)]
+        model.zero_grad()
+        loss_over(chosen).backward()
+    timed("fit steps", started)
+    started = clock(device)
+    output = folder / "plain.safetensors"
+    save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, output)
+    with output.open("rb") as file:
+        os.fsync(file.fileno())
+    timed("write one file", started)
+    return seconds
+
+
+def clock(device: torch.device) -> float:
+    """Seconds; on a CPU of this process, which does not count what others on the machine do."""
+    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
+
+
+def median(values: Iterable[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
+def table_of(job: Mapping[str, Any]) -> Table:
+    table = Table("", "s", "share of the job", title=f"{job['method']}: {job['ratio']:.2f} times its parts")
+    for name, taken in (*job["stages"].items(), ("the job", job["seconds"])):
+        table.add_row(name, f"{taken:.2f}", f"{100 * taken / job['seconds']:.0f} %")
+    table.add_section()
+    for name, taken in (*job["parts"].items(), ("the parts", sum(job["parts"].values()))):
+        table.add_row(name, f"{taken:.2f}", f"{100 * taken / job['seconds']:.0f} %")
+    return table
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    measured = f"CPU time with {result['threads']} thread(s)" if result["threads"] else "wall-clock time"
+    lines = [
+        f"# Whole job on {result['device']}",
+        "",
+        f"Made by `python benchmarks/whole_job.py{' --quick' if result['quick'] else ''}`: {result['checkpoints']} "
+        f"checkpoints of {result['file_bytes'] / 1e6:.0f} MB, {result['images']} images. A job's {measured} by "
+        f"stage, and beside it, in turn with it, its necessary parts as plain torch; medians. The goal is "
+        f"{GOAL} times the parts.",
+    ]
+    for job in result["jobs"]:
+        ratios = [run["ratio"] for run in job["runs"]]
+        loads = ", ".join(str(run["load"]) for run in job["runs"])
+        lines += [
+            "",
+            f"## `{job['method']}`: {job['ratio']:.2f} times its parts",
+            "",
+            f"{len(ratios)} run(s), {min(ratios):.2f} to {max(ratios):.2f}; load average {loads}. {job['fit_steps']} "
+            f"fit steps. Of {result['checkpoints'] * result['images'] // 2:,} evaluations of a checkpoint on an "
+            f"example of the select split the job made {job['evaluated']:,}.",
+            "",
+            "| | s | share of the job |",
+            "|---|---|---|",
+        ]
+        for name, taken in (
+            *job["stages"].items(),
+            ("**the job**", job["seconds"]),
+            *job["parts"].items(),
+            ("**the parts**", sum(job["parts"].values())),
+        ):
+            lines.append(f"| {name} | {taken:.2f} | {100 * taken / job['seconds']:.0f} % |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
