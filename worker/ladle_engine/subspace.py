@@ -24,6 +24,17 @@ INDEPENDENT = 1e-4
 """A direction of which less than this share is new is dropped: float64 inner products know such a share to 1e-8."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What the trained numbers are coordinates of."""
+
+    matrix_GKM: Tensor
+    """float64: `u = M theta`; unused columns are 0."""
+    log_variance_MG: Tensor
+    """float64: the logarithm of the checkpoints' variance along each axis, relative to the group's mean; 0 for axes
+    without such an order. What a learned prior goes by."""
+
+
 class Subspace(Protocol):
     """A differentiable map from the trained numbers to the weights of the rows."""
 
@@ -32,12 +43,13 @@ class Subspace(Protocol):
         """float64 M x G: where training begins."""
         ...
 
-    def weights(self, theta_MG: Tensor) -> Tensor:
-        """float64 K x G."""
+    @property
+    def log_variance_MG(self) -> Tensor:
+        """See `Basis`."""
         ...
 
-    def displacement(self, theta_MG: Tensor) -> Tensor:
-        """How far from the start, in directions' lengths: what the prior holds."""
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        """float64 K x G."""
         ...
 
 
@@ -46,18 +58,19 @@ class Linear:
     """`alpha = alpha_0 + u - mean(u)` with `u = M theta`; alpha sums to 1 and may be negative."""
 
     alpha_0_KG: Tensor
-    basis_GKM: Tensor
+    basis: Basis
 
     @property
     def start(self) -> Tensor:
-        G, _, M = self.basis_GKM.shape
+        G, _, M = self.basis.matrix_GKM.shape
         return torch.zeros(M, G, dtype=torch.float64)
 
-    def displacement(self, theta_MG: Tensor) -> Tensor:
-        return torch.einsum("gkm,mg->kg", self.basis_GKM, theta_MG)
+    @property
+    def log_variance_MG(self) -> Tensor:
+        return self.basis.log_variance_MG
 
     def weights(self, theta_MG: Tensor) -> Tensor:
-        u_KG = self.displacement(theta_MG)
+        u_KG = torch.bmm(self.basis.matrix_GKM, theta_MG.T.unsqueeze(2)).squeeze(2).T
         return self.alpha_0_KG + u_KG - u_KG.mean(dim=0, keepdim=True)
 
 
@@ -73,11 +86,12 @@ class Convex:
         floor = 0.01 / len(self.alpha_0_KG)
         return self.alpha_0_KG.clamp(min=floor).log()
 
+    @property
+    def log_variance_MG(self) -> Tensor:
+        return torch.zeros_like(self.alpha_0_KG)
+
     def weights(self, theta_MG: Tensor) -> Tensor:
         return torch.softmax(theta_MG, dim=0)
-
-    def displacement(self, theta_MG: Tensor) -> Tensor:
-        return self.weights(theta_MG) - self.alpha_0_KG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,31 +106,44 @@ class Scaled:
     def start(self) -> Tensor:
         return torch.zeros(self.dimensions, len(self.scale_G), dtype=torch.float64)
 
+    @property
+    def log_variance_MG(self) -> Tensor:
+        return torch.zeros_like(self.start)
+
     def weights(self, theta_MG: Tensor) -> Tensor:
         return theta_MG * self.scale_G
 
-    def displacement(self, theta_MG: Tensor) -> Tensor:
-        return theta_MG
+
+MakeBasis = Callable[[Geometry, Groups], Basis]
 
 
-Basis = Callable[[Geometry, Groups], Tensor]
-"""float64 G x K x M: columns in units of the directions; unused columns are 0."""
-
-
-def own_lengths(geometry: Geometry, groups: Groups) -> Tensor:
+def own_lengths(geometry: Geometry, groups: Groups) -> Basis:
     """The directions as they are: a coordinate of 1 goes all the way to its checkpoint."""
-    return torch.diag_embed(geometry.live_KG(groups).T.to(torch.float64))
+    return _unordered(torch.diag_embed(geometry.live_KG(groups).T.to(torch.float64)))
 
 
-def normalised(geometry: Geometry, groups: Groups) -> Tensor:
+def principal_axes(geometry: Geometry, groups: Groups) -> Basis:
+    """The directions as they are, turned: `M = V` for the Gram matrix `V diag(lambda) V^T`.
+
+    The span, and the length of `u`, are those of `own_lengths`; but axes along which the loss is steep no longer mix
+    with flat ones, which serves an optimiser that has a rate for each coordinate.
+    """
+    values_GM, vectors_GKM, real_GM = _spectrum(geometry, groups)
+    mean_G1 = (values_GM * real_GM).sum(dim=1, keepdim=True) / real_GM.sum(dim=1, keepdim=True).clamp(min=1)
+    relative_GM = torch.where(real_GM, values_GM.where(real_GM, 1.0) / mean_G1.where(mean_G1 > 0, 1.0), 1.0)
+    used = _used(real_GM)
+    return Basis(matrix_GKM=(vectors_GKM * real_GM[:, None, :])[:, :, used], log_variance_MG=relative_GM.log().T[used])
+
+
+def normalised(geometry: Geometry, groups: Groups) -> Basis:
     """Directions of one length (the journal version, eq. 4): unit directions times their root mean square length."""
     live_KG = geometry.live_KG(groups)
     lengths_KG = geometry.lengths_KG(groups)
     ratio_KG = torch.where(live_KG, geometry.scale_G(groups) / lengths_KG.where(live_KG, 1.0), 0.0)
-    return torch.diag_embed(ratio_KG.T)
+    return _unordered(torch.diag_embed(ratio_KG.T))
 
 
-def gram_schmidt(geometry: Geometry, groups: Groups) -> Tensor:
+def gram_schmidt(geometry: Geometry, groups: Groups) -> Basis:
     """Orthogonal directions in the checkpoints' order (the ICLR version), each of the root mean square length.
 
     The published loop subtracts vectors of the model's size in float32 and loses orthogonality. Here the same recursion
@@ -144,25 +171,39 @@ def gram_schmidt(geometry: Geometry, groups: Groups) -> Tensor:
                 basis_GKM[g, :, kept] = vector_K / length
                 kept += 1
         basis_GKM[g] *= scale_G[g]
-    return _without_empty_columns(basis_GKM)
+    return _unordered(basis_GKM[:, :, _used(basis_GKM.abs().amax(dim=1) > 0)])
 
 
-def principal(geometry: Geometry, groups: Groups, dimensions: int | None = None) -> Tensor:
+def principal(geometry: Geometry, groups: Groups, dimensions: int | None = None) -> Basis:
     """The top principal components of the checkpoints (Li et al. 2022), each of the root mean square length.
 
     All that are not rounding noise, unless `dimensions` says how many.
     """
+    values_GM, vectors_GKM, real_GM = _spectrum(geometry, groups)
+    if dimensions is not None:
+        real_GM[:, dimensions:] = False
+    inverse_GM = torch.where(real_GM, values_GM.where(real_GM, 1.0).rsqrt(), 0.0)
+    columns_GKM = vectors_GKM * (inverse_GM * geometry.scale_G(groups)[:, None])[:, None, :]
+    return _unordered(columns_GKM[:, :, _used(real_GM)])
+
+
+def _spectrum(geometry: Geometry, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues G x M, eigenvectors G x K x M, and which are real (bool G x M), the largest first."""
     live_GK = geometry.live_KG(groups).T.to(torch.float64)
     gram_GKK = geometry.gram_GKK(groups) * live_GK[:, :, None] * live_GK[:, None, :]
     values_GM, vectors_GKM = torch.linalg.eigh(gram_GKK)
     values_GM, vectors_GKM = values_GM.flip(-1), vectors_GKM.flip(-1)
     real_GM = values_GM > INDEPENDENT**2 * values_GM[:, :1].clamp(min=torch.finfo(torch.float64).tiny)
-    if dimensions is not None:
-        real_GM[:, dimensions:] = False
-    inverse_GM = torch.where(real_GM, values_GM.where(real_GM, 1.0).rsqrt(), 0.0)
-    return _without_empty_columns(vectors_GKM * (inverse_GM * geometry.scale_G(groups)[:, None])[:, None, :])
+    return values_GM, vectors_GKM, real_GM
 
 
-def _without_empty_columns(basis_GKM: Tensor) -> Tensor:
-    used = basis_GKM.abs().amax(dim=(0, 1)) > 0
-    return basis_GKM[:, :, used] if bool(used.any()) else basis_GKM[:, :, :1]
+def _used(used_GM: Tensor) -> Tensor:
+    """bool M: the columns that any group uses, and one at least."""
+    used_M = used_GM.any(dim=0)
+    used_M[0] = True
+    return used_M
+
+
+def _unordered(matrix_GKM: Tensor) -> Basis:
+    G, _, M = matrix_GKM.shape
+    return Basis(matrix_GKM=matrix_GKM, log_variance_MG=torch.zeros(M, G, dtype=torch.float64))

@@ -1,8 +1,8 @@
 """The loop over coefficients (paper, Algorithm 1), in M x G dimensions.
 
-What is minimised is a maximum a posteriori: the mean loss over the N examples, plus `|u|^2 / (2 N prior^2)`. Backward
-gives the gradient of one parameter after the other; hooks project it on the directions (eq. 6) and free it. The
-optimiser steps `theta` in float64 (eq. 7), and the model is placed again. See `subspace` and `placements`.
+What is minimised is a maximum a posteriori: the mean loss over the N examples, plus `|theta|^2 / (2 N prior^2)`.
+Backward gives the gradient of one parameter after the other; hooks project it on the directions (eq. 6) and free it. The
+optimiser steps `theta` in float64 (eq. 7), and the model is placed again. See `subspace`, `prior` and `placements`.
 
 K checkpoints (or rows of another basis), G groups, M dimensions of the basis.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from ladle_engine.errors import MethodError
 from ladle_engine.examples import Examples
 from ladle_engine.groups import Groups
 from ladle_engine.placements import Placement
+from ladle_engine.prior import LEARNED, Given, Learned, Prior
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.state import ResumeState
 from ladle_engine.subspace import Subspace
@@ -47,8 +48,11 @@ class TrainSettings:
     """For SGD."""
     schedule: str
     warmup_fraction: float
-    prior: float | None
-    """The standard deviation that coefficients are expected to have around the start; None for no prior."""
+    averaged_fraction: float
+    """The result is the mean of theta over this last share of the steps, which takes out the noise of the batches; 0 is
+    the last step's. Not for L-BFGS."""
+    prior: float | str | None
+    """The standard deviation that coefficients are expected to have around the start; `learned`; None for no prior."""
     l2: float
     """`l2 / 2 * |theta|^2` is added to the mean loss (the paper's lambda, eq. 5)."""
     sam_radius: float
@@ -85,7 +89,14 @@ class Trainer:
     def train(self, subspace: Subspace, settings: TrainSettings) -> Trained:
         """Collective. Raises `MethodError` when the loss or a gradient is no longer finite."""
         theta_MG = subspace.start.clone().requires_grad_()
-        run = _Run(trainer=self, subspace=subspace, settings=settings, theta_MG=theta_MG)
+        run = _Run(
+            trainer=self,
+            subspace=subspace,
+            settings=settings,
+            theta_MG=theta_MG,
+            prior=_prior(settings.prior, subspace, len(self.examples)),
+            mean_MG=torch.zeros_like(subspace.start),
+        )
         if settings.optimiser == "lbfgs":
             run.minimise()
         else:
@@ -120,6 +131,19 @@ class Trainer:
         return loss, gradient_KG
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What a batch says at one point."""
+
+    loss: float
+    objective: float
+    """With what the prior and `l2` add."""
+    gradient_MG: Tensor
+    """Of the objective, by theta."""
+    data_MG: Tensor
+    """Of the loss alone."""
+
+
 @dataclass(kw_only=True)
 class _Run:
     """One training run: what is minimised, and how far it has come."""
@@ -128,6 +152,9 @@ class _Run:
     subspace: Subspace
     settings: TrainSettings
     theta_MG: Tensor
+    prior: Prior
+    mean_MG: Tensor
+    """Of theta, over the steps that are averaged so far."""
     losses: list[float] = field(default_factory=list)
 
     def descend(self) -> None:
@@ -135,23 +162,34 @@ class _Run:
         settings, examples = self.settings, self.trainer.examples
         optimiser = _first_order(self.theta_MG, settings)
         order = BatchOrder(len(examples), examples.task.batch_size, settings.seed)
-        self._resume(optimiser)
+        if saved := self._resume(optimiser):
+            self.prior.resume(saved["prior"])
+            self.mean_MG = saved["mean"]
+        first_averaged = settings.steps - round(settings.averaged_fraction * settings.steps)
         pace = Pace(self.trainer.tell, "train", settings.steps, method=self.trainer.method)
         for step in range(len(self.losses), settings.steps):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, settings)
-            loss, _, gradient_MG = self._measure(examples.indices[order.batch(step)])
-            self.theta_MG.grad = gradient_MG
+            batch = examples.indices[order.batch(step)]
+            measured = self._measure(batch)
+            self.prior.see(self.theta_MG.detach() - self.subspace.start, measured.data_MG, len(batch))
+            self.theta_MG.grad = measured.gradient_MG
             optimiser.step()
-            self.losses.append(loss)
-            pace.step(step + 1, loss)
+            if step >= first_averaged:
+                self.mean_MG += (self.theta_MG.detach() - self.mean_MG) / (step - first_averaged + 1)
+            self.losses.append(measured.loss)
+            pace.step(step + 1, measured.loss)
             if self.trainer.state.is_due():
-                self._save(optimiser)
+                self._save(optimiser, prior=self.prior.state(), mean=self.mean_MG)
+        if first_averaged < settings.steps:
+            with torch.no_grad():
+                self.theta_MG.copy_(self.mean_MG)
 
     def minimise(self) -> None:
         """L-BFGS on the whole split, with a line search and so without a learning rate (P-BFGS of Li et al. 2022).
 
-        Ends with the best point seen when its passes are used up or nothing improves any more.
+        A learned prior stays what it is at first: one gradient of all examples has no scatter to learn from. It ends
+        with the best point seen when its passes are used up or nothing improves any more.
         """
         examples = self.trainer.examples
         per_pass = math.ceil(len(examples) / examples.task.batch_size)
@@ -167,12 +205,12 @@ class _Run:
         def closure() -> Tensor:
             if len(self.losses) >= passes:
                 raise _PassesUsedUp
-            loss, objective, gradient_MG = self._measure(examples.indices)
-            self.theta_MG.grad = gradient_MG
-            best.see(objective, self.theta_MG)
-            self.losses.append(loss)
-            pace.step(len(self.losses), loss)
-            return torch.tensor(objective, dtype=torch.float64)
+            measured = self._measure(examples.indices)
+            self.theta_MG.grad = measured.gradient_MG
+            best.see(measured.objective, self.theta_MG)
+            self.losses.append(measured.loss)
+            pace.step(len(self.losses), measured.loss)
+            return torch.tensor(measured.objective, dtype=torch.float64)
 
         before = -1
         try:
@@ -186,17 +224,16 @@ class _Run:
         with torch.no_grad():
             self.theta_MG.copy_(best.theta_MG)
 
-    def _measure(self, indices: Tensor) -> tuple[float, float, Tensor]:
-        """The loss over a batch, what is minimised, and its gradient by theta."""
-        loss, objective, gradient_MG = self._at(self.theta_MG.detach(), indices)
-        if self.settings.sam_radius:
-            length = gradient_MG.norm()
-            if length > 0:
-                uphill_MG = self.theta_MG.detach() + self.settings.sam_radius * gradient_MG / length
-                _, objective, gradient_MG = self._at(uphill_MG, indices)
-        return loss, objective, gradient_MG
+    def _measure(self, indices: Tensor) -> _Measured:
+        """What a batch says at theta or, with `sam_radius`, uphill of it."""
+        here = self._at(self.theta_MG.detach(), indices)
+        length = here.gradient_MG.norm()
+        if not self.settings.sam_radius or not length > 0:
+            return here
+        uphill_MG = self.theta_MG.detach() + self.settings.sam_radius * here.gradient_MG / length
+        return replace(self._at(uphill_MG, indices), loss=here.loss)
 
-    def _at(self, theta_MG: Tensor, indices: Tensor) -> tuple[float, float, Tensor]:
+    def _at(self, theta_MG: Tensor, indices: Tensor) -> _Measured:
         theta_MG = theta_MG.detach().requires_grad_()
         weights_KG = self.subspace.weights(theta_MG)
         loss, gradient_KG = self.trainer.loss_and_gradient(weights_KG.detach(), indices)
@@ -208,17 +245,16 @@ class _Run:
                 f"{self.settings.learning_rate}) may help.",
             )
         (data_MG,) = torch.autograd.grad(weights_KG, theta_MG, gradient_KG)
-        penalty = self._penalty(theta_MG)
-        (pull_MG,) = torch.autograd.grad(penalty, theta_MG)
-        return loss, loss + float(penalty.detach()), (without_noise(data_MG) + pull_MG).contiguous()
-
-    def _penalty(self, theta_MG: Tensor) -> Tensor:
-        penalty = self.settings.l2 / 2 * theta_MG.square().sum()
-        if self.settings.prior is not None:
-            # Divided by the number of examples: few of them can move coefficients but little.
-            spread = 2 * len(self.trainer.examples) * self.settings.prior**2
-            penalty = penalty + self.subspace.displacement(theta_MG).square().sum() / spread
-        return penalty
+        data_MG = without_noise(data_MG)
+        moved_MG = theta_MG.detach() - self.subspace.start
+        # Divided by the number of examples: few of them can move coefficients but little.
+        pull_MG = moved_MG / (len(self.trainer.examples) * self.prior.variance()) + self.settings.l2 * moved_MG
+        return _Measured(
+            loss=loss,
+            objective=loss + float((moved_MG * pull_MG).sum()) / 2,
+            gradient_MG=(data_MG + pull_MG).contiguous(),
+            data_MG=data_MG,
+        )
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> Mapping[str, Any] | None:
         saved = self.trainer.state.load(f"train-{self.trainer.method}")
@@ -234,6 +270,13 @@ class _Run:
             f"train-{self.trainer.method}",
             {"theta": self.theta_MG.detach(), "optimiser": optimiser.state_dict(), "losses": self.losses, **more},
         )
+
+
+def _prior(asked: float | str | None, subspace: Subspace, examples: int) -> Prior:
+    if asked == LEARNED:
+        return Learned(log_variance_MG=subspace.log_variance_MG, examples=examples)
+    assert not isinstance(asked, str), "options are checked before"
+    return Given(scale=math.inf if asked is None else asked)
 
 
 class _PassesUsedUp(Exception):

@@ -57,9 +57,14 @@ def flat_directions(folder: Path) -> Tensor:
 
 
 def test_psgd_in_weight_space_equals_sgd_with_momentum_on_orthogonal_coefficients(folder: Path) -> None:
-    shared = {"steps": 40, "learning_rate": 0.3, "momentum": 0.8}
+    shared = {"steps": 40, "learning_rate": 0.3, "momentum": 0.8, "schedule": "cosine"}
     run(folder, "weights", "psgd", shared)
-    run(folder, "coefficients", "twa-gram-schmidt", {**shared, "optimiser": "sgd", "prior": None})
+    run(
+        folder,
+        "coefficients",
+        "twa-gram-schmidt",
+        {**shared, "optimiser": "sgd", "prior": None, "averaged_fraction": 0.0},
+    )
     in_weights, in_coefficients = (
         alpha_of(folder, "weights", "psgd"),
         alpha_of(folder, "coefficients", "twa-gram-schmidt"),
@@ -87,7 +92,7 @@ def test_the_gram_schmidt_basis_is_orthogonal_to_1e_6_where_the_published_loop_i
     binding = bind(plain_net(), checkpoints)
     groups = GROUPINGS[grouping](binding)
     geometry = measure(checkpoints, binding, ignore)
-    basis_GKM = gram_schmidt(geometry, groups) / geometry.scale_G(groups)[:, None, None]
+    basis_GKM = gram_schmidt(geometry, groups).matrix_GKM / geometry.scale_G(groups)[:, None, None]
     directions_KD = flat_directions(tmp_path)
     position = 0
     spans: list[list[slice]] = [[] for _ in groups.names]
@@ -125,7 +130,7 @@ def test_principal_components_are_those_of_a_singular_value_decomposition(folder
     directions_KD = flat_directions(folder)
     _, _, components_DD = torch.linalg.svd(directions_KD, full_matrices=False)
     for dimensions in (1, 3, None):
-        basis_KM = principal(geometry, groups, dimensions)[0] / geometry.scale_G(groups)
+        basis_KM = principal(geometry, groups, dimensions).matrix_GKM[0] / geometry.scale_G(groups)
         vectors_MD = basis_KM.T @ directions_KD
         expected = components_DD[: dimensions or 4]
         assert vectors_MD.shape == expected.shape, "centred directions have rank K - 1"
@@ -224,6 +229,7 @@ def test_the_soup_that_a_job_has_made_already_is_where_it_starts(folder: Path) -
         ),
         ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one a group"),
         ("given", {"coefficients": "uniform"}, "`coefficients` of method `given` must be of type list[float] |"),
+        ("twa", {"prior": "strong"}, "`prior` must be a number, null or `learned`, but is `strong`."),
         ("pca", {"dimensions": 0}, "`dimensions` of method `pca` must be at least 1, but is 0."),
     ],
     ids=str,

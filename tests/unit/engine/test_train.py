@@ -18,7 +18,16 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import MethodError
 from ladle_engine.groups import Grouping, Groups
 from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Basis, Convex, Linear, gram_schmidt, normalised, own_lengths, principal
+from ladle_engine.subspace import (
+    Convex,
+    Linear,
+    MakeBasis,
+    gram_schmidt,
+    normalised,
+    own_lengths,
+    principal,
+    principal_axes,
+)
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings, schedule
 from tests.unit.engine.toy import TiedNet, ToyData, plain_net, subspace_for, trainer_for, write_checkpoints
 
@@ -29,13 +38,15 @@ SETTINGS = TrainSettings(
     momentum=0.9,
     schedule="cosine",
     warmup_fraction=0.1,
+    averaged_fraction=0.0,
     prior=0.5,
     l2=0.0,
     sam_radius=0.0,
     seed=3,
 )
-BASES: dict[str, Basis] = {
+BASES: dict[str, MakeBasis] = {
     "own lengths": own_lengths,
+    "principal axes": principal_axes,
     "normalised": normalised,
     "gram-schmidt": gram_schmidt,
     "principal": principal,
@@ -59,7 +70,7 @@ def reference_alpha(
     optimiser: torch.optim.Optimizer = torch.optim.AdamW([theta_MG], lr=0.1, weight_decay=0.0)
     if settings.optimiser == "sgd":
         optimiser = torch.optim.SGD([theta_MG], lr=0.1, momentum=settings.momentum)
-    data, order = ToyData(64), BatchOrder(61, 8, settings.seed)
+    data, order, path = ToyData(64), BatchOrder(61, 8, settings.seed), []
     for step in range(settings.steps):
         batch = data.batch(torch.arange(3, 64)[order.batch(step)])
         u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
@@ -68,13 +79,16 @@ def reference_alpha(
             name: sum(alpha_KG[i, g] * weights[i][name] for i in range(len(weights))) for name, g in groups.of.items()
         }
         loss = (functional_call(model, average, (batch["x"].double(),)) - batch["y"].double()).square().mean()
-        if settings.prior is not None:
-            loss = loss + u_KG.square().sum() / (2 * 61 * settings.prior**2)
+        if isinstance(settings.prior, float):
+            loss = loss + theta_MG.square().sum() / (2 * 61 * settings.prior**2)
         loss = loss + settings.l2 / 2 * theta_MG.square().sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.param_groups[0]["lr"] = settings.learning_rate * schedule(step, settings)
         optimiser.step()
+        path.append(theta_MG.detach().clone())
+    last = path[len(path) - round(settings.averaged_fraction * settings.steps) :] or path[-1:]
+    theta_MG = torch.stack(last).mean(dim=0)
     u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
     return (u_KG + (1 - u_KG.sum(dim=0)) / len(weights)).detach()
 
@@ -91,7 +105,7 @@ def test_forty_adamw_steps_equal_autograd_through_the_average(
     trainer = trainer_for(checkpoints, build, grouping)
     subspace = subspace_for(checkpoints, trainer, BASES[basis])
     trained = trainer.train(subspace, SETTINGS)
-    expected = reference_alpha(checkpoints, build, trainer.groups, subspace.basis_GKM)
+    expected = reference_alpha(checkpoints, build, trainer.groups, subspace.basis.matrix_GKM)
     moved = (expected - 1 / 5).abs().max()
     assert moved > 0.05, "the reference must have gone somewhere"
     torch.testing.assert_close(trained.weights_KG, expected, rtol=0, atol=1e-5)
@@ -105,6 +119,7 @@ def test_forty_adamw_steps_equal_autograd_through_the_average(
         {"schedule": "linear"},
         {"schedule": "constant", "warmup_fraction": 0.0},
         {"schedule": "step"},
+        {"averaged_fraction": 0.5},
     ],
     ids=str,
 )
@@ -113,7 +128,7 @@ def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Pat
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "layers")
     subspace = subspace_for(checkpoints, trainer)
-    expected = reference_alpha(checkpoints, plain_net, trainer.groups, subspace.basis_GKM, settings)
+    expected = reference_alpha(checkpoints, plain_net, trainer.groups, subspace.basis.matrix_GKM, settings)
     assert (expected - 1 / 5).abs().max() > 0.02
     torch.testing.assert_close(trainer.train(subspace, settings).weights_KG, expected, rtol=0, atol=1e-5)
 
@@ -198,7 +213,8 @@ def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(
     checkpoints = write_checkpoints(tmp_path / "ckpts", plain_net)
     whole = trainer_for(checkpoints, plain_net, "layers")
     subspace = subspace_for(checkpoints, whole)
-    settings = replace(SETTINGS, optimiser=optimiser, steps=40 if optimiser == "adamw" else 400)
+    settings = replace(SETTINGS, optimiser=optimiser, steps=40 if optimiser == "adamw" else 400, prior="learned")
+    settings = replace(settings, averaged_fraction=0.6)
     expected = whole.train(subspace, settings)
 
     class Interrupted(Exception):

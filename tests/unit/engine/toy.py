@@ -25,7 +25,7 @@ from ladle_engine.preflight import MemoryPlan
 from ladle_engine.progress import ignore
 from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Basis, Linear, own_lengths
+from ladle_engine.subspace import Linear, MakeBasis, own_lengths
 from ladle_engine.tasks.base import Batch, Metric
 from ladle_engine.train import Trainer
 
@@ -191,11 +191,11 @@ def trainer_for(
     )
 
 
-def subspace_for(checkpoints: CheckpointSet, trainer: Trainer, basis: Basis = own_lengths) -> Linear:
+def subspace_for(checkpoints: CheckpointSet, trainer: Trainer, basis: MakeBasis = own_lengths) -> Linear:
     """Around the mean of the checkpoints."""
     geometry = measure(checkpoints, bind(trainer.examples.task.build_model(checkpoints), checkpoints), ignore)
     K = len(checkpoints.checkpoints)
     return Linear(
         alpha_0_KG=torch.full((K, len(trainer.groups)), 1 / K, dtype=torch.float64),
-        basis_GKM=basis(geometry, trainer.groups),
+        basis=basis(geometry, trainer.groups),
     )

@@ -25,13 +25,13 @@ gathered, and is where a run can be resumed bit for bit."""
 
 @dataclass(frozen=True, kw_only=True)
 class PsgdOptions:
-    steps: int = option(96, "gradient steps, each on one batch", at_least=1)
+    steps: int = option(40, "gradient steps, each on one batch", at_least=1)
     learning_rate: float = option(1.0, "of the weights, in units of the squared length of the directions", above=0.0)
     momentum: float = option(0.9, "of the weights", at_least=0.0, at_most=0.9999)
     schedule: str = option(
-        "cosine", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+        "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
     )
-    warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
+    warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
     start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
     groups: Grouping = option("model", HELP)
 
@@ -43,6 +43,7 @@ class PsgdOptions:
             momentum=self.momentum,
             schedule=self.schedule,
             warmup_fraction=self.warmup_fraction,
+            averaged_fraction=0.0,
             prior=None,
             l2=0.0,
             sam_radius=0.0,
@@ -70,7 +71,7 @@ class Psgd:
         alpha_0_KG = start_of(work, self.name, options.start, groups)
         settings = options.settings(work.seed)
         trainer = trainer_for(work, self.name, groups)
-        basis_GKM = gram_schmidt(work.geometry, groups)
+        basis_GKM = gram_schmidt(work.geometry, groups).matrix_GKM
         projector_GKK = basis_GKM @ basis_GKM.mT
         state = work.state.load(f"train-{self.name}") or {
             "u": torch.zeros_like(alpha_0_KG),

@@ -12,7 +12,7 @@ from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.directions import RandomDirections
 from ladle_engine.groups import Groups, group
 from ladle_engine.methods.base import Choice
-from ladle_engine.methods.trained import TrainedOptions, start_of, trainer_for
+from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace import Scaled
@@ -22,9 +22,7 @@ from ladle_engine.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(TrainedOptions):
-    prior: float | None = option(
-        None, "how far coefficients are expected from the start; smaller holds harder, null is none", above=0.0
-    )
+    prior: float | str | None = option(None, PRIOR_HELP, above=0.0)
     dimensions: int = option(16, "random directions, in each group", at_least=1)
     redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
 

@@ -13,32 +13,37 @@ from ladle_engine.groups import HELP, Grouping, Groups
 from ladle_engine.methods.base import Choice
 from ladle_engine.options import option
 from ladle_engine.placements import Placement
+from ladle_engine.prior import LEARNED
 from ladle_engine.train import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
 from ladle_engine.workspace import Workspace
 
 CENTRE = "centre"
+
+PRIOR_HELP = (
+    f"how far coefficients are expected from the start, in directions' lengths: a number (smaller holds harder), "
+    f"`{LEARNED}` from the data, or null for none"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOptions:
     """Rates, radii and priors are in units of the directions' lengths, so they fit every model."""
 
-    steps: int = option(96, "batches whose gradient is taken; L-BFGS takes whole passes of the same number", at_least=1)
+    steps: int = option(40, "batches whose gradient is taken; L-BFGS takes whole passes of the same number", at_least=1)
     learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
     optimiser: str = option("adamw", "adamw; sgd, with momentum; or lbfgs, which needs no rate", one_of=OPTIMISERS)
     momentum: float = option(0.9, "of sgd", at_least=0.0, at_most=0.9999)
     schedule: str = option(
-        "cosine", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+        "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
     )
-    warmup_fraction: float = option(0.1, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
+    warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
     speed_up: float = option(
         1.0, "the rate times this, the steps divided by it (the paper's scaled schedule)", above=0.0
     )
-    prior: float | None = option(
-        0.2,
-        "how far coefficients are expected from the start, in directions' lengths; smaller holds harder, null is none",
-        above=0.0,
+    averaged_fraction: float = option(
+        0.5, "the result is the mean over this last share of the steps", at_least=0.0, at_most=1.0
     )
+    prior: float | str | None = option(LEARNED, PRIOR_HELP, above=0.0)
     l2: float = option(
         0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0
     )
@@ -47,6 +52,11 @@ class TrainedOptions:
     groups: Grouping = option("model", HELP)
 
     def settings(self, seed: int) -> TrainSettings:
+        """Raises `MethodError` for a prior that is a word but not `learned`."""
+        if isinstance(self.prior, str) and self.prior != LEARNED:
+            raise MethodError(
+                "invalid-method-options", f"`prior` must be a number, null or `{LEARNED}`, but is `{self.prior}`."
+            )
         return TrainSettings(
             steps=max(round(self.steps / self.speed_up), 1),
             learning_rate=self.learning_rate * self.speed_up,
@@ -54,6 +64,7 @@ class TrainedOptions:
             momentum=self.momentum,
             schedule=self.schedule,
             warmup_fraction=self.warmup_fraction,
+            averaged_fraction=self.averaged_fraction,
             prior=self.prior,
             l2=self.l2,
             sam_radius=self.sam_radius,

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from ladle_engine.groups import HELP, Grouping, group
 from ladle_engine.methods.base import Choice
-from ladle_engine.methods.trained import TrainedOptions, choice_of, start_of, trainer_for
+from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, choice_of, start_of, trainer_for
 from ladle_engine.options import option
-from ladle_engine.subspace import Basis, Convex, Linear, gram_schmidt, own_lengths, principal
+from ladle_engine.subspace import Convex, Linear, MakeBasis, gram_schmidt, principal, principal_axes
 from ladle_engine.workspace import Workspace
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
@@ -27,9 +27,7 @@ class PrincipalOptions(TrainedOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSoupOptions(TrainedOptions):
-    prior: float | None = option(
-        None, "how far coefficients are expected from the start; smaller holds harder, null is none", above=0.0
-    )
+    prior: float | str | None = option(None, PRIOR_HELP, above=0.0)
 
 
 class Twa:
@@ -39,14 +37,14 @@ class Twa:
     reference_url: ClassVar[str] = TWA_PAPER
     options_type: ClassVar[type] = TrainedOptions
 
-    def basis(self, options: TrainedOptions) -> Basis:
-        return own_lengths
+    def basis(self, options: TrainedOptions) -> MakeBasis:
+        return principal_axes
 
     def choose(self, work: Workspace, options: TrainedOptions) -> Choice:
         groups = group(work.binding, options.groups)
         subspace = Linear(
             alpha_0_KG=start_of(work, self.name, options.start, groups),
-            basis_GKM=self.basis(options)(work.geometry, groups),
+            basis=self.basis(options)(work.geometry, groups),
         )
         trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
         return choice_of(work, self.name, groups, trained)
@@ -67,7 +65,7 @@ class TwaGramSchmidt(Twa):
     )
     reference_url: ClassVar[str] = "https://openreview.net/forum?id=8wbnpOJY-f"
 
-    def basis(self, options: TrainedOptions) -> Basis:
+    def basis(self, options: TrainedOptions) -> MakeBasis:
         return gram_schmidt
 
 
@@ -78,7 +76,7 @@ class PcaSubspace(Twa):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2103.11154"
     options_type: ClassVar[type] = PrincipalOptions
 
-    def basis(self, options: PrincipalOptions) -> Basis:  # type: ignore[override]  # its own options, by options_type
+    def basis(self, options: PrincipalOptions) -> MakeBasis:  # type: ignore[override]  # its own options, by options_type
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
 
