@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ladle import InvalidSpec, JobFailed
-from ladle_contracts import CandidateScored, Reason
-from tests.builders import make_checkpoints, make_val_set
+from ladle_contracts import CandidateScored, MemoryPlanned, Reason
+from ladle_engine import METHODS
+from tests.builders import make_checkpoints, make_val_set, quick_options
 from tests.integration.api_stack import Stack, api_stack
 from tests.polling import until
 from tests.servers import running, worker_process
@@ -41,6 +42,39 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
         assert {"best", "uniform"} <= scored
         with pytest.raises(InvalidSpec, match="did you mean `uniform`"):
             client.submit(data / "good", data / "val.npz", method="unifrom")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_method_runs_by_name(stack: Stack) -> None:
+    """One job with all of them, then one on two ranks that share the directions as int8."""
+    data = stack.folder / "data"
+    options = quick_options(4, steps=4)
+    with stack.client() as client:
+        assert {info.name for info in client.methods()} == {"auto", *METHODS}
+        job = client.submit(
+            data / "good",
+            data / "val.npz",
+            method={"name": "auto", "options": {"methods": list(METHODS), "options": options}},
+            task="small-cnn",
+        )
+        result = job.result(timeout=200)
+        assert [candidate.method for candidate in result.candidates] == list(METHODS)
+        job = client.submit(
+            data / "good",
+            data / "val.npz",
+            method={"name": "twa-gram-schmidt", "options": options["twa-gram-schmidt"]},
+            task="small-cnn",
+            resources={"ranks_per_node": 2, "placement": "by-parameter", "precision": "int8"},
+        )
+        planned = [event.body for event in job.events() if isinstance(event.body, MemoryPlanned)]
+        assert [(plan.placement, plan.precision) for plan in planned] == [("by-parameter", "int8")]
+        assert "twa-gram-schmidt" in {candidate.method for candidate in job.result(timeout=5).candidates}
+        with pytest.raises(JobFailed, match="with a single rank") as caught:
+            client.submit(
+                data / "good", data / "val.npz", task="small-cnn", resources={"placement": "sharded-model"}
+            ).result(timeout=90)
+        assert caught.value.reason is Reason.INVALID_PLACEMENT
 
 
 @pytest.mark.slow
