@@ -1,11 +1,11 @@
-# Every target sets up what it needs and is quick the second time.
+# Every target sets up what it needs and is quick the second time. `make bench BENCH=--quick` takes a few minutes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench compose-test clean
+.PHONY: help setup demo test check format bench bench-accuracy compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,16 @@ format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Print the benchmarks' tables; JSON goes to benchmarks/results/.
+bench: $(STAMP) ## Print the five tables of speed and memory; JSON goes to benchmarks/results/. Half an hour.
+	$(BIN)/python benchmarks/step_overhead.py $(BENCH)
+	$(BIN)/python benchmarks/rows.py $(BENCH)
+	$(BIN)/python benchmarks/wire.py $(BENCH)
+	$(BIN)/python benchmarks/averaging.py $(BENCH)
+	$(BIN)/python benchmarks/whole_job.py $(BENCH)
+
+bench-accuracy: $(STAMP) ## Test losses: every method on Fashion-MNIST, and the defaults against the published recipe.
 	$(BIN)/python benchmarks/fashion_mnist.py
+	$(BIN)/python benchmarks/defaults.py
 
 compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from outside, take it down.
 	docker/compose-test.sh

@@ -4,8 +4,8 @@
     python benchmarks/defaults.py
 
 `twa` and `twa-layerwise` run through `ladle_engine.average` without any option. The recipe's rate, epochs, schedule and
-decay were chosen for each set by the TEST loss (results/published_recipe.json), which flatters it. The goal: a test loss
-within 0.5 % of it, or lower, in a third of its gradient steps.
+decay were chosen for each set by the TEST loss (results/published_recipe.json), which flatters it. The goal: a test
+loss within 0.5 % of it, or lower, in a third of its gradient steps.
 """
 
 from __future__ import annotations

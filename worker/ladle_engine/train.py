@@ -1,8 +1,8 @@
 """The loop over coefficients (paper, Algorithm 1), in M x G dimensions.
 
 What is minimised is a maximum a posteriori: the mean loss over the N examples, plus `|theta|^2 / (2 N prior^2)`.
-Backward gives the gradient of one parameter after the other; hooks project it on the directions (eq. 6) and free it. The
-optimiser steps `theta` in float64 (eq. 7), and the model is placed again. See `subspace`, `prior` and `placements`.
+Backward gives the gradient of one parameter after the other; hooks project it on the directions (eq. 6) and free it.
+The optimiser steps `theta` in float64 (eq. 7), and the model is placed again. See `subspace`, `prior` and `placements`.
 
 K checkpoints (or rows of another basis), G groups, M dimensions of the basis.
 """
