@@ -11,6 +11,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
 from ladle_engine.methods import METHODS
 from ladle_engine.rebuild import candidate_state, rebuild
+from ladle_engine.uniform import combine_checkpoints
 
 __all__ = [
     "METHODS",
@@ -25,6 +26,7 @@ __all__ = [
     "average",
     "candidate_state",
     "check",
+    "combine_checkpoints",
     "discover",
     "rebuild",
 ]

@@ -297,7 +297,7 @@ def _prepare(
         coefficient_examples=splits.coefficients,
         statistics=statistics,
         storage=memory.storage,
-        output_dtypes=output_dtypes(binding, checkpoints, request.dtype),
+        output_dtypes=output_dtypes(checkpoints, request.dtype, binding.aliases),
         seed=request.seed,
         collectives=collectives,
         state=state,

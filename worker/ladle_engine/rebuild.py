@@ -19,7 +19,7 @@ from ladle_engine.directions import open_all
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.report import COEFFICIENTS_FILE, STATISTICS_FILE
-from ladle_engine.write import Recipe, copy_side_files, sha256_of, verify_model, write_model
+from ladle_engine.write import Recipe, copy_side_files, input_digests, verify_model, write_model
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +56,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
     """The same as a state dict in memory, for a notebook."""
     recipe = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
-        return {name: recipe.tensor(name, readers).clone() for name in recipe.output_dtypes}
+        return {name: recipe.tensor(name, readers) for name in recipe.output_dtypes}
 
 
 def load_recipe(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> Recipe:
@@ -103,9 +103,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _refuse_changed(checkpoints: CheckpointSet, digests: Mapping[str, Mapping[str, str]]) -> None:
+    found = input_digests(checkpoints)
     for checkpoint in checkpoints.checkpoints:
         for file in checkpoint.files:
-            if sha256_of(file) != digests[checkpoint.name].get(file.name):
+            if found[checkpoint.name][file.name] != digests[checkpoint.name].get(file.name):
                 raise CheckpointError(
                     "mismatched-checkpoints",
                     f"Every checkpoint must be the one that the coefficients were made for, but `{file}` has changed "

@@ -18,7 +18,7 @@ from ladle_engine.candidates import Candidate
 from ladle_engine.card import model_card
 from ladle_engine.progress import ProgressCallback
 from ladle_engine.workspace import Workspace
-from ladle_engine.write import Recipe, copy_side_files, sha256_of, verify_model, write_model
+from ladle_engine.write import Recipe, copy_side_files, input_digests, verify_model, write_model
 
 COEFFICIENTS_FILE = "coefficients.json"
 REPORT_FILE = "report.json"
@@ -66,10 +66,7 @@ def write_output(
     verify_model(folder, recipe, digests, tell)
     copy_side_files(work.checkpoints, folder)
     _write_statistics(folder, candidates)
-    inputs = {
-        checkpoint.name: {path.name: sha256_of(path) for path in checkpoint.files}
-        for checkpoint in work.checkpoints.checkpoints
-    }
+    inputs = input_digests(work.checkpoints)
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner, inputs))
     report = report_json(work, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)

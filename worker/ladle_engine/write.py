@@ -1,7 +1,8 @@
-"""Coefficients -> safetensors, tensor by tensor.
+"""Coefficients -> safetensors, block by block.
 
-The model is always `sum_i alpha_i w_i`, recomputed from the original files and accumulated in float64. Memory is one
-output tensor and a few chunks, whatever K and the model's size are.
+The model is always `sum_i alpha_i w_i`, recomputed from the original files and accumulated in float64. Memory is a few
+blocks, whatever K, the model's size and its largest tensor are. While one block is summed, the last ones are hashed and
+written.
 
 K checkpoints, C elements of one chunk.
 """
@@ -11,15 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ladle_engine.binding import Binding
+from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
 from ladle_engine.checkpoints.safetensors_file import DTYPE_NAMES, read_header
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.coefficients import Coefficients
@@ -28,7 +32,19 @@ from ladle_engine.directions import open_all
 from ladle_engine.errors import OutputError
 from ladle_engine.progress import Pace, ProgressCallback
 
-CHUNK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 20
+"""How many elements of a tensor are written at once."""
+
+CHUNK_ELEMENTS = 1 << 15
+"""How many are summed at once: they stay in the cache, and torch starts no parallel region for so few. Where another
+process holds one of two cores, threads that wait for each other cost 65 ns an element instead of 1."""
+
+MAX_WAITING_BLOCKS = 4
+"""How many blocks may wait to be written."""
+
+SUM_TOLERANCE = 1e-6
+"""Weights whose sum is this close to 1 make an average."""
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -52,53 +68,93 @@ class Recipe:
     """Buffers that were made for this mixture and are not the checkpoints' sum."""
 
     def tensor(self, name: str, readers: Sequence[TensorReader]) -> Tensor:
-        """The output tensor `name`, contiguous, on the CPU."""
+        """The output tensor `name`, in memory of its own, on the CPU."""
+        start = torch.empty(0, dtype=self.output_dtypes[name])
+        return torch.cat([start, *self.blocks(name, readers)]).view(self.checkpoints.tensors[name].shape)
+
+    def blocks(self, name: str, readers: Sequence[TensorReader]) -> Iterator[Tensor]:
+        """The flat output tensor `name` in parts of at most `BLOCK_ELEMENTS`, which may be memory-mapped.
+
+        Raises `CheckpointError` (non-finite-weights) that names the checkpoint.
+        """
         dtype = self.output_dtypes[name]
+        checked = not dtype.is_floating_point
+        for block in self._blocks(name, readers, dtype):
+            if not checked and not has_finite_sum(block):
+                self._refuse_non_finite(name, readers)
+                checked = True
+            yield block
+
+    def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
         single = self.coefficients.single()
         if name in self.statistics:
-            return self.statistics[name].to(dtype).contiguous()
+            return _parts(self.statistics[name], dtype)
         if single is not None:
-            return readers[single].read(name).to(dtype).contiguous()
+            return _parts(readers[single].read(name), dtype)
         if name not in self.coefficients.group_of:
             # Integer and boolean tensors are counters and masks: the reference's, never averaged.
-            return readers[-1].read(name).to(dtype).contiguous()
+            return _parts(readers[-1].read(name), dtype)
         return combine([reader.read(name) for reader in readers], self.coefficients.of(name), dtype)
 
+    def _refuse_non_finite(self, name: str, readers: Sequence[TensorReader]) -> None:
+        """Returns when all are finite: then only the sum is not, or not in the output's type."""
+        for checkpoint, reader in zip(self.checkpoints.checkpoints, readers, strict=True):
+            refuse_non_finite(checkpoint, name, reader.read(name))
 
-def output_dtypes(binding: Binding, checkpoints: CheckpointSet, choice: str) -> dict[str, torch.dtype]:
-    """The type of every tensor that is written. `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone."""
+
+def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
+    """The type of every tensor that is written, which is all but `aliases`.
+
+    `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone.
+    """
     chosen = OUTPUT_DTYPES[choice]
     return {
         name: chosen if chosen is not None and info.is_floating else info.dtype
         for name, info in checkpoints.tensors.items()
-        if name not in binding.aliases
+        if name not in aliases
     }
 
 
-def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> Tensor:
-    """`sum_i alpha_i w_i`, accumulated in float64 in the order of the checkpoints and rounded once.
+def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """`sum_i alpha_i w_i`, flat, in blocks; accumulated in float64 in the order of the checkpoints and rounded once.
 
     A tensor that is the same everywhere comes out bit for bit: the weights sum to 1 only up to rounding.
     """
-    if all(_same(weights[0], other) for other in weights[1:]):
-        return weights[0].to(dtype).contiguous()
-    flat = [tensor.reshape(-1) for tensor in weights]
-    combined = torch.empty(flat[0].shape, dtype=dtype)
-    used = [(tensor, float(alpha)) for tensor, alpha in zip(flat, alpha_K.tolist(), strict=True) if alpha != 0.0]
-    equal = len({alpha for _, alpha in used}) == 1
-    for start in range(0, len(combined), CHUNK_ELEMENTS):
-        elements = slice(start, start + CHUNK_ELEMENTS)
-        sum_C = torch.zeros(len(combined[elements]), dtype=torch.float64)
-        for tensor, alpha in used:
-            # Equal weights are a mean: one division at the end is the arithmetic mean exactly, K products are not.
-            sum_C.add_(tensor[elements].to(torch.float64), alpha=1.0 if equal else alpha)
-        if equal:
-            sum_C.div_(len(used))
-        combined[elements] = sum_C.to(dtype)
-    return combined.view(weights[0].shape)
+    averages = abs(float(alpha_K.sum()) - 1.0) <= SUM_TOLERANCE
+    if averages and all(_same(weights[0], other) for other in weights[1:]):
+        yield from _parts(weights[0], dtype)
+        return
+    used = [
+        (tensor.reshape(-1), float(alpha))
+        for tensor, alpha in zip(weights, alpha_K.tolist(), strict=True)
+        if alpha != 0.0
+    ]
+    is_mean = averages and len({alpha for _, alpha in used}) == 1
+    scratch_2C = torch.empty(2, CHUNK_ELEMENTS, dtype=torch.float64)
+    for start in range(0, weights[0].numel(), BLOCK_ELEMENTS):
+        block = torch.empty(min(BLOCK_ELEMENTS, weights[0].numel() - start), dtype=dtype)
+        position = start
+        for part_C in block.split(CHUNK_ELEMENTS):
+            sum_C, wide_C = scratch_2C[:, : len(part_C)]
+            sum_C.zero_()
+            for tensor, alpha in used:
+                wide_C.copy_(tensor[position : position + len(part_C)])
+                # Equal weights are a mean: one division at the end is the arithmetic mean exactly, K products are not.
+                sum_C.add_(wide_C, alpha=1.0 if is_mean else alpha)
+            if is_mean:
+                sum_C.div_(len(used))
+            part_C.copy_(sum_C)
+            position += len(part_C)
+        yield block
+
+
+def _parts(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    for part in tensor.reshape(-1).split(BLOCK_ELEMENTS):
+        yield part.to(dtype)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    # The comparison ends at the first difference: tensors that were trained cost a page each.
     if one.dtype != other.dtype:
         return False
     return bool(torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)))
@@ -128,7 +184,7 @@ def write_model(
             }
             with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
                 for name in tensor_names:
-                    writer.add(recipe.tensor(name, readers))
+                    writer.add(recipe.blocks(name, readers))
                     done += 1
                     pace.step(done)
             digests[file_name] = writer.digest()
@@ -143,9 +199,10 @@ def write_model(
 
 
 class SafetensorsWriter:
-    """Writes one file tensor after tensor; the library's own `save_file` wants all of them in memory at once.
+    """Writes one file block after block; the library's own `save_file` wants all tensors in memory at once.
 
-    The format: 8 bytes of header length, little-endian, the JSON header padded to 8 bytes, then the data.
+    A thread of its own hashes and writes, for neither holds Python's lock. The format: 8 bytes of header length,
+    little-endian, the JSON header padded to 8 bytes, then the data.
     """
 
     def __init__(
@@ -163,28 +220,46 @@ class SafetensorsWriter:
         self._file = path.open("xb")
         self._sha256 = hashlib.sha256()
         self._due = iter(infos.items())
-        self._write(len(text).to_bytes(8, "little") + text)
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[Future[None]] = deque()
+        self._submit(len(text).to_bytes(8, "little") + text)
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
+        try:
+            while self._waiting and exc_info[0] is None:
+                self._waiting.popleft().result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+            self._file.close()
         if exc_info[0] is None:
             assert next(self._due, None) is None, "every announced tensor must have been added"
             sync_file(self._path)
 
-    def add(self, tensor: Tensor) -> None:
-        """The next tensor, in the order in which they were announced."""
+    def add(self, blocks: Iterable[Tensor]) -> None:
+        """The next tensor, in the order in which they were announced, as flat parts.
+
+        Raises what writing an earlier block raised.
+        """
         name, (dtype, shape) = next(self._due)
-        assert tensor.dtype == dtype, name
-        assert tuple(tensor.shape) == shape, name
-        if tensor.numel():
-            self._write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        missing = math.prod(shape)
+        for block in blocks:
+            assert block.dtype == dtype, name
+            missing -= block.numel()
+            if block.numel():
+                self._submit(block.contiguous().view(torch.uint8).numpy().data)
+        assert missing == 0, name
 
     def digest(self) -> str:
         """SHA-256 of the file, in hexadecimal."""
         return self._sha256.hexdigest()
+
+    def _submit(self, data: bytes | memoryview) -> None:
+        self._waiting.append(self._thread.submit(self._write, data))
+        if len(self._waiting) > MAX_WAITING_BLOCKS:
+            self._waiting.popleft().result()
 
     def _write(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
@@ -200,6 +275,7 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell:
     found: dict[str, TensorInfo] = {}
     for done, (file_name, digest) in enumerate(digests.items()):
         path = folder / file_name
+        _forget_cached(path)
         if sha256_of(path) != digest:
             raise OutputError(
                 "crashed", f"`{path}` must read back as it was written, but does not. Is the disk broken?"
@@ -220,9 +296,27 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
         shutil.copyfile(side_file, folder / side_file.name)
 
 
+def input_digests(checkpoints: CheckpointSet) -> dict[str, dict[str, str]]:
+    """SHA-256 of every weight file: checkpoint -> file -> digest. Several files at once."""
+    paths = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        digests = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+    return {
+        checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
+        for checkpoint in checkpoints.checkpoints
+    }
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _forget_cached(path: Path) -> None:
+    """The next read comes from the disk and not from memory, where the system can be told so (Linux)."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

@@ -18,7 +18,7 @@ from ladle_engine import Coefficients, OutputError, discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.commit import fresh_folder, staged
 from ladle_engine.progress import ignore
-from ladle_engine.write import Recipe, combine, verify_model, write_model
+from ladle_engine.write import Recipe, SafetensorsWriter, combine, verify_model, write_model
 
 K = 7
 
@@ -98,7 +98,8 @@ def test_weights_of_any_sign_sum_in_float64(tmp_path: Path) -> None:
 
 def test_a_frozen_tensor_comes_out_bit_for_bit_even_with_signed_zeros_and_denormals() -> None:
     frozen = torch.tensor([-0.0, 0.0, 1e-42, 0.1])
-    combined = combine([frozen, frozen.clone()], torch.tensor([0.3, 0.7], dtype=torch.float64), torch.float32)
+    blocks = combine([frozen, frozen.clone()], torch.tensor([0.3, 0.7], dtype=torch.float64), torch.float32)
+    combined = torch.cat(list(blocks))
     assert torch.equal(combined.view(torch.int32), frozen.view(torch.int32))
 
 
@@ -173,6 +174,21 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.code == "disk-full"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_in_the_writing_thread_ends_the_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(folder_of(tmp_path, random_states()), torch.full((K,), 1 / K))
+
+    def full(writer: SafetensorsWriter, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SafetensorsWriter, "_write", full)
+    with pytest.raises(OutputError) as caught, staged(tmp_path / "out") as staging:
+        write_model(staging, recipe, max_shard_bytes=1 << 30, metadata={}, tell=ignore)
+    assert caught.value.code == "disk-full"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_another_error_or_an_interrupt_leaves_nothing_either(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,9 +19,7 @@ CHUNK_ELEMENTS = 1 << 24
 
 def check(checkpoints: CheckpointSet, tell: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
-    for checkpoint in checkpoints.checkpoints:
-        with open_checkpoint(checkpoint) as reader:
-            _compare(checkpoints, checkpoint, reader.tensors())
+    check_names(checkpoints)
     pace = Pace(tell, "check", len(checkpoints.checkpoints))
     differs = False
     with open_checkpoint(checkpoints.reference) as reference:
@@ -29,7 +28,7 @@ def check(checkpoints: CheckpointSet, tell: ProgressCallback) -> None:
                 for name, info in checkpoints.tensors.items():
                     tensor = reader.read(name)
                     if info.is_floating:
-                        _refuse_non_finite(checkpoint, name, tensor)
+                        refuse_non_finite(checkpoint, name, tensor)
                     differs = differs or not _equal(tensor, reference.read(name))
             pace.step(done + 1)
     if not differs:
@@ -38,6 +37,13 @@ def check(checkpoints: CheckpointSet, tell: ProgressCallback) -> None:
             f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the "
             f"same weights: there is nothing to average.",
         )
+
+
+def check_names(checkpoints: CheckpointSet) -> None:
+    """Names, shapes and kinds of all tensors; reads headers only. Raises `CheckpointError` (mismatched)."""
+    for checkpoint in checkpoints.checkpoints:
+        with open_checkpoint(checkpoint) as reader:
+            _compare(checkpoints, checkpoint, reader.tensors())
 
 
 def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
@@ -68,18 +74,28 @@ def _kind(info: TensorInfo) -> str:
     return "floating" if info.is_floating else "integer"
 
 
-def _refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
+def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
+    """Raises `CheckpointError` (non-finite-weights) naming the tensor."""
     flat = tensor.reshape(-1)
     for start in range(0, len(flat), CHUNK_ELEMENTS):
-        chunk = flat[start : start + CHUNK_ELEMENTS]
-        # float8 has no isfinite of its own.
-        finite = torch.isfinite(chunk.float() if chunk.dtype.itemsize == 1 else chunk)
+        chunk = _comparable(flat[start : start + CHUNK_ELEMENTS])
+        if has_finite_sum(chunk):
+            continue
+        finite = torch.isfinite(chunk)
         if not bool(finite.all()):
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
                 f"infinite values. Leave that checkpoint out with `checkpoints`.",
             )
+
+
+def has_finite_sum(tensor: Tensor) -> bool:
+    """A NaN or an infinity never leaves a sum again; but a sum may overflow by itself, so no proves nothing.
+
+    Twenty times as fast as `isfinite`, which makes several passes (0.1 ns an element instead of 2).
+    """
+    return math.isfinite(float(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))))
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
