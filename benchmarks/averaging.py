@@ -189,7 +189,7 @@ def ten_lines(checkpoints: Path, output: Path) -> Callable[[], None]:
 
 
 def state_dicts(checkpoints: Path, output: Path) -> Callable[[], None]:
-    """The way of timm's `avg_checkpoints.py`: whole state dicts, one after the other, into a whole float64 sum."""
+    """About timm's `avg_checkpoints.py`: whole state dicts, one after the other, into a whole float64 sum."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -310,6 +310,7 @@ def compare(case: Case, checkpoints: Path, rounds: int, skipped: dict[str, str])
     """Medians over the rounds, in which the tools take turns."""
     runs: dict[str, list[dict[str, float]]] = {}
     failed = dict(skipped)
+    load = [os.getloadavg()[0]]
     for _ in range(rounds):
         for warmth in ("cold", "warm"):
             for tool in TOOLS:
@@ -319,6 +320,7 @@ def compare(case: Case, checkpoints: Path, rounds: int, skipped: dict[str, str])
                     runs.setdefault(f"{tool}/{warmth}", []).append(run(tool, checkpoints, cold=warmth == "cold"))
                 except RuntimeError as error:
                     failed[tool] = str(error)
+    load.append(os.getloadavg()[0])
     sizes = {name: _product(shape) * (4 if case.dtype == "float32" else 2) for name, shape in case.shapes()}
     rows = []
     for tool in TOOLS:
@@ -339,6 +341,7 @@ def compare(case: Case, checkpoints: Path, rounds: int, skipped: dict[str, str])
         "checkpoints": case.checkpoints,
         "shards": case.shards,
         "dtype": case.dtype,
+        "load": load,
         "checkpoint_bytes": sum(sizes.values()),
         "largest_tensor_bytes": max(sizes.values()),
         "rows": rows,
@@ -379,7 +382,8 @@ def title(result: Mapping[str, Any]) -> str:
     files = "one file each" if result["shards"] == 1 else f"{result['shards']} shards each"
     return (
         f"{result['checkpoints']} x {result['checkpoint_bytes'] / 1e6:.0f} MB, {result['dtype']}, {files}; "
-        f"largest tensor {result['largest_tensor_bytes'] / 1e6:.0f} MB"
+        f"largest tensor {result['largest_tensor_bytes'] / 1e6:.0f} MB; "
+        f"load {result['load'][0]:.1f} and {result['load'][1]:.1f}"
     )
 
 
@@ -391,11 +395,13 @@ def markdown(results: list[dict[str, Any]], rounds: int) -> str:
         "tools take turns, each in a fresh process with one thread of torch, from after its imports. *Cold*: the "
         "checkpoints were dropped from the page cache; *warm*: they were read just before. The floor reads all inputs "
         "in blocks of 8 MB, writes the output's size and syncs. Peak memory is anonymous memory above the imports: "
-        "mapped files do not count.",
+        "mapped files do not count. The machine's load (processes that want a core) before and after each case stands "
+        "in its heading: well above 2 others were at work on the same cores, and ratios say more than seconds.",
         "",
-        "Ladle syncs, hashes and reads back from the disk what it wrote; the seconds of that are in a column of their "
-        "own, cold and warm, and part of its time. The others do neither. *State dicts in float64* is the way of "
-        "timm's `avg_checkpoints.py`, in our words: that script is not in timm's wheel and was not run.",
+        "Ladle syncs and hashes what it writes, and reads it back from the disk; the seconds of reading back are part "
+        "of its time and in a column of their own, cold and warm. The tools below it do none of this. *State dicts in "
+        "float64* is about what timm's `avg_checkpoints.py` does: that script is not in timm's wheel (1.0.31) and was "
+        "not run. It adds in place and hashes, which ours does not, and always writes float32.",
     ]
     for result in results:
         lines += ["", f"## {title(result)}", "", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
