@@ -84,33 +84,37 @@ class FlatParameters:
 
 
 class Gradients:
-    """Hands over the flat gradient of each bucket once it is complete, and frees the parameters' own."""
+    """Hands over the flat gradient of each bucket once it is complete, and frees the parameters' own.
+
+    `in_turn` keeps to one order, the last bucket first, as its gradients come: for placements in which ranks meet over
+    each bucket. The others take a bucket as soon as it is there.
+    """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], buckets: Sequence[Bucket], padded: Sequence[int]
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        padded: Sequence[int],
+        in_turn: bool,
     ) -> None:
         self._parameters = parameters
         self._buckets = buckets
         self._padded = padded
+        self._in_turn = in_turn
         self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
 
     @contextmanager
     def handed_to(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Calls `take(index, gradient_P)` for every bucket, in the same order on every rank.
-
-        The last bucket comes first, as its gradients do. A parameter that takes no part has the gradient 0.
-        """
+        """Calls `take(index, gradient_P)` for every bucket. A parameter that takes no part has the gradient 0."""
         missing = [
             sum(self._parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in self._buckets
         ]
         arrived: dict[str, Tensor] = {}
-        due = len(self._buckets) - 1
+        waiting = list(reversed(range(len(self._buckets))))
 
-        def hand_over(until: Callable[[int], bool]) -> None:
-            nonlocal due
-            while due >= 0 and until(due):
-                take(due, self._flat(due, arrived))
-                due -= 1
+        def hand_over(index: int) -> None:
+            waiting.remove(index)
+            take(index, self._flat(index, arrived))
 
         def hook(parameter: nn.Parameter, name: str) -> None:
             assert parameter.grad is not None
@@ -119,8 +123,12 @@ class Gradients:
             if name not in self._bucket_of:
                 return
             arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
-            missing[self._bucket_of[name]] -= 1
-            hand_over(lambda index: missing[index] == 0)
+            index = self._bucket_of[name]
+            missing[index] -= 1
+            if not self._in_turn and missing[index] == 0:
+                hand_over(index)
+            while self._in_turn and waiting and missing[waiting[0]] == 0:
+                hand_over(waiting[0])
 
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: hook(parameter, name))
@@ -129,7 +137,8 @@ class Gradients:
         ]
         try:
             yield
-            hand_over(lambda index: True)
+            while waiting:
+                hand_over(waiting[0])
         finally:
             for handle in handles:
                 handle.remove()
@@ -237,7 +246,7 @@ class Replicated(_Summed):
         self.buckets = buckets
         self.directions = open_directions(buckets, slice(None))
         self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=False)
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -273,7 +282,7 @@ class ByParameter(_Summed):
             for bucket, shard in zip(buckets, self._shards, strict=True)
         ]
         self.directions = open_directions(self.buckets, slice(None))
-        self._gradients = Gradients(parameters, buckets, [len(vector) for vector in self._flat.vectors])
+        self._gradients = Gradients(parameters, buckets, [len(vector) for vector in self._flat.vectors], in_turn=True)
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -305,7 +314,7 @@ class ShardedModel(_Summed):
         super().__init__(parameters, world, count)
         self.buckets = buckets
         self.directions = open_directions(buckets, slice(None))
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=False)
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -339,7 +348,7 @@ class ByCheckpoint:
         self._lengths, self._rows = share_of(count, world)
         self.directions = open_directions(buckets, self._rows)
         self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=True)
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:

@@ -91,10 +91,13 @@ def _process_group() -> Iterator[int]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
-    # gloo on GPUs too: what crosses are K x G and N numbers, which lie in the host's memory.
-    dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    backend = "gloo"
     if torch.cuda.is_available():
+        # K x G numbers and values of examples lie in the host's memory; what placements cut lies on the GPUs. NCCL
+        # connects at the first collective of the latter, so a replicated job never needs it.
+        backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield dist.get_rank()
     finally:
