@@ -31,6 +31,26 @@ if room := options.pop("room", None):
     preflight.available_bytes = lambda device: room[dist.get_rank()]
     # What a trial step takes is noise beside so little room.
     preflight.PeakMemory.__exit__ = lambda self, *error: None
+if (small := options.pop("runs_out", None)) is not None:
+    from ladle_engine import model_weights
+    open_directions, tries = model_weights.open_directions, []
+    def run_out(checkpoints, buckets, precision, *rest):
+        tries.append(precision)
+        if small == dist.get_rank() and len(tries) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return open_directions(checkpoints, buckets, precision, *rest)
+    model_weights.open_directions = run_out
+    module = sys.modules["ladle_engine.average"]
+    trial_step, trials = module.trial_step, []
+    def run_out_too(*given):
+        trials.append(1)
+        trial_step(*given)
+        # The first measures; the second tries the first plan that could be opened.
+        if small == dist.get_rank() and len(trials) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    module.trial_step = run_out_too
+if dist.get_rank() == options.pop("elsewhere", None):
+    data += "-elsewhere"
 if options.pop("slow_write", False):
     import time
     module = sys.modules["ladle_engine.average"]
@@ -159,11 +179,30 @@ def test_with_batch_norm_two_ranks_make_what_one_makes(tmp_path: Path) -> None:
 def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz")
-    # 1,034 parameters, 4 checkpoints: 4 KB of centre and gradient, and 16 KB of directions as float32.
+    # 1,034 parameters, 4 checkpoints: 12 KB of centre and gradient, and 16 KB of directions as float32.
     options = {"method": "twa", "method_options": {"steps": 4}, "placement": "replicated"}
-    run_ranks(2, tmp_path, tmp_path / "out", room=[1 << 30, 22_000], **options)
+    run_ranks(2, tmp_path, tmp_path / "out", room=[1 << 30, 30_000], **options)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["memory"]["precision"] == "bfloat16"
+
+
+def test_a_rank_that_alone_runs_out_of_memory_takes_all_to_the_next_precision(tmp_path: Path) -> None:
+    """Once where it opens directions and once in its trial step, which the others must not wait for: BatchNorm."""
+    make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
+    make_val_set(tmp_path / "val.npz", count=1060)
+    options = {"method": "twa", "method_options": {"steps": 4}, "placement": "replicated"}
+    run_ranks(2, tmp_path, tmp_path / "out", runs_out=1, **options)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["memory"]["precision"] == "int8"
+    assert sum("ran out of memory" in warning for warning in report["warnings"]) == 2
+
+
+def test_ranks_that_see_other_files_are_refused(tmp_path: Path) -> None:
+    for name in ("data", "data-elsewhere"):
+        make_checkpoints(tmp_path / name / "checkpoints", count=4 if name == "data" else 3)
+        make_val_set(tmp_path / name / "val.npz")
+    said = run_ranks(2, tmp_path / "data", tmp_path / "out", elsewhere=1)
+    assert [line["code"] for line in said] == ["mismatched-checkpoints"] * 2
 
 
 def test_a_write_that_takes_longer_than_collectives_may_stops_no_rank(tmp_path: Path) -> None:

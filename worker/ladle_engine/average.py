@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.binding import Binding, bind
-from ladle_engine.buffers import batch_norms, choose_statistics
+from ladle_engine.buffers import batch_norms, choose_statistics, each_on_its_own
 from ladle_engine.candidates import Candidate, run_methods, winner_of
 from ladle_engine.checkpoints import CheckpointSet, check, discover
 from ladle_engine.collectives import Collectives, current_collectives
@@ -25,6 +25,7 @@ from ladle_engine.errors import DataError, TaskError
 from ladle_engine.examples import Examples, split
 from ladle_engine.geometry import measure
 from ladle_engine.methods import AUTO, plan_methods
+from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
 from ladle_engine.preflight import AUTO as ANY
@@ -42,10 +43,10 @@ from ladle_engine.progress import (
 from ladle_engine.report import Run, write_output
 from ladle_engine.rows import TIERS
 from ladle_engine.sharded_model import build_sharded
-from ladle_engine.state import ResumeState, fingerprint
+from ladle_engine.state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Metric, Task
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Plan, Workspace
 from ladle_engine.write import OUTPUT_DTYPES, output_dtypes
 
 PathLike = str | os.PathLike[str]
@@ -153,14 +154,19 @@ def average(
         request, chosen_task, checkpoints, Path(val_set), Path(train_set) if train_set else None, device
     )
     settings["task"] = chosen_task.name
+    data = [Path(path) for path in (val_set, train_set) if path]
+    deciding = {**settings, "batch_size": chosen_task.batch_size}
+    same_everywhere(
+        checkpoints, data, {name: value for name, value in deciding.items() if name not in PATHS}, collectives
+    )
     state = ResumeState(
         Path(state_dir) if state_dir else None,
-        fingerprint(checkpoints, settings),
+        fingerprint(checkpoints, data, deciding),
         writes=collectives.rank == 0,
     )
-    work = _prepare(request, chosen_task, checkpoints, splits, collectives, state, tell)
+    work = _prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
     try:
-        candidates = run_methods(work, plan)
+        candidates = run_methods(work)
         winner = winner_of(candidates, work)
         run = Run(
             settings=settings,
@@ -178,9 +184,11 @@ def average(
     return _outcome(Path(output), work, candidates, winner, tell, files, time.monotonic() - started)
 
 
+PATHS = ("ckpt_dir", "val_set", "train_set")
 REPORTED = frozenset(
     (
-        *("ckpt_dir", "val_set", "train_set", "train_set_use", "method", "method_options", "task_options", "pattern"),
+        *PATHS,
+        *("train_set_use", "method", "method_options", "task_options", "pattern"),
         *("last", "steps", "select_fraction", "metric", "dtype", "seed"),
     )
 )
@@ -279,6 +287,7 @@ def _open_splits(
 
 def _prepare(
     request: _Request,
+    plan: Plan,
     task: Task,
     checkpoints: CheckpointSet,
     splits: _Splits,
@@ -301,14 +310,18 @@ def _prepare(
     batch = _trial_batch(splits.coefficients, collectives)
     with PeakMemory(device) as peak:
         trial_step(task, binding, splits.coefficients, batch)
-    fitting = list(
-        plans(
-            demand_of(checkpoints, largest_over_ranks(peak.bytes, collectives), has_model=True),
-            device,
-            collectives,
-            SHARDED_MODEL if sharded else request.placement,
-            precision,
-        )
+    fitting = plans(
+        demand_of(
+            checkpoints,
+            largest_over_ranks(peak.bytes, collectives),
+            has_model=True,
+            weight_vectors=WEIGHT_VECTORS if Psgd.name in plan.methods else 0,
+        ),
+        device,
+        collectives,
+        request.placement,
+        precision,
+        sharded,
     )
     tell(MemoryPlanned(**asdict(fitting[0])))
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
@@ -330,6 +343,7 @@ def _prepare(
             )
         )
     return Workspace(
+        plan=plan,
         checkpoints=checkpoints,
         task=task,
         metric=judged_by,
@@ -371,7 +385,7 @@ def _must_be_sharded(
 ) -> bool:
     """Collective, before the model is built: whether it is to be cut over the ranks."""
     demand = demand_of(checkpoints, activations=0, has_model=False)
-    return next(plans(demand, device, collectives, placement, precision)).placement == SHARDED_MODEL
+    return plans(demand, device, collectives, placement, precision)[0].placement == SHARDED_MODEL
 
 
 def _trial_batch(examples: Examples, collectives: Collectives) -> Tensor:
@@ -393,10 +407,12 @@ def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor
     ]
     # As coefficients are trained: batch statistics keep more for backward than running ones.
     binding.model.eval()
-    for module in batch_norms(binding.model):
+    modules = batch_norms(binding.model)
+    for module in modules:
         module.train()
     try:
-        task.loss(binding.model, examples.batch(indices)).backward()
+        with each_on_its_own(modules):
+            task.loss(binding.model, examples.batch(indices)).backward()
     finally:
         for handle in handles:
             handle.remove()

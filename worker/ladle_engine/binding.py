@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ladle_engine.buckets import local_part
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -86,6 +87,10 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
             statistics[name] = tensor
         else:
             counters[name] = tensor
+    for tensor in (*parameters.values(), *statistics.values()):
+        if not isinstance(tensor, DTensor):
+            # Flat vectors are cut in the order of rows, which a model in `channels_last` does not have.
+            tensor.data = tensor.data.contiguous()
     known = {*parameters, *statistics, *counters, *aliases}
     if extra := [name for name in present if name not in known]:
         raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")

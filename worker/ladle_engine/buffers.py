@@ -69,7 +69,8 @@ class NoStatistics:
 class AveragedStatistics:
     """The checkpoints' statistics, averaged with the mixture's weights.
 
-    Negative weights are set to zero and the rest scaled to sum to 1: a variance cannot be negative.
+    Negative weights are set to zero and the rest scaled to sum to 1: a variance cannot be negative. All are the same
+    where none is positive, as a user's own may be.
     """
 
     name = "averaged"
@@ -93,11 +94,16 @@ class AveragedStatistics:
     def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
         settled = {}
         for name, buffer in self._buffers.items():
-            alpha_K = alpha_KG[:, groups.of[name]].clamp(min=0)
-            averaged_P = (alpha_K / alpha_K.sum()) @ self._values_KP[name]
+            averaged_P = _convex(alpha_KG[:, groups.of[name]]) @ self._values_KP[name]
             buffer.copy_(averaged_P.view_as(buffer))
             settled[name] = buffer.detach().to("cpu", copy=True)
         return settled
+
+
+def _convex(alpha_K: Tensor) -> Tensor:
+    positive_K = alpha_K.clamp(min=0)
+    total = positive_K.sum()
+    return positive_K / total if total > 0 else torch.full_like(alpha_K, 1 / len(alpha_K))
 
 
 class RecomputedStatistics:
@@ -169,6 +175,17 @@ def synchronise(modules: Sequence[_BatchNorm], collectives: Collectives) -> None
     """
     for module in modules:
         module.forward = partial(_synchronised_batch_norm, module, collectives)  # type: ignore[method-assign]  # on purpose
+
+
+@contextmanager
+def each_on_its_own(modules: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Inside, what `synchronise` did is undone: a rank can run the model without the others."""
+    synchronised = {module: module.__dict__.pop("forward") for module in modules if "forward" in module.__dict__}
+    try:
+        yield
+    finally:
+        for module, forward in synchronised.items():
+            module.forward = forward  # type: ignore[method-assign]  # as it was
 
 
 def _synchronised_batch_norm(module: _BatchNorm, collectives: Collectives, x: Tensor) -> Tensor:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods import METHODS, Choice
+from ladle_engine.methods import choose
 from ladle_engine.progress import CandidateScored, Score, StageStarted, Warned
 from ladle_engine.select import Gain, gain_over, pick
-from ladle_engine.workspace import Judged, Workspace
+from ladle_engine.workspace import Choice, Judged, Workspace
 
 LEFT_OUT = ("non-finite-loss", "too-few-checkpoints")
 """Codes of `MethodError` that say something about this method alone."""
@@ -42,21 +39,21 @@ class Candidate:
         )
 
 
-def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
+def run_methods(work: Workspace) -> list[Candidate]:
     """Collective: one candidate a method, `best` first.
 
     With several methods to try, one that cannot be had (`LEFT_OUT`) is left out with a warning; alone, it raises
     `MethodError`.
     """
     candidates: list[Candidate] = []
-    for method, options in plan.items():
+    for method in work.plan.methods:
         started = time.monotonic()
         try:
-            choice = _choose(work, method, options)
+            choice = choose(work, method)
             work.tell(StageStarted(stage="select", method=method))
             judged = _judge(work, method, choice)
         except MethodError as error:
-            if error.code not in LEFT_OUT or len(plan) <= 2:
+            if error.code not in LEFT_OUT or len(work.plan.methods) <= 2:
                 raise
             work.tell(Warned(message=f"Method `{method}` was left out. {error.message}"))
             continue
@@ -76,22 +73,6 @@ def run_methods(work: Workspace, plan: Mapping[str, Any]) -> list[Candidate]:
 def winner_of(candidates: list[Candidate], work: Workspace) -> Candidate:
     """The best on the select split. `best` is among the candidates, so it is never worse than the best checkpoint."""
     return candidates[pick([candidate.judged.select for candidate in candidates], work.metric)]
-
-
-def _choose(work: Workspace, method: str, options: Any) -> Choice:
-    key = f"choice-{method}"
-    if saved := work.state.load(key):
-        choice = Choice(
-            coefficients=Coefficients.from_json(saved["coefficients"]), label=saved["label"], losses=saved["losses"]
-        )
-        work.choices[method] = choice.coefficients
-        return choice
-    choice = METHODS[method].choose(work, options)
-    work.choices[method] = choice.coefficients
-    work.state.save(
-        key, {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
-    )
-    return choice
 
 
 def _judge(work: Workspace, method: str, choice: Choice) -> Judged:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -135,20 +136,27 @@ class ProcessGroup:
     def _naming_the_lost(self) -> Iterator[None]:
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise RankLostError(
                 f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
             ) from error
 
 
+_roll_calls = count()
+"""Numbered, so that an answer to an earlier one does not pass for a sign of life."""
+
+
 def _roll_call() -> str:
     """Which ranks do not answer, in words. Through the store: the connections between ranks may be broken."""
     ranks = range(dist.get_world_size())
+    key = f"roll-call/{next(_roll_calls)}"
     try:
         store = get_default_store()
-        store.set(f"roll-call/{dist.get_rank()}", "here")
+        store.set(f"{key}/{dist.get_rank()}", "here")
         deadline = time.monotonic() + ROLL_CALL_S
-        while missing := [rank for rank in ranks if not store.check([f"roll-call/{rank}"])]:
+        while missing := [rank for rank in ranks if not store.check([f"{key}/{rank}"])]:
             if time.monotonic() > deadline:
                 return " and ".join(f"rank {rank}" for rank in missing) + " did not answer"
             time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -14,8 +15,10 @@ from ladle_engine.collectives import Collectives
 from ladle_engine.directions import RandomDirections, open_directions
 from ladle_engine.groups import Groups, layer_of
 from ladle_engine.placements import OpenDirections, Placement, open_placement
-from ladle_engine.preflight import MemoryPlan
+from ladle_engine.preflight import MemoryPlan, is_out_of_memory
 from ladle_engine.progress import ProgressCallback, Warned
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -71,23 +74,12 @@ class ModelWeights:
     def _open_what_fits(self, groups: Groups) -> Placement:
         """Collective: a plan that runs out of memory on any rank is dropped on all."""
         while True:
-            opened: Placement | None = None
-            failed = torch.zeros(1)
-            try:
-                opened = self._opened(
-                    groups,
-                    lambda buckets, rows: open_directions(
-                        self.checkpoints, buckets, self.plan.precision, self.device, rows
-                    ),
-                    len(self.checkpoints.names),
-                )
-                if not self._tried:
-                    self.trial()
-            except torch.OutOfMemoryError:
-                failed += 1
-            if not float(self.collectives.sum(failed)):
+            opened, fits = self._everywhere(lambda: self._open_directions(groups))
+            if fits and not self._tried:
+                _, fits = self._everywhere(self.trial)
+                self._tried = fits
+            if fits:
                 assert opened is not None, "it failed nowhere"
-                self._tried = True
                 return opened
             if opened is not None:
                 opened.close()
@@ -100,6 +92,25 @@ class ModelWeights:
                     f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
                 )
             )
+
+    def _everywhere(self, attempt: Callable[[], T]) -> tuple[T | None, bool]:
+        """Collective, which `attempt` is not: what it gives, and whether it ran out of memory on no rank."""
+        made: T | None = None
+        failed = torch.zeros(1)
+        try:
+            made = attempt()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed += 1
+        return made, not float(self.collectives.sum(failed))
+
+    def _open_directions(self, groups: Groups) -> Placement:
+        return self._opened(
+            groups,
+            lambda buckets, rows: open_directions(self.checkpoints, buckets, self.plan.precision, self.device, rows),
+            len(self.checkpoints.names),
+        )
 
     def _opened(self, groups: Groups, directions: OpenDirections, count: int) -> Placement:
         parameters = self.binding.parameters

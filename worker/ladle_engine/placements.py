@@ -118,7 +118,8 @@ class Gradients:
 
         def hook(parameter: nn.Parameter, name: str) -> None:
             assert parameter.grad is not None
-            gradient = parameter.grad
+            # An embedding may make a sparse gradient; rows of directions are dense.
+            gradient = parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad
             parameter.grad = None
             if name not in self._bucket_of:
                 return

@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 import torch
 
+from ladle_engine.buckets import BUCKET_ELEMENTS
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.errors import EngineError
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
-from ladle_engine.rows import TIERS, make_rows, row_bytes
+from ladle_engine.rows import OFFLOAD_CHUNK_BYTES, TIERS, make_rows, row_bytes
 
 AUTO = "auto"
 
@@ -43,6 +44,8 @@ class Demand:
     """Bytes that one batch takes, measured by a trial step; 0 where it could not be tried."""
     has_model: bool
     """Whether the model itself is in memory already, and so is no longer free."""
+    weight_vectors: int = 0
+    """Vectors of the model's size that a method keeps besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class MemoryPlan:
     placement: str
     precision: str
     parts: Mapping[str, int]
-    """`model`, `centre`, `directions`, `gradient` and `activations`."""
+    """`model`, `centre`, `directions`, `gradient`, `activations`, and `vectors` of a method's own."""
     available_bytes: int
     reason: str
 
@@ -64,7 +67,7 @@ class MemoryPlan:
         return {**asdict(self), "needed_bytes": self.needed_bytes}
 
 
-def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool) -> Demand:
+def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool, weight_vectors: int = 0) -> Demand:
     sizes = [info.numel for info in checkpoints.tensors.values() if info.is_floating]
     return Demand(
         parameters=sum(sizes),
@@ -72,6 +75,7 @@ def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool) -> 
         checkpoints=len(checkpoints.checkpoints),
         activations=activations,
         has_model=has_model,
+        weight_vectors=weight_vectors,
     )
 
 
@@ -81,8 +85,11 @@ def plans(
     collectives: Collectives,
     placement: str = AUTO,
     precision: str = AUTO,
-) -> Iterator[MemoryPlan]:
+    sharded: bool | None = None,
+) -> list[MemoryPlan]:
     """Collective: what fits, the best first. What is not `auto` is taken as it is.
+
+    `sharded` says how the model was built, once it was: then it can no longer be cut, or made whole.
 
     float32 comes first, on one rank each and then cut over the ranks, then bfloat16 and int8; int4 costs the search
     some accuracy, offload and streamed cost time. The result is always recomputed from the original files.
@@ -94,17 +101,25 @@ def plans(
     tried = [
         _plan(demand, device, collectives, each_placement, each_precision, available)
         for each_precision, each_placement in _choices(device, collectives, placement, precision)
+        if sharded is None or sharded == (each_placement == SHARDED_MODEL)
     ]
-    fitting = [plan for plan in tried if plan.needed_bytes <= USABLE_SHARE * available]
+    in_host = smallest_over_ranks(available_bytes(torch.device("cpu")), collectives)
+    fitting = [
+        plan
+        for plan in tried
+        if plan.needed_bytes <= USABLE_SHARE * available
+        and offloaded_bytes(plan, demand, collectives) <= USABLE_SHARE * in_host
+    ]
     if not fitting:
         least = min(tried, key=lambda plan: plan.needed_bytes)
         raise EngineError(
             "out-of-memory",
             f"Training coefficients of {demand.checkpoints} checkpoints with {demand.parameters:,} parameters must "
             f"have {_table(least.parts)} on each rank ({least.placement}, {least.precision}), but {available:,} bytes "
-            f"are free on {device}, of which {USABLE_SHARE:.0%} may be used.",
+            f"are free on {device}, of which {USABLE_SHARE:.0%} may be used."
+            + (f" Try `placement: {SHARDED_MODEL}`." if sharded is False and collectives.size > 1 else ""),
         )
-    yield from fitting
+    return fitting
 
 
 def _choices(
@@ -135,26 +150,59 @@ def _plan(
     precision: str,
     available: int,
 ) -> MemoryPlan:
-    D, K, R = demand.parameters, demand.checkpoints, collectives.size
-    inside = R
-    if placement == BY_NODE:
-        inside = int(os.environ.get("LOCAL_WORLD_SIZE", str(R)))
-    own = -(-D // inside) if placement in (BY_PARAMETER, BY_NODE, SHARDED_MODEL) else D
-    rows = -(-K // R) if placement == BY_CHECKPOINT else K
+    D, R = demand.parameters, collectives.size
+    rows, own = _cut(placement, demand, collectives)
     model = own if placement == SHARDED_MODEL else D
     parts = {
         "model": 0 if demand.has_model else 4 * model,
         "centre": 0 if precision == STREAMED else 4 * own,
-        "directions": 0 if precision in (STREAMED, OFFLOADED) else rows * row_bytes(precision, own),
-        # FSDP2 gathers a block's weights and gradient, which its largest tensor stands for.
-        "gradient": 4 * demand.largest * (2 if placement == SHARDED_MODEL else 1),
+        "directions": _directions_bytes(precision, rows, own),
+        # One as it came and one in its bucket; ranks that meet over it need room for what they receive, and FSDP2 for
+        # the weights of the block that it gathers.
+        "gradient": 4 * max(demand.largest, min(BUCKET_ELEMENTS, D)) * (2 if placement == REPLICATED else 3),
         "activations": demand.activations,
+        "vectors": 4 * model * demand.weight_vectors,
     }
     plan = MemoryPlan(placement=placement, precision=precision, parts=parts, available_bytes=available, reason="")
-    lies = "on each rank" if R > 1 and own == D and rows == K else "in all" if R == 1 else f"cut over {inside} ranks"
-    kept = f"{K} directions of {D:,} parameters as {precision}, {lies}"
+    cut_over = -(-D // own) if rows == demand.checkpoints else R
+    lies = "in all" if R == 1 else "on each rank" if cut_over == 1 else f"cut over {cut_over} ranks"
+    kept = f"{demand.checkpoints} directions of {D:,} parameters as {precision}, {lies}"
     reason = f"{kept}: {_table(parts)} of {available:,} bytes that are free on {device}"
     return MemoryPlan(**{**asdict(plan), "reason": reason})
+
+
+def offloaded_bytes(plan: MemoryPlan, demand: Demand, collectives: Collectives) -> int:
+    """What the plan takes of the host's memory, on each rank, beside a GPU."""
+    if plan.precision != OFFLOADED:
+        return 0
+    rows, own = _cut(plan.placement, demand, collectives)
+    return rows * row_bytes("float32", own)
+
+
+def _directions_bytes(precision: str, rows: int, own: int) -> int:
+    """On the device."""
+    if precision == STREAMED:
+        return 0
+    if precision == OFFLOADED:
+        return 2 * OFFLOAD_CHUNK_BYTES
+    return rows * row_bytes(precision, own)
+
+
+def _cut(placement: str, demand: Demand, collectives: Collectives) -> tuple[int, int]:
+    """How many rows a rank has, and how many elements of each."""
+    D, K, R = demand.parameters, demand.checkpoints, collectives.size
+    if placement == BY_CHECKPOINT:
+        return -(-K // R), D
+    if placement == BY_NODE:
+        return K, -(-D // int(os.environ.get("LOCAL_WORLD_SIZE", str(R))))
+    return K, -(-D // R) if placement in (BY_PARAMETER, SHARDED_MODEL) else D
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch says so by a class of its own on a GPU, and only in words on a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def _table(parts: Mapping[str, int]) -> str:
@@ -205,7 +253,9 @@ def available_bytes(device: torch.device) -> int:
     """What the device, or this machine within its control group's limit, has free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        # torch keeps what it has freed, and gives it out again.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + kept)
     free_bytes = [int(psutil.virtual_memory().available)]
     limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
     used = _read_number(Path("/sys/fs/cgroup/memory.current"))

@@ -7,13 +7,16 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.collectives import Collectives
+from ladle_engine.errors import EngineError
 
 
 class ResumeState:
@@ -58,12 +61,41 @@ class ResumeState:
         return self._folder / f"{key}.pt" if self._folder else None
 
 
-def fingerprint(checkpoints: CheckpointSet, settings: Mapping[str, Any]) -> str:
-    """Names what a state belongs to, so that it is never resumed after the files or the settings changed."""
-    files = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-        for checkpoint in checkpoints.checkpoints
-        for path in checkpoint.files
-    ]
-    text = json.dumps([files, settings], sort_keys=True, default=str)
+def fingerprint(checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapping[str, Any]) -> str:
+    """Names what a state belongs to, so that it is never resumed after the files or the settings changed.
+
+    `data` are files, or folders of them.
+    """
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in all_files(checkpoints, data)]
+    return digest([version("ladle"), files, settings])
+
+
+def same_everywhere(
+    checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapping[str, Any], collectives: Collectives
+) -> None:
+    """Collective. Raises `EngineError` where ranks were called with other arguments or see other files.
+
+    Files may be copies, so the time of their last change does not count.
+    """
+    files = [(path.name, path.stat().st_size) for path in all_files(checkpoints, data)]
+    own = torch.tensor([int(digest([files, settings])[:15], 16)])
+    seen = collectives.concatenate(own, [1] * collectives.size).tolist()
+    others = [rank for rank, number in enumerate(seen) if number != seen[0]]
+    if others:
+        raise EngineError(
+            "mismatched-checkpoints",
+            f"Every rank must see the same files and settings, but rank {others[0]} does not see those of rank 0: on "
+            f"this rank `{checkpoints.folder}` holds {len(checkpoints.names)} checkpoints, in all {len(files)} files.",
+        )
+
+
+def all_files(checkpoints: CheckpointSet, data: Iterable[Path]) -> list[Path]:
+    """What decides the result: weights, config and other side files, and data."""
+    weights = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
+    examples = [path for root in data for path in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+    return [*weights, *checkpoints.side_files, *(path for path in examples if path.is_file())]
+
+
+def digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -130,6 +130,16 @@ class Trainer:
             gradient_KG += measured.gradient_KG
         return loss, gradient_KG
 
+    def refuse_infinite(self, loss: float, gradient_KG: Tensor, step: int, settings: TrainSettings) -> None:
+        """Raises `MethodError` that names the step and the rate."""
+        if math.isfinite(loss) and bool(torch.isfinite(gradient_KG).all()):
+            return
+        raise MethodError(
+            "non-finite-loss",
+            f"The loss of method `{self.method}` must be finite, and its gradient too, but at step {step} of "
+            f"{settings.steps} the loss is {loss}. A smaller `learning_rate` (now {settings.learning_rate}) may help.",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
@@ -197,32 +207,41 @@ class _Run:
         optimiser = torch.optim.LBFGS(
             [self.theta_MG], lr=1.0, max_iter=1, max_eval=passes, history_size=passes, line_search_fn="strong_wolfe"
         )
-        best = _Best(math.inf, self.theta_MG.detach().clone())
+        # Every step of torch's begins with the point at which the line search before it ended: known already.
+        known: list[_Point] = []
         if saved := self._resume(optimiser):
-            best = _Best(saved["objective"], saved["best"])
+            known = [_Point(*point) for point in saved["known"]]
         pace = Pace(self.trainer.tell, "train", passes, method=self.trainer.method)
 
         def closure() -> Tensor:
-            if len(self.losses) >= passes:
-                raise _PassesUsedUp
-            measured = self._measure(examples.indices)
-            self.theta_MG.grad = measured.gradient_MG
-            best.see(measured.objective, self.theta_MG)
-            self.losses.append(measured.loss)
-            pace.step(len(self.losses), measured.loss)
-            return torch.tensor(measured.objective, dtype=torch.float64)
+            point = next((point for point in known if torch.equal(point.theta_MG, self.theta_MG)), None)
+            if point is None:
+                if len(self.losses) >= passes:
+                    raise _PassesUsedUp
+                measured = self._measure(examples.indices)
+                point = _Point(self.theta_MG.detach().clone(), measured.objective, measured.gradient_MG)
+                known.append(point)
+                self.losses.append(measured.loss)
+                pace.step(len(self.losses), measured.loss)
+            self.theta_MG.grad = point.gradient_MG.clone()
+            return torch.tensor(point.objective, dtype=torch.float64)
 
-        before = -1
+        lowest = math.inf
         try:
-            while before < len(self.losses) < passes:
-                before = len(self.losses)
+            while len(self.losses) < passes:
                 optimiser.step(closure)
+                best = min(known, key=lambda point: point.objective)
+                if not best.objective < lowest:
+                    break
+                lowest = best.objective
+                # The best may be another point of the line search than the one at which it ended.
+                known[:] = [point for point in known if point is best or torch.equal(point.theta_MG, self.theta_MG)]
                 if self.trainer.state.is_due():
-                    self._save(optimiser, best=best.theta_MG, objective=best.objective)
+                    self._save(optimiser, known=[astuple(point) for point in known])
         except _PassesUsedUp:
             pass
         with torch.no_grad():
-            self.theta_MG.copy_(best.theta_MG)
+            self.theta_MG.copy_(min(known, key=lambda point: point.objective).theta_MG)
 
     def _measure(self, indices: Tensor) -> _Measured:
         """What a batch says at theta or, with `sam_radius`, uphill of it."""
@@ -237,13 +256,7 @@ class _Run:
         theta_MG = theta_MG.detach().requires_grad_()
         weights_KG = self.subspace.weights(theta_MG)
         loss, gradient_KG = self.trainer.loss_and_gradient(weights_KG.detach(), indices)
-        if not (math.isfinite(loss) and bool(torch.isfinite(gradient_KG).all())):
-            raise MethodError(
-                "non-finite-loss",
-                f"The loss of method `{self.trainer.method}` must be finite, and its gradient too, but at step "
-                f"{len(self.losses) + 1} of {self.settings.steps} the loss is {loss}. A smaller `learning_rate` (now "
-                f"{self.settings.learning_rate}) may help.",
-            )
+        self.trainer.refuse_infinite(loss, gradient_KG, len(self.losses) + 1, self.settings)
         (data_MG,) = torch.autograd.grad(weights_KG, theta_MG, gradient_KG)
         data_MG = without_noise(data_MG)
         moved_MG = theta_MG.detach() - self.subspace.start
@@ -283,16 +296,13 @@ class _PassesUsedUp(Exception):
     """Leaves a line search."""
 
 
-@dataclass
-class _Best:
-    """The lowest point seen so far."""
+@dataclass(frozen=True)
+class _Point:
+    """Where L-BFGS has been."""
 
-    objective: float
     theta_MG: Tensor
-
-    def see(self, objective: float, theta_MG: Tensor) -> None:
-        if objective < self.objective:
-            self.objective, self.theta_MG = objective, theta_MG.detach().clone()
+    objective: float
+    gradient_MG: Tensor
 
 
 def without_noise(gradient_MG: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ladle_engine.buffers import Statistics
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.collectives import Collectives
-from ladle_engine.errors import CheckpointError
+from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.evaluate import Evaluation
 from ladle_engine.evaluations import Evaluations
 from ladle_engine.examples import Examples
@@ -36,10 +37,32 @@ class Judged:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a method chose."""
+
+    coefficients: Coefficients
+    label: str
+    """The method and what it settled on, for people: `last-k (k = 5)`."""
+    losses: list[float] = field(default_factory=list)
+    """The training loss of every step, for trained methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which methods run, and how."""
+
+    methods: tuple[str, ...]
+    """In the order in which they run."""
+    options: Mapping[str, Any]
+    """Every method's parsed options: others may start from one that is not a candidate itself."""
+
+
 @dataclass(kw_only=True)
 class Workspace:
     """Made once a job by `average`; methods read it and place coefficients in its model."""
 
+    plan: Plan
     checkpoints: CheckpointSet
     task: Task
     metric: Metric
@@ -61,8 +84,10 @@ class Workspace:
     collectives: Collectives
     state: ResumeState
     tell: ProgressCallback
-    choices: dict[str, Coefficients] = field(default_factory=dict, init=False)
-    """What the methods that have run chose, by name: others may start there."""
+    choices: dict[str, Choice] = field(default_factory=dict, init=False)
+    """What the methods that have run chose, by name."""
+    choosing: list[str] = field(default_factory=list, init=False)
+    """The methods that are running: the first one, the one that it starts from, and so on."""
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     evaluations: Evaluations = field(init=False)
 
@@ -95,9 +120,10 @@ class Workspace:
         """
         single = coefficients.single()
         if single is not None:
+            name = self.checkpoints.names[single]
             self.binding.load(self.checkpoints.checkpoints[single])
-            self._round(self.binding.parameters)
-            self._round(self.binding.statistics)
+            if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
+                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
@@ -106,13 +132,14 @@ class Workspace:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
-        self._round(self.binding.parameters)
+        too_large = self._round(self.binding.parameters)
         if settled is None:
             settled = self.statistics.settle(coefficients.alpha_KG, groups)
         else:
             for name, values in settled.items():
                 self.binding.statistics[name].copy_(values)
-        self._round(self.binding.statistics)
+        if too_large := too_large + self._round(self.binding.statistics):
+            raise MethodError("non-finite-loss", self._too_large("the average", too_large))
         return settled
 
     def use_reference_counters(self) -> None:
@@ -123,20 +150,26 @@ class Workspace:
             target.copy_(self._reference_counters[name])
 
     @torch.no_grad()
-    def _round(self, tensors: Mapping[str, Tensor]) -> None:
-        """What is judged is what will be written: rounded to the output's type."""
-        for name, tensor in tensors.items():
-            output_dtype = self.output_dtypes[name]
-            if output_dtype is torch.float32:
-                continue
-            local, _ = local_part(tensor)
-            local.copy_(local.to(output_dtype))
-            if not bool(torch.isfinite(local).all()):
-                raise CheckpointError(
-                    "non-finite-weights",
-                    f"Weights must be finite as {output_dtype}, but `{name}` is too large for it. Choose another "
-                    f"`dtype`.",
-                )
+    def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What is judged is what will be written: rounded to the output's type.
+
+        Collective: the names of those that are too large for it, the same on every rank, for each may hold a part only.
+        """
+        rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
+        if not rounded:
+            return []
+        infinite = torch.zeros(len(rounded))
+        for index, name in enumerate(rounded):
+            local, _ = local_part(tensors[name])
+            local.copy_(local.to(self.output_dtypes[name]))
+            infinite[index] = not bool(torch.isfinite(local).all())
+        return [name for name, count in zip(rounded, self.collectives.sum(infinite).tolist(), strict=True) if count]
+
+    def _too_large(self, what: str, names: Sequence[str]) -> str:
+        return (
+            f"Weights must be finite as {self.output_dtypes[names[0]]}, but `{names[0]}` of {what} is too large for "
+            f"it. Choose another `dtype`."
+        )
 
     def race(self, contenders: Sequence[Coefficients], *, stage: str = "train", method: str | None = None) -> int:
         """Collective: the index of the best on the select split, by the judging metric; see `race`.

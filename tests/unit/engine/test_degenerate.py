@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state
 from ladle_engine.rows import TIERS
 from tests.builders import quick_options
-from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
+from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
 
 
 class OddNet(nn.Module):
@@ -178,3 +180,58 @@ def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
         for name in ("whole", "out")
     )
     torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0, atol=1e-6)
+
+
+def images_net() -> nn.Module:
+    """In `channels_last`: its weights do not lie in the order of their indices."""
+    net = nn.Sequential(nn.Unflatten(1, (2, 3, 1)), nn.Conv2d(2, 8, (2, 1)), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1))
+    return net.to(memory_format=torch.channels_last)
+
+
+class SparseNet(nn.Module):
+    """Its embedding has a sparse gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, 3, sparse=True)
+        self.last = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.table(x[:, :2].gt(0).long()).flatten(1))
+        return result
+
+
+@pytest.mark.parametrize("build", [images_net, SparseNet])
+def test_any_layout_of_weights_and_gradients_trains_as_the_plain_one(tmp_path: Path, build: Any) -> None:
+    def plain() -> nn.Module:
+        net: nn.Module = build().to(memory_format=torch.contiguous_format)
+        for module in net.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = False
+        return net
+
+    write_checkpoints(tmp_path / "checkpoints", plain)
+    run(tmp_path / "checkpoints", build, method="twa", method_options={"steps": 8})
+    alpha = trained_alpha(tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "first")
+    run(tmp_path / "checkpoints", plain, method="twa", method_options={"steps": 8})
+    assert alpha != [[0.2]] * 5
+    assert torch.allclose(torch.tensor(alpha), torch.tensor(trained_alpha(tmp_path / "out")), rtol=0, atol=1e-6)
+
+
+def trained_alpha(output: Path) -> Any:
+    return json.loads((output / "coefficients.json").read_text())["candidates"]["twa"]["alpha"]
+
+
+def test_statistics_are_the_mean_where_no_coefficient_is_positive(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", norm_net)
+    outcome = run(
+        tmp_path / "checkpoints",
+        norm_net,
+        method="given",
+        method_options={"coefficients": [-0.1, -0.2, 0.0, -0.3, -0.4], "any_sum": True},
+    )
+    assert all(math.isfinite(score.select["loss"]) for score in outcome.candidates)
+    state = candidate_state(tmp_path / "out", tmp_path / "checkpoints", "given")
+    files = [load_file(file)["1.running_var"] for file in sorted((tmp_path / "checkpoints").glob("*.safetensors"))]
+    torch.testing.assert_close(state["1.running_var"], torch.stack(files).mean(dim=0))

@@ -22,6 +22,7 @@ from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS, equal_parts, group
 from ladle_engine.progress import ignore
 from ladle_engine.subspace import gram_schmidt, principal
+from ladle_engine.train import Trained, Trainer, TrainSettings
 from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
 
 
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, name: str, method: str, options: dict[str, Any] | None = None, **more: Any) -> Outcome:
     return average(
         folder / "checkpoints",
-        folder,
+        more.pop("val_set", folder),
         output=folder / name,
         task=ToyTask(plain_net),
         method=method,
@@ -195,6 +196,68 @@ def test_the_soup_that_a_job_has_made_already_is_where_it_starts(folder: Path) -
     }
     run(folder, "out", "auto", options)
     torch.testing.assert_close(alpha_of(folder, "out", "twa"), alpha_of(folder, "out", "last-k"), rtol=0, atol=1e-8)
+
+
+def test_a_method_to_start_from_runs_once_with_the_jobs_options_also_after_a_crash(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`twa` runs before `twa-layerwise`, from where that one will be; neither trains for the other's options."""
+    runs: list[str] = []
+    run_training = Trainer.train
+
+    def counting(trainer: Trainer, subspace: Any, settings: TrainSettings) -> Trained:
+        runs.append(f"{trainer.method} {settings.steps}")
+        return run_training(trainer, subspace, settings)
+
+    monkeypatch.setattr(Trainer, "train", counting)
+    options = {
+        "methods": ["twa", "twa-layerwise"],
+        "options": {
+            "twa": {"start": "twa-layerwise", "steps": 1, "learning_rate": 1e-9, "groups": "layers"},
+            "twa-layerwise": {"steps": 7, "learning_rate": 0.3},
+        },
+    }
+    for name in ("out", "again"):
+        run(folder, name, "auto", options, state_dir=tmp_path / "state", val_set=folder / "checkpoints")
+        one, other = alpha_of(folder, name, "twa"), alpha_of(folder, name, "twa-layerwise")
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-8)
+    assert runs == ["twa-layerwise 7", "twa 1"]
+
+
+def test_methods_that_start_from_each_other_are_refused(folder: Path) -> None:
+    options = {
+        "methods": ["twa", "psgd"],
+        "options": {"twa": {"start": "psgd"}, "psgd": {"start": "twa"}},
+    }
+    with pytest.raises(MethodError, match="`twa` and `psgd` start from each other"):
+        run(folder, "out", "auto", options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("twa", {}), ("psgd", {}), ("random", {"redraw": True}), ("random", {})],
+    ids=str,
+)
+def test_a_loss_that_explodes_is_refused_and_under_auto_left_out(
+    folder: Path, method: str, options: dict[str, Any]
+) -> None:
+    options |= {"learning_rate": 1e30}
+    with pytest.raises(MethodError, match=rf"`{method}` must be finite.* at step \d+ of 40 the loss is") as caught:
+        run(folder, "out", method, options)
+    assert caught.value.code == "non-finite-loss"
+    outcome = run(folder, "out", "auto", {"methods": ["uniform", method], "options": {method: options}})
+    assert [score.method for score in outcome.candidates] == ["best", "uniform"]
+    assert any(f"`{method}` was left out" in warning for warning in outcome.warnings)
+
+
+def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) -> None:
+    """Weights far outside of the checkpoints, as unlucky training may find them."""
+    far = {"coefficients": [1e9, -1e9, 0.0, 0.0, 1.0]}
+    with pytest.raises(MethodError, match=r"`0\.weight` of the average is too large") as caught:
+        run(folder, "out", "given", far, dtype="float16")
+    assert caught.value.code == "non-finite-loss"
+    outcome = run(folder, "out", "auto", {"methods": ["uniform", "given"], "options": {"given": far}}, dtype="float16")
+    assert [score.method for score in outcome.candidates] == ["best", "uniform"]
 
 
 @pytest.mark.parametrize(

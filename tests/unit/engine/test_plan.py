@@ -25,6 +25,7 @@ from ladle_engine.methods import AUTO_METHODS
 from ladle_engine.progress import Warned
 from ladle_engine.report import versions
 from ladle_engine.rows import make_rows
+from ladle_engine.state import fingerprint
 from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
@@ -53,9 +54,9 @@ def fitting(
 def test_directions_are_float32_then_bfloat16_int8_int4_and_streamed_as_memory_shrinks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Centre and one gradient take 4 * 704 bytes; a row 4, 2, 1 + 1/32 or 1/2 + 1/32 bytes a parameter.
-    needs = {"float32": 2816 + 4 * 2560, "bfloat16": 2816 + 4 * 1280, "int8": 2816 + 4 * 660, "int4": 2816 + 4 * 340}
-    for precision, needed in {**needs, "streamed": 256}.items():
+    # The centre takes 2,560 bytes, the gradient twice as much; a row 4, 2, 1 + 1/32 or 1/2 + 1/32 bytes a parameter.
+    needs = {"float32": 7680 + 4 * 2560, "bfloat16": 7680 + 4 * 1280, "int8": 7680 + 4 * 660, "int4": 7680 + 4 * 340}
+    for precision, needed in {**needs, "streamed": 5120}.items():
         plans = fitting(monkeypatch, int(needed / preflight.USABLE_SHARE) + 1)
         assert (plans[0].placement, plans[0].precision, plans[0].needed_bytes) == ("replicated", precision, needed)
     assert [plan.precision for plan in fitting(monkeypatch, 1 << 20)] == [*needs, "streamed"]
@@ -63,15 +64,65 @@ def test_directions_are_float32_then_bfloat16_int8_int4_and_streamed_as_memory_s
 
 def test_more_ranks_share_directions_before_they_are_coarsened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    plans = fitting(monkeypatch, 10_000, ranks=4)
+    plans = fitting(monkeypatch, 15_000, ranks=4)
     assert (plans[0].placement, plans[0].precision) == ("by-parameter", "float32")
     assert "cut over 4 ranks" in plans[0].reason
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert fitting(monkeypatch, 12_000, ranks=4)[0].placement == "by-node"
+    assert fitting(monkeypatch, 18_000, ranks=4)[0].placement == "by-node"
+
+
+def test_offloaded_directions_must_fit_into_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    demand = preflight.Demand(parameters=1 << 30, largest=64, checkpoints=16, activations=0, has_model=True)
+    room = {"cuda": 16 << 30, "cpu": 128 << 30}
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: room[device.type])
+    assert [plan.precision for plan in preflight.plans(demand, gpu, Ranks(1))] == ["offload", "int4", "streamed"]
+    room["cpu"] = 64 << 30
+    assert [plan.precision for plan in preflight.plans(demand, gpu, Ranks(1))] == ["int4", "streamed"]
+
+
+def test_a_model_that_was_built_whole_is_not_cut_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 1 << 20)
+    demand = preflight.Demand(parameters=640, largest=64, checkpoints=4, activations=0, has_model=True)
+    for sharded in (True, False):
+        plans = preflight.plans(demand, CPU, Ranks(2), sharded=sharded)
+        assert {plan.placement == "sharded-model" for plan in plans} == {sharded}
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 300)
+    with pytest.raises(EngineError, match=r"Try `placement: sharded-model`\.$"):
+        preflight.plans(demand, CPU, Ranks(2), sharded=False)
+
+
+def test_weight_vectors_of_a_method_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 1 << 20)
+    demand = preflight.Demand(
+        parameters=640, largest=64, checkpoints=4, activations=0, has_model=True, weight_vectors=4
+    )
+    plan = preflight.plans(demand, CPU, SingleProcess())[0]
+    assert plan.parts["vectors"] == 4 * 4 * 640
+    assert "10,240 vectors" in plan.reason
+
+
+def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = write_checkpoints(tmp_path / "checkpoints", plain_net)
+    (tmp_path / "val" / "class").mkdir(parents=True)
+    image = tmp_path / "val" / "class" / "image.png"
+    image.write_bytes(b"one")
+
+    def now(**settings: Any) -> str:
+        return fingerprint(checkpoints, [tmp_path / "val"], settings)
+
+    first = now(batch_size=8)
+    assert now(batch_size=8) == first
+    assert now(batch_size=16) != first
+    image.write_bytes(b"another")
+    assert now(batch_size=8) != first
+    second = now(batch_size=8)
+    monkeypatch.setattr("ladle_engine.state.version", lambda name: "99")
+    assert now(batch_size=8) != second
 
 
 def test_activations_count_and_stand_in_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    enough = int((2816 + 4 * 2560) / preflight.USABLE_SHARE) + 1
+    enough = int((7680 + 4 * 2560) / preflight.USABLE_SHARE) + 1
     assert fitting(monkeypatch, enough)[0].precision == "float32"
     plan = fitting(monkeypatch, enough, activations=1000)[0]
     assert plan.precision == "bfloat16"
@@ -81,7 +132,7 @@ def test_activations_count_and_stand_in_the_reason(monkeypatch: pytest.MonkeyPat
 
 def test_a_machine_without_room_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        EngineError, match=r"must have 256 bytes \(256 gradient\) on each rank .*streamed.*, but 300 bytes are free"
+        EngineError, match=r"must have 5,120 bytes \(5,120 gradient\) on each rank .*streamed.*, but 300 bytes are free"
     ) as caught:
         fitting(monkeypatch, 300)
     assert caught.value.code == "out-of-memory"
@@ -254,12 +305,12 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
 
     task = ToyTask(plain_net)
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    choose = candidates._choose
+    choose = candidates.choose
     asked: list[int] = []
 
-    def spying(work: Any, name: str, options: Any) -> Any:
+    def spying(work: Any, name: str) -> Any:
         if name == "best":
-            return choose(work, name, options)
+            return choose(work, name)
         batch = ToyData.batch
         forbidden = set(work.select.indices.tolist())
 
@@ -269,9 +320,9 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
 
         with monkeypatch.context() as patch:
             patch.setattr(ToyData, "batch", watched)
-            return choose(work, name, options)
+            return choose(work, name)
 
-    monkeypatch.setattr(candidates, "_choose", spying)
+    monkeypatch.setattr(candidates, "choose", spying)
     options = quick_options(5, steps=3).get(method, {})
     average(
         tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
@@ -358,7 +409,7 @@ def test_buffers_beside_batch_norm_are_averaged_or_the_references_also_after_a_r
     for name in ("fresh", "resumed"):
         # `uniform` alone the second time: the checkpoints' own values come from the state, and none is loaded.
         outcome = average(
-            folder, tmp_path, output=tmp_path / name, task=task, method="uniform", state_dir=tmp_path / "state"
+            folder, folder, output=tmp_path / name, task=task, method="uniform", state_dir=tmp_path / "state"
         )
         (path,) = (tmp_path / "state").rglob("evaluations.pt")
         known = torch.load(path, weights_only=True)
@@ -395,7 +446,9 @@ def test_what_overflows_in_the_outputs_dtype_is_noticed_when_it_is_judged(tmp_pa
     path = tmp_path / "checkpoints" / "step-1.safetensors"
     state = load_file(path)
     save_file(state | {"1.running_var": state["1.running_var"] + 1e5}, path)
-    with pytest.raises(EngineError, match=r"finite as torch\.float16, but `1\.running_var` is too large"):
+    with pytest.raises(
+        EngineError, match=r"finite as torch\.float16, but `1\.running_var` of checkpoint `step-1\.safetensors` is too"
+    ):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(norm_net), method="uniform",
             dtype="float16",

@@ -376,19 +376,19 @@ PLAIN: dict[str, Callable[[Any], Coefficients]] = {
 def test_every_method_chooses_what_full_evaluation_chooses_from_fewer_examples(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int], metric: str, most: float
 ) -> None:
-    choose = candidates._choose
+    choose = candidates.choose
     spent: dict[str, tuple[int, int]] = {}
 
-    def comparing(work: Any, method: str, options: Any) -> Any:
+    def comparing(work: Any, method: str) -> Any:
         before = sum(counted)
-        choice = choose(work, method, options)
+        choice = choose(work, method)
         cheap = sum(counted) - before
         expected = PLAIN[method](work)
         spent[method] = (cheap, sum(counted) - before - cheap)
         assert torch.equal(choice.coefficients.alpha_KG, expected.alpha_KG), method
         return choice
 
-    monkeypatch.setattr(candidates, "_choose", comparing)
+    monkeypatch.setattr(candidates, "choose", comparing)
     average(
         uneven / "checkpoints", uneven / "val.npz", output=tmp_path / "out", metric=metric,
         method_options={"methods": list(PLAIN)}, task_options={"batch_size": 16},

@@ -10,6 +10,7 @@ from typing import Any
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
 from ladle_engine.options import option, parse_options
+from ladle_engine.workspace import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class AutoOptions:
     options: dict[str, dict[str, Any]] = option({}, "options by method: {`twa`: {`steps`: 200}}")
 
 
-def plan_methods(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Method name -> its parsed options, in the order in which they run; `best` is always among them.
+def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
+    """What runs, `best` always.
 
     Raises `MethodError` for a method, or an option of one, that does not exist.
     """
@@ -40,14 +41,16 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(str(method), METHODS, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise MethodError("unknown-method", f"`method` must be one of {known}, but is `{method}`.{hint}")
-    return {
-        method: parse_options(
-            METHODS[method].options_type,
-            given.get(method, {}),
-            owner=f"method `{method}`",
-            error=MethodError,
-            code="invalid-method-options",
-        )
-        for method in METHODS
-        if method == "best" or method in wanted
-    }
+    return Plan(
+        methods=tuple(method for method in METHODS if method == "best" or method in wanted),
+        options={
+            method: parse_options(
+                METHODS[method].options_type,
+                given.get(method, {}),
+                owner=f"method `{method}`",
+                error=MethodError,
+                code="invalid-method-options",
+            )
+            for method in METHODS
+        },
+    )

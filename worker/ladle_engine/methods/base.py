@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from ladle_engine.coefficients import Coefficients
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """For methods that take none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What a method chose."""
-
-    coefficients: Coefficients
-    label: str
-    """The method and what it settled on, for people: `last-k (k = 5)`."""
-    losses: list[float] = field(default_factory=list)
-    """The training loss of every step, for trained methods."""
 
 
 class Method(Protocol):

@@ -8,9 +8,9 @@ import torch
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.evaluate import Evaluation
-from ladle_engine.methods.base import Choice, NoOptions
+from ladle_engine.methods.base import NoOptions
 from ladle_engine.progress import Pace
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 
 class GreedySoup:

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from ladle_engine.buckets import local_part
 from ladle_engine.groups import HELP, Grouping, Groups, group
-from ladle_engine.methods.base import Choice
 from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace import gram_schmidt
 from ladle_engine.train import SCHEDULES, BatchOrder, Trained, TrainSettings, schedule, without_noise
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 SETTLED_EVERY = 16
 """Steps after which weights and momentum are made again from their coefficients, which takes out the rounding that has
 gathered, and is where a run can be resumed bit for bit."""
+
+WEIGHT_VECTORS = 4
+"""Of the model's size, at its peak: the momentum, its next value, a projected gradient and the weights set aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Psgd:
     """`v <- momentum v + P P^T g; w <- w - rate v` with orthonormal P.
 
     In exact arithmetic this is SGD with momentum on the coefficients (`twa-gram-schmidt` with `optimiser: sgd` and no
-    prior), at three more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
+    prior), at four more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
     """
 
     name: ClassVar[str] = "psgd"
@@ -92,6 +94,7 @@ class Psgd:
             rate = settings.learning_rate * schedule(step, settings)
             indices = trainer.examples.indices[order.batch(step)]
             loss, gradient_KG = trainer.loss_and_gradient_here(alpha_0_KG + centred(u_KG), indices)
+            trainer.refuse_infinite(loss, gradient_KG, step + 1, settings)
             direction_KG = torch.einsum("gij,jg->ig", projector_GKK, without_noise(gradient_KG))
             _step(work, groups, optimiser, direction_KG, rate)
             velocity_KG = settings.momentum * velocity_KG + direction_KG if step else direction_KG.clone()

@@ -11,13 +11,12 @@ from torch import Tensor
 from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.directions import RandomDirections
 from ladle_engine.groups import Groups, group
-from ladle_engine.methods.base import Choice
 from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace import Scaled
 from ladle_engine.train import BatchOrder, Trainer, TrainSettings, schedule
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +88,7 @@ class RandomBases:
         for step in range(len(steps), settings.steps):
             directions.draw = step
             loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])
+            trainer.refuse_infinite(loss, gradient_MG, step + 1, settings)
             rate = settings.learning_rate * schedule(step, settings)
             # By theta the gradient is `scale * gradient`, and a step of theta is `scale` times as long in weights.
             weights_MG = -rate * subspace.scale_G.square() * gradient_MG

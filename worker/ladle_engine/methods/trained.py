@@ -10,12 +10,11 @@ from torch import Tensor
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.groups import HELP, Grouping, Groups
-from ladle_engine.methods.base import Choice
 from ladle_engine.options import option
 from ladle_engine.placements import Placement
 from ladle_engine.prior import LEARNED
 from ladle_engine.train import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 CENTRE = "centre"
 
@@ -82,15 +81,13 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
         alpha_KG[work.checkpoints.names.index(start)] = 1.0
         return alpha_KG
     # Here, for the registry holds the methods that import this file.
+    from ladle_engine.methods.choose import choose
     from ladle_engine.methods.registry import METHODS
 
     if start not in METHODS or start == method:
         known = ", ".join(name for name in METHODS if name != method)
         raise _invalid(f"be {CENTRE}, the name of a checkpoint, or one of {known}", f"`{start}`")
-    if start not in work.choices:
-        other = METHODS[start]
-        work.choices[start] = other.choose(work, other.options_type()).coefficients
-    return _regroup(work.choices[start], groups)
+    return _regroup(choose(work, start).coefficients, groups)
 
 
 def _regroup(coefficients: Coefficients, groups: Groups) -> Tensor:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ladle_engine.groups import HELP, Grouping, group
-from ladle_engine.methods.base import Choice
 from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, choice_of, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.subspace import Convex, Linear, MakeBasis, gram_schmidt, principal, principal_axes
-from ladle_engine.workspace import Workspace
+from ladle_engine.workspace import Choice, Workspace
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
