@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ladle_contracts import Reason
 from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, average, preflight
-from ladle_engine.average import supported_precision
 from ladle_engine.binding import bind
 from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.checkpoints import discover, open_checkpoint
@@ -22,6 +21,7 @@ from ladle_engine.collectives import SingleProcess
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods import AUTO_METHODS
+from ladle_engine.prepare import supported_precision
 from ladle_engine.progress import Warned
 from ladle_engine.report import versions
 from ladle_engine.rows import make_rows
