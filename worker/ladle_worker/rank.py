@@ -105,4 +105,9 @@ def _process_group() -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    status = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written and closed. Taking the interpreter down beside threads of torch was once seen to abort, which would
+    # count as a crash and take the other ranks along.
+    os._exit(status)
