@@ -72,7 +72,7 @@ class Workspace:
     fit: Examples
     """Chooses coefficients: trains them, and picks ingredients."""
     select: Examples
-    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay); never trains."""
+    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay) or multiples; never trains."""
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
     statistics: Statistics

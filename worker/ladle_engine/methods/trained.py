@@ -155,7 +155,8 @@ def rescaled(work: Workspace, method: str, groups: Groups, alpha_0_KG: Tensor, t
         return alpha_0_KG + whole * (mean_K1 + own * (move_KG - mean_K1))
 
     def best(tried: list[Tensor]) -> int:
-        return work.race([_coefficients(work, groups, alpha_KG) for alpha_KG in tried], method=method, by_loss=True)
+        contenders = [_coefficients(work, groups, alpha_KG) for alpha_KG in tried]
+        return work.race(contenders, stage="evaluate", method=method, by_loss=True)
 
     whole = WHOLE_MOVES[best([moved(whole, 1.0) for whole in WHOLE_MOVES])]
     own = OWN_MOVES[best([moved(whole, own) for own in OWN_MOVES])] if len(groups) > 1 else 1.0
