@@ -89,12 +89,16 @@ class PreparedSet:
         return bind(model, self.found, self.task.stored_names(model, self.found))
 
     def test(self, state: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metric name -> mean over the test set, of a state dict named as in the checkpoints."""
+        """The state's `scores` on the test set."""
+        return self.scores(state, self._test_examples)
+
+    def scores(self, state: Mapping[str, Tensor], examples: Examples) -> dict[str, float]:
+        """Metric name -> mean over the examples, of a state dict named as in the checkpoints."""
         binding = self.new_binding()
         with torch.no_grad():
             for name, target in {**binding.parameters, **binding.statistics, **binding.counters}.items():
                 target.copy_(state[name])
-        return evaluate(binding.model, self._test_examples, self.task.metrics, SingleProcess()).means()
+        return evaluate(binding.model, examples, self.task.metrics, SingleProcess()).means()
 
     def states(self) -> list[dict[str, Tensor]]:
         """Every checkpoint, in order of step."""

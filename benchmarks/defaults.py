@@ -4,8 +4,9 @@
     python benchmarks/defaults.py
 
 `twa` and `twa-layerwise` run through `ladle_engine.average` without any option. The recipe's rate, epochs, schedule and
-decay were chosen for each set by the TEST loss (results/published_recipe.json), which flatters it. The goal: a test
-loss within 0.5 % of it, or lower, in a third of its gradient steps.
+decay were tuned for each set (results/published_recipe.json), and chosen twice among all that were tried: by the loss
+on the select split, as a careful user would, and by the TEST loss, as nobody can. The goal: a test loss within 0.5 % of
+it, or lower, in a third of its gradient steps.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ STEPS_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The published recipe at one of the settings tried."""
+
+    test_loss: float
+    steps: int
+    setting: dict[str, Any]
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Any]) -> Tuned:
+        return cls(test_loss=scores["test_loss"], steps=scores["steps"], setting=scores["setting"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One method on one set."""
 
@@ -43,14 +57,20 @@ class Comparison:
     """Of the checkpoints' mean."""
     test_loss: float
     steps: int
-    published_loss: float | None
-    published_steps: int | None
-    published_setting: dict[str, Any] | None
+    by_select: Tuned
+    """The setting with the lowest loss on the select split."""
+    by_test: Tuned
+    """The setting with the lowest loss on the test set."""
 
-    @property
-    def excess(self) -> float | None:
-        """By how much the published recipe is better, relative; negative where Ladle is."""
-        return None if self.published_loss is None else self.test_loss / self.published_loss - 1
+    def excess(self, tuned: Tuned) -> float:
+        """By how much the recipe is better, relative; negative where Ladle is."""
+        return self.test_loss / tuned.test_loss - 1
+
+    def meets(self, tuned: Tuned) -> bool:
+        return self.excess(tuned) <= TOLERANCE
+
+    def is_quick(self, tuned: Tuned) -> bool:
+        return self.steps <= tuned.steps * STEPS_SHARE
 
 
 def main() -> None:
@@ -69,12 +89,13 @@ def main() -> None:
         comparisons += compare(prepare(name, seed), published)
         console.print(table_of(comparisons[-len(METHODS) :]))
     console.print(table_of(comparisons))
-    rows = [{**vars(comparison), "excess": comparison.excess} for comparison in comparisons]
+    console.print(summary(comparisons))
+    rows = [asdict(comparison) for comparison in comparisons]
     RESULTS.joinpath("defaults.json").write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
     RESULTS.joinpath("defaults.md").write_text(markdown(comparisons))
 
 
-def compare(prepared: PreparedSet, published: Iterable[dict[str, Any]]) -> list[Comparison]:
+def compare(prepared: PreparedSet, published: list[dict[str, Any]]) -> list[Comparison]:
     mean_loss = prepared.test(mean_state(prepared.states()))["loss"]
     found = []
     for method, layerwise in METHODS.items():
@@ -92,15 +113,8 @@ def compare(prepared: PreparedSet, published: Iterable[dict[str, Any]]) -> list[
             report = json.loads((output / "report.json").read_text())
             (row,) = (row for row in report["candidates"] if row["method"] == method)
             state = candidate_state(output, prepared.checkpoints, method)
-        best = min(
-            (
-                row
-                for row in published
-                if (row["set"], row["seed"], row["layerwise"]) == (prepared.name, prepared.seed, layerwise)
-            ),
-            key=lambda row: row["test_loss"],
-            default=None,
-        )
+        wanted = {"set": prepared.name, "seed": prepared.seed, "layerwise": layerwise}
+        tuned = [row for row in published if wanted.items() <= row.items()]
         found.append(
             Comparison(
                 set=prepared.name,
@@ -109,36 +123,53 @@ def compare(prepared: PreparedSet, published: Iterable[dict[str, Any]]) -> list[
                 mean_loss=mean_loss,
                 test_loss=prepared.test(state)["loss"],
                 steps=len(row["curve"]),
-                published_loss=best["test_loss"] if best else None,
-                published_steps=best["steps"] if best else None,
-                published_setting=best["setting"] if best else None,
+                by_select=Tuned.of(min((row["by_select"] for row in tuned), key=lambda scores: scores["select_loss"])),
+                by_test=Tuned.of(min(tuned, key=lambda row: row["test_loss"])),
             )
         )
     return found
 
 
+COLUMNS = ("set, seed", "method", "mean", "Ladle", "steps", "by select", "excess", "", "by test", "excess", "")
+
+
 def cells(comparison: Comparison) -> list[str]:
-    excess, steps = comparison.excess, comparison.published_steps
-    within = "-" if excess is None else ("yes" if excess <= TOLERANCE else "no")
-    quick = "-" if steps is None else ("yes" if comparison.steps <= steps * STEPS_SHARE else "no")
     return [
         f"{comparison.set} {comparison.seed}",
         comparison.method,
         f"{comparison.mean_loss:.4f}",
         f"{comparison.test_loss:.4f}",
-        "-" if comparison.published_loss is None else f"{comparison.published_loss:.4f}",
-        "-" if excess is None else f"{100 * excess:+.1f} %",
-        within,
-        f"{comparison.steps} of {steps or '-'}",
-        quick,
+        f"{comparison.steps}",
+        *_against(comparison, comparison.by_select),
+        *_against(comparison, comparison.by_test),
     ]
 
 
-COLUMNS = ("set, seed", "method", "mean", "Ladle", "published", "excess", "<= 0.5 %", "steps", "<= 1/3")
+def _against(comparison: Comparison, tuned: Tuned) -> list[str]:
+    verdict = ("met" if comparison.meets(tuned) else "not met") + ("" if comparison.is_quick(tuned) else ", steps not")
+    return [f"{tuned.test_loss:.4f} ({tuned.steps})", f"{100 * comparison.excess(tuned):+.1f} %", verdict]
+
+
+def summary(comparisons: list[Comparison]) -> str:
+    """How often the goal is met."""
+    lines = []
+    for name, tuned in (
+        ("select split", [each.by_select for each in comparisons]),
+        ("test set", [each.by_test for each in comparisons]),
+    ):
+        pairs = list(zip(comparisons, tuned, strict=True))
+        close = [pair for pair in pairs if pair[0].meets(pair[1])]
+        quick = [pair for pair in close if pair[0].is_quick(pair[1])]
+        mean = sum(each.excess(one) for each, one in pairs) / len(pairs)
+        lines.append(
+            f"Tuned on the {name}: within {100 * TOLERANCE:g} % or better in {len(close)} of {len(pairs)}, and in a "
+            f"third of the steps in {len(quick)}; {100 * mean:+.1f} % on average."
+        )
+    return "\n\n".join(lines)
 
 
 def table_of(comparisons: Iterable[Comparison]) -> Table:
-    table = Table(*COLUMNS, title="test loss: Ladle's defaults, and the published recipe tuned on the test set")
+    table = Table(*COLUMNS, title="test loss (steps): Ladle's defaults, and the published recipe tuned by hand")
     for comparison in comparisons:
         table.add_row(*cells(comparison))
     return table
@@ -147,11 +178,15 @@ def table_of(comparisons: Iterable[Comparison]) -> Table:
 def markdown(comparisons: list[Comparison]) -> str:
     lines = [
         "# Ladle's defaults against the published recipe",
-        "`python benchmarks/defaults.py`. Test losses; the recipe's setting was chosen on the test set.",
+        "`python benchmarks/defaults.py`. Test losses, and gradient steps. The recipe is tuned by hand: of all its",
+        "settings tried, *by select* is the one with the lowest loss on the select split, *by test* on the test set",
+        "itself, which no user can. *Met*: within 0.5 %, or better; *steps not*: in more than a third of its steps.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
         *("| " + " | ".join(cells(comparison)) + " |" for comparison in comparisons),
+        "",
+        summary(comparisons),
         "",
     ]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ladle_engine.geometry import Geometry
 from ladle_engine.groups import Groups
@@ -33,6 +34,10 @@ class Basis:
     log_variance_MG: Tensor
     """float64: the logarithm of the checkpoints' variance along each axis, relative to the group's mean; 0 for axes
     without such an order. What a learned prior goes by."""
+
+    def move(self, theta_MG: Tensor) -> Tensor:
+        """K x G: `u = M theta`, group by group."""
+        return torch.bmm(self.matrix_GKM, theta_MG.T.unsqueeze(2)).squeeze(2).T
 
 
 class Subspace(Protocol):
@@ -70,7 +75,40 @@ class Linear:
         return self.basis.log_variance_MG
 
     def weights(self, theta_MG: Tensor) -> Tensor:
-        u_KG = torch.bmm(self.basis.matrix_GKM, theta_MG.T.unsqueeze(2)).squeeze(2).T
+        u_KG = self.basis.move(theta_MG)
+        return self.alpha_0_KG + u_KG - u_KG.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layered:
+    """Coefficients that all groups share, and what each group has besides: `u_g = M theta_0 + M_g theta_g`.
+
+    The span is that of the groups alone. But what is good for the whole model is one step here, which the gradients of
+    all groups agree on, instead of G noisy ones; and a prior sees that the groups' own moves are the smaller part.
+    Theta's first column is what is shared.
+    """
+
+    alpha_0_KG: Tensor
+    shared: Basis
+    """Of the whole model."""
+    own: Basis
+    """Of the groups."""
+
+    @property
+    def start(self) -> Tensor:
+        return torch.zeros_like(self.log_variance_MG)
+
+    @property
+    def log_variance_MG(self) -> Tensor:
+        """M is the larger one of both bases; what one of them lacks moves nothing."""
+        both = (self.shared.log_variance_MG, self.own.log_variance_MG)
+        M = max(len(each) for each in both)
+        return torch.cat([pad(each, (0, 0, 0, M - len(each))) for each in both], dim=1)
+
+    def weights(self, theta_MG: Tensor) -> Tensor:
+        shared_M1 = theta_MG[: len(self.shared.log_variance_MG), :1]
+        own_MG = theta_MG[: len(self.own.log_variance_MG), 1:]
+        u_KG = self.shared.move(shared_M1) + self.own.move(own_MG)
         return self.alpha_0_KG + u_KG - u_KG.mean(dim=0, keepdim=True)
 
 

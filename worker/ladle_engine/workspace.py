@@ -72,7 +72,7 @@ class Workspace:
     fit: Examples
     """Chooses coefficients: trains them, and picks ingredients."""
     select: Examples
-    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay); never trains."""
+    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay) or multiples; never trains."""
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
     statistics: Statistics
@@ -171,13 +171,21 @@ class Workspace:
             f"it. Choose another `dtype`."
         )
 
-    def race(self, contenders: Sequence[Coefficients], *, stage: str = "train", method: str | None = None) -> int:
-        """Collective: the index of the best on the select split, by the judging metric; see `race`.
+    def race(
+        self,
+        contenders: Sequence[Coefficients],
+        *,
+        stage: str = "train",
+        method: str | None = None,
+        by_loss: bool = False,
+    ) -> int:
+        """Collective: the index of the best on the select split, by the judging metric or by the loss; see `race`.
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
         pace = Pace(self.tell, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
-        return race(self.evaluations, contenders, "select", self.metric, pace)
+        metric = next(each for each in self.task.metrics if each.name == "loss") if by_loss else self.metric
+        return race(self.evaluations, contenders, "select", metric, pace)
 
     def whole_model(self) -> Groups:
         return whole_model(self.binding)

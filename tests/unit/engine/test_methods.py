@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from ladle_engine.directions import random_signs
 from ladle_engine.examples import split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS, equal_parts, group
+from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
 from ladle_engine.progress import ignore
 from ladle_engine.subspace import gram_schmidt, principal
 from ladle_engine.train import Trained, Trainer, TrainSettings
@@ -64,7 +66,7 @@ def test_psgd_in_weight_space_equals_sgd_with_momentum_on_orthogonal_coefficient
         folder,
         "coefficients",
         "twa-gram-schmidt",
-        {**shared, "optimiser": "sgd", "prior": None, "averaged_fraction": 0.0},
+        {**shared, "optimiser": "sgd", "prior": None, "averaged_fraction": 0.0, "rescale": False},
     )
     in_weights, in_coefficients = (
         alpha_of(folder, "weights", "psgd"),
@@ -187,6 +189,29 @@ def test_training_starts_at_the_centre_a_checkpoint_or_another_method(folder: Pa
             run(folder, f"only-{start}", start)
             expected_K = alpha_of(folder, f"only-{start}", start)[:, 0]
         torch.testing.assert_close(alpha_KG, expected_K[:, None].expand(5, 2), rtol=0, atol=1e-8)
+
+
+def test_the_select_split_picks_how_far_a_result_goes(folder: Path) -> None:
+    """The same by hand: every multiple of what was trained, as given coefficients."""
+    options = {"steps": 12, "learning_rate": 0.5}
+    run(folder, "rescaled", "twa-layerwise", options)
+    run(folder, "as-trained", "twa-layerwise", {**options, "rescale": False})
+    move_KG = alpha_of(folder, "as-trained", "twa-layerwise") - 1 / 5
+    mean_K1 = move_KG.mean(dim=1, keepdim=True)
+    number = itertools.count()
+
+    def moved(whole: float, own: float) -> Tensor:
+        return 1 / 5 + whole * (mean_K1 + own * (move_KG - mean_K1))
+
+    def select_loss(whole: float, own: float) -> float:
+        given = {"coefficients": moved(whole, own).T.tolist(), "groups": "layers"}
+        scores = run(folder, f"given-{next(number)}", "given", given).candidates
+        return next(score.select["loss"] for score in scores if score.method == "given")
+
+    whole = min(WHOLE_MOVES, key=lambda whole: select_loss(whole, 1.0))
+    own = min(OWN_MOVES, key=lambda own: select_loss(whole, own))
+    assert (whole, own) != (1.0, 1.0), "the rate must be large enough to go too far"
+    torch.testing.assert_close(alpha_of(folder, "rescaled", "twa-layerwise"), moved(whole, own), rtol=0, atol=1e-12)
 
 
 def test_the_soup_that_a_job_has_made_already_is_where_it_starts(folder: Path) -> None:

@@ -298,7 +298,7 @@ def test_coefficients_are_trained_on_batch_statistics_without_dropout_and_judged
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_are_picked_there(
+def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_and_multiples_are_picked_there(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ladle_engine import candidates
@@ -306,7 +306,8 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
     task = ToyTask(plain_net)
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     choose = candidates.choose
-    asked: list[int] = []
+    trained_on: list[int] = []
+    evaluated: list[int] = []
 
     def spying(work: Any, name: str) -> Any:
         if name == "best":
@@ -315,7 +316,9 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
         forbidden = set(work.select.indices.tolist())
 
         def watched(data: ToyData, indices: torch.Tensor) -> Any:
-            asked.extend(index for index in indices.tolist() if index in forbidden)
+            # What is evaluated is evaluated without gradients.
+            seen = trained_on if torch.is_grad_enabled() else evaluated
+            seen.extend(index for index in indices.tolist() if index in forbidden)
             return batch(data, indices)
 
         with monkeypatch.context() as patch:
@@ -327,7 +330,18 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
     average(
         tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
     )
-    assert not asked or method in {"second-best", "last-k", "ema"}
+    assert not trained_on
+    rows, rescaled = {"second-best", "last-k", "ema"}, {"twa", "twa-layerwise", "twa-gram-schmidt", "pca"}
+    assert not evaluated or method in rows | rescaled
+    if method in rescaled:
+        assert evaluated
+        evaluated.clear()
+        options = {**options, "rescale": False}
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "as-trained", task=task, method=method,
+            method_options=options,
+        )  # fmt: skip
+        assert not evaluated
 
 
 def test_a_task_with_a_loss_alone_is_judged_by_it(tmp_path: Path) -> None:

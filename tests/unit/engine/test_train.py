@@ -20,6 +20,7 @@ from ladle_engine.groups import Grouping, Groups
 from ladle_engine.state import ResumeState
 from ladle_engine.subspace import (
     Convex,
+    Layered,
     Linear,
     MakeBasis,
     gram_schmidt,
@@ -109,6 +110,38 @@ def test_forty_adamw_steps_equal_autograd_through_the_average(
     moved = (expected - 1 / 5).abs().max()
     assert moved > 0.05, "the reference must have gone somewhere"
     torch.testing.assert_close(trained.weights_KG, expected, rtol=0, atol=1e-5)
+
+
+def test_shared_coefficients_move_every_group_and_span_no_more_than_the_groups_own(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    trainer = trainer_for(checkpoints, plain_net, "layers")
+    own = subspace_for(checkpoints, trainer, principal_axes)
+    shared = subspace_for(checkpoints, trainer_for(checkpoints, plain_net, "model"), principal_axes)
+    layered = Layered(alpha_0_KG=own.alpha_0_KG, shared=shared.basis, own=own.basis)
+    theta_MG = torch.randn(*layered.start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    only_shared_MG, only_own_MG = theta_MG.clone(), theta_MG.clone()
+    only_shared_MG[:, 1:], only_own_MG[:, :1] = 0.0, 0.0
+    torch.testing.assert_close(layered.weights(only_own_MG), own.weights(theta_MG[:, 1:]))
+    torch.testing.assert_close(
+        layered.weights(only_shared_MG), shared.weights(theta_MG[:, :1]).expand_as(own.alpha_0_KG)
+    )
+    torch.testing.assert_close(layered.weights(theta_MG).sum(dim=0), torch.ones(2, dtype=torch.float64))
+    trained = trainer.train(layered, replace(SETTINGS, prior="learned"))
+    before, _ = trainer.loss_and_gradient(own.alpha_0_KG, trainer.examples.indices)
+    after, _ = trainer.loss_and_gradient(trained.weights_KG, trainer.examples.indices)
+    assert after < before
+
+
+def test_bases_of_different_size_share_their_rows_of_theta(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net)
+    trainer = trainer_for(checkpoints, plain_net, "layers")
+    own = subspace_for(checkpoints, trainer, own_lengths)
+    shared = subspace_for(checkpoints, trainer_for(checkpoints, plain_net, "model"), principal_axes)
+    layered = Layered(alpha_0_KG=own.alpha_0_KG, shared=shared.basis, own=own.basis)
+    assert own.start.shape == (5, 2)
+    assert shared.start.shape == (4, 1)
+    assert layered.start.shape == (5, 3)
+    assert trainer.train(layered, SETTINGS).weights_KG.isfinite().all()
 
 
 @pytest.mark.parametrize(

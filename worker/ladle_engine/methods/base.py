@@ -25,6 +25,7 @@ class Method(Protocol):
     def choose(self, work: Workspace, options: Any) -> Choice:
         """Collective. Trains on the fit split or the training set alone.
 
-        On the select split it may do one thing: let `Workspace.race` pick one of some rows of fixed numbers.
+        On the select split it may do one thing: let `Workspace.race` pick one of some rows of fixed numbers, or of a
+        few fixed multiples of what it trained.
         """
         ...

@@ -5,22 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ladle_engine.groups import HELP, Grouping, group
-from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, choice_of, start_of, trainer_for
+from ladle_engine.groups import HELP, Grouping, Groups, group
+from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, choice_of, rescaled, start_of, trainer_for
 from ladle_engine.options import option
-from ladle_engine.subspace import Convex, Linear, MakeBasis, gram_schmidt, principal, principal_axes
+from ladle_engine.subspace import Convex, Layered, Linear, MakeBasis, gram_schmidt, principal, principal_axes
 from ladle_engine.workspace import Choice, Workspace
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerwiseOptions(TrainedOptions):
+class TwaOptions(TrainedOptions):
+    shared: bool = option(True, "with several groups: also trains coefficients that all of them share")
+    rescale: bool = option(
+        True, "the select split picks how far the result goes: from the start, and each group from the groups' mean"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseOptions(TwaOptions):
     groups: Grouping = option("layers", HELP)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrincipalOptions(TrainedOptions):
+class PrincipalOptions(TwaOptions):
     dimensions: int | None = option(None, "how many principal components; all of them when absent", at_least=1)
 
 
@@ -34,19 +42,26 @@ class Twa:
     summary: ClassVar[str] = "Trains one coefficient per checkpoint by gradient descent, starting at the mean."
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, eqs. 3-7 and Algorithm 1"
     reference_url: ClassVar[str] = TWA_PAPER
-    options_type: ClassVar[type] = TrainedOptions
+    options_type: ClassVar[type] = TwaOptions
 
-    def basis(self, options: TrainedOptions) -> MakeBasis:
+    def basis(self, options: TwaOptions) -> MakeBasis:
         return principal_axes
 
-    def choose(self, work: Workspace, options: TrainedOptions) -> Choice:
+    def choose(self, work: Workspace, options: TwaOptions) -> Choice:
         groups = group(work.binding, options.groups)
-        subspace = Linear(
-            alpha_0_KG=start_of(work, self.name, options.start, groups),
-            basis=self.basis(options)(work.geometry, groups),
-        )
+        subspace = self._subspace(work, options, groups)
         trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
+        if options.rescale:
+            trained = rescaled(work, self.name, groups, subspace.alpha_0_KG, trained)
         return choice_of(work, self.name, groups, trained)
+
+    def _subspace(self, work: Workspace, options: TwaOptions, groups: Groups) -> Linear | Layered:
+        make_basis = self.basis(options)
+        alpha_0_KG = start_of(work, self.name, options.start, groups)
+        own = make_basis(work.geometry, groups)
+        if len(groups) == 1 or not options.shared:
+            return Linear(alpha_0_KG=alpha_0_KG, basis=own)
+        return Layered(alpha_0_KG=alpha_0_KG, shared=make_basis(work.geometry, work.whole_model()), own=own)
 
 
 class TwaLayerwise(Twa):
@@ -64,7 +79,7 @@ class TwaGramSchmidt(Twa):
     )
     reference_url: ClassVar[str] = "https://openreview.net/forum?id=8wbnpOJY-f"
 
-    def basis(self, options: TrainedOptions) -> MakeBasis:
+    def basis(self, options: TwaOptions) -> MakeBasis:
         return gram_schmidt
 
 
