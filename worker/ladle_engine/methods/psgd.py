@@ -28,7 +28,7 @@ WEIGHT_VECTORS = 4
 @dataclass(frozen=True, kw_only=True)
 class PsgdOptions:
     steps: int = option(40, "gradient steps, each on one batch", at_least=1)
-    learning_rate: float = option(1.0, "of the weights, in units of the squared length of the directions", above=0.0)
+    learning_rate: float = option(0.02, "of the weights, in units of the squared length of the directions", above=0.0)
     momentum: float = option(0.9, "of the weights", at_least=0.0, at_most=0.9999)
     schedule: str = option(
         "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
