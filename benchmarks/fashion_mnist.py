@@ -1,6 +1,6 @@
 """Every method on Fashion-MNIST: 16 epochs of a small CNN, judged on 10,000 untouched images.
 
-    make bench        or        python benchmarks/fashion_mnist.py --seeds 0 1 2 --batch-norm both
+    make bench-accuracy        or        python benchmarks/fashion_mnist.py --seeds 0 1 2 --batch-norm both
 
 20,000 images train the network, 4,000 are Ladle's validation set (half of them select), 10,000 are never shown to it.
 The images are Debian's package `dataset-fashion-mnist`. Checkpoints are kept as `checkpoint_sets.py` says.
@@ -105,7 +105,7 @@ def markdown(runs: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         "# Fashion-MNIST",
         "",
-        f"Made by `make bench`. {EPOCHS} epochs of a small CNN (Adam, 1e-3, batches of 128) on {NUM_TRAIN:,} images; "
+        f"Made by `make bench-accuracy`. {EPOCHS} epochs of a small CNN (Adam, 1e-3, batches of 128) on {NUM_TRAIN:,} images; "
         f"{NUM_VAL:,} for Ladle, half of which select; judged on 10,000 that neither has seen. Ladle's defaults. "
         f"Test loss, and test accuracy in percent; bold is the lowest loss.",
     ]

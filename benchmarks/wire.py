@@ -404,8 +404,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"repeat. Other processes on the same cores disturb the speeds, either way; the load was "
         f"{result['load_before']} before the run.",
         "",
-        "By-parameter and sharded-model send more than predicted by just what their reduce-scatter would if it were an "
-        "all-reduce, which is twice as much: so gloo, the CPU's backend, seems to make it.",
+        "Sharded-model sends more than predicted by just what FSDP2's reduce-scatter would if it were an all-reduce, "
+        "which is twice as much: so gloo, the CPU's backend, seems to make it. By-parameter goes around that "
+        "(`ProcessGroup.scatter_sum`).",
         "",
         *(f"- {line}" for line in goal_lines(result["layouts"])),
     ]

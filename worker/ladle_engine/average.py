@@ -108,6 +108,7 @@ def average(
 
     Raises:
         EngineError: with a stable `code`; see `ladle_engine.errors`. Nothing is left behind.
+        ValueError: an argument breaks its own rule.
     """
     started = time.monotonic()
     settings = {name: _plain(value) for name, value in locals().items() if name in REPORTED}
@@ -118,6 +119,7 @@ def average(
         metric=metric,
         select_fraction=select_fraction,
         seed=seed,
+        max_shard_bytes=max_shard_bytes,
         train_set_use=train_set_use,
         placement=placement,
         precision=precision,
@@ -167,10 +169,10 @@ REPORTED = frozenset(
     (
         *PATHS,
         *("train_set_use", "method", "method_options", "task_options", "pattern"),
-        *("last", "steps", "select_fraction", "metric", "dtype", "seed"),
+        *("last", "steps", "select_fraction", "metric", "dtype", "seed", "precision"),
     )
 )
-"""The arguments that decide the result; they stand in the report and name the resume state."""
+"""The arguments that decide the result; they stand in the report and name the resume state. Placements do not."""
 
 
 def _plain(value: Any) -> Any:

@@ -24,8 +24,8 @@ def model_card(report: Mapping[str, Any]) -> str:
             *_table(report, list(dict.fromkeys([metric, "loss"]))),
             "",
             f"The select split ({report['splits']['select']} examples) judged the candidates and trained nothing; the "
-            f"fit split ({report['splits']['fit']} examples) chose the coefficients. The interval is that of a paired "
-            f"comparison with the best single checkpoint.",
+            f"fit split ({report['splits']['fit']} examples) and what else the job names trained coefficients. The "
+            f"interval is that of a paired comparison with the best single checkpoint.",
             "",
             "## Load",
             "```python",

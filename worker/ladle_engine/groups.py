@@ -76,6 +76,8 @@ def equal_parts(binding: Binding, count: int) -> Groups:
 
 def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
     """One group a pattern, by its first match anywhere in a tensor's name; the tensors that none matches are `rest`."""
+    if not patterns:
+        raise _invalid("have at least one pattern", "an empty list")
     compiled = [_compile(pattern) for pattern in patterns]
 
     def key(name: str) -> str:
@@ -87,7 +89,7 @@ def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
         if pattern not in groups.names:
             raise _invalid(
                 "have only patterns that match a tensor no earlier one does",
-                f"`{pattern}`, and the tensors are {', '.join(list(binding.parameters)[:8])} ...",
+                f"`{pattern}` among tensors like {', '.join(list(binding.parameters)[:8])}",
             )
     return groups
 

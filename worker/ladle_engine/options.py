@@ -8,7 +8,8 @@ class TwaOptions:
 from __future__ import annotations
 
 import dataclasses
-import math
+import difflib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -39,12 +40,18 @@ def parse_options(
     options_type: type[T], given: Mapping[str, Any], *, owner: str, error: type[EngineError], code: str
 ) -> T:
     """Builds `options_type` from JSON values. `owner` is for messages: "method `twa`"."""
+    if not isinstance(given, Mapping):
+        raise error(code, f"The options of {owner} must be given by name, but are {given!r}.")
     fields = {field.name: field for field in dataclasses.fields(options_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(options_type)
     for name, value in given.items():
         if name not in fields:
             known = ", ".join(f"`{known}`" for known in fields) or "none"
-            raise error(code, f"`{name}` must be an option of {owner}, but it has no such option. It has: {known}.")
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise error(
+                code, f"`{name}` must be an option of {owner}, but it has no such option. It has: {known}.{hint}"
+            )
         _check(name, value, hints[name], fields[name].metadata, owner=owner, error=error, code=code)
     values = {
         name: float(value) if hints[name] is float and isinstance(value, int) else value
@@ -115,8 +122,8 @@ def _check(
 
     if not _fits(value, hint):
         fail(f"of type {_type_name(hint)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        fail("finite")
+    if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
+        fail("a finite number that float64 can hold")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if rules.get("at_least") is not None and not value >= rules["at_least"]:
             fail(f"at least {rules['at_least']}")

@@ -37,6 +37,7 @@ class Request:
     metric: str | None
     select_fraction: float
     seed: int
+    max_shard_bytes: int
     train_set_use: str
     placement: str
     precision: str
@@ -48,8 +49,11 @@ class Request:
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}.")
-        if not 0 < self.select_fraction < 1:
-            raise ValueError(f"`select_fraction` must be between 0 and 1, but is {self.select_fraction}.")
+        if not isinstance(self.select_fraction, (int, float)) or not 0 < self.select_fraction < 1:
+            raise ValueError(f"`select_fraction` must be between 0 and 1, but is {self.select_fraction!r}.")
+        for name, number, least in (("seed", self.seed, 0), ("max_shard_bytes", self.max_shard_bytes, 1)):
+            if not isinstance(number, int) or not least <= number < 2**63:
+                raise ValueError(f"`{name}` must be a whole number from {least} to 2^63 - 1, but is {number!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,11 @@ def open_splits(
     select = Examples(task=task, data=data, indices=select_indices, device=where)
     if train_set is None:
         return Splits(fit=fit, select=select, coefficients=fit, statistics=fit)
+    if train_set.exists() and val_set.exists() and train_set.samefile(val_set):
+        raise DataError(
+            "invalid-data",
+            f"`train_set` must be other data than `val_set`, half of which judges, but both are `{train_set}`.",
+        )
     train_data = task.open_data(train_set, checkpoints)
     order = torch.randperm(len(train_data), generator=torch.Generator().manual_seed(request.seed))
     train = Examples(task=task, data=train_data, indices=order, device=where)
@@ -127,7 +136,7 @@ def prepare(
             checkpoints,
             largest_over_ranks(peak.bytes, collectives),
             has_model=True,
-            weight_vectors=WEIGHT_VECTORS if Psgd.name in plan.methods else 0,
+            weight_vectors=WEIGHT_VECTORS if Psgd.name in plan.with_starts() else 0,
         ),
         device,
         collectives,

@@ -57,6 +57,17 @@ class Plan:
     options: Mapping[str, Any]
     """Every method's parsed options: others may start from one that is not a candidate itself."""
 
+    def with_starts(self) -> set[str]:
+        """The methods that run, and those that they start from."""
+        found: set[str] = set()
+        waiting = list(self.methods)
+        while waiting:
+            method = waiting.pop()
+            if method in self.options and method not in found:
+                found.add(method)
+                waiting.append(getattr(self.options[method], "start", ""))
+        return found
+
 
 @dataclass(kw_only=True)
 class Workspace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_contracts import Reason
-from ladle_engine import METHODS, CheckpointError, EngineError, TaskError, average, preflight
+from ladle_engine import METHODS, CheckpointError, DataError, EngineError, TaskError, average, preflight
 from ladle_engine.binding import bind
 from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.collectives import SingleProcess
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
-from ladle_engine.methods import AUTO_METHODS
+from ladle_engine.methods import AUTO_METHODS, plan_methods
 from ladle_engine.prepare import supported_precision
 from ladle_engine.progress import Warned
 from ladle_engine.report import versions
@@ -119,6 +120,54 @@ def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monk
     second = now(batch_size=8)
     monkeypatch.setattr("ladle_engine.state.version", lambda name: "99")
     assert now(batch_size=8) != second
+
+
+def test_a_method_that_is_only_started_from_counts_too() -> None:
+    options = {"twa": {"start": "learned-soup"}, "learned-soup": {"start": "psgd"}}
+    plan = plan_methods("auto", {"methods": ["twa"], "options": options})
+    assert plan.with_starts() == {"best", "twa", "learned-soup", "psgd"}
+
+
+def test_another_precision_is_another_state(tmp_path: Path) -> None:
+    """What int4 directions trained is not passed off as float32's."""
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    found = {}
+    for name, precision, state in (("a", "int4", "state"), ("b", "float32", "state"), ("c", "float32", "other")):
+        average(
+            folder, folder, output=tmp_path / name, task=ToyTask(plain_net), method="twa", precision=precision,
+            state_dir=tmp_path / state,
+        )  # fmt: skip
+        found[name] = json.loads((tmp_path / name / "coefficients.json").read_text())["candidates"]["twa"]["alpha"]
+    assert found["a"] != found["b"] == found["c"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"last": 0}, "`last` must be at least 1, but is 0."),
+        ({"last": -1}, "`last` must be at least 1, but is -1."),
+        ({"seed": "a"}, "`seed` must be a whole number from 0 to 2^63 - 1, but is 'a'."),
+        ({"max_shard_bytes": 0}, "`max_shard_bytes` must be a whole number from 1 to 2^63 - 1, but is 0."),
+        ({"select_fraction": "half"}, "`select_fraction` must be between 0 and 1, but is 'half'."),
+    ],
+    ids=str,
+)
+def test_an_argument_that_breaks_its_own_rule_is_refused_at_once(
+    tmp_path: Path, argument: dict[str, Any], message: str
+) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net), **argument)
+
+
+def test_the_validation_set_is_no_training_set(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    with pytest.raises(DataError, match="`train_set` must be other data than `val_set`, half of which judges"):
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
+            train_set=tmp_path / "checkpoints" / "..",
+        )  # fmt: skip
 
 
 def test_activations_count_and_stand_in_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,8 @@ def _filter(
                 "no-checkpoints",
                 f"`pattern` must match a checkpoint in `{folder}`, but `{pattern}` matches none of: {_names(found)}.",
             )
+    if last is not None and (not isinstance(last, int) or last < 1):
+        raise ValueError(f"`last` must be at least 1, but is {last!r}.")
     if steps is not None:
         present = {checkpoint.step for checkpoint in chosen}
         if missing := [step for step in steps if step not in present]:

@@ -17,7 +17,7 @@ def catalog() -> list[dict[str, Any]]:
     """Every method with its reference and options, as plain JSON values."""
     auto = {
         "name": AUTO,
-        "summary": "Runs all methods but `second-best`, judges each on the select split and keeps the best.",
+        "summary": f"Runs {', '.join(AUTO_METHODS)}, judges each on the select split and keeps the best.",
         "reference": "Ladle's own: docs/methods.md",
         "reference_url": "",
         "options": describe_options(AutoOptions),

@@ -32,9 +32,9 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         auto = parse_options(
             AutoOptions, options, owner="method `auto`", error=MethodError, code="invalid-method-options"
         )
-        wanted, given = auto.methods, auto.options
+        wanted, given = auto.methods, dict[str, Any](auto.options)
     else:
-        wanted, given = [name], {name: dict(options)}
+        wanted, given = [name], {name: options}
     for method in (*wanted, *given):
         if method not in METHODS:
             known = ", ".join([AUTO, *METHODS])

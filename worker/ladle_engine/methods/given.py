@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,7 +64,9 @@ def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> T
         if unknown or missing:
             raise _invalid(
                 f"name each of the {K} checkpoints",
-                f"without `{missing[0]}`" if missing else f"one for `{unknown[0]}`, which is none of them",
+                f"for `{unknown[0]}`, which is none of {', '.join(names[:8])}"
+                if unknown
+                else f"without `{missing[0]}`",
             )
         given = [given[name] for name in names]
     rows = given if given and isinstance(given[0], list) else [given] * G
@@ -73,8 +75,8 @@ def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> T
         wanted = f"{K} numbers, one a checkpoint" if G == 1 else f"{K} numbers, or {G} lists of {K}, one a group"
         raise _invalid(f"be {wanted}", f"{len(given)} numbers" if rows[0] is given else f"of the shape {shape}")
     numbers = [number for row in rows for number in row]
-    if not all(math.isfinite(number) for number in numbers):
-        raise _invalid("be finite", str(next(number for number in numbers if not math.isfinite(number))))
+    if too_large := [number for number in numbers if not abs(number) <= sys.float_info.max]:
+        raise _invalid("be finite numbers that float64 can hold", str(too_large[0])[:20])
     return torch.tensor(rows, dtype=torch.float64).T.contiguous()
 
 

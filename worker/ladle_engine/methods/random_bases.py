@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.directions import RandomDirections
+from ladle_engine.errors import MethodError
 from ladle_engine.groups import Groups, group
-from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, start_of, trainer_for
+from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace import Scaled
@@ -21,9 +22,22 @@ from ladle_engine.workspace import Choice, Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(TrainedOptions):
-    prior: float | str | None = option(None, PRIOR_HELP, above=0.0)
+    prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
     dimensions: int = option(16, "random directions, in each group", at_least=1)
     redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
+
+    def refuse_unused(self) -> None:
+        """Raises `MethodError` for what would mean nothing from one basis to the next."""
+        if not self.redraw:
+            return
+        defaults = RandomOptions()
+        for name in ("optimiser", "momentum", "averaged_fraction", "prior", "l2", "sam_radius"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise MethodError(
+                    "invalid-method-options",
+                    f"`{name}` of method `random` must be absent with `redraw`, which is plain gradient descent, "
+                    f"but is {getattr(self, name)!r}.",
+                )
 
 
 class RandomBases:
@@ -37,6 +51,13 @@ class RandomBases:
     options_type: ClassVar[type] = RandomOptions
 
     def choose(self, work: Workspace, options: RandomOptions) -> Choice:
+        options.refuse_unused()
+        if options.dimensions > work.binding.num_parameters:
+            raise MethodError(
+                "invalid-method-options",
+                f"`dimensions` of method `random` must be at most the number of parameters "
+                f"({work.binding.num_parameters}), but is {options.dimensions}.",
+            )
         groups = group(work.binding, options.groups)
         start = Coefficients(
             checkpoints=work.checkpoints.names,
@@ -55,6 +76,8 @@ class RandomBases:
             trained = trainer.train(subspace, settings)
             weights_TMG, losses = trained.weights_KG[None], trained.losses
         placement.close()
+        described = [f"{options.dimensions} directions"]
+        described += [f"{len(groups)} groups"] * (len(groups) > 1) + ["re-drawn"] * options.redraw
         return Choice(
             coefficients=Coefficients(
                 checkpoints=start.checkpoints,
@@ -63,7 +86,7 @@ class RandomBases:
                 alpha_KG=start.alpha_KG,
                 random=RandomPart(seed=work.seed, weights_TMG=weights_TMG),
             ),
-            label=f"{self.name} ({options.dimensions} directions{', re-drawn' if options.redraw else ''})",
+            label=f"{self.name} ({', '.join(described)})",
             losses=losses,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,9 @@ PRIOR_HELP = (
     f"`{LEARNED}` from the data, or null for none"
 )
 
+MIN_PRIOR, MAX_PRIOR = 1e-6, 1e6
+"""Beyond it a variance is 0 or infinite in float32, or as good as that."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOptions:
@@ -37,16 +41,18 @@ class TrainedOptions:
     )
     warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
     speed_up: float = option(
-        1.0, "the rate times this, the steps divided by it (the paper's scaled schedule)", above=0.0
+        1.0, "the rate times this, the steps divided by it (the paper's scaled schedule)", at_least=1.0
     )
     averaged_fraction: float = option(
         0.5, "the result is the mean over this last share of the steps", at_least=0.0, at_most=1.0
     )
-    prior: float | str | None = option(LEARNED, PRIOR_HELP, above=0.0)
+    prior: float | str | None = option(LEARNED, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
     l2: float = option(
         0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0
     )
-    sam_radius: float = option(0.0, "takes the gradient this far uphill (SAM), in directions' lengths", at_least=0.0)
+    sam_radius: float = option(
+        0.0, "takes the gradient this far uphill (SAM), in directions' lengths", at_least=0.0, at_most=1e6
+    )
     start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
     groups: Grouping = option("model", HELP)
 
@@ -84,31 +90,47 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
     from ladle_engine.methods.choose import choose
     from ladle_engine.methods.registry import METHODS
 
-    if start not in METHODS or start == method:
-        known = ", ".join(name for name in METHODS if name != method)
-        raise _invalid(f"be {CENTRE}, the name of a checkpoint, or one of {known}", f"`{start}`")
-    return _regroup(choose(work, start).coefficients, groups)
+    if start == method:
+        raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
+    if start not in METHODS:
+        known = [*work.checkpoints.names, *METHODS]
+        near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
+        raise _invalid(
+            method,
+            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
+            f"`{start}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+        )
+    try:
+        return _regroup(method, choose(work, start).coefficients, groups)
+    except MethodError as error:
+        if error.code != "invalid-method-options" or error.message.startswith("`start`"):
+            raise
+        raise MethodError(
+            error.code,
+            f"Method `{method}` starts from `{start}`, whose options `auto` takes in `options`. {error.message}",
+        ) from error
 
 
-def _regroup(coefficients: Coefficients, groups: Groups) -> Tensor:
+def _regroup(method: str, coefficients: Coefficients, groups: Groups) -> Tensor:
     """The same weights, a column for each of `groups`."""
     if coefficients.random is not None:
-        raise _invalid("be a combination of checkpoints", "one of random directions")
+        raise _invalid(method, "be a combination of checkpoints", "one of random directions")
     columns: list[Tensor | None] = [None] * len(groups)
     for name, group in groups.of.items():
         column_K = coefficients.of(name)
         known_K = columns[group]
         if known_K is not None and not torch.equal(known_K, column_K):
             raise _invalid(
-                "have one weight for each checkpoint in every group",
-                f"a start with several in the group `{groups.names[group]}`. Choose finer `groups`.",
+                method,
+                "have one weight for each checkpoint in every group, which finer `groups` may give",
+                f"one with several in the group `{groups.names[group]}`",
             )
         columns[group] = column_K
     return torch.stack([column_K for column_K in columns if column_K is not None], dim=1)
 
 
-def _invalid(rule: str, value: str) -> MethodError:
-    return MethodError("invalid-method-options", f"`start` must {rule}, but is {value}.")
+def _invalid(method: str, rule: str, value: str) -> MethodError:
+    return MethodError("invalid-method-options", f"`start` of method `{method}` must {rule}, but is {value}.")
 
 
 def trainer_for(

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ladle_engine.errors import MethodError
 from ladle_engine.groups import HELP, Grouping, Groups, group
-from ladle_engine.methods.trained import PRIOR_HELP, TrainedOptions, choice_of, rescaled, start_of, trainer_for
+from ladle_engine.methods.trained import (
+    MAX_PRIOR,
+    MIN_PRIOR,
+    PRIOR_HELP,
+    TrainedOptions,
+    choice_of,
+    rescaled,
+    start_of,
+    trainer_for,
+)
 from ladle_engine.options import option
 from ladle_engine.subspace import Convex, Layered, Linear, MakeBasis, gram_schmidt, principal, principal_axes
 from ladle_engine.workspace import Choice, Workspace
@@ -34,7 +44,7 @@ class PrincipalOptions(TwaOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSoupOptions(TrainedOptions):
-    prior: float | str | None = option(None, PRIOR_HELP, above=0.0)
+    prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
 
 
 class Twa:
@@ -103,6 +113,13 @@ class LearnedSoup:
 
     def choose(self, work: Workspace, options: LearnedSoupOptions) -> Choice:
         groups = group(work.binding, options.groups)
-        subspace = Convex(alpha_0_KG=start_of(work, self.name, options.start, groups))
+        alpha_0_KG = start_of(work, self.name, options.start, groups)
+        if float(alpha_0_KG.min()) < 0:
+            raise MethodError(
+                "invalid-method-options",
+                f"`start` of method `{self.name}` must have no negative coefficient, but `{options.start}` has "
+                f"{float(alpha_0_KG.min()):.3g}.",
+            )
+        subspace = Convex(alpha_0_KG=alpha_0_KG)
         trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
         return choice_of(work, self.name, groups, trained)
