@@ -28,6 +28,7 @@ check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases $(wildcard benchmarks/*.py)
 	docker/check.sh
 
 format: $(STAMP) ## Format the code and mend what the linter can.

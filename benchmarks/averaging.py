@@ -112,7 +112,8 @@ def make(case: Case) -> Path:
         if case.shards == 1:
             save_file(state, home / "model.safetensors", metadata={"format": "pt"})
             continue
-        names, weight_map = list(state), {}
+        names = list(state)
+        weight_map: dict[str, str] = {}
         for shard in range(case.shards):
             file = f"model-{shard + 1:05}-of-{case.shards:05}.safetensors"
             chosen = names[shard * len(names) // case.shards : (shard + 1) * len(names) // case.shards]
@@ -180,7 +181,7 @@ def ten_lines(checkpoints: Path, output: Path) -> Callable[[], None]:
         for file in sorted(path.name for path in homes[0].glob("*.safetensors")):
             opened = [safe_open(home / file, framework="pt") for home in homes]
             for name in opened[0].keys():  # noqa: SIM118  # safe_open is no mapping
-                total = sum(one.get_tensor(name).double() for one in opened)
+                total = sum((one.get_tensor(name).double() for one in opened), torch.zeros((), dtype=torch.float64))
                 averaged[name] = (total / len(opened)).to(opened[0].get_tensor(name).dtype)
         output.mkdir()
         save_file(averaged, output / "model.safetensors", metadata={"format": "pt"})
@@ -299,7 +300,7 @@ def install_mergekit() -> str | None:
     )
     try:
         subprocess.run([sys.executable, "-m", "venv", MERGEKIT], check=True, capture_output=True, text=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "mergekit", torch]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "mergekit", torch]
         subprocess.run(install, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         return f"does not install: {(error.stderr.strip().splitlines() or ['no reason given'])[-1][:200]}"

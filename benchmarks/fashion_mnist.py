@@ -105,9 +105,9 @@ def markdown(runs: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         "# Fashion-MNIST",
         "",
-        f"Made by `make bench-accuracy`. {EPOCHS} epochs of a small CNN (Adam, 1e-3, batches of 128) on {NUM_TRAIN:,} images; "
-        f"{NUM_VAL:,} for Ladle, half of which select; judged on 10,000 that neither has seen. Ladle's defaults. "
-        f"Test loss, and test accuracy in percent; bold is the lowest loss.",
+        f"Made by `make bench-accuracy`. {EPOCHS} epochs of a small CNN (Adam, 1e-3, batches of 128) on {NUM_TRAIN:,} "
+        f"images; {NUM_VAL:,} for Ladle, half of which select; judged on 10,000 that neither has seen. Ladle's "
+        f"defaults. Test loss, and test accuracy in percent; bold is the lowest loss.",
     ]
     for batch_norm in (False, True):
         chosen = [run for run in runs if run["batch_norm"] == batch_norm]

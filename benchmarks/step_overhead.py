@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,19 @@ from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.collectives import SingleProcess
 from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.examples import Examples
-from ladle_engine.groups import group
+from ladle_engine.groups import Groups, group
+from ladle_engine.methods.trained import TrainedOptions
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import REPLICATED, Placement
 from ladle_engine.preflight import MemoryPlan, PeakMemory, available_bytes
+from ladle_engine.prior import Learned
 from ladle_engine.progress import ignore
 from ladle_engine.report import versions
 from ladle_engine.rows import TIERS, row_bytes
 from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Linear
+from ladle_engine.subspace import Basis, Linear
 from ladle_engine.tasks.image_classification import ImageClassification
-from ladle_engine.train import Trainer, TrainSettings, _first_order, _Run
+from ladle_engine.train import Trainer, _first_order, _Run
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS = (10, 100, 300)
@@ -79,11 +82,11 @@ class Case:
 
 
 def _resnet(**sizes: Any) -> dict[str, Any]:
-    return {"build": ResNet, "config": ResNetConfig(num_labels=1000, **sizes)}
+    return {"build": ResNet, "config": ResNetConfig(num_labels=1000, **sizes)}  # type: ignore[call-arg]  # a field of its base class
 
 
 def _vit(**sizes: Any) -> dict[str, Any]:
-    return {"build": ViT, "config": ViTConfig(num_labels=1000, **sizes)}
+    return {"build": ViT, "config": ViTConfig(num_labels=1000, **sizes)}  # type: ignore[call-arg]  # as above
 
 
 ON_GPU = {
@@ -260,7 +263,7 @@ class Bench:
         with FlopCounterMode(display=False) as counter:
             self.forward_and_backward()
         self.optimiser.zero_grad()
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     def plain_calls(self) -> dict[str, Any]:
         return {"calls": calls(self.plain_step, self.device)}
@@ -325,7 +328,7 @@ class Bench:
                             model=model,
                             placement=weights.placement(groups),
                             statistics=chosen,
-                            place_statistics=lambda weights_KG, groups=groups: chosen.place(weights_KG, groups),
+                            place_statistics=partial(_place, chosen, groups),
                             groups=groups,
                             examples=self.examples,
                             collectives=SingleProcess(),
@@ -405,31 +408,34 @@ class Ours:
     def _step_of(self, trainer: Trainer) -> Callable[[], None]:
         """What `Trainer.train` does in each of its steps."""
         G = len(trainer.groups)
-        subspace = Linear(
-            alpha_0_KG=torch.full((self.count, G), 1 / self.count, dtype=torch.float64),
-            basis_GKM=torch.diag_embed(torch.ones(G, self.count, dtype=torch.float64)),
+        basis = Basis(
+            matrix_GKM=torch.diag_embed(torch.ones(G, self.count, dtype=torch.float64)),
+            log_variance_MG=torch.zeros(self.count, G, dtype=torch.float64),
         )
-        settings = TrainSettings(
-            steps=1,
-            learning_rate=1e-6,
-            optimiser="adamw",
-            momentum=0.9,
-            schedule="constant",
-            warmup_fraction=0.0,
-            prior=0.2,
-            l2=0.0,
-            sam_radius=0.0,
-            seed=0,
-        )
+        subspace = Linear(alpha_0_KG=torch.full((self.count, G), 1 / self.count, dtype=torch.float64), basis=basis)
+        settings = TrainedOptions(steps=1, learning_rate=1e-6).settings(seed=0)
         theta_MG = subspace.start.clone().requires_grad_()
-        run = _Run(trainer=trainer, subspace=subspace, settings=settings, theta_MG=theta_MG)
+        run = _Run(
+            trainer=trainer,
+            subspace=subspace,
+            settings=settings,
+            theta_MG=theta_MG,
+            prior=Learned(log_variance_MG=subspace.log_variance_MG, examples=len(trainer.examples)),
+            mean_MG=torch.zeros_like(subspace.start),
+        )
         optimiser = _first_order(theta_MG, settings)
 
         def step() -> None:
-            _, _, theta_MG.grad = run._measure(trainer.examples.indices)
+            measured = run._measure(trainer.examples.indices)
+            run.prior.see(theta_MG.detach(), measured.data_MG, len(trainer.examples))
+            theta_MG.grad = measured.gradient_MG
             optimiser.step()
 
         return step
+
+
+def _place(chosen: Statistics, groups: Groups, weights_KG: Tensor) -> None:
+    chosen.place(weights_KG, groups)
 
 
 def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:

@@ -195,8 +195,8 @@ def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]
     started = clock(device)
     output = folder / "plain.safetensors"
     save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, output)
-    with output.open("rb") as file:
-        os.fsync(file.fileno())
+    with output.open("rb") as written:
+        os.fsync(written.fileno())
     timed("write one file", started)
     return seconds
 

@@ -29,6 +29,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives, current_collectives
 from ladle_engine.examples import Examples
 from ladle_engine.groups import group
+from ladle_engine.methods.trained import TrainedOptions
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.options import option
 from ladle_engine.placements import SHARDED_MODEL
@@ -36,9 +37,9 @@ from ladle_engine.preflight import MemoryPlan
 from ladle_engine.progress import ignore
 from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Linear
+from ladle_engine.subspace import Basis, Linear
 from ladle_engine.tasks.base import Batch, Metric
-from ladle_engine.train import Trainer, TrainSettings
+from ladle_engine.train import Trainer
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -167,23 +168,13 @@ def trainer_for(placement: str, task: NoiseTask, checkpoints: CheckpointSet, wor
 
 def train(trainer: Trainer, count: int, steps: int) -> dict[str, Any]:
     """Collective: how long this rank took for a step, and the losses of so many from the mean of the checkpoints."""
-    settings = TrainSettings(
-        steps=steps,
-        learning_rate=0.01,
-        optimiser="adamw",
-        momentum=0.9,
-        schedule="constant",
-        warmup_fraction=0.0,
-        prior=None,
-        l2=0.0,
-        sam_radius=0.0,
-        seed=0,
-    )
+    settings = TrainedOptions(steps=steps, learning_rate=0.01, averaged_fraction=0.0, prior=None).settings(seed=0)
     G = len(trainer.groups)
-    subspace = Linear(
-        alpha_0_KG=torch.full((count, G), 1 / count, dtype=torch.float64),
-        basis_GKM=torch.eye(count, dtype=torch.float64).repeat(G, 1, 1),
+    basis = Basis(
+        matrix_GKM=torch.eye(count, dtype=torch.float64).repeat(G, 1, 1),
+        log_variance_MG=torch.zeros(count, G, dtype=torch.float64),
     )
+    subspace = Linear(alpha_0_KG=torch.full((count, G), 1 / count, dtype=torch.float64), basis=basis)
     start = time.perf_counter()
     trained = trainer.train(subspace, settings)
     return {"seconds": (time.perf_counter() - start) / steps, "losses": trained.losses, "groups": G}

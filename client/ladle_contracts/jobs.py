@@ -52,7 +52,7 @@ class TaskChoice(Contract):
 
 
 class MethodChoice(Contract):
-    """How the coefficients are chosen: `auto` tries all and keeps the best, or one method by name."""
+    """How the coefficients are chosen: `auto` tries the usual ones and keeps the best, or one method by name."""
 
     name: Name = "auto"
     options: dict[str, JsonValue] = Field(default_factory=dict)

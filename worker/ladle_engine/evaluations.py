@@ -29,8 +29,9 @@ SAVING_SHARE = 0.05
 """Of the time, at most, goes into saving the state."""
 STATE_KEY = "evaluations"
 
-Place = Callable[[Coefficients, Mapping[str, Tensor] | None], Mapping[str, Tensor]]
-"""Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them."""
+Place = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
+"""Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them. With
+the third one the weights come from the files, else from the directions, which may be coarse."""
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Evaluations:
         *,
         model: nn.Module,
         place: Place,
+        coarse: Callable[[], str | None],
         collectives: Collectives,
         state: ResumeState,
         seed: int,
@@ -65,6 +67,8 @@ class Evaluations:
         self._splits = {name: in_rounds(examples, self.rounds[name], seed) for name, examples in splits.items()}
         self._model = model
         self._place = place
+        self._coarse = coarse
+        """The precision of directions from which mixtures are placed now, if it is less than float32's."""
         self._collectives = collectives
         self._state = state
         self._known: dict[str, _Known] | None = None
@@ -88,11 +92,15 @@ class Evaluations:
             known = self._extend(coefficients, split, end)
         return known
 
-    def whole(self, coefficients: Coefficients, *splits: str) -> tuple[Evaluation, ...]:
-        """Collective: the values on all examples; the model is placed once. Raises as `first`."""
-        if any(self._missing(coefficients, split) for split in splits):
-            self._place_in_model(coefficients)
-        return tuple(self._extend(coefficients, split, self.size(split)) for split in splits)
+    def whole(self, coefficients: Coefficients, *splits: str, exactly: bool = False) -> tuple[Evaluation, ...]:
+        """Collective: the values on all examples; the model is placed once. Raises as `first`.
+
+        `exactly`: of what will be written, however coarse the directions are.
+        """
+        record = self._record(coefficients, exactly)
+        if any(split not in record.on or len(record.on[split]) < self.size(split) for split in splits):
+            self._place_in_model(coefficients, exactly)
+        return tuple(self._extend(coefficients, split, self.size(split), exactly) for split in splits)
 
     def unless_below(
         self, coefficients: Coefficients, split: str, bar: Evaluation, metric: Metric
@@ -117,8 +125,8 @@ class Evaluations:
         return known
 
     def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
-        """Those that were made for a model that was evaluated."""
-        return self._record(coefficients).statistics or {}
+        """Those that were made for a model that was evaluated exactly."""
+        return self._record(coefficients, exactly=True).statistics or {}
 
     def save(self) -> None:
         """Into the resume state: one file, whatever the number of checkpoints."""
@@ -136,10 +144,6 @@ class Evaluations:
         now = time.monotonic()
         self._save_not_before = now + (now - started) / SAVING_SHARE
 
-    def _missing(self, coefficients: Coefficients, split: str) -> bool:
-        known = self.known(coefficients, split)
-        return known is None or len(known) < self.size(split)
-
     def _all(self) -> dict[str, _Known]:
         if self._known is None:
             # Read before the first evaluation, which is collective: so on every rank before rank 0 writes again.
@@ -152,16 +156,18 @@ class Evaluations:
             }
         return self._known
 
-    def _record(self, coefficients: Coefficients) -> _Known:
-        return self._all().setdefault(coefficients.digest, _Known())
+    def _record(self, coefficients: Coefficients, exactly: bool = False) -> _Known:
+        coarse = None if exactly or coefficients.single() is not None else self._coarse()
+        key = coefficients.digest if coarse is None else f"{coefficients.digest}-{coarse}"
+        return self._all().setdefault(key, _Known())
 
-    def _place_in_model(self, coefficients: Coefficients) -> None:
-        record = self._record(coefficients)
-        record.statistics = self._place(coefficients, record.statistics)
+    def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:
+        record = self._record(coefficients, exactly)
+        record.statistics = self._place(coefficients, record.statistics, exactly)
 
-    def _extend(self, coefficients: Coefficients, split: str, end: int) -> Evaluation:
+    def _extend(self, coefficients: Coefficients, split: str, end: int, exactly: bool = False) -> Evaluation:
         """The model must hold `coefficients`, unless nothing is missing."""
-        record, examples = self._record(coefficients), self._splits[split]
+        record, examples = self._record(coefficients, exactly), self._splits[split]
         known = record.on.get(split)
         start = 0 if known is None else len(known)
         if start >= end:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ladle_engine.binding import Binding
-from ladle_engine.buckets import flat_copy, make_buckets
+from ladle_engine.buckets import flat_copy, local_part, make_buckets, read_chunks
+from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import RandomDirections, open_directions
@@ -17,6 +19,7 @@ from ladle_engine.groups import Groups, layer_of
 from ladle_engine.placements import OpenDirections, Placement, open_placement
 from ladle_engine.preflight import MemoryPlan, is_out_of_memory
 from ladle_engine.progress import ProgressCallback, Warned
+from ladle_engine.rows import TIERS
 
 T = TypeVar("T")
 
@@ -53,6 +56,24 @@ class ModelWeights:
     def plan(self) -> MemoryPlan:
         """How the directions are kept, or will be."""
         return self.plans[0]
+
+    def coarse(self) -> str | None:
+        """The precision of the directions, if a mixture composed from them is not the one that will be written."""
+        return self.plan.precision if self.plan.precision in TIERS[1:] else None
+
+    @torch.no_grad()
+    def place_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
+        """Writes `sum_i alpha_i w_i`, in float64 from the files, into this rank's elements of the model."""
+        parameters = self.binding.parameters
+        with open_all(self.checkpoints) as readers:
+            for bucket in make_buckets(parameters, groups.of.__getitem__):
+                alpha_K = alpha_KG[:, groups.of[bucket.pieces[0].name]]
+                for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
+                    summed_C = alpha_K @ weights_KC
+                    for piece in bucket.cut(elements.start, elements.stop).pieces:
+                        local, start = local_part(parameters[piece.name])
+                        target = local[piece.start - start : piece.start - start + piece.length]
+                        target.copy_(summed_C[piece.offset : piece.offset + piece.length])
 
     def random_placement(self, groups: Groups, seed: int, count: int) -> Placement:
         """Collective: `count` random directions around what the model now holds. Close it to get the others again."""

@@ -75,7 +75,7 @@ def open_splits(
     device: str | torch.device | None,
 ) -> Splits:
     """Raises `DataError`, also when a split would hold too few examples to train or to judge on."""
-    where = torch.device(device) if device is not None else _default_device()
+    where = _usable(device) if device is not None else _default_device()
     data = task.open_data(val_set, checkpoints)
     if len(data) < task.batch_size:
         raise DataError(
@@ -258,6 +258,14 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
     )
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"`device` must be one that torch can use here, but is {device!r}: {error}") from error
+    return torch.device(device)
 
 
 def _default_device() -> torch.device:

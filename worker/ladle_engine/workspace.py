@@ -107,6 +107,7 @@ class Workspace:
             {"fit": self.fit, "select": self.select},
             model=self.binding.model,
             place=self.place,
+            coarse=self.weights.coarse,
             collectives=self.collectives,
             state=self.state,
             seed=self.seed,
@@ -124,10 +125,13 @@ class Workspace:
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
-    def place(self, coefficients: Coefficients, settled: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+    def place(
+        self, coefficients: Coefficients, settled: Mapping[str, Tensor] | None = None, exactly: bool = False
+    ) -> Mapping[str, Tensor]:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
 
-        `settled` are those of an earlier call, which spare making them again.
+        `settled` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
+        files where the directions are coarser than float32.
         """
         single = coefficients.single()
         if single is not None:
@@ -138,7 +142,12 @@ class Workspace:
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
-        self.weights.placement(groups).place(coefficients.alpha_KG, groups)
+        # Opening a placement may lower the precision, where memory runs out.
+        placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
+        if placement is None or (exactly and self.weights.coarse()):
+            self.weights.place_exactly(coefficients.alpha_KG, groups)
+        else:
+            placement.place(coefficients.alpha_KG, groups)
         if coefficients.random is not None:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
@@ -202,7 +211,10 @@ class Workspace:
         return whole_model(self.binding)
 
     def judge(self, coefficients: Coefficients) -> Judged:
-        """Collective: values on both splits, of which what is known already is not computed again."""
-        fit, select = self.evaluations.whole(coefficients, "fit", "select")
+        """Collective: values on both splits, of which what is known already is not computed again.
+
+        Of the weights that will be written, whatever precision the directions have.
+        """
+        fit, select = self.evaluations.whole(coefficients, "fit", "select", exactly=True)
         self.evaluations.save()
         return Judged(fit=fit, select=select, statistics=self.evaluations.statistics(coefficients))

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state
+from ladle_engine.checkpoints import discover
+from ladle_engine.examples import split
 from ladle_engine.rows import TIERS
 from tests.builders import quick_options
 from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
@@ -235,3 +237,22 @@ def test_statistics_are_the_mean_where_no_coefficient_is_positive(tmp_path: Path
     state = candidate_state(tmp_path / "out", tmp_path / "checkpoints", "given")
     files = [load_file(file)["1.running_var"] for file in sorted((tmp_path / "checkpoints").glob("*.safetensors"))]
     torch.testing.assert_close(state["1.running_var"], torch.stack(files).mean(dim=0))
+
+
+@pytest.mark.parametrize("build", [plain_net, norm_net])
+@pytest.mark.parametrize("precision", TIERS)
+def test_what_is_judged_is_what_is_written_however_coarse_the_directions_are(
+    tmp_path: Path, precision: str, build: Any
+) -> None:
+    write_checkpoints(tmp_path / "checkpoints", build)
+    outcome = run(tmp_path / "checkpoints", build, precision=precision)
+    assert {score.method for score in outcome.candidates} == set(METHODS)
+    task = ToyTask(build)
+    data = task.open_data(tmp_path, discover(tmp_path / "checkpoints"))
+    _, select = split(len(data), 0.5, 0)
+    for score in outcome.candidates:
+        model = build().eval()
+        model.load_state_dict(candidate_state(tmp_path / "out", tmp_path / "checkpoints", score.method))
+        with torch.no_grad():
+            loss = float(task.evaluate(model, data.batch(select))["loss"].double().mean())
+        assert loss == pytest.approx(score.select["loss"], rel=1e-6), score.method

@@ -309,7 +309,7 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
             {"start": "twa"},
             "`start` of method `twa` must be centre, the name of a checkpoint, or another method, but",
         ),
-        ("twa", {"start": "step-2"}, "but is `step-2`; did you mean `step-2.safetensors`?"),
+        ("twa", {"start": "step-2"}, "but is `step-2` (perhaps `step-2.safetensors` is meant)."),
         ("twa", {"start": "given"}, "Method `twa` starts from `given`, whose options `auto` takes in `options`."),
         (
             "auto",
@@ -362,6 +362,11 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one a group"),
         ("given", {"coefficients": "uniform"}, "`coefficients` of method `given` must be of type list[float] |"),
         ("twa", {"prior": "strong"}, "`prior` must be a number, null or `learned`, but is `strong`."),
+        (
+            "pca",
+            {"dimensions": 5},
+            "`dimensions` of method `pca` must be at most the number of checkpoints less one (4)",
+        ),
         ("pca", {"dimensions": 0}, "`dimensions` of method `pca` must be at least 1, but is 0."),
     ],
     ids=str,

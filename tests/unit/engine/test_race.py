@@ -73,7 +73,7 @@ def one_hot(index: int, K: int) -> Coefficients:
 def evaluations_of(task: TableTask, seed: int = 0, state: ResumeState | None = None) -> Evaluations:
     model = nn.Module()
 
-    def place(coefficients: Coefficients, settled: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    def place(coefficients: Coefficients, settled: Mapping[str, Tensor] | None, exactly: bool) -> Mapping[str, Tensor]:
         model.alpha_K = coefficients.alpha_KG[:, 0]  # type: ignore[assignment]
         return {}
 
@@ -81,7 +81,7 @@ def evaluations_of(task: TableTask, seed: int = 0, state: ResumeState | None = N
         task=task, data=Indices(task.count), indices=torch.arange(task.count), device=torch.device("cpu")
     )
     return Evaluations(
-        {"select": examples}, model=model, place=place, collectives=SingleProcess(),
+        {"select": examples}, model=model, place=place, coarse=lambda: None, collectives=SingleProcess(),
         state=state or ResumeState(None, ""), seed=seed,
     )  # fmt: skip
 

@@ -147,6 +147,12 @@ def _filter(
     found: list[Checkpoint], folder: Path, pattern: str | None, last: int | None, steps: Sequence[int] | None
 ) -> list[Checkpoint]:
     chosen = found
+    if pattern is not None and not isinstance(pattern, str):
+        raise ValueError(f"`pattern` must be a text, but is {pattern!r}.")
+    if steps is not None and (isinstance(steps, str) or not all(isinstance(step, int) for step in steps)):
+        raise ValueError(f"`steps` must be whole numbers, but are {steps!r}.")
+    if last is not None and (not isinstance(last, int) or last < 1):
+        raise ValueError(f"`last` must be at least 1, but is {last!r}.")
     if pattern is not None:
         chosen = [checkpoint for checkpoint in chosen if fnmatch.fnmatchcase(checkpoint.name, pattern)]
         if not chosen:
@@ -154,8 +160,6 @@ def _filter(
                 "no-checkpoints",
                 f"`pattern` must match a checkpoint in `{folder}`, but `{pattern}` matches none of: {_names(found)}.",
             )
-    if last is not None and (not isinstance(last, int) or last < 1):
-        raise ValueError(f"`last` must be at least 1, but is {last!r}.")
     if steps is not None:
         present = {checkpoint.step for checkpoint in chosen}
         if missing := [step for step in steps if step not in present]:

@@ -65,7 +65,7 @@ class RandomBases:
             group_of=groups.of,
             alpha_KG=start_of(work, self.name, options.start, groups),
         )
-        work.place(start)
+        work.place(start, exactly=True)
         placement = work.weights.random_placement(groups, work.seed, options.dimensions)
         subspace = Scaled(scale_G=_scale_G(work, groups), dimensions=options.dimensions)
         settings = options.settings(work.seed)

@@ -98,7 +98,7 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
         raise _invalid(
             method,
             f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
-            f"`{start}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+            f"`{start}`" + (f" (perhaps `{near[0]}` is meant)" if near else ""),
         )
     try:
         return _regroup(method, choose(work, start).coefficients, groups)

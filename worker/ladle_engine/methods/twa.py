@@ -103,6 +103,16 @@ class PcaSubspace(Twa):
     def basis(self, options: PrincipalOptions) -> MakeBasis:  # type: ignore[override]  # its own options, by options_type
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
+    def choose(self, work: Workspace, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # as above
+        most = len(work.checkpoints.names) - 1
+        if options.dimensions is not None and options.dimensions > most:
+            raise MethodError(
+                "invalid-method-options",
+                f"`dimensions` of method `{self.name}` must be at most the number of checkpoints less one ({most}), "
+                f"but is {options.dimensions}.",
+            )
+        return super().choose(work, options)
+
 
 class LearnedSoup:
     name: ClassVar[str] = "learned-soup"
