@@ -197,6 +197,19 @@ def test_a_rank_that_alone_runs_out_of_memory_takes_all_to_the_next_precision(tm
     assert sum("ran out of memory" in warning for warning in report["warnings"]) == 2
 
 
+@pytest.mark.parametrize("placement", ["by-parameter", "by-checkpoint", "sharded-model"])
+def test_coarse_directions_are_judged_as_they_are_written_in_every_placement(tmp_path: Path, placement: str) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    options: dict[str, Any] = {"method": "uniform"}
+    run_ranks(1, tmp_path, tmp_path / "one", **options)
+    run_ranks(2, tmp_path, tmp_path / "two", precision="int4", placement=placement, **options)
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    assert reports[1]["memory"]["precision"] == "int4"
+    one, two = ({row["method"]: row["select"]["loss"] for row in report["candidates"]} for report in reports)
+    assert two == pytest.approx(one, rel=1e-6)
+
+
 def test_ranks_that_see_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("data", "data-elsewhere"):
         make_checkpoints(tmp_path / name / "checkpoints", count=4 if name == "data" else 3)

@@ -172,7 +172,11 @@ def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(
     kinds = [event.body.kind for event in after]
     assert kinds.count("checkpoints") == 1
     assert kinds.count("candidate") == 2
-    steps = [event.body.step for event in after if event.body.kind == "step" and event.body.method == "twa"]
+    steps = [
+        event.body.step
+        for event in after
+        if event.body.kind == "step" and (event.body.stage, event.body.method) == ("train", "twa")
+    ]
     assert steps == sorted(set(steps))
 
 

@@ -28,16 +28,25 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """Makes `folder`; removes it again when the block fails. A full disk becomes `OutputError` (disk-full)."""
     refuse_existing(folder)
     try:
-        folder.mkdir(parents=True)
-        yield folder
-    except BaseException as error:
+        with naming_the_full_disk("output", folder.parent):
+            folder.mkdir(parents=True)
+            yield folder
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in FULL_DISK:
-            raise OutputError(
-                "disk-full",
-                f"`output` must fit on its disk, but writing to `{folder.parent}` failed: {error.strerror}.",
-            ) from error
         raise
+
+
+@contextmanager
+def naming_the_full_disk(argument: str, folder: Path) -> Iterator[None]:
+    """Raises `OutputError` (disk-full) where writing to `folder` fails for want of room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise OutputError(
+            "disk-full", f"`{argument}` must fit on its disk, but writing to `{folder}` failed: {error.strerror}."
+        ) from error
 
 
 @contextmanager

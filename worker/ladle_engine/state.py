@@ -16,6 +16,7 @@ import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
+from ladle_engine.commit import naming_the_full_disk
 from ladle_engine.errors import EngineError
 
 
@@ -38,7 +39,7 @@ class ResumeState:
         return loaded
 
     def save(self, key: str, value: Mapping[str, Any]) -> None:
-        """Only rank 0 writes; every rank reads."""
+        """Only rank 0 writes; every rank reads. Raises `OutputError` on a full disk; what was saved before stays."""
         path = self._path(key)
         if path is None or not self._writes:
             return
@@ -46,11 +47,14 @@ class ResumeState:
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(value), buffer)
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with naming_the_full_disk("state_dir", path.parent), temporary.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._last_save = time.monotonic()
 
     def is_due(self) -> bool:
