@@ -35,7 +35,7 @@ format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Print the five tables of speed and memory; JSON goes to benchmarks/results/. Half an hour.
+bench: $(STAMP) ## Print the five tables of speed and memory; JSON goes to benchmarks/results/. Up to an hour.
 	$(BIN)/python benchmarks/step_overhead.py $(BENCH)
 	$(BIN)/python benchmarks/rows.py $(BENCH)
 	$(BIN)/python benchmarks/wire.py $(BENCH)
