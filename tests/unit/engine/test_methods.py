@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.func import functional_call
 
 from ladle_engine import METHODS, MethodError, Outcome, average, candidate_state
 from ladle_engine.binding import bind
@@ -22,9 +23,10 @@ from ladle_engine.examples import split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS, equal_parts, group
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
+from ladle_engine.methods.twa import BASES
 from ladle_engine.progress import ignore
 from ladle_engine.subspace import gram_schmidt, principal
-from ladle_engine.train import Trained, Trainer, TrainSettings
+from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings
 from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
 
 
@@ -39,7 +41,7 @@ def run(folder: Path, name: str, method: str, options: dict[str, Any] | None = N
         folder / "checkpoints",
         more.pop("val_set", folder),
         output=folder / name,
-        task=ToyTask(plain_net),
+        task=more.pop("task", ToyTask(plain_net)),
         method=method,
         method_options=options or {},
         **more,
@@ -74,6 +76,55 @@ def test_psgd_in_weight_space_equals_sgd_with_momentum_on_orthogonal_coefficient
     )
     assert (in_coefficients - 1 / 5).abs().max() > 0.05
     torch.testing.assert_close(in_weights, in_coefficients, rtol=0, atol=1e-5)
+
+
+PUBLISHED = {"optimiser": "sgd", "prior": None, "averaged_fraction": 0.0, "rescale": False, "shared": False}
+
+
+def test_the_published_algorithm_is_a_choice_of_options(folder: Path) -> None:
+    """Algorithm 1 as the journal has it: unit directions, SGD with momentum on beta, a penalty, a constant rate."""
+    rate, decay, momentum, steps, batch_size, seed = 0.4, 0.01, 0.9, 40, 8, 5
+    directions_KD = flat_directions(folder)
+    lengths_K = directions_KD.norm(dim=1)
+    unit_KD = directions_KD / lengths_K[:, None]
+    files = sorted((folder / "checkpoints").glob("*.safetensors"))
+    states = [{name: tensor.double() for name, tensor in load_file(file).items()} for file in files]
+    centre_D = torch.stack([torch.cat([t.reshape(-1) for t in state.values()]) for state in states]).mean(dim=0)
+    sizes, shapes = [t.numel() for t in states[0].values()], [t.shape for t in states[0].values()]
+    model, task = plain_net().double(), ToyTask(plain_net, batch_size=batch_size)
+    data = task.open_data(folder, discover(folder / "checkpoints"))
+    fit, _ = split(len(data), 0.5, seed)
+    order, beta_K, speed_K = BatchOrder(len(fit), batch_size, seed), torch.zeros(5, dtype=torch.float64), 0.0
+    for step in range(steps):
+        weights_D = (centre_D + beta_K @ unit_KD).requires_grad_()
+        parts = weights_D.split(sizes)
+        weights = {name: part.view(shape) for name, part, shape in zip(states[0], parts, shapes, strict=True)}
+        batch = data.batch(fit[order.batch(step)])
+        ((functional_call(model, weights, batch["x"].double()) - batch["y"].double()) ** 2).mean().backward()
+        speed_K = momentum * speed_K + unit_KD @ weights_D.grad + decay * beta_K
+        beta_K = beta_K - rate * speed_K
+    expected_K = beta_K / lengths_K + (1 - (beta_K / lengths_K).sum()) / 5
+    assert (expected_K - 1 / 5).abs().max() > 0.05
+
+    squared = float(lengths_K.square().mean())
+    options = PUBLISHED | {"basis": "normalised", "steps": steps, "momentum": momentum}
+    options |= {"learning_rate": rate / squared, "l2": decay * squared}
+    run(folder, "out", "twa", options, task=task, seed=seed)
+    torch.testing.assert_close(alpha_of(folder, "out", "twa")[:, 0], expected_K, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["twa", "twa-layerwise"])
+def test_every_basis_by_name_leads_to_a_lower_loss_in_the_same_span(folder: Path, method: str) -> None:
+    alphas = {}
+    for basis in BASES:
+        run(folder, basis, method, {"basis": basis})
+        report = json.loads((folder / basis / "report.json").read_text())
+        (losses,) = (row["curve"] for row in report["candidates"] if row["method"] == method)
+        assert sum(losses[-5:]) < sum(losses[:5])
+        alphas[basis] = alpha_of(folder, basis, method)
+        torch.testing.assert_close(alphas[basis].sum(dim=0), torch.ones_like(alphas[basis][0]))
+    assert not torch.allclose(alphas["axes"], alphas["normalised"], atol=1e-3)
+    assert not torch.allclose(alphas["axes"], alphas["lengths"], atol=1e-3)
 
 
 @pytest.mark.parametrize("grouping", ["model", "layers", "tensors"])

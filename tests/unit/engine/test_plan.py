@@ -564,7 +564,7 @@ def test_a_full_disk_under_the_resume_state_says_so(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OutputError, match="`state_dir` must fit on its disk") as refused:
+        with pytest.raises(EngineError, match="`state_dir` must fit on its disk") as refused:
             state.save("key", {"tensor": torch.zeros(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ladle_engine.errors import MethodError
 from ladle_engine.groups import HELP, Grouping, Groups, group
@@ -18,17 +18,38 @@ from ladle_engine.methods.trained import (
     trainer_for,
 )
 from ladle_engine.options import option
-from ladle_engine.subspace import Convex, Layered, Linear, MakeBasis, gram_schmidt, principal, principal_axes
+from ladle_engine.subspace import (
+    Convex,
+    Layered,
+    Linear,
+    MakeBasis,
+    gram_schmidt,
+    normalised,
+    own_lengths,
+    principal,
+    principal_axes,
+)
 from ladle_engine.workspace import Choice, Workspace
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
+BASES: dict[str, MakeBasis] = {"axes": principal_axes, "normalised": normalised, "lengths": own_lengths}
+
 
 @dataclass(frozen=True, kw_only=True)
-class TwaOptions(TrainedOptions):
+class SubspaceOptions(TrainedOptions):
     shared: bool = option(True, "with several groups: also trains coefficients that all of them share")
     rescale: bool = option(
         True, "the select split picks how far the result goes: from the start, and each group from the groups' mean"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwaOptions(SubspaceOptions):
+    basis: str = option(
+        "axes",
+        "of the same span: the checkpoints' principal axes; directions of one length, as published; or as they are",
+        one_of=tuple(BASES),
     )
 
 
@@ -38,7 +59,7 @@ class LayerwiseOptions(TwaOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrincipalOptions(TwaOptions):
+class PrincipalOptions(SubspaceOptions):
     dimensions: int | None = option(None, "how many principal components; all of them when absent", at_least=1)
 
 
@@ -54,10 +75,11 @@ class Twa:
     reference_url: ClassVar[str] = TWA_PAPER
     options_type: ClassVar[type] = TwaOptions
 
-    def basis(self, options: TwaOptions) -> MakeBasis:
-        return principal_axes
+    def basis(self, options: Any) -> MakeBasis:
+        """`options` are of the method's own type."""
+        return BASES[options.basis]
 
-    def choose(self, work: Workspace, options: TwaOptions) -> Choice:
+    def choose(self, work: Workspace, options: SubspaceOptions) -> Choice:
         groups = group(work.binding, options.groups)
         subspace = self._subspace(work, options, groups)
         trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
@@ -65,7 +87,7 @@ class Twa:
             trained = rescaled(work, self.name, groups, subspace.alpha_0_KG, trained)
         return choice_of(work, self.name, groups, trained)
 
-    def _subspace(self, work: Workspace, options: TwaOptions, groups: Groups) -> Linear | Layered:
+    def _subspace(self, work: Workspace, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
         alpha_0_KG = start_of(work, self.name, options.start, groups)
         own = make_basis(work.geometry, groups)
@@ -88,8 +110,9 @@ class TwaGramSchmidt(Twa):
         "Li et al. 2023 (ICLR), Trainable Weight Averaging, Algorithm 1: Schmidt orthogonalisation"
     )
     reference_url: ClassVar[str] = "https://openreview.net/forum?id=8wbnpOJY-f"
+    options_type: ClassVar[type] = SubspaceOptions
 
-    def basis(self, options: TwaOptions) -> MakeBasis:
+    def basis(self, options: SubspaceOptions) -> MakeBasis:
         return gram_schmidt
 
 
@@ -100,10 +123,10 @@ class PcaSubspace(Twa):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2103.11154"
     options_type: ClassVar[type] = PrincipalOptions
 
-    def basis(self, options: PrincipalOptions) -> MakeBasis:  # type: ignore[override]  # its own options, by options_type
+    def basis(self, options: PrincipalOptions) -> MakeBasis:
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
-    def choose(self, work: Workspace, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # as above
+    def choose(self, work: Workspace, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # its own options, by options_type
         most = len(work.checkpoints.names) - 1
         if options.dimensions is not None and options.dimensions > most:
             raise MethodError(
