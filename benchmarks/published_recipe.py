@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ladle_engine.binding import Binding
 from ladle_engine.examples import Examples, split
-from ladle_engine.groups import layer_of
+from ladle_engine.groups import layers_of
 
 RESULTS = Path(__file__).parent / "results" / "published_recipe.json"
 COARSE_RATES = {"sgd": (0.01, 0.1, 1.0, 10.0, 100.0), "adamw": (0.001, 0.01, 0.1, 1.0, 10.0)}
@@ -63,8 +63,10 @@ class Subspace:
     """The model's parameters as one vector [D] at `c + P beta`, its gradient likewise, and the directions P."""
 
     def __init__(self, prepared: PreparedSet, binding: Binding, layerwise: bool) -> None:
+        layer_of = layers_of(binding.parameters)
+
         def layer(name: str) -> str:
-            return layer_of(name) if layerwise else "model"
+            return layer_of[name] if layerwise else "model"
 
         layers = list(dict.fromkeys(layer(name) for name in binding.parameters))
         names = sorted(binding.parameters, key=lambda name: layers.index(layer(name)))

@@ -59,7 +59,7 @@ CASES = {
     "more ranks than checkpoints": Case(folder="two", build=plain_net),
     # 61 examples in 8 batches: of 7 and 8, which 4 ranks share unevenly.
     "lbfgs, uneven batches": Case(
-        folder="plain", build=plain_net, settings=replace(SETTINGS, optimiser="lbfgs", steps=48)
+        folder="plain", build=plain_net, settings=replace(SETTINGS, optimiser="lbfgs", steps=6)
     ),
     "fewer examples than ranks": Case(folder="plain", build=plain_net, examples=3),
     "streamed": Case(folder="plain", build=plain_net, precision="streamed"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ladle_engine.binding import Binding
@@ -46,8 +47,8 @@ def whole_model(binding: Binding) -> Groups:
 
 
 def layers(binding: Binding) -> Groups:
-    """One group a layer: the numbered block a tensor stands in (`encoder.layer.3`), else its module (`conv1`)."""
-    return _group(binding, layer_of)
+    """One group a layer: the block a tensor stands in (`encoder.layer.3`), else its module (`conv1`): `layers_of`."""
+    return _group(binding, layers_of(binding.floating).__getitem__)
 
 
 def tensors(binding: Binding) -> Groups:
@@ -75,35 +76,62 @@ def equal_parts(binding: Binding, count: int) -> Groups:
 
 
 def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
-    """One group a pattern, by its first match anywhere in a tensor's name; the tensors that none matches are `rest`."""
+    """One group a pattern, by its first match anywhere in a parameter's name; those that none matches are `rest`.
+
+    A statistic goes with a parameter of its module.
+    """
     if not patterns:
         raise _invalid("have at least one pattern", "an empty list")
     compiled = [_compile(pattern) for pattern in patterns]
+    rest = "rest" if "rest" not in patterns else "the rest"
+    first = {
+        name: next((position for position, pattern in enumerate(compiled) if pattern.search(name)), None)
+        for name in binding.parameters
+    }
+    for position, pattern in enumerate(patterns):
+        if position not in first.values():
+            raise _invalid(
+                "have only patterns that match a parameter no earlier one does",
+                f"`{pattern}` among parameters like {', '.join(list(binding.parameters)[:8])}",
+            )
 
     def key(name: str) -> str:
-        found = next((pattern.pattern for pattern in compiled if pattern.search(name)), None)
-        return found if found is not None else "rest"
+        position = first.get(_parameter_of(binding, name))
+        return rest if position is None else patterns[position]
 
-    groups = _group(binding, key)
-    for pattern in patterns:
-        if pattern not in groups.names:
-            raise _invalid(
-                "have only patterns that match a tensor no earlier one does",
-                f"`{pattern}` among tensors like {', '.join(list(binding.parameters)[:8])}",
-            )
-    return groups
+    return _group(binding, key)
 
 
 GROUPINGS: dict[str, Callable[[Binding], Groups]] = {"model": whole_model, "layers": layers, "tensors": tensors}
 
 
-def layer_of(name: str) -> str:
-    """`vit.encoder.layer.3.mlp.fc1.weight` -> `vit.encoder.layer.3`; `conv1.weight` -> `conv1`."""
-    parts = name.split(".")
-    for position, part in enumerate(parts[:-1]):
-        if part.isdigit():
-            return ".".join(parts[: position + 1])
-    return _module_of(name)
+BLOCK_LISTS = ("blocks", "layers")
+"""What hierarchical networks call the list of blocks within a numbered stage."""
+
+
+def layers_of(names: Collection[str]) -> dict[str, str]:
+    """Tensor name -> the block it stands in, found from the names of the model's tensors, else its module.
+
+    A block is the first number in a name: `vit.encoder.layer.3.mlp.fc1.weight` is in `vit.encoder.layer.3`, and
+    `conv1.weight` in `conv1`. In a stage of blocks it is the second: `encoder.stages.1.layers.2`, `blocks.3.4`. A
+    number that all names begin with (a model inside a `Sequential`) is none.
+    """
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, levels))
+    return {name: _block_of(name.split("."), shared) or _module_of(name) for name in names}
+
+
+def _block_of(parts: list[str], shared: int) -> str | None:
+    *modules, _ = parts
+    position = next((position for position in range(shared, len(modules)) if modules[position].isdigit()), None)
+    if position is None:
+        return None
+    match modules[position + 1 :]:
+        case [number, _, *_] if number.isdigit():
+            position += 1
+        case [container, number, *_] if container in BLOCK_LISTS and number.isdigit():
+            position += 2
+    return ".".join(parts[: position + 1])
 
 
 def _module_of(name: str) -> str:

@@ -15,7 +15,7 @@ from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import RandomDirections, open_directions
-from ladle_engine.groups import Groups, layer_of
+from ladle_engine.groups import Groups, layers_of
 from ladle_engine.placements import OpenDirections, Placement, open_placement
 from ladle_engine.preflight import MemoryPlan, is_out_of_memory
 from ladle_engine.progress import ProgressCallback, Warned
@@ -37,6 +37,8 @@ class ModelWeights:
     trial: Callable[[], None]
     """One forward and backward pass on this rank alone: raises `torch.OutOfMemoryError` where that does not fit."""
     tell: ProgressCallback
+    groupings: Sequence[Groups] = ()
+    """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
     _open: Placement | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
     _key_of: dict[str, object] = field(default_factory=dict, init=False)
@@ -45,7 +47,7 @@ class ModelWeights:
     def placement(self, groups: Groups) -> Placement:
         """Collective. Opened at the first use: a job that only picks a checkpoint never pays for directions.
 
-        Buckets are cut by layer, which serves most groupings; for one that cuts a layer they are made again.
+        Buckets are cut by layer and by `groupings`; for a grouping that cuts them they are made again.
         """
         if self._open is None or not self._serves(groups):
             self.close()
@@ -135,7 +137,10 @@ class ModelWeights:
 
     def _opened(self, groups: Groups, directions: OpenDirections, count: int) -> Placement:
         parameters = self.binding.parameters
-        self._key_of = {name: (layer_of(name), groups.of[name]) for name in parameters}
+        layers = layers_of(parameters)
+        self._key_of = {
+            name: (layers[name], *(each.of[name] for each in (*self.groupings, groups))) for name in parameters
+        }
         return open_placement(
             self.plan.placement,
             parameters,

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ladle_engine.errors import EngineError
 
@@ -36,10 +36,22 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@runtime_checkable
+class ChecksItself(Protocol):
+    """Options with rules between them."""
+
+    def check(self, owner: str) -> None:
+        """Raises an `EngineError` that names the owner, the option, the rule and the value."""
+        ...
+
+
 def parse_options(
     options_type: type[T], given: Mapping[str, Any], *, owner: str, error: type[EngineError], code: str
 ) -> T:
-    """Builds `options_type` from JSON values. `owner` is for messages: "method `twa`"."""
+    """Builds `options_type` from JSON values. `owner` is for messages: "method `twa`".
+
+    Raises `error`, and what the options' own `check` raises.
+    """
     if not isinstance(given, Mapping):
         raise error(code, f"The options of {owner} must be given by name, but are {given!r}.")
     fields = {field.name: field for field in dataclasses.fields(options_type)}  # type: ignore[arg-type]
@@ -57,7 +69,10 @@ def parse_options(
         name: float(value) if hints[name] is float and isinstance(value, int) else value
         for name, value in given.items()
     }
-    return options_type(**values)
+    options = options_type(**values)
+    if isinstance(options, ChecksItself):
+        options.check(owner)
+    return options
 
 
 def describe_options(options_type: type) -> tuple[dict[str, Any], ...]:

@@ -16,6 +16,7 @@ from ladle_engine.collectives import Collectives
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.examples import Examples, split
 from ladle_engine.geometry import measure
+from ladle_engine.groups import group
 from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
@@ -128,6 +129,8 @@ def prepare(
         model = task.build_model(checkpoints).to(device=device, dtype=torch.float32)
     binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
     tell(_found(task, checkpoints, binding))
+    planned = (getattr(plan.options[method], "groups", None) for method in sorted(plan.with_starts()))
+    groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
     batch = _trial_batch(splits.coefficients, collectives)
     with PeakMemory(device) as peak:
         trial_step(task, binding, splits.coefficients, batch)
@@ -183,6 +186,7 @@ def prepare(
             # FSDP2's passes are collective: a rank that ran out of memory in one would leave the others waiting.
             trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
             tell=tell,
+            groupings=groupings,
         ),
         output_dtypes=output_dtypes(checkpoints, request.dtype, binding.aliases),
         seed=request.seed,

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.errors import EngineError
-from ladle_engine.groups import layer_of
+from ladle_engine.groups import layers_of
 from ladle_engine.tasks.base import Task
 
 
@@ -26,9 +26,10 @@ def build_sharded(task: Task, checkpoints: CheckpointSet, collectives: Collectiv
         model = task.build_model(checkpoints).to(torch.float32)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     mesh = init_device_mesh(device.type, (collectives.size,))
-    blocks = {layer_of(name) for name, _ in model.named_parameters()}
+    blocks = set(layers_of([name for name, _ in model.named_parameters()]).values())
     try:
-        for name, module in model.named_modules():
+        # The inner ones first: a stage of blocks may have parameters of its own.
+        for name, module in reversed(list(model.named_modules())):
             if name in blocks and name.rpartition(".")[2].isdigit() and any(True for _ in module.parameters()):
                 # Freed after forward as well: parameters are placed between passes, and a kept copy would be stale.
                 fully_shard(module, mesh=mesh, reshard_after_forward=True)

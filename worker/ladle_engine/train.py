@@ -41,7 +41,7 @@ class TrainSettings:
     """How coefficients are trained, in units of the directions' lengths."""
 
     steps: int
-    """Batches whose gradient is taken. L-BFGS takes as many whole passes as they pay for, one at least."""
+    """Batches whose gradient is taken (with `sam_radius` twice); for L-BFGS, passes over all examples."""
     learning_rate: float
     optimiser: str
     momentum: float
@@ -202,8 +202,7 @@ class _Run:
         with the best point seen when its passes are used up or nothing improves any more.
         """
         examples = self.trainer.examples
-        per_pass = math.ceil(len(examples) / examples.task.batch_size)
-        passes = max(self.settings.steps // per_pass, 1)
+        passes = self.settings.steps
         optimiser = torch.optim.LBFGS(
             [self.theta_MG], lr=1.0, max_iter=1, max_eval=passes, history_size=passes, line_search_fn="strong_wolfe"
         )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
+from ladle_engine.state import ResumeState
 from tests.builders import make_checkpoints, make_val_set, quick_options
 
 ALL = {"methods": list(METHODS), "options": quick_options(4)}
@@ -212,6 +213,36 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(data: Path, tmp
     assert set(steps) <= set(list(METHODS)[7:]), "the others' coefficients were saved"
     for name in ("model.safetensors", "coefficients.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_resumed_method_is_bit_identical_though_the_one_before_it_cut_layers(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How sums are cut must not depend on which methods still run."""
+
+    class Interrupted(Exception):
+        pass
+
+    options = {
+        "methods": ["twa", "twa-gram-schmidt"],
+        "options": {"twa": {"groups": "tensors", "steps": 4}, "twa-gram-schmidt": {"steps": 16}},
+    }
+    run(data, tmp_path / "whole", method_options=options)
+    save = ResumeState.save
+
+    def dying(state: ResumeState, key: str, value: Any) -> None:
+        save(state, key, value)
+        if key == "train-twa-gram-schmidt" and len(value["losses"]) >= 7:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ResumeState, "save", dying)
+        patched.setattr(ResumeState, "is_due", lambda state: True)
+        with pytest.raises(Interrupted):
+            run(data, tmp_path / "out", method_options=options, state_dir=tmp_path / "state")
+    run(data, tmp_path / "out", method_options=options, state_dir=tmp_path / "state")
+    whole, resumed = ((tmp_path / name / "coefficients.json").read_bytes() for name in ("whole", "out"))
+    assert resumed == whole
 
 
 def test_a_state_of_other_files_or_settings_is_not_resumed(data: Path, tmp_path: Path) -> None:

@@ -21,13 +21,12 @@ from ladle_engine.coefficients import RandomPart
 from ladle_engine.directions import random_signs
 from ladle_engine.examples import split
 from ladle_engine.geometry import measure
-from ladle_engine.groups import GROUPINGS, equal_parts, group
+from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
-from ladle_engine.methods.twa import BASES
 from ladle_engine.progress import ignore
-from ladle_engine.subspace import gram_schmidt, principal
+from ladle_engine.subspace import BASES, gram_schmidt, principal
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings
-from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 
 @pytest.fixture
@@ -61,19 +60,15 @@ def flat_directions(folder: Path) -> Tensor:
     return weights_KD - weights_KD.mean(dim=0)
 
 
-def test_psgd_in_weight_space_equals_sgd_with_momentum_on_orthogonal_coefficients(folder: Path) -> None:
-    shared = {"steps": 40, "learning_rate": 0.3, "momentum": 0.8, "schedule": "cosine"}
-    run(folder, "weights", "psgd", shared)
-    run(
-        folder,
-        "coefficients",
-        "twa-gram-schmidt",
-        {**shared, "optimiser": "sgd", "prior": None, "averaged_fraction": 0.0, "rescale": False},
-    )
-    in_weights, in_coefficients = (
-        alpha_of(folder, "weights", "psgd"),
-        alpha_of(folder, "coefficients", "twa-gram-schmidt"),
-    )
+@pytest.mark.parametrize("grouping", ["model", "layers"])
+@pytest.mark.parametrize("basis", BASES)
+def test_psgd_in_weight_space_equals_sgd_with_momentum_on_coefficients(folder: Path, basis: str, grouping: str) -> None:
+    # In units of the whole model's weights, small layers take long steps.
+    rate = 0.02 if basis == "normalised" else 0.2
+    options = {"basis": basis, "groups": grouping, "learning_rate": rate, "momentum": 0.8, "schedule": "cosine"}
+    run(folder, "weights", "psgd", options)
+    run(folder, "coefficients", "twa", PUBLISHED | options)
+    in_weights, in_coefficients = alpha_of(folder, "weights", "psgd"), alpha_of(folder, "coefficients", "twa")
     assert (in_coefficients - 1 / 5).abs().max() > 0.05
     torch.testing.assert_close(in_weights, in_coefficients, rtol=0, atol=1e-5)
 
@@ -346,7 +341,7 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         (
             "twa",
             {"groups": ["0", "attention"]},
-            "only patterns that match a tensor no earlier one does, but is `attention`",
+            "only patterns that match a parameter no earlier one does, but is `attention`",
         ),
         ("twa", {"groups": ["("]}, "`groups` must have regular expressions that parse, but is `(`"),
         ("twa", {"groups": 5}, "`groups` must be from 1 to the number of tensors (4), but is 5."),
@@ -412,13 +407,21 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         ),
         ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one a group"),
         ("given", {"coefficients": "uniform"}, "`coefficients` of method `given` must be of type list[float] |"),
-        ("twa", {"prior": "strong"}, "`prior` must be a number, null or `learned`, but is `strong`."),
+        ("twa", {"prior": "strong"}, "`prior` of method `twa` must be a number, null or `learned`, but is `strong`."),
         (
             "pca",
             {"dimensions": 5},
             "`dimensions` of method `pca` must be at most the number of checkpoints less one (4)",
         ),
         ("pca", {"dimensions": 0}, "`dimensions` of method `pca` must be at least 1, but is 0."),
+        ("twa", {"groups": ["rest"]}, "match a parameter no earlier one does, but is `rest`"),
+        ("twa", {"groups": ["0", "0"]}, "match a parameter no earlier one does, but is `0`"),
+        ("twa", {"momentum": 0.5}, "`momentum` of method `twa` must be absent with `optimiser: adamw`"),
+        ("pca", {"optimiser": "lbfgs", "steps": 9}, "`steps` of method `pca` must be absent with `optimiser: lbfgs`"),
+        ("twa", {"passes": 3}, "`passes` of method `twa` must be absent with `optimiser: adamw`"),
+        ("twa", {"basis": "unit"}, "`basis` of method `twa` must be one of axes, normalised, lengths, gram-schmidt"),
+        ("pca", {"basis": "axes"}, "`basis` must be an option of method `pca`, but it has no such option."),
+        ("auto", {"options": {"pca": {"steps": 9}}}, "that others start from, but has some for `pca`."),
     ],
     ids=str,
 )
@@ -463,38 +466,12 @@ def test_coefficients_of_another_sum_are_allowed_with_the_flag_judged_as_they_ar
     assert float(losses.mean()) == pytest.approx(both, abs=1e-6)
 
 
-def test_equal_parts_are_consecutive_and_about_equally_large(tmp_path: Path) -> None:
-    def deep() -> torch.nn.Module:
-        return torch.nn.Sequential(*[torch.nn.Linear(6, 6) for _ in range(9)])
-
-    checkpoints = write_checkpoints(tmp_path, deep, count=2)
-    binding = bind(deep(), checkpoints)
-    for count in (1, 2, 3, 6, 18):
-        groups = equal_parts(binding, count)
-        assert groups.names == tuple(f"part-{number}" for number in range(1, count + 1))
-        order = [groups.of[name] for name in binding.parameters]
-        assert order == sorted(order)
-        sizes = [0] * count
-        for name, parameter in binding.parameters.items():
-            sizes[groups.of[name]] += parameter.numel()
-        assert max(sizes) <= 378 / count + 36
-
-
-def test_patterns_group_by_their_first_match_and_the_rest_together(tmp_path: Path) -> None:
-    checkpoints = write_checkpoints(tmp_path, norm_net, count=2)
-    binding = bind(norm_net(), checkpoints)
-    groups = group(binding, [r"^0\.", "bias"])
-    assert groups.names == (r"^0\.", "rest", "bias")
-    assert {name: groups.names[index] for name, index in groups.of.items()} == {
-        "0.weight": r"^0\.",
-        "0.bias": r"^0\.",
-        "1.weight": "rest",
-        "1.bias": "bias",
-        "3.weight": "rest",
-        "3.bias": "bias",
-        "1.running_mean": "rest",
-        "1.running_var": "rest",
-    }
+def test_lbfgs_moves_however_many_batches_a_pass_has(folder: Path) -> None:
+    run(folder, "out", "pca", {"optimiser": "lbfgs"}, task=ToyTask(plain_net, count=2000))
+    report = json.loads((folder / "out" / "report.json").read_text())
+    (losses,) = (row["curve"] for row in report["candidates"] if row["method"] == "pca")
+    assert len(losses) == 6, "whole passes, of 125 batches each"
+    assert (alpha_of(folder, "out", "pca") - 1 / 5).abs().max() > 0.05
 
 
 def test_the_catalogue_names_a_source_for_every_method() -> None:

@@ -37,11 +37,13 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         wanted, given = [name], {name: options}
     for method in (*wanted, *given):
         if method not in METHODS:
-            known = ", ".join([AUTO, *METHODS])
-            near = difflib.get_close_matches(str(method), METHODS, n=1)
+            field, known = ("methods", list(METHODS)) if name == AUTO else ("method", [AUTO, *METHODS])
+            near = difflib.get_close_matches(str(method), known, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise MethodError("unknown-method", f"`method` must be one of {known}, but is `{method}`.{hint}")
-    return Plan(
+            raise MethodError(
+                "unknown-method", f"`{field}` must be one of {', '.join(known)}, but is `{method}`.{hint}"
+            )
+    plan = Plan(
         methods=tuple(method for method in METHODS if method == "best" or method in wanted),
         options={
             method: parse_options(
@@ -54,3 +56,11 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
             for method in METHODS
         },
     )
+    for method in given:
+        if method not in plan.with_starts():
+            raise MethodError(
+                "invalid-method-options",
+                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but has some "
+                f"for `{method}`. Name it in `methods` too.",
+            )
+    return plan

@@ -13,7 +13,7 @@ from ladle_engine.groups import HELP, Grouping, Groups, group
 from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
-from ladle_engine.subspace import gram_schmidt
+from ladle_engine.subspace import BASES
 from ladle_engine.train import SCHEDULES, BatchOrder, Trained, TrainSettings, schedule, without_noise
 from ladle_engine.workspace import Choice, Workspace
 
@@ -36,6 +36,7 @@ class PsgdOptions:
     warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
     start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
     groups: Grouping = option("model", HELP)
+    basis: str = option("gram-schmidt", "P, whose columns are directions' lengths long", one_of=tuple(BASES))
 
     def settings(self, seed: int) -> TrainSettings:
         return TrainSettings(
@@ -54,10 +55,10 @@ class PsgdOptions:
 
 
 class Psgd:
-    """`v <- momentum v + P P^T g; w <- w - rate v` with orthonormal P.
+    """`v <- momentum v + P P^T g; w <- w - rate v`.
 
-    In exact arithmetic this is SGD with momentum on the coefficients (`twa-gram-schmidt` with `optimiser: sgd` and no
-    prior), at four more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
+    In exact arithmetic this is SGD with momentum on the coefficients (`twa` with the same basis, `optimiser: sgd` and
+    no prior), at four more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
     """
 
     name: ClassVar[str] = "psgd"
@@ -73,7 +74,7 @@ class Psgd:
         alpha_0_KG = start_of(work, self.name, options.start, groups)
         settings = options.settings(work.seed)
         trainer = trainer_for(work, self.name, groups)
-        basis_GKM = gram_schmidt(work.geometry, groups).matrix_GKM
+        basis_GKM = BASES[options.basis](work.geometry, groups).matrix_GKM
         projector_GKK = basis_GKM @ basis_GKM.mT
         state = work.state.load(f"train-{self.name}") or {
             "u": torch.zeros_like(alpha_0_KG),

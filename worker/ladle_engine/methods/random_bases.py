@@ -26,18 +26,12 @@ class RandomOptions(TrainedOptions):
     dimensions: int = option(16, "random directions, in each group", at_least=1)
     redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
 
-    def refuse_unused(self) -> None:
+    def check(self, owner: str) -> None:
         """Raises `MethodError` for what would mean nothing from one basis to the next."""
-        if not self.redraw:
-            return
-        defaults = RandomOptions()
-        for name in ("optimiser", "momentum", "averaged_fraction", "prior", "l2", "sam_radius"):
-            if getattr(self, name) != getattr(defaults, name):
-                raise MethodError(
-                    "invalid-method-options",
-                    f"`{name}` of method `random` must be absent with `redraw`, which is plain gradient descent, "
-                    f"but is {getattr(self, name)!r}.",
-                )
+        if self.redraw:
+            unused = ("optimiser", "passes", "momentum", "averaged_fraction", "prior", "l2", "sam_radius")
+            self.refuse_others(unused, owner, "`redraw`, which is plain gradient descent")
+        super().check(owner)
 
 
 class RandomBases:
@@ -51,7 +45,6 @@ class RandomBases:
     options_type: ClassVar[type] = RandomOptions
 
     def choose(self, work: Workspace, options: RandomOptions) -> Choice:
-        options.refuse_unused()
         if options.dimensions > work.binding.num_parameters:
             raise MethodError(
                 "invalid-method-options",

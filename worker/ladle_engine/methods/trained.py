@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -28,11 +29,20 @@ MIN_PRIOR, MAX_PRIOR = 1e-6, 1e6
 """Beyond it a variance is 0 or infinite in float32, or as good as that."""
 
 
+IGNORED_BY = {
+    "adamw": ("momentum", "passes"),
+    "sgd": ("passes",),
+    "lbfgs": (*("steps", "learning_rate", "momentum", "schedule", "warmup_fraction", "speed_up", "averaged_fraction"),),
+}
+"""Options that an optimiser has no use for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedOptions:
     """Rates, radii and priors are in units of the directions' lengths, so they fit every model."""
 
-    steps: int = option(40, "batches whose gradient is taken; L-BFGS takes whole passes of the same number", at_least=1)
+    steps: int = option(40, "batches whose gradient is taken", at_least=1)
+    passes: int = option(6, "of lbfgs, in place of steps: evaluations of all examples", at_least=2)
     learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
     optimiser: str = option("adamw", "adamw; sgd, with momentum; or lbfgs, which needs no rate", one_of=OPTIMISERS)
     momentum: float = option(0.9, "of sgd", at_least=0.0, at_most=0.9999)
@@ -48,7 +58,7 @@ class TrainedOptions:
     )
     prior: float | str | None = option(LEARNED, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
     l2: float = option(
-        0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0
+        0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0, at_most=1e6
     )
     sam_radius: float = option(
         0.0, "takes the gradient this far uphill (SAM), in directions' lengths", at_least=0.0, at_most=1e6
@@ -56,14 +66,27 @@ class TrainedOptions:
     start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
     groups: Grouping = option("model", HELP)
 
-    def settings(self, seed: int) -> TrainSettings:
-        """Raises `MethodError` for a prior that is a word but not `learned`."""
+    def check(self, owner: str) -> None:
+        """Raises `MethodError` for a prior that is a word but not `learned`, and for what would be ignored."""
         if isinstance(self.prior, str) and self.prior != LEARNED:
             raise MethodError(
-                "invalid-method-options", f"`prior` must be a number, null or `{LEARNED}`, but is `{self.prior}`."
+                "invalid-method-options",
+                f"`prior` of {owner} must be a number, null or `{LEARNED}`, but is `{self.prior}`.",
             )
+        self.refuse_others(IGNORED_BY[self.optimiser], owner, f"`optimiser: {self.optimiser}`, which does without it")
+
+    def refuse_others(self, ignored: Sequence[str], owner: str, why: str) -> None:
+        """Raises `MethodError` where an option that would be ignored is not what it is by default."""
+        for each in fields(self):
+            if each.name in ignored and (value := getattr(self, each.name)) != each.default:
+                raise MethodError(
+                    "invalid-method-options", f"`{each.name}` of {owner} must be absent with {why}, but is {value!r}."
+                )
+
+    def settings(self, seed: int) -> TrainSettings:
+        by_passes = self.optimiser == "lbfgs"
         return TrainSettings(
-            steps=max(round(self.steps / self.speed_up), 1),
+            steps=self.passes if by_passes else max(round(self.steps / self.speed_up), 1),
             learning_rate=self.learning_rate * self.speed_up,
             optimiser=self.optimiser,
             momentum=self.momentum,

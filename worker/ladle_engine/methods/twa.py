@@ -18,22 +18,10 @@ from ladle_engine.methods.trained import (
     trainer_for,
 )
 from ladle_engine.options import option
-from ladle_engine.subspace import (
-    Convex,
-    Layered,
-    Linear,
-    MakeBasis,
-    gram_schmidt,
-    normalised,
-    own_lengths,
-    principal,
-    principal_axes,
-)
+from ladle_engine.subspace import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
 from ladle_engine.workspace import Choice, Workspace
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
-
-BASES: dict[str, MakeBasis] = {"axes": principal_axes, "normalised": normalised, "lengths": own_lengths}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +36,8 @@ class SubspaceOptions(TrainedOptions):
 class TwaOptions(SubspaceOptions):
     basis: str = option(
         "axes",
-        "of the same span: the checkpoints' principal axes; directions of one length, as published; or as they are",
+        "of the same span: the checkpoints' principal axes; directions of one length, as published; directions as they "
+        "are; or orthogonal ones",
         one_of=tuple(BASES),
     )
 
