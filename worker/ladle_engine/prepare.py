@@ -94,6 +94,11 @@ def open_splits(
     fit = Examples(task=task, data=data, indices=fit_indices, device=where)
     select = Examples(task=task, data=data, indices=select_indices, device=where)
     if train_set is None:
+        if request.train_set_use != TRAIN_SET_USES[0]:
+            raise DataError(
+                "invalid-data",
+                f"`train_set` must be given with `train_set_use: {request.train_set_use}`, but is absent.",
+            )
         return Splits(fit=fit, select=select, coefficients=fit, statistics=fit)
     if train_set.exists() and val_set.exists() and train_set.samefile(val_set):
         raise DataError(
@@ -101,6 +106,11 @@ def open_splits(
             f"`train_set` must be other data than `val_set`, half of which judges, but both are `{train_set}`.",
         )
     train_data = task.open_data(train_set, checkpoints)
+    if len(train_data) < 2:
+        raise DataError(
+            "too-little-data",
+            f"`train_set` must hold at least 2 examples, but `{train_set}` holds {len(train_data)}.",
+        )
     order = torch.randperm(len(train_data), generator=torch.Generator().manual_seed(request.seed))
     train = Examples(task=task, data=train_data, indices=order, device=where)
     trains = request.train_set_use == "coefficients"

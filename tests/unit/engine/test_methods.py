@@ -22,6 +22,7 @@ from ladle_engine.directions import random_signs
 from ladle_engine.examples import split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS
+from ladle_engine.methods.fixed import SHORTEST_MEMORY, decays
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
 from ladle_engine.progress import ignore
 from ladle_engine.subspace import BASES, gram_schmidt, principal
@@ -464,6 +465,14 @@ def test_coefficients_of_another_sum_are_allowed_with_the_flag_judged_as_they_ar
         losses = task.evaluate(model, data.batch(torch.arange(len(data))))["loss"]
     both = (score.fit["loss"] + score.select["loss"]) / 2
     assert float(losses.mean()) == pytest.approx(both, abs=1e-6)
+
+
+@pytest.mark.parametrize(("K", "count"), [(1, 1), (2, 2), (8, 6), (300, 16)])
+def test_an_emas_decays_remember_no_more_checkpoints_than_there_are(K: int, count: int) -> None:
+    tried = decays(K)
+    assert len(tried) == count
+    assert tried == sorted(set(tried))
+    assert all(1 / (1 - decay) <= max(K, SHORTEST_MEMORY) * 1.01 for decay in tried)
 
 
 def test_lbfgs_moves_however_many_batches_a_pass_has(folder: Path) -> None:

@@ -367,7 +367,7 @@ PLAIN: dict[str, Callable[[Any], Coefficients]] = {
     "best": plain_best(singles),
     "second-best": plain_second,
     "last-k": plain_best(lambda work: [fixed.last_k(work, k) for k in range(2, 9)]),
-    "ema": plain_best(lambda work: [fixed.ema(work, decay) for decay in fixed.Ema.DECAYS]),
+    "ema": plain_best(lambda work: [fixed.ema(work, decay) for decay in fixed.decays(8)]),
     "greedy-soup": plain_greedy,
 }
 

@@ -5,6 +5,7 @@ Which row (which checkpoint, k or decay) is picked by a race on the select split
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +21,8 @@ from ladle_engine.workspace import Choice, Workspace
 ALL_K = 32
 """Up to this many values of k, every one is tried."""
 GRID = 16
+SHORTEST_MEMORY = 1.25
+"""Checkpoints: an average with less of them is as good as the last one."""
 
 
 class Best:
@@ -118,18 +121,13 @@ class Ema:
     reference_url: ClassVar[str] = "https://epubs.siam.org/doi/10.1137/0330046"
     options_type: ClassVar[type] = EmaOptions
 
-    # fmt: off
-    DECAYS: ClassVar[tuple[float, ...]] = (
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99
-    )
-    # fmt: on
-
     def choose(self, work: Workspace, options: EmaOptions) -> Choice:
         decay = options.decay or self._choose_decay(work)
         return Choice(coefficients=ema(work, decay), label=f"ema (decay = {decay:g})")
 
     def _choose_decay(self, work: Workspace) -> float:
-        return self.DECAYS[work.race([ema(work, decay) for decay in self.DECAYS], method=self.name)]
+        tried = decays(len(work.checkpoints.names))
+        return tried[work.race([ema(work, decay) for decay in tried], method=self.name)]
 
 
 def best_of(work: Workspace, indices: Sequence[int], method: str) -> int:
@@ -146,6 +144,17 @@ def evenly(first: int, last: int) -> list[int]:
 def geometric(first: int, last: int) -> list[int]:
     """`GRID` whole numbers from `first` to `last`, each about the same factor above the one before."""
     return sorted({round(first * (last / first) ** (i / (GRID - 1))) for i in range(GRID)})
+
+
+def decays(K: int) -> list[float]:
+    """Decays whose memory, `1 / (1 - decay)` checkpoints, grows by factors of `sqrt(2)` from 1.25 to K.
+
+    A longer one than there are checkpoints would give the first of them most of the weight.
+    """
+    windows = [SHORTEST_MEMORY]
+    while windows[-1] * math.sqrt(2) <= K:
+        windows.append(windows[-1] * math.sqrt(2))
+    return [round(1 - 1 / window, 4) for window in windows]
 
 
 def last_k(work: Workspace, k: int) -> Coefficients:
