@@ -79,10 +79,12 @@ class Twa:
     def _subspace(self, work: Workspace, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
         alpha_0_KG = start_of(work, self.name, options.start, groups)
-        own = make_basis(work.geometry, groups)
+        device = work.fit.device
+        own = make_basis(work.geometry, groups).on(device)
         if len(groups) == 1 or not options.shared:
             return Linear(alpha_0_KG=alpha_0_KG, basis=own)
-        return Layered(alpha_0_KG=alpha_0_KG, shared=make_basis(work.geometry, work.whole_model()), own=own)
+        shared = make_basis(work.geometry, work.whole_model()).on(device)
+        return Layered(alpha_0_KG=alpha_0_KG, shared=shared, own=own)
 
 
 class TwaLayerwise(Twa):
