@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +13,9 @@ from ladle_engine.collectives import SingleProcess
 from ladle_engine.placements import PLACEMENTS, REPLICATED
 from tests.distributed import placement_rank
 from tests.distributed.placement_rank import AGAIN, LEFT
+from tests.distributed.start import run_module
 from tests.unit.engine.toy import TiedNet, norm_net, plain_net, write_checkpoints
 
-REPOSITORY = Path(__file__).parents[2]
 LEFT_OUT = {1: {"sharded-model", "by-node"}, 2: {"by-node"}, 4: set[str]()}
 """Placements that cannot work on so many ranks (of this test: two a node)."""
 
@@ -56,19 +53,7 @@ class Said:
 
 
 def start(folder: Path, ranks: int, name: str) -> Said:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-            *("-m", "tests.distributed.placement_rank", str(folder), name),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": python_path()},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    run_module("tests.distributed.placement_rank", ranks, str(folder), name)
     first, *others = (Said(**torch.load(folder / f"{name}-{rank}.pt")) for rank in range(ranks))
     for other in others:
         assert other.steps == first.steps
@@ -76,10 +61,6 @@ def start(folder: Path, ranks: int, name: str) -> Said:
             for key, weights_KG in one.items():
                 assert torch.equal(weights_KG, its[key]), f"the ranks differ: {key}"
     return first
-
-
-def python_path() -> str:
-    return f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
 
 # One start after the other, each of which leaves states that later ones take up.
