@@ -17,7 +17,6 @@ from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import MethodError
 from ladle_engine.groups import Grouping, Groups
-from ladle_engine.state import ResumeState
 from ladle_engine.subspace import (
     Convex,
     Layered,
@@ -253,40 +252,6 @@ def test_convex_coefficients_stay_positive_and_lower_the_loss(tmp_path: Path) ->
     before, _ = trainer.loss_and_gradient(start_KG, trainer.examples.indices)
     after, _ = trainer.loss_and_gradient(trained.weights_KG, trainer.examples.indices)
     assert after < before
-
-
-@pytest.mark.parametrize(
-    ("optimiser", "interrupted_after"), [("adamw", 1), ("adamw", 17), ("adamw", 39), ("lbfgs", 1), ("lbfgs", 8)]
-)
-def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(
-    tmp_path: Path, interrupted_after: int, optimiser: str
-) -> None:
-    checkpoints = write_checkpoints(tmp_path / "ckpts", plain_net)
-    whole = trainer_for(checkpoints, plain_net, "layers")
-    subspace = subspace_for(checkpoints, whole)
-    settings = replace(SETTINGS, optimiser=optimiser, steps=40 if optimiser == "adamw" else 400, prior="learned")
-    settings = replace(settings, averaged_fraction=0.6)
-    expected = whole.train(subspace, settings)
-
-    class Interrupted(Exception):
-        pass
-
-    class StateThatDies(ResumeState):
-        def is_due(self) -> bool:
-            return True
-
-        def save(self, key: str, value: object) -> None:
-            super().save(key, value)  # type: ignore[arg-type]  # a test double with the same meaning
-            if len(value["losses"]) >= interrupted_after:  # type: ignore[index]  # as above
-                raise Interrupted
-
-    dying = trainer_for(checkpoints, plain_net, "layers", state=StateThatDies(tmp_path / "state", "f"))
-    with pytest.raises(Interrupted):
-        dying.train(subspace, settings)
-    second = trainer_for(checkpoints, plain_net, "layers", state=ResumeState(tmp_path / "state", "f"))
-    resumed = second.train(subspace, settings)
-    assert resumed.losses == expected.losses, len(expected.losses)
-    assert torch.equal(resumed.weights_KG, expected.weights_KG)
 
 
 def test_no_gradient_outlives_its_projection(tmp_path: Path) -> None:
