@@ -1,13 +1,14 @@
-"""One rank of `test_placements`: trains in every placement and writes the coefficients it ends with.
+"""One rank of `test_placements`: trains in every placement, dies, goes on, and writes the coefficients it ends with.
 
-torchrun ... -m tests.distributed.placement_rank <folder>
+torchrun ... -m tests.distributed.placement_rank <folder> <name of this start>
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,15 @@ from ladle_engine.collectives import Collectives, SingleProcess, current_collect
 from ladle_engine.placements import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.state import ResumeState
 from ladle_engine.train import TrainSettings
-from tests.unit.engine.toy import TiedNet, norm_net, plain_net, subspace_for, trainer_for
+from tests.unit.engine.toy import (
+    DyingState,
+    Interrupted,
+    TiedNet,
+    norm_net,
+    plain_net,
+    subspace_for,
+    trainer_for,
+)
 
 SETTINGS = TrainSettings(
     steps=12,
@@ -50,8 +59,14 @@ class Case:
     precision: str = "float32"
 
 
+AGAIN = "2-again"
+"""The start of two ranks that only goes on from what four ranks saved."""
+
+DIES_AFTER, LEFT = 14, 6
+"""Steps of the case `plain`: by the fourteenth a learned prior has been fitted, so its state matters."""
+
 CASES = {
-    "plain": Case(folder="plain", build=plain_net),
+    "plain": Case(folder="plain", build=plain_net, settings=replace(SETTINGS, steps=DIES_AFTER + LEFT)),
     "plain, whole model": Case(folder="plain", build=plain_net, grouping="model"),
     "plain, a group a tensor": Case(folder="plain", build=plain_net, grouping="tensors"),
     "tied": Case(folder="tied", build=TiedNet),
@@ -77,8 +92,17 @@ def placements_of(case: Case, collectives: Collectives) -> Iterator[str]:
         yield placement
 
 
-def train(folder: Path, case: Case, placement: str, collectives: Collectives, state: Path | None = None) -> Tensor:
-    """float64 K x G."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one training run ended with."""
+
+    weights_KG: Tensor
+    """float64."""
+    steps: int
+    """Those that were really trained, here and now."""
+
+
+def train(folder: Path, case: Case, placement: str, collectives: Collectives, state: ResumeState | None = None) -> Run:
     checkpoints = discover(folder / case.folder)
     trainer = trainer_for(
         checkpoints,
@@ -88,36 +112,77 @@ def train(folder: Path, case: Case, placement: str, collectives: Collectives, st
         placement=placement,
         collectives=collectives,
         examples=case.examples,
-        state=ResumeState(state, "f", writes=collectives.rank == 0, every_s=0.0) if state else None,
+        state=state,
     )
     trained = trainer.train(subspace_for(checkpoints, trainer), case.settings)
     trainer.placement.close()
-    return trained.weights_KG
+    return Run(weights_KG=trained.weights_KG, steps=trainer.examples.task.losses_taken)
 
 
-def main(folder: Path) -> None:
+def die(folder: Path, placement: str, collectives: Collectives) -> None:
+    """Leaves what the case `plain` had saved when it died, in a folder that is named after who saved it."""
+    state = DyingState(
+        folder / "states" / f"{collectives.size} {placement}", "f", DIES_AFTER, writes=collectives.rank == 0
+    )
+    with suppress(Interrupted):
+        train(folder, CASES["plain"], placement, collectives, state)
+    # Until rank 0 has written, nobody reads.
+    collectives.sum(torch.zeros(1))
+
+
+def go_on(folder: Path, saved: str, placement: str, collectives: Collectives) -> Run:
+    """From a saved state, which stays as it is for the next one."""
+    state = ResumeState(folder / "states" / saved, "f", writes=False)
+    return train(folder, CASES["plain"], placement, collectives, state)
+
+
+def continuations(saved: Iterable[str], placements: Sequence[str], ranks: int) -> Iterator[tuple[str, str]]:
+    """`(saved state, placement to go on in)`: what one process saved in each, the others in their own and the next."""
+    for state in sorted(saved):
+        saved_by, saved_in = state.split()
+        if saved_by == "1":
+            yield from ((state, placement) for placement in placements)
+            continue
+        if saved_by == str(ranks):
+            yield state, saved_in
+        yield state, placements[(PLACEMENTS.index(saved_in) + 1) % len(placements)]
+
+
+def main(folder: Path, start: str) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     collectives = current_collectives()
     if collectives.size == 4:
         # Two nodes of two ranks, as torchrun would say it.
         os.environ["LOCAL_WORLD_SIZE"] = "2"
-    found = {}
-    for name, case in CASES.items():
-        for placement in placements_of(case, collectives):
-            found[f"{name}/{placement}"] = train(folder, case, placement, collectives)
-    # What one process saved in the middle of its run is taken up by these ranks.
-    half = folder / "half"
-    if half.exists():
-        for placement in placements_of(CASES["plain"], collectives):
-            found[f"resumed/{placement}"] = train(folder, CASES["plain"], placement, collectives, half)
-    torch.save(found, folder / f"ranks-{collectives.size}-{collectives.rank}.pt")
+    plain = tuple(placements_of(CASES["plain"], collectives))
+    trained: dict[str, Tensor] = {}
+    if start != AGAIN:
+        for name, case in CASES.items():
+            for placement in placements_of(case, collectives):
+                trained[f"{name}/{placement}"] = train(folder, case, placement, collectives).weights_KG
+        # A rank alone would go on with what one process has saved before.
+        for placement in plain if collectives.size > 1 else ():
+            die(folder, placement, collectives)
+    saved = [path.name for path in (folder / "states").iterdir()]
+    if start == AGAIN:
+        saved = [state for state in saved if state.startswith("4 ")]
+    resumed = {
+        f"{state}/{placement}": go_on(folder, state, placement, collectives)
+        for state, placement in continuations(saved, plain, collectives.size)
+    }
+    said = {
+        "trained": trained,
+        "resumed": {key: run.weights_KG for key, run in resumed.items()},
+        "steps": {key: run.steps for key, run in resumed.items()},
+    }
+    torch.save(said, folder / f"{start}-{collectives.rank}.pt")
     dist.destroy_process_group()
 
 
 def alone(folder: Path) -> dict[str, Tensor]:
     """What one process without a process group ends with."""
-    return {name: train(folder, case, REPLICATED, SingleProcess()) for name, case in CASES.items()}
+    return {name: train(folder, case, REPLICATED, SingleProcess()).weights_KG for name, case in CASES.items()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

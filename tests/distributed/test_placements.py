@@ -1,10 +1,8 @@
-"""Every placement on 1, 2 and 4 real ranks trains the coefficients that one process trains."""
+"""Every placement on 1, 2 and 4 real ranks trains the coefficients that one process trains, and takes up others'."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,13 @@ from torch import Tensor
 
 from ladle_engine.collectives import SingleProcess
 from ladle_engine.placements import PLACEMENTS, REPLICATED
-from ladle_engine.state import ResumeState
 from tests.distributed import placement_rank
-from tests.unit.engine.toy import TiedNet, norm_net, plain_net, subspace_for, trainer_for, write_checkpoints
+from tests.distributed.placement_rank import AGAIN, LEFT
+from tests.distributed.start import run_module
+from tests.unit.engine.toy import TiedNet, norm_net, plain_net, write_checkpoints
 
-REPOSITORY = Path(__file__).parents[2]
+LEFT_OUT = {1: {"sharded-model", "by-node"}, 2: {"by-node"}, 4: set[str]()}
+"""Placements that cannot work on so many ranks (of this test: two a node)."""
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoints(made / "tied", TiedNet, count=5)
     write_checkpoints(made / "norm", norm_net, count=5)
     write_checkpoints(made / "two", plain_net, count=2)
-    save_half(made)
+    placement_rank.die(made, REPLICATED, SingleProcess())
     return made
-
-
-def save_half(folder: Path) -> None:
-    """The state that one process leaves when it dies after half of the steps."""
-
-    class Died(Exception):
-        pass
-
-    class StateThatDies(ResumeState):
-        def save(self, key: str, value: object) -> None:
-            super().save(key, value)  # type: ignore[arg-type]  # a test double with the same meaning
-            if len(value["losses"]) == 6:  # type: ignore[index]  # as above
-                raise Died
-
-    case = placement_rank.CASES["plain"]
-    checkpoints = placement_rank.discover(folder / case.folder)
-    state = StateThatDies(folder / "half", "f", every_s=0.0)
-    trainer = trainer_for(checkpoints, case.build, case.grouping, state=state)
-    with pytest.raises(Died):
-        trainer.train(subspace_for(checkpoints, trainer), case.settings)
 
 
 @pytest.fixture(scope="module")
@@ -60,37 +40,99 @@ def expected(folder: Path) -> dict[str, Tensor]:
     return alone
 
 
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a start of several ranks ended with, the same on each."""
+
+    trained: dict[str, Tensor]
+    """Case and placement -> float64 K x G."""
+    resumed: dict[str, Tensor]
+    """Who saved it, where, and the placement that it went on in -> the same."""
+    steps: dict[str, int]
+    """The same -> steps trained after resuming."""
+
+
+def start(folder: Path, ranks: int, name: str) -> Said:
+    run_module("tests.distributed.placement_rank", ranks, str(folder), name)
+    first, *others = (Said(**torch.load(folder / f"{name}-{rank}.pt")) for rank in range(ranks))
+    for other in others:
+        assert other.steps == first.steps
+        for one, its in ((first.trained, other.trained), (first.resumed, other.resumed)):
+            for key, weights_KG in one.items():
+                assert torch.equal(weights_KG, its[key]), f"the ranks differ: {key}"
+    return first
+
+
+# One start after the other, each of which leaves states that later ones take up.
+
+
+@pytest.fixture(scope="module")
+def ranks_1(folder: Path) -> Said:
+    return start(folder, 1, "1")
+
+
+@pytest.fixture(scope="module")
+def ranks_2(folder: Path, ranks_1: Said) -> Said:
+    return start(folder, 2, "2")
+
+
+@pytest.fixture(scope="module")
+def ranks_4(folder: Path, ranks_2: Said) -> Said:
+    return start(folder, 4, "4")
+
+
+@pytest.fixture(scope="module")
+def ranks_2_again(folder: Path, ranks_4: Said) -> Said:
+    return start(folder, 2, AGAIN)
+
+
+def far(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, str]:
+    """What is further than rounding from what is wanted."""
+    apart = {key: float((weights_KG - wanted[key]).abs().max()) for key, weights_KG in found.items()}
+    return {key: f"{worst:.1e}" for key, worst in apart.items() if worst > 1e-5}
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_placement_trains_what_one_process_trains(folder: Path, expected: dict[str, Tensor], ranks: int) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-            *("-m", "tests.distributed.placement_rank", str(folder)),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(REPOSITORY)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    found = [torch.load(folder / f"ranks-{ranks}-{rank}.pt") for rank in range(ranks)]
-    placements = {key.rpartition("/")[2] for key in found[0]}
-    assert placements == set(PLACEMENTS) - {1: {"sharded-model", "by-node"}, 2: {"by-node"}, 4: set()}[ranks]
-    far = {}
-    for key, weights_KG in found[0].items():
-        name = key.rpartition("/")[0]
-        for other in found[1:]:
-            assert torch.equal(weights_KG, other[key]), f"the ranks differ: {key}"
-        wanted = expected["plain" if name == "resumed" else name]
-        worst = (weights_KG - wanted).abs().max()
-        if worst > 1e-5:
-            far[key] = f"{worst:.1e}"
-    assert not far
+def test_every_placement_trains_what_one_process_trains(
+    request: pytest.FixtureRequest, expected: dict[str, Tensor], ranks: int
+) -> None:
+    trained = request.getfixturevalue(f"ranks_{ranks}").trained
+    assert {key.rpartition("/")[2] for key in trained} == set(PLACEMENTS) - LEFT_OUT[ranks]
+    assert not far(trained, {key: expected[key.rpartition("/")[0]] for key in trained})
 
 
-def test_resuming_in_one_process_is_bit_identical(folder: Path, expected: dict[str, Tensor]) -> None:
-    case = placement_rank.CASES["plain"]
-    again = placement_rank.train(folder, case, REPLICATED, SingleProcess(), folder / "half")
-    assert torch.equal(again, expected["plain"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_going_on_with_as_many_ranks_in_the_same_placement_is_bit_identical(
+    request: pytest.FixtureRequest, ranks: int
+) -> None:
+    said = request.getfixturevalue(f"ranks_{ranks}")
+    for placement in set(PLACEMENTS) - LEFT_OUT[ranks]:
+        key = f"{ranks} {placement}/{placement}"
+        assert said.steps[key] == LEFT
+        assert torch.equal(said.resumed[key], said.trained[f"plain/{placement}"]), placement
+
+
+@pytest.mark.parametrize(
+    ("ranks", "saved_by"),
+    [("1", {"1"}), ("2", {"1", "2"}), ("4", {"1", "2", "4"}), ("2_again", {"4"})],
+    ids=["1", "2", "4", "2 from 4"],
+)
+def test_what_others_saved_in_another_placement_is_taken_up(
+    request: pytest.FixtureRequest, expected: dict[str, Tensor], ranks: str, saved_by: set[str]
+) -> None:
+    said = request.getfixturevalue(f"ranks_{ranks}")
+    assert {key.split()[0] for key in said.resumed} == saved_by
+    assert set(said.steps.values()) == {LEFT}
+    assert not far(said.resumed, dict.fromkeys(said.resumed, expected["plain"]))
+
+
+@pytest.mark.usefixtures("ranks_4")
+def test_one_process_takes_up_what_ranks_saved_and_its_own_bit_for_bit(
+    folder: Path, expected: dict[str, Tensor]
+) -> None:
+    saved = {path.name for path in (folder / "states").iterdir()}
+    assert {f"{ranks} {placement}" for ranks in (2, 4) for placement in set(PLACEMENTS) - LEFT_OUT[ranks]} <= saved
+    runs = {state: placement_rank.go_on(folder, state, REPLICATED, SingleProcess()) for state in saved}
+    assert {run.steps for run in runs.values()} == {LEFT}
+    assert torch.equal(runs["1 replicated"].weights_KG, expected["plain"])
+    assert not far({state: run.weights_KG for state, run in runs.items()}, dict.fromkeys(saved, expected["plain"]))

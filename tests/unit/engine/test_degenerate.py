@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state
+from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state, directions, rebuild, rows
+from ladle_engine.binding import bind
+from ladle_engine.buckets import Bucket
 from ladle_engine.checkpoints import discover
 from ladle_engine.examples import split
+from ladle_engine.groups import GROUPINGS
 from ladle_engine.rows import TIERS
 from tests.builders import quick_options
-from tests.unit.engine.toy import ToyTask, norm_net, plain_net, write_checkpoints
+from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 
 class OddNet(nn.Module):
@@ -117,13 +121,40 @@ def test_checkpoints_of_every_floating_type_are_averaged_in_their_own(tmp_path: 
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
     edit(folder, lambda index, state: {name: tensor.to(dtype) for name, tensor in state.items()})
-    run(folder, method="uniform")
-    state = candidate_state(tmp_path / "out", folder, "uniform")
+    methods = {"methods": ["uniform", "twa"], "options": {"twa": {"steps": 12, "rescale": False}}}
+    outcome = run(folder, method_options=methods)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
     files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
-    for name, tensor in state.items():
-        mean = torch.stack([file[name].to(torch.float64) for file in files]).mean(dim=0)
-        assert tensor.dtype == dtype
-        assert torch.equal(tensor, mean.to(dtype)), name
+    saved = json.loads((tmp_path / "out" / "coefficients.json").read_text())["candidates"]
+    alpha = {method: [row[0] for row in saved[method]["alpha"]] for method in ("uniform", "twa")}
+    assert alpha["uniform"] == [0.2] * 5
+    assert max(abs(weight - 0.2) for weight in alpha["twa"]) > 0.05, "it must have gone somewhere"
+    for method, alpha_K in alpha.items():
+        state = candidate_state(tmp_path / "out", folder, method)
+        rebuild(tmp_path / "out", folder, output=tmp_path / method, candidate=method)
+        rebuilt = load_file(tmp_path / method / "model.safetensors")
+        model = plain_net()
+        for name, tensor in state.items():
+            summed = sum(weight * file[name].double() for weight, file in zip(alpha_K, files, strict=True))
+            assert tensor.dtype == rebuilt[name].dtype == dtype
+            # Far below the step of any type but float64, in which the order of the sum shows.
+            expected = torch.as_tensor(summed).to(dtype).double()
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-14, atol=1e-15)
+            assert torch.equal(tensor.double(), rebuilt[name].double()), (method, name)
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        score = next(score for score in outcome.candidates if score.method == method)
+        # The mean of five coarse numbers is often just between two of them, and what is judged is composed in float32.
+        near = 1e-6 if method == "twa" else 5e-3
+        assert select_loss(tmp_path, model) == pytest.approx(score.select["loss"], rel=near)
+
+
+def select_loss(folder: Path, model: nn.Module) -> float:
+    """Of a model on its own, on the examples that judge candidates."""
+    task = ToyTask(plain_net)
+    data = task.open_data(folder, discover(folder / "checkpoints"))
+    _, select = split(len(data), 0.5, 0)
+    with torch.no_grad():
+        return float(task.evaluate(model.eval(), data.batch(select))["loss"].double().mean())
 
 
 def test_types_may_differ_between_checkpoints(tmp_path: Path) -> None:
@@ -166,22 +197,70 @@ def test_three_hundred_checkpoints_are_one_job(tmp_path: Path) -> None:
     assert {score.method for score in outcome.candidates} == {"best", "uniform", "last-k", "twa"}
 
 
+def wide_net() -> nn.Module:
+    """Its first layer is 350 numbers in two tensors: six chunks of 64, one of which has parts of both."""
+    return nn.Sequential(nn.Linear(6, 50), nn.Tanh(), nn.Linear(50, 1))
+
+
+ALPHA_K = (0.7, -0.4, 0.3, 0.5, -0.1)
+
+
+def placed_weights(folder: Path, precision: str) -> dict[str, Tensor]:
+    """What the placement makes of the directions, for `ALPHA_K`."""
+    checkpoints = discover(folder)
+    binding = bind(wide_net(), checkpoints)
+    groups = GROUPINGS["model"](binding)
+    weights = model_weights_for(checkpoints, binding, precision=precision)
+    weights.placement(groups).place(torch.tensor(ALPHA_K, dtype=torch.float64)[:, None], groups)
+    weights.close()
+    return {name: parameter.detach().clone() for name, parameter in binding.parameters.items()}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4", "streamed"])
+@pytest.mark.parametrize("bucket_elements", [buckets.BUCKET_ELEMENTS, 100], ids=["bucket a layer", "bucket a tensor"])
 def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, bucket_elements: int
 ) -> None:
     folder = tmp_path / "checkpoints"
-    write_checkpoints(folder, plain_net)
-    run(folder, method="twa")
+    write_checkpoints(folder, wide_net)
+    options = {"steps": 12, "groups": "layers", "rescale": False}
+    # Before both runs, for the blocks that int8 and int4 scale begin where a bucket does.
+    monkeypatch.setattr(buckets, "BUCKET_ELEMENTS", bucket_elements)
+    run(folder, wide_net, method="twa", method_options=options, precision=precision)
     (tmp_path / "out").rename(tmp_path / "whole")
-    # Chunks of 64 elements, and a bucket for each tensor but the smallest.
+    placed = placed_weights(folder, precision)
+
     monkeypatch.setattr(buckets, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(buckets, "BUCKET_ELEMENTS", 10)
-    run(folder, method="twa")
-    one, other = (
-        json.loads((tmp_path / name / "coefficients.json").read_text())["candidates"]["twa"]["alpha"]
-        for name in ("whole", "out")
-    )
-    torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0, atol=1e-6)
+    for limit in ("FLOAT32_CHUNK_LENGTH", "CHUNK_ELEMENTS"):
+        monkeypatch.setattr(rows, limit, rows.BLOCK)
+    read: list[tuple[int, slice]] = []
+    read_chunks = buckets.read_chunks
+
+    def watched(readers: Any, bucket: Bucket, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        for elements, weights_KC in read_chunks(readers, bucket, dtype):
+            read.append((bucket.length, elements))
+            yield elements, weights_KC
+
+    monkeypatch.setattr(directions, "read_chunks", watched)
+    run(folder, wide_net, method="twa", method_options=options, precision=precision)
+    chunked = placed_weights(folder, precision)
+    longest = max(length for length, _ in read)
+    assert longest == (350 if bucket_elements > 350 else 300)
+    starts = {elements.start for length, elements in read if length == longest}
+    assert starts == set(range(0, longest, 64)), "several chunks fill one bucket"
+
+    one, other = (torch.tensor(trained_alpha(tmp_path / name)) for name in ("whole", "out"))
+    assert (one - 0.2).abs().max() > 0.05
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    for name, weights in placed.items():
+        torch.testing.assert_close(chunked[name], weights, rtol=0, atol=1e-6)
+        if precision in ("float32", "streamed"):
+            exact = sum(alpha * file[name].double() for alpha, file in zip(ALPHA_K, files, strict=True))
+            torch.testing.assert_close(weights.double(), exact, rtol=0, atol=1e-6)
+    written, again = (candidate_state(tmp_path / name, folder, "twa") for name in ("whole", "out"))
+    for name, weights in written.items():
+        torch.testing.assert_close(again[name], weights, rtol=0, atol=1e-6)
 
 
 def images_net() -> nn.Module:
@@ -247,12 +326,7 @@ def test_what_is_judged_is_what_is_written_however_coarse_the_directions_are(
     write_checkpoints(tmp_path / "checkpoints", build)
     outcome = run(tmp_path / "checkpoints", build, precision=precision)
     assert {score.method for score in outcome.candidates} == set(METHODS)
-    task = ToyTask(build)
-    data = task.open_data(tmp_path, discover(tmp_path / "checkpoints"))
-    _, select = split(len(data), 0.5, 0)
     for score in outcome.candidates:
-        model = build().eval()
+        model = build()
         model.load_state_dict(candidate_state(tmp_path / "out", tmp_path / "checkpoints", score.method))
-        with torch.no_grad():
-            loss = float(task.evaluate(model, data.batch(select))["loss"].double().mean())
-        assert loss == pytest.approx(score.select["loss"], rel=1e-6), score.method
+        assert select_loss(tmp_path, model) == pytest.approx(score.select["loss"], rel=1e-6), score.method

@@ -1,8 +1,7 @@
-"""The trained coefficients against a slow reference: autograd through the average, all K x D in memory, one loop."""
+"""The loop over coefficients: what holds of every run. That it is exact, `test_slow` says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,27 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from ladle_engine.checkpoints import discover, open_checkpoint
-from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.checkpoints import discover
 from ladle_engine.errors import MethodError
-from ladle_engine.groups import Grouping, Groups
-from ladle_engine.state import ResumeState
 from ladle_engine.subspace import (
     Convex,
     Layered,
     Linear,
-    MakeBasis,
-    gram_schmidt,
-    normalised,
     own_lengths,
-    principal,
     principal_axes,
 )
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings, schedule
-from tests.unit.engine.toy import TiedNet, ToyData, plain_net, subspace_for, trainer_for, write_checkpoints
+from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 
 SETTINGS = TrainSettings(
     steps=40,
@@ -45,71 +36,6 @@ SETTINGS = TrainSettings(
     sam_radius=0.0,
     seed=3,
 )
-BASES: dict[str, MakeBasis] = {
-    "own lengths": own_lengths,
-    "principal axes": principal_axes,
-    "normalised": normalised,
-    "gram-schmidt": gram_schmidt,
-    "principal": principal,
-}
-
-
-def reference_alpha(
-    checkpoints: CheckpointSet,
-    build: Callable[[], nn.Module],
-    groups: Groups,
-    basis_GKM: Tensor,
-    settings: TrainSettings = SETTINGS,
-) -> Tensor:
-    """Learned as anybody would write it down first: one leaf, autograd through `sum_i alpha_i w_i`, float64."""
-    weights = []
-    for checkpoint in checkpoints.checkpoints:
-        with open_checkpoint(checkpoint) as reader:
-            weights.append({name: reader.read(name).double() for name in groups.of})
-    model = build().double()
-    theta_MG = torch.zeros(basis_GKM.shape[2], len(groups), dtype=torch.float64, requires_grad=True)
-    optimiser: torch.optim.Optimizer = torch.optim.AdamW([theta_MG], lr=0.1, weight_decay=0.0)
-    if settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD([theta_MG], lr=0.1, momentum=settings.momentum)
-    data, order, path = ToyData(64), BatchOrder(61, 8, settings.seed), []
-    for step in range(settings.steps):
-        batch = data.batch(torch.arange(3, 64)[order.batch(step)])
-        u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
-        alpha_KG = u_KG + (1 - u_KG.sum(dim=0)) / len(weights)
-        average = {
-            name: sum(alpha_KG[i, g] * weights[i][name] for i in range(len(weights))) for name, g in groups.of.items()
-        }
-        loss = (functional_call(model, average, (batch["x"].double(),)) - batch["y"].double()).square().mean()
-        if isinstance(settings.prior, float):
-            loss = loss + theta_MG.square().sum() / (2 * 61 * settings.prior**2)
-        loss = loss + settings.l2 / 2 * theta_MG.square().sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.param_groups[0]["lr"] = settings.learning_rate * schedule(step, settings)
-        optimiser.step()
-        path.append(theta_MG.detach().clone())
-    last = path[len(path) - round(settings.averaged_fraction * settings.steps) :] or path[-1:]
-    theta_MG = torch.stack(last).mean(dim=0)
-    u_KG = torch.stack([basis_GKM[g] @ theta_MG[:, g] for g in range(len(groups))], dim=1)
-    return (u_KG + (1 - u_KG.sum(dim=0)) / len(weights)).detach()
-
-
-@pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("grouping", ["model", "layers", "tensors", 2, ["weight", "bias"]], ids=str)
-@pytest.mark.parametrize("build", [plain_net, TiedNet])
-def test_forty_adamw_steps_equal_autograd_through_the_average(
-    tmp_path: Path, build: Callable[[], nn.Module], grouping: Grouping, basis: str
-) -> None:
-    if build is TiedNet and grouping == ["weight", "bias"]:
-        grouping = ["first", "head.w"]
-    checkpoints = write_checkpoints(tmp_path, build)
-    trainer = trainer_for(checkpoints, build, grouping)
-    subspace = subspace_for(checkpoints, trainer, BASES[basis])
-    trained = trainer.train(subspace, SETTINGS)
-    expected = reference_alpha(checkpoints, build, trainer.groups, subspace.basis.matrix_GKM)
-    moved = (expected - 1 / 5).abs().max()
-    assert moved > 0.05, "the reference must have gone somewhere"
-    torch.testing.assert_close(trained.weights_KG, expected, rtol=0, atol=1e-5)
 
 
 def test_shared_coefficients_move_every_group_and_span_no_more_than_the_groups_own(tmp_path: Path) -> None:
@@ -144,28 +70,6 @@ def test_bases_of_different_size_share_their_rows_of_theta(tmp_path: Path) -> No
     assert trainer.train(layered, SETTINGS).weights_KG.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"optimiser": "sgd", "learning_rate": 0.3},
-        {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 1.0, "prior": None, "l2": 0.2},
-        {"schedule": "linear"},
-        {"schedule": "constant", "warmup_fraction": 0.0},
-        {"schedule": "step"},
-        {"averaged_fraction": 0.5},
-    ],
-    ids=str,
-)
-def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Path, change: dict[str, Any]) -> None:
-    settings = replace(SETTINGS, **change)
-    checkpoints = write_checkpoints(tmp_path, plain_net)
-    trainer = trainer_for(checkpoints, plain_net, "layers")
-    subspace = subspace_for(checkpoints, trainer)
-    expected = reference_alpha(checkpoints, plain_net, trainer.groups, subspace.basis.matrix_GKM, settings)
-    assert (expected - 1 / 5).abs().max() > 0.02
-    torch.testing.assert_close(trainer.train(subspace, settings).weights_KG, expected, rtol=0, atol=1e-5)
-
-
 def test_streamed_directions_train_the_same_coefficients_as_resident_ones(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     resident = trainer_for(checkpoints, plain_net, "layers")
@@ -179,7 +83,7 @@ def test_streamed_directions_train_the_same_coefficients_as_resident_ones(tmp_pa
     )
 
 
-@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.02), ("int8", 0.02), ("int4", 0.2)])
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 1e-3), ("int8", 3e-3), ("int4", 5e-2)])
 def test_coarse_directions_cost_only_coefficient_accuracy(tmp_path: Path, precision: str, most: float) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     exact = trainer_for(checkpoints, plain_net, "model")
@@ -254,40 +158,6 @@ def test_convex_coefficients_stay_positive_and_lower_the_loss(tmp_path: Path) ->
     before, _ = trainer.loss_and_gradient(start_KG, trainer.examples.indices)
     after, _ = trainer.loss_and_gradient(trained.weights_KG, trainer.examples.indices)
     assert after < before
-
-
-@pytest.mark.parametrize(
-    ("optimiser", "interrupted_after"), [("adamw", 1), ("adamw", 17), ("adamw", 39), ("lbfgs", 1), ("lbfgs", 8)]
-)
-def test_resuming_from_any_saved_step_gives_bit_identical_coefficients(
-    tmp_path: Path, interrupted_after: int, optimiser: str
-) -> None:
-    checkpoints = write_checkpoints(tmp_path / "ckpts", plain_net)
-    whole = trainer_for(checkpoints, plain_net, "layers")
-    subspace = subspace_for(checkpoints, whole)
-    settings = replace(SETTINGS, optimiser=optimiser, steps=40 if optimiser == "adamw" else 50, prior="learned")
-    settings = replace(settings, averaged_fraction=0.6)
-    expected = whole.train(subspace, settings)
-
-    class Interrupted(Exception):
-        pass
-
-    class StateThatDies(ResumeState):
-        def is_due(self) -> bool:
-            return True
-
-        def save(self, key: str, value: object) -> None:
-            super().save(key, value)  # type: ignore[arg-type]  # a test double with the same meaning
-            if len(value["losses"]) >= interrupted_after:  # type: ignore[index]  # as above
-                raise Interrupted
-
-    dying = trainer_for(checkpoints, plain_net, "layers", state=StateThatDies(tmp_path / "state", "f"))
-    with pytest.raises(Interrupted):
-        dying.train(subspace, settings)
-    second = trainer_for(checkpoints, plain_net, "layers", state=ResumeState(tmp_path / "state", "f"))
-    resumed = second.train(subspace, settings)
-    assert resumed.losses == expected.losses, len(expected.losses)
-    assert torch.equal(resumed.weights_KG, expected.weights_KG)
 
 
 def test_no_gradient_outlives_its_projection(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ class ToyTask:
         self.build = build
         self.count = count
         self.batch_size = batch_size
+        self.losses_taken = 0
+        """How often a gradient was wanted: once a step of one batch."""
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
@@ -79,10 +81,28 @@ class ToyTask:
         return ToyData(self.count)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.losses_taken += 1
         return (model(batch["x"]) - batch["y"]).square().mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         return {"loss": (model(batch["x"]) - batch["y"]).square().mean(dim=1)}
+
+
+class Interrupted(Exception):
+    """Stands for a process that dies."""
+
+
+class DyingState(ResumeState):
+    """Saves whenever it may, and dies with the save of `after` losses or more."""
+
+    def __init__(self, folder: Path, fingerprint: str, after: int, *, writes: bool = True) -> None:
+        super().__init__(folder, fingerprint, writes=writes, every_s=0.0)
+        self.after = after
+
+    def save(self, key: str, value: Mapping[str, Any]) -> None:
+        super().save(key, value)
+        if len(value["losses"]) >= self.after:
+            raise Interrupted
 
 
 def plain_net() -> nn.Module:
