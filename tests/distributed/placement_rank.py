@@ -88,7 +88,7 @@ def train(folder: Path, case: Case, placement: str, collectives: Collectives, st
         placement=placement,
         collectives=collectives,
         examples=case.examples,
-        state=ResumeState(state, "f", writes=collectives.rank == 0, every_s=0.0) if state else None,
+        state=ResumeState(state, "f", collectives=collectives, every_s=0.0) if state else None,
     )
     trained = trainer.train(subspace_for(checkpoints, trainer), case.settings)
     trainer.placement.close()

@@ -44,6 +44,10 @@ class Collectives(Protocol):
         """The sum over ranks as a new tensor, through which gradients flow (summed over ranks as well)."""
         ...
 
+    def broadcast(self, content: bytes) -> bytes:
+        """Rank 0's content, on every rank; what the others give does not count."""
+        ...
+
     def split_by_node(self) -> Collectives:
         """The ranks of this machine, as torchrun started them; collective."""
         ...
@@ -70,6 +74,9 @@ class SingleProcess:
 
     def differentiable_sum(self, tensor: Tensor) -> Tensor:
         return tensor
+
+    def broadcast(self, content: bytes) -> bytes:
+        return content
 
     def split_by_node(self) -> Collectives:
         return self
@@ -122,6 +129,16 @@ class ProcessGroup:
     def differentiable_sum(self, tensor: Tensor) -> Tensor:
         summed: Tensor = _DifferentiableSum.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch has no types
         return summed
+
+    def broadcast(self, content: bytes) -> bytes:
+        own = bytearray(content) if self.rank == 0 else bytearray()
+        length = int(self.sum(torch.tensor(len(own))))
+        if not length:
+            return b""
+        message = torch.frombuffer(own, dtype=torch.uint8) if own else torch.empty(length, dtype=torch.uint8)
+        with self._naming_the_lost():
+            dist.broadcast(message, group_src=0, group=self.group)
+        return message.numpy().tobytes()
 
     def split_by_node(self) -> Collectives:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
