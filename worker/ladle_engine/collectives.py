@@ -12,7 +12,10 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_group as get_default_group
 from torch.distributed.distributed_c10d import _get_default_store as get_default_store
+
+from ladle_engine.errors import EngineError
 
 ROLL_CALL_S = 5.0
 """How long ranks have to answer after a collective has failed."""
@@ -49,7 +52,10 @@ class Collectives(Protocol):
         ...
 
     def split_by_node(self) -> Collectives:
-        """The ranks of this machine, as torchrun started them; collective."""
+        """The ranks of this machine, as torchrun started them; the same object each time.
+
+        Raises `EngineError` (invalid-placement) where machines have different numbers of ranks.
+        """
         ...
 
 
@@ -96,6 +102,8 @@ class ProcessGroup:
         self.group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        self._node: Collectives | None = None
+        """Made once: groups cost connections, and only end with the process."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._naming_the_lost():
@@ -141,13 +149,30 @@ class ProcessGroup:
         return message.numpy().tobytes()
 
     def split_by_node(self) -> Collectives:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
-        if local == self.size:
+        if self._node is None:
+            self._node = self._make_node()
+        return self._node
+
+    def _make_node(self) -> Collectives:
+        own = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
+        # Asked of all, for all must make the same groups or none.
+        sizes = sorted(set(self.concatenate(torch.tensor([own]), [1] * self.size).tolist()))
+        if len(sizes) > 1 or self.size % own:
+            raise EngineError(
+                "invalid-placement",
+                f"`placement` must be another one where nodes differ in their number of ranks, but is `by-node`: "
+                f"{self.size} ranks are on nodes of {' and '.join(str(size) for size in sizes)}.",
+            )
+        if own == self.size:
             return self
-        if local == 1:
+        if own == 1:
             return SingleProcess()
-        groups = [dist.new_group(list(range(first, first + local))) for first in range(0, self.size, local)]
-        return ProcessGroup(groups[self.rank // local])
+        # A new group does not inherit it; torch's own default is half an hour.
+        timeout = get_default_group()._get_backend(torch.device("cpu")).options._timeout
+        groups = [
+            dist.new_group(list(range(first, first + own)), timeout=timeout) for first in range(0, self.size, own)
+        ]
+        return ProcessGroup(groups[self.rank // own])
 
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
