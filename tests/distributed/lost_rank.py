@@ -12,17 +12,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ladle_engine.collectives import ROLL_CALL_S, Collectives, ProcessGroup, RankLostError
+from ladle_engine.checkpoints import discover
+from ladle_engine.collectives import ROLL_CALL_S, ProcessGroup, RankLostError
+from ladle_engine.evaluate import evaluate
+from ladle_engine.train import Trainer
+from tests.unit.engine.toy import plain_net, trainer_for
 
 TIMEOUT_S = 15
 
 
-def among_all(collectives: Collectives, leave: Callable[[], None]) -> None:
+def among_all(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
     leave()
     collectives.scatter_sum(torch.zeros(3000))
 
 
-def in_a_node(collectives: Collectives, leave: Callable[[], None]) -> None:
+def in_a_node(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     node = collectives.split_by_node()
     assert collectives.split_by_node() is node, "groups are made once"
@@ -32,7 +36,31 @@ def in_a_node(collectives: Collectives, leave: Callable[[], None]) -> None:
     collectives.sum(torch.zeros(3))
 
 
-PLACES = {"among all": among_all, "in a node": in_a_node}
+def training_a_sharded_model(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
+    trainer = sharded(collectives, leave, folder)
+    weights_KG = torch.full((5, len(trainer.groups)), 0.2, dtype=torch.float64)
+    trainer.loss_and_gradient(weights_KG, torch.arange(8))
+
+
+def evaluating_a_sharded_model(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
+    trainer = sharded(collectives, leave, folder)
+    evaluate(trainer.model, trainer.examples, trainer.examples.task.metrics, collectives)
+
+
+def sharded(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> Trainer:
+    """A model between whose two layers a rank leaves: the others gather the second one's parameters without it."""
+    checkpoints = discover(folder / "checkpoints")
+    trainer = trainer_for(checkpoints, plain_net, "layers", placement="sharded-model", collectives=collectives)
+    trainer.model.get_submodule("1").register_forward_hook(lambda *_: leave())
+    return trainer
+
+
+PLACES = {
+    "among all": among_all,
+    "in a node": in_a_node,
+    "training a sharded model": training_a_sharded_model,
+    "evaluating a sharded model": evaluating_a_sharded_model,
+}
 
 
 def main(lost: int, how: str, where: str, folder: Path) -> None:
@@ -49,7 +77,7 @@ def main(lost: int, how: str, where: str, folder: Path) -> None:
         os._exit(9)
 
     try:
-        PLACES[where](collectives, leave)
+        PLACES[where](collectives, leave, folder)
     except RankLostError as error:
         (folder / f"said-{rank}").write_text(str(error))
     # Without torchrun rank 0 holds the store, through which the others still ask. Destroying a broken group may hang.

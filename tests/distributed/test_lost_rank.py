@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+
+from ladle_engine.collectives import ProcessGroup
+from tests.unit.engine.toy import plain_net, write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -57,16 +62,30 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         ("among all", 3, 0, "dies", "rank 0, or whatever else holds"),
         ("among all", 3, 2, "hangs", "rank 2 did not"),
         ("in a node", 4, 3, "hangs", "rank 3 did not answer"),
+        ("training a sharded model", 3, 1, "dies", "rank 1 did not answer"),
+        ("evaluating a sharded model", 3, 2, "hangs", "rank 2 did not answer"),
     ],
     ids=lambda value: str(value),
 )
 def test_the_others_end_and_name_it(tmp_path: Path, where: str, count: int, lost: int, how: str, named: str) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net, count=5)
     arguments = (str(lost), how, where, str(tmp_path))
     with ranks_of("tests.distributed.lost_rank", count, *arguments) as ranks:
         others = [rank for rank in range(count) if rank != lost]
         wait_for([ranks[rank] for rank in others])
         for rank in others:
             assert named in (tmp_path / f"said-{rank}").read_text()
+
+
+def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="shapes") as caught, ProcessGroup().naming_the_lost():
+            torch.zeros(2, 3) @ torch.zeros(2, 3)
+    finally:
+        dist.destroy_process_group()
+    assert caught.type is RuntimeError, "not `RankLostError`, which another attempt may mend"
 
 
 def test_by_node_is_refused_where_ranks_do_not_divide_into_equal_nodes(tmp_path: Path) -> None:

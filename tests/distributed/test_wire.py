@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ class FirstOfTwo:
 
     def split_by_node(self) -> Collectives:
         raise AssertionError("there is one node")
+
+    def broadcast(self, content: bytes) -> bytes:
+        raise AssertionError("no placement needs it")
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def sent_by(placement: str, folder: Path) -> Sent:

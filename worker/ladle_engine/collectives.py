@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import Protocol
 
@@ -22,7 +22,7 @@ ROLL_CALL_S = 5.0
 
 
 class Collectives(Protocol):
-    """Every method is collective: each rank must call it, in the same order."""
+    """Every method but `naming_the_lost` is collective: each rank must call it, in the same order."""
 
     rank: int
     size: int
@@ -58,6 +58,13 @@ class Collectives(Protocol):
         """
         ...
 
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        """For collectives that others call, such as FSDP2 within a model: `RankLostError` when one fails inside.
+
+        On a GPU a collective fails where its result is used, so that must be inside as well.
+        """
+        ...
+
 
 class SingleProcess:
     """The form for one process: nothing crosses."""
@@ -86,6 +93,9 @@ class SingleProcess:
 
     def split_by_node(self) -> Collectives:
         return self
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class RankLostError(RuntimeError):
@@ -175,15 +185,34 @@ class ProcessGroup:
         return ProcessGroup(groups[self.rank // own])
 
     @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # A model has errors of its own, which another attempt would not mend.
+            if isinstance(error, RankLostError) or not _is_of_a_collective(error):
+                raise
+            raise _lost(error) from error
+
+    @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise RankLostError(
-                f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
-            ) from error
+            raise _lost(error) from error
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    """gloo has no class of its own for its errors, but begins each with the place in its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _lost(error: RuntimeError) -> RankLostError:
+    return RankLostError(
+        f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
+    )
 
 
 _roll_calls = count()

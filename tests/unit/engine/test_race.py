@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,6 +264,9 @@ class Ranks:
         assert len(shard) == lengths[self.rank]
         self.sent[self.rank].append(shard)
         return next(self.everything, torch.zeros(sum(lengths), dtype=shard.dtype))
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
