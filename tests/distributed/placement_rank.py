@@ -5,6 +5,7 @@ torchrun ... -m tests.distributed.placement_rank <folder> <name of this start>
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,9 +122,7 @@ def train(folder: Path, case: Case, placement: str, collectives: Collectives, st
 
 def die(folder: Path, placement: str, collectives: Collectives) -> None:
     """Leaves what the case `plain` had saved when it died, in a folder that is named after who saved it."""
-    state = DyingState(
-        folder / "states" / f"{collectives.size} {placement}", "f", DIES_AFTER, writes=collectives.rank == 0
-    )
+    state = DyingState(folder / "states" / f"{collectives.size} {placement}", "f", DIES_AFTER, collectives=collectives)
     with suppress(Interrupted):
         train(folder, CASES["plain"], placement, collectives, state)
     # Until rank 0 has written, nobody reads.
@@ -132,7 +131,7 @@ def die(folder: Path, placement: str, collectives: Collectives) -> None:
 
 def go_on(folder: Path, saved: str, placement: str, collectives: Collectives) -> Run:
     """From a saved state, which stays as it is for the next one."""
-    state = ResumeState(folder / "states" / saved, "f", writes=False)
+    state = ResumeState(folder / "states" / saved, "f", collectives=collectives, every_s=math.inf)
     return train(folder, CASES["plain"], placement, collectives, state)
 
 

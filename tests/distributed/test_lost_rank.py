@@ -7,47 +7,92 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+
+from ladle_engine.collectives import ProcessGroup
+from tests.unit.engine.toy import plain_net, write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("lost", "how", "named"),
-    [
-        (1, "dies", "rank 1 did not answer"),
-        (0, "dies", "rank 0, or whatever else holds"),
-        (2, "hangs", "rank 2 did not"),
-    ],
-    ids=lambda value: str(value),
-)
-def test_the_others_end_and_name_it(tmp_path: Path, lost: int, how: str, named: str) -> None:
+@contextmanager
+def ranks_of(module: str, count: int, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Started without torchrun, which would end all of them as soon as one dies. Killed at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.lost_rank", str(lost), how, str(tmp_path)],
+            [sys.executable, "-m", module, *arguments],
             env={
                 **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-                **{"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+                **{"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                **{"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
             },
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for rank in range(3)
+        for rank in range(count)
     ]
     try:
-        deadline = time.monotonic() + 90
-        for rank, process in enumerate(ranks):
-            if rank != lost:
-                process.wait(timeout=max(deadline - time.monotonic(), 1))
-                assert named in (tmp_path / f"said-{rank}").read_text()
+        yield ranks
     finally:
         for process in ranks:
             process.kill()
             process.wait()
+
+
+def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + 90
+    for process in ranks:
+        process.wait(timeout=max(deadline - time.monotonic(), 1))
+
+
+@pytest.mark.parametrize(
+    ("where", "count", "lost", "how", "named"),
+    [
+        ("among all", 3, 1, "dies", "rank 1 did not answer"),
+        ("among all", 3, 0, "dies", "rank 0, or whatever else holds"),
+        ("among all", 3, 2, "hangs", "rank 2 did not"),
+        ("in a node", 4, 3, "hangs", "rank 3 did not answer"),
+        ("training a sharded model", 3, 1, "dies", "rank 1 did not answer"),
+        ("evaluating a sharded model", 3, 2, "hangs", "rank 2 did not answer"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_the_others_end_and_name_it(tmp_path: Path, where: str, count: int, lost: int, how: str, named: str) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net, count=5)
+    arguments = (str(lost), how, where, str(tmp_path))
+    with ranks_of("tests.distributed.lost_rank", count, *arguments) as ranks:
+        others = [rank for rank in range(count) if rank != lost]
+        wait_for([ranks[rank] for rank in others])
+        for rank in others:
+            assert named in (tmp_path / f"said-{rank}").read_text()
+
+
+def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="shapes") as caught, ProcessGroup().naming_the_lost():
+            torch.zeros(2, 3) @ torch.zeros(2, 3)
+    finally:
+        dist.destroy_process_group()
+    assert caught.type is RuntimeError, "not `RankLostError`, which another attempt may mend"
+
+
+def test_by_node_is_refused_where_ranks_do_not_divide_into_equal_nodes(tmp_path: Path) -> None:
+    with ranks_of("tests.distributed.uneven_rank", 3, str(tmp_path)) as ranks:
+        wait_for(ranks)
+    for rank in range(3):
+        assert (tmp_path / f"said-{rank}").read_text() == (
+            "[invalid-placement] `placement` must be another one where nodes differ in their number of ranks, but is "
+            "`by-node`: 3 ranks are on nodes of 1 and 2."
+        )

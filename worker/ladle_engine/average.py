@@ -142,7 +142,7 @@ def average(
     state = ResumeState(
         Path(state_dir) if state_dir else None,
         fingerprint(checkpoints, data, deciding),
-        writes=collectives.rank == 0,
+        collectives=collectives,
     )
     work = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
     try:

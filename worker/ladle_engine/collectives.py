@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_group as get_default_group
 from torch.distributed.distributed_c10d import _get_default_store as get_default_store
+
+from ladle_engine.errors import EngineError
 
 ROLL_CALL_S = 5.0
 """How long ranks have to answer after a collective has failed."""
 
 
 class Collectives(Protocol):
-    """Every method is collective: each rank must call it, in the same order."""
+    """Every method but `naming_the_lost` is collective: each rank must call it, in the same order."""
 
     rank: int
     size: int
@@ -44,8 +47,22 @@ class Collectives(Protocol):
         """The sum over ranks as a new tensor, through which gradients flow (summed over ranks as well)."""
         ...
 
+    def broadcast(self, content: bytes) -> bytes:
+        """Rank 0's content, on every rank; what the others give does not count."""
+        ...
+
     def split_by_node(self) -> Collectives:
-        """The ranks of this machine, as torchrun started them; collective."""
+        """The ranks of this machine, as torchrun started them; the same object each time.
+
+        Raises `EngineError` (invalid-placement) where machines have different numbers of ranks.
+        """
+        ...
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        """For collectives that others call, such as FSDP2 within a model: `RankLostError` when one fails inside.
+
+        On a GPU a collective fails where its result is used, so that must be inside as well.
+        """
         ...
 
 
@@ -71,8 +88,14 @@ class SingleProcess:
     def differentiable_sum(self, tensor: Tensor) -> Tensor:
         return tensor
 
+    def broadcast(self, content: bytes) -> bytes:
+        return content
+
     def split_by_node(self) -> Collectives:
         return self
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class RankLostError(RuntimeError):
@@ -89,6 +112,8 @@ class ProcessGroup:
         self.group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        self._node: Collectives | None = None
+        """Made once: groups cost connections, and only end with the process."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._naming_the_lost():
@@ -123,14 +148,51 @@ class ProcessGroup:
         summed: Tensor = _DifferentiableSum.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch has no types
         return summed
 
+    def broadcast(self, content: bytes) -> bytes:
+        own = bytearray(content) if self.rank == 0 else bytearray()
+        length = int(self.sum(torch.tensor(len(own))))
+        if not length:
+            return b""
+        message = torch.frombuffer(own, dtype=torch.uint8) if own else torch.empty(length, dtype=torch.uint8)
+        with self._naming_the_lost():
+            dist.broadcast(message, group_src=0, group=self.group)
+        return message.numpy().tobytes()
+
     def split_by_node(self) -> Collectives:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
-        if local == self.size:
+        if self._node is None:
+            self._node = self._make_node()
+        return self._node
+
+    def _make_node(self) -> Collectives:
+        own = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
+        # Asked of all, for all must make the same groups or none.
+        sizes = sorted(set(self.concatenate(torch.tensor([own]), [1] * self.size).tolist()))
+        if len(sizes) > 1 or self.size % own:
+            raise EngineError(
+                "invalid-placement",
+                f"`placement` must be another one where nodes differ in their number of ranks, but is `by-node`: "
+                f"{self.size} ranks are on nodes of {' and '.join(str(size) for size in sizes)}.",
+            )
+        if own == self.size:
             return self
-        if local == 1:
+        if own == 1:
             return SingleProcess()
-        groups = [dist.new_group(list(range(first, first + local))) for first in range(0, self.size, local)]
-        return ProcessGroup(groups[self.rank // local])
+        # A new group does not inherit it; torch's own default is half an hour.
+        timeout = get_default_group()._get_backend(torch.device("cpu")).options._timeout
+        groups = [
+            dist.new_group(list(range(first, first + own)), timeout=timeout) for first in range(0, self.size, own)
+        ]
+        return ProcessGroup(groups[self.rank // own])
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # A model has errors of its own, which another attempt would not mend.
+            if isinstance(error, RankLostError) or not _is_of_a_collective(error):
+                raise
+            raise _lost(error) from error
 
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
@@ -139,9 +201,18 @@ class ProcessGroup:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise RankLostError(
-                f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
-            ) from error
+            raise _lost(error) from error
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    """gloo has no class of its own for its errors, but begins each with the place in its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _lost(error: RuntimeError) -> RankLostError:
+    return RankLostError(
+        f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
+    )
 
 
 _roll_calls = count()

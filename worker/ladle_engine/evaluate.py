@@ -60,10 +60,11 @@ def evaluate(model: nn.Module, examples: Examples, metrics: tuple[Metric, ...], 
     for first in range(0, len(batches), size):
         dealt = first + rank < len(batches)
         indices = batches[first + rank] if dealt else batches[0][:1]
-        scored = examples.task.evaluate(model, examples.batch(indices))
-        for metric in metrics:
-            if dealt:
-                parts[metric.name].append(scored[metric.name].detach().to(device="cpu", dtype=torch.float64))
+        with collectives.naming_the_lost():
+            scored = examples.task.evaluate(model, examples.batch(indices))
+            for metric in metrics:
+                if dealt:
+                    parts[metric.name].append(scored[metric.name].detach().to(device="cpu", dtype=torch.float64))
     positions = torch.arange(len(examples)).split(examples.task.batch_size)
     dealt_to = [torch.cat([positions[0][:0], *positions[each::size]]) for each in range(size)]
     lengths = [len(dealt) for dealt in dealt_to]

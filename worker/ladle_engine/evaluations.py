@@ -49,6 +49,8 @@ class Evaluations:
 
     The order of a split is a seeded shuffle, cut into rounds. Up to the end of a round the examples are a random sample
     of the split; within a round they are sorted, so that data are read in order.
+
+    Making it is collective: it takes up what the resume state holds.
     """
 
     def __init__(
@@ -71,7 +73,13 @@ class Evaluations:
         """The precision of directions from which mixtures are placed now, if it is less than float32's."""
         self._collectives = collectives
         self._state = state
-        self._known: dict[str, _Known] | None = None
+        self._known = {
+            digest: _Known(
+                statistics=saved["statistics"],
+                on={split: Evaluation(values=values) for split, values in saved["on"].items()},
+            )
+            for digest, saved in (state.load(STATE_KEY) or {}).items()
+        }
         self._save_not_before = 0.0
 
     def size(self, split: str) -> int:
@@ -138,28 +146,16 @@ class Evaluations:
                     "statistics": None if known.statistics is None else dict(known.statistics),
                     "on": {split: dict(evaluation.values) for split, evaluation in known.on.items()},
                 }
-                for digest, known in self._all().items()
+                for digest, known in self._known.items()
             },
         )
         now = time.monotonic()
         self._save_not_before = now + (now - started) / SAVING_SHARE
 
-    def _all(self) -> dict[str, _Known]:
-        if self._known is None:
-            # Read before the first evaluation, which is collective: so on every rank before rank 0 writes again.
-            self._known = {
-                digest: _Known(
-                    statistics=saved["statistics"],
-                    on={split: Evaluation(values=values) for split, values in saved["on"].items()},
-                )
-                for digest, saved in (self._state.load(STATE_KEY) or {}).items()
-            }
-        return self._known
-
     def _record(self, coefficients: Coefficients, exactly: bool = False) -> _Known:
         coarse = None if exactly or coefficients.single() is not None else self._coarse()
         key = coefficients.digest if coarse is None else f"{coefficients.digest}-{coarse}"
-        return self._all().setdefault(key, _Known())
+        return self._known.setdefault(key, _Known())
 
     def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:
         record = self._record(coefficients, exactly)

@@ -83,11 +83,34 @@ class FlatParameters:
             self.vectors.append(vector)
 
 
+class Turns:
+    """One order of buckets for all ranks, as those need that meet over each bucket.
+
+    It is the order in which the buckets were complete in the first pass, on rank 0. In that pass itself the last bucket
+    comes first, as its gradients mostly do; but a bucket without gradients there, say of a head that this task does not
+    use, would keep all others waiting.
+    """
+
+    def __init__(self, count: int, ranks: Collectives) -> None:
+        self.order = list(reversed(range(count)))
+        self._ranks = ranks
+        self._is_learned = False
+
+    def learn(self, completed: Sequence[int]) -> None:
+        """Collective, after a pass; those that are not among `completed` come last. The first pass alone counts."""
+        if self._is_learned:
+            return
+        silent = [index for index in self.order if index not in completed]
+        order = torch.tensor([*completed, *silent], dtype=torch.int64)
+        self.order = self._ranks.sum(order if self._ranks.rank == 0 else torch.zeros_like(order)).tolist()
+        self._is_learned = True
+
+
 class Gradients:
     """Hands over the flat gradient of each bucket once it is complete, and frees the parameters' own.
 
-    `in_turn` keeps to one order, the last bucket first, as its gradients come: for placements in which ranks meet over
-    each bucket. The others take a bucket as soon as it is there.
+    With `turns` a bucket also waits for its turn, at the latest until backward has ended. So all ranks keep to one
+    order, whatever their own gradients do.
     """
 
     def __init__(
@@ -95,12 +118,12 @@ class Gradients:
         parameters: Mapping[str, nn.Parameter],
         buckets: Sequence[Bucket],
         padded: Sequence[int],
-        in_turn: bool,
+        turns: Turns | None = None,
     ) -> None:
         self._parameters = parameters
         self._buckets = buckets
         self._padded = padded
-        self._in_turn = in_turn
+        self._turns = turns
         self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
 
     @contextmanager
@@ -110,11 +133,19 @@ class Gradients:
             sum(self._parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in self._buckets
         ]
         arrived: dict[str, Tensor] = {}
-        waiting = list(reversed(range(len(self._buckets))))
+        completed: list[int] = []
+        waiting = list(self._turns.order if self._turns else range(len(self._buckets)))
 
         def hand_over(index: int) -> None:
             waiting.remove(index)
             take(index, self._flat(index, arrived))
+
+        def complete(index: int) -> None:
+            completed.append(index)
+            if self._turns is None:
+                hand_over(index)
+            while self._turns and waiting and missing[waiting[0]] == 0:
+                hand_over(waiting[0])
 
         def hook(parameter: nn.Parameter, name: str) -> None:
             assert parameter.grad is not None
@@ -126,10 +157,8 @@ class Gradients:
             arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
             index = self._bucket_of[name]
             missing[index] -= 1
-            if not self._in_turn and missing[index] == 0:
-                hand_over(index)
-            while self._in_turn and waiting and missing[waiting[0]] == 0:
-                hand_over(waiting[0])
+            if missing[index] == 0:
+                complete(index)
 
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: hook(parameter, name))
@@ -140,6 +169,8 @@ class Gradients:
             yield
             while waiting:
                 hand_over(waiting[0])
+            if self._turns:
+                self._turns.learn(completed)
         finally:
             for handle in handles:
                 handle.remove()
@@ -179,27 +210,26 @@ class _Composition:
 
 
 class _Projected:
-    """The N x G numbers, and the loss, that a rank adds up on its device during one backward pass."""
+    """The N numbers of each bucket, and the loss, that a rank has on its device after one backward pass."""
 
     def __init__(self, directions: Directions, buckets: Sequence[Bucket], groups: Groups, count: int) -> None:
         self._directions = directions
         self._group_of = [groups.of[bucket.pieces[0].name] if bucket.pieces else 0 for bucket in buckets]
-        self._sums_GN: Tensor | None = None
+        self._of_bucket: dict[int, Tensor] = {}
         self._shape = (len(groups), count)
 
     def add(self, index: int, gradient_P: Tensor) -> None:
-        if not len(gradient_P):
-            return
-        projected_N = self._directions.project(index, gradient_P)
-        if self._sums_GN is None:
-            self._sums_GN = torch.zeros(self._shape, dtype=torch.float64, device=projected_N.device)
-        self._sums_GN[self._group_of[index]] += projected_N
+        if len(gradient_P):
+            self._of_bucket[index] = self._directions.project(index, gradient_P)
 
     def with_loss(self, loss: Tensor) -> Tensor:
         """float64 [G * N + 1] on the CPU, the loss last: one transfer, and one message."""
         loss = loss.detach().to(torch.float64).reshape(1)
-        sums = loss.new_zeros(self._shape) if self._sums_GN is None else self._sums_GN
-        return torch.cat([sums.reshape(-1), loss]).cpu()
+        sums_GN = loss.new_zeros(self._shape)
+        # In one order, whatever that of the gradients was: the last bits depend on it, and a resumed run has another.
+        for index in sorted(self._of_bucket, reverse=True):
+            sums_GN[self._group_of[index]] += self._of_bucket[index]
+        return torch.cat([sums_GN.reshape(-1), loss]).cpu()
 
     def fill(self, measured: Measured, total: Tensor) -> None:
         measured.gradient_KG = total[:-1].view(self._shape).T.contiguous()
@@ -247,7 +277,7 @@ class Replicated(_Summed):
         self.buckets = buckets
         self.directions = open_directions(buckets, slice(None))
         self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=False)
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -283,7 +313,8 @@ class ByParameter(_Summed):
             for bucket, shard in zip(buckets, self._shards, strict=True)
         ]
         self.directions = open_directions(self.buckets, slice(None))
-        self._gradients = Gradients(parameters, buckets, [len(vector) for vector in self._flat.vectors], in_turn=True)
+        padded = [len(vector) for vector in self._flat.vectors]
+        self._gradients = Gradients(parameters, buckets, padded, Turns(len(buckets), inner))
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -315,7 +346,7 @@ class ShardedModel(_Summed):
         super().__init__(parameters, world, count)
         self.buckets = buckets
         self.directions = open_directions(buckets, slice(None))
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=False)
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -349,7 +380,8 @@ class ByCheckpoint:
         self._lengths, self._rows = share_of(count, world)
         self.directions = open_directions(buckets, self._rows)
         self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets], in_turn=True)
+        lengths = [bucket.length for bucket in buckets]
+        self._gradients = Gradients(parameters, buckets, lengths, Turns(len(buckets), world))
 
     @torch.no_grad()
     def place(self, weights_KG: Tensor, groups: Groups) -> None:

@@ -15,33 +15,45 @@ from typing import Any
 import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.collectives import Collectives
+from ladle_engine.collectives import Collectives, SingleProcess
 from ladle_engine.commit import naming_the_full_disk
 from ladle_engine.errors import EngineError
 
 
 class ResumeState:
-    """A folder of small files, each replaced atomically. Without a folder nothing is kept."""
+    """A folder of small files of rank 0's, each replaced atomically. Without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None, fingerprint: str, *, writes: bool = True, every_s: float = 2.0) -> None:
-        self._folder = folder / fingerprint if folder else None
-        self._writes = writes
+    def __init__(
+        self,
+        folder: Path | None,
+        fingerprint: str,
+        *,
+        collectives: Collectives | None = None,
+        every_s: float = 2.0,
+    ) -> None:
+        self._collectives = collectives or SingleProcess()
+        # Others may see copies of the files, at another place or of another time, or have a folder of their own: they
+        # would find another state than rank 0, or none, and train from another step.
+        self._folder = folder / fingerprint if folder and self._collectives.rank == 0 else None
         self._every_s = every_s
         self._last_save = time.monotonic()
-        if self._folder and writes:
+        if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, key: str) -> dict[str, Any] | None:
+        """Collective: what rank 0 has saved, on every rank."""
         path = self._path(key)
-        if path is None or not path.exists():
+        found = path.read_bytes() if path is not None and path.exists() else b""
+        content = self._collectives.broadcast(found)
+        if not content:
             return None
-        loaded: dict[str, Any] = torch.load(path, weights_only=True)
+        loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
         return loaded
 
     def save(self, key: str, value: Mapping[str, Any]) -> None:
-        """Only rank 0 writes; every rank reads. Raises `OutputError` on a full disk; what was saved before stays."""
+        """Nothing on other ranks than 0. Raises `OutputError` on a full disk; what was saved before stays."""
         path = self._path(key)
-        if path is None or not self._writes:
+        if path is None:
             return
         temporary = path.with_suffix(".tmp")
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
@@ -58,7 +70,7 @@ class ResumeState:
         self._last_save = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether `every_s` has passed since the last save."""
+        """Whether `every_s` has passed since the last save; never on other ranks than 0."""
         return self._folder is not None and time.monotonic() - self._last_save >= self._every_s
 
     def _path(self, key: str) -> Path | None:
@@ -68,7 +80,7 @@ class ResumeState:
 def fingerprint(checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """Names what a state belongs to, so that it is never resumed after the files or the settings changed.
 
-    `data` are files, or folders of them.
+    `data` are files, or folders of them. Rank 0's counts: others may see copies.
     """
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in all_files(checkpoints, data)]
     return digest([version("ladle"), files, settings])

@@ -123,7 +123,7 @@ class Trainer:
             if not len(own):
                 # More ranks than examples: backward must run on every rank, for gradients cross within it.
                 own = batch[:1]
-            with self.placement.projecting(self.groups) as measured:
+            with self.collectives.naming_the_lost(), self.placement.projecting(self.groups) as measured:
                 measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
                 measured.loss.backward()
             loss += float(measured.loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -257,6 +258,9 @@ class Ranks:
         assert len(shard) == lengths[self.rank]
         self.sent[self.rank].append(shard)
         return next(self.everything, torch.zeros(sum(lengths), dtype=shard.dtype))
+
+    def naming_the_lost(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

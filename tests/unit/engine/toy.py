@@ -93,11 +93,14 @@ class Interrupted(Exception):
 
 
 class DyingState(ResumeState):
-    """Saves whenever it may, and dies with the save of `after` losses or more."""
+    """Saves whenever it may, and dies with the save of `after` losses or more, on every rank."""
 
-    def __init__(self, folder: Path, fingerprint: str, after: int, *, writes: bool = True) -> None:
-        super().__init__(folder, fingerprint, writes=writes, every_s=0.0)
+    def __init__(self, folder: Path, fingerprint: str, after: int, *, collectives: Collectives | None = None) -> None:
+        super().__init__(folder, fingerprint, collectives=collectives)
         self.after = after
+
+    def is_due(self) -> bool:
+        return True
 
     def save(self, key: str, value: Mapping[str, Any]) -> None:
         super().save(key, value)
