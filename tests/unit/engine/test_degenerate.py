@@ -143,9 +143,7 @@ def test_checkpoints_of_every_floating_type_are_averaged_in_their_own(tmp_path: 
             assert torch.equal(tensor.double(), rebuilt[name].double()), (method, name)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         score = next(score for score in outcome.candidates if score.method == method)
-        # The mean of five coarse numbers is often just between two of them, and what is judged is composed in float32.
-        near = 1e-6 if method == "twa" else 5e-3
-        assert select_loss(tmp_path, model) == pytest.approx(score.select["loss"], rel=near)
+        assert select_loss(tmp_path, model) == pytest.approx(score.select["loss"], rel=1e-6)
 
 
 def select_loss(folder: Path, model: nn.Module) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.groups import Grouping
+from ladle_engine.prior import Learned
 from ladle_engine.subspace import (
     Convex,
     Layered,
@@ -24,7 +25,7 @@ from ladle_engine.subspace import (
     principal_axes,
 )
 from ladle_engine.train import Trainer, TrainSettings
-from tests.unit.engine.slow import around_the_mean, slow_basis, slow_lbfgs, slow_model, slow_training
+from tests.unit.engine.slow import N, SlowPrior, around_the_mean, slow_basis, slow_lbfgs, slow_model, slow_training
 from tests.unit.engine.test_train import SETTINGS
 from tests.unit.engine.toy import TiedNet, norm_net, plain_net, subspace_for, trainer_for, write_checkpoints
 
@@ -124,6 +125,21 @@ def test_a_learned_prior_is_the_documented_rule_in_plain_loops(tmp_path: Path, g
     assert_same(found, expected_of(checkpoints, trainer, plain_net, basis, settings))
     unlearned = replace(settings, prior=0.3)
     assert (found - expected_of(checkpoints, trainer, plain_net, basis, unlearned)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("slope", [3.0, -3.0])
+def test_at_the_limit_of_its_slope_a_learned_prior_still_has_the_likeliest_scale(slope: float) -> None:
+    """Moves whose squares grow (or shrink) with the axes' variance more steeply than a slope may."""
+    generator = torch.Generator().manual_seed(0)
+    log_variance_MG = torch.tensor([[-2.0], [-0.5], [0.3], [0.4], [0.9]], dtype=torch.float64)
+    theta_MG = (slope * log_variance_MG / 2).exp()
+    found, expected = Learned(log_variance_MG=log_variance_MG, examples=N), SlowPrior(log_variance_MG)
+    for _ in range(40):
+        gradient_MG = torch.randn(log_variance_MG.shape, dtype=torch.float64, generator=generator)
+        found.see(theta_MG, gradient_MG, 8)
+        expected.see(theta_MG, gradient_MG, 8)
+    assert found.slope == pytest.approx(expected.b)
+    assert found.log_scale == pytest.approx(expected.a, abs=1e-6)
 
 
 @pytest.mark.parametrize("prior", [0.5, "learned", None])
