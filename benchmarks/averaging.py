@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measuring import parser_of, save, table_lines
+
 # A child runs this file in mergekit's environment: what that lacks is imported where it is used.
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "averaging"
 MERGEKIT = REPOSITORY / ".cache" / "venv-mergekit"
-RESULTS = Path(__file__).parent / "results" / "averaging.json"
 BLOCK_BYTES = 8 << 20
 SAMPLE_EVERY_S = 0.005
 
@@ -405,14 +406,12 @@ def markdown(results: list[dict[str, Any]], rounds: int) -> str:
         "not run. It adds in place and hashes, which ours does not, and always writes float32.",
     ]
     for result in results:
-        lines += ["", f"## {title(result)}", "", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in cells(result)]
+        lines += ["", f"## {title(result)}", "", *table_lines(HEADINGS, cells(result))]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small files; writes no results")
+    parser = parser_of(__doc__, quick="small files", cpu_only=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", nargs=3, metavar=("TOOL", "CHECKPOINTS", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -422,6 +421,8 @@ def main() -> None:
         return
     from rich.console import Console
     from rich.table import Table
+
+    from ladle_engine.report import versions
 
     console = Console()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -434,15 +435,8 @@ def main() -> None:
         for row in cells(results[-1]):
             table.add_row(*row)
         console.print(table)
-    if arguments.quick:
-        return
-    from ladle_engine.report import versions
-
-    RESULTS.write_text(
-        json.dumps({"versions": versions(), "rounds": arguments.rounds, "cases": results}, indent=1) + "\n"
-    )
-    RESULTS.with_suffix(".md").write_text(markdown(results, arguments.rounds))
-    console.print(f"Figures: {RESULTS.relative_to(REPOSITORY)} and .md")
+    figures = {"versions": versions(), "rounds": arguments.rounds, "cases": results}
+    console.print(save("averaging", figures, markdown(results, arguments.rounds), quick=arguments.quick))
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_sets import PreparedSet, mean_state, prepare
+from measuring import results_path, save, table_lines
 from rich.console import Console
 from rich.table import Table
 
 from ladle_engine import average, candidate_state
 from ladle_engine.report import versions
 
-RESULTS = Path(__file__).parent / "results"
-PUBLISHED = RESULTS / "published_recipe.json"
 METHODS = {"twa": False, "twa-layerwise": True}
 TOLERANCE = 0.005
 STEPS_SHARE = 1 / 3
@@ -75,7 +74,7 @@ class Comparison:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--published", type=Path, default=PUBLISHED)
+    parser.add_argument("--published", type=Path, default=results_path("published_recipe"))
     parser.add_argument("--sets", nargs="+", help="all that the published recipe was tuned on when absent")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
@@ -91,8 +90,7 @@ def main() -> None:
     console.print(table_of(comparisons))
     console.print(summary(comparisons))
     rows = [asdict(comparison) for comparison in comparisons]
-    RESULTS.joinpath("defaults.json").write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
-    RESULTS.joinpath("defaults.md").write_text(markdown(comparisons))
+    console.print(save("defaults", {"versions": versions(), "rows": rows}, markdown(comparisons)))
 
 
 def compare(prepared: PreparedSet, published: list[dict[str, Any]]) -> list[Comparison]:
@@ -182,9 +180,7 @@ def markdown(comparisons: list[Comparison]) -> str:
         "settings tried, *by select* is the one with the lowest loss on the select split, *by test* on the test set",
         "itself, which no user can. *Met*: within 0.5 %, or better; *steps not*: in more than a third of its steps.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
-        *("| " + " | ".join(cells(comparison)) + " |" for comparison in comparisons),
+        *table_lines(COLUMNS, map(cells, comparisons)),
         "",
         summary(comparisons),
         "",

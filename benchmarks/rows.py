@@ -9,17 +9,13 @@ and the gradient once (`project`) or the output read and written (`expand_into`)
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import device_name, parser_of, save, slug, table_lines, wait
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,16 +23,13 @@ from torch import Tensor
 from ladle_engine.report import versions
 from ladle_engine.rows import BLOCK, TIERS, ResidentRows, Rows, row_bytes
 
-RESULTS = Path(__file__).parent / "results"
 COUNTS = (10, 100, 300)
 FILL_ELEMENTS = 1 << 22
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser = parser_of(__doc__, quick="a quarter of the bytes and of the repeats")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch on the CPU")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the bytes and of the repeats")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     size = (1536 << 20 if device.type == "cuda" else 640 << 20) // (4 if arguments.quick else 1)
@@ -53,11 +46,7 @@ def main() -> None:
         console.print(table_of(runs, threads))
     name = device_name(device)
     result = {"device": name, "quick": arguments.quick, "repeats": repeats, "versions": versions(), "runs": runs}
-    path = RESULTS / f"rows-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
-    console.print(f"Figures: {path.name} and .md in {RESULTS.name}")
+    console.print(save(f"rows-{slug(name)}", result, markdown(result), quick=arguments.quick))
 
 
 def measure(tier: str, count: int, size: int, repeats: int, plain: Tensor) -> dict[str, Any]:
@@ -119,23 +108,11 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        model = None
-    return f"cpu {model[1] if model else platform.machine()}"
+HEADER = ("tier", "N", "P", "plain read, GB/s", "project", "expand")
 
 
 def table_of(runs: Iterable[Mapping[str, Any]], threads: int) -> Table:
-    table = Table("tier", "N", "P", "plain read, GB/s", "project", "expand", title=f"{threads} thread(s)")
+    table = Table(*HEADER, title=f"{threads} thread(s)")
     for run in runs:
         if run["threads"] == threads:
             table.add_row(*cells_of(run))
@@ -156,10 +133,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"interleaved repeats. Moved: the stored rows, and the gradient once (project) or the output read and "
         f"written (expand).",
         "",
-        "| threads | tier | N | P | plain read, GB/s | project | expand |",
-        "|---" * 7 + "|",
+        *table_lines(("threads", *HEADER), ([str(run["threads"]), *cells_of(run)] for run in result["runs"])),
     ]
-    lines += [f"| {run['threads']} | " + " | ".join(cells_of(run)) + " |" for run in result["runs"]]
     return "\n".join(lines) + "\n"
 
 

@@ -12,16 +12,12 @@ Checkpoints are drawn in memory: 300 of them are 30 GB. `streamed` needs files, 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import gc
-import json
 import os
-import re
 import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import clock, clock_text, device_name, median, parser_of, save, slug, table_lines, wait
 from rich.console import Console
 from rich.table import Table
-from rows import device_name, wait
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -63,7 +59,6 @@ from ladle_engine.subspace import Basis, Linear
 from ladle_engine.tasks.image_classification import ImageClassification
 from ladle_engine.train import Trainer, _first_order, _Run
 
-RESULTS = Path(__file__).parent / "results"
 COUNTS = (10, 100, 300)
 GROUPINGS = ("model", "layers")
 STREAMED_BYTES = 2 << 30
@@ -115,14 +110,12 @@ ON_CPU = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser = parser_of(__doc__, quick="K = 10 and a third of the repeats")
     parser.add_argument("--models", choices=[*ON_GPU, *ON_CPU], nargs="+", help="all that suit the device when absent")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="of checkpoints")
     parser.add_argument("--tiers", nargs="+", default=None, help="all that suit the device when absent")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--repeats", type=int, help="15 on a GPU, 6 on a CPU when absent")
-    parser.add_argument("--quick", action="store_true", help="K = 10 and a third of the repeats")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
@@ -154,16 +147,14 @@ def main() -> None:
                 run = {"count": count, "tier": tier, "load": round(os.getloadavg()[0], 1)} | bench.run(count, tier)
                 result["runs"].append(run)
                 console.print(" ".join(cells_of(run)))
-                save(result)
+                # After every run: what is measured is not lost when a later one takes too long.
+                save(
+                    f"step-overhead-{slug(name)}-{slug(device_name(device))}",
+                    result,
+                    markdown(result),
+                    quick=arguments.quick,
+                )
         console.print(table_of(result))
-
-
-def save(result: Mapping[str, Any]) -> None:
-    """After every run: what is measured is not lost when a later one takes too long."""
-    slug = re.sub("[^a-z0-9]+", "-", f"{result['model']} {result['device']}".lower()).strip("-")
-    path = RESULTS / f"step-overhead-{slug}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
 
 
 class DrawnCheckpoint:
@@ -381,20 +372,18 @@ class Ours:
         vectors.clear()
         pairs = list(zip(ms["plain"], ms["twa"], strict=True))
         layers = list(zip(ms["plain again"], ms["twa layers"], strict=True))
-        median = {name: statistics.median(values) for name, values in ms.items()}
+        middle = {name: statistics.median(values) for name, values in ms.items()}
         return {
-            "plain_ms": round(median["plain"], 2),
-            "pass_ms": round(median["pass"], 2),
-            "twa_ms": round(median["twa"], 2),
-            "twa_layers_ms": round(median["twa layers"], 2),
-            "place_ms": round(median["place"], 2),
-            "project_ms": round(median["project"], 2),
-            "rest_ms": round(median["twa"] - median["pass"] - median["place"] - median["project"], 2),
-            "overhead": round(statistics.median(twa / plain - 1 for plain, twa in pairs), 4),
-            "overhead_layers": round(statistics.median(twa / plain - 1 for plain, twa in layers), 4),
-            "plain_again": round(
-                statistics.median(b / a - 1 for a, b in zip(ms["plain"], ms["plain again"], strict=True)), 4
-            ),
+            "plain_ms": round(middle["plain"], 2),
+            "pass_ms": round(middle["pass"], 2),
+            "twa_ms": round(middle["twa"], 2),
+            "twa_layers_ms": round(middle["twa layers"], 2),
+            "place_ms": round(middle["place"], 2),
+            "project_ms": round(middle["project"], 2),
+            "rest_ms": round(middle["twa"] - middle["pass"] - middle["place"] - middle["project"], 2),
+            "overhead": median((twa / plain - 1 for plain, twa in pairs), 4),
+            "overhead_layers": median((twa / plain - 1 for plain, twa in layers), 4),
+            "plain_again": median((b / a - 1 for a, b in zip(ms["plain"], ms["plain again"], strict=True)), 4),
             "layers": len(self.trainers["layers"].groups),
             "held_bytes": 4 * bench.parameters * (1 if self.tier_has_no_centre(placement) else 2),
             "step_bytes": bench.peak(self.steps["model"]),
@@ -465,11 +454,6 @@ def in_turn(jobs: Mapping[str, Callable[[], object]], device: torch.device, repe
             if repeat >= 0:
                 ms[name].append(1000 * (clock(device) - started))
     return ms
-
-
-def clock(device: torch.device) -> float:
-    """Seconds; on a CPU of this process, which does not count what others on the machine do."""
-    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 VIEWS = frozenset(
@@ -554,7 +538,6 @@ def table_of(result: Mapping[str, Any]) -> Table:
 def markdown(result: Mapping[str, Any]) -> str:
     plain = result["plain"]
     noise = [abs(run["plain_again"]) for run in result["runs"] if "plain_again" in run] or [0.0]
-    measured = f"CPU time with {result['threads']} thread(s)" if result["threads"] else "wall-clock time"
     loads = [run["load"] for run in result["runs"]]
     command = f"python benchmarks/step_overhead.py --models {result['model']}{' --quick' if result['quick'] else ''}"
     lines = [
@@ -562,7 +545,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         f"Made by `{command}`. {plain['parameters']:,} parameters, batches of {result['batch_size']} at "
         f"{result['image_size']} pixels, "
-        f"float32; {measured}, medians of {result['repeats']} "
+        f"float32; {clock_text(result['threads'])}, medians of {result['repeats']} "
         f"interleaved repeats, overheads of the ratios of neighbours. `by layer` has a coefficient per checkpoint and "
         f"layer. `rest` is the step less a bare pass, place and project: a difference of medians, so it carries their "
         f"noise. The plain step against itself differs by {100 * statistics.median(noise):.1f} % in the median and "
@@ -573,10 +556,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{plain['flop'] / plain['parameters'] / 1e3:,.0f} thousand FLOP a parameter; its calls: "
         f"{_counts(plain['calls'])}, ours: {_range_of(run['calls'] for run in result['runs'] if 'calls' in run)}.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|---" * len(HEADER) + "|",
+        *table_lines(HEADER, map(cells_of, result["runs"])),
     ]
-    lines += ["| " + " | ".join(cells_of(run)) + " |" for run in result["runs"]]
     return "\n".join(lines) + "\n"
 
 

@@ -12,14 +12,10 @@ time, which is what is measured on a CPU.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import re
-import statistics
 import tempfile
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +23,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ladle_small_cnn import SmallCnn
+from measuring import clock, clock_text, device_name, median, parser_of, save, slug, wait
 from rich.console import Console
 from rich.table import Table
-from rows import device_name, wait
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,7 +34,6 @@ from ladle_engine.examples import split
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.report import versions
 
-RESULTS = Path(__file__).parent / "results"
 METHODS = ("twa", "auto")
 CONFIG: dict[str, Any] = {"num_channels": 1, "num_classes": 10, "image_size": 28, "batch_norm": False}
 WIDTH, QUICK_WIDTH = 128, 64
@@ -47,14 +42,12 @@ GOAL = 1.25
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser = parser_of(__doc__, quick="four checkpoints of 6 MB, a quarter of the images, once")
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--checkpoints", type=int, default=8)
     parser.add_argument("--images", type=int, default=2048, help="in the validation set")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
-    parser.add_argument("--quick", action="store_true", help="four checkpoints of 6 MB, a quarter of the images, once")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.checkpoints, arguments.images, arguments.repeats = 4, 512, 1
@@ -80,10 +73,7 @@ def main() -> None:
     }
     for job in jobs:
         console.print(table_of(job))
-    path = RESULTS / f"whole-job-{re.sub('[^a-z0-9]+', '-', result['device'].lower()).strip('-')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
-    console.print(f"Figures: {path.name} and .md in {RESULTS.name}")
+    console.print(save(f"whole-job-{slug(device_name(device))}", result, markdown(result), quick=arguments.quick))
 
 
 def make(folder: Path, count: int, num_images: int) -> None:
@@ -201,15 +191,6 @@ def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]
     return seconds
 
 
-def clock(device: torch.device) -> float:
-    """Seconds; on a CPU of this process, which does not count what others on the machine do."""
-    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
-
-
-def median(values: Iterable[float]) -> float:
-    return round(statistics.median(values), 3)
-
-
 def table_of(job: Mapping[str, Any]) -> Table:
     table = Table("", "s", "share of the job", title=f"{job['method']}: {job['ratio']:.2f} times its parts")
     for name, taken in (*job["stages"].items(), ("the job", job["seconds"])):
@@ -221,14 +202,13 @@ def table_of(job: Mapping[str, Any]) -> Table:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    measured = f"CPU time with {result['threads']} thread(s)" if result["threads"] else "wall-clock time"
     lines = [
         f"# Whole job on {result['device']}",
         "",
         f"Made by `python benchmarks/whole_job.py{' --quick' if result['quick'] else ''}`: {result['checkpoints']} "
-        f"checkpoints of {result['file_bytes'] / 1e6:.0f} MB, {result['images']} images. A job's {measured} by "
-        f"stage, and beside it, in turn with it, its necessary parts as plain torch; medians. The goal is "
-        f"{GOAL} times the parts.",
+        f"checkpoints of {result['file_bytes'] / 1e6:.0f} MB, {result['images']} images. A job's "
+        f"{clock_text(result['threads'])} by stage, and beside it, in turn with it, its necessary parts as plain "
+        f"torch; medians. The goal is {GOAL} times the parts.",
     ]
     for job in result["jobs"]:
         ratios = [run["ratio"] for run in job["runs"]]
