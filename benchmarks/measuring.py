@@ -63,6 +63,13 @@ def median(values: Iterable[float], digits: int = 3) -> float:
     return round(statistics.median(values), digits)
 
 
+def span(values: Iterable[float]) -> str:
+    """`6`, or `6 to 15`."""
+    known = list(values)
+    low, high = min(known), max(known)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def held(holds: bool) -> str:
     return "holds" if holds else "is MISSED"
 
