@@ -205,6 +205,8 @@ class Search:
     def result(self) -> dict[str, Any]:
         lowest: dict[int, float] = {}
         for scores in self._seen.values():
+            if not math.isfinite(scores["test_loss"]):
+                continue
             lowest[scores["steps"]] = min(scores["test_loss"], lowest.get(scores["steps"], math.inf))
         selected = min(self._seen, key=lambda setting: self._seen[setting]["select_loss"])
         return {
