@@ -413,16 +413,17 @@ def title(result: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(results: list[dict[str, Any]], rounds: int) -> str:
+def markdown(results: list[dict[str, Any]], rounds: int, quick: bool) -> str:
     lines = [
         "# Uniform averages",
         "",
-        f"Made by `python benchmarks/averaging.py` on {os.cpu_count()} cores. Medians of {rounds} rounds in which the "
-        "tools take turns, each in a fresh process with one thread of torch, from after its imports. *Cold*: the "
-        "checkpoints were dropped from the page cache; *warm*: they were read just before. The floor reads all inputs "
-        "in blocks of 8 MB, writes the output's size and syncs. Peak memory is anonymous memory above the imports: "
-        "mapped files do not count. The machine's load (processes that want a core) before and after each case stands "
-        "in its heading: well above 2 others were at work on the same cores, and ratios say more than seconds.",
+        f"Made by `python benchmarks/averaging.py{' --quick' if quick else ''}` on {os.cpu_count()} cores. Medians of "
+        f"{rounds} rounds in which the tools take turns, each in a fresh process with one thread of torch, from after "
+        "its imports. *Cold*: the checkpoints were dropped from the page cache; *warm*: they were read just before. "
+        "The floor reads all inputs in blocks of 8 MB, writes the output's size and syncs. Peak memory is anonymous "
+        "memory above the imports: mapped files do not count. The machine's load (processes that want a core) before "
+        "and after each case stands in its heading: well above 2 others were at work on the same cores, and ratios say "
+        "more than seconds.",
         "",
         "Ladle syncs and hashes what it writes, and reads it back from the disk; the seconds of reading back are part "
         "of its time and in a column of their own, cold and warm. The tools below it do none of this. *State dicts in "
@@ -437,7 +438,7 @@ def markdown(results: list[dict[str, Any]], rounds: int) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__, quick="small files", cpu_only=True)
+    parser = parser_of(__doc__, quick="files too small to judge by", cpu_only=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", nargs=3, metavar=("TOOL", "CHECKPOINTS", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -462,7 +463,9 @@ def main() -> None:
             table.add_row(*row)
         console.print(table, *verdicts(results[-1]), sep="\n")
     figures = {"versions": versions(), "rounds": arguments.rounds, "cases": results}
-    console.print(save("averaging", figures, markdown(results, arguments.rounds), quick=arguments.quick))
+    console.print(
+        save("averaging", figures, markdown(results, arguments.rounds, arguments.quick), quick=arguments.quick)
+    )
 
 
 if __name__ == "__main__":
