@@ -24,14 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measuring import held, parser_of, save, table_lines
+
 # A child runs this file in mergekit's environment: what that lacks is imported where it is used.
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "averaging"
 MERGEKIT = REPOSITORY / ".cache" / "venv-mergekit"
-RESULTS = Path(__file__).parent / "results" / "averaging.json"
 BLOCK_BYTES = 8 << 20
 SAMPLE_EVERY_S = 0.005
+FLOOR, LADLE = "plain read and write", "Ladle"
+GOAL_TIMES, GOAL_TENSORS = 1.3, 3
+"""Of the floor's time, and of the largest tensor's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +229,8 @@ def mergekit(checkpoints: Path, output: Path) -> Callable[[], None]:
 
 
 TOOLS: dict[str, Callable[[Path, Path], Callable[[], Any]]] = {
-    "plain read and write": plain,
-    "Ladle": ladle,
+    FLOOR: plain,
+    LADLE: ladle,
     "ten lines, streaming": ten_lines,
     "state dicts in float64": state_dicts,
     "mergekit, linear": mergekit,
@@ -379,6 +383,27 @@ def cells(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """What Ladle's figures say to the goals."""
+    floor, ladle_row = (next(row for row in result["rows"] if row["tool"] == tool) for tool in (FLOOR, LADLE))
+    if "failed" in ladle_row:
+        return [f"{LADLE} failed: {ladle_row['failed']}"]
+    lines = []
+    for warmth in ("cold", "warm"):
+        ratio = ladle_row[f"{warmth}_s"] / floor[f"{warmth}_s"]
+        without = (ladle_row[f"{warmth}_s"] - ladle_row[f"{warmth}_verify_s"]) / floor[f"{warmth}_s"]
+        lines.append(
+            f"{warmth}: {ratio:.2f} times the floor ({without:.2f} without reading back); "
+            f"the goal of {GOAL_TIMES} {held(ratio <= GOAL_TIMES)}."
+        )
+    tensors = ladle_row["peak_bytes"] / result["largest_tensor_bytes"]
+    lines.append(
+        f"peak memory: {tensors:.2f} times the largest tensor; "
+        f"the goal of {GOAL_TENSORS} {held(tensors <= GOAL_TENSORS)}."
+    )
+    return lines
+
+
 def title(result: Mapping[str, Any]) -> str:
     files = "one file each" if result["shards"] == 1 else f"{result['shards']} shards each"
     return (
@@ -388,31 +413,32 @@ def title(result: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(results: list[dict[str, Any]], rounds: int) -> str:
+def markdown(results: list[dict[str, Any]], rounds: int, quick: bool) -> str:
     lines = [
         "# Uniform averages",
         "",
-        f"Made by `python benchmarks/averaging.py` on {os.cpu_count()} cores. Medians of {rounds} rounds in which the "
-        "tools take turns, each in a fresh process with one thread of torch, from after its imports. *Cold*: the "
-        "checkpoints were dropped from the page cache; *warm*: they were read just before. The floor reads all inputs "
-        "in blocks of 8 MB, writes the output's size and syncs. Peak memory is anonymous memory above the imports: "
-        "mapped files do not count. The machine's load (processes that want a core) before and after each case stands "
-        "in its heading: well above 2 others were at work on the same cores, and ratios say more than seconds.",
+        f"Made by `python benchmarks/averaging.py{' --quick' if quick else ''}` on {os.cpu_count()} cores. Medians of "
+        f"{rounds} rounds in which the tools take turns, each in a fresh process with one thread of torch, from after "
+        "its imports. *Cold*: the checkpoints were dropped from the page cache; *warm*: they were read just before. "
+        "The floor reads all inputs in blocks of 8 MB, writes the output's size and syncs. Peak memory is anonymous "
+        "memory above the imports: mapped files do not count. The machine's load (processes that want a core) before "
+        "and after each case stands in its heading: well above 2 others were at work on the same cores, and ratios say "
+        "more than seconds.",
         "",
         "Ladle syncs and hashes what it writes, and reads it back from the disk; the seconds of reading back are part "
         "of its time and in a column of their own, cold and warm. The tools below it do none of this. *State dicts in "
-        "float64* is about what timm's `avg_checkpoints.py` does: that script is not in timm's wheel (1.0.31) and was "
-        "not run. It adds in place and hashes, which ours does not, and always writes float32.",
+        "float64* is about what timm's `avg_checkpoints.py` does. That script was not run: it is "
+        "neither in timm's wheel (1.0.31) nor in its source distributions (0.1.1, 0.4.12, 0.6.13, 0.9.16, 1.0.31). It "
+        "adds in place and hashes, which ours does not, and always writes float32.",
     ]
     for result in results:
-        lines += ["", f"## {title(result)}", "", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in cells(result)]
+        lines += ["", f"## {title(result)}", "", *(f"- {line}" for line in verdicts(result)), ""]
+        lines += table_lines(HEADINGS, cells(result))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small files; writes no results")
+    parser = parser_of(__doc__, quick="files too small to judge by", cpu_only=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", nargs=3, metavar=("TOOL", "CHECKPOINTS", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -422,6 +448,8 @@ def main() -> None:
         return
     from rich.console import Console
     from rich.table import Table
+
+    from ladle_engine.report import versions
 
     console = Console()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -433,16 +461,11 @@ def main() -> None:
         table = Table(*HEADINGS, title=title(results[-1]))
         for row in cells(results[-1]):
             table.add_row(*row)
-        console.print(table)
-    if arguments.quick:
-        return
-    from ladle_engine.report import versions
-
-    RESULTS.write_text(
-        json.dumps({"versions": versions(), "rounds": arguments.rounds, "cases": results}, indent=1) + "\n"
+        console.print(table, *verdicts(results[-1]), sep="\n")
+    figures = {"versions": versions(), "rounds": arguments.rounds, "cases": results}
+    console.print(
+        save("averaging", figures, markdown(results, arguments.rounds, arguments.quick), quick=arguments.quick)
     )
-    RESULTS.with_suffix(".md").write_text(markdown(results, arguments.rounds))
-    console.print(f"Figures: {RESULTS.relative_to(REPOSITORY)} and .md")
 
 
 if __name__ == "__main__":

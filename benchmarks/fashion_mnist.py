@@ -17,14 +17,13 @@ from typing import Any
 
 from checkpoint_sets import PreparedSet, prepare
 from image_sets import EPOCHS, NUM_TRAIN, NUM_VAL
+from measuring import save
 from rich.console import Console
 from rich.table import Table
-from sources import REPOSITORY
 
 from ladle_engine import average, candidate_state
 from ladle_engine.report import versions
 
-RESULTS = Path(__file__).parent / "results" / "fashion_mnist.json"
 TO_BEAT = ("best", "uniform", "last-k", "greedy-soup")
 
 
@@ -47,10 +46,7 @@ def main() -> None:
         return
     for batch_norm in settings:
         console.print(mean_table([run for run in runs if run["batch_norm"] == batch_norm], batch_norm))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"epochs": EPOCHS, "versions": versions(), "runs": runs}, indent=1) + "\n")
-    RESULTS.with_suffix(".md").write_text(markdown(runs))
-    console.print(f"Figures: {RESULTS.relative_to(REPOSITORY)} and .md")
+    console.print(save("fashion_mnist", {"epochs": EPOCHS, "versions": versions(), "runs": runs}, markdown(runs)))
 
 
 def compare(prepared: PreparedSet, batch_norm: bool) -> dict[str, Any]:

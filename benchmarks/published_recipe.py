@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from checkpoint_sets import SETS, PreparedSet, mean_state, prepare
+from measuring import results_path
 from rich.console import Console
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -34,7 +35,6 @@ from ladle_engine.binding import Binding
 from ladle_engine.examples import Examples, split
 from ladle_engine.groups import layers_of
 
-RESULTS = Path(__file__).parent / "results" / "published_recipe.json"
 COARSE_RATES = {"sgd": (0.01, 0.1, 1.0, 10.0, 100.0), "adamw": (0.001, 0.01, 0.1, 1.0, 10.0)}
 """Unit directions need large rates: checkpoints lie several units from the centre."""
 FINER = (10**-0.5, 10**0.5)
@@ -207,6 +207,8 @@ class Search:
     def result(self) -> dict[str, Any]:
         lowest: dict[int, float] = {}
         for scores in self._seen.values():
+            if not math.isfinite(scores["test_loss"]):
+                continue
             lowest[scores["steps"]] = min(scores["test_loss"], lowest.get(scores["steps"], math.inf))
         selected = min(self._seen, key=lambda setting: self._seen[setting]["select_loss"])
         return {
@@ -256,7 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", choices=SETS, nargs="+", default=list(SETS), metavar="SET")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--results", type=Path, default=RESULTS, help="added to; what it holds is not run again")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=results_path("published_recipe"),
+        help="added to; what it holds is not run again",
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -7,23 +7,24 @@ steps run one forward and one backward pass of the same model over the same batc
 and with BatchNorm on batch statistics; the plain one then takes `torch.optim.SGD(momentum=0.9)` over all parameters,
 ours the engine's own step. They take turns, and the overhead is the median of the ratios of neighbours.
 
-Checkpoints are drawn in memory: 300 of them are 30 GB. `streamed` needs files, so it runs where they take up to 2 GiB.
+Checkpoints are drawn in memory: 300 of ResNet-50 are 30 GB. `streamed` needs files, so it runs where disk and page
+cache have room for them; they are deleted at once. Calls for some of the rows (`--counts 300 --tiers int8 int4`) add to
+those that earlier calls measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import gc
-import json
 import os
-import re
+import shutil
+import signal
 import statistics
+import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import clock, device_name, median, parser_of, results_path, save, slug, wait
 from rich.console import Console
-from rich.table import Table
-from rows import device_name, wait
 from safetensors.torch import save_file
+from step_tables import PRECISIONS, cells_of, earlier_runs, markdown, table_of, verdicts, with_run
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,18 +58,19 @@ from ladle_engine.preflight import MemoryPlan, PeakMemory, available_bytes
 from ladle_engine.prior import Learned
 from ladle_engine.progress import ignore
 from ladle_engine.report import versions
-from ladle_engine.rows import TIERS, row_bytes
+from ladle_engine.rows import row_bytes
 from ladle_engine.state import ResumeState
 from ladle_engine.subspace import Basis, Linear
 from ladle_engine.tasks.image_classification import ImageClassification
 from ladle_engine.train import Trainer, _first_order, _Run
 
-RESULTS = Path(__file__).parent / "results"
 COUNTS = (10, 100, 300)
+HOST = torch.device("cpu")
 GROUPINGS = ("model", "layers")
-STREAMED_BYTES = 2 << 30
-ROWS_SHARE = 0.6
-"""Of the memory that is free; rows that take more are left out."""
+MEMORY_SHARE = 0.6
+"""Of the memory that is free; rows that take more, or files that the page cache would have to hold, are left out."""
+DISK_SHARE = 0.8
+"""Of the disk that is free, for files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +117,22 @@ ON_CPU = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser = parser_of(__doc__, quick="K = 10 and a third of the repeats")
     parser.add_argument("--models", choices=[*ON_GPU, *ON_CPU], nargs="+", help="all that suit the device when absent")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="of checkpoints")
-    parser.add_argument("--tiers", nargs="+", default=None, help="all that suit the device when absent")
+    parser.add_argument("--tiers", choices=PRECISIONS, nargs="+", help="all that suit the device when absent")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--repeats", type=int, help="15 on a GPU, 6 on a CPU when absent")
-    parser.add_argument("--quick", action="store_true", help="K = 10 and a third of the repeats")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     if not on_gpu:
         torch.set_num_threads(arguments.threads)
     cases = ON_GPU if on_gpu else ON_CPU
-    tiers = arguments.tiers or (*TIERS, *((OFFLOADED,) if on_gpu else ()), STREAMED)
+    tiers = arguments.tiers or [tier for tier in PRECISIONS if on_gpu or tier != OFFLOADED]
     repeats = arguments.repeats or (15 if on_gpu else 6) // (3 if arguments.quick else 1)
+    # So that a `kill` removes the streamed files too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     READERS[DrawnCheckpoint.format] = DrawnCheckpoint  # type: ignore[assignment]
     console = Console()
     for name in arguments.models or cases:
@@ -143,27 +145,22 @@ def main() -> None:
             "threads": None if on_gpu else arguments.threads,
             "batch_size": bench.case.batch_size,
             "image_size": bench.case.image_size,
+            "precision": "float32",
             "quick": arguments.quick,
-            "repeats": repeats,
             "versions": versions(),
             "plain": plain,
-            "runs": [],
         }
+        file = f"step-overhead-{slug(name)}-{slug(device_name(device))}"
+        result["runs"] = earlier_runs(results_path(file, quick=arguments.quick), result, console)
         for count in [10] if arguments.quick else arguments.counts:
             for tier in tiers:
-                run = {"count": count, "tier": tier, "load": round(os.getloadavg()[0], 1)} | bench.run(count, tier)
-                result["runs"].append(run)
+                measured = {"count": count, "tier": tier, "load": round(os.getloadavg()[0], 1), "repeats": repeats}
+                run = {**measured, "plain_bytes": plain["held_bytes"] + plain["step_bytes"], **bench.run(count, tier)}
+                result["runs"] = with_run(result["runs"], run)
                 console.print(" ".join(cells_of(run)))
-                save(result)
-        console.print(table_of(result))
-
-
-def save(result: Mapping[str, Any]) -> None:
-    """After every run: what is measured is not lost when a later one takes too long."""
-    slug = re.sub("[^a-z0-9]+", "-", f"{result['model']} {result['device']}".lower()).strip("-")
-    path = RESULTS / f"step-overhead-{slug}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
+                # After every run: what is measured is not lost when a later one takes too long.
+                save(file, result, markdown(result), quick=arguments.quick)
+        console.print(table_of(result), *verdicts(result), sep="\n")
 
 
 class DrawnCheckpoint:
@@ -282,14 +279,19 @@ class Bench:
     def run(self, count: int, tier: str) -> dict[str, Any]:
         """Milliseconds and bytes of our step, or why it was not run."""
         stored = count * (4 * self.parameters if tier == STREAMED else row_bytes(rows_tier(tier), self.parameters))
-        on_host = tier == OFFLOADED or self.device.type == "cpu"
-        limit = available_bytes(torch.device("cpu") if on_host else self.device) * ROWS_SHARE
-        if stored > (STREAMED_BYTES if tier == STREAMED else limit):
-            return {"skipped": f"{stored / 1e9:.1f} GB of {'files' if tier == STREAMED else 'rows'}"}
+        if stored > (room := self.room_for(tier)):
+            what = "files" if tier == STREAMED else "rows"
+            return {"skipped": f"{stored / 1e9:.1f} GB of {what}, room for {room / 1e9:.1f}"}
         with self.ours(count, tier) as ours:
             measured = ours.measure(self)
         release_free_memory(self.device)
         return {"stored_bytes": stored, **measured}
+
+    def room_for(self, tier: str) -> float:
+        """Bytes."""
+        memory = MEMORY_SHARE * available_bytes(HOST if tier in (OFFLOADED, STREAMED) else self.device)
+        disk = DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
+        return min(memory, disk) if tier == STREAMED else memory
 
     @contextmanager
     def ours(self, count: int, tier: str) -> Iterator[Ours]:
@@ -381,20 +383,18 @@ class Ours:
         vectors.clear()
         pairs = list(zip(ms["plain"], ms["twa"], strict=True))
         layers = list(zip(ms["plain again"], ms["twa layers"], strict=True))
-        median = {name: statistics.median(values) for name, values in ms.items()}
+        middle = {name: statistics.median(values) for name, values in ms.items()}
         return {
-            "plain_ms": round(median["plain"], 2),
-            "pass_ms": round(median["pass"], 2),
-            "twa_ms": round(median["twa"], 2),
-            "twa_layers_ms": round(median["twa layers"], 2),
-            "place_ms": round(median["place"], 2),
-            "project_ms": round(median["project"], 2),
-            "rest_ms": round(median["twa"] - median["pass"] - median["place"] - median["project"], 2),
-            "overhead": round(statistics.median(twa / plain - 1 for plain, twa in pairs), 4),
-            "overhead_layers": round(statistics.median(twa / plain - 1 for plain, twa in layers), 4),
-            "plain_again": round(
-                statistics.median(b / a - 1 for a, b in zip(ms["plain"], ms["plain again"], strict=True)), 4
-            ),
+            "plain_ms": round(middle["plain"], 2),
+            "pass_ms": round(middle["pass"], 2),
+            "twa_ms": round(middle["twa"], 2),
+            "twa_layers_ms": round(middle["twa layers"], 2),
+            "place_ms": round(middle["place"], 2),
+            "project_ms": round(middle["project"], 2),
+            "rest_ms": round(middle["twa"] - middle["pass"] - middle["place"] - middle["project"], 2),
+            "overhead": median((twa / plain - 1 for plain, twa in pairs), 4),
+            "overhead_layers": median((twa / plain - 1 for plain, twa in layers), 4),
+            "plain_again": median((b / a - 1 for a, b in zip(ms["plain"], ms["plain again"], strict=True)), 4),
             "layers": len(self.trainers["layers"].groups),
             "held_bytes": 4 * bench.parameters * (1 if self.tier_has_no_centre(placement) else 2),
             "step_bytes": bench.peak(self.steps["model"]),
@@ -467,11 +467,6 @@ def in_turn(jobs: Mapping[str, Callable[[], object]], device: torch.device, repe
     return ms
 
 
-def clock(device: torch.device) -> float:
-    """Seconds; on a CPU of this process, which does not count what others on the machine do."""
-    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
-
-
 VIEWS = frozenset(
     (
         *("view", "_unsafe_view", "_reshape_alias", "as_strided", "slice", "select", "detach"),
@@ -517,79 +512,6 @@ def release_free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-
-
-HEADER = ("K", "directions", "plain, ms", "TWA, ms", "overhead", "by layer", "place", "project", "rest", "memory, MB")
-
-
-def cells_of(run: Mapping[str, Any]) -> list[str]:
-    if "skipped" in run:
-        return [str(run["count"]), run["tier"], f"not run: {run['skipped']}", *[""] * 7]
-    parts = [f"{run[name]:.1f}" for name in ("place_ms", "project_ms", "rest_ms")]
-    return [
-        str(run["count"]),
-        run["tier"],
-        f"{run['plain_ms']:.1f}",
-        f"{run['twa_ms']:.1f}",
-        f"{100 * run['overhead']:.1f} %",
-        f"{100 * run['overhead_layers']:.1f} %",
-        *parts,
-        megabytes(run),
-    ]
-
-
-def megabytes(sizes: Mapping[str, int]) -> str:
-    """`300 + 80`: what is held between steps, directions apart, and what a step takes on top."""
-    return f"{sizes['held_bytes'] / 1e6:.0f} + {sizes['step_bytes'] / 1e6:.0f}"
-
-
-def table_of(result: Mapping[str, Any]) -> Table:
-    table = Table(*HEADER, title=f"{result['model']} on {result['device']}")
-    for run in result["runs"]:
-        table.add_row(*cells_of(run))
-    table.caption = f"plain SGD holds and takes {megabytes(result['plain'])} MB"
-    return table
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    plain = result["plain"]
-    noise = [abs(run["plain_again"]) for run in result["runs"] if "plain_again" in run] or [0.0]
-    measured = f"CPU time with {result['threads']} thread(s)" if result["threads"] else "wall-clock time"
-    loads = [run["load"] for run in result["runs"]]
-    command = f"python benchmarks/step_overhead.py --models {result['model']}{' --quick' if result['quick'] else ''}"
-    lines = [
-        f"# Step overhead: {result['model']} on {result['device']}",
-        "",
-        f"Made by `{command}`. {plain['parameters']:,} parameters, batches of {result['batch_size']} at "
-        f"{result['image_size']} pixels, "
-        f"float32; {measured}, medians of {result['repeats']} "
-        f"interleaved repeats, overheads of the ratios of neighbours. `by layer` has a coefficient per checkpoint and "
-        f"layer. `rest` is the step less a bare pass, place and project: a difference of medians, so it carries their "
-        f"noise. The plain step against itself differs by {100 * statistics.median(noise):.1f} % in the median and "
-        f"{100 * max(noise):.1f} % at most; load average {min(loads)} to {max(loads)}.",
-        "",
-        f"Memory is what is held between steps, directions apart (parameters and centre; for plain SGD parameters and "
-        f"momentum), plus what a step takes at its peak. Plain SGD: {megabytes(plain)} MB. A plain step is "
-        f"{plain['flop'] / plain['parameters'] / 1e3:,.0f} thousand FLOP a parameter; its calls: "
-        f"{_counts(plain['calls'])}, ours: {_range_of(run['calls'] for run in result['runs'] if 'calls' in run)}.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|---" * len(HEADER) + "|",
-    ]
-    lines += ["| " + " | ".join(cells_of(run)) + " |" for run in result["runs"]]
-    return "\n".join(lines) + "\n"
-
-
-def _counts(calls: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in calls.items())
-
-
-def _range_of(all_calls: Iterable[Mapping[str, int]]) -> str:
-    by_name: dict[str, list[int]] = {}
-    for each in all_calls:
-        for name, count in each.items():
-            by_name.setdefault(name, []).append(count)
-    return ", ".join(f"{min(counts)} to {max(counts)} {name}" for name, counts in by_name.items())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ slow for reasons of their own. Bytes are what the machines' interfaces count: he
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -27,16 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import device_name, held, parser_of, save, table_lines
 from networks import INTERFACE, Network, Sent, Unavailable, network
 from rich.console import Console
 from rich.table import Table
-from rows import device_name
 from wire_rank import SUM, Size, write_checkpoints
 
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
 from ladle_engine.report import versions
 
-RESULTS = Path(__file__).parent / "results" / "wire.json"
 RANK = Path(__file__).with_name("wire_rank.py")
 PORT = 29577
 RATES = (None, 10e9, 1e9, 100e6)
@@ -98,11 +96,7 @@ class Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="a smaller model, too few repeats to judge; writes no figures"
-    )
-    quick = parser.parse_args().quick
+    quick = parser_of(__doc__, quick="a smaller model, too few repeats to judge", cpu_only=True).parse_args().quick
     size, plan = (QUICK, Plan(turns=1, loops=4, steps=1)) if quick else (FULL, Plan(turns=3, loops=8, steps=3))
     # So that a `kill` removes the namespaces too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -124,6 +118,7 @@ def main() -> None:
     result = {
         "device": device_name(torch.device("cpu")),
         "cores": os.cpu_count(),
+        "quick": quick,
         "load_before": round(load, 2),
         "parameters": parameters,
         **asdict(size),
@@ -131,12 +126,8 @@ def main() -> None:
         "versions": versions(),
         "layouts": layouts,
     }
-    if not quick:
-        console.print("\n".join(goal_lines(layouts)))
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-        RESULTS.with_suffix(".md").write_text(markdown(result))
-        console.print(f"Figures: {RESULTS.name} and .md in {RESULTS.parent.name}")
+    console.print("\n".join(goal_lines(layouts)))
+    console.print(save("wire", result, markdown(result), quick=quick))
 
 
 def run(layout: Layout, size: Size, plan: Plan, folder: Path, parameters: int) -> dict[str, Any]:
@@ -382,10 +373,9 @@ def goal_lines(layouts: Iterable[Mapping[str, Any]]) -> list[str]:
     for layout in layouts:
         for row in layout["rows"]:
             if row["placement"] in FEW_NUMBERS and row["bits_per_s"] == SLOWEST:
-                held = "holds" if row["share"] >= GOAL else "is MISSED"
                 lines.append(
                     f"{row['placement']}, {layout['ranks']} ranks: {100 * row['share']:.1f} % of its unlimited speed "
-                    f"at {rate_text(SLOWEST)}; the goal of {100 * GOAL:.0f} % {held}."
+                    f"at {rate_text(SLOWEST)}; the goal of {100 * GOAL:.0f} % {held(row['share'] >= GOAL)}."
                 )
     return lines
 
@@ -394,9 +384,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         "# Bytes on the wire, and steps per second, by placement",
         "",
-        f"Made by `python benchmarks/wire.py` on {result['device']}, {result['cores']} cores, one thread a rank. A "
-        f"model of {result['parameters']:,} float32 parameters, {result['checkpoints']} checkpoints, a group a layer, "
-        f"batches of {result['batch_size']} over all ranks. Machines are network namespaces on one switch; `tc` limits "
+        f"Made by `python benchmarks/wire.py{' --quick' if result['quick'] else ''}` on {result['device']}, "
+        f"{result['cores']} cores, one thread a rank. A model of {result['parameters']:,} float32 parameters, "
+        f"{result['checkpoints']} checkpoints, a group a layer, batches of {result['batch_size']} over all ranks. "
+        f"Machines are network namespaces on one switch; `tc` limits "
         f"what each sends and receives. Sent: what a machine's interface counts at a step, headers and "
         f"acknowledgements included. Predicted: the numbers of `placements.py`, around a ring. Speed: the median over "
         f"interleaved repeats ({result['turns'] * result['loops']} where only K x G numbers cross, else "
@@ -417,10 +408,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             "",
             f"Other processes used {layout['cores_used_by_others']} cores meanwhile. {sum_line(layout)}",
             "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|---" * len(COLUMNS) + "|",
+            *table_lines(COLUMNS, (cells_of(row) for row in layout["rows"])),
         ]
-        lines += ["| " + " | ".join(cells_of(row)) + " |" for row in layout["rows"]]
     return "\n".join(lines) + "\n"
 
 
