@@ -37,6 +37,9 @@ class ModelWeights:
     trial: Callable[[], None]
     """One forward and backward pass on this rank alone: raises `torch.OutOfMemoryError` where that does not fit."""
     tell: ProgressCallback
+    narrow_output: bool = False
+    """Whether the output has numbers of less than 32 bits. The mean of a few of them often lies just between two, and
+    would be rounded to one when composed in float32 and to the other when written."""
     groupings: Sequence[Groups] = ()
     """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
     _open: Placement | None = field(default=None, init=False)
@@ -61,7 +64,7 @@ class ModelWeights:
 
     def coarse(self) -> str | None:
         """The precision of the directions, if a mixture composed from them is not the one that will be written."""
-        return self.plan.precision if self.plan.precision in TIERS[1:] else None
+        return self.plan.precision if self.narrow_output or self.plan.precision in TIERS[1:] else None
 
     @torch.no_grad()
     def place_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:

@@ -167,6 +167,7 @@ def prepare(
             f"`batch_size` must be at least 2 for each of {collectives.size} ranks, for the model has BatchNorm, but "
             f"is {task.batch_size}.",
         )
+    dtypes = output_dtypes(checkpoints, request.dtype, binding.aliases)
     geometry = measure(checkpoints, binding, tell, collectives, device)
     for one, other in geometry.duplicates():
         names = checkpoints.names
@@ -196,9 +197,10 @@ def prepare(
             # FSDP2's passes are collective: a rank that ran out of memory in one would leave the others waiting.
             trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
             tell=tell,
+            narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
             groupings=groupings,
         ),
-        output_dtypes=output_dtypes(checkpoints, request.dtype, binding.aliases),
+        output_dtypes=dtypes,
         seed=request.seed,
         collectives=collectives,
         state=state,
