@@ -13,16 +13,24 @@ from ladle_engine.binding import Binding, bind
 from ladle_engine.buffers import batch_norms, choose_statistics, each_on_its_own
 from ladle_engine.checkpoints import CheckpointSet, check
 from ladle_engine.collectives import Collectives
-from ladle_engine.errors import DataError, TaskError
+from ladle_engine.directions import OFFLOADED, STREAMED
+from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.examples import Examples, split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import group
 from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
-from ladle_engine.preflight import PeakMemory, demand_of, largest_over_ranks, plans, supported
+from ladle_engine.preflight import (
+    PeakMemory,
+    demand_of,
+    largest_over_ranks,
+    plans,
+    smallest_over_ranks,
+    supported,
+)
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.rows import TIERS
+from ladle_engine.rows import TIERS, kernels_failure
 from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Metric, Task
@@ -131,7 +139,7 @@ def prepare(
     judged_by = _choose_metric(task, request.metric)
     check(checkpoints, tell)
     device = splits.fit.device
-    precision = supported_precision(request.precision, device, tell)
+    precision = supported_precision(request.precision, device, collectives, tell)
     sharded = _must_be_sharded(request.placement, precision, checkpoints, device, collectives)
     if sharded:
         model = build_sharded(task, checkpoints, collectives, device)
@@ -158,6 +166,7 @@ def prepare(
         sharded,
     )
     tell(MemoryPlanned(**asdict(fitting[0])))
+    _tell_of_missing_kernels(fitting[0].precision, device, tell)
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
         tell(Warned(message=warning))
@@ -206,13 +215,38 @@ def prepare(
     )
 
 
-def supported_precision(precision: str, device: torch.device, tell: ProgressCallback) -> str:
-    """The one asked for, or, where the device lacks it, the next finer one that it has."""
-    if supported(precision, device):
+def supported_precision(precision: str, device: torch.device, collectives: Collectives, tell: ProgressCallback) -> str:
+    """Collective: the one asked for or, where the device of a rank lacks it, the next finer one that all have.
+
+    Raises `EngineError` (invalid-placement) where there is no finer one.
+    """
+    if precision not in TIERS:
         return precision
-    finer = next(tier for tier in reversed(TIERS[: TIERS.index(precision)]) if supported(tier, device))
+    as_fine = TIERS[: TIERS.index(precision) + 1]
+    # Every rank asks for all of them: with another precision on each the ranks' models would drift apart.
+    had = {tier: smallest_over_ranks(supported(tier, device), collectives) for tier in reversed(as_fine)}
+    if had[precision]:
+        return precision
+    finer = next((tier for tier, by_all in had.items() if by_all), None)
+    if finer is None:
+        raise EngineError(
+            "invalid-placement",
+            f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
+            f"supported either. Try `precision: {STREAMED}`.",
+        )
     tell(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
     return finer
+
+
+def _tell_of_missing_kernels(precision: str, device: torch.device, tell: ProgressCallback) -> None:
+    tier = "float32" if precision == OFFLOADED else precision
+    if tier in TIERS and (failure := kernels_failure(tier, device)) is not None:
+        tell(
+            Warned(
+                message=f"Triton's kernels do not run on {device}, so torch's products are used, which are slower: "
+                f"{failure}"
+            )
+        )
 
 
 def _must_be_sharded(

@@ -7,8 +7,8 @@ Every row is padded with zeros to whole blocks. int8 and int4 keep, for each blo
 `element = scale * code`. Two int4 codes share a byte: the low half of byte j of a block is element j, the high half
 element j + 32.
 
-On a GPU with Triton, `kernels.py` reads what is stored once. Elsewhere a chunk small enough for the cache is decoded to
-float32 and multiplied there.
+On a GPU with Triton, `kernels.py` reads what is stored once. Elsewhere, and where a probe finds that the kernels do not
+run, a chunk small enough for the cache is decoded to float32 and multiplied there.
 """
 
 from __future__ import annotations
@@ -160,9 +160,20 @@ class ResidentRows:
 
     @torch.no_grad()
     def project(self, gradient_P: Tensor) -> Tensor:
-        if (kernels := _kernels(self.codes_NQ.device)) is not None:
+        if (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
             projected_N: Tensor = kernels.project(self._tier, self.codes_NQ, self.scales_NB, gradient_P)
             return projected_N
+        return self.project_by_torch(gradient_P)
+
+    @torch.no_grad()
+    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
+        if out_P.is_contiguous() and (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
+            kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
+            return
+        self.expand_into_by_torch(out_P, weights_N)
+
+    def project_by_torch(self, gradient_P: Tensor) -> Tensor:
+        """`project` without Triton, on any device."""
         projected_N = gradient_P.new_zeros(len(self.codes_NQ))
         if self._tier == "float32":
             for elements in self._float32_chunks():
@@ -176,11 +187,8 @@ class ResidentRows:
                 torch.addmv(part_R, self._decode(group, blocks, scratch), gradient_C, out=part_R)
         return projected_N
 
-    @torch.no_grad()
-    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
-        if out_P.is_contiguous() and (kernels := _kernels(self.codes_NQ.device)) is not None:
-            kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
-            return
+    def expand_into_by_torch(self, out_P: Tensor, weights_N: Tensor) -> None:
+        """`expand_into` without Triton, on any device."""
         if self._tier == "float32":
             for elements in self._float32_chunks():
                 out_C = out_P[elements]
@@ -367,13 +375,62 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _kernels(device: torch.device) -> Any:
-    """The module `kernels` where it can run, else None."""
-    return _imported_kernels() if device.type == "cuda" else None
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """Whether the kernels run for a tier on a device."""
+
+    kernels: Any
+    """The module; None where torch does the work."""
+    failure: str | None = None
+    """Why they are there and do not run."""
+
+
+def kernels_failure(tier: str, device: torch.device) -> str | None:
+    """Why Triton's kernels cannot be used where they should be, in words; None where they can, and without Triton."""
+    return _probe(tier, device).failure
+
+
+def _kernels(tier: str, device: torch.device) -> Any:
+    """The module `kernels` where it runs, else None."""
+    return _probe(tier, device).kernels
 
 
 @cache
-def _imported_kernels() -> Any:
-    if importlib.util.find_spec("triton") is None:
-        return None
-    return importlib.import_module("ladle_engine.kernels")
+def _probe(tier: str, device: torch.device) -> _Probe:
+    """Triton's being installed says little: it starts a C compiler at run time, loads what that made, and compiles for
+    the device. So the kernels are tried once, on a few numbers, against torch."""
+    if device.type != "cuda":
+        return _Probe(kernels=None)
+    try:
+        kernels = _installed_kernels()
+        if kernels is not None:
+            _compare_with_torch(kernels, tier, device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever Triton or its compilers raise
+        return _Probe(kernels=None, failure=f"{type(error).__name__}: {_first_line(error)}")
+    return _Probe(kernels=kernels)
+
+
+def _installed_kernels() -> Any:
+    """The module `kernels`; None without Triton."""
+    return None if importlib.util.find_spec("triton") is None else importlib.import_module("ladle_engine.kernels")
+
+
+@torch.no_grad()
+def _compare_with_torch(kernels: Any, tier: str, device: torch.device) -> None:
+    """Raises `AssertionError` when a kernel and torch differ by more than rounding."""
+    count, length = 3, 2 * BLOCK + 1
+    rows = ResidentRows.allocate(tier, count, length, device)
+    rows.fill(0, torch.linspace(-1, 2, count * length).view(count, length))
+    gradient_P, weights_N = torch.linspace(2, -1, length, device=device), torch.linspace(1, 2, count, device=device)
+    projected_N = kernels.project(tier, rows.codes_NQ, rows.scales_NB, gradient_P)
+    torch.testing.assert_close(projected_N, rows.project_by_torch(gradient_P), atol=1e-3, rtol=1e-4)
+    out_P, expected_P = torch.ones(length, device=device), torch.ones(length, device=device)
+    kernels.expand_into(tier, rows.codes_NQ, rows.scales_NB, out_P, weights_N)
+    rows.expand_into_by_torch(expected_P, weights_N)
+    torch.testing.assert_close(out_P, expected_P, atol=1e-3, rtol=1e-4)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

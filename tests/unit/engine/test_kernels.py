@@ -22,11 +22,12 @@ CHECK = """
 import sys
 import torch
 from ladle_engine import kernels
-from ladle_engine.rows import ResidentRows
+from ladle_engine.rows import ResidentRows, _compare_with_torch
 
 kernels.UNITS = 32  # several programs and steps from small pieces
 kernels.PROGRAMS = 2
 tier = sys.argv[1]
+_compare_with_torch(kernels, tier, torch.device("cpu"))
 for count, length in [(0, 100), (3, 0), (1, 1), (2, 63), (10, 65), (17, 1000), (5, 3000)]:
     generator = torch.Generator().manual_seed(count)
     rows = ResidentRows.allocate(tier, count, length, torch.device("cpu"))

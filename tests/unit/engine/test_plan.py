@@ -23,7 +23,7 @@ from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods import AUTO_METHODS, plan_methods
 from ladle_engine.prepare import supported_precision
-from ladle_engine.progress import Warned
+from ladle_engine.progress import Warned, ignore
 from ladle_engine.report import versions
 from ladle_engine.rows import make_rows
 from ladle_engine.state import fingerprint
@@ -215,20 +215,63 @@ def test_more_ranks_than_parameters_cannot_share_them(monkeypatch: pytest.Monkey
         fitting(monkeypatch, 1 << 30, ranks=641, placement="by-parameter")
 
 
-def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[object] = []
+def lacking(monkeypatch: pytest.MonkeyPatch, *tiers: str, error: type[Exception] = NotImplementedError) -> None:
+    """A device that cannot pack some tiers."""
 
-    def without_int4(tier: str, *rest: Any) -> Any:
-        if tier == "int4":
-            raise NotImplementedError
+    def some(tier: str, *rest: Any) -> Any:
+        if tier in tiers:
+            raise error
         return make_rows(tier, *rest)
 
-    monkeypatch.setattr(preflight, "make_rows", without_int4)
-    assert supported_precision("int4", CPU, told.append) == "int8"
+    monkeypatch.setattr(preflight, "make_rows", some)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, AssertionError, ValueError])
+def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    told: list[object] = []
+    lacking(monkeypatch, "int4", error=error)
+    assert supported_precision("int4", CPU, SingleProcess(), told.append) == "int8"
     assert [event.message for event in told if isinstance(event, Warned)] == [
         "Directions are kept as int8, for cpu does not support int4."
     ]
-    assert supported_precision("auto", CPU, told.append) == "auto"
+    assert supported_precision("auto", CPU, SingleProcess(), told.append) == "auto"
+
+
+def test_a_precision_without_a_finer_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch, "float32")
+    with pytest.raises(
+        EngineError, match=r"`precision` must be one that cpu supports on every rank.*`float32`"
+    ) as caught:
+        supported_precision("float32", CPU, SingleProcess(), ignore)
+    assert caught.value.code == "invalid-placement"
+
+
+def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
+    class OtherRankLacksInt4(SingleProcess):
+        """Two ranks, of which this one has everything."""
+
+        size = 2
+        asked = 0
+
+        def sum(self, tensor: Tensor) -> Tensor:
+            self.asked += 1
+            tensor[1] = self.asked > 1
+            return tensor
+
+    assert supported_precision("int4", CPU, OtherRankLacksInt4(), ignore) == "int8"
+
+
+def test_kernels_that_do_not_run_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "RuntimeError: Failed to find C compiler."
+    monkeypatch.setattr("ladle_engine.prepare.kernels_failure", lambda tier, device: reason)
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    outcome = average(folder, folder, output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
+    assert [warning for warning in outcome.warnings if "Triton" in warning] == [
+        f"Triton's kernels do not run on cpu, so torch's products are used, which are slower: {reason}"
+    ]
 
 
 def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -190,3 +192,75 @@ def test_pieces_of_several_million_elements_work(tier: str) -> None:
 def test_an_unknown_tier_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"`tier` must be one of float32, bfloat16, int8, int4.* but is 'int2'"):
         make_rows("int2", 1, 1, CPU)
+
+
+class TorchKernels:
+    """Stands for the kernels' module: as exact as torch, unless something is added."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.error = error
+
+    def project(self, tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, gradient_P: Tensor) -> Tensor:
+        return ResidentRows(tier, len(gradient_P), codes_NQ, scales_NB).project_by_torch(gradient_P) + self.error
+
+    def expand_into(
+        self, tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, out_P: Tensor, weights_N: Tensor
+    ) -> None:
+        ResidentRows(tier, len(out_P), codes_NQ, scales_NB).expand_into_by_torch(out_P, weights_N)
+
+
+class NoCompiler(TorchKernels):
+    def expand_into(self, *arguments: object) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")
+
+
+Probed = Callable[[object], tuple[object, str | None]]
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Probed]:
+    """Tries a kernels' module as on a GPU with Triton; gives what is used for int8, and what failed."""
+    compare = rows_module._compare_with_torch
+    monkeypatch.setattr(rows_module, "_compare_with_torch", lambda kernels, tier, device: compare(kernels, tier, CPU))
+    gpu = torch.device("cuda")
+
+    def probe(module: object) -> tuple[object, str | None]:
+        monkeypatch.setattr(rows_module, "_installed_kernels", lambda: module)
+        return rows_module._kernels("int8", gpu), rows_module.kernels_failure("int8", gpu)
+
+    rows_module._probe.cache_clear()
+    yield probe
+    rows_module._probe.cache_clear()
+
+
+def test_kernels_that_agree_with_torch_are_used(probed: Probed) -> None:
+    kernels = TorchKernels()
+    assert probed(kernels) == (kernels, None)
+
+
+def test_kernels_that_cannot_be_compiled_are_not_used(probed: Probed) -> None:
+    assert probed(NoCompiler()) == (
+        None,
+        "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.",
+    )
+
+
+def test_kernels_that_are_wrong_are_not_used(probed: Probed) -> None:
+    kernels, failure = probed(TorchKernels(error=0.01))
+    assert kernels is None
+    assert failure is not None
+    assert "AssertionError" in failure
+
+
+def test_kernels_are_tried_once_a_device(probed: Probed) -> None:
+    first = probed(NoCompiler())
+    assert probed(TorchKernels()) == first
+
+
+def test_without_triton_no_kernels_are_missed(probed: Probed) -> None:
+    assert probed(None) == (None, None)
+
+
+def test_a_cpu_has_no_kernels_and_misses_none() -> None:
+    assert rows_module._kernels("int8", CPU) is None
+    assert rows_module.kernels_failure("int8", CPU) is None
