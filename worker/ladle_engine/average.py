@@ -21,6 +21,7 @@ from ladle_engine.collectives import current_collectives
 from ladle_engine.commit import fresh_folder, refuse_existing, staged
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.preflight import AUTO as ANY
+from ladle_engine.preflight import named_out_of_memory
 from ladle_engine.prepare import Request, open_splits, prepare
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
 from ladle_engine.repeatable import repeatable
@@ -146,7 +147,7 @@ def average(
         fingerprint(checkpoints, data, deciding),
         writes=collectives.rank == 0,
     )
-    with repeatable(splits.fit.device):
+    with repeatable(splits.fit.device), named_out_of_memory():
         work = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
         with closing(work):
             candidates = run_methods(work)

@@ -6,10 +6,11 @@ D parameters, K checkpoints, R ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -21,6 +22,8 @@ from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.errors import EngineError
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.rows import OFFLOAD_CHUNK_BYTES, TIERS, make_rows, row_bytes
+
+T = TypeVar("T")
 
 AUTO = "auto"
 
@@ -198,11 +201,43 @@ def _cut(placement: str, demand: Demand, collectives: Collectives) -> tuple[int,
     return K, -(-D // R) if placement in (BY_PARAMETER, SHARDED_MODEL) else D
 
 
+OUT_OF_MEMORY_WORDS = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""Of a CPU's allocator, of CUDA's for pinned memory, and of its libraries: plain errors, known by their words alone."""
+
+RELIEF = f"Give a smaller task option `batch_size`, or more ranks with `placement: {SHARDED_MODEL}`."
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says so by a class of its own on a GPU, and only in words on a CPU."""
+    """torch says so by a class of its own for its allocator on a GPU, and only in words elsewhere."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def fits_everywhere(attempt: Callable[[], T], collectives: Collectives) -> tuple[T | None, bool]:
+    """Collective, which `attempt` must not be: what it gives, and whether it ran out of memory on no rank."""
+    made: T | None = None
+    failed = torch.zeros(1)
+    try:
+        made = attempt()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed += 1
+    return made, not float(collectives.sum(failed))
+
+
+@contextmanager
+def named_out_of_memory() -> Iterator[None]:
+    """Inside, running out of memory on this rank becomes an `EngineError` with that code."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EngineError(
+            "out-of-memory", f"A step must fit into the memory that is free, but ran out of it: {error} {RELIEF}"
+        ) from error
 
 
 def _table(parts: Mapping[str, int]) -> str:

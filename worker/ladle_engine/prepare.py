@@ -22,8 +22,11 @@ from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
 from ladle_engine.preflight import (
+    RELIEF,
     PeakMemory,
+    available_bytes,
     demand_of,
+    fits_everywhere,
     largest_over_ranks,
     plans,
     smallest_over_ranks,
@@ -36,6 +39,9 @@ from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.workspace import Plan, Workspace
 from ladle_engine.write import OUTPUT_DTYPES, output_dtypes
+
+DEVICES = ("cpu", "cuda")
+"""Kinds of them."""
 
 TRAIN_SET_USES = ("coefficients", "batchnorm")
 
@@ -151,7 +157,7 @@ def prepare(
     groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
     batch = _trial_batch(splits.coefficients, collectives)
     with PeakMemory(device) as peak:
-        trial_step(task, binding, splits.coefficients, batch)
+        _first_trial(task, binding, splits.coefficients, batch, sharded, collectives)
     fitting = plans(
         demand_of(
             checkpoints,
@@ -263,6 +269,25 @@ def _trial_batch(examples: Examples, collectives: Collectives) -> Tensor:
     return examples.indices[: max(-(-most // collectives.size), 2)]
 
 
+def _first_trial(
+    task: Task, binding: Binding, examples: Examples, indices: Tensor, sharded: bool, collectives: Collectives
+) -> None:
+    """Collective: a `trial_step`. Raises `EngineError` (out-of-memory) on every rank where it does not fit on one."""
+    if sharded:
+        # FSDP2's passes are collective: the others are within one, and could not be told.
+        trial_step(task, binding, examples, indices)
+        return
+    free = available_bytes(examples.device)
+    _, fits = fits_everywhere(lambda: trial_step(task, binding, examples, indices), collectives)
+    if not fits:
+        raise EngineError(
+            "out-of-memory",
+            f"`batch_size` must leave room for one forward and backward pass on every rank, but is {task.batch_size}: "
+            f"a pass with {len(indices)} examples a rank ran out of memory, where {free:,} bytes were free on "
+            f"{examples.device}. {RELIEF}",
+        )
+
+
 def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor) -> None:
     """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
 
@@ -310,10 +335,16 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
 
 def _usable(device: str | torch.device) -> torch.device:
     try:
-        torch.empty(1, device=device)
+        usable = torch.device(device)
+        torch.empty(1, device=usable)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"`device` must be one that torch can use here, but is {device!r}: {error}") from error
-    return torch.device(device)
+    if usable.type not in DEVICES:
+        raise ValueError(
+            f"`device` must be one of {', '.join(DEVICES)}, where sums are float64 and memory is known, but is "
+            f"{str(device)!r}."
+        )
+    return usable
 
 
 def _default_device() -> torch.device:

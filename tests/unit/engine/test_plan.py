@@ -150,6 +150,7 @@ def test_another_precision_is_another_state(tmp_path: Path) -> None:
         ({"seed": "a"}, "`seed` must be a whole number from 0 to 2^63 - 1, but is 'a'."),
         ({"max_shard_bytes": 0}, "`max_shard_bytes` must be a whole number from 1 to 2^63 - 1, but is 0."),
         ({"device": "gpu"}, "`device` must be one that torch can use here, but is 'gpu': "),
+        ({"device": "meta"}, "`device` must be one of cpu, cuda, where sums are float64 and memory is known, but is"),
         ({"pattern": 3}, "`pattern` must be a text, but is 3."),
         ({"steps": "12"}, "`steps` must be whole numbers, but are '12'."),
         ({"select_fraction": "half"}, "`select_fraction` must be between 0 and 1, but is 'half'."),
@@ -293,6 +294,78 @@ def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: 
     assert [event.message for event in told if isinstance(event, Warned)] == [
         "Directions as float32 (replicated) ran out of memory in a trial step; they are kept as bfloat16 (replicated)."
     ]
+
+
+def test_running_out_of_memory_with_the_last_plan_says_so(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net, count=4)
+    binding = bind(plain_net(), checkpoints)
+    weights = model_weights_for(checkpoints, binding)
+    weights.trial = allocate_too_much
+    with pytest.raises(
+        EngineError, match=r"with every precision that was planned\. The last was a test\. Give"
+    ) as caught:
+        weights.placement(GROUPINGS["model"](binding))
+    assert caught.value.code == "out-of-memory"
+
+
+def allocate_too_much() -> None:
+    torch.empty(1 << 58)
+
+
+class RunsOut(ToyTask):
+    """Asks for more memory than there is when a loss is taken for the n-th time."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__(plain_net)
+        self.left = when
+
+    def loss(self, *arguments: Any) -> Tensor:
+        self.left -= 1
+        if not self.left:
+            allocate_too_much()
+        return super().loss(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (
+            1,
+            r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
+        ),
+        (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
+        (5, r"A step must fit into the memory that is free, but ran out of it: .*allocate memory"),
+    ],
+    ids=["trial", "every-plan", "step"],
+)
+def test_running_out_of_memory_is_an_error_with_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int, message: str
+) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    task = RunsOut(when)
+    if when == 2:
+        monkeypatch.setattr("ladle_engine.preflight._choices", lambda *given: [("streamed", "replicated")])
+    with pytest.raises(EngineError, match=message) as caught:
+        average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa")
+    assert caught.value.code == "out-of-memory"
+    assert "smaller task option `batch_size`, or more ranks with `placement: sharded-model`" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+    ids=repr,
+)
+def test_running_out_of_memory_is_told_from_other_errors(error: Exception, is_one: bool) -> None:
+    assert preflight.is_out_of_memory(error) == is_one
 
 
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
