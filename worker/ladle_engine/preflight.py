@@ -49,6 +49,13 @@ class Demand:
     """Whether the model itself is in memory already, and so is no longer free."""
     weight_vectors: int = 0
     """Vectors of the model's size that a method keeps besides."""
+    tensors: int = 0
+    """T: how many the parameters are."""
+
+
+GRAM_MATRICES = 5
+"""K x K matrices that each tensor may ask for on the host, in float64: its own, and about four while a basis is made of
+groups as small as tensors (the groups' sum, what is decomposed, the vectors found, and the change of basis)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +65,8 @@ class MemoryPlan:
     placement: str
     precision: str
     parts: Mapping[str, int]
-    """`model`, `centre`, `directions`, `gradient`, `activations`, and `vectors` of a method's own."""
+    """`model`, `centre`, `directions`, `gradient`, `activations`, `vectors` of a method's own, and `geometry`: a
+    change of basis and, on a CPU, the Gram matrices."""
     available_bytes: int
     reason: str
 
@@ -79,6 +87,7 @@ def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool, wei
         activations=activations,
         has_model=has_model,
         weight_vectors=weight_vectors,
+        tensors=len(sizes),
     )
 
 
@@ -111,15 +120,21 @@ def plans(
         plan
         for plan in tried
         if plan.needed_bytes <= USABLE_SHARE * available
-        and offloaded_bytes(plan, demand, collectives) <= USABLE_SHARE * in_host
+        and host_bytes(plan, demand, device, collectives) <= USABLE_SHARE * in_host
     ]
     if not fitting:
         least = min(tried, key=lambda plan: plan.needed_bytes)
+        in_host_too = host_bytes(least, demand, device, collectives)
         raise EngineError(
             "out-of-memory",
             f"Training coefficients of {demand.checkpoints} checkpoints with {demand.parameters:,} parameters must "
             f"have {_table(least.parts)} on each rank ({least.placement}, {least.precision}), but {available:,} bytes "
             f"are free on {device}, of which {USABLE_SHARE:.0%} may be used."
+            + (
+                f" In the host's memory {in_host_too:,} bytes must be free too, and {in_host:,} are."
+                if in_host_too
+                else ""
+            )
             + (f" Try `placement: {SHARDED_MODEL}`." if sharded is False and collectives.size > 1 else ""),
         )
     return fitting
@@ -165,6 +180,8 @@ def _plan(
         "gradient": 4 * max(demand.largest, min(BUCKET_ELEMENTS, D)) * (2 if placement == REPLICATED else 3),
         "activations": demand.activations,
         "vectors": 4 * model * demand.weight_vectors,
+        # A basis lies where the model is; the Gram matrices, which it is made from, on the host.
+        "geometry": (GRAM_MATRICES if device.type == "cpu" else 1) * _matrices_bytes(demand),
     }
     plan = MemoryPlan(placement=placement, precision=precision, parts=parts, available_bytes=available, reason="")
     cut_over = -(-D // own) if rows == demand.checkpoints else R
@@ -174,12 +191,22 @@ def _plan(
     return MemoryPlan(**{**asdict(plan), "reason": reason})
 
 
-def offloaded_bytes(plan: MemoryPlan, demand: Demand, collectives: Collectives) -> int:
-    """What the plan takes of the host's memory, on each rank, beside a GPU."""
-    if plan.precision != OFFLOADED:
+def host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectives: Collectives) -> int:
+    """What the plan takes of the host's memory, on each rank, beside a GPU's."""
+    if device.type == "cpu":
         return 0
-    rows, own = _cut(plan.placement, demand, collectives)
-    return rows * row_bytes("float32", own)
+    kept = GRAM_MATRICES * _matrices_bytes(demand)
+    if plan.precision == OFFLOADED:
+        rows, own = _cut(plan.placement, demand, collectives)
+        offloaded = rows * row_bytes("float32", own)
+        # torch rounds pinned allocations up to a power of two: each bucket's last chunk, and a bucket has a tensor.
+        kept += offloaded + min(offloaded, demand.tensors * OFFLOAD_CHUNK_BYTES // 2)
+    return kept
+
+
+def _matrices_bytes(demand: Demand) -> int:
+    """One K x K matrix of float64 a tensor."""
+    return 8 * demand.tensors * demand.checkpoints**2
 
 
 def _directions_bytes(precision: str, rows: int, own: int) -> int:

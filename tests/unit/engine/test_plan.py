@@ -82,6 +82,37 @@ def test_offloaded_directions_must_fit_into_the_hosts_memory(monkeypatch: pytest
     assert [plan.precision for plan in preflight.plans(demand, gpu, Ranks(1))] == ["int4", "streamed"]
 
 
+def test_pinned_memory_counts_as_rounded_up_to_powers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bucket of 40 MiB takes 64; but a chunk wastes 32 MiB at most, however many there are."""
+    gpu, room = torch.device("cuda"), {"cuda": 1 << 40, "cpu": 1 << 40}
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: room[device.type])
+    for parameters, most_wasted in ((10 << 20, 32 << 20), (1 << 30, 32 << 20)):
+        demand = preflight.Demand(
+            parameters=parameters, largest=64, checkpoints=1, activations=0, has_model=True, tensors=1
+        )
+        plan = preflight.plans(demand, gpu, Ranks(1), precision="offload")[0]
+        gram_bytes = 8 * preflight.GRAM_MATRICES
+        assert preflight.host_bytes(plan, demand, gpu, Ranks(1)) == 4 * parameters + most_wasted + gram_bytes
+    room["cpu"] = 1 << 20
+    with pytest.raises(
+        EngineError, match=r"In the host's memory 4,328,521,768 bytes must be free too, and 1,048,576 are"
+    ):
+        preflight.plans(demand, gpu, Ranks(1), precision="offload")
+
+
+def test_gram_matrices_count_in_the_hosts_memory_and_a_basis_where_the_model_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ResNet-50's 161 tensors and 300 checkpoints: 116 MB for the inner products alone."""
+    demand = preflight.Demand(parameters=640, largest=64, checkpoints=300, activations=0, has_model=True, tensors=161)
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 1 << 30)
+    on_cpu = preflight.plans(demand, CPU, SingleProcess())[0]
+    assert on_cpu.parts["geometry"] == preflight.GRAM_MATRICES * 8 * 161 * 300**2
+    on_gpu = preflight.plans(demand, torch.device("cuda"), SingleProcess())[0]
+    assert on_gpu.parts["geometry"] == 8 * 161 * 300**2
+    assert preflight.host_bytes(on_gpu, demand, torch.device("cuda"), SingleProcess()) == on_cpu.parts["geometry"]
+
+
 def test_a_model_that_was_built_whole_is_not_cut_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_bytes", lambda device: 1 << 20)
     demand = preflight.Demand(parameters=640, largest=64, checkpoints=4, activations=0, has_model=True)
