@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import Tensor
 
 from ladle_engine import rows as rows_module
-from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, make_rows, row_bytes
+from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, _Landing, make_rows, row_bytes
 
 CPU = torch.device("cpu")
 SHAPES = [(0, 100), (3, 0), (1, 1), (1, 64), (2, 63), (8, 65), (17, 1000), (33, 128), (300, 777)]
@@ -168,6 +170,109 @@ def test_offloaded_rows_equal_their_plain_tier(tier: str, count: int, length: in
     assert isinstance(offloaded, OffloadedRows)
     assert torch.equal(stored(offloaded, count, length), stored(plain, count, length))
     torch.testing.assert_close(offloaded.project(gradient_P), plain.project(gradient_P), atol=1e-4, rtol=1e-5)
+
+
+class FakeStream:
+    """Knows what is certain to have happened before what is queued next."""
+
+    def __init__(self, device: object = None) -> None:
+        self.known: set[object] = set()
+
+    def record_event(self) -> frozenset[object]:
+        return frozenset(self.known)
+
+    def wait_event(self, event: frozenset[object]) -> None:
+        self.known |= event
+
+
+@dataclass
+class FakeGpu:
+    """Streams without a GPU: copies happen at once, and are checked to be ordered as a GPU would need them."""
+
+    computing: FakeStream = field(default_factory=FakeStream)
+    uses: dict[int, object] = field(default_factory=dict)
+    """Address -> what read the memory there last."""
+    copies: list[set[object]] = field(default_factory=list)
+    """What each copy waited for."""
+    current: FakeStream | None = None
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        self.current = stream
+        yield
+        self.current = None
+
+    def copied_into(self, chunk: ResidentRows, memory: Tensor) -> ResidentRows:
+        rows = copied_into(chunk, memory)
+        assert self.current is not None, "copies are not queued behind products"
+        if last := self.uses.get(memory.data_ptr()):
+            assert last in self.current.known, "a copy overwrites what is still read"
+        self.copies.append(set(self.current.known))
+        self.current.known.add(("copied", rows.codes_NQ.data_ptr(), len(self.copies)))
+        return rows
+
+    def use(self, rows: ResidentRows, what: object) -> None:
+        address = rows.codes_NQ.data_ptr()
+        assert any(event[:2] == ("copied", address) for event in self.computing.known if isinstance(event, tuple))
+        self.computing.known.add(what)
+        self.uses[address] = what
+
+
+copied_into = ResidentRows.copied_into
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    fake = FakeGpu()
+    monkeypatch.setattr("torch.cuda.Stream", FakeStream)
+    monkeypatch.setattr("torch.cuda.stream", fake.stream)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: fake.computing)
+    monkeypatch.setattr(ResidentRows, "copied_into", lambda chunk, memory: fake.copied_into(chunk, memory))
+    return fake
+
+
+def through(landing: _Landing, tier: str, rows_NP: Tensor) -> OffloadedRows:
+    rows = filled(f"offload:{tier}", rows_NP)
+    assert isinstance(rows, OffloadedRows)
+    rows._landing = landing
+    return rows
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.usefixtures("small_chunks", "gpu")
+def test_rows_that_pass_through_the_landing_equal_their_plain_tier(tier: str) -> None:
+    landing = _Landing(CPU, 1 << 14)
+    for count, length in [(3, 0), (1, 1), (2, 63), (17, 1000), (5, 3000)]:
+        rows_NP, gradient_P = gaussian(count, length), gaussian(1, length)[0]
+        plain, landed = filled(tier, rows_NP), through(landing, tier, rows_NP)
+        assert torch.equal(stored(landed, count, length), stored(plain, count, length))
+        torch.testing.assert_close(landed.project(gradient_P), plain.project(gradient_P), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_no_copy_overwrites_what_is_read_and_none_waits_for_the_product_before_it(gpu: FakeGpu) -> None:
+    """Over buckets of one chunk, of two and of several: a copy waits for the product but one before it."""
+    landing = _Landing(CPU, 1 << 12)
+    products: list[object] = []
+    for bucket, length in enumerate([10, 20, 3000, 30, 40, 1000]):
+        for _, rows in through(landing, "float32", gaussian(3, length))._stream():
+            products.append((bucket, len(products)))
+            gpu.use(rows, products[-1])
+    assert len(products) > 10
+    for index, waited_for in enumerate(gpu.copies):
+        assert waited_for & set(products) == set(products[: max(index - 1, 0)])
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_is_still_arriving_when_a_product_fails_lands_first(gpu: FakeGpu) -> None:
+    landing = _Landing(CPU, 1 << 12)
+    stream = through(landing, "float32", gaussian(3, 3000))._stream()
+    next(stream)
+    assert isinstance(stream, Generator)
+    stream.close()
+    assert len(gpu.copies) == 2
+    landed = {event[2] for event in gpu.computing.known if isinstance(event, tuple)}
+    assert landed == {1, 2}
 
 
 @pytest.mark.parametrize("tier", [*TIERS, *(f"offload:{tier}" for tier in TIERS)])
