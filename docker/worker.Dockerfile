@@ -40,6 +40,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${BASE_IMAGE}
 # HOME is the temporary folder: the root file system is read-only when it runs. A job never fetches a model.
 ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp HF_HUB_OFFLINE=1
+# Debian packages besides: `gcc libc6-dev`, with which Triton compiles its driver on the first job of a GPU. Without them
+# jobs run too, with slower products. docker-compose.gpu.yml asks for them.
+ARG APT_PACKAGES=""
+# hadolint ignore=DL3008,SC2086
+RUN [ -z "${APT_PACKAGES}" ] || { \
+    apt-get update && apt-get install -y --no-install-recommends ${APT_PACKAGES} && rm -rf /var/lib/apt/lists/*; }
 # A fixed number, which LADLE_UID may replace: so whoever runs it must be able to write to a new volume at /results.
 RUN groupadd --gid 10001 ladle \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ladle \

@@ -52,7 +52,7 @@ class MemoryPlanned(Contract):
     placement: str
     precision: str
     parts: dict[str, int]
-    """`model`, `centre`, `directions`, `gradient`, `activations`: bytes."""
+    """`model`, `centre`, `directions`, `gradient`, `activations`, `vectors`, `geometry`: bytes."""
     available_bytes: int
     reason: str
 

@@ -49,6 +49,11 @@ if (small := options.pop("runs_out", None)) is not None:
         if small == dist.get_rank() and len(trials) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
     module.trial_step = run_out_too
+if options.pop("first_trial_runs_out", None) == dist.get_rank():
+    from ladle_engine import prepare
+    def run_out_at_once(*given):
+        torch.empty(1 << 58)
+    prepare.trial_step = run_out_at_once
 if dist.get_rank() == options.pop("elsewhere", None):
     data += "-elsewhere"
 if options.pop("slow_write", False):
@@ -179,9 +184,9 @@ def test_with_batch_norm_two_ranks_make_what_one_makes(tmp_path: Path) -> None:
 def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz")
-    # 1,034 parameters, 4 checkpoints: 12 KB of centre and gradient, and 16 KB of directions as float32.
+    # 1,034 parameters, 4 checkpoints: 12 KB of centre and gradient, 5 of Gram matrices, 16 of directions as float32.
     options = {"method": "twa", "method_options": {"steps": 4}, "placement": "replicated"}
-    run_ranks(2, tmp_path, tmp_path / "out", room=[1 << 30, 30_000], **options)
+    run_ranks(2, tmp_path, tmp_path / "out", room=[1 << 30, 36_000], **options)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["memory"]["precision"] == "bfloat16"
 
@@ -195,6 +200,13 @@ def test_a_rank_that_alone_runs_out_of_memory_takes_all_to_the_next_precision(tm
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["memory"]["precision"] == "int8"
     assert sum("ran out of memory" in warning for warning in report["warnings"]) == 2
+
+
+def test_a_first_pass_that_one_rank_has_no_room_for_ends_all_with_one_code(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "checkpoints")
+    make_val_set(tmp_path / "val.npz")
+    said = run_ranks(2, tmp_path, tmp_path / "out", method="twa", first_trial_runs_out=1)
+    assert said == [{"code": "out-of-memory"}] * 2
 
 
 @pytest.mark.parametrize("placement", ["by-parameter", "by-checkpoint", "sharded-model"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ladle_worker.launch import KEPT_VARIABLES
 from ladle_worker.settings import Settings
 
 REPO = Path(__file__).resolve().parents[2]
@@ -77,6 +78,15 @@ def test_every_service_is_confined_and_has_a_health_check_of_its_own():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["user"] not in ("root", "0"), name
         assert "test" in service["healthcheck"], name
+
+
+def test_triton_finds_a_compiler_and_may_run_what_it_makes_on_a_gpu_and_only_there():
+    gpu = yaml.safe_load((REPO / "docker-compose.gpu.yml").read_text())["services"]["worker"]
+    assert gpu["build"]["args"]["APT_PACKAGES"].split() == ["gcc", "libc6-dev"]
+    assert set(gpu["environment"]) <= set(KEPT_VARIABLES), "ranks inherit nothing else"
+    assert gpu["tmpfs"] == [f"{gpu['environment']['TRITON_CACHE_DIR']}:exec"]
+    assert 'ARG APT_PACKAGES=""' in (REPO / "docker" / "worker.Dockerfile").read_text()
+    assert "APT_PACKAGES" not in (REPO / "docker-compose.yml").read_text()
 
 
 def test_only_the_api_publishes_a_port_and_only_on_loopback():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from ladle_engine.collectives import current_collectives
 from ladle_engine.commit import fresh_folder, refuse_existing, staged
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.preflight import AUTO as ANY
+from ladle_engine.preflight import named_out_of_memory
 from ladle_engine.prepare import Request, open_splits, prepare
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
+from ladle_engine.repeatable import repeatable
 from ladle_engine.report import Run, write_output
 from ladle_engine.state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.tasks import choose_task
@@ -144,23 +147,24 @@ def average(
         fingerprint(checkpoints, data, deciding),
         collectives=collectives,
     )
-    work = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
-    try:
-        candidates = run_methods(work)
-        winner = winner_of(candidates, work)
-        run = Run(
-            settings=settings,
-            provenance=dict(provenance or {}),
-            warnings=tuple(tell.warnings),
-            memory=work.weights.plan.to_json(),
-        )
-        files: Mapping[str, int] = {}
-        if collectives.rank == 0:
-            folder = staged(Path(output)) if commit else fresh_folder(Path(output))
-            with folder as staging:
-                files = write_output(staging, work, candidates, winner, run, max_shard_bytes=max_shard_bytes, tell=tell)
-    finally:
-        work.close()
+    with repeatable(splits.fit.device), named_out_of_memory():
+        work = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
+        with closing(work):
+            candidates = run_methods(work)
+            winner = winner_of(candidates, work)
+            run = Run(
+                settings=settings,
+                provenance=dict(provenance or {}),
+                warnings=tuple(tell.warnings),
+                memory=work.weights.plan.to_json(),
+            )
+            files: Mapping[str, int] = {}
+            if collectives.rank == 0:
+                folder = staged(Path(output)) if commit else fresh_folder(Path(output))
+                with folder as staging:
+                    files = write_output(
+                        staging, work, candidates, winner, run, max_shard_bytes=max_shard_bytes, tell=tell
+                    )
     return _outcome(Path(output), work, candidates, winner, tell, files, time.monotonic() - started)
 
 

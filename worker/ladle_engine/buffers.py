@@ -87,17 +87,20 @@ class AveragedStatistics:
     def training_mode(self) -> None:
         self._model.eval()
 
-    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
-        self.settle(alpha_KG, groups)
-
     @torch.no_grad()
-    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
-        settled = {}
+    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
         for name, buffer in self._buffers.items():
             averaged_P = _convex(alpha_KG[:, groups.of[name]]) @ self._values_KP[name]
             buffer.copy_(averaged_P.view_as(buffer))
-            settled[name] = buffer.detach().to("cpu", copy=True)
-        return settled
+
+    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+        self.place(alpha_KG, groups)
+        return _copies(self._buffers)
+
+
+def _copies(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU."""
+    return {name: buffer.detach().to("cpu", copy=True) for name, buffer in buffers.items()}
 
 
 def _convex(alpha_K: Tensor) -> Tensor:
@@ -135,7 +138,7 @@ class RecomputedStatistics:
             module.train()
 
     def place(self, alpha_KG: Tensor, groups: Groups) -> None:
-        self._others.settle(alpha_KG, groups)
+        self._others.place(alpha_KG, groups)
 
     @torch.no_grad()
     def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
@@ -150,8 +153,7 @@ class RecomputedStatistics:
                     module.momentum = len(batch) / seen
                 _, share = share_of(len(batch), self._collectives)
                 self._examples.task.evaluate(self._model, self._examples.batch(batch[share]))
-        recomputed = {name: buffer.detach().to("cpu", copy=True) for name, buffer in self._buffers.items()}
-        return {**averaged, **recomputed}
+        return {**averaged, **_copies(self._buffers)}
 
     @contextmanager
     def _cumulative(self) -> Iterator[None]:
@@ -196,15 +198,16 @@ def _synchronised_batch_norm(module: _BatchNorm, collectives: Collectives, x: Te
         )
     over = [dimension for dimension in range(x.ndim) if dimension != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
-    counted = collectives.differentiable_sum(torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])]))
-    count = float(counted[-1].detach())
+    # Whatever is made of the count stays on the device: reading it would hold up a GPU at every BatchNorm.
+    counted = collectives.differentiable_sum(torch.cat([x.sum(over), x.new_full((1,), x.numel() / x.shape[1])]))
+    count = counted[-1].detach()
     mean_C = counted[:-1] / count
     # Two passes: the difference of two large sums would lose what the equality of ranks needs.
     centred = x - mean_C.view(shape)
     variance_C = collectives.differentiable_sum(centred.square().sum(over)) / count
     if module.running_mean is not None and module.running_var is not None and module.momentum is not None:
         module.running_mean.lerp_(mean_C.detach(), module.momentum)
-        module.running_var.lerp_(variance_C.detach() * (count / max(count - 1, 1)), module.momentum)
+        module.running_var.lerp_(variance_C.detach() * (count / (count - 1).clamp(min=1)), module.momentum)
     normalised = centred * torch.rsqrt(variance_C + module.eps).view(shape)
     if module.weight is None or module.bias is None:
         return normalised

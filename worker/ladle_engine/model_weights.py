@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +14,12 @@ from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import RandomDirections, open_directions
+from ladle_engine.errors import EngineError
 from ladle_engine.groups import Groups, layers_of
 from ladle_engine.placements import OpenDirections, Placement, open_placement
-from ladle_engine.preflight import MemoryPlan, is_out_of_memory
+from ladle_engine.preflight import RELIEF, MemoryPlan, fits_everywhere
 from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.rows import TIERS
-
-T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -35,7 +33,7 @@ class ModelWeights:
     device: torch.device
     collectives: Collectives
     trial: Callable[[], None]
-    """One forward and backward pass on this rank alone: raises `torch.OutOfMemoryError` where that does not fit."""
+    """One forward and backward pass on this rank alone: runs out of memory where that does not fit."""
     tell: ProgressCallback
     narrow_output: bool = False
     """Whether the output has numbers of less than 32 bits. The mean of a few of them often lies just between two, and
@@ -98,11 +96,14 @@ class ModelWeights:
             self._open = None
 
     def _open_what_fits(self, groups: Groups) -> Placement:
-        """Collective: a plan that runs out of memory on any rank is dropped on all."""
+        """Collective: a plan that runs out of memory on any rank is dropped on all.
+
+        Raises `EngineError` (out-of-memory) when the last one does.
+        """
         while True:
-            opened, fits = self._everywhere(lambda: self._open_directions(groups))
+            opened, fits = fits_everywhere(lambda: self._open_directions(groups), self.collectives)
             if fits and not self._tried:
-                _, fits = self._everywhere(self.trial)
+                _, fits = fits_everywhere(self.trial, self.collectives)
                 self._tried = fits
             if fits:
                 assert opened is not None, "it failed nowhere"
@@ -110,7 +111,11 @@ class ModelWeights:
             if opened is not None:
                 opened.close()
             if len(self.plans) == 1:
-                raise torch.OutOfMemoryError(f"The last way to keep the directions does not fit: {self.plan.reason}.")
+                raise EngineError(
+                    "out-of-memory",
+                    f"Directions and a training step must fit into memory, but they ran out of it with every precision "
+                    f"that was planned. The last was {self.plan.reason}. {RELIEF}",
+                )
             ran_out, self.plans = self.plan, self.plans[1:]
             self.tell(
                 Warned(
@@ -118,18 +123,6 @@ class ModelWeights:
                     f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
                 )
             )
-
-    def _everywhere(self, attempt: Callable[[], T]) -> tuple[T | None, bool]:
-        """Collective, which `attempt` is not: what it gives, and whether it ran out of memory on no rank."""
-        made: T | None = None
-        failed = torch.zeros(1)
-        try:
-            made = attempt()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failed += 1
-        return made, not float(self.collectives.sum(failed))
 
     def _open_directions(self, groups: Groups) -> Placement:
         return self._opened(

@@ -6,10 +6,11 @@ D parameters, K checkpoints, R ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -21,6 +22,8 @@ from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.errors import EngineError
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.rows import OFFLOAD_CHUNK_BYTES, TIERS, make_rows, row_bytes
+
+T = TypeVar("T")
 
 AUTO = "auto"
 
@@ -46,6 +49,13 @@ class Demand:
     """Whether the model itself is in memory already, and so is no longer free."""
     weight_vectors: int = 0
     """Vectors of the model's size that a method keeps besides."""
+    tensors: int = 0
+    """T: how many the parameters are."""
+
+
+GRAM_MATRICES = 5
+"""K x K matrices that each tensor may ask for on the host, in float64: its own, and about four while a basis is made of
+groups as small as tensors (the groups' sum, what is decomposed, the vectors found, and the change of basis)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,8 @@ class MemoryPlan:
     placement: str
     precision: str
     parts: Mapping[str, int]
-    """`model`, `centre`, `directions`, `gradient`, `activations`, and `vectors` of a method's own."""
+    """`model`, `centre`, `directions`, `gradient`, `activations`, `vectors` of a method's own, and `geometry`: a
+    change of basis and, on a CPU, the Gram matrices."""
     available_bytes: int
     reason: str
 
@@ -76,6 +87,7 @@ def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool, wei
         activations=activations,
         has_model=has_model,
         weight_vectors=weight_vectors,
+        tensors=len(sizes),
     )
 
 
@@ -108,15 +120,21 @@ def plans(
         plan
         for plan in tried
         if plan.needed_bytes <= USABLE_SHARE * available
-        and offloaded_bytes(plan, demand, collectives) <= USABLE_SHARE * in_host
+        and host_bytes(plan, demand, device, collectives) <= USABLE_SHARE * in_host
     ]
     if not fitting:
         least = min(tried, key=lambda plan: plan.needed_bytes)
+        in_host_too = host_bytes(least, demand, device, collectives)
         raise EngineError(
             "out-of-memory",
             f"Training coefficients of {demand.checkpoints} checkpoints with {demand.parameters:,} parameters must "
             f"have {_table(least.parts)} on each rank ({least.placement}, {least.precision}), but {available:,} bytes "
             f"are free on {device}, of which {USABLE_SHARE:.0%} may be used."
+            + (
+                f" In the host's memory {in_host_too:,} bytes must be free too, and {in_host:,} are."
+                if in_host_too
+                else ""
+            )
             + (f" Try `placement: {SHARDED_MODEL}`." if sharded is False and collectives.size > 1 else ""),
         )
     return fitting
@@ -162,6 +180,8 @@ def _plan(
         "gradient": 4 * max(demand.largest, min(BUCKET_ELEMENTS, D)) * (2 if placement == REPLICATED else 3),
         "activations": demand.activations,
         "vectors": 4 * model * demand.weight_vectors,
+        # A basis lies where the model is; the Gram matrices, which it is made from, on the host.
+        "geometry": (GRAM_MATRICES if device.type == "cpu" else 1) * _matrices_bytes(demand),
     }
     plan = MemoryPlan(placement=placement, precision=precision, parts=parts, available_bytes=available, reason="")
     cut_over = -(-D // own) if rows == demand.checkpoints else R
@@ -171,12 +191,22 @@ def _plan(
     return MemoryPlan(**{**asdict(plan), "reason": reason})
 
 
-def offloaded_bytes(plan: MemoryPlan, demand: Demand, collectives: Collectives) -> int:
-    """What the plan takes of the host's memory, on each rank, beside a GPU."""
-    if plan.precision != OFFLOADED:
+def host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectives: Collectives) -> int:
+    """What the plan takes of the host's memory, on each rank, beside a GPU's."""
+    if device.type == "cpu":
         return 0
-    rows, own = _cut(plan.placement, demand, collectives)
-    return rows * row_bytes("float32", own)
+    kept = GRAM_MATRICES * _matrices_bytes(demand)
+    if plan.precision == OFFLOADED:
+        rows, own = _cut(plan.placement, demand, collectives)
+        offloaded = rows * row_bytes("float32", own)
+        # torch rounds pinned allocations up to a power of two: each bucket's last chunk, and a bucket has a tensor.
+        kept += offloaded + min(offloaded, demand.tensors * OFFLOAD_CHUNK_BYTES // 2)
+    return kept
+
+
+def _matrices_bytes(demand: Demand) -> int:
+    """One K x K matrix of float64 a tensor."""
+    return 8 * demand.tensors * demand.checkpoints**2
 
 
 def _directions_bytes(precision: str, rows: int, own: int) -> int:
@@ -198,11 +228,43 @@ def _cut(placement: str, demand: Demand, collectives: Collectives) -> tuple[int,
     return K, -(-D // R) if placement in (BY_PARAMETER, SHARDED_MODEL) else D
 
 
+OUT_OF_MEMORY_WORDS = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""Of a CPU's allocator, of CUDA's for pinned memory, and of its libraries: plain errors, known by their words alone."""
+
+RELIEF = f"Give a smaller task option `batch_size`, or more ranks with `placement: {SHARDED_MODEL}`."
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says so by a class of its own on a GPU, and only in words on a CPU."""
+    """torch says so by a class of its own for its allocator on a GPU, and only in words elsewhere."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def fits_everywhere(attempt: Callable[[], T], collectives: Collectives) -> tuple[T | None, bool]:
+    """Collective, which `attempt` must not be: what it gives, and whether it ran out of memory on no rank."""
+    made: T | None = None
+    failed = torch.zeros(1)
+    try:
+        made = attempt()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed += 1
+    return made, not float(collectives.sum(failed))
+
+
+@contextmanager
+def named_out_of_memory() -> Iterator[None]:
+    """Inside, running out of memory on this rank becomes an `EngineError` with that code."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EngineError(
+            "out-of-memory", f"A step must fit into the memory that is free, but ran out of it: {error} {RELIEF}"
+        ) from error
 
 
 def _table(parts: Mapping[str, int]) -> str:
@@ -244,7 +306,9 @@ def supported(precision: str, device: torch.device) -> bool:
         rows = make_rows(precision, 1, 64, device)
         rows.fill(0, torch.ones(1, 64))
         rows.project(torch.ones(64, device=device))
-    except (RuntimeError, NotImplementedError, TypeError):
+    except Exception as error:  # whatever a device's library raises
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

@@ -13,21 +13,35 @@ from ladle_engine.binding import Binding, bind
 from ladle_engine.buffers import batch_norms, choose_statistics, each_on_its_own
 from ladle_engine.checkpoints import CheckpointSet, check
 from ladle_engine.collectives import Collectives
-from ladle_engine.errors import DataError, TaskError
+from ladle_engine.directions import OFFLOADED, STREAMED
+from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.examples import Examples, split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import group
 from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
 from ladle_engine.placements import SHARDED_MODEL
-from ladle_engine.preflight import PeakMemory, demand_of, largest_over_ranks, plans, supported
+from ladle_engine.preflight import (
+    RELIEF,
+    PeakMemory,
+    available_bytes,
+    demand_of,
+    fits_everywhere,
+    largest_over_ranks,
+    plans,
+    smallest_over_ranks,
+    supported,
+)
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.rows import TIERS
+from ladle_engine.rows import TIERS, kernels_failure
 from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.workspace import Plan, Workspace
 from ladle_engine.write import OUTPUT_DTYPES, output_dtypes
+
+DEVICES = ("cpu", "cuda")
+"""Kinds of them."""
 
 TRAIN_SET_USES = ("coefficients", "batchnorm")
 
@@ -131,7 +145,7 @@ def prepare(
     judged_by = _choose_metric(task, request.metric)
     check(checkpoints, tell)
     device = splits.fit.device
-    precision = supported_precision(request.precision, device, tell)
+    precision = supported_precision(request.precision, device, collectives, tell)
     sharded = _must_be_sharded(request.placement, precision, checkpoints, device, collectives)
     if sharded:
         model = build_sharded(task, checkpoints, collectives, device)
@@ -143,7 +157,7 @@ def prepare(
     groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
     batch = _trial_batch(splits.coefficients, collectives)
     with PeakMemory(device) as peak:
-        trial_step(task, binding, splits.coefficients, batch)
+        _first_trial(task, binding, splits.coefficients, batch, sharded, collectives)
     fitting = plans(
         demand_of(
             checkpoints,
@@ -158,6 +172,7 @@ def prepare(
         sharded,
     )
     tell(MemoryPlanned(**asdict(fitting[0])))
+    _tell_of_missing_kernels(fitting[0].precision, device, tell)
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
         tell(Warned(message=warning))
@@ -208,13 +223,38 @@ def prepare(
     )
 
 
-def supported_precision(precision: str, device: torch.device, tell: ProgressCallback) -> str:
-    """The one asked for, or, where the device lacks it, the next finer one that it has."""
-    if supported(precision, device):
+def supported_precision(precision: str, device: torch.device, collectives: Collectives, tell: ProgressCallback) -> str:
+    """Collective: the one asked for or, where the device of a rank lacks it, the next finer one that all have.
+
+    Raises `EngineError` (invalid-placement) where there is no finer one.
+    """
+    if precision not in TIERS:
         return precision
-    finer = next(tier for tier in reversed(TIERS[: TIERS.index(precision)]) if supported(tier, device))
+    as_fine = TIERS[: TIERS.index(precision) + 1]
+    # Every rank asks for all of them: with another precision on each the ranks' models would drift apart.
+    had = {tier: smallest_over_ranks(supported(tier, device), collectives) for tier in reversed(as_fine)}
+    if had[precision]:
+        return precision
+    finer = next((tier for tier, by_all in had.items() if by_all), None)
+    if finer is None:
+        raise EngineError(
+            "invalid-placement",
+            f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
+            f"supported either. Try `precision: {STREAMED}`.",
+        )
     tell(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
     return finer
+
+
+def _tell_of_missing_kernels(precision: str, device: torch.device, tell: ProgressCallback) -> None:
+    tier = "float32" if precision == OFFLOADED else precision
+    if tier in TIERS and (failure := kernels_failure(tier, device)) is not None:
+        tell(
+            Warned(
+                message=f"Triton's kernels do not run on {device}, so torch's products are used, which are slower: "
+                f"{failure}"
+            )
+        )
 
 
 def _must_be_sharded(
@@ -229,6 +269,25 @@ def _trial_batch(examples: Examples, collectives: Collectives) -> Tensor:
     """A rank's share of one batch, and two examples at least, as BatchNorm wants."""
     most = min(examples.task.batch_size, len(examples))
     return examples.indices[: max(-(-most // collectives.size), 2)]
+
+
+def _first_trial(
+    task: Task, binding: Binding, examples: Examples, indices: Tensor, sharded: bool, collectives: Collectives
+) -> None:
+    """Collective: a `trial_step`. Raises `EngineError` (out-of-memory) on every rank where it does not fit on one."""
+    if sharded:
+        # FSDP2's passes are collective: the others are within one, and could not be told.
+        trial_step(task, binding, examples, indices)
+        return
+    free = available_bytes(examples.device)
+    _, fits = fits_everywhere(lambda: trial_step(task, binding, examples, indices), collectives)
+    if not fits:
+        raise EngineError(
+            "out-of-memory",
+            f"`batch_size` must leave room for one forward and backward pass on every rank, but is {task.batch_size}: "
+            f"a pass with {len(indices)} examples a rank ran out of memory, where {free:,} bytes were free on "
+            f"{examples.device}. {RELIEF}",
+        )
 
 
 def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor) -> None:
@@ -278,10 +337,16 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
 
 def _usable(device: str | torch.device) -> torch.device:
     try:
-        torch.empty(1, device=device)
+        usable = torch.device(device)
+        torch.empty(1, device=usable)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"`device` must be one that torch can use here, but is {device!r}: {error}") from error
-    return torch.device(device)
+    if usable.type not in DEVICES:
+        raise ValueError(
+            f"`device` must be one of {', '.join(DEVICES)}, where sums are float64 and memory is known, but is "
+            f"{str(device)!r}."
+        )
+    return usable
 
 
 def _default_device() -> torch.device:

@@ -7,18 +7,19 @@ Every row is padded with zeros to whole blocks. int8 and int4 keep, for each blo
 `element = scale * code`. Two int4 codes share a byte: the low half of byte j of a block is element j, the high half
 element j + 32.
 
-On a GPU with Triton, `kernels.py` reads what is stored once. Elsewhere a chunk small enough for the cache is decoded to
-float32 and multiplied there.
+On a GPU with Triton, `kernels.py` reads what is stored once. Elsewhere, and where a probe finds that the kernels do not
+run, a chunk small enough for the cache is decoded to float32 and multiplied there.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -160,9 +161,20 @@ class ResidentRows:
 
     @torch.no_grad()
     def project(self, gradient_P: Tensor) -> Tensor:
-        if (kernels := _kernels(self.codes_NQ.device)) is not None:
+        if (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
             projected_N: Tensor = kernels.project(self._tier, self.codes_NQ, self.scales_NB, gradient_P)
             return projected_N
+        return self.project_by_torch(gradient_P)
+
+    @torch.no_grad()
+    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
+        if out_P.is_contiguous() and (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
+            kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
+            return
+        self.expand_into_by_torch(out_P, weights_N)
+
+    def project_by_torch(self, gradient_P: Tensor) -> Tensor:
+        """`project` without Triton, on any device."""
         projected_N = gradient_P.new_zeros(len(self.codes_NQ))
         if self._tier == "float32":
             for elements in self._float32_chunks():
@@ -176,11 +188,8 @@ class ResidentRows:
                 torch.addmv(part_R, self._decode(group, blocks, scratch), gradient_C, out=part_R)
         return projected_N
 
-    @torch.no_grad()
-    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
-        if out_P.is_contiguous() and (kernels := _kernels(self.codes_NQ.device)) is not None:
-            kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
-            return
+    def expand_into_by_torch(self, out_P: Tensor, weights_N: Tensor) -> None:
+        """`expand_into` without Triton, on any device."""
         if self._tier == "float32":
             for elements in self._float32_chunks():
                 out_C = out_P[elements]
@@ -194,14 +203,12 @@ class ResidentRows:
             out_C = out_P[elements]
             out_C += self._in_given_order(sum_C)[: len(out_C)]
 
-    def copied_into(self, codes: Tensor | None, scales: Tensor | None) -> ResidentRows:
-        """The same rows in the front of other memory; from pinned memory, without waiting for the copy."""
-        assert codes is not None
-        codes_NQ = codes[: self.codes_NQ.numel()].view(self.codes_NQ.shape).copy_(self.codes_NQ, non_blocking=True)
+    def copied_into(self, memory: Tensor) -> ResidentRows:
+        """The same rows in the front of other memory (uint8); from pinned memory, without waiting for the copy."""
+        codes_NQ = _front_of(memory, self.codes_NQ).copy_(self.codes_NQ, non_blocking=True)
         scales_NB = None
         if self.scales_NB is not None:
-            assert scales is not None
-            scales_NB = scales[: self.scales_NB.numel()].view(self.scales_NB.shape)
+            scales_NB = _front_of(memory[self.codes_NQ.nbytes :], self.scales_NB)
             scales_NB.copy_(self.scales_NB, non_blocking=True)
         return ResidentRows(self._tier, self._length, codes_NQ, scales_NB)
 
@@ -283,6 +290,11 @@ def _quantise(rows_NC: Tensor, largest_code: int) -> tuple[Tensor, Tensor]:
     return codes_NB64.clamp_(-largest_code, largest_code).to(torch.int8), scales_NB
 
 
+def _front_of(memory: Tensor, like: Tensor) -> Tensor:
+    """As much of `memory` as `like` takes, in its shape. Codes fill whole blocks, so what follows them is aligned."""
+    return memory[: like.nbytes].view(like.dtype).view(like.shape)
+
+
 def _padded(values_C: Tensor) -> Tensor:
     """With zeros, to whole blocks."""
     missing = -len(values_C) % BLOCK
@@ -297,6 +309,7 @@ class OffloadedRows:
         self._count = count
         bytes_per_block = max(1, count * row_bytes(tier, BLOCK))
         self._chunk_length = max(1, OFFLOAD_CHUNK_BYTES // bytes_per_block) * BLOCK
+        self._landing = _landing_of(device, max(OFFLOAD_CHUNK_BYTES, bytes_per_block))
         self._chunks = [
             ResidentRows.allocate(
                 tier, count, min(self._chunk_length, length - start), torch.device("cpu"), pin=device.type == "cuda"
@@ -327,53 +340,134 @@ class OffloadedRows:
 
     def close(self) -> None:
         self._chunks.clear()
+        self._landing = None
 
     def _stream(self) -> Iterator[tuple[slice, ResidentRows]]:
         """`(elements, rows on the device)`, chunk by chunk. The rows are good until the next chunk is asked for."""
-        arriving = self._chunks if self._device.type != "cuda" else _prefetched(self._chunks, self._device)
+        arriving = self._chunks if self._landing is None else self._landing.prefetched(self._chunks)
         for index, rows in enumerate(arriving):
             start = index * self._chunk_length
             yield slice(start, start + rows.length), rows
 
 
-def _prefetched(chunks: list[ResidentRows], device: torch.device) -> Iterator[ResidentRows]:
-    """Copies of pinned `chunks` on a GPU, one ahead of use, in two buffers that take turns."""
-    computing, copying = torch.cuda.current_stream(device), _copy_stream(device)
-    buffers = [(_room_for(chunk.codes_NQ, device), _room_for(chunk.scales_NB, device)) for chunk in chunks[:2]]
-    # The buffers may be memory that work already queued still reads.
-    copying.wait_stream(computing)
+class _Landing:
+    """Two pieces of a GPU's memory in which chunks from the host arrive in turn.
 
-    def copy(index: int) -> tuple[ResidentRows, torch.cuda.Event]:
-        with torch.cuda.stream(copying):
-            rows = chunks[index].copied_into(*buffers[index % 2])
-            return rows, copying.record_event()
+    All rows of the device share them: a copy waits only for what used its piece last, so it runs beside whatever else
+    is queued, be that another bucket's product or backward itself.
+    """
 
-    arriving = [copy(index) for index in range(min(2, len(chunks)))]
-    for index in range(len(chunks)):
-        rows, arrived = arriving.pop(0)
-        computing.wait_event(arrived)
-        yield rows
-        if index + 2 < len(chunks):
-            copying.wait_event(computing.record_event())
-            arriving.append(copy(index + 2))
+    def __init__(self, device: torch.device, size_bytes: int) -> None:
+        self._device = device
+        self._pieces = [torch.empty(size_bytes, dtype=torch.uint8, device=device) for _ in range(2)]
+        self._copying = torch.cuda.Stream(device)
+        # The pieces may be memory that work already queued still reads.
+        ready = torch.cuda.current_stream(device).record_event()
+        self._free = [ready, ready]
+        """By piece: what a copy into it must wait for."""
+        self._next = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._pieces[0])
+
+    def prefetched(self, chunks: Sequence[ResidentRows]) -> Iterator[ResidentRows]:
+        """Copies of pinned `chunks`, one ahead of use."""
+        computing = torch.cuda.current_stream(self._device)
+        arriving = [self._copy(chunk) for chunk in chunks[:2]]
+        try:
+            for after in range(2, len(chunks) + 2):
+                piece, rows, arrived = arriving[0]
+                computing.wait_event(arrived)
+                yield rows
+                self._free[piece] = computing.record_event()
+                arriving.pop(0)
+                if after < len(chunks):
+                    arriving.append(self._copy(chunks[after]))
+        finally:
+            # Left early: what is on its way must land before the piece, or its memory, is used for something else.
+            for piece, _, arrived in arriving:
+                computing.wait_event(arrived)
+                self._free[piece] = computing.record_event()
+
+    def _copy(self, chunk: ResidentRows) -> tuple[int, ResidentRows, torch.cuda.Event]:
+        """The piece, the rows in it, and when they are there."""
+        piece, self._next = self._next, 1 - self._next
+        with torch.cuda.stream(self._copying):
+            self._copying.wait_event(self._free[piece])
+            return piece, chunk.copied_into(self._pieces[piece]), self._copying.record_event()
 
 
-def _room_for(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else torch.empty(tensor.numel(), dtype=tensor.dtype, device=device)
+_landings: WeakValueDictionary[torch.device, _Landing] = WeakValueDictionary()
+"""By device, for as long as rows use it."""
 
 
-@cache
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
-
-
-def _kernels(device: torch.device) -> Any:
-    """The module `kernels` where it can run, else None."""
-    return _imported_kernels() if device.type == "cuda" else None
-
-
-@cache
-def _imported_kernels() -> Any:
-    if importlib.util.find_spec("triton") is None:
+def _landing_of(device: torch.device, size_bytes: int) -> _Landing | None:
+    """None for a CPU, whose rows are where they are used."""
+    if device.type != "cuda":
         return None
-    return importlib.import_module("ladle_engine.kernels")
+    landing = _landings.get(device)
+    if landing is None or landing.size_bytes < size_bytes:
+        landing = _landings[device] = _Landing(device, size_bytes)
+    return landing
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """Whether the kernels run for a tier on a device."""
+
+    kernels: Any
+    """The module; None where torch does the work."""
+    failure: str | None = None
+    """Why they are there and do not run."""
+
+
+def kernels_failure(tier: str, device: torch.device) -> str | None:
+    """Why Triton's kernels cannot be used where they should be, in words; None where they can, and without Triton."""
+    return _probe(tier, device).failure
+
+
+def _kernels(tier: str, device: torch.device) -> Any:
+    """The module `kernels` where it runs, else None."""
+    return _probe(tier, device).kernels
+
+
+@cache
+def _probe(tier: str, device: torch.device) -> _Probe:
+    """Triton's being installed says little: it starts a C compiler at run time, loads what that made, and compiles for
+    the device. So the kernels are tried once, on a few numbers, against torch."""
+    if device.type != "cuda":
+        return _Probe(kernels=None)
+    try:
+        kernels = _installed_kernels()
+        if kernels is not None:
+            _compare_with_torch(kernels, tier, device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever Triton or its compilers raise
+        return _Probe(kernels=None, failure=f"{type(error).__name__}: {_first_line(error)}")
+    return _Probe(kernels=kernels)
+
+
+def _installed_kernels() -> Any:
+    """The module `kernels`; None without Triton."""
+    return None if importlib.util.find_spec("triton") is None else importlib.import_module("ladle_engine.kernels")
+
+
+@torch.no_grad()
+def _compare_with_torch(kernels: Any, tier: str, device: torch.device) -> None:
+    """Raises `AssertionError` when a kernel and torch differ by more than rounding."""
+    count, length = 3, 2 * BLOCK + 1
+    rows = ResidentRows.allocate(tier, count, length, device)
+    rows.fill(0, torch.linspace(-1, 2, count * length).view(count, length))
+    gradient_P, weights_N = torch.linspace(2, -1, length, device=device), torch.linspace(1, 2, count, device=device)
+    projected_N = kernels.project(tier, rows.codes_NQ, rows.scales_NB, gradient_P)
+    torch.testing.assert_close(projected_N, rows.project_by_torch(gradient_P), atol=1e-3, rtol=1e-4)
+    out_P, expected_P = torch.ones(length, device=device), torch.ones(length, device=device)
+    kernels.expand_into(tier, rows.codes_NQ, rows.scales_NB, out_P, weights_N)
+    rows.expand_into_by_torch(expected_P, weights_N)
+    torch.testing.assert_close(out_P, expected_P, atol=1e-3, rtol=1e-4)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

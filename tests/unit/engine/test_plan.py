@@ -23,7 +23,7 @@ from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods import AUTO_METHODS, plan_methods
 from ladle_engine.prepare import supported_precision
-from ladle_engine.progress import Warned
+from ladle_engine.progress import Warned, ignore
 from ladle_engine.report import versions
 from ladle_engine.rows import make_rows
 from ladle_engine.state import fingerprint
@@ -80,6 +80,37 @@ def test_offloaded_directions_must_fit_into_the_hosts_memory(monkeypatch: pytest
     assert [plan.precision for plan in preflight.plans(demand, gpu, Ranks(1))] == ["offload", "int4", "streamed"]
     room["cpu"] = 64 << 30
     assert [plan.precision for plan in preflight.plans(demand, gpu, Ranks(1))] == ["int4", "streamed"]
+
+
+def test_pinned_memory_counts_as_rounded_up_to_powers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bucket of 40 MiB takes 64; but a chunk wastes 32 MiB at most, however many there are."""
+    gpu, room = torch.device("cuda"), {"cuda": 1 << 40, "cpu": 1 << 40}
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: room[device.type])
+    for parameters, most_wasted in ((10 << 20, 32 << 20), (1 << 30, 32 << 20)):
+        demand = preflight.Demand(
+            parameters=parameters, largest=64, checkpoints=1, activations=0, has_model=True, tensors=1
+        )
+        plan = preflight.plans(demand, gpu, Ranks(1), precision="offload")[0]
+        gram_bytes = 8 * preflight.GRAM_MATRICES
+        assert preflight.host_bytes(plan, demand, gpu, Ranks(1)) == 4 * parameters + most_wasted + gram_bytes
+    room["cpu"] = 1 << 20
+    with pytest.raises(
+        EngineError, match=r"In the host's memory 4,328,521,768 bytes must be free too, and 1,048,576 are"
+    ):
+        preflight.plans(demand, gpu, Ranks(1), precision="offload")
+
+
+def test_gram_matrices_count_in_the_hosts_memory_and_a_basis_where_the_model_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ResNet-50's 161 tensors and 300 checkpoints: 116 MB for the inner products alone."""
+    demand = preflight.Demand(parameters=640, largest=64, checkpoints=300, activations=0, has_model=True, tensors=161)
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 1 << 30)
+    on_cpu = preflight.plans(demand, CPU, SingleProcess())[0]
+    assert on_cpu.parts["geometry"] == preflight.GRAM_MATRICES * 8 * 161 * 300**2
+    on_gpu = preflight.plans(demand, torch.device("cuda"), SingleProcess())[0]
+    assert on_gpu.parts["geometry"] == 8 * 161 * 300**2
+    assert preflight.host_bytes(on_gpu, demand, torch.device("cuda"), SingleProcess()) == on_cpu.parts["geometry"]
 
 
 def test_a_model_that_was_built_whole_is_not_cut_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +181,7 @@ def test_another_precision_is_another_state(tmp_path: Path) -> None:
         ({"seed": "a"}, "`seed` must be a whole number from 0 to 2^63 - 1, but is 'a'."),
         ({"max_shard_bytes": 0}, "`max_shard_bytes` must be a whole number from 1 to 2^63 - 1, but is 0."),
         ({"device": "gpu"}, "`device` must be one that torch can use here, but is 'gpu': "),
+        ({"device": "meta"}, "`device` must be one of cpu, cuda, where sums are float64 and memory is known, but is"),
         ({"pattern": 3}, "`pattern` must be a text, but is 3."),
         ({"steps": "12"}, "`steps` must be whole numbers, but are '12'."),
         ({"select_fraction": "half"}, "`select_fraction` must be between 0 and 1, but is 'half'."),
@@ -215,20 +247,63 @@ def test_more_ranks_than_parameters_cannot_share_them(monkeypatch: pytest.Monkey
         fitting(monkeypatch, 1 << 30, ranks=641, placement="by-parameter")
 
 
-def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[object] = []
+def lacking(monkeypatch: pytest.MonkeyPatch, *tiers: str, error: type[Exception] = NotImplementedError) -> None:
+    """A device that cannot pack some tiers."""
 
-    def without_int4(tier: str, *rest: Any) -> Any:
-        if tier == "int4":
-            raise NotImplementedError
+    def some(tier: str, *rest: Any) -> Any:
+        if tier in tiers:
+            raise error
         return make_rows(tier, *rest)
 
-    monkeypatch.setattr(preflight, "make_rows", without_int4)
-    assert supported_precision("int4", CPU, told.append) == "int8"
+    monkeypatch.setattr(preflight, "make_rows", some)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, AssertionError, ValueError])
+def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    told: list[object] = []
+    lacking(monkeypatch, "int4", error=error)
+    assert supported_precision("int4", CPU, SingleProcess(), told.append) == "int8"
     assert [event.message for event in told if isinstance(event, Warned)] == [
         "Directions are kept as int8, for cpu does not support int4."
     ]
-    assert supported_precision("auto", CPU, told.append) == "auto"
+    assert supported_precision("auto", CPU, SingleProcess(), told.append) == "auto"
+
+
+def test_a_precision_without_a_finer_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch, "float32")
+    with pytest.raises(
+        EngineError, match=r"`precision` must be one that cpu supports on every rank.*`float32`"
+    ) as caught:
+        supported_precision("float32", CPU, SingleProcess(), ignore)
+    assert caught.value.code == "invalid-placement"
+
+
+def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
+    class OtherRankLacksInt4(SingleProcess):
+        """Two ranks, of which this one has everything."""
+
+        size = 2
+        asked = 0
+
+        def sum(self, tensor: Tensor) -> Tensor:
+            self.asked += 1
+            tensor[1] = self.asked > 1
+            return tensor
+
+    assert supported_precision("int4", CPU, OtherRankLacksInt4(), ignore) == "int8"
+
+
+def test_kernels_that_do_not_run_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "RuntimeError: Failed to find C compiler."
+    monkeypatch.setattr("ladle_engine.prepare.kernels_failure", lambda tier, device: reason)
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, plain_net)
+    outcome = average(folder, folder, output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
+    assert [warning for warning in outcome.warnings if "Triton" in warning] == [
+        f"Triton's kernels do not run on cpu, so torch's products are used, which are slower: {reason}"
+    ]
 
 
 def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: Path) -> None:
@@ -250,6 +325,78 @@ def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: 
     assert [event.message for event in told if isinstance(event, Warned)] == [
         "Directions as float32 (replicated) ran out of memory in a trial step; they are kept as bfloat16 (replicated)."
     ]
+
+
+def test_running_out_of_memory_with_the_last_plan_says_so(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, plain_net, count=4)
+    binding = bind(plain_net(), checkpoints)
+    weights = model_weights_for(checkpoints, binding)
+    weights.trial = allocate_too_much
+    with pytest.raises(
+        EngineError, match=r"with every precision that was planned\. The last was a test\. Give"
+    ) as caught:
+        weights.placement(GROUPINGS["model"](binding))
+    assert caught.value.code == "out-of-memory"
+
+
+def allocate_too_much() -> None:
+    torch.empty(1 << 58)
+
+
+class RunsOut(ToyTask):
+    """Asks for more memory than there is when a loss is taken for the n-th time."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__(plain_net)
+        self.left = when
+
+    def loss(self, *arguments: Any) -> Tensor:
+        self.left -= 1
+        if not self.left:
+            allocate_too_much()
+        return super().loss(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (
+            1,
+            r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
+        ),
+        (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
+        (5, r"A step must fit into the memory that is free, but ran out of it: .*allocate memory"),
+    ],
+    ids=["trial", "every-plan", "step"],
+)
+def test_running_out_of_memory_is_an_error_with_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int, message: str
+) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    task = RunsOut(when)
+    if when == 2:
+        monkeypatch.setattr("ladle_engine.preflight._choices", lambda *given: [("streamed", "replicated")])
+    with pytest.raises(EngineError, match=message) as caught:
+        average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa")
+    assert caught.value.code == "out-of-memory"
+    assert "smaller task option `batch_size`, or more ranks with `placement: sharded-model`" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+    ids=repr,
+)
+def test_running_out_of_memory_is_told_from_other_errors(error: Exception, is_one: bool) -> None:
+    assert preflight.is_out_of_memory(error) == is_one
 
 
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 from torch import Tensor
 
 from ladle_engine import rows as rows_module
-from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, make_rows, row_bytes
+from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, _Landing, make_rows, row_bytes
 
 CPU = torch.device("cpu")
 SHAPES = [(0, 100), (3, 0), (1, 1), (1, 64), (2, 63), (8, 65), (17, 1000), (33, 128), (300, 777)]
@@ -168,6 +172,109 @@ def test_offloaded_rows_equal_their_plain_tier(tier: str, count: int, length: in
     torch.testing.assert_close(offloaded.project(gradient_P), plain.project(gradient_P), atol=1e-4, rtol=1e-5)
 
 
+class FakeStream:
+    """Knows what is certain to have happened before what is queued next."""
+
+    def __init__(self, device: object = None) -> None:
+        self.known: set[object] = set()
+
+    def record_event(self) -> frozenset[object]:
+        return frozenset(self.known)
+
+    def wait_event(self, event: frozenset[object]) -> None:
+        self.known |= event
+
+
+@dataclass
+class FakeGpu:
+    """Streams without a GPU: copies happen at once, and are checked to be ordered as a GPU would need them."""
+
+    computing: FakeStream = field(default_factory=FakeStream)
+    uses: dict[int, object] = field(default_factory=dict)
+    """Address -> what read the memory there last."""
+    copies: list[set[object]] = field(default_factory=list)
+    """What each copy waited for."""
+    current: FakeStream | None = None
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        self.current = stream
+        yield
+        self.current = None
+
+    def copied_into(self, chunk: ResidentRows, memory: Tensor) -> ResidentRows:
+        rows = copied_into(chunk, memory)
+        assert self.current is not None, "copies are not queued behind products"
+        if last := self.uses.get(memory.data_ptr()):
+            assert last in self.current.known, "a copy overwrites what is still read"
+        self.copies.append(set(self.current.known))
+        self.current.known.add(("copied", rows.codes_NQ.data_ptr(), len(self.copies)))
+        return rows
+
+    def use(self, rows: ResidentRows, what: object) -> None:
+        address = rows.codes_NQ.data_ptr()
+        assert any(event[:2] == ("copied", address) for event in self.computing.known if isinstance(event, tuple))
+        self.computing.known.add(what)
+        self.uses[address] = what
+
+
+copied_into = ResidentRows.copied_into
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    fake = FakeGpu()
+    monkeypatch.setattr("torch.cuda.Stream", FakeStream)
+    monkeypatch.setattr("torch.cuda.stream", fake.stream)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: fake.computing)
+    monkeypatch.setattr(ResidentRows, "copied_into", lambda chunk, memory: fake.copied_into(chunk, memory))
+    return fake
+
+
+def through(landing: _Landing, tier: str, rows_NP: Tensor) -> OffloadedRows:
+    rows = filled(f"offload:{tier}", rows_NP)
+    assert isinstance(rows, OffloadedRows)
+    rows._landing = landing
+    return rows
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.usefixtures("small_chunks", "gpu")
+def test_rows_that_pass_through_the_landing_equal_their_plain_tier(tier: str) -> None:
+    landing = _Landing(CPU, 1 << 14)
+    for count, length in [(3, 0), (1, 1), (2, 63), (17, 1000), (5, 3000)]:
+        rows_NP, gradient_P = gaussian(count, length), gaussian(1, length)[0]
+        plain, landed = filled(tier, rows_NP), through(landing, tier, rows_NP)
+        assert torch.equal(stored(landed, count, length), stored(plain, count, length))
+        torch.testing.assert_close(landed.project(gradient_P), plain.project(gradient_P), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_no_copy_overwrites_what_is_read_and_none_waits_for_the_product_before_it(gpu: FakeGpu) -> None:
+    """Over buckets of one chunk, of two and of several: a copy waits for the product but one before it."""
+    landing = _Landing(CPU, 1 << 12)
+    products: list[object] = []
+    for bucket, length in enumerate([10, 20, 3000, 30, 40, 1000]):
+        for _, rows in through(landing, "float32", gaussian(3, length))._stream():
+            products.append((bucket, len(products)))
+            gpu.use(rows, products[-1])
+    assert len(products) > 10
+    for index, waited_for in enumerate(gpu.copies):
+        assert waited_for & set(products) == set(products[: max(index - 1, 0)])
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_is_still_arriving_when_a_product_fails_lands_first(gpu: FakeGpu) -> None:
+    landing = _Landing(CPU, 1 << 12)
+    stream = through(landing, "float32", gaussian(3, 3000))._stream()
+    next(stream)
+    assert isinstance(stream, Generator)
+    stream.close()
+    assert len(gpu.copies) == 2
+    landed = {event[2] for event in gpu.computing.known if isinstance(event, tuple)}
+    assert landed == {1, 2}
+
+
 @pytest.mark.parametrize("tier", [*TIERS, *(f"offload:{tier}" for tier in TIERS)])
 def test_a_gradient_that_is_not_contiguous_projects_the_same(tier: str) -> None:
     rows = filled(tier, gaussian(4, 300))
@@ -190,3 +297,75 @@ def test_pieces_of_several_million_elements_work(tier: str) -> None:
 def test_an_unknown_tier_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"`tier` must be one of float32, bfloat16, int8, int4.* but is 'int2'"):
         make_rows("int2", 1, 1, CPU)
+
+
+class TorchKernels:
+    """Stands for the kernels' module: as exact as torch, unless something is added."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.error = error
+
+    def project(self, tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, gradient_P: Tensor) -> Tensor:
+        return ResidentRows(tier, len(gradient_P), codes_NQ, scales_NB).project_by_torch(gradient_P) + self.error
+
+    def expand_into(
+        self, tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, out_P: Tensor, weights_N: Tensor
+    ) -> None:
+        ResidentRows(tier, len(out_P), codes_NQ, scales_NB).expand_into_by_torch(out_P, weights_N)
+
+
+class NoCompiler(TorchKernels):
+    def expand_into(self, *arguments: object) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")
+
+
+Probed = Callable[[object], tuple[object, str | None]]
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Probed]:
+    """Tries a kernels' module as on a GPU with Triton; gives what is used for int8, and what failed."""
+    compare = rows_module._compare_with_torch
+    monkeypatch.setattr(rows_module, "_compare_with_torch", lambda kernels, tier, device: compare(kernels, tier, CPU))
+    gpu = torch.device("cuda")
+
+    def probe(module: object) -> tuple[object, str | None]:
+        monkeypatch.setattr(rows_module, "_installed_kernels", lambda: module)
+        return rows_module._kernels("int8", gpu), rows_module.kernels_failure("int8", gpu)
+
+    rows_module._probe.cache_clear()
+    yield probe
+    rows_module._probe.cache_clear()
+
+
+def test_kernels_that_agree_with_torch_are_used(probed: Probed) -> None:
+    kernels = TorchKernels()
+    assert probed(kernels) == (kernels, None)
+
+
+def test_kernels_that_cannot_be_compiled_are_not_used(probed: Probed) -> None:
+    assert probed(NoCompiler()) == (
+        None,
+        "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.",
+    )
+
+
+def test_kernels_that_are_wrong_are_not_used(probed: Probed) -> None:
+    kernels, failure = probed(TorchKernels(error=0.01))
+    assert kernels is None
+    assert failure is not None
+    assert "AssertionError" in failure
+
+
+def test_kernels_are_tried_once_a_device(probed: Probed) -> None:
+    first = probed(NoCompiler())
+    assert probed(TorchKernels()) == first
+
+
+def test_without_triton_no_kernels_are_missed(probed: Probed) -> None:
+    assert probed(None) == (None, None)
+
+
+def test_a_cpu_has_no_kernels_and_misses_none() -> None:
+    assert rows_module._kernels("int8", CPU) is None
+    assert rows_module.kernels_failure("int8", CPU) is None

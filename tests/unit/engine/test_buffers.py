@@ -1,0 +1,49 @@
+"""What is done at every training step waits for no device: tensors on `meta` have no values that could be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ladle_engine.binding import bind
+from ladle_engine.buffers import AveragedStatistics, synchronise
+from ladle_engine.collectives import SingleProcess
+from ladle_engine.groups import GROUPINGS
+from tests.unit.engine.toy import norm_net, write_checkpoints
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_synchronised_batch_norm_reads_nothing_from_the_device(affine: bool) -> None:
+    module = nn.BatchNorm2d(3, affine=affine, device="meta")
+    synchronise([module], SingleProcess())
+    x = torch.empty(4, 3, 5, 5, device="meta", requires_grad=True)
+    out = module(x)
+    out.sum().backward()
+    assert out.shape == x.shape
+
+
+def test_synchronised_batch_norm_is_torchs_on_one_process() -> None:
+    x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    ours, torchs = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    synchronise([ours], SingleProcess())
+    torch.testing.assert_close(ours(x), torchs(x))
+    torch.testing.assert_close(ours.running_mean, torchs.running_mean)
+    torch.testing.assert_close(ours.running_var, torchs.running_var)
+
+
+def test_averaged_statistics_are_filled_in_without_being_read_back(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, norm_net, count=3)
+    binding = bind(norm_net(), checkpoints)
+    groups = GROUPINGS["model"](binding)
+    alpha_KG = torch.full((3, 1), 1 / 3, dtype=torch.float64)
+    on_meta = {name: buffer.to("meta") for name, buffer in binding.statistics.items()}
+    AveragedStatistics(checkpoints, binding.model, on_meta).place(alpha_KG, groups)
+    statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
+    statistics.place(alpha_KG, groups)
+    placed = {name: buffer.clone() for name, buffer in binding.statistics.items()}
+    assert placed.keys() == statistics.settle(alpha_KG, groups).keys()
+    for name, settled in statistics.settle(alpha_KG, groups).items():
+        assert torch.equal(settled, placed[name])
