@@ -144,7 +144,7 @@ class RecomputedStatistics:
     def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
         averaged = self._others.settle(alpha_KG, groups)
         indices = self._examples.indices
-        with self._cumulative():
+        with self._cumulative(), self._collectives.naming_the_lost():
             seen = 0
             for batch in indices.tensor_split(math.ceil(len(indices) / self._examples.task.batch_size)):
                 seen += len(batch)

@@ -277,7 +277,8 @@ def _first_trial(
     """Collective: a `trial_step`. Raises `EngineError` (out-of-memory) on every rank where it does not fit on one."""
     if sharded:
         # FSDP2's passes are collective: the others are within one, and could not be told.
-        trial_step(task, binding, examples, indices)
+        with collectives.naming_the_lost():
+            trial_step(task, binding, examples, indices)
         return
     free = available_bytes(examples.device)
     _, fits = fits_everywhere(lambda: trial_step(task, binding, examples, indices), collectives)

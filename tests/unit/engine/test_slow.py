@@ -36,8 +36,6 @@ BASES: dict[str, MakeBasis] = {
     "gram-schmidt": gram_schmidt,
     "principal": principal,
 }
-WITHIN_LIMITS = {"count": 9, "seed": 1}
-"""Checkpoints for which a learned prior's slope stays within its limits, in every test here."""
 GROUPINGS: tuple[Grouping, ...] = ("model", "layers", "tensors", 2, ["weight", "bias"])
 
 
@@ -119,7 +117,7 @@ def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Pat
 @pytest.mark.parametrize("grouping", ["model", "layers", "tensors"])
 def test_a_learned_prior_is_the_documented_rule_in_plain_loops(tmp_path: Path, grouping: Grouping, basis: str) -> None:
     settings = replace(SETTINGS, prior="learned", averaged_fraction=0.5)
-    checkpoints = write_checkpoints(tmp_path, plain_net, **WITHIN_LIMITS)
+    checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, grouping)
     found = trainer.train(subspace_for(checkpoints, trainer, BASES[basis]), settings).weights_KG
     assert_same(found, expected_of(checkpoints, trainer, plain_net, basis, settings))
@@ -149,7 +147,7 @@ def test_shared_coefficients_with_each_groups_own_equal_the_reference(
     tmp_path: Path, basis: str, grouping: Grouping, prior: float | str | None
 ) -> None:
     settings = replace(SETTINGS, prior=prior)
-    checkpoints = write_checkpoints(tmp_path, plain_net, **WITHIN_LIMITS)
+    checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, grouping)
     own = subspace_for(checkpoints, trainer, BASES[basis])
     shared = subspace_for(checkpoints, trainer_for(checkpoints, plain_net, "model"), BASES[basis])
@@ -188,7 +186,7 @@ def test_batch_norm_in_training_mode_equals_the_reference(
     tmp_path: Path, grouping: Grouping, prior: float | str
 ) -> None:
     settings = replace(SETTINGS, prior=prior)
-    checkpoints = write_checkpoints(tmp_path, norm_net, **WITHIN_LIMITS)
+    checkpoints = write_checkpoints(tmp_path, norm_net)
     trainer = trainer_for(checkpoints, norm_net, grouping)
     assert trainer.statistics.name == "recomputed"
     found = trainer.train(subspace_for(checkpoints, trainer, principal_axes), settings).weights_KG
