@@ -413,7 +413,7 @@ class Ours:
             log_variance_MG=torch.zeros(self.count, G, dtype=torch.float64),
         )
         subspace = Linear(alpha_0_KG=torch.full((self.count, G), 1 / self.count, dtype=torch.float64), basis=basis)
-        settings = TrainedOptions(steps=1, learning_rate=1e-6).settings(seed=0)
+        settings = TrainedOptions(steps=1, learning_rate=1e-6).settings(seed=0, per_pass=1)
         theta_MG = subspace.start.clone().requires_grad_()
         run = _Run(
             trainer=trainer,

@@ -168,7 +168,9 @@ def trainer_for(placement: str, task: NoiseTask, checkpoints: CheckpointSet, wor
 
 def train(trainer: Trainer, count: int, steps: int) -> dict[str, Any]:
     """Collective: how long this rank took for a step, and the losses of so many from the mean of the checkpoints."""
-    settings = TrainedOptions(steps=steps, learning_rate=0.01, averaged_fraction=0.0, prior=None).settings(seed=0)
+    settings = TrainedOptions(steps=steps, learning_rate=0.01, averaged_fraction=0.0, prior=None).settings(
+        seed=0, per_pass=1
+    )
     G = len(trainer.groups)
     basis = Basis(
         matrix_GKM=torch.eye(count, dtype=torch.float64).repeat(G, 1, 1),

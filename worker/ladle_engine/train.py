@@ -86,6 +86,11 @@ class Trainer:
     state: ResumeState
     tell: ProgressCallback
 
+    @property
+    def batches_per_pass(self) -> int:
+        """As `BatchOrder` cuts them."""
+        return len(self.examples) // min(self.examples.task.batch_size, len(self.examples))
+
     def train(self, subspace: Subspace, settings: TrainSettings) -> Trained:
         """Collective. Raises `MethodError` when the loss or a gradient is no longer finite."""
         theta_MG = subspace.start.clone().requires_grad_()

@@ -24,10 +24,11 @@ from ladle_engine.geometry import measure
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods.fixed import SHORTEST_MEMORY, decays
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
+from ladle_engine.methods.twa import TwaOptions
 from ladle_engine.progress import ignore
 from ladle_engine.subspace import BASES, gram_schmidt, principal
 from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings
-from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
+from tests.unit.engine.toy import ToyTask, plain_net, trainer_for, write_checkpoints
 
 
 @pytest.fixture
@@ -473,6 +474,20 @@ def test_an_emas_decays_remember_no_more_checkpoints_than_there_are(K: int, coun
     assert len(tried) == count
     assert tried == sorted(set(tried))
     assert all(1 / (1 - decay) <= max(K, SHORTEST_MEMORY) * 1.01 for decay in tried)
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 40), (60, 40), (90, 60), (157, 100), (10_000, 100)])
+def test_more_examples_are_worth_more_steps_unless_a_number_is_given(batches: int, steps: int) -> None:
+    assert TwaOptions().settings(0, batches).steps == steps
+    assert TwaOptions(speed_up=2.0).settings(0, batches).steps == steps // 2
+    assert TwaOptions(steps=7).settings(0, batches).steps == 7
+
+
+@pytest.mark.parametrize(("examples", "batches"), [(64, 8), (15, 1), (5, 1)])
+def test_a_pass_has_as_many_batches_as_its_order(folder: Path, examples: int, batches: int) -> None:
+    trainer = trainer_for(discover(folder / "checkpoints"), plain_net, "model", examples=examples)
+    order = BatchOrder(examples, trainer.examples.task.batch_size, 0)
+    assert trainer.batches_per_pass == order._per_pass == batches
 
 
 def test_lbfgs_moves_however_many_batches_a_pass_has(folder: Path) -> None:

@@ -61,8 +61,8 @@ class RandomBases:
         work.place(start, exactly=True)
         placement = work.weights.random_placement(groups, work.seed, options.dimensions)
         subspace = Scaled(scale_G=_scale_G(work, groups), dimensions=options.dimensions)
-        settings = options.settings(work.seed)
         trainer = trainer_for(work, self.name, groups, placement, start.alpha_KG)
+        settings = options.settings(work.seed, trainer.batches_per_pass)
         if options.redraw:
             weights_TMG, losses = self._redrawn(work, trainer, subspace, settings)
         else:

@@ -29,6 +29,9 @@ MIN_PRIOR, MAX_PRIOR = 1e-6, 1e6
 """Beyond it a variance is 0 or infinite in float32, or as good as that."""
 
 
+SHARE_OF_PASS, FEWEST_STEPS, MOST_STEPS = 2 / 3, 40, 100
+"""Where examples are many, coefficients can be told apart that few examples cannot: it is worth more steps."""
+
 IGNORED_BY = {
     "adamw": ("momentum", "passes"),
     "sgd": ("passes",),
@@ -41,7 +44,12 @@ IGNORED_BY = {
 class TrainedOptions:
     """Rates, radii and priors are in units of the directions' lengths, so they fit every model."""
 
-    steps: int = option(40, "batches whose gradient is taken", at_least=1)
+    steps: int | None = option(
+        None,
+        f"batches whose gradient is taken; when absent two thirds of a pass over the examples, but at least "
+        f"{FEWEST_STEPS} and at most {MOST_STEPS}",
+        at_least=1,
+    )
     passes: int = option(6, "of lbfgs, in place of steps: evaluations of all examples", at_least=2)
     learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
     optimiser: str = option("adamw", "adamw; sgd, with momentum; or lbfgs, which needs no rate", one_of=OPTIMISERS)
@@ -83,10 +91,11 @@ class TrainedOptions:
                     "invalid-method-options", f"`{each.name}` of {owner} must be absent with {why}, but is {value!r}."
                 )
 
-    def settings(self, seed: int) -> TrainSettings:
-        by_passes = self.optimiser == "lbfgs"
+    def settings(self, seed: int, per_pass: int) -> TrainSettings:
+        """`per_pass` is how many batches a pass over the examples has."""
+        steps = self.steps or min(max(round(SHARE_OF_PASS * per_pass), FEWEST_STEPS), MOST_STEPS)
         return TrainSettings(
-            steps=self.passes if by_passes else max(round(self.steps / self.speed_up), 1),
+            steps=self.passes if self.optimiser == "lbfgs" else max(round(steps / self.speed_up), 1),
             learning_rate=self.learning_rate * self.speed_up,
             optimiser=self.optimiser,
             momentum=self.momentum,

@@ -71,7 +71,8 @@ class Twa:
     def choose(self, work: Workspace, options: SubspaceOptions) -> Choice:
         groups = group(work.binding, options.groups)
         subspace = self._subspace(work, options, groups)
-        trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
+        trainer = trainer_for(work, self.name, groups)
+        trained = trainer.train(subspace, options.settings(work.seed, trainer.batches_per_pass))
         if options.rescale:
             trained = rescaled(work, self.name, groups, subspace.alpha_0_KG, trained)
         return choice_of(work, self.name, groups, trained)
@@ -145,5 +146,6 @@ class LearnedSoup:
                 f"{float(alpha_0_KG.min()):.3g}.",
             )
         subspace = Convex(alpha_0_KG=alpha_0_KG)
-        trained = trainer_for(work, self.name, groups).train(subspace, options.settings(work.seed))
+        trainer = trainer_for(work, self.name, groups)
+        trained = trainer.train(subspace, options.settings(work.seed, trainer.batches_per_pass))
         return choice_of(work, self.name, groups, trained)
