@@ -160,6 +160,10 @@ def compare(prepared: PreparedSet, published: list[dict[str, Any]]) -> list[Comp
     examples_a_step = len(fit_data(prepared)) / steps_per_epoch(prepared)
     found = []
     for method, layerwise in METHODS.items():
+        wanted = {"set": prepared.name, "seed": prepared.seed, "layerwise": layerwise}
+        tuned = [row for row in published if wanted.items() <= row.items()]
+        if not tuned:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             output = Path(temporary) / "out"
             task = CountingTask(prepared.task)
@@ -176,8 +180,6 @@ def compare(prepared: PreparedSet, published: list[dict[str, Any]]) -> list[Comp
             report = json.loads((output / "report.json").read_text())
             (row,) = (row for row in report["candidates"] if row["method"] == method)
             state = candidate_state(output, prepared.checkpoints, method)
-        wanted = {"set": prepared.name, "seed": prepared.seed, "layerwise": layerwise}
-        tuned = [row for row in published if wanted.items() <= row.items()]
         steps = len(row["curve"])
         selected = min((row["by_select"] for row in tuned), key=lambda scores: scores["select_loss"])
         found.append(

@@ -40,6 +40,10 @@ class Evaluation:
             return (float("-inf"), float("-inf"))
         return (value, -means["loss"])
 
+    def first(self, count: int) -> Evaluation:
+        """The values on so many examples alone."""
+        return Evaluation(values={name: values[:count] for name, values in self.values.items()})
+
     def and_then(self, more: Evaluation) -> Evaluation:
         """With the values on the examples that follow."""
         return Evaluation(values={name: torch.cat([values, more.values[name]]) for name, values in self.values.items()})

@@ -100,15 +100,17 @@ class Evaluations:
             known = self._extend(coefficients, split, end)
         return known
 
-    def whole(self, coefficients: Coefficients, *splits: str, exactly: bool = False) -> tuple[Evaluation, ...]:
-        """Collective: the values on all examples; the model is placed once. Raises as `first`.
+    def whole(self, coefficients: Coefficients, split: str) -> Evaluation:
+        """Collective: the values on all examples. Raises as `first`."""
+        return self.first(coefficients, split, self.size(split))
 
-        `exactly`: of what will be written, however coarse the directions are.
-        """
-        record = self._record(coefficients, exactly)
-        if any(split not in record.on or len(record.on[split]) < self.size(split) for split in splits):
-            self._place_in_model(coefficients, exactly)
-        return tuple(self._extend(coefficients, split, self.size(split), exactly) for split in splits)
+    def exactly(self, coefficients: Coefficients, ends: Mapping[str, int]) -> dict[str, Evaluation]:
+        """Collective: the values on the first so many examples of each split, of what will be written, however coarse
+        the directions are. The model is placed once. Raises as `first`."""
+        known = self._record(coefficients, exactly=True).on
+        if any(split not in known or len(known[split]) < end for split, end in ends.items()):
+            self._place_in_model(coefficients, exactly=True)
+        return {split: self._extend(coefficients, split, end, exactly=True).first(end) for split, end in ends.items()}
 
     def unless_below(
         self, coefficients: Coefficients, split: str, bar: Evaluation, metric: Metric

@@ -72,7 +72,7 @@ def _run(
         running = still_running({i: _oriented(known[i], metric, end) for i in running}, size)
         # The likely winner first: in the last round it sets the bar that the others must reach.
         running.sort(key=lambda i: known[i].rank_key(metric), reverse=True)
-    winner, bar = running[0], evaluations.whole(contenders[running[0]], split)[0]
+    winner, bar = running[0], evaluations.whole(contenders[running[0]], split)
     for done, i in enumerate(running[1:]):
         _tell(pace, len(rounds) * len(everybody) + done + 1)
         evaluation = evaluations.unless_below(contenders[i], split, bar, metric)

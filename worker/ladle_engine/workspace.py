@@ -33,6 +33,7 @@ class Judged:
     """A model's values on both splits, and the statistics that were made for it."""
 
     fit: Evaluation
+    """On the first round of the split, the same examples for every model: it is shown, and decides nothing."""
     select: Evaluation
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -211,10 +212,11 @@ class Workspace:
         return whole_model(self.binding)
 
     def judge(self, coefficients: Coefficients) -> Judged:
-        """Collective: values on both splits, of which what is known already is not computed again.
+        """Collective: values on the select split and on the first round of the fit split.
 
-        Of the weights that will be written, whatever precision the directions have.
+        Of the weights that will be written, whatever precision the directions have. What is known stays known.
         """
-        fit, select = self.evaluations.whole(coefficients, "fit", "select", exactly=True)
+        ends = {"fit": self.evaluations.rounds["fit"][0], "select": self.evaluations.size("select")}
+        on = self.evaluations.exactly(coefficients, ends)
         self.evaluations.save()
-        return Judged(fit=fit, select=select, statistics=self.evaluations.statistics(coefficients))
+        return Judged(fit=on["fit"], select=on["select"], statistics=self.evaluations.statistics(coefficients))

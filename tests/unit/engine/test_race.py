@@ -231,7 +231,7 @@ def test_an_evaluation_is_extended_and_survives_in_one_file(tmp_path: Path) -> N
     evaluations = evaluations_of(task, state=ResumeState(tmp_path, "f"))
     contenders = [one_hot(i, 5) for i in range(5)]
     winner = race(evaluations, contenders, "select", ACCURACY)
-    (whole,) = evaluations.whole(contenders[0], "select")
+    whole = evaluations.whole(contenders[0], "select")
     order = evaluations._splits["select"].indices
     assert torch.equal(whole.values["loss"], table["loss"][order, 0])
     evaluations.save()
@@ -239,7 +239,7 @@ def test_an_evaluation_is_extended_and_survives_in_one_file(tmp_path: Path) -> N
     again = TableTask(table)
     resumed = evaluations_of(again, state=ResumeState(tmp_path, "f"))
     assert race(resumed, contenders, "select", ACCURACY) == winner
-    assert torch.equal(resumed.whole(contenders[0], "select")[0].values["loss"], whole.values["loss"])
+    assert torch.equal(resumed.whole(contenders[0], "select").values["loss"], whole.values["loss"])
     assert not again.seen
     assert len(set(task.seen)) == len(task.seen)
 

@@ -42,7 +42,7 @@ class GreedySoup:
         pace = Pace(work.tell, "evaluate", K, method=self.name)
         singles: list[Evaluation] = []
         for index in range(K):
-            singles += work.evaluations.whole(work.one_checkpoint(index), "fit")
+            singles.append(work.evaluations.whole(work.one_checkpoint(index), "fit"))
             pace.step(index + 1)
         return singles
 
