@@ -124,12 +124,13 @@ def main() -> None:
     console = Console()
     comparisons: list[Comparison] = []
     for name, seed in wanted:
-        comparisons += compare(prepare(name, seed), published)
-        console.print(table_of(comparisons[-len(METHODS) :]))
+        found = compare(prepare(name, seed), published)
+        comparisons += found
+        console.print(table_of(found))
     console.print(table_of(comparisons), budget_table(comparisons))
     console.print(summary(comparisons))
     rows = [asdict(comparison) for comparison in comparisons]
-    name = arguments.published.stem.replace("published_recipe", "defaults")
+    name = "defaults" + arguments.published.stem.removeprefix("published_recipe")
     console.print(save(name, {"versions": versions(), "rows": rows}, markdown(comparisons, arguments.published)))
 
 

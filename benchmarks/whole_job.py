@@ -68,7 +68,7 @@ def main() -> None:
         folder = Path(temporary)
         make(folder, arguments.checkpoints, arguments.images)
         file_bytes = next((folder / "checkpoints").glob("*.safetensors")).stat().st_size
-        # The last method, `auto`, does what all do: imports and compiled kernels are then there.
+        # Imports and compiled kernels are there afterwards.
         run_job(folder, arguments.methods[-1], device, folder / "untimed")
         jobs = [compare(folder, method, device, arguments.repeats, console) for method in arguments.methods]
     result = {

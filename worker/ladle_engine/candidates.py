@@ -77,10 +77,11 @@ def winner_of(candidates: list[Candidate], work: Workspace) -> Candidate:
 
 def _judge(work: Workspace, method: str, choice: Choice) -> Judged:
     judged = work.judge(choice.coefficients)
-    if not (judged.fit.is_finite and judged.select.is_finite):
-        raise MethodError(
-            "non-finite-loss",
-            f"The loss of method `{method}` must be finite on the validation set, but is "
-            f"{judged.select.means()['loss']} on the select split.",
-        )
+    for split, known in (("select", judged.select), ("fit", judged.fit)):
+        if not known.is_finite:
+            raise MethodError(
+                "non-finite-loss",
+                f"The loss of method `{method}` must be finite on the validation set, but is {known.means()['loss']} "
+                f"on the {split} split.",
+            )
     return judged

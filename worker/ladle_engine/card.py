@@ -25,8 +25,8 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             f"The select split ({report['splits']['select']} examples) judged the candidates and trained nothing; the "
             f"fit split ({report['splits']['fit']} examples) and what else the job names trained coefficients. The "
-            f"interval is that of a paired comparison with the best single checkpoint. The last column is of the first "
-            f"examples of the fit split, 256 or so.",
+            f"interval is that of a paired comparison with the best single checkpoint. The last column is of "
+            f"{report['splits']['fit_judged']} examples of the fit split.",
             "",
             "## Load",
             "```python",

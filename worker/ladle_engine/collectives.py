@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -205,8 +206,8 @@ class ProcessGroup:
 
 
 def _is_of_a_collective(error: RuntimeError) -> bool:
-    """gloo has no class of its own for its errors, but begins each with the place in its source."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """gloo has no class of its own for its errors, but each names the place in its source."""
+    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
 
 
 def _lost(error: RuntimeError) -> RankLostError:

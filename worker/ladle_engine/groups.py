@@ -116,22 +116,24 @@ def layers_of(names: Collection[str]) -> dict[str, str]:
     `conv1.weight` in `conv1`. In a stage of blocks it is the second: `encoder.stages.1.layers.2`, `blocks.3.4`. A
     number that all names begin with (a model inside a `Sequential`) is none.
     """
-    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    modules_of = {name: name.split(".")[:-1] for name in names}
+    levels = zip(*modules_of.values(), strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, levels))
-    return {name: _block_of(name.split("."), shared) or _module_of(name) for name in names}
+    parents = {tuple(modules[:end]) for modules in modules_of.values() for end in range(len(modules))}
+    return {name: _block_of(modules, shared, parents) or _module_of(name) for name, modules in modules_of.items()}
 
 
-def _block_of(parts: list[str], shared: int) -> str | None:
-    *modules, _ = parts
+def _block_of(modules: list[str], shared: int, parents: Collection[tuple[str, ...]]) -> str | None:
+    """`parents` are the modules that have others inside, as a block has."""
     position = next((position for position in range(shared, len(modules)) if modules[position].isdigit()), None)
     if position is None:
         return None
     match modules[position + 1 :]:
-        case [number, _, *_] if number.isdigit():
+        case [number, *_] if number.isdigit() and tuple(modules[: position + 2]) in parents:
             position += 1
         case [container, number, *_] if container in BLOCK_LISTS and number.isdigit():
             position += 2
-    return ".".join(parts[: position + 1])
+    return ".".join(modules[: position + 1])
 
 
 def _module_of(name: str) -> str:

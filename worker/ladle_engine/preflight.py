@@ -116,6 +116,9 @@ def plans(
         if sharded is None or sharded == (each_placement == SHARDED_MODEL)
     ]
     in_host = smallest_over_ranks(available_bytes(torch.device("cpu")), collectives)
+    if any(plan.placement == BY_NODE for plan in tried):
+        # Here, where all ranks are, and before any work: it refuses nodes that differ.
+        collectives.split_by_node()
     fitting = [
         plan
         for plan in tried
@@ -124,15 +127,15 @@ def plans(
     ]
     if not fitting:
         least = min(tried, key=lambda plan: plan.needed_bytes)
-        in_host_too = host_bytes(least, demand, device, collectives)
+        on_host = host_bytes(least, demand, device, collectives)
         raise EngineError(
             "out-of-memory",
             f"Training coefficients of {demand.checkpoints} checkpoints with {demand.parameters:,} parameters must "
             f"have {_table(least.parts)} on each rank ({least.placement}, {least.precision}), but {available:,} bytes "
             f"are free on {device}, of which {USABLE_SHARE:.0%} may be used."
             + (
-                f" In the host's memory {in_host_too:,} bytes must be free too, and {in_host:,} are."
-                if in_host_too
+                f" The host's memory must hold {on_host:,} bytes besides, and has {in_host:,} free."
+                if on_host > USABLE_SHARE * in_host
                 else ""
             )
             + (f" Try `placement: {SHARDED_MODEL}`." if sharded is False and collectives.size > 1 else ""),
@@ -143,8 +146,9 @@ def plans(
 def _choices(
     device: torch.device, collectives: Collectives, placement: str, precision: str
 ) -> Iterator[tuple[str, str]]:
-    nodes = collectives.size // int(os.environ.get("LOCAL_WORLD_SIZE", str(collectives.size)))
-    cut = BY_NODE if nodes > 1 and nodes < collectives.size else BY_PARAMETER
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", str(collectives.size)))
+    alike = smallest_over_ranks(own, collectives) == largest_over_ranks(own, collectives)
+    cut = BY_NODE if alike and 1 < own < collectives.size else BY_PARAMETER
     placements = [placement]
     if placement == AUTO:
         placements = [REPLICATED, cut, SHARDED_MODEL] if collectives.size > 1 else [REPLICATED]

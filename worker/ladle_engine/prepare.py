@@ -41,7 +41,7 @@ from ladle_engine.workspace import Plan, Workspace
 from ladle_engine.write import OUTPUT_DTYPES, output_dtypes
 
 DEVICES = ("cpu", "cuda")
-"""Kinds of them."""
+"""Kinds of device that a job can run on."""
 
 TRAIN_SET_USES = ("coefficients", "batchnorm")
 

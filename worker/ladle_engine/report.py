@@ -139,7 +139,12 @@ def report_json(
             "order": list(names),
         },
         "num_parameters": work.binding.num_parameters,
-        "splits": {"fit": len(work.fit), "select": len(work.select), "seed": work.seed},
+        "splits": {
+            "fit": len(work.fit),
+            "select": len(work.select),
+            "fit_judged": len(winner.judged.fit),
+            "seed": work.seed,
+        },
         "statistics": work.statistics.name,
         "memory": dict(run.memory),
         "settings": dict(run.settings),

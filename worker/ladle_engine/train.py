@@ -88,8 +88,7 @@ class Trainer:
 
     @property
     def batches_per_pass(self) -> int:
-        """As `BatchOrder` cuts them."""
-        return len(self.examples) // min(self.examples.task.batch_size, len(self.examples))
+        return BatchOrder(len(self.examples), self.examples.task.batch_size, seed=0).per_pass
 
     def train(self, subspace: Subspace, settings: TrainSettings) -> Trained:
         """Collective. Raises `MethodError` when the loss or a gradient is no longer finite."""
@@ -142,7 +141,12 @@ class Trainer:
         raise MethodError(
             "non-finite-loss",
             f"The loss of method `{self.method}` must be finite, and its gradient too, but at step {step} of "
-            f"{settings.steps} the loss is {loss}. A smaller `learning_rate` (now {settings.learning_rate}) may help.",
+            f"{settings.steps} the loss is {loss}."
+            + (
+                f" A smaller `learning_rate` (now {settings.learning_rate}) may help."
+                if settings.optimiser != "lbfgs"
+                else ""
+            ),
         )
 
 
@@ -326,13 +330,13 @@ class BatchOrder:
         self._num_examples = num_examples
         self._batch_size = min(batch_size, num_examples)
         self._seed = seed
-        self._per_pass = num_examples // self._batch_size
+        self.per_pass = num_examples // self._batch_size
         self._pass = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int) -> Tensor:
         """int64 [batch_size]: positions among the examples."""
-        number, position = divmod(step, self._per_pass)
+        number, position = divmod(step, self.per_pass)
         if number != self._pass:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 % 2**63 + number)
             self._order = torch.randperm(self._num_examples, generator=generator)

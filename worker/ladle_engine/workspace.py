@@ -33,7 +33,8 @@ class Judged:
     """A model's values on both splits, and the statistics that were made for it."""
 
     fit: Evaluation
-    """On the first round of the split, the same examples for every model: it is shown, and decides nothing."""
+    """On the first round of the split, the same examples for every model. It is shown; only that it must be finite
+    decides anything."""
     select: Evaluation
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 

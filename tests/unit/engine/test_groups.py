@@ -74,6 +74,8 @@ LAYERS = {
     "blocks.3.4.conv_pw.weight": "blocks.3.4",
     "layer3.5.conv2.weight": "layer3.5",
     "features.0.0.weight": "features.0",
+    "features.2.1.layer_scale": "features.2.1",
+    "features.2.1.block.0.weight": "features.2.1",
     "classifier.weight": "classifier",
 }
 

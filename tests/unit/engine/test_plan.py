@@ -95,7 +95,7 @@ def test_pinned_memory_counts_as_rounded_up_to_powers_of_two(monkeypatch: pytest
         assert preflight.host_bytes(plan, demand, gpu, Ranks(1)) == 4 * parameters + most_wasted + gram_bytes
     room["cpu"] = 1 << 20
     with pytest.raises(
-        EngineError, match=r"In the host's memory 4,328,521,768 bytes must be free too, and 1,048,576 are"
+        EngineError, match=r"The host's memory must hold 4,328,521,768 bytes besides, and has 1,048,576 free"
     ):
         preflight.plans(demand, gpu, Ranks(1), precision="offload")
 

@@ -35,9 +35,10 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         wanted, given = auto.methods, dict[str, Any](auto.options)
     else:
         wanted, given = [name], {name: options}
-    for method in (*wanted, *given):
+    fields = ("methods", "options") if name == AUTO else ("method", "method")
+    for field, method in [*((fields[0], each) for each in wanted), *((fields[1], each) for each in given)]:
         if method not in METHODS:
-            field, known = ("methods", list(METHODS)) if name == AUTO else ("method", [AUTO, *METHODS])
+            known = list(METHODS) if name == AUTO else [AUTO, *METHODS]
             near = difflib.get_close_matches(str(method), known, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise MethodError(
@@ -60,7 +61,7 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         if method not in plan.with_starts():
             raise MethodError(
                 "invalid-method-options",
-                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but has some "
-                f"for `{method}`. Name it in `methods` too.",
+                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but is for "
+                f"`{method}` too. Name it in `methods` as well.",
             )
     return plan

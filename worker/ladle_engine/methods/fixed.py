@@ -151,10 +151,9 @@ def decays(K: int) -> list[float]:
 
     A longer one than there are checkpoints would give the first of them most of the weight.
     """
-    windows = [SHORTEST_MEMORY]
-    while windows[-1] * math.sqrt(2) <= K:
-        windows.append(windows[-1] * math.sqrt(2))
-    return [round(1 - 1 / window, 4) for window in windows]
+    # A little more, for K itself is among them where it is 5, 10 or 20.
+    longer = math.floor(2 * math.log2(K / SHORTEST_MEMORY) + 1e-9)
+    return [round(1 - 2 ** (-step / 2) / SHORTEST_MEMORY, 4) for step in range(1 + max(0, longer))]
 
 
 def last_k(work: Workspace, k: int) -> Coefficients:

@@ -36,7 +36,7 @@ class PsgdOptions:
     warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
     start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
     groups: Grouping = option("model", HELP)
-    basis: str = option("gram-schmidt", "P, whose columns are directions' lengths long", one_of=tuple(BASES))
+    basis: str = option("gram-schmidt", "of P: one of the bases of twa, all of the same span", one_of=tuple(BASES))
 
     def settings(self, seed: int) -> TrainSettings:
         return TrainSettings(

@@ -35,7 +35,7 @@ SHARE_OF_PASS, FEWEST_STEPS, MOST_STEPS = 2 / 3, 40, 100
 IGNORED_BY = {
     "adamw": ("momentum", "passes"),
     "sgd": ("passes",),
-    "lbfgs": (*("steps", "learning_rate", "momentum", "schedule", "warmup_fraction", "speed_up", "averaged_fraction"),),
+    "lbfgs": ("steps", "learning_rate", "momentum", "schedule", "warmup_fraction", "speed_up", "averaged_fraction"),
 }
 """Options that an optimiser has no use for."""
 
