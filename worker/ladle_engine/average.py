@@ -20,8 +20,8 @@ from ladle_engine.checkpoints import discover
 from ladle_engine.collectives import current_collectives
 from ladle_engine.commit import fresh_folder, refuse_existing, staged
 from ladle_engine.methods import AUTO, plan_methods
+from ladle_engine.out_of_memory import named_out_of_memory
 from ladle_engine.preflight import AUTO as ANY
-from ladle_engine.preflight import named_out_of_memory
 from ladle_engine.prepare import Request, open_splits, prepare
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
 from ladle_engine.repeatable import repeatable

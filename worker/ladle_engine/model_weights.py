@@ -13,13 +13,14 @@ from ladle_engine.buckets import flat_copy, local_part, make_buckets, read_chunk
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
-from ladle_engine.directions import RandomDirections, open_directions
+from ladle_engine.directions import OFFLOADED, RandomDirections, open_directions
 from ladle_engine.errors import EngineError
 from ladle_engine.groups import Groups, layers_of
+from ladle_engine.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.placements import OpenDirections, Placement, open_placement
-from ladle_engine.preflight import RELIEF, MemoryPlan, fits_everywhere
+from ladle_engine.preflight import MemoryPlan
 from ladle_engine.progress import ProgressCallback, Warned
-from ladle_engine.rows import TIERS
+from ladle_engine.rows import TIERS, kernels_failure
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,8 @@ class ModelWeights:
     """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
     _open: Placement | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
+    """Precisions whose missing kernels were told of."""
     _key_of: dict[str, object] = field(default_factory=dict, init=False)
     """Parameter -> what it may share a bucket with, in the open placement."""
 
@@ -107,6 +110,7 @@ class ModelWeights:
                 self._tried = fits
             if fits:
                 assert opened is not None, "it failed nowhere"
+                self._tell_of_missing_kernels()
                 return opened
             if opened is not None:
                 opened.close()
@@ -121,6 +125,19 @@ class ModelWeights:
                 Warned(
                     message=f"Directions as {ran_out.precision} ({ran_out.placement}) ran out of memory in a trial "
                     f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
+                )
+            )
+
+    def _tell_of_missing_kernels(self) -> None:
+        """Once for each precision, of rank 0's device."""
+        tier = "float32" if self.plan.precision == OFFLOADED else self.plan.precision
+        failure = kernels_failure(tier, self.device) if tier in TIERS and tier not in self._told else None
+        self._told.add(tier)
+        if failure is not None:
+            self.tell(
+                Warned(
+                    message=f"Triton's kernels do not run on {self.device}, so torch's products are used, which are "
+                    f"slower: {failure}"
                 )
             )
 

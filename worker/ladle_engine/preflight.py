@@ -6,11 +6,10 @@ D parameters, K checkpoints, R ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
@@ -20,10 +19,9 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.collectives import Collectives
 from ladle_engine.directions import OFFLOADED, STREAMED
 from ladle_engine.errors import EngineError
+from ladle_engine.out_of_memory import is_out_of_memory
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.rows import OFFLOAD_CHUNK_BYTES, TIERS, make_rows, row_bytes
-
-T = TypeVar("T")
 
 AUTO = "auto"
 
@@ -230,45 +228,6 @@ def _cut(placement: str, demand: Demand, collectives: Collectives) -> tuple[int,
     if placement == BY_NODE:
         return K, -(-D // int(os.environ.get("LOCAL_WORLD_SIZE", str(R))))
     return K, -(-D // R) if placement in (BY_PARAMETER, SHARDED_MODEL) else D
-
-
-OUT_OF_MEMORY_WORDS = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""Of a CPU's allocator, of CUDA's for pinned memory, and of its libraries: plain errors, known by their words alone."""
-
-RELIEF = f"Give a smaller task option `batch_size`, or more ranks with `placement: {SHARDED_MODEL}`."
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch says so by a class of its own for its allocator on a GPU, and only in words elsewhere."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
-
-
-def fits_everywhere(attempt: Callable[[], T], collectives: Collectives) -> tuple[T | None, bool]:
-    """Collective, which `attempt` must not be: what it gives, and whether it ran out of memory on no rank."""
-    made: T | None = None
-    failed = torch.zeros(1)
-    try:
-        made = attempt()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failed += 1
-    return made, not float(collectives.sum(failed))
-
-
-@contextmanager
-def named_out_of_memory() -> Iterator[None]:
-    """Inside, running out of memory on this rank becomes an `EngineError` with that code."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise EngineError(
-            "out-of-memory", f"A step must fit into the memory that is free, but ran out of it: {error} {RELIEF}"
-        ) from error
 
 
 def _table(parts: Mapping[str, int]) -> str:

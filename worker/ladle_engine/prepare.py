@@ -13,27 +13,26 @@ from ladle_engine.binding import Binding, bind
 from ladle_engine.buffers import batch_norms, choose_statistics, each_on_its_own
 from ladle_engine.checkpoints import CheckpointSet, check
 from ladle_engine.collectives import Collectives
-from ladle_engine.directions import OFFLOADED, STREAMED
+from ladle_engine.directions import STREAMED
 from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.examples import Examples, split
 from ladle_engine.geometry import measure
 from ladle_engine.groups import group
 from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model_weights import ModelWeights
+from ladle_engine.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.placements import SHARDED_MODEL
 from ladle_engine.preflight import (
-    RELIEF,
     PeakMemory,
     available_bytes,
     demand_of,
-    fits_everywhere,
     largest_over_ranks,
     plans,
     smallest_over_ranks,
     supported,
 )
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.rows import TIERS, kernels_failure
+from ladle_engine.rows import TIERS
 from ladle_engine.sharded_model import build_sharded
 from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Metric, Task
@@ -172,7 +171,6 @@ def prepare(
         sharded,
     )
     tell(MemoryPlanned(**asdict(fitting[0])))
-    _tell_of_missing_kernels(fitting[0].precision, device, tell)
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
         tell(Warned(message=warning))
@@ -244,17 +242,6 @@ def supported_precision(precision: str, device: torch.device, collectives: Colle
         )
     tell(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
     return finer
-
-
-def _tell_of_missing_kernels(precision: str, device: torch.device, tell: ProgressCallback) -> None:
-    tier = "float32" if precision == OFFLOADED else precision
-    if tier in TIERS and (failure := kernels_failure(tier, device)) is not None:
-        tell(
-            Warned(
-                message=f"Triton's kernels do not run on {device}, so torch's products are used, which are slower: "
-                f"{failure}"
-            )
-        )
 
 
 def _must_be_sharded(

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ladle_engine.out_of_memory import is_out_of_memory
+
 BLOCK = 64
 """Elements that share one scale in int8 and int4."""
 
@@ -442,9 +444,9 @@ def _probe(tier: str, device: torch.device) -> _Probe:
         kernels = _installed_kernels()
         if kernels is not None:
             _compare_with_torch(kernels, tier, device)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever Triton or its compilers raise
+        if is_out_of_memory(error):
+            raise
         return _Probe(kernels=None, failure=f"{type(error).__name__}: {_first_line(error)}")
     return _Probe(kernels=kernels)
 

@@ -22,6 +22,7 @@ from ladle_engine.collectives import SingleProcess
 from ladle_engine.examples import Examples
 from ladle_engine.groups import GROUPINGS
 from ladle_engine.methods import AUTO_METHODS, plan_methods
+from ladle_engine.out_of_memory import is_out_of_memory
 from ladle_engine.prepare import supported_precision
 from ladle_engine.progress import Warned, ignore
 from ladle_engine.report import versions
@@ -297,7 +298,7 @@ def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
 
 def test_kernels_that_do_not_run_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "RuntimeError: Failed to find C compiler."
-    monkeypatch.setattr("ladle_engine.prepare.kernels_failure", lambda tier, device: reason)
+    monkeypatch.setattr("ladle_engine.model_weights.kernels_failure", lambda tier, device: reason)
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
     outcome = average(folder, folder, output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
@@ -365,7 +366,7 @@ class RunsOut(ToyTask):
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
         (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
-        (5, r"A step must fit into the memory that is free, but ran out of it: .*allocate memory"),
+        (5, r"The job must fit into the memory that is free, but this rank ran out of it: .*allocate memory"),
     ],
     ids=["trial", "every-plan", "step"],
 )
@@ -396,7 +397,7 @@ def test_running_out_of_memory_is_an_error_with_its_own_code(
     ids=repr,
 )
 def test_running_out_of_memory_is_told_from_other_errors(error: Exception, is_one: bool) -> None:
-    assert preflight.is_out_of_memory(error) == is_one
+    assert is_out_of_memory(error) == is_one
 
 
 def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
