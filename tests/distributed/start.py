@@ -12,10 +12,15 @@ REPOSITORY = Path(__file__).parents[2]
 
 def run_module(module: str, ranks: int, *arguments: str, timeout_s: float = 170) -> None:
     """Runs `python -m module arguments` as so many ranks, and fails with what they said when one fails."""
+    run_program(ranks, "-m", module, *arguments, timeout_s=timeout_s)
+
+
+def run_program(ranks: int, *program: str, timeout_s: float) -> None:
+    """The same for what torchrun takes as a program: a script, or `-m` and a module, with arguments."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-            *("-m", module, *arguments),
+            *program,
         ],
         env={
             **os.environ,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.builders import make_checkpoints, make_val_set
+from tests.distributed.start import run_program
 
-REPOSITORY = Path(__file__).parents[2]
 OPTIONS = {"options": {"twa": {"steps": 16}, "twa-layerwise": {"steps": 16}}}
 
 RANK = """
@@ -85,23 +82,7 @@ def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict
     """What each rank said, by rank."""
     script = output.parent / "rank.py"
     script.write_text(RANK)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-            *(str(script), str(data), str(output), json.dumps(options)),
-        ],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_program(ranks, str(script), str(data), str(output), json.dumps(options), timeout_s=120)
     return [json.loads(Path(f"{output}.rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
