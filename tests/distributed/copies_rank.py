@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ladle_engine import average
 from ladle_engine.state import ResumeState
 from ladle_engine.tasks.base import Batch
+from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, plain_net
 
 STEPS = 12
@@ -62,7 +63,7 @@ def main(folder: Path, name: str, last_step: int) -> None:
         state_dir=own / f"state-{name}",
     )
     (folder / f"{name}-{rank}.batches").write_text(str(task.batches))
-    dist.destroy_process_group()
+    end_rank()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 from ladle_engine import average
 from ladle_engine.coefficients import RandomPart
 from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
+from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, plain_net
 
 TRAINED = ("twa", "twa-layerwise", "twa-gram-schmidt", "pca", "learned-soup", "psgd", "random")
@@ -89,7 +90,7 @@ def main(folder: Path) -> None:
             outcome = run(folder, job, placement, ranks)
             scores[f"{job} {placement}"] = {score.method: score.select["loss"] for score in outcome.candidates}
     (folder / f"{ranks}-{dist.get_rank()}.json").write_text(json.dumps(scores))
-    dist.destroy_process_group()
+    end_rank()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ladle_engine.collectives import Collectives, SingleProcess, current_collect
 from ladle_engine.placements import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.state import ResumeState
 from ladle_engine.train import TrainSettings
+from tests.distributed.start import end_rank
 from tests.unit.engine.toy import (
     DyingState,
     Interrupted,
@@ -175,7 +176,7 @@ def main(folder: Path, start: str) -> None:
         "steps": {key: run.steps for key, run in resumed.items()},
     }
     torch.save(said, folder / f"{start}-{collectives.rank}.pt")
-    dist.destroy_process_group()
+    end_rank()
 
 
 def alone(folder: Path) -> dict[str, Tensor]:

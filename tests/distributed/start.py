@@ -1,4 +1,4 @@
-"""Starts real ranks on this machine, as an operator does: with torchrun, over gloo."""
+"""Starts real ranks on this machine, as an operator does: with torchrun, over gloo; and ends them, as Ladle does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+import torch.distributed as dist
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,3 +38,15 @@ def run_program(ranks: int, *program: str, timeout_s: float) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+def end_rank() -> NoReturn:
+    """Ends a rank that has done all it should, in the way of `ladle_worker.rank`.
+
+    FSDP2's caches hold on to the process group, whose threads then run on while the interpreter is taken down, which
+    has been seen to abort.
+    """
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

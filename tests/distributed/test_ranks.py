@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from ladle_engine import EngineError, average
 from datetime import timedelta
+from tests.distributed.start import end_rank
 dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 data, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if room := options.pop("room", None):
@@ -74,7 +75,7 @@ except EngineError as error:
 # A file each: what ranks print at once is woven together.
 with open(f"{output}.rank-{dist.get_rank()}.json", "w") as file:
     json.dump(said, file)
-dist.destroy_process_group()
+end_rank()
 """
 
 

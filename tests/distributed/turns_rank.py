@@ -21,6 +21,7 @@ from ladle_engine.checkpoints import discover
 from ladle_engine.collectives import Collectives, ProcessGroup
 from ladle_engine.state import ResumeState
 from tests.distributed.placement_rank import SETTINGS
+from tests.distributed.start import end_rank
 from tests.unit.engine.toy import subspace_for, trainer_for
 
 PLACEMENTS = ("by-parameter", "by-checkpoint")
@@ -134,7 +135,7 @@ def main(folder: Path) -> None:
             half = ResumeState(Path(f"{saved}-half"), "f", collectives=ProcessGroup())
             found[f"{name}/resumed"] = train(folder, net, placement, ProcessGroup(), half)
     torch.save(found, folder / f"rank-{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    end_rank()
 
 
 if __name__ == "__main__":

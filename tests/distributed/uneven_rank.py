@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from ladle_engine import EngineError
 from ladle_engine.collectives import ProcessGroup
+from tests.distributed.start import end_rank
 
 
 def main(folder: Path) -> None:
@@ -21,7 +22,7 @@ def main(folder: Path) -> None:
         ProcessGroup().split_by_node()
     except EngineError as error:
         (folder / f"said-{rank}").write_text(f"[{error.code}] {error}")
-    dist.destroy_process_group()
+    end_rank()
 
 
 if __name__ == "__main__":
