@@ -258,11 +258,12 @@ def test_a_disk_that_fills_up_ends_the_job_with_its_reason_and_leaves_nothing(
     with running(process):
         job = made.submit(spec(data).model_copy(update={"ckpt_dir": str(data / "wide")}))
         record = made.finish(job)
+        # The worker says how the job ended before it clears up.
+        until(lambda: not list((tmp_path / "results" / ".ladle").iterdir()), what="the job's folder to go")
     assert (record.state, record.reason) == (JobState.FAILED, Reason.DISK_FULL), record
     assert record.attempt == 1, "trying again would not help"
     assert "must fit on its disk" in (record.message or "")
     assert [path.name for path in (tmp_path / "results").iterdir()] == [".ladle"]
-    assert not list((tmp_path / "results" / ".ladle").iterdir())
 
 
 def test_the_process_that_talks_to_redis_never_loads_torch(
