@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -41,6 +42,9 @@ process holds one of two cores, threads that wait for each other cost 65 ns an e
 
 MAX_WAITING_BLOCKS = 4
 """How many blocks may wait to be written."""
+
+SEND_BYTES = 32 << 20
+"""How many are written before they are sent on to the disk: the sync at the end finds little left to do."""
 
 SUM_TOLERANCE = 1e-6
 """Weights whose sum is this close to 1 make an average."""
@@ -234,6 +238,7 @@ class SafetensorsWriter:
         self._path = path
         self._file = path.open("xb")
         self._sha256 = hashlib.sha256()
+        self._sent = 0
         self._due = iter(infos.items())
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._waiting: deque[Future[None]] = deque()
@@ -279,6 +284,11 @@ class SafetensorsWriter:
     def _write(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         self._file.write(data)
+        unsent = self._file.tell() - self._sent
+        if unsent >= SEND_BYTES:
+            self._file.flush()
+            _leave_cache(self._file, self._sent, unsent)
+            self._sent += unsent
 
 
 def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell: ProgressCallback) -> None:
@@ -288,10 +298,9 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell:
     """
     pace = Pace(tell, "verify", len(digests))
     found: dict[str, TensorInfo] = {}
-    for done, (file_name, digest) in enumerate(digests.items()):
-        path = folder / file_name
-        _forget_cached(path)
-        if sha256_of(path) != digest:
+    on_disk = _sha256_of_all([folder / file_name for file_name in digests], anew=True)
+    for done, ((path, digest), expected_digest) in enumerate(zip(on_disk, digests.values(), strict=True)):
+        if digest != expected_digest:
             raise OutputError(
                 "crashed", f"`{path}` must read back as it was written, but does not. Is the disk broken?"
             )
@@ -312,14 +321,24 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
 
 
 def input_digests(checkpoints: CheckpointSet) -> dict[str, dict[str, str]]:
-    """SHA-256 of every weight file: checkpoint -> file -> digest. Several files at once."""
-    paths = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        digests = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+    """SHA-256 of every weight file: checkpoint -> file -> digest."""
+    digests = dict(_sha256_of_all([path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]))
     return {
         checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
         for checkpoint in checkpoints.checkpoints
     }
+
+
+def _sha256_of_all(paths: Sequence[Path], *, anew: bool = False) -> Iterator[tuple[Path, str]]:
+    """Each with its digest, in order; several files at once. `anew`: from the disk, not from memory."""
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        yield from zip(paths, pool.map(_sha256_from_disk if anew else sha256_of, paths), strict=True)
+
+
+def _sha256_from_disk(path: Path) -> str:
+    with path.open("rb") as file:
+        _leave_cache(file, 0, path.stat().st_size)
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -327,11 +346,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _forget_cached(path: Path) -> None:
-    """The next read comes from the disk and not from memory, where the system can be told so (Linux)."""
+def _leave_cache(file: BinaryIO, start: int, length: int) -> None:
+    """On Linux, bytes that are on the disk leave the page cache, and others set out for the disk; elsewhere nothing."""
     if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:
