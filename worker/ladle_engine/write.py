@@ -1,8 +1,8 @@
 """Coefficients -> safetensors, block by block.
 
 The model is always `sum_i alpha_i w_i`, recomputed from the original files and accumulated in float64. Memory is a few
-blocks, whatever K, the model's size and its largest tensor are. While one block is summed, the last ones are hashed and
-written.
+blocks, whatever K, the model's size and its largest tensor are. While one block is summed, the next ones are read and
+the last ones hashed and written.
 
 K checkpoints, C elements of one chunk.
 """
@@ -17,6 +17,7 @@ import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +33,7 @@ from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.commit import sync_file
 from ladle_engine.errors import OutputError
 from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.read_ahead import ReadAhead, read_ahead
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
@@ -90,19 +92,32 @@ class Recipe:
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
-        single = self.coefficients.single()
         if name in self.statistics:
             return _parts(self.statistics[name], dtype)
-        if single is not None:
+        if (single := self._copied_from(name)) is not None:
             return _parts(readers[single].read(name), dtype)
-        if name not in self.coefficients.group_of:
-            # Integer and boolean tensors are counters and masks: the reference's, never averaged.
-            return _parts(readers[-1].read(name), dtype)
         weights, alpha_K = [reader.read(name) for reader in readers], self.coefficients.of(name)
         random, group = self.coefficients.random, self.coefficients.group_of[name]
         if random is None:
             return combine(weights, alpha_K, dtype)
         return _with_random(combine(weights, alpha_K, torch.float64), random, name, group, dtype)
+
+    def _copied_from(self, name: str) -> int | None:
+        """The checkpoint whose tensor is taken as it is; None for a sum."""
+        single = self.coefficients.single()
+        if single is None and name not in self.coefficients.group_of:
+            # Integer and boolean tensors are counters and masks: the reference's, never averaged.
+            return len(self.checkpoints.checkpoints) - 1
+        return single
+
+    def sources(self, name: str, readers: Sequence[TensorReader]) -> list[Tensor]:
+        """What the output tensor `name` is made from, which may be memory-mapped."""
+        if name in self.statistics:
+            return [self.statistics[name]]
+        if (single := self._copied_from(name)) is not None:
+            return [readers[single].read(name)]
+        alpha_K = self.coefficients.of(name).tolist()
+        return [reader.read(name) for reader, alpha in zip(readers, alpha_K, strict=True) if alpha != 0.0]
 
     def _refuse_non_finite(self, name: str, readers: Sequence[TensorReader]) -> None:
         """Returns when all are finite: then only the sum is not, or not in the output's type."""
@@ -168,8 +183,9 @@ def _with_random(
 
 
 def _parts(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    for part in tensor.reshape(-1).split(BLOCK_ELEMENTS):
-        yield part.to(dtype)
+    flat = tensor.reshape(-1)
+    for start in range(0, len(flat), BLOCK_ELEMENTS):
+        yield flat[start : start + BLOCK_ELEMENTS].to(dtype)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -196,14 +212,14 @@ def write_model(
     )
     done = 0
     digests: dict[str, str] = {}
-    with open_all(recipe.checkpoints) as readers:
+    with open_all(recipe.checkpoints) as readers, _read_ahead(recipe, readers) as ahead:
         for file_name, tensor_names in zip(names, shards, strict=True):
             infos = {
                 name: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape) for name in tensor_names
             }
             with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
                 for name in tensor_names:
-                    writer.add(recipe.blocks(name, readers))
+                    writer.add(ahead.follow(recipe.blocks(name, readers)))
                     done += 1
                     pace.step(done)
             digests[file_name] = writer.digest()
@@ -215,6 +231,15 @@ def write_model(
         (folder / INDEX_FILE).write_bytes(text)
         digests[INDEX_FILE] = hashlib.sha256(text).hexdigest()
     return digests
+
+
+def _read_ahead(recipe: Recipe, readers: Sequence[TensorReader]) -> AbstractContextManager[ReadAhead]:
+    widest = max(info.dtype.itemsize for info in recipe.checkpoints.tensors.values())
+    return read_ahead(
+        (recipe.sources(name, readers) for name in recipe.output_dtypes),
+        BLOCK_ELEMENTS,
+        block_bytes=BLOCK_ELEMENTS * widest * len(readers),
+    )
 
 
 class SafetensorsWriter:

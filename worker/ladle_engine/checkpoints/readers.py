@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
 class SafetensorsReader:
-    """One file, or the shards of an index; memory-mapped."""
+    """One file, or the shards of an index; memory-mapped. Several threads may read."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._file_of: dict[str, Path] = {}
@@ -36,6 +37,7 @@ class SafetensorsReader:
         self._stored_name = unwrapped(stored)
         self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
         self._open: dict[Path, Any] = {}
+        self._opening = threading.Lock()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -54,8 +56,9 @@ class SafetensorsReader:
         original = self._stored_name[name]
         path = self._file_of[original]
         try:
-            if path not in self._open:
-                self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+            with self._opening:
+                if path not in self._open:
+                    self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
             tensor: Tensor = self._open[path].get_tensor(original)
         except SafetensorError as error:
             raise corrupt(path, f"must be a safetensors file, but does not read ({error})") from error
