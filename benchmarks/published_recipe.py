@@ -198,7 +198,7 @@ class Search:
         self._select = select_data(prepared)
         self._seen: dict[Setting, dict[str, Any]] = {}
         rates = COARSE_RATES[optimiser]
-        self._best = Setting(optimiser=optimiser, learning_rate=rates[0], epochs=EPOCHS[0], layerwise=layerwise)
+        self._try(Setting(optimiser=optimiser, learning_rate=rates[0], epochs=EPOCHS[0], layerwise=layerwise))
         self._vary("learning_rate", rates)
         self._lengthen_and_slow(self._best)
         self._vary("learning_rate", [self._best.learning_rate * factor for factor in FINER])
@@ -221,6 +221,11 @@ class Search:
             "settings_tried": len(self._seen),
             "lowest_loss_by_steps": dict(sorted(lowest.items())),
         }
+
+    @property
+    def _best(self) -> Setting:
+        """The one that leads the search."""
+        return self._lowest(f"{self._led_by}_loss")
 
     def _lowest(self, loss: str) -> Setting:
         def key(setting: Setting) -> float:
@@ -252,17 +257,11 @@ class Search:
             self._try(replace(chosen, **{name: value}))
 
     def _try(self, setting: Setting) -> None:
-        """A loss that is lower than any before makes the setting the best."""
         if setting not in self._seen:
             state, steps = run(self._prepared, setting)
             scores = {f"test_{name}": value for name, value in self._prepared.test(state).items()}
             select_loss = self._prepared.scores(state, self._select)["loss"]
             self._seen[setting] = {**scores, "select_loss": select_loss, "steps": steps}
-        led_by = f"{self._led_by}_loss"
-        loss: float = self._seen[setting][led_by]
-        lowest = self._seen[self._best][led_by] if self._best in self._seen else math.inf
-        if loss < lowest:
-            self._best = setting
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -92,10 +92,9 @@ class Recipe:
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in self.statistics:
-            return _parts(self.statistics[name], dtype)
-        if (single := self._copied_from(name)) is not None:
-            return _parts(readers[single].read(name), dtype)
+        if name in self.statistics or self._copied_from(name) is not None:
+            (tensor,) = self.sources(name, readers)
+            return _parts(tensor, dtype)
         weights, alpha_K = [reader.read(name) for reader in readers], self.coefficients.of(name)
         random, group = self.coefficients.random, self.coefficients.group_of[name]
         if random is None:
@@ -323,7 +322,7 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell:
     """
     pace = Pace(tell, "verify", len(digests))
     found: dict[str, TensorInfo] = {}
-    on_disk = _sha256_of_all([folder / file_name for file_name in digests], anew=True)
+    on_disk = _digests([folder / file_name for file_name in digests], _sha256_on_disk)
     for done, ((path, digest), expected_digest) in enumerate(zip(on_disk, digests.values(), strict=True)):
         if digest != expected_digest:
             raise OutputError(
@@ -347,20 +346,22 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
 
 def input_digests(checkpoints: CheckpointSet) -> dict[str, dict[str, str]]:
     """SHA-256 of every weight file: checkpoint -> file -> digest."""
-    digests = dict(_sha256_of_all([path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]))
+    paths = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
+    digests = dict(_digests(paths, sha256_of))
     return {
         checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
         for checkpoint in checkpoints.checkpoints
     }
 
 
-def _sha256_of_all(paths: Sequence[Path], *, anew: bool = False) -> Iterator[tuple[Path, str]]:
-    """Each with its digest, in order; several files at once. `anew`: from the disk, not from memory."""
+def _digests(paths: Sequence[Path], digest: Callable[[Path], str]) -> Iterator[tuple[Path, str]]:
+    """Each path with its digest, in order; several files at once."""
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        yield from zip(paths, pool.map(_sha256_from_disk if anew else sha256_of, paths), strict=True)
+        yield from zip(paths, pool.map(digest, paths), strict=True)
 
 
-def _sha256_from_disk(path: Path) -> str:
+def _sha256_on_disk(path: Path) -> str:
+    """Of what the disk has, not the page cache."""
     with path.open("rb") as file:
         _leave_cache(file, 0, path.stat().st_size)
     return sha256_of(path)
