@@ -30,12 +30,12 @@ from sources import CACHE
 from torch import Tensor
 
 from ladle_engine import discover
-from ladle_engine.binding import Binding, bind
 from ladle_engine.checkpoints import CheckpointSet
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.evaluate import evaluate
-from ladle_engine.examples import Examples
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.evaluation.evaluate import evaluate
+from ladle_engine.model.binding import Binding, bind
 from ladle_engine.tasks import Task
+from ladle_engine.tasks.examples import Examples
 
 DONE = "done"
 """Only a folder with this file is whole."""

@@ -38,8 +38,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ladle_engine import average, candidate_state
+from ladle_engine.pipeline.report import versions
 from ladle_engine.progress import ProgressEvent, StageStarted
-from ladle_engine.report import versions
 from ladle_engine.tasks import Task
 from ladle_engine.tasks.base import Batch
 

@@ -33,9 +33,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ladle_engine.binding import Binding
-from ladle_engine.examples import Examples, split
-from ladle_engine.groups import layers_of
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import layers_of
+from ladle_engine.tasks.examples import Examples, split
 
 COARSE_RATES = {"sgd": (0.01, 0.1, 1.0, 10.0, 100.0), "adamw": (0.001, 0.01, 0.1, 1.0, 10.0)}
 """Unit directions need large rates: checkpoints lie several units from the centre."""

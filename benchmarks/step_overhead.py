@@ -43,26 +43,26 @@ from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
 from transformers import ResNetForImageClassification as ResNet
 from transformers import ViTForImageClassification as ViT
 
-from ladle_engine.binding import bind
-from ladle_engine.buffers import NoStatistics, RecomputedStatistics, Statistics
 from ladle_engine.checkpoints.readers import READERS
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.directions import OFFLOADED, STREAMED
-from ladle_engine.examples import Examples
-from ladle_engine.groups import Groups, group
+from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
+from ladle_engine.directions.resident_rows import row_bytes
+from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.methods.trained import TrainedOptions
-from ladle_engine.model_weights import ModelWeights
-from ladle_engine.placements import REPLICATED, Placement
-from ladle_engine.preflight import MemoryPlan, PeakMemory, available_bytes
-from ladle_engine.prior import Learned
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import Groups, group
+from ladle_engine.model.statistics import NoStatistics, RecomputedStatistics, Statistics
+from ladle_engine.pipeline.report import versions
+from ladle_engine.placements.memory_plan import MemoryPlan, PeakMemory, available_bytes
+from ladle_engine.placements.model_weights import ModelWeights
+from ladle_engine.placements.strategies import REPLICATED, Placement
 from ladle_engine.progress import ignore
-from ladle_engine.report import versions
-from ladle_engine.rows import row_bytes
-from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Basis, Linear
+from ladle_engine.resume_state import ResumeState
+from ladle_engine.subspace.bases import Basis, Linear
+from ladle_engine.subspace.prior import Learned
+from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.image_classification import ImageClassification
-from ladle_engine.train import Trainer, _first_order, _Run
+from ladle_engine.training.trainer import Trainer, _first_order, _Run
 
 COUNTS = (10, 100, 300)
 HOST = torch.device("cpu")

@@ -12,8 +12,8 @@ from measuring import clock_text, held, span, table_lines
 from rich.console import Console
 from rich.table import Table
 
-from ladle_engine.directions import OFFLOADED, STREAMED
-from ladle_engine.rows import TIERS
+from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
+from ladle_engine.directions.resident_rows import TIERS
 
 PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
 """In the tables' order."""

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 from wire_rank import SUM, Size, write_checkpoints
 
-from ladle_engine.placements import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
-from ladle_engine.report import versions
+from ladle_engine.pipeline.report import versions
+from ladle_engine.placements.strategies import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
 
 RANK = Path(__file__).with_name("wire_rank.py")
 PORT = 29577
@@ -305,7 +305,7 @@ def per_step(measured: Sequence[Measurement], layout: Layout, what: Callable[[Se
 
 
 def predicted_bytes(placement: str, ranks: int, parameters: int, weights: int) -> float:
-    """What `ladle_engine/placements.py` says that a machine sends at a step; `weights` is K x G.
+    """What `ladle_engine/placements/strategies.py` says that a machine sends at a step; `weights` is K x G.
 
     Collectives go around a ring: each rank sends (R-1)/R of a vector to gather or to reduce-scatter it, and twice as
     much to all-reduce it. Of four ranks on two machines, one on each sends to the other machine.

@@ -22,24 +22,24 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ladle_engine.binding import bind
-from ladle_engine.buffers import NoStatistics
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.collectives import Collectives, current_collectives
-from ladle_engine.examples import Examples
-from ladle_engine.groups import group
+from ladle_engine.distributed.collectives import Collectives, current_collectives
 from ladle_engine.methods.trained import TrainedOptions
-from ladle_engine.model_weights import ModelWeights
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import group
+from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.options import option
-from ladle_engine.placements import SHARDED_MODEL
-from ladle_engine.preflight import MemoryPlan
+from ladle_engine.placements.fsdp_model import build_sharded
+from ladle_engine.placements.memory_plan import MemoryPlan
+from ladle_engine.placements.model_weights import ModelWeights
+from ladle_engine.placements.strategies import SHARDED_MODEL
 from ladle_engine.progress import ignore
-from ladle_engine.sharded_model import build_sharded
-from ladle_engine.state import ResumeState
-from ladle_engine.subspace import Basis, Linear
+from ladle_engine.resume_state import ResumeState
+from ladle_engine.subspace.bases import Basis, Linear
 from ladle_engine.tasks.base import Batch, Metric
-from ladle_engine.train import Trainer
+from ladle_engine.tasks.examples import Examples
+from ladle_engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES = 10

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ladle_engine import average
-from ladle_engine.state import ResumeState
+from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, plain_net

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from ladle_engine.checkpoints import discover
-from ladle_engine.collectives import ROLL_CALL_S, ProcessGroup, RankLostError
-from ladle_engine.evaluate import evaluate
-from ladle_engine.train import Trainer
+from ladle_engine.distributed.collectives import ROLL_CALL_S, ProcessGroup, RankLostError
+from ladle_engine.evaluation.evaluate import evaluate
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.toy import plain_net, trainer_for
 
 TIMEOUT_S = 15

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints import discover
-from ladle_engine.collectives import Collectives, SingleProcess, current_collectives
-from ladle_engine.placements import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
-from ladle_engine.state import ResumeState
-from ladle_engine.train import TrainSettings
+from ladle_engine.distributed.collectives import Collectives, SingleProcess, current_collectives
+from ladle_engine.placements.strategies import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
+from ladle_engine.resume_state import ResumeState
+from ladle_engine.training.trainer import TrainSettings
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import (
     DyingState,

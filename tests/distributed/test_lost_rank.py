@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ladle_engine.collectives import ProcessGroup
+from ladle_engine.distributed.collectives import ProcessGroup
 from tests.unit.engine.toy import plain_net, write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]

@@ -25,12 +25,12 @@ from tests.distributed.start import end_rank
 dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 data, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if room := options.pop("room", None):
-    from ladle_engine import preflight
+    from ladle_engine.placements import memory_plan as preflight
     preflight.available_bytes = lambda device: room[dist.get_rank()]
     # What a trial step takes is noise beside so little room.
     preflight.PeakMemory.__exit__ = lambda self, *error: None
 if (small := options.pop("runs_out", None)) is not None:
-    from ladle_engine import model_weights
+    from ladle_engine.placements import model_weights
     open_directions, tries = model_weights.open_directions, []
     def run_out(checkpoints, buckets, precision, *rest):
         tries.append(precision)
@@ -38,7 +38,7 @@ if (small := options.pop("runs_out", None)) is not None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return open_directions(checkpoints, buckets, precision, *rest)
     model_weights.open_directions = run_out
-    from ladle_engine import prepare as module
+    from ladle_engine.pipeline import prepare as module
     trial_step, trials = module.trial_step, []
     def run_out_too(*given):
         trials.append(1)
@@ -48,7 +48,7 @@ if (small := options.pop("runs_out", None)) is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
     module.trial_step = run_out_too
 if options.pop("first_trial_runs_out", None) == dist.get_rank():
-    from ladle_engine import prepare
+    from ladle_engine.pipeline import prepare
     def run_out_at_once(*given):
         torch.empty(1 << 58)
     prepare.trial_step = run_out_at_once

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.placements import REPLICATED
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.placements.strategies import REPLICATED
 from tests.distributed import turns_rank
 from tests.distributed.turns_rank import NETS, PLACEMENTS, Disordered
 from tests.unit.engine.toy import write_checkpoints

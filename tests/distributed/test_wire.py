@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from ladle_engine.collectives import Collectives
+from ladle_engine.distributed.collectives import Collectives
 from tests.distributed.placement_rank import SETTINGS
 from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 

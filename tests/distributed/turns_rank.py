@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints import discover
-from ladle_engine.collectives import Collectives, ProcessGroup
-from ladle_engine.state import ResumeState
+from ladle_engine.distributed.collectives import Collectives, ProcessGroup
+from ladle_engine.resume_state import ResumeState
 from tests.distributed.placement_rank import SETTINGS
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import subspace_for, trainer_for

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ladle_engine import EngineError
-from ladle_engine.collectives import ProcessGroup
+from ladle_engine.distributed.collectives import ProcessGroup
 from tests.distributed.start import end_rank
 
 

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from ladle_engine import state, train
+from ladle_engine import resume_state as state
+from ladle_engine.training import trainer as train
 from ladle_worker import rank
 
 DEADLINE_S = 60

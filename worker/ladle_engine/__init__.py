@@ -8,10 +8,10 @@ outcome = average("checkpoints", "val.npz", output="better-model")
 from ladle_engine.average import Outcome, average
 from ladle_engine.checkpoints import check, discover
 from ladle_engine.coefficients import Coefficients
+from ladle_engine.combine import combine_checkpoints
 from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
 from ladle_engine.methods import METHODS
 from ladle_engine.rebuild import candidate_state, rebuild
-from ladle_engine.uniform import combine_checkpoints
 
 __all__ = [
     "METHODS",

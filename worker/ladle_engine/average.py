@@ -15,21 +15,21 @@ from typing import Any
 
 import torch
 
-from ladle_engine.candidates import Candidate, run_methods, winner_of
 from ladle_engine.checkpoints import discover
-from ladle_engine.collectives import current_collectives
-from ladle_engine.commit import fresh_folder, refuse_existing, staged
+from ladle_engine.determinism import repeatable
+from ladle_engine.distributed.collectives import current_collectives
+from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
-from ladle_engine.out_of_memory import named_out_of_memory
-from ladle_engine.preflight import AUTO as ANY
-from ladle_engine.prepare import Request, open_splits, prepare
+from ladle_engine.methods.context import Workspace
+from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
+from ladle_engine.pipeline.prepare import Request, open_splits, prepare
+from ladle_engine.pipeline.report import Run, write_output
+from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
-from ladle_engine.repeatable import repeatable
-from ladle_engine.report import Run, write_output
-from ladle_engine.state import ResumeState, fingerprint, same_everywhere
+from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
+from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
 from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Task
-from ladle_engine.workspace import Workspace
 
 PathLike = str | os.PathLike[str]
 

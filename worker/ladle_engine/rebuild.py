@@ -15,11 +15,11 @@ from torch import Tensor
 from ladle_engine.checkpoints import CheckpointSet, discover
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.commit import staged
 from ladle_engine.errors import CheckpointError, MethodError
+from ladle_engine.output.model_writer import Recipe, copy_side_files, input_digests, verify_model, write_model
+from ladle_engine.pipeline.report import COEFFICIENTS_FILE, STATISTICS_FILE
 from ladle_engine.progress import ProgressCallback, ignore
-from ladle_engine.report import COEFFICIENTS_FILE, STATISTICS_FILE
-from ladle_engine.write import Recipe, copy_side_files, input_digests, verify_model, write_model
+from ladle_engine.storage.atomic_folder import staged
 
 PathLike = str | os.PathLike[str]
 

@@ -24,8 +24,8 @@ import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import EngineError, Outcome, average  # noqa: E402
-from ladle_engine.commit import FULL_DISK  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
+from ladle_engine.storage.atomic_folder import FULL_DISK  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.data.images import ImageShape
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.image_classification import ImageClassification
+from ladle_engine.tasks.images import ImageShape
 
 CONFIG_KEYS = ("num_channels", "num_classes", "image_size", "width", "batch_norm")
 

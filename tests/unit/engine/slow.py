@@ -20,8 +20,8 @@ from torch.func import functional_call
 
 from ladle_engine.checkpoints import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.groups import Groups
-from ladle_engine.train import BatchOrder, TrainSettings, schedule
+from ladle_engine.model.groups import Groups
+from ladle_engine.training.trainer import BatchOrder, TrainSettings, schedule
 from tests.unit.engine.toy import ToyData
 
 N = 61

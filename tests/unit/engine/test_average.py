@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
-from ladle_engine.state import ResumeState
+from ladle_engine.resume_state import ResumeState
 from tests.builders import make_checkpoints, make_val_set, quick_options
 
 ALL = {"methods": list(METHODS), "options": quick_options(4)}
@@ -118,7 +118,7 @@ def test_the_models_score_is_the_one_that_the_file_has(made: tuple[Path, Any]) -
     """Loads the written model on its own and measures it on the select split."""
     from ladle_small_cnn import SmallCnn
 
-    from ladle_engine.examples import split
+    from ladle_engine.tasks.examples import split
 
     root, (outcome, _) = made
     config = json.loads((root / "out" / "config.json").read_text())
@@ -432,7 +432,7 @@ def test_a_method_of_another_kind_or_a_near_miss_gets_a_hint(data: Path, tmp_pat
 
 
 def test_a_tie_is_called_one_in_the_card(tmp_path: Path, data: Path) -> None:
-    from ladle_engine.card import model_card
+    from ladle_engine.pipeline.model_card import model_card
 
     outcome = run(data, tmp_path / "out", method="uniform")
     report = json.loads((tmp_path / "out" / "report.json").read_text())

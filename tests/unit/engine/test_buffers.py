@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ladle_engine.binding import bind
-from ladle_engine.buffers import AveragedStatistics, synchronise
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.groups import GROUPINGS
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import GROUPINGS
+from ladle_engine.model.statistics import AveragedStatistics, synchronise
 from tests.unit.engine.toy import norm_net, write_checkpoints
 
 

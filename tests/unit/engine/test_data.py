@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine import DataError
-from ladle_engine.data.images import ArrayImages, FolderImages, ImageShape, open_images
+from ladle_engine.tasks.images import ArrayImages, FolderImages, ImageShape, open_images
 
 SHAPE = ImageShape(channels=3, num_classes=2, class_ids=None)
 GREY = ImageShape(channels=1, num_classes=2, class_ids=None)
@@ -161,7 +161,7 @@ def test_an_image_bomb_and_a_link_out_of_the_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
-    monkeypatch.setattr("ladle_engine.data.images.MAX_PIXELS", 29)
+    monkeypatch.setattr("ladle_engine.tasks.images.MAX_PIXELS", 29)
     assert "6 x 5" in refused("invalid-data", folder)
     (tmp_path / "secret.png").write_bytes((folder / "a" / "0.png").read_bytes())
     (folder / "a" / "link.png").symlink_to(tmp_path / "secret.png")

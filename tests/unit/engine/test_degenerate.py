@@ -14,13 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle_engine import METHODS, CheckpointError, Outcome, average, buckets, candidate_state, directions, rebuild, rows
-from ladle_engine.binding import bind
-from ladle_engine.buckets import Bucket
+from ladle_engine import METHODS, CheckpointError, Outcome, average, candidate_state, rebuild
 from ladle_engine.checkpoints import discover
-from ladle_engine.examples import split
-from ladle_engine.groups import GROUPINGS
-from ladle_engine.rows import TIERS
+from ladle_engine.directions import buckets
+from ladle_engine.directions import checkpoint_directions as directions
+from ladle_engine.directions import resident_rows as rows
+from ladle_engine.directions.buckets import Bucket
+from ladle_engine.directions.resident_rows import TIERS
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import GROUPINGS
+from ladle_engine.tasks.examples import split
 from tests.builders import quick_options
 from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ladle_engine.binding import bind
 from ladle_engine.checkpoints import discover
-from ladle_engine.geometry import measure
-from ladle_engine.groups import GROUPINGS
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.progress import ignore
+from ladle_engine.subspace.geometry import measure
 from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig
 
 from ladle_engine import MethodError
-from ladle_engine.binding import bind
-from ladle_engine.groups import equal_parts, group, layers_of
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import equal_parts, group, layers_of
 from tests.unit.engine.toy import norm_net, write_checkpoints
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ladle_engine.rows import TIERS, ResidentRows
+from ladle_engine.directions.resident_rows import TIERS, ResidentRows
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: there is none for macOS or aarch64"
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
 AGREE = """
 import sys
 import torch
-from ladle_engine import kernels
-from ladle_engine.rows import ResidentRows, _compare_with_torch
+from ladle_engine.directions import kernels
+from ladle_engine.directions.resident_rows import ResidentRows, _compare_with_torch
 
 kernels.UNITS = 32  # several programs and steps from small pieces
 kernels.PROGRAMS = 2
@@ -79,7 +79,7 @@ def compiled(name: str, tier: str, **fixed: int) -> bytes:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from ladle_engine import kernels
+    from ladle_engine.directions import kernels
 
     kernel = getattr(kernels, name)
     rows = ResidentRows.allocate(tier, 1, 1, torch.device("cpu"))

@@ -14,20 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_contracts import Reason
-from ladle_engine import METHODS, CheckpointError, DataError, EngineError, TaskError, average, preflight
-from ladle_engine.binding import bind
-from ladle_engine.buffers import AveragedStatistics, NoStatistics, choose_statistics
+from ladle_engine import METHODS, CheckpointError, DataError, EngineError, TaskError, average
 from ladle_engine.checkpoints import discover, open_checkpoint
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.examples import Examples
-from ladle_engine.groups import GROUPINGS
+from ladle_engine.directions.resident_rows import make_rows
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.methods import AUTO_METHODS, plan_methods
-from ladle_engine.out_of_memory import is_out_of_memory
-from ladle_engine.prepare import supported_precision
+from ladle_engine.model.binding import bind
+from ladle_engine.model.groups import GROUPINGS
+from ladle_engine.model.statistics import AveragedStatistics, NoStatistics, choose_statistics
+from ladle_engine.pipeline.prepare import supported_precision
+from ladle_engine.pipeline.report import versions
+from ladle_engine.placements import memory_plan as preflight
 from ladle_engine.progress import Warned, ignore
-from ladle_engine.report import versions
-from ladle_engine.rows import make_rows
-from ladle_engine.state import fingerprint
+from ladle_engine.resume_state import fingerprint
+from ladle_engine.tasks.examples import Examples
 from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
@@ -150,7 +151,7 @@ def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monk
     image.write_bytes(b"another")
     assert now(batch_size=8) != first
     second = now(batch_size=8)
-    monkeypatch.setattr("ladle_engine.state.version", lambda name: "99")
+    monkeypatch.setattr("ladle_engine.resume_state.version", lambda name: "99")
     assert now(batch_size=8) != second
 
 
@@ -298,7 +299,7 @@ def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
 
 def test_kernels_that_do_not_run_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "RuntimeError: Failed to find C compiler."
-    monkeypatch.setattr("ladle_engine.model_weights.kernels_failure", lambda tier, device: reason)
+    monkeypatch.setattr("ladle_engine.placements.model_weights.kernels_failure", lambda tier, device: reason)
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
     outcome = average(folder, folder, output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
@@ -376,7 +377,7 @@ def test_running_out_of_memory_is_an_error_with_its_own_code(
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     task = RunsOut(when)
     if when == 2:
-        monkeypatch.setattr("ladle_engine.preflight._choices", lambda *given: [("streamed", "replicated")])
+        monkeypatch.setattr("ladle_engine.placements.memory_plan._choices", lambda *given: [("streamed", "replicated")])
     with pytest.raises(EngineError, match=message) as caught:
         average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa")
     assert caught.value.code == "out-of-memory"
@@ -501,7 +502,7 @@ def test_coefficients_are_trained_on_batch_statistics_without_dropout_and_judged
 def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_and_multiples_are_picked_there(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle_engine import candidates
+    from ladle_engine.pipeline import candidates
 
     task = ToyTask(plain_net)
     write_checkpoints(tmp_path / "checkpoints", plain_net)
@@ -706,7 +707,7 @@ def test_two_names_for_the_same_weights_are_pointed_out(tmp_path: Path) -> None:
 def test_a_full_disk_under_the_resume_state_says_so(tmp_path: Path) -> None:
     import resource
 
-    from ladle_engine.state import ResumeState
+    from ladle_engine.resume_state import ResumeState
 
     state = ResumeState(tmp_path, "f")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ladle_engine import EngineError, candidates
+from ladle_engine import EngineError
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.collectives import SingleProcess
-from ladle_engine.evaluate import Evaluation, evaluate
-from ladle_engine.evaluations import Evaluations, in_rounds, is_below, round_ends
-from ladle_engine.examples import Examples
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.evaluation.cache import Evaluations, in_rounds, is_below, round_ends
+from ladle_engine.evaluation.evaluate import Evaluation, evaluate
+from ladle_engine.evaluation.racing import is_beaten, race
 from ladle_engine.methods import METHODS, fixed
-from ladle_engine.race import is_beaten, race
-from ladle_engine.state import ResumeState
+from ladle_engine.pipeline import candidates
+from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch, Metric
+from ladle_engine.tasks.examples import Examples
 from tests.unit.engine.toy import ToyTask
 
 ACCURACY = Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0)

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle_engine import average, candidates
+from ladle_engine import average
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.evaluate import evaluate
+from ladle_engine.evaluation.evaluate import evaluate
 from ladle_engine.methods import fixed
 from ladle_engine.methods.greedy import mean_of
+from ladle_engine.pipeline import candidates
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.image_classification import ImageClassification
 from tests.builders import make_checkpoints, make_val_set

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.readers import open_all
-from ladle_engine.read_ahead import AHEAD_BYTES, read_ahead
+from ladle_engine.storage.read_ahead import AHEAD_BYTES, read_ahead
 from tests.polling import until
 
 BLOCK = 10

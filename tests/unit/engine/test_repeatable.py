@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ladle_engine import average
-from ladle_engine.repeatable import repeatable
+from ladle_engine.determinism import repeatable
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")

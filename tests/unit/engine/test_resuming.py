@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ladle_engine import average
-from ladle_engine.state import ResumeState
+from ladle_engine.resume_state import ResumeState
 from tests.unit.engine.toy import Interrupted, ToyTask, plain_net, write_checkpoints
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

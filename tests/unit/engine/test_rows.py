@@ -10,8 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladle_engine import rows as rows_module
-from ladle_engine.rows import BLOCK, TIERS, OffloadedRows, ResidentRows, Rows, _Landing, make_rows, row_bytes
+from ladle_engine.directions import resident_rows as rows_module
+from ladle_engine.directions.resident_rows import (
+    BLOCK,
+    TIERS,
+    OffloadedRows,
+    ResidentRows,
+    Rows,
+    _Landing,
+    make_rows,
+    row_bytes,
+)
 
 CPU = torch.device("cpu")
 SHAPES = [(0, 100), (3, 0), (1, 1), (1, 64), (2, 63), (8, 65), (17, 1000), (33, 128), (300, 777)]

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from ladle_engine.evaluate import Evaluation
-from ladle_engine.examples import split
-from ladle_engine.select import gain_over, pick
+from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.evaluation.gain import gain_over, pick
 from ladle_engine.tasks.base import Metric
+from ladle_engine.tasks.examples import split
 
 ACCURACY = Metric(name="accuracy", higher_is_better=True)
 LOSS = Metric(name="loss", higher_is_better=False)

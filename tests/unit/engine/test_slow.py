@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.groups import Grouping
-from ladle_engine.prior import Learned
-from ladle_engine.subspace import (
+from ladle_engine.model.groups import Grouping
+from ladle_engine.subspace.bases import (
     Convex,
     Layered,
     MakeBasis,
@@ -24,7 +23,8 @@ from ladle_engine.subspace import (
     principal,
     principal_axes,
 )
-from ladle_engine.train import Trainer, TrainSettings
+from ladle_engine.subspace.prior import Learned
+from ladle_engine.training.trainer import Trainer, TrainSettings
 from tests.unit.engine.slow import N, SlowPrior, around_the_mean, slow_basis, slow_lbfgs, slow_model, slow_training
 from tests.unit.engine.test_train import SETTINGS
 from tests.unit.engine.toy import TiedNet, norm_net, plain_net, subspace_for, trainer_for, write_checkpoints

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.errors import MethodError
-from ladle_engine.subspace import (
+from ladle_engine.subspace.bases import (
     Convex,
     Layered,
     Linear,
     own_lengths,
     principal_axes,
 )
-from ladle_engine.train import BatchOrder, Trained, Trainer, TrainSettings, schedule
+from ladle_engine.training.trainer import BatchOrder, Trained, Trainer, TrainSettings, schedule
 from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 
 SETTINGS = TrainSettings(

@@ -76,7 +76,7 @@ def test_a_trainer_folder_becomes_a_model_that_from_pretrained_loads(runs: Path,
 
 def test_the_written_model_has_the_score_that_the_report_says(runs: Path, tmp_path: Path) -> None:
     """Through transformers alone: its model, and the images prepared by hand."""
-    from ladle_engine.examples import split
+    from ladle_engine.tasks.examples import split
 
     outcome = average(
         runs / "run", runs / "val", output=tmp_path / "out", method="twa", method_options={"steps": 4},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladle_engine.methods.auto import AutoOptions, plan_methods
 from ladle_engine.methods.base import Method
-from ladle_engine.methods.choose import choose
+from ladle_engine.methods.plan import AutoOptions, plan_methods
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
+from ladle_engine.methods.runs import choose
 from ladle_engine.options import describe_options
 
 __all__ = ["AUTO", "AUTO_METHODS", "METHODS", "Method", "catalog", "choose", "plan_methods"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from ladle_engine.workspace import Choice, Workspace
+from ladle_engine.methods.context import Choice, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

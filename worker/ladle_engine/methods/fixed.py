@@ -15,8 +15,8 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.options import option
-from ladle_engine.workspace import Choice, Workspace
 
 ALL_K = 32
 """Up to this many values of k, every one is tried."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.groups import HELP, Grouping, group
+from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.model.groups import HELP, Grouping, group
 from ladle_engine.options import option
 from ladle_engine.progress import Warned
-from ladle_engine.workspace import Choice, Workspace
 
 SUM_TOLERANCE = 1e-6
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.evaluate import Evaluation
+from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.progress import Pace
-from ladle_engine.workspace import Choice, Workspace
 
 
 class GreedySoup:

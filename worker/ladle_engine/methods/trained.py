@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.groups import HELP, Grouping, Groups
+from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.model.groups import HELP, Grouping, Groups
 from ladle_engine.options import option
-from ladle_engine.placements import Placement
-from ladle_engine.prior import LEARNED
-from ladle_engine.train import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
-from ladle_engine.workspace import Choice, Workspace
+from ladle_engine.placements.strategies import Placement
+from ladle_engine.subspace.prior import LEARNED
+from ladle_engine.training.trainer import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
 
 CENTRE = "centre"
 
@@ -119,8 +119,8 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
         alpha_KG[work.checkpoints.names.index(start)] = 1.0
         return alpha_KG
     # Here, for the registry holds the methods that import this file.
-    from ladle_engine.methods.choose import choose
     from ladle_engine.methods.registry import METHODS
+    from ladle_engine.methods.runs import choose
 
     if start == method:
         raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ladle_engine.errors import MethodError
-from ladle_engine.groups import HELP, Grouping, Groups, group
+from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
@@ -17,9 +17,9 @@ from ladle_engine.methods.trained import (
     start_of,
     trainer_for,
 )
+from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
-from ladle_engine.subspace import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
-from ladle_engine.workspace import Choice, Workspace
+from ladle_engine.subspace.bases import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.data.images import ImageShape, open_images
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.images import ImageShape, open_images
 from ladle_engine.tasks.transformers_names import stored_names
 
 

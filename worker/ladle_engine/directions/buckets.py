@@ -1,0 +1,120 @@
+"""Buckets: the model's parameters as a few flat vectors, so that thousands of small tensors cost a few operations.
+
+Shape suffixes: K checkpoints, P elements of one bucket, C elements of one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ladle_engine.checkpoints.types import TensorReader
+from ladle_engine.directions.resident_rows import BLOCK
+
+BUCKET_ELEMENTS = 1 << 24
+"""A bucket closes when it has this many (64 MiB as float32); a larger tensor is one alone."""
+
+CHUNK_NUMBERS = 1 << 22
+"""How many numbers, over all checkpoints, are read and converted at once (32 MiB as float64)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Consecutive elements of one flattened parameter."""
+
+    name: str
+    start: int
+    """In the parameter."""
+    length: int
+    offset: int
+    """In the bucket."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """Pieces one after the other; all of one group."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def length(self) -> int:
+        return self.pieces[-1].offset + self.pieces[-1].length if self.pieces else 0
+
+    def cut(self, start: int, stop: int) -> Bucket:
+        """The elements from `start` to `stop`, as a bucket of its own; beyond the end there are none."""
+        pieces = []
+        for piece in self.pieces:
+            first, last = max(piece.offset, start), min(piece.offset + piece.length, stop)
+            if first < last:
+                pieces.append(
+                    Piece(
+                        name=piece.name,
+                        start=piece.start + first - piece.offset,
+                        length=last - first,
+                        offset=first - start,
+                    )
+                )
+        return Bucket(pieces=tuple(pieces))
+
+
+def make_buckets(parameters: Mapping[str, nn.Parameter], key: Callable[[str], object]) -> tuple[Bucket, ...]:
+    """This rank's elements of all parameters, in their order; only those of one `key` share a bucket."""
+    buckets: list[Bucket] = []
+    open_pieces: dict[object, list[Piece]] = {}
+    for name, parameter in parameters.items():
+        local, start = local_part(parameter)
+        pieces = open_pieces.setdefault(key(name), [])
+        offset = pieces[-1].offset + pieces[-1].length if pieces else 0
+        if pieces and offset + local.numel() > BUCKET_ELEMENTS:
+            buckets.append(Bucket(pieces=tuple(pieces)))
+            pieces.clear()
+            offset = 0
+        if local.numel():
+            pieces.append(Piece(name=name, start=start, length=local.numel(), offset=offset))
+    return (*buckets, *(Bucket(pieces=tuple(pieces)) for pieces in open_pieces.values() if pieces))
+
+
+def local_part(tensor: Tensor) -> tuple[Tensor, int]:
+    """What of a tensor lies on this rank, flat and writable, and where in the flattened whole it begins.
+
+    FSDP2 shards along the first dimension, so a shard is one run of elements.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().view(-1), 0
+    # As `torch.chunk` cuts: all ranks but the last have as many rows, and the last may have fewer or none.
+    rows_per_rank = -(-len(tensor) // tensor.device_mesh.size())
+    first_row = min(tensor.device_mesh.get_local_rank() * rows_per_rank, len(tensor))
+    return tensor.to_local().detach().view(-1), first_row * math.prod(tensor.shape[1:])
+
+
+def flat_copy(parameters: Mapping[str, nn.Parameter], bucket: Bucket) -> Tensor:
+    """What the model now holds of a bucket."""
+    parts = []
+    for piece in bucket.pieces:
+        local, start = local_part(parameters[piece.name])
+        parts.append(local[piece.start - start : piece.start - start + piece.length])
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def read_chunks(readers: Sequence[TensorReader], bucket: Bucket, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Yields `(elements, weights_KC)`: the same elements of a bucket from every checkpoint, converted.
+
+    Every chunk begins at a multiple of `rows.BLOCK`. What is memory-mapped is read by slice.
+    """
+    chunk = max(CHUNK_NUMBERS // max(len(readers), 1) // BLOCK * BLOCK, BLOCK)
+    # Asked for once: a reader takes longer to find a tensor than to give a small part of it.
+    stored = {piece.name: [reader.read(piece.name).reshape(-1) for reader in readers] for piece in bucket.pieces}
+    for start in range(0, bucket.length, chunk):
+        stop = min(start + chunk, bucket.length)
+        weights_KC = torch.empty(len(readers), stop - start, dtype=dtype)
+        for piece in bucket.cut(start, stop).pieces:
+            target = slice(piece.offset, piece.offset + piece.length)
+            source = slice(piece.start, piece.start + piece.length)
+            for row_C, weights_P in zip(weights_KC, stored[piece.name], strict=True):
+                row_C[target] = weights_P[source]
+        yield slice(start, stop), weights_KC

@@ -1,0 +1,232 @@
+"""What is known of every model: its values on the first examples of a split, never computed twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.errors import CheckpointError, TaskError
+from ladle_engine.evaluation.evaluate import Evaluation, evaluate
+from ladle_engine.resume_state import ResumeState
+from ladle_engine.tasks.base import Metric
+from ladle_engine.tasks.examples import Examples
+
+FIRST_ROUND = 256
+"""Examples; fewer say too little for a model to be given up."""
+GROWTH = 4
+"""A contender is placed once a round, which reads checkpoints: few rounds."""
+CHECKS = 16
+"""How often a whole evaluation asks whether it can still reach the bar."""
+ROUNDING = 1e-9
+"""A model is only given up for a mean that differs by more."""
+SAVING_SHARE = 0.05
+"""Of the time, at most, goes into saving the state."""
+STATE_KEY = "evaluations"
+
+Place = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
+"""Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them. With
+the third one the weights come from the files, else from the directions, which may be coarse."""
+
+
+@dataclass
+class _Known:
+    """One model's."""
+
+    statistics: Mapping[str, Tensor] | None = None
+    """None until the model was placed."""
+    on: dict[str, Evaluation] = field(default_factory=dict)
+    """Split -> its values on the first examples."""
+
+
+class Evaluations:
+    """Models by their coefficients; a model's evaluation is extended from the first examples of a split to more.
+
+    The order of a split is a seeded shuffle, cut into rounds. Up to the end of a round the examples are a random sample
+    of the split; within a round they are sorted, so that data are read in order.
+
+    Making it is collective: it takes up what the resume state holds.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Examples],
+        *,
+        model: nn.Module,
+        place: Place,
+        coarse: Callable[[], str | None],
+        collectives: Collectives,
+        state: ResumeState,
+        seed: int,
+    ) -> None:
+        self.rounds = {name: round_ends(len(examples), examples.task.batch_size) for name, examples in splits.items()}
+        """Split -> the ends of its rounds; the last one is the number of its examples."""
+        self._splits = {name: in_rounds(examples, self.rounds[name], seed) for name, examples in splits.items()}
+        self._model = model
+        self._place = place
+        self._coarse = coarse
+        """The precision of directions from which mixtures are placed now, if it is less than float32's."""
+        self._collectives = collectives
+        self._state = state
+        self._known = {
+            digest: _Known(
+                statistics=saved["statistics"],
+                on={split: Evaluation(values=values) for split, values in saved["on"].items()},
+            )
+            for digest, saved in (state.load(STATE_KEY) or {}).items()
+        }
+        self._save_not_before = 0.0
+
+    def size(self, split: str) -> int:
+        return len(self._splits[split])
+
+    def known(self, coefficients: Coefficients, split: str) -> Evaluation | None:
+        """What is known already; None where it is nothing."""
+        return self._record(coefficients).on.get(split)
+
+    def first(self, coefficients: Coefficients, split: str, end: int) -> Evaluation:
+        """Collective: the values on the first `end` examples or, where they are known, on more.
+
+        Raises `CheckpointError` for a checkpoint whose loss is not finite, `TaskError` for a value out of its range.
+        """
+        known = self.known(coefficients, split)
+        if known is None or len(known) < end:
+            self._place_in_model(coefficients)
+            known = self._extend(coefficients, split, end)
+        return known
+
+    def whole(self, coefficients: Coefficients, split: str) -> Evaluation:
+        """Collective: the values on all examples. Raises as `first`."""
+        return self.first(coefficients, split, self.size(split))
+
+    def exactly(self, coefficients: Coefficients, ends: Mapping[str, int]) -> dict[str, Evaluation]:
+        """Collective: the values on the first so many examples of each split, of what will be written, however coarse
+        the directions are. The model is placed once. Raises as `first`."""
+        known = self._record(coefficients, exactly=True).on
+        if any(split not in known or len(known[split]) < end for split, end in ends.items()):
+            self._place_in_model(coefficients, exactly=True)
+        return {split: self._extend(coefficients, split, end, exactly=True).first(end) for split, end in ends.items()}
+
+    def unless_below(
+        self, coefficients: Coefficients, split: str, bar: Evaluation, metric: Metric
+    ) -> Evaluation | None:
+        """Collective: the values on all examples; None as soon as the rest cannot lift `metric` to the bar's any more.
+
+        That is certain, not likely: the rest is taken to be as good as the metric's range allows. Raises as `first`.
+        """
+        size, batch_size = self.size(split), self._splits[split].task.batch_size
+        assert len(bar) == size
+        known = self.known(coefficients, split)
+        placed = False
+        together = batch_size * self._collectives.size
+        step = -(-size // (CHECKS * together)) * together
+        while known is None or len(known) < size:
+            if known is not None and is_below(known, bar, metric):
+                return None
+            if not placed:
+                self._place_in_model(coefficients)
+                placed = True
+            known = self._extend(coefficients, split, min(size, (0 if known is None else len(known)) + step))
+        return known
+
+    def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
+        """Those that were made for a model that was evaluated exactly."""
+        return self._record(coefficients, exactly=True).statistics or {}
+
+    def save(self) -> None:
+        """Into the resume state: one file, whatever the number of checkpoints."""
+        started = time.monotonic()
+        self._state.save(
+            STATE_KEY,
+            {
+                digest: {
+                    "statistics": None if known.statistics is None else dict(known.statistics),
+                    "on": {split: dict(evaluation.values) for split, evaluation in known.on.items()},
+                }
+                for digest, known in self._known.items()
+            },
+        )
+        now = time.monotonic()
+        self._save_not_before = now + (now - started) / SAVING_SHARE
+
+    def _record(self, coefficients: Coefficients, exactly: bool = False) -> _Known:
+        coarse = None if exactly or coefficients.single() is not None else self._coarse()
+        key = coefficients.digest if coarse is None else f"{coefficients.digest}-{coarse}"
+        return self._known.setdefault(key, _Known())
+
+    def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:
+        record = self._record(coefficients, exactly)
+        record.statistics = self._place(coefficients, record.statistics, exactly)
+
+    def _extend(self, coefficients: Coefficients, split: str, end: int, exactly: bool = False) -> Evaluation:
+        """The model must hold `coefficients`, unless nothing is missing."""
+        record, examples = self._record(coefficients, exactly), self._splits[split]
+        known = record.on.get(split)
+        start = 0 if known is None else len(known)
+        if start >= end:
+            assert known is not None
+            return known
+        more = evaluate(self._model, examples.take(slice(start, end)), examples.task.metrics, self._collectives)
+        _check(more, coefficients, split, examples.task.metrics)
+        record.on[split] = more if known is None else known.and_then(more)
+        if self._state.is_due() and time.monotonic() >= self._save_not_before:
+            self.save()
+        return record.on[split]
+
+
+def round_ends(total: int, batch_size: int) -> tuple[int, ...]:
+    """The ends of the rounds over `total` examples: whole batches, each end `GROWTH` times the one before.
+
+    No round begins beyond the half: what it saved would not pay for placing its contenders once more.
+    """
+    end = -(-FIRST_ROUND // batch_size) * batch_size
+    ends = []
+    while 2 * end <= total:
+        ends.append(end)
+        end *= GROWTH
+    return (*ends, total)
+
+
+def in_rounds(examples: Examples, ends: tuple[int, ...], seed: int) -> Examples:
+    """Shuffled, and sorted again within each round."""
+    shuffled = examples.indices[torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
+    starts = (0, *ends[:-1])
+    rounds = [shuffled[start:end].sort().values for start, end in zip(starts, ends, strict=True)]
+    return replace(examples, indices=torch.cat(rounds))
+
+
+def is_below(known: Evaluation, bar: Evaluation, metric: Metric) -> bool:
+    """Whether the mean over all examples is certain to be worse than that of `bar`, which is known on all of them."""
+    if not known.is_finite:
+        return bar.is_finite
+    rest = len(bar) - len(known)
+    total = float(known.values[metric.name].sum())
+    reached = float(bar.values[metric.name].mean())
+    if metric.higher_is_better:
+        # An infinite bound on no example at all would be NaN.
+        return (total + (rest * metric.high if rest else 0.0)) / len(bar) < reached - ROUNDING * (1 + abs(reached))
+    return (total + (rest * metric.low if rest else 0.0)) / len(bar) > reached + ROUNDING * (1 + abs(reached))
+
+
+def _check(more: Evaluation, coefficients: Coefficients, split: str, metrics: tuple[Metric, ...]) -> None:
+    single = coefficients.single()
+    if single is not None and not more.is_finite:
+        raise CheckpointError(
+            "non-finite-loss",
+            f"The loss of every checkpoint must be finite on the validation set, but that of "
+            f"`{coefficients.checkpoints[single]}` is {more.means()['loss']} on the {split} split. Leave it out with "
+            f"`checkpoints`.",
+        )
+    for metric in metrics:
+        values = more.values[metric.name]
+        if bool(((values < metric.low) | (values > metric.high)).any()):
+            raise TaskError(
+                "model-mismatch",
+                f"`{metric.name}` must lie within {metric.low:g} and {metric.high:g}, as the task declares, but lies "
+                f"within {float(values.min()):g} and {float(values.max()):g}.",
+            )

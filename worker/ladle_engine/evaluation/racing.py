@@ -1,0 +1,116 @@
+"""Finding the best of many models without evaluating all of them on everything: successive halving on a split.
+
+All contenders are evaluated on the first round of the split's order, those that can still win on the next one, which is
+four times as long, and so on; the last ones on the whole split (Jamieson and Talwalkar 2016, with a test in place of
+the halves). A contender is given up
+
+- at the end of a round, when it is beaten by the leader beyond doubt; see `is_beaten`;
+- within the last round, when the rest of the split cannot lift it to the bar any more, which is certain: see
+  `Evaluations.unless_below`.
+
+All ranks have the same values, so they decide the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.evaluation.cache import Evaluations
+from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.progress import Pace
+from ladle_engine.tasks.base import Metric
+
+SIGMAS = 5.0
+"""Standard errors by which the leader must be ahead. One contender passes this by chance in 3.5 million cases."""
+UNSEEN = 3
+"""Examples, as bad for the leader as any could be, that may have been missed: of a kind that n examples do not show, up
+to 3/n of all may be."""
+FIRST_UNBOUNDED = 1024
+"""Examples before anybody is given up for a metric without a finite range: a good model's loss is mostly that of a few
+examples, and a small sample that misses them looks too certain. No rule is certain there, as one for accuracy is."""
+
+
+def race(
+    evaluations: Evaluations, contenders: Sequence[Coefficients], split: str, metric: Metric, pace: Pace | None = None
+) -> int:
+    """Collective: the index of the contender whose `rank_key` on the whole split is largest; of equals the first.
+
+    `pace` counts contenders times rounds. Raises as `Evaluations.first`.
+    """
+    left = list(range(len(contenders)))
+    while len(left) > 1:
+        winner, broken = _run(evaluations, [contenders[i] for i in left], split, metric, pace)
+        if not broken:
+            return left[winner]
+        # What a broken one had beaten is in the race again; whatever was evaluated is remembered.
+        left = [i for position, i in enumerate(left) if position not in broken]
+    return left[0] if left else 0
+
+
+def _run(
+    evaluations: Evaluations, contenders: Sequence[Coefficients], split: str, metric: Metric, pace: Pace | None
+) -> tuple[int, set[int]]:
+    """The winner, and those that turned out to have values that are not finite."""
+    everybody = range(len(contenders))
+    *rounds, size = evaluations.rounds[split]
+    if math.isinf(metric.high - metric.low):
+        rounds = [end for end in rounds if end >= FIRST_UNBOUNDED]
+    running = list(everybody)
+    for number, end in enumerate(rounds):
+        if len(running) == 1:
+            break
+        known: dict[int, Evaluation] = {}
+        for done, i in enumerate(running):
+            known[i] = evaluations.first(contenders[i], split, end)
+            _tell(pace, number * len(everybody) + done + 1)
+        if broken := {i for i in running if not known[i].is_finite}:
+            return running[0], broken
+        running = still_running({i: _oriented(known[i], metric, end) for i in running}, size)
+        # The likely winner first: in the last round it sets the bar that the others must reach.
+        running.sort(key=lambda i: known[i].rank_key(metric), reverse=True)
+    winner, bar = running[0], evaluations.whole(contenders[running[0]], split)
+    for done, i in enumerate(running[1:]):
+        _tell(pace, len(rounds) * len(everybody) + done + 1)
+        evaluation = evaluations.unless_below(contenders[i], split, bar, metric)
+        if evaluation is not None and (evaluation.rank_key(metric), -i) > (bar.rank_key(metric), -winner):
+            winner, bar = i, evaluation
+    _tell(pace, (len(rounds) + 1) * len(everybody))
+    return winner, {i for i in running if not _is_finite(evaluations.known(contenders[i], split))}
+
+
+def still_running(values: Mapping[int, Tensor], size: int) -> list[int]:
+    """Those that the leader has not beaten. `values` are oriented, and all on the same examples."""
+    leader = max(values, key=lambda i: float(values[i].mean()))
+    return [i for i in values if not is_beaten(values[i], values[leader], size)]
+
+
+def is_beaten(contender: Tensor, leader: Tensor, size: int) -> bool:
+    """Whether the leader's mean over all `size` examples is larger, beyond doubt; from n of them, drawn at random.
+
+    The rule is an empirical Bernstein bound's (Maurer and Pontil 2009): the mean of the paired differences must exceed
+    `SIGMAS` standard errors (without replacement, so they vanish as n grows to `size`), and still do so if `UNSEEN`
+    further examples go against the leader by the whole range of values seen.
+    """
+    n = len(leader)
+    ahead = leader - contender
+    error = float(ahead.std()) * math.sqrt((1 - n / size) / n)
+    span = max(float(leader.max() - leader.min()), float(contender.max() - contender.min()))
+    return float(ahead.mean()) - UNSEEN * span / n > SIGMAS * error
+
+
+def _is_finite(evaluation: Evaluation | None) -> bool:
+    return evaluation is None or evaluation.is_finite
+
+
+def _oriented(evaluation: Evaluation, metric: Metric, end: int) -> Tensor:
+    values = evaluation.values[metric.name][:end]
+    return values if metric.higher_is_better else -values
+
+
+def _tell(pace: Pace | None, done: int) -> None:
+    if pace is not None:
+        pace.step(done)

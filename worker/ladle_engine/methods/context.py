@@ -1,0 +1,223 @@
+"""What every method works with: the bound checkpoints, the two splits, and a model to place coefficients in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.directions.buckets import local_part
+from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.errors import CheckpointError, MethodError
+from ladle_engine.evaluation.cache import Evaluations
+from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.evaluation.racing import race
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import Groups, whole_model
+from ladle_engine.model.statistics import Statistics
+from ladle_engine.placements.model_weights import ModelWeights
+from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.resume_state import ResumeState
+from ladle_engine.subspace.geometry import Geometry
+from ladle_engine.tasks.base import Metric, Task
+from ladle_engine.tasks.examples import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A model's values on both splits, and the statistics that were made for it."""
+
+    fit: Evaluation
+    """On the first round of the split, the same examples for every model. It is shown; only that it must be finite
+    decides anything."""
+    select: Evaluation
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a method chose."""
+
+    coefficients: Coefficients
+    label: str
+    """The method and what it settled on, for people: `last-k (k = 5)`."""
+    losses: list[float] = field(default_factory=list)
+    """The training loss of every step, for trained methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which methods run, and how."""
+
+    methods: tuple[str, ...]
+    """In the order in which they run."""
+    options: Mapping[str, Any]
+    """Every method's parsed options: others may start from one that is not a candidate itself."""
+
+    def with_starts(self) -> set[str]:
+        """The methods that run, and those that they start from."""
+        found: set[str] = set()
+        waiting = list(self.methods)
+        while waiting:
+            method = waiting.pop()
+            if method in self.options and method not in found:
+                found.add(method)
+                waiting.append(getattr(self.options[method], "start", ""))
+        return found
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """Made once a job by `average`; methods read it and place coefficients in its model."""
+
+    plan: Plan
+    checkpoints: CheckpointSet
+    task: Task
+    metric: Metric
+    """What candidates are judged by."""
+    binding: Binding
+    geometry: Geometry
+    fit: Examples
+    """Chooses coefficients: trains them, and picks ingredients."""
+    select: Examples
+    """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay) or multiples; never trains."""
+    coefficient_examples: Examples
+    """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
+    statistics: Statistics
+    weights: ModelWeights
+    """Fills the model with combinations of the checkpoints."""
+    output_dtypes: Mapping[str, torch.dtype]
+    """Tensor name -> the type it is written in."""
+    seed: int
+    collectives: Collectives
+    state: ResumeState
+    tell: ProgressCallback
+    choices: dict[str, Choice] = field(default_factory=dict, init=False)
+    """What the methods that have run chose, by name."""
+    choosing: list[str] = field(default_factory=list, init=False)
+    """The methods that are running: the first one, the one that it starts from, and so on."""
+    _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
+    evaluations: Evaluations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(
+            {"fit": self.fit, "select": self.select},
+            model=self.binding.model,
+            place=self.place,
+            coarse=self.weights.coarse,
+            collectives=self.collectives,
+            state=self.state,
+            seed=self.seed,
+        )
+
+    def close(self) -> None:
+        self.weights.close()
+
+    def coefficients(self, alpha_K: Sequence[float] | Tensor) -> Coefficients:
+        """Whole-model coefficients."""
+        return Coefficients.whole_model(self.checkpoints.names, self.binding.floating, alpha_K)
+
+    def one_checkpoint(self, index: int) -> Coefficients:
+        alpha_K = torch.zeros(len(self.checkpoints.names), dtype=torch.float64)
+        alpha_K[index] = 1.0
+        return self.coefficients(alpha_K)
+
+    def place(
+        self, coefficients: Coefficients, settled: Mapping[str, Tensor] | None = None, exactly: bool = False
+    ) -> Mapping[str, Tensor]:
+        """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
+
+        `settled` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
+        files where the directions are coarser than float32.
+        """
+        single = coefficients.single()
+        if single is not None:
+            name = self.checkpoints.names[single]
+            self.binding.load(self.checkpoints.checkpoints[single])
+            if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
+                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
+            return {}
+        self.use_reference_counters()
+        groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
+        # Opening a placement may lower the precision, where memory runs out.
+        placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
+        if placement is None or (exactly and self.weights.coarse()):
+            self.weights.place_exactly(coefficients.alpha_KG, groups)
+        else:
+            placement.place(coefficients.alpha_KG, groups)
+        if coefficients.random is not None:
+            for name, parameter in self.binding.parameters.items():
+                local, start = local_part(parameter)
+                coefficients.random.add_to(local, name, start, groups.of[name])
+        too_large = self._round(self.binding.parameters)
+        if settled is None:
+            settled = self.statistics.settle(coefficients.alpha_KG, groups)
+        else:
+            for name, values in settled.items():
+                self.binding.statistics[name].copy_(values)
+        if too_large := too_large + self._round(self.binding.statistics):
+            raise MethodError("non-finite-loss", self._too_large("the average", too_large))
+        return settled
+
+    def use_reference_counters(self) -> None:
+        """What a mixture has of them, whichever checkpoint the model held before."""
+        if self._reference_counters is None:
+            self._reference_counters = self.binding.counters_of(self.checkpoints.reference)
+        for name, target in self.binding.counters.items():
+            target.copy_(self._reference_counters[name])
+
+    @torch.no_grad()
+    def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What is judged is what will be written: rounded to the output's type.
+
+        Collective: the names of those that are too large for it, the same on every rank, for each may hold a part only.
+        """
+        rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
+        if not rounded:
+            return []
+        infinite = torch.zeros(len(rounded))
+        for index, name in enumerate(rounded):
+            local, _ = local_part(tensors[name])
+            local.copy_(local.to(self.output_dtypes[name]))
+            infinite[index] = not bool(torch.isfinite(local).all())
+        return [name for name, count in zip(rounded, self.collectives.sum(infinite).tolist(), strict=True) if count]
+
+    def _too_large(self, what: str, names: Sequence[str]) -> str:
+        return (
+            f"Weights must be finite as {self.output_dtypes[names[0]]}, but `{names[0]}` of {what} is too large for "
+            f"it. Choose another `dtype`."
+        )
+
+    def race(
+        self,
+        contenders: Sequence[Coefficients],
+        *,
+        stage: str = "train",
+        method: str | None = None,
+        by_loss: bool = False,
+    ) -> int:
+        """Collective: the index of the best on the select split, by the judging metric or by the loss; see `race`.
+
+        Raises `CheckpointError` for a checkpoint whose loss is not finite.
+        """
+        pace = Pace(self.tell, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
+        metric = next(each for each in self.task.metrics if each.name == "loss") if by_loss else self.metric
+        return race(self.evaluations, contenders, "select", metric, pace)
+
+    def whole_model(self) -> Groups:
+        return whole_model(self.binding)
+
+    def judge(self, coefficients: Coefficients) -> Judged:
+        """Collective: values on the select split and on the first round of the fit split.
+
+        Of the weights that will be written, whatever precision the directions have. What is known stays known.
+        """
+        ends = {"fit": self.evaluations.rounds["fit"][0], "select": self.evaluations.size("select")}
+        on = self.evaluations.exactly(coefficients, ends)
+        self.evaluations.save()
+        return Judged(fit=on["fit"], select=on["select"], statistics=self.evaluations.statistics(coefficients))

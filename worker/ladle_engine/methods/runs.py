@@ -1,0 +1,50 @@
+"""Runs a method once a job, with the job's options, whoever asks for what it chose."""
+
+from __future__ import annotations
+
+from ladle_engine.coefficients import Coefficients
+from ladle_engine.errors import MethodError
+from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.registry import METHODS
+
+
+def choose(work: Workspace, method: str) -> Choice:
+    """Collective: what a method chose earlier in this job, before a crash, or just now.
+
+    A method that the job does not name (others may start from it) runs with the job's options for it, or the defaults.
+    Raises `MethodError`, also for methods that start from each other.
+    """
+    if method in work.choosing:
+        circle = " and ".join(f"`{name}`" for name in work.choosing)
+        raise MethodError(
+            "invalid-method-options",
+            f"`start` must not lead back to where it began, but {circle} start from each other.",
+        )
+    if method not in work.choices:
+        work.choosing.append(method)
+        try:
+            work.choices[method] = _load(work, method) or _run(work, method)
+        finally:
+            work.choosing.remove(method)
+    return work.choices[method]
+
+
+def _load(work: Workspace, method: str) -> Choice | None:
+    saved = work.state.load(_key(method))
+    if saved is None:
+        return None
+    return Choice(
+        coefficients=Coefficients.from_json(saved["coefficients"]), label=saved["label"], losses=saved["losses"]
+    )
+
+
+def _run(work: Workspace, method: str) -> Choice:
+    choice = METHODS[method].choose(work, work.plan.options[method])
+    work.state.save(
+        _key(method), {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
+    )
+    return choice
+
+
+def _key(method: str) -> str:
+    return f"choice-{method}"

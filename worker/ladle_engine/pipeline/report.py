@@ -1,0 +1,190 @@
+"""The output folder: the model with its config, and all that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ladle_engine.methods.context import Workspace
+from ladle_engine.output.model_writer import Recipe, copy_side_files, input_digests, verify_model, write_model
+from ladle_engine.pipeline.candidates import Candidate
+from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.progress import ProgressCallback
+
+COEFFICIENTS_FILE = "coefficients.json"
+REPORT_FILE = "report.json"
+STATISTICS_FILE = "statistics.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a report says about a run besides its candidates."""
+
+    settings: Mapping[str, Any]
+    """The arguments of `average`."""
+    provenance: Mapping[str, str]
+    """The caller's own words: for a job, its id and attempt."""
+    warnings: tuple[str, ...]
+    memory: Mapping[str, Any]
+    """How the directions were kept, and why."""
+
+
+def write_output(
+    folder: Path,
+    work: Workspace,
+    candidates: list[Candidate],
+    winner: Candidate,
+    run: Run,
+    *,
+    max_shard_bytes: int,
+    tell: ProgressCallback,
+) -> dict[str, int]:
+    """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
+
+    Raises `OutputError` (disk-full), or `OSError` from a disk that fills up meanwhile.
+    """
+    recipe = Recipe(
+        checkpoints=work.checkpoints,
+        coefficients=winner.choice.coefficients,
+        output_dtypes=work.output_dtypes,
+        statistics=winner.judged.statistics,
+    )
+    metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
+        f"ladle_{key}": value for key, value in run.provenance.items()
+    }
+    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, tell=tell)
+    verify_model(folder, recipe, digests, tell)
+    copy_side_files(work.checkpoints, folder)
+    _write_statistics(folder, candidates)
+    inputs = input_digests(work.checkpoints)
+    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner, inputs))
+    report = report_json(work, candidates, winner, run, digests, inputs)
+    _write_json(folder / REPORT_FILE, report)
+    (folder / "README.md").write_text(model_card(report))
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+
+
+def coefficients_json(
+    work: Workspace, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`.
+
+    `inputs` are checkpoint -> file -> SHA-256.
+    """
+    return {
+        "format": FORMAT_VERSION,
+        "winner": winner.method,
+        "sha256": inputs,
+        "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in work.output_dtypes.items()},
+        "candidates": {
+            candidate.method: {
+                **candidate.choice.coefficients.to_json(),
+                "statistics": sorted(candidate.judged.statistics),
+            }
+            for candidate in candidates
+        },
+    }
+
+
+def report_json(
+    work: Workspace,
+    candidates: list[Candidate],
+    winner: Candidate,
+    run: Run,
+    digests: Mapping[str, str],
+    inputs: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    names = work.checkpoints.names
+    lengths_K = work.geometry.lengths_KG(work.whole_model())[:, 0]
+    return {
+        "format": FORMAT_VERSION,
+        "winner": winner.method,
+        "metric": {"name": work.metric.name, "higher_is_better": work.metric.higher_is_better},
+        "task": work.task.name,
+        "gain": asdict(winner.gain),
+        "candidates": [
+            {
+                **asdict(candidate.score),
+                "coefficients": candidate.choice.coefficients.alpha_KG.T.tolist(),
+                "groups": list(candidate.choice.coefficients.groups),
+                "curve": candidate.choice.losses,
+                "seconds": round(candidate.seconds, 3),
+            }
+            for candidate in candidates
+        ],
+        "checkpoints": [
+            {
+                "name": checkpoint.name,
+                "step": checkpoint.step,
+                "fit": _known(work, index, "fit"),
+                "select": _known(work, index, "select"),
+                "distance_to_centre": float(length),
+                "files": inputs[checkpoint.name],
+            }
+            for index, (checkpoint, length) in enumerate(zip(work.checkpoints.checkpoints, lengths_K, strict=True))
+        ],
+        "geometry": {
+            "distances": work.geometry.distances_KK().tolist(),
+            "cosines": work.geometry.cosines_KK().tolist(),
+            "order": list(names),
+        },
+        "num_parameters": work.binding.num_parameters,
+        "splits": {
+            "fit": len(work.fit),
+            "select": len(work.select),
+            "fit_judged": len(winner.judged.fit),
+            "seed": work.seed,
+        },
+        "statistics": work.statistics.name,
+        "memory": dict(run.memory),
+        "settings": dict(run.settings),
+        "provenance": dict(run.provenance),
+        "warnings": list(run.warnings),
+        "versions": versions(),
+        "files": dict(digests),
+    }
+
+
+def _known(work: Workspace, index: int, split: str) -> dict[str, Any] | None:
+    """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
+    evaluation = work.evaluations.known(work.one_checkpoint(index), split)
+    return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("ladle", "safetensors", "numpy", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
+    """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`.
+
+    Two methods that chose the same have one set of tensors, and a file takes no tensor twice: hence copies.
+    """
+    kept: dict[str, Tensor] = {
+        f"{candidate.method}/{name}": tensor.clone(memory_format=torch.contiguous_format)
+        for candidate in candidates
+        for name, tensor in candidate.judged.statistics.items()
+    }
+    if kept:
+        save_file(kept, folder / STATISTICS_FILE, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    # A NaN is no JSON: better an error here than a file that half the readers refuse.
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

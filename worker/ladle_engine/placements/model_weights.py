@@ -1,0 +1,171 @@
+"""Fills the model: holds the one placement that is open, and opens another when the basis or the groups ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.directions.buckets import flat_copy, local_part, make_buckets, read_chunks
+from ladle_engine.directions.checkpoint_directions import OFFLOADED, RandomDirections, open_directions
+from ladle_engine.directions.resident_rows import TIERS, kernels_failure
+from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
+from ladle_engine.errors import EngineError
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import Groups, layers_of
+from ladle_engine.placements.memory_plan import MemoryPlan
+from ladle_engine.placements.strategies import OpenDirections, Placement, open_placement
+from ladle_engine.progress import ProgressCallback, Warned
+
+
+@dataclass(kw_only=True)
+class ModelWeights:
+    """The model's parameters as combinations of the checkpoints' directions, or of random ones."""
+
+    checkpoints: CheckpointSet
+    binding: Binding
+    plans: Sequence[MemoryPlan]
+    """How the directions may be kept, the best first; one that turns out not to fit is dropped."""
+    device: torch.device
+    collectives: Collectives
+    trial: Callable[[], None]
+    """One forward and backward pass on this rank alone: runs out of memory where that does not fit."""
+    tell: ProgressCallback
+    narrow_output: bool = False
+    """Whether the output has numbers of less than 32 bits. The mean of a few of them often lies just between two, and
+    would be rounded to one when composed in float32 and to the other when written."""
+    groupings: Sequence[Groups] = ()
+    """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
+    _open: Placement | None = field(default=None, init=False)
+    _tried: bool = field(default=False, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
+    """Precisions whose missing kernels were told of."""
+    _key_of: dict[str, object] = field(default_factory=dict, init=False)
+    """Parameter -> what it may share a bucket with, in the open placement."""
+
+    def placement(self, groups: Groups) -> Placement:
+        """Collective. Opened at the first use: a job that only picks a checkpoint never pays for directions.
+
+        Buckets are cut by layer and by `groupings`; for a grouping that cuts them they are made again.
+        """
+        if self._open is None or not self._serves(groups):
+            self.close()
+            self._open = self._open_what_fits(groups)
+        return self._open
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """How the directions are kept, or will be."""
+        return self.plans[0]
+
+    def coarse(self) -> str | None:
+        """The precision of the directions, if a mixture composed from them is not the one that will be written."""
+        return self.plan.precision if self.narrow_output or self.plan.precision in TIERS[1:] else None
+
+    @torch.no_grad()
+    def place_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
+        """Writes `sum_i alpha_i w_i`, in float64 from the files, into this rank's elements of the model."""
+        parameters = self.binding.parameters
+        with open_all(self.checkpoints) as readers:
+            for bucket in make_buckets(parameters, groups.of.__getitem__):
+                alpha_K = alpha_KG[:, groups.of[bucket.pieces[0].name]]
+                for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
+                    summed_C = alpha_K @ weights_KC
+                    for piece in bucket.cut(elements.start, elements.stop).pieces:
+                        local, start = local_part(parameters[piece.name])
+                        target = local[piece.start - start : piece.start - start + piece.length]
+                        target.copy_(summed_C[piece.offset : piece.offset + piece.length])
+
+    def random_placement(self, groups: Groups, seed: int, count: int) -> Placement:
+        """Collective: `count` random directions around what the model now holds. Close it to get the others again."""
+        self.close()
+        return self._opened(
+            groups,
+            lambda buckets, rows: RandomDirections(
+                [flat_copy(self.binding.parameters, bucket) for bucket in buckets], buckets, rows, seed, count
+            ),
+            count,
+        )
+
+    def close(self) -> None:
+        """Frees the directions; what needs them opens them again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _open_what_fits(self, groups: Groups) -> Placement:
+        """Collective: a plan that runs out of memory on any rank is dropped on all.
+
+        Raises `EngineError` (out-of-memory) when the last one does.
+        """
+        while True:
+            opened, fits = fits_everywhere(lambda: self._open_directions(groups), self.collectives)
+            if fits and not self._tried:
+                _, fits = fits_everywhere(self.trial, self.collectives)
+                self._tried = fits
+            if fits:
+                assert opened is not None, "it failed nowhere"
+                self._tell_of_missing_kernels()
+                return opened
+            if opened is not None:
+                opened.close()
+            if len(self.plans) == 1:
+                raise EngineError(
+                    "out-of-memory",
+                    f"Directions and a training step must fit into memory, but they ran out of it with every precision "
+                    f"that was planned. The last was {self.plan.reason}. {RELIEF}",
+                )
+            ran_out, self.plans = self.plan, self.plans[1:]
+            self.tell(
+                Warned(
+                    message=f"Directions as {ran_out.precision} ({ran_out.placement}) ran out of memory in a trial "
+                    f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
+                )
+            )
+
+    def _tell_of_missing_kernels(self) -> None:
+        """Once for each precision, of rank 0's device."""
+        tier = "float32" if self.plan.precision == OFFLOADED else self.plan.precision
+        failure = kernels_failure(tier, self.device) if tier in TIERS and tier not in self._told else None
+        self._told.add(tier)
+        if failure is not None:
+            self.tell(
+                Warned(
+                    message=f"Triton's kernels do not run on {self.device}, so torch's products are used, which are "
+                    f"slower: {failure}"
+                )
+            )
+
+    def _open_directions(self, groups: Groups) -> Placement:
+        return self._opened(
+            groups,
+            lambda buckets, rows: open_directions(self.checkpoints, buckets, self.plan.precision, self.device, rows),
+            len(self.checkpoints.names),
+        )
+
+    def _opened(self, groups: Groups, directions: OpenDirections, count: int) -> Placement:
+        parameters = self.binding.parameters
+        layers = layers_of(parameters)
+        self._key_of = {
+            name: (layers[name], *(each.of[name] for each in (*self.groupings, groups))) for name in parameters
+        }
+        return open_placement(
+            self.plan.placement,
+            parameters,
+            make_buckets(parameters, self._key_of.__getitem__),
+            directions,
+            self.collectives,
+            count,
+        )
+
+    def _serves(self, groups: Groups) -> bool:
+        """Whether every bucket lies in one group; the same answer on every rank."""
+        group_of_key: dict[object, int] = {}
+        return all(
+            group_of_key.setdefault(key, groups.of[name]) == groups.of[name] for name, key in self._key_of.items()
+        )

@@ -1,0 +1,430 @@
+"""Placements: how directions and gradients lie over R ranks, and what crosses between them (DESIGN, section 3).
+
+| placement     | directions of a rank | crosses at each step |
+|---------------|----------------------|----------------------|
+| replicated    | K x D                | K x G numbers |
+| by-parameter  | K x D/R              | a reduce-scatter and an all-gather of D numbers, and K x G |
+| by-checkpoint | K/R x D              | two all-reduces of D numbers, and K x G (the paper's scheme, section 4.4) |
+| sharded-model | K x D/R              | what FSDP2 sends anyway, and K x G |
+
+By-parameter inside each node and replicated between nodes is `by-node`: only K x G numbers leave a node.
+
+Shape suffixes: K checkpoints (or rows of another basis), N of them on this rank, G groups, P elements of one bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ladle_engine.directions.buckets import Bucket, local_part
+from ladle_engine.directions.checkpoint_directions import Directions
+from ladle_engine.distributed.collectives import Collectives, share_of
+from ladle_engine.model.groups import Groups
+
+REPLICATED, BY_PARAMETER, BY_NODE = "replicated", "by-parameter", "by-node"
+BY_CHECKPOINT, SHARDED_MODEL = "by-checkpoint", "sharded-model"
+PLACEMENTS = (REPLICATED, BY_PARAMETER, BY_NODE, BY_CHECKPOINT, SHARDED_MODEL)
+
+OpenDirections = Callable[[Sequence[Bucket], slice], Directions]
+"""Makes the directions of some rows over some buckets: the part that a placement gives to this rank."""
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What one backward pass says about a combination of rows."""
+
+    loss: Tensor
+    """This rank's share of it, a scalar; afterwards the sum over ranks, float64 on the CPU."""
+    gradient_KG: Tensor
+    """By the rows' weights, float64 on the CPU."""
+
+
+class Placement(Protocol):
+    """Fills the model with a combination of all rows, and projects its gradient on them."""
+
+    buckets: Sequence[Bucket]
+    """What this rank's directions cover."""
+    directions: Directions
+
+    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+        """Collective: writes the combination into the model's parameters. `weights_KG` is float64, on the CPU."""
+        ...
+
+    def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
+        """Inside, backward's gradients are projected as they arrive and freed, and the loss is put into what is
+        yielded; at its end both have been summed over the ranks. Collective."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FlatParameters:
+    """Parameters whose storage is one flat vector a bucket, so that composing a bucket fills them without a copy."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], buckets: Sequence[Bucket], multiple_of: int) -> None:
+        self.vectors: list[Tensor] = []
+        """float32, each padded with zeros to a multiple of `multiple_of`."""
+        for bucket in buckets:
+            first = parameters[bucket.pieces[0].name]
+            vector = torch.zeros(-(-bucket.length // multiple_of) * multiple_of, dtype=first.dtype, device=first.device)
+            for piece in bucket.pieces:
+                parameter = parameters[piece.name]
+                assert piece.length == parameter.numel(), "a bucket of a whole model holds whole parameters"
+                view = vector[piece.offset : piece.offset + piece.length].view(parameter.shape)
+                view.copy_(parameter.detach())
+                parameter.data = view
+            self.vectors.append(vector)
+
+
+class Turns:
+    """One order of buckets for all ranks, as those need that meet over each bucket.
+
+    It is the order in which the buckets were complete in the first pass, on rank 0. In that pass itself the last bucket
+    comes first, as its gradients mostly do; but a bucket without gradients there, say of a head that this task does not
+    use, would keep all others waiting.
+    """
+
+    def __init__(self, count: int, ranks: Collectives) -> None:
+        self.order = list(reversed(range(count)))
+        self._ranks = ranks
+        self._is_learned = False
+
+    def learn(self, completed: Sequence[int]) -> None:
+        """Collective, after a pass; those that are not among `completed` come last. The first pass alone counts."""
+        if self._is_learned:
+            return
+        silent = [index for index in self.order if index not in completed]
+        order = torch.tensor([*completed, *silent], dtype=torch.int64)
+        self.order = self._ranks.sum(order if self._ranks.rank == 0 else torch.zeros_like(order)).tolist()
+        self._is_learned = True
+
+
+class Gradients:
+    """Hands over the flat gradient of each bucket once it is complete, and frees the parameters' own.
+
+    With `turns` a bucket also waits for its turn, at the latest until backward has ended. So all ranks keep to one
+    order, whatever their own gradients do.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        padded: Sequence[int],
+        turns: Turns | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._buckets = buckets
+        self._padded = padded
+        self._turns = turns
+        self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
+
+    @contextmanager
+    def handed_to(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Calls `take(index, gradient_P)` for every bucket. A parameter that takes no part has the gradient 0."""
+        missing = [
+            sum(self._parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in self._buckets
+        ]
+        arrived: dict[str, Tensor] = {}
+        completed: list[int] = []
+        waiting = list(self._turns.order if self._turns else range(len(self._buckets)))
+
+        def hand_over(index: int) -> None:
+            waiting.remove(index)
+            take(index, self._flat(index, arrived))
+
+        def complete(index: int) -> None:
+            completed.append(index)
+            if self._turns is None:
+                hand_over(index)
+            while self._turns and waiting and missing[waiting[0]] == 0:
+                hand_over(waiting[0])
+
+        def hook(parameter: nn.Parameter, name: str) -> None:
+            assert parameter.grad is not None
+            # An embedding may make a sparse gradient; rows of directions are dense.
+            gradient = parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad
+            parameter.grad = None
+            if name not in self._bucket_of:
+                return
+            arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
+            index = self._bucket_of[name]
+            missing[index] -= 1
+            if missing[index] == 0:
+                complete(index)
+
+        handles = [
+            parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: hook(parameter, name))
+            for name, parameter in self._parameters.items()
+            if parameter.requires_grad
+        ]
+        try:
+            yield
+            while waiting:
+                hand_over(waiting[0])
+            if self._turns:
+                self._turns.learn(completed)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter in self._parameters.values():
+                parameter.grad = None
+
+    def _flat(self, index: int, arrived: dict[str, Tensor]) -> Tensor:
+        """Takes a bucket's gradients out of `arrived`: gathered at once, for on a GPU a copy each would be a kernel."""
+        pieces, padded = self._buckets[index].pieces, self._padded[index]
+        like, _ = local_part(self._parameters[pieces[0].name])
+        parts = [
+            like.new_zeros(piece.length) if (gradient := arrived.pop(piece.name, None)) is None else gradient
+            for piece in pieces
+        ]
+        if padding := padded - self._buckets[index].length:
+            parts.append(like.new_zeros(padding))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Composition:
+    """The weights of one combination, on the model's device, for bucket after bucket."""
+
+    def __init__(
+        self, directions: Directions, weights_KG: Tensor, groups: Groups, rows: slice = slice(None), share: float = 1.0
+    ) -> None:
+        self._directions = directions
+        self._groups = groups
+        self._base_weights = [share * weight for weight in directions.base_weights_G(weights_KG).tolist()]
+        self._columns_GN = weights_KG[rows].T.to(torch.float32)
+
+    def into(self, out_P: Tensor, index: int, bucket: Bucket) -> None:
+        if not bucket.pieces:
+            return
+        self._columns_GN = self._columns_GN.to(out_P.device)
+        group = self._groups.of[bucket.pieces[0].name]
+        self._directions.compose_into(out_P, index, self._columns_GN[group], self._base_weights[group])
+
+
+class _Projected:
+    """The N numbers of each bucket, and the loss, that a rank has on its device after one backward pass."""
+
+    def __init__(self, directions: Directions, buckets: Sequence[Bucket], groups: Groups, count: int) -> None:
+        self._directions = directions
+        self._group_of = [groups.of[bucket.pieces[0].name] if bucket.pieces else 0 for bucket in buckets]
+        self._of_bucket: dict[int, Tensor] = {}
+        self._shape = (len(groups), count)
+
+    def add(self, index: int, gradient_P: Tensor) -> None:
+        if len(gradient_P):
+            self._of_bucket[index] = self._directions.project(index, gradient_P)
+
+    def with_loss(self, loss: Tensor) -> Tensor:
+        """float64 [G * N + 1] on the CPU, the loss last: one transfer, and one message."""
+        loss = loss.detach().to(torch.float64).reshape(1)
+        sums_GN = loss.new_zeros(self._shape)
+        # In one order, whatever that of the gradients was: the last bits depend on it, and a resumed run has another.
+        for index in sorted(self._of_bucket, reverse=True):
+            sums_GN[self._group_of[index]] += self._of_bucket[index]
+        return torch.cat([sums_GN.reshape(-1), loss]).cpu()
+
+    def fill(self, measured: Measured, total: Tensor) -> None:
+        measured.gradient_KG = total[:-1].view(self._shape).T.contiguous()
+        measured.loss = total[-1]
+
+
+class _Summed:
+    """What the placements share in which every rank adds up all K rows: one sum of K x G numbers ends the pass."""
+
+    buckets: Sequence[Bucket]
+    directions: Directions
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], world: Collectives, count: int) -> None:
+        self._parameters = parameters
+        self._world = world
+        self._count = count
+
+    @contextmanager
+    def _projecting(
+        self, groups: Groups, gradients: Gradients, part_of: Callable[[int, Tensor], Tensor]
+    ) -> Iterator[Measured]:
+        """`part_of(index, gradient_P)` is the gradient of this rank's elements of a bucket."""
+        projected = _Projected(self.directions, self.buckets, groups, self._count)
+        measured = _nothing_measured()
+        with gradients.handed_to(lambda index, gradient_P: projected.add(index, part_of(index, gradient_P))):
+            yield measured
+        projected.fill(measured, self._world.sum(projected.with_loss(measured.loss)))
+
+    def close(self) -> None:
+        self.directions.close()
+
+
+class Replicated(_Summed):
+    """Every rank has all directions and projects the gradient of its own examples."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        open_directions: OpenDirections,
+        world: Collectives,
+        count: int,
+    ) -> None:
+        super().__init__(parameters, world, count)
+        self.buckets = buckets
+        self.directions = open_directions(buckets, slice(None))
+        self._flat = FlatParameters(parameters, buckets, multiple_of=1)
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+
+    @torch.no_grad()
+    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+        composition = _Composition(self.directions, weights_KG, groups)
+        for index, bucket in enumerate(self.buckets):
+            composition.into(self._flat.vectors[index], index, bucket)
+
+    def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
+        return self._projecting(groups, self._gradients, lambda index, gradient_P: gradient_P)
+
+
+class ByParameter(_Summed):
+    """Each rank of `inner` has one range of every bucket's elements, for all checkpoints.
+
+    With `inner` the ranks of one node and `world` all ranks, this is replicated between nodes.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        open_directions: OpenDirections,
+        world: Collectives,
+        inner: Collectives,
+        count: int,
+    ) -> None:
+        super().__init__(parameters, world, count)
+        self._inner = inner
+        self._flat = FlatParameters(parameters, buckets, multiple_of=inner.size)
+        self._shards = [vector.new_zeros(len(vector) // inner.size) for vector in self._flat.vectors]
+        self.buckets = [
+            bucket.cut(inner.rank * len(shard), (inner.rank + 1) * len(shard))
+            for bucket, shard in zip(buckets, self._shards, strict=True)
+        ]
+        self.directions = open_directions(self.buckets, slice(None))
+        padded = [len(vector) for vector in self._flat.vectors]
+        self._gradients = Gradients(parameters, buckets, padded, Turns(len(buckets), inner))
+
+    @torch.no_grad()
+    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+        composition = _Composition(self.directions, weights_KG, groups)
+        for index, bucket in enumerate(self.buckets):
+            shard = self._shards[index]
+            composition.into(shard[: bucket.length], index, bucket)
+            self._inner.gather_into(self._flat.vectors[index], shard)
+
+    def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
+        return self._projecting(
+            groups,
+            self._gradients,
+            lambda index, gradient_P: self._inner.scatter_sum(gradient_P)[: self.buckets[index].length],
+        )
+
+
+class ShardedModel(_Summed):
+    """The model's parameters are FSDP2 shards; each rank has the directions of its own shards' elements."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        open_directions: OpenDirections,
+        world: Collectives,
+        count: int,
+    ) -> None:
+        super().__init__(parameters, world, count)
+        self.buckets = buckets
+        self.directions = open_directions(buckets, slice(None))
+        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+
+    @torch.no_grad()
+    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+        composition = _Composition(self.directions, weights_KG, groups)
+        for index, bucket in enumerate(self.buckets):
+            like, _ = local_part(self._parameters[bucket.pieces[0].name])
+            vector = like.new_empty(bucket.length)
+            composition.into(vector, index, bucket)
+            for piece in bucket.pieces:
+                local, _ = local_part(self._parameters[piece.name])
+                local.copy_(vector[piece.offset : piece.offset + piece.length])
+
+    def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
+        # FSDP2 has cut the gradient, and averaged it over the ranks, by the time it arrives; a sum is wanted.
+        return self._projecting(groups, self._gradients, lambda index, gradient_P: gradient_P * self._world.size)
+
+
+class ByCheckpoint:
+    """Each rank has all elements of its share of the checkpoints: the paper's scheme, kept to compare with."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: Sequence[Bucket],
+        open_directions: OpenDirections,
+        world: Collectives,
+        count: int,
+    ) -> None:
+        self.buckets = buckets
+        self._world = world
+        self._lengths, self._rows = share_of(count, world)
+        self.directions = open_directions(buckets, self._rows)
+        self._flat = FlatParameters(parameters, buckets, multiple_of=1)
+        lengths = [bucket.length for bucket in buckets]
+        self._gradients = Gradients(parameters, buckets, lengths, Turns(len(buckets), world))
+
+    @torch.no_grad()
+    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+        share = 1.0 if self._world.rank == 0 else 0.0
+        composition = _Composition(self.directions, weights_KG, groups, self._rows, share)
+        for index, bucket in enumerate(self.buckets):
+            composition.into(self._flat.vectors[index], index, bucket)
+            self._world.sum(self._flat.vectors[index])
+
+    @contextmanager
+    def projecting(self, groups: Groups) -> Iterator[Measured]:
+        projected = _Projected(self.directions, self.buckets, groups, self._lengths[self._world.rank])
+        measured = _nothing_measured()
+        with self._gradients.handed_to(
+            lambda index, gradient_P: projected.add(index, self._world.sum(gradient_P.contiguous()))
+        ):
+            yield measured
+        projected.fill(measured, projected.with_loss(measured.loss))
+        measured.gradient_KG = self._world.concatenate(measured.gradient_KG, self._lengths)
+        measured.loss = self._world.sum(measured.loss.reshape(1).clone())[0]
+
+    def close(self) -> None:
+        self.directions.close()
+
+
+def _nothing_measured() -> Measured:
+    return Measured(loss=torch.zeros(()), gradient_KG=torch.empty(0, 0, dtype=torch.float64))
+
+
+def open_placement(
+    name: str,
+    parameters: Mapping[str, nn.Parameter],
+    buckets: Sequence[Bucket],
+    open_directions: OpenDirections,
+    world: Collectives,
+    count: int,
+) -> Placement:
+    """Collective. `count` is the number of rows, K for directions of checkpoints."""
+    if name == REPLICATED:
+        return Replicated(parameters, buckets, open_directions, world, count)
+    if name == BY_CHECKPOINT:
+        return ByCheckpoint(parameters, buckets, open_directions, world, count)
+    if name == SHARDED_MODEL:
+        return ShardedModel(parameters, buckets, open_directions, world, count)
+    inner = world if name == BY_PARAMETER else world.split_by_node()
+    return ByParameter(parameters, buckets, open_directions, world, inner, count)

@@ -1,0 +1,111 @@
+"""Lengths, angles and distances of the directions (paper, section 4.1), from one pass over the files.
+
+Shape suffixes: K checkpoints, G groups, T parameter tensors, C elements of one chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.directions.buckets import Bucket, Piece, read_chunks
+from ladle_engine.distributed.collectives import Collectives, SingleProcess
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import Groups
+from ladle_engine.progress import Pace, ProgressCallback
+
+RELATIVE_LENGTH_THRESHOLD = 1e-6
+"""A direction shorter than this share of the centre's norm is rounding noise (float32 resolves 6e-8) and is dropped:
+normalised to unit length it would move a frozen tensor by that noise."""
+
+DUPLICATE = 1e-7
+"""Two checkpoints closer than this share of the largest distance are one: distances are differences of squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Inner products of the directions, tensor by tensor, in float64."""
+
+    names: tuple[str, ...]
+    """The T parameter tensors."""
+    gram_TKK: Tensor
+    """`(w_i - c)^T (w_j - c)`."""
+    centre_squared_T: Tensor
+    """`|c|^2`."""
+
+    def gram_GKK(self, groups: Groups) -> Tensor:
+        return _sum_by_group(self.gram_TKK, self.names, groups)
+
+    def lengths_KG(self, groups: Groups) -> Tensor:
+        """`d_i = |w_i - c|`."""
+        return self.gram_GKK(groups).diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().T
+
+    def scale_G(self, groups: Groups) -> Tensor:
+        """The root mean square of the lengths; 1 where all are 0."""
+        scale_G = self.lengths_KG(groups).square().mean(dim=0).sqrt()
+        return torch.where(scale_G > 0, scale_G, 1.0)
+
+    def live_KG(self, groups: Groups) -> Tensor:
+        """bool: the directions that are kept; see `RELATIVE_LENGTH_THRESHOLD`."""
+        centre_G = _sum_by_group(self.centre_squared_T, self.names, groups).sqrt()
+        lengths_KG = self.lengths_KG(groups)
+        # A group whose centre is zero (a fresh bias) is judged by its own longest direction.
+        scale_G = torch.maximum(centre_G, lengths_KG.amax(dim=0))
+        return lengths_KG > RELATIVE_LENGTH_THRESHOLD * scale_G
+
+    def distances_KK(self) -> Tensor:
+        """`|w_i - w_j|` over the whole model."""
+        gram_KK = self.gram_TKK.sum(dim=0)
+        squared_K = gram_KK.diagonal()
+        return (squared_K[:, None] + squared_K[None, :] - 2 * gram_KK).clamp(min=0).sqrt()
+
+    def duplicates(self) -> list[tuple[int, int]]:
+        """Pairs of checkpoints whose parameters are the same up to rounding."""
+        distances_KK = self.distances_KK()
+        same_KK = distances_KK <= DUPLICATE * distances_KK.max()
+        return [(i, j) for i, j in same_KK.triu(diagonal=1).nonzero().tolist()]
+
+    def cosines_KK(self) -> Tensor:
+        """Cosines between the directions over the whole model; 0 where one is degenerate."""
+        gram_KK = self.gram_TKK.sum(dim=0)
+        lengths_K = gram_KK.diagonal().clamp(min=0).sqrt()
+        product_KK = lengths_K[:, None] * lengths_K[None, :]
+        return torch.where(product_KK > 0, gram_KK / product_KK.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+
+
+def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> Tensor:
+    index_T = torch.tensor([groups.of[name] for name in names])
+    return values_T.new_zeros((len(groups), *values_T.shape[1:])).index_add_(0, index_T, values_T)
+
+
+def measure(
+    checkpoints: CheckpointSet,
+    binding: Binding,
+    tell: ProgressCallback,
+    collectives: Collectives | None = None,
+    device: torch.device | None = None,
+) -> Geometry:
+    """Collective: one pass over all files, each rank over its share of the tensors."""
+    collectives = collectives or SingleProcess()
+    names = tuple(binding.parameters)
+    K = len(checkpoints.checkpoints)
+    gram_TKK = torch.zeros(len(names), K, K, dtype=torch.float64)
+    centre_squared_T = torch.zeros(len(names), dtype=torch.float64)
+    mine = range(collectives.rank, len(names), collectives.size)
+    pace = Pace(tell, "measure", len(mine))
+    with open_all(checkpoints) as readers:
+        for done, t in enumerate(mine):
+            length = checkpoints.tensors[names[t]].numel
+            bucket = Bucket(pieces=(Piece(name=names[t], start=0, length=length, offset=0),))
+            for _, weights_KC in read_chunks(readers, bucket, torch.float64):
+                weights_KC = weights_KC.to(device or "cpu")
+                centre_C = weights_KC.mean(dim=0)
+                directions_KC = weights_KC.sub_(centre_C)
+                gram_TKK[t] += (directions_KC @ directions_KC.T).cpu()
+                centre_squared_T[t] += float(centre_C @ centre_C)
+            pace.step(done + 1)
+    return Geometry(names=names, gram_TKK=collectives.sum(gram_TKK), centre_squared_T=collectives.sum(centre_squared_T))
