@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ladle_engine.directions.resident_rows import BLOCK, TIERS, ResidentRows, Rows, row_bytes
+from ladle_engine.directions.formats import BLOCK, TIERS, Rows, row_bytes
+from ladle_engine.directions.resident_rows import ResidentRows
 from ladle_engine.pipeline.report import versions
 
 COUNTS = (10, 100, 300)

@@ -46,16 +46,17 @@ from transformers import ViTForImageClassification as ViT
 from ladle_engine.checkpoints.readers import READERS
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
-from ladle_engine.directions.resident_rows import row_bytes
+from ladle_engine.directions.formats import row_bytes
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.methods.trained import TrainedOptions
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.model.statistics import NoStatistics, RecomputedStatistics, Statistics
 from ladle_engine.pipeline.report import versions
-from ladle_engine.placements.memory_plan import MemoryPlan, PeakMemory, available_bytes
+from ladle_engine.placements.base import REPLICATED, Placement
+from ladle_engine.placements.memory_plan import MemoryPlan
+from ladle_engine.placements.memory_probe import PeakMemory, available_bytes
 from ladle_engine.placements.model_weights import ModelWeights
-from ladle_engine.placements.strategies import REPLICATED, Placement
 from ladle_engine.progress import ignore
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Basis, Linear

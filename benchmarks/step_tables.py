@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
-from ladle_engine.directions.resident_rows import TIERS
+from ladle_engine.directions.formats import TIERS
 
 PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
 """In the tables' order."""

@@ -30,10 +30,10 @@ from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import group
 from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.options import option
+from ladle_engine.placements.base import SHARDED_MODEL
 from ladle_engine.placements.fsdp_model import build_sharded
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.model_weights import ModelWeights
-from ladle_engine.placements.strategies import SHARDED_MODEL
 from ladle_engine.progress import ignore
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Basis, Linear

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ladle_engine import average
 from ladle_engine.coefficients import RandomPart
-from ladle_engine.placements.strategies import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
+from ladle_engine.placements.base import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, plain_net
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.distributed.collectives import Collectives, SingleProcess, current_collectives
-from ladle_engine.placements.strategies import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
+from ladle_engine.placements.base import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.resume_state import ResumeState
-from ladle_engine.training.trainer import TrainSettings
+from ladle_engine.training.settings import TrainSettings
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import (
     DyingState,

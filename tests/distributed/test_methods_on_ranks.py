@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladle_engine.placements.strategies import REPLICATED
+from ladle_engine.placements.base import REPLICATED
 from tests.distributed import methods_rank
 from tests.distributed.methods_rank import JOBS, PLACED
 from tests.distributed.start import run_module

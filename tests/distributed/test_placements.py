@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.distributed.collectives import SingleProcess
-from ladle_engine.placements.strategies import PLACEMENTS, REPLICATED
+from ladle_engine.placements.base import PLACEMENTS, REPLICATED
 from tests.distributed import placement_rank
 from tests.distributed.placement_rank import AGAIN, LEFT
 from tests.distributed.start import run_module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ladle_engine.distributed.collectives import SingleProcess
-from ladle_engine.placements.strategies import REPLICATED
+from ladle_engine.placements.base import REPLICATED
 from tests.distributed import turns_rank
 from tests.distributed.turns_rank import NETS, PLACEMENTS, Disordered
 from tests.unit.engine.toy import write_checkpoints

@@ -22,8 +22,10 @@ from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import Workspace
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
-from ladle_engine.pipeline.prepare import Request, open_splits, prepare
+from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
+from ladle_engine.pipeline.request import Request
+from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere

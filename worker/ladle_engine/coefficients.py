@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladle_engine.directions.checkpoint_directions import random_signs
+from ladle_engine.random_signs import random_signs
 
 SIGNS_AT_ONCE = 1 << 20
 """Elements whose random signs are made together, to bound memory."""

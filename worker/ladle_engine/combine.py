@@ -13,15 +13,8 @@ import torch
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.check import check_names
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.output.model_writer import (
-    OUTPUT_DTYPES,
-    SUM_TOLERANCE,
-    Recipe,
-    copy_side_files,
-    output_dtypes,
-    verify_model,
-    write_model,
-)
+from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
+from ladle_engine.output.recipe import OUTPUT_DTYPES, SUM_TOLERANCE, Recipe, output_dtypes
 from ladle_engine.progress import ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 

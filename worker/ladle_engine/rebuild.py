@@ -16,8 +16,10 @@ from ladle_engine.checkpoints import CheckpointSet, discover
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
-from ladle_engine.output.model_writer import Recipe, copy_side_files, input_digests, verify_model, write_model
-from ladle_engine.pipeline.report import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.digests import input_digests
+from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
+from ladle_engine.output.recipe import Recipe
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 

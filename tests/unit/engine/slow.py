@@ -21,7 +21,8 @@ from torch.func import functional_call
 from ladle_engine.checkpoints import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.model.groups import Groups
-from ladle_engine.training.trainer import BatchOrder, TrainSettings, schedule
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import TrainSettings, schedule
 from tests.unit.engine.toy import ToyData
 
 N = 61

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.model.batch_norm import synchronise
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
-from ladle_engine.model.statistics import AveragedStatistics, synchronise
+from ladle_engine.model.statistics import AveragedStatistics
 from tests.unit.engine.toy import norm_net, write_checkpoints
 
 

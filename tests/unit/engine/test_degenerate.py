@@ -20,7 +20,7 @@ from ladle_engine.directions import buckets
 from ladle_engine.directions import checkpoint_directions as directions
 from ladle_engine.directions import resident_rows as rows
 from ladle_engine.directions.buckets import Bucket
-from ladle_engine.directions.resident_rows import TIERS
+from ladle_engine.directions.formats import TIERS
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.tasks.examples import split

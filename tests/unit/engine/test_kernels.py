@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ladle_engine.directions.resident_rows import TIERS, ResidentRows
+from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.resident_rows import ResidentRows
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: there is none for macOS or aarch64"

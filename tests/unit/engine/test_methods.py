@@ -17,17 +17,19 @@ from torch.func import functional_call
 from ladle_engine import METHODS, MethodError, Outcome, average, candidate_state
 from ladle_engine.checkpoints import discover
 from ladle_engine.coefficients import RandomPart
-from ladle_engine.directions.checkpoint_directions import random_signs
 from ladle_engine.methods.fixed import SHORTEST_MEMORY, decays
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
 from ladle_engine.methods.twa import TwaOptions
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.progress import ignore
+from ladle_engine.random_signs import random_signs
 from ladle_engine.subspace.bases import BASES, gram_schmidt, principal
 from ladle_engine.subspace.geometry import measure
 from ladle_engine.tasks.examples import split
-from ladle_engine.training.trainer import BatchOrder, Trained, Trainer, TrainSettings
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import TrainSettings
+from ladle_engine.training.trainer import Trained, Trainer
 from tests.unit.engine.toy import ToyTask, plain_net, trainer_for, write_checkpoints
 
 

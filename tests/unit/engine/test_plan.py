@@ -16,7 +16,7 @@ from torch import Tensor
 from ladle_contracts import Reason
 from ladle_engine import METHODS, CheckpointError, DataError, EngineError, TaskError, average
 from ladle_engine.checkpoints import discover, open_checkpoint
-from ladle_engine.directions.resident_rows import make_rows
+from ladle_engine.directions.rows import make_rows
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.methods import AUTO_METHODS, plan_methods

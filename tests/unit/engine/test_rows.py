@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 
 from ladle_engine.directions import resident_rows as rows_module
-from ladle_engine.directions.resident_rows import (
-    BLOCK,
-    TIERS,
-    OffloadedRows,
-    ResidentRows,
-    Rows,
-    _Landing,
-    make_rows,
-    row_bytes,
-)
+from ladle_engine.directions.formats import BLOCK, TIERS, Rows, row_bytes
+from ladle_engine.directions.offloaded_rows import OffloadedRows, _Landing
+from ladle_engine.directions.resident_rows import ResidentRows
+from ladle_engine.directions.rows import make_rows
 
 CPU = torch.device("cpu")
 SHAPES = [(0, 100), (3, 0), (1, 1), (1, 64), (2, 63), (8, 65), (17, 1000), (33, 128), (300, 777)]

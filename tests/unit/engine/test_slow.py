@@ -24,7 +24,8 @@ from ladle_engine.subspace.bases import (
     principal_axes,
 )
 from ladle_engine.subspace.prior import Learned
-from ladle_engine.training.trainer import Trainer, TrainSettings
+from ladle_engine.training.settings import TrainSettings
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.slow import N, SlowPrior, around_the_mean, slow_basis, slow_lbfgs, slow_model, slow_training
 from tests.unit.engine.test_train import SETTINGS
 from tests.unit.engine.toy import TiedNet, norm_net, plain_net, subspace_for, trainer_for, write_checkpoints

@@ -20,7 +20,9 @@ from ladle_engine.subspace.bases import (
     own_lengths,
     principal_axes,
 )
-from ladle_engine.training.trainer import BatchOrder, Trained, Trainer, TrainSettings, schedule
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import TrainSettings, schedule
+from ladle_engine.training.trainer import Trained, Trainer
 from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 
 SETTINGS = TrainSettings(

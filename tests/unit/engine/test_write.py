@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ladle_engine import Coefficients, OutputError, discover
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.output.model_writer import Recipe, SafetensorsWriter, combine, verify_model, write_model
+from ladle_engine.output.model_writer import verify_model, write_model
+from ladle_engine.output.recipe import Recipe, combine
+from ladle_engine.output.safetensors_writer import SafetensorsWriter
 from ladle_engine.progress import ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
 

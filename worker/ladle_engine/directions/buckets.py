@@ -5,19 +5,19 @@ Shape suffixes: K checkpoints, P elements of one bucket, C elements of one chunk
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ladle_engine.checkpoints.types import TensorReader
-from ladle_engine.directions.resident_rows import BLOCK
+from ladle_engine.directions.formats import BLOCK
+from ladle_engine.model.local_shard import local_part
 
 BUCKET_ELEMENTS = 1 << 24
 """A bucket closes when it has this many (64 MiB as float32); a larger tensor is one alone."""
+
 
 CHUNK_NUMBERS = 1 << 22
 """How many numbers, over all checkpoints, are read and converted at once (32 MiB as float64)."""
@@ -77,19 +77,6 @@ def make_buckets(parameters: Mapping[str, nn.Parameter], key: Callable[[str], ob
         if local.numel():
             pieces.append(Piece(name=name, start=start, length=local.numel(), offset=offset))
     return (*buckets, *(Bucket(pieces=tuple(pieces)) for pieces in open_pieces.values() if pieces))
-
-
-def local_part(tensor: Tensor) -> tuple[Tensor, int]:
-    """What of a tensor lies on this rank, flat and writable, and where in the flattened whole it begins.
-
-    FSDP2 shards along the first dimension, so a shard is one run of elements.
-    """
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().view(-1), 0
-    # As `torch.chunk` cuts: all ranks but the last have as many rows, and the last may have fewer or none.
-    rows_per_rank = -(-len(tensor) // tensor.device_mesh.size())
-    first_row = min(tensor.device_mesh.get_local_rank() * rows_per_rank, len(tensor))
-    return tensor.to_local().detach().view(-1), first_row * math.prod(tensor.shape[1:])
 
 
 def flat_copy(parameters: Mapping[str, nn.Parameter], bucket: Bucket) -> Tensor:

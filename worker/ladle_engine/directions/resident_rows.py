@@ -15,109 +15,34 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
-from weakref import WeakValueDictionary
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ladle_engine.directions.formats import BLOCK, format_of, num_blocks
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
-
-BLOCK = 64
-"""Elements that share one scale in int8 and int4."""
-
-OFFLOAD = "offload:"
-"""Before a tier's name: the rows stay in host memory and stream to the device."""
-
-OFFLOAD_CHUNK_BYTES = 64 << 20
-"""What an offloaded piece copies at once, for all its rows. The device holds two of these while they are used. A power
-of two, because torch rounds pinned allocations up to one."""
 
 FLOAT32_CHUNK_LENGTH = 1 << 18
 """Elements of each float32 row that one matrix product takes: sums over millions of elements in one go lose digits
 (1e-4 at three million with MKL), and shorter ones are slower."""
 
+
 CHUNK_ELEMENTS = 1 << 20
 """Elements decoded to float32 at once. 4 MiB stay in a CPU's last-level cache; smaller chunks lose more to torch's cost
 per call than a nearer cache gains (measured, `benchmarks/rows.py`)."""
 
+
 GPU_CHUNK_ELEMENTS = 1 << 24
 """The same on a GPU without Triton, where each call costs more."""
 
+
 CHUNK_ROWS = 16
 """Rows decoded at once: with few rows, a chunk is long runs of memory, which is what prefetching needs."""
-
-
-class Rows(Protocol):
-    """N rows of P elements, filled once, then only read."""
-
-    def fill(self, start: int, rows_NC: Tensor) -> None:
-        """Keeps elements `start` to `start + C` of every row.
-
-        `rows_NC` is float32 or float64, on any device. `start` is a multiple of BLOCK, and so is C except at the end.
-        """
-        ...
-
-    def project(self, gradient_P: Tensor) -> Tensor:
-        """float32 [N]: `rows @ gradient`. `gradient_P` is float32 on the rows' device."""
-        ...
-
-    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
-        """`out += weights @ rows`, in place. Both are float32 on the rows' device."""
-        ...
-
-    def close(self) -> None:
-        """Frees the memory; nothing else may be called after it."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Format:
-    """How a tier stores elements."""
-
-    dtype: torch.dtype
-    codes_per_block: int = BLOCK
-    largest_code: int | None = None
-    """Codes run from minus this to this, times a scale; None where elements are stored as they are."""
-
-
-_FORMATS = {
-    "float32": _Format(dtype=torch.float32),
-    "bfloat16": _Format(dtype=torch.bfloat16),
-    "int8": _Format(dtype=torch.int8, largest_code=127),
-    "int4": _Format(dtype=torch.int8, codes_per_block=BLOCK // 2, largest_code=7),
-}
-
-TIERS: tuple[str, ...] = tuple(_FORMATS)
-"""From the most exact to the smallest."""
-
-
-def make_rows(tier: str, count: int, length: int, device: torch.device) -> Rows:
-    """`count` rows of `length` zeros, to be filled. `tier` is one of TIERS, or `offload:` and one of TIERS."""
-    if tier.startswith(OFFLOAD):
-        return OffloadedRows(tier.removeprefix(OFFLOAD), count, length, device)
-    return ResidentRows.allocate(tier, count, length, device)
-
-
-def row_bytes(tier: str, length: int) -> int:
-    """What one row of `length` elements takes, padding and scales included; for `offload:`, in host memory."""
-    form = _format_of(tier.removeprefix(OFFLOAD))
-    scale_bytes = 0 if form.largest_code is None else torch.bfloat16.itemsize
-    return _blocks(length) * (form.codes_per_block * form.dtype.itemsize + scale_bytes)
-
-
-def _format_of(tier: str) -> _Format:
-    if tier not in _FORMATS:
-        raise ValueError(f"`tier` must be one of {', '.join(TIERS)}, alone or after `{OFFLOAD}`, but is {tier!r}.")
-    return _FORMATS[tier]
-
-
-def _blocks(length: int) -> int:
-    return -(-length // BLOCK)
 
 
 class ResidentRows:
@@ -125,14 +50,14 @@ class ResidentRows:
 
     def __init__(self, tier: str, length: int, codes_NQ: Tensor, scales_NB: Tensor | None) -> None:
         self._tier = tier
-        self._format = _format_of(tier)
+        self._format = format_of(tier)
         self._length = length
         self.codes_NQ = codes_NQ
         self.scales_NB = scales_NB
 
     @classmethod
     def allocate(cls, tier: str, count: int, length: int, device: torch.device, *, pin: bool = False) -> ResidentRows:
-        form, blocks = _format_of(tier), _blocks(length)
+        form, blocks = format_of(tier), num_blocks(length)
         codes_NQ = torch.zeros(count, blocks * form.codes_per_block, dtype=form.dtype, device=device, pin_memory=pin)
         scales_NB = None
         if form.largest_code is not None:
@@ -151,7 +76,7 @@ class ResidentRows:
             self.codes_NQ[:, start : start + rows_NC.shape[1]].copy_(rows_NC)
             return
         assert self.scales_NB is not None
-        blocks = slice(start // BLOCK, start // BLOCK + _blocks(rows_NC.shape[1]))
+        blocks = slice(start // BLOCK, start // BLOCK + num_blocks(rows_NC.shape[1]))
         codes_NB64, scales_NB = _quantise(
             rows_NC.to(device=self.codes_NQ.device, dtype=torch.float32), self._format.largest_code
         )
@@ -253,8 +178,8 @@ class ResidentRows:
     def _chunks(self) -> Iterator[tuple[slice, slice]]:
         """`(blocks, elements)` of each chunk of columns."""
         step = self._chunk_blocks()
-        for first in range(0, _blocks(self._length), step):
-            last = min(first + step, _blocks(self._length))
+        for first in range(0, num_blocks(self._length), step):
+            last = min(first + step, num_blocks(self._length))
             yield slice(first, last), slice(first * BLOCK, min(last * BLOCK, self._length))
 
     def _float32_chunks(self) -> Iterator[slice]:
@@ -272,7 +197,7 @@ class ResidentRows:
 
     def _scratch(self) -> Tensor:
         """Room for one decoded chunk."""
-        blocks = min(self._chunk_blocks(), _blocks(self._length))
+        blocks = min(self._chunk_blocks(), num_blocks(self._length))
         rows = min(CHUNK_ROWS, len(self.codes_NQ))
         return torch.empty(rows * blocks * BLOCK, dtype=torch.float32, device=self.codes_NQ.device)
 
@@ -301,117 +226,6 @@ def _padded(values_C: Tensor) -> Tensor:
     """With zeros, to whole blocks."""
     missing = -len(values_C) % BLOCK
     return F.pad(values_C, (0, missing)) if missing else values_C
-
-
-class OffloadedRows:
-    """Rows in host memory, which stream to the device in chunks: while one is used, the next is copied."""
-
-    def __init__(self, tier: str, count: int, length: int, device: torch.device) -> None:
-        self._device = device
-        self._count = count
-        bytes_per_block = max(1, count * row_bytes(tier, BLOCK))
-        self._chunk_length = max(1, OFFLOAD_CHUNK_BYTES // bytes_per_block) * BLOCK
-        self._landing = _landing_of(device, max(OFFLOAD_CHUNK_BYTES, bytes_per_block))
-        self._chunks = [
-            ResidentRows.allocate(
-                tier, count, min(self._chunk_length, length - start), torch.device("cpu"), pin=device.type == "cuda"
-            )
-            for start in range(0, length, self._chunk_length)
-        ]
-
-    def fill(self, start: int, rows_NC: Tensor) -> None:
-        done = 0
-        while done < rows_NC.shape[1]:
-            index, within = divmod(start + done, self._chunk_length)
-            chunk = self._chunks[index]
-            part = min(chunk.length - within, rows_NC.shape[1] - done)
-            chunk.fill(within, rows_NC[:, done : done + part])
-            done += part
-
-    @torch.no_grad()
-    def project(self, gradient_P: Tensor) -> Tensor:
-        projected_N = gradient_P.new_zeros(self._count)
-        for elements, rows in self._stream():
-            projected_N += rows.project(gradient_P[elements])
-        return projected_N
-
-    @torch.no_grad()
-    def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
-        for elements, rows in self._stream():
-            rows.expand_into(out_P[elements], weights_N)
-
-    def close(self) -> None:
-        self._chunks.clear()
-        self._landing = None
-
-    def _stream(self) -> Iterator[tuple[slice, ResidentRows]]:
-        """`(elements, rows on the device)`, chunk by chunk. The rows are good until the next chunk is asked for."""
-        arriving = self._chunks if self._landing is None else self._landing.prefetched(self._chunks)
-        for index, rows in enumerate(arriving):
-            start = index * self._chunk_length
-            yield slice(start, start + rows.length), rows
-
-
-class _Landing:
-    """Two pieces of a GPU's memory in which chunks from the host arrive in turn.
-
-    All rows of the device share them: a copy waits only for what used its piece last, so it runs beside whatever else
-    is queued, be that another bucket's product or backward itself.
-    """
-
-    def __init__(self, device: torch.device, size_bytes: int) -> None:
-        self._device = device
-        self._pieces = [torch.empty(size_bytes, dtype=torch.uint8, device=device) for _ in range(2)]
-        self._copying = torch.cuda.Stream(device)
-        # The pieces may be memory that work already queued still reads.
-        ready = torch.cuda.current_stream(device).record_event()
-        self._free = [ready, ready]
-        """By piece: what a copy into it must wait for."""
-        self._next = 0
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._pieces[0])
-
-    def prefetched(self, chunks: Sequence[ResidentRows]) -> Iterator[ResidentRows]:
-        """Copies of pinned `chunks`, one ahead of use."""
-        computing = torch.cuda.current_stream(self._device)
-        arriving = [self._copy(chunk) for chunk in chunks[:2]]
-        try:
-            for after in range(2, len(chunks) + 2):
-                piece, rows, arrived = arriving[0]
-                computing.wait_event(arrived)
-                yield rows
-                self._free[piece] = computing.record_event()
-                arriving.pop(0)
-                if after < len(chunks):
-                    arriving.append(self._copy(chunks[after]))
-        finally:
-            # Left early: what is on its way must land before the piece, or its memory, is used for something else.
-            for piece, _, arrived in arriving:
-                computing.wait_event(arrived)
-                self._free[piece] = computing.record_event()
-
-    def _copy(self, chunk: ResidentRows) -> tuple[int, ResidentRows, torch.cuda.Event]:
-        """The piece, the rows in it, and when they are there."""
-        piece, self._next = self._next, 1 - self._next
-        with torch.cuda.stream(self._copying):
-            self._copying.wait_event(self._free[piece])
-            return piece, chunk.copied_into(self._pieces[piece]), self._copying.record_event()
-
-
-_landings: WeakValueDictionary[torch.device, _Landing] = WeakValueDictionary()
-"""By device, for as long as rows use it."""
-
-
-def _landing_of(device: torch.device, size_bytes: int) -> _Landing | None:
-    """None for a CPU, whose rows are where they are used."""
-    if device.type != "cuda":
-        return None
-    landing = _landings.get(device)
-    if landing is None or landing.size_bytes < size_bytes:
-        landing = _landings[device] = _Landing(device, size_bytes)
-    return landing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,3 +261,15 @@ def share_of(total: int, collectives: Collectives) -> tuple[list[int], slice]:
     lengths = [base + (rank < extra) for rank in range(collectives.size)]
     start = sum(lengths[: collectives.rank])
     return lengths, slice(start, start + lengths[collectives.rank])
+
+
+def smallest_over_ranks(own: int, collectives: Collectives) -> int:
+    """Collective: with directions of different precision the ranks' models would drift apart."""
+    numbers = torch.zeros(collectives.size, dtype=torch.float64)
+    numbers[collectives.rank] = own
+    return int(collectives.sum(numbers).min())
+
+
+def largest_over_ranks(own: int, collectives: Collectives) -> int:
+    """Collective."""
+    return -smallest_over_ranks(-own, collectives)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.directions.buckets import local_part
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.evaluation.cache import Evaluations
@@ -19,6 +18,7 @@ from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.racing import race
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, whole_model
+from ladle_engine.model.local_shard import local_part
 from ladle_engine.model.statistics import Statistics
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback

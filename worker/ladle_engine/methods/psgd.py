@@ -8,14 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ladle_engine.directions.buckets import local_part
 from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
+from ladle_engine.model.local_shard import local_part
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import BASES
-from ladle_engine.training.trainer import SCHEDULES, BatchOrder, Trained, TrainSettings, schedule, without_noise
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import SCHEDULES, TrainSettings, schedule
+from ladle_engine.training.trainer import Trained, without_noise
 
 SETTLED_EVERY = 16
 """Steps after which weights and momentum are made again from their coefficients, which takes out the rounding that has

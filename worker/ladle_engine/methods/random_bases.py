@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients, RandomPart
-from ladle_engine.directions.checkpoint_directions import RandomDirections
+from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
@@ -17,7 +17,9 @@ from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import Scaled
-from ladle_engine.training.trainer import BatchOrder, Trainer, TrainSettings, schedule
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import TrainSettings, schedule
+from ladle_engine.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

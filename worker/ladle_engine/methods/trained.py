@@ -14,9 +14,10 @@ from ladle_engine.errors import MethodError
 from ladle_engine.methods.context import Choice, Workspace
 from ladle_engine.model.groups import HELP, Grouping, Groups
 from ladle_engine.options import option
-from ladle_engine.placements.strategies import Placement
+from ladle_engine.placements.base import Placement
 from ladle_engine.subspace.prior import LEARNED
-from ladle_engine.training.trainer import OPTIMISERS, SCHEDULES, Trained, Trainer, TrainSettings
+from ladle_engine.training.settings import OPTIMISERS, SCHEDULES, TrainSettings
+from ladle_engine.training.trainer import Trained, Trainer
 
 CENTRE = "centre"
 

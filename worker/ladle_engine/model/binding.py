@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
-from ladle_engine.directions.buckets import local_part
 from ladle_engine.errors import CheckpointError, TaskError
+from ladle_engine.model.local_shard import local_part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine.methods.context import Workspace
-from ladle_engine.output.model_writer import Recipe, copy_side_files, input_digests, verify_model, write_model
+from ladle_engine.output.digests import input_digests
+from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
+from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
+from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
 from ladle_engine.progress import ProgressCallback
-
-COEFFICIENTS_FILE = "coefficients.json"
-REPORT_FILE = "report.json"
-STATISTICS_FILE = "statistics.safetensors"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,31 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.directions.buckets import BUCKET_ELEMENTS
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
-from ladle_engine.directions.resident_rows import OFFLOAD_CHUNK_BYTES, TIERS, make_rows, row_bytes
-from ladle_engine.distributed.collectives import Collectives
-from ladle_engine.distributed.out_of_memory import is_out_of_memory
+from ladle_engine.directions.formats import TIERS, row_bytes
+from ladle_engine.directions.offloaded_rows import OFFLOAD_CHUNK_BYTES
+from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import EngineError
-from ladle_engine.placements.strategies import (
-    BY_CHECKPOINT,
-    BY_NODE,
-    BY_PARAMETER,
-    PLACEMENTS,
-    REPLICATED,
-    SHARDED_MODEL,
-)
+from ladle_engine.placements.base import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, PLACEMENTS, REPLICATED, SHARDED_MODEL
+from ladle_engine.placements.memory_probe import available_bytes
 
 AUTO = "auto"
 
+
 PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
+
 
 USABLE_SHARE = 0.8
 """Of the memory that is free; the rest is for the data, the allocator and the page cache."""
@@ -266,94 +260,3 @@ def _refuse_impossible(
         raise refuse("precision", f"be another one on {device}", f"`{OFFLOADED}`, which needs a GPU")
     if placement == BY_CHECKPOINT and precision == STREAMED:
         raise refuse("precision", f"be another one with `{BY_CHECKPOINT}`", f"`{STREAMED}`, which keeps no directions")
-
-
-def supported(precision: str, device: torch.device) -> bool:
-    """Whether the device can pack and unpack this precision; tried on a few numbers."""
-    if precision not in TIERS:
-        return True
-    try:
-        rows = make_rows(precision, 1, 64, device)
-        rows.fill(0, torch.ones(1, 64))
-        rows.project(torch.ones(64, device=device))
-    except Exception as error:  # whatever a device's library raises
-        if is_out_of_memory(error):
-            raise
-        return False
-    return True
-
-
-def available_bytes(device: torch.device) -> int:
-    """What the device, or this machine within its control group's limit, has free."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # torch keeps what it has freed, and gives it out again.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + kept)
-    free_bytes = [int(psutil.virtual_memory().available)]
-    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
-    if limit is not None and used is not None:
-        free_bytes.append(max(limit - used, 0))
-    # torchrun's variable: the ranks of this machine share its memory, while each has a GPU of its own.
-    return min(free_bytes) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def smallest_over_ranks(own: int, collectives: Collectives) -> int:
-    """Collective: with directions of different precision the ranks' models would drift apart."""
-    numbers = torch.zeros(collectives.size, dtype=torch.float64)
-    numbers[collectives.rank] = own
-    return int(collectives.sum(numbers).min())
-
-
-def largest_over_ranks(own: int, collectives: Collectives) -> int:
-    """Collective."""
-    return -smallest_over_ranks(-own, collectives)
-
-
-class PeakMemory:
-    """How much more memory this process held at its peak inside the block than before, in bytes; 0 if unknown."""
-
-    bytes: int = 0
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __enter__(self) -> PeakMemory:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = torch.cuda.memory_allocated(self._device)
-        else:
-            self._resettable = _reset_peak()
-            self._before = psutil.Process().memory_info().rss
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
-        elif self._resettable:
-            self.bytes = max(_peak_rss() - self._before, 0)
-
-
-def _reset_peak() -> bool:
-    """Linux: the high-water mark of the resident set begins anew."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_rss() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _read_number(path: Path) -> int | None:
-    """The number in a control group's file; None without a control group or with the limit `max`."""
-    if not path.exists():
-        return None
-    text = path.read_text().strip()
-    return int(text) if text.isdigit() else None

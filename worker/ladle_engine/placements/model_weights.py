@@ -10,16 +10,20 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions.buckets import flat_copy, local_part, make_buckets, read_chunks
-from ladle_engine.directions.checkpoint_directions import OFFLOADED, RandomDirections, open_directions
-from ladle_engine.directions.resident_rows import TIERS, kernels_failure
+from ladle_engine.directions.buckets import flat_copy, make_buckets, read_chunks
+from ladle_engine.directions.checkpoint_directions import OFFLOADED, open_directions
+from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.random_directions import RandomDirections
+from ladle_engine.directions.resident_rows import kernels_failure
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, layers_of
+from ladle_engine.model.local_shard import local_part
+from ladle_engine.placements.base import OpenDirections, Placement
 from ladle_engine.placements.memory_plan import MemoryPlan
-from ladle_engine.placements.strategies import OpenDirections, Placement, open_placement
+from ladle_engine.placements.strategies import open_placement
 from ladle_engine.progress import ProgressCallback, Warned
 
 

@@ -21,43 +21,18 @@ from ladle_engine.distributed.collectives import Collectives, share_of
 from ladle_engine.errors import MethodError
 from ladle_engine.model.groups import Groups
 from ladle_engine.model.statistics import Statistics
-from ladle_engine.placements.strategies import Placement
+from ladle_engine.placements.base import Placement
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Subspace
 from ladle_engine.subspace.prior import LEARNED, Given, Learned, Prior
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.settings import TrainSettings, schedule
 
 NO_TRUE_GRADIENT = 1e-6
 """A group whose gradient is below this share of the largest one has only rounding noise (a bias before BatchNorm, say),
 which an adaptive optimiser would follow at full speed."""
-
-SCHEDULES = ("cosine", "linear", "constant", "step")
-OPTIMISERS = ("adamw", "sgd", "lbfgs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How coefficients are trained, in units of the directions' lengths."""
-
-    steps: int
-    """Batches whose gradient is taken (with `sam_radius` twice); for L-BFGS, passes over all examples."""
-    learning_rate: float
-    optimiser: str
-    momentum: float
-    """For SGD."""
-    schedule: str
-    warmup_fraction: float
-    averaged_fraction: float
-    """The result is the mean of theta over this last share of the steps, which takes out the noise of the batches; 0 is
-    the last step's. Not for L-BFGS."""
-    prior: float | str | None
-    """The standard deviation that coefficients are expected to have around the start; `learned`; None for no prior."""
-    l2: float
-    """`l2 / 2 * |theta|^2` is added to the mean loss (the paper's lambda, eq. 5)."""
-    sam_radius: float
-    """The gradient is taken this far uphill (sharpness-aware minimisation); 0 for none."""
-    seed: int
 
 
 @dataclass(kw_only=True)
@@ -317,49 +292,6 @@ def without_noise(gradient_MG: Tensor) -> Tensor:
     """Zero for the groups that have no true gradient; see `NO_TRUE_GRADIENT`."""
     largest_G = gradient_MG.abs().amax(dim=0)
     return torch.where(largest_G > NO_TRUE_GRADIENT * largest_G.max(), gradient_MG, 0.0)
-
-
-class BatchOrder:
-    """Which examples each step sees: a function of the seed and the step alone, so that a resumed run sees the same.
-
-    Every pass is a fresh shuffle; the short rest of a pass is left out, so all batches weigh the same. Fewer examples
-    than a batch are one batch.
-    """
-
-    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
-        self._num_examples = num_examples
-        self._batch_size = min(batch_size, num_examples)
-        self._seed = seed
-        self.per_pass = num_examples // self._batch_size
-        self._pass = -1
-        self._order = torch.empty(0, dtype=torch.int64)
-
-    def batch(self, step: int) -> Tensor:
-        """int64 [batch_size]: positions among the examples."""
-        number, position = divmod(step, self.per_pass)
-        if number != self._pass:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 % 2**63 + number)
-            self._order = torch.randperm(self._num_examples, generator=generator)
-            self._pass = number
-        return self._order[position * self._batch_size : (position + 1) * self._batch_size]
-
-
-def schedule(step: int, settings: TrainSettings) -> float:
-    """The share of the learning rate at a step: linear warm-up, then down to zero along a cosine or a line, or not.
-
-    `step` is the paper's: a tenth after half of the steps, a hundredth after three quarters.
-    """
-    warmup = round(settings.warmup_fraction * settings.steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, settings.steps - warmup)
-    if settings.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if settings.schedule == "linear":
-        return 1 - progress
-    if settings.schedule == "step":
-        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
-    return 1.0
 
 
 def _first_order(theta_MG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -1,0 +1,92 @@
+"""How much memory is free, and how much a step takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+
+from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.rows import make_rows
+from ladle_engine.distributed.out_of_memory import is_out_of_memory
+
+
+def supported(precision: str, device: torch.device) -> bool:
+    """Whether the device can pack and unpack this precision; tried on a few numbers."""
+    if precision not in TIERS:
+        return True
+    try:
+        rows = make_rows(precision, 1, 64, device)
+        rows.fill(0, torch.ones(1, 64))
+        rows.project(torch.ones(64, device=device))
+    except Exception as error:  # whatever a device's library raises
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def available_bytes(device: torch.device) -> int:
+    """What the device, or this machine within its control group's limit, has free."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # torch keeps what it has freed, and gives it out again.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + kept)
+    free_bytes = [int(psutil.virtual_memory().available)]
+    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        free_bytes.append(max(limit - used, 0))
+    # torchrun's variable: the ranks of this machine share its memory, while each has a GPU of its own.
+    return min(free_bytes) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+class PeakMemory:
+    """How much more memory this process held at its peak inside the block than before, in bytes; 0 if unknown."""
+
+    bytes: int = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._resettable = _reset_peak()
+            self._before = psutil.Process().memory_info().rss
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        elif self._resettable:
+            self.bytes = max(_peak_rss() - self._before, 0)
+
+
+def _reset_peak() -> bool:
+    """Linux: the high-water mark of the resident set begins anew."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_rss() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _read_number(path: Path) -> int | None:
+    """The number in a control group's file; None without a control group or with the limit `max`."""
+    if not path.exists():
+        return None
+    text = path.read_text().strip()
+    return int(text) if text.isdigit() else None
