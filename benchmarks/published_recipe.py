@@ -96,7 +96,7 @@ class Subspace:
             start = part.stop
 
     @torch.no_grad()
-    def place(self) -> None:
+    def load_weights(self) -> None:
         self._gradient_D.zero_()
         for group, part in enumerate(self._slices):
             self._weights_D[part] = self._centre_D[part] + self.beta_KG[:, group] @ self._unit_KD[:, part]
@@ -121,13 +121,13 @@ def run(prepared: PreparedSet, setting: Setting) -> tuple[dict[str, Tensor], int
     optimiser = _optimiser(subspace.beta_KG, setting)
     binding.model.train()
     for step, batch in enumerate(_batches(data, setting.epochs, prepared.seed)):
-        subspace.place()
+        subspace.load_weights()
         prepared.task.loss(binding.model, data.batch(batch)).backward()
         subspace.project()
         for group in optimiser.param_groups:
             group["lr"] = setting.learning_rate * _share(step, steps, setting)
         optimiser.step()
-    subspace.place()
+    subspace.load_weights()
     _recompute_statistics(binding, data)
     tensors = {**binding.parameters, **binding.statistics, **binding.counters}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}, steps

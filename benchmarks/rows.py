@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ladle_engine.directions.formats import BLOCK, TIERS, Rows, row_bytes
+from ladle_engine.directions.formats import BLOCK, ROW_PRECISIONS, Rows, row_bytes
 from ladle_engine.directions.resident_rows import ResidentRows
 from ladle_engine.pipeline.report import versions
 
@@ -32,7 +32,7 @@ SHORTEST_S = 0.05
 """What a repeat takes at least, in as many calls as that needs."""
 READ_WIDTH = 4096
 """Of the matrix in a plain read: the vector stays in the nearest cache."""
-GPU_GOALS = dict.fromkeys(TIERS, 0.8)
+GPU_GOALS = dict.fromkeys(ROW_PRECISIONS, 0.8)
 CPU_GOALS = {"float32": 0.6}
 
 
@@ -49,9 +49,9 @@ def main() -> None:
     plain = torch.ones(size // 4, device=device)
     for threads in arguments.threads if device.type == "cpu" else [torch.get_num_threads()]:
         torch.set_num_threads(threads)
-        for tier in TIERS:
+        for precision in ROW_PRECISIONS:
             for count in COUNTS:
-                runs.append({"threads": threads, **measure(tier, count, size, repeats, plain)})
+                runs.append({"threads": threads, **measure(precision, count, size, repeats, plain)})
         console.print(table_of(runs, threads))
     name = device_name(device)
     result = {
@@ -66,14 +66,14 @@ def main() -> None:
     console.print(save(f"rows-{slug(name)}", result, markdown(result), quick=arguments.quick))
 
 
-def measure(tier: str, count: int, size: int, repeats: int, plain: Tensor) -> dict[str, Any]:
+def measure(precision: str, count: int, size: int, repeats: int, plain: Tensor) -> dict[str, Any]:
     """Rows that take about `size` bytes."""
-    length = size // count // row_bytes(tier, BLOCK) * BLOCK
-    rows = filled(tier, count, length, plain.device)
+    length = size // count // row_bytes(precision, BLOCK) * BLOCK
+    rows = filled(precision, count, length, plain.device)
     gradient_P = torch.randn(length, device=plain.device)
     weights_N = torch.randn(count, device=plain.device)
     out_P = torch.zeros(length, device=plain.device)
-    stored = count * row_bytes(tier, length)
+    stored = count * row_bytes(precision, length)
     reads = plain_reads(plain)
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         **reads,
@@ -97,7 +97,7 @@ def measure(tier: str, count: int, size: int, repeats: int, plain: Tensor) -> di
         for name in ("project", "expand")
     }
     return {
-        "tier": tier,
+        "tier": precision,
         "count": count,
         "length": length,
         "stored_bytes": stored,
@@ -122,9 +122,9 @@ def plain_reads(plain: Tensor) -> dict[str, tuple[Callable[[], object], int]]:
     }
 
 
-def filled(tier: str, count: int, length: int, device: torch.device) -> Rows:
+def filled(precision: str, count: int, length: int, device: torch.device) -> Rows:
     """The same few million random elements over and over: quantising them all would take longer than measuring."""
-    rows = ResidentRows.allocate(tier, count, length, device)
+    rows = ResidentRows.allocate(precision, count, length, device)
     step = FILL_ELEMENTS // count // BLOCK * BLOCK
     rows.fill(0, torch.randn(count, min(step, length)))
     for kept in (rows.codes_NQ, rows.scales_NB):
@@ -154,9 +154,13 @@ def seconds(run: Callable[[], object], calls: int, device: torch.device) -> floa
 def verdicts(runs: Sequence[Mapping[str, Any]], device: torch.device) -> list[str]:
     """The goals: every tier on a GPU, float32 on a CPU."""
     lines = []
-    for tier, goal in GPU_GOALS.items() if device.type == "cuda" else CPU_GOALS.items():
-        lowest = min(run[name] for run in runs if run["tier"] == tier for name in ("project_share", "expand_share"))
-        lines.append(f"{tier}: {100 * lowest:.0f} % at least; the goal of {100 * goal:.0f} % {held(lowest >= goal)}.")
+    for precision, goal in GPU_GOALS.items() if device.type == "cuda" else CPU_GOALS.items():
+        lowest = min(
+            run[name] for run in runs if run["tier"] == precision for name in ("project_share", "expand_share")
+        )
+        lines.append(
+            f"{precision}: {100 * lowest:.0f} % at least; the goal of {100 * goal:.0f} % {held(lowest >= goal)}."
+        )
     return lines
 
 

@@ -130,7 +130,7 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(arguments.threads)
     cases = ON_GPU if on_gpu else ON_CPU
-    tiers = arguments.tiers or [tier for tier in PRECISIONS if on_gpu or tier != OFFLOADED]
+    tiers = arguments.tiers or [precision for precision in PRECISIONS if on_gpu or precision != OFFLOADED]
     repeats = arguments.repeats or (15 if on_gpu else 6) // (3 if arguments.quick else 1)
     # So that a `kill` removes the streamed files too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -154,9 +154,13 @@ def main() -> None:
         file = f"step-overhead-{slug(name)}-{slug(device_name(device))}"
         result["runs"] = earlier_runs(results_path(file, quick=arguments.quick), result, console)
         for count in [10] if arguments.quick else arguments.counts:
-            for tier in tiers:
-                measured = {"count": count, "tier": tier, "load": round(os.getloadavg()[0], 1), "repeats": repeats}
-                run = {**measured, "plain_bytes": plain["held_bytes"] + plain["step_bytes"], **bench.run(count, tier)}
+            for precision in tiers:
+                measured = {"count": count, "tier": precision, "load": round(os.getloadavg()[0], 1), "repeats": repeats}
+                run = {
+                    **measured,
+                    "plain_bytes": plain["held_bytes"] + plain["step_bytes"],
+                    **bench.run(count, precision),
+                }
                 result["runs"] = with_run(result["runs"], run)
                 console.print(" ".join(cells_of(run)))
                 # After every run: what is measured is not lost when a later one takes too long.
@@ -277,25 +281,27 @@ class Bench:
             step()
         return peak.bytes
 
-    def run(self, count: int, tier: str) -> dict[str, Any]:
+    def run(self, count: int, precision: str) -> dict[str, Any]:
         """Milliseconds and bytes of our step, or why it was not run."""
-        stored = count * (4 * self.parameters if tier == STREAMED else row_bytes(rows_tier(tier), self.parameters))
-        if stored > (room := self.room_for(tier)):
-            what = "files" if tier == STREAMED else "rows"
+        stored = count * (
+            4 * self.parameters if precision == STREAMED else row_bytes(row_precision_of(precision), self.parameters)
+        )
+        if stored > (room := self.room_for(precision)):
+            what = "files" if precision == STREAMED else "rows"
             return {"skipped": f"{stored / 1e9:.1f} GB of {what}, room for {room / 1e9:.1f}"}
-        with self.ours(count, tier) as ours:
+        with self.ours(count, precision) as ours:
             measured = ours.measure(self)
         release_free_memory(self.device)
         return {"stored_bytes": stored, **measured}
 
-    def room_for(self, tier: str) -> float:
+    def room_for(self, precision: str) -> float:
         """Bytes."""
-        memory = MEMORY_SHARE * available_bytes(HOST if tier in (OFFLOADED, STREAMED) else self.device)
+        memory = MEMORY_SHARE * available_bytes(HOST if precision in (OFFLOADED, STREAMED) else self.device)
         disk = DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
-        return min(memory, disk) if tier == STREAMED else memory
+        return min(memory, disk) if precision == STREAMED else memory
 
     @contextmanager
-    def ours(self, count: int, tier: str) -> Iterator[Ours]:
+    def ours(self, count: int, precision: str) -> Iterator[Ours]:
         DrawnCheckpoint.draw(self.infos, count)
         drawn = CheckpointSet(
             folder=Path("drawn"),
@@ -308,17 +314,17 @@ class Bench:
             side_files=(),
         )
         with tempfile.TemporaryDirectory() as folder:
-            checkpoints = written(drawn, Path(folder)) if tier == STREAMED else drawn
+            checkpoints = written(drawn, Path(folder)) if precision == STREAMED else drawn
             model = copy.deepcopy(self.fresh)
             binding = bind(model, checkpoints)
             weights = ModelWeights(
                 checkpoints=checkpoints,
                 binding=binding,
-                plans=[MemoryPlan(placement=REPLICATED, precision=tier, parts={}, available_bytes=0, reason="")],
+                plans=[MemoryPlan(placement=REPLICATED, precision=precision, parts={}, available_bytes=0, reason="")],
                 device=self.device,
                 collectives=SingleProcess(),
                 trial=lambda: None,
-                tell=ignore,
+                on_event=ignore,
             )
             chosen: Statistics = NoStatistics(binding)
             if binding.statistics:
@@ -331,12 +337,12 @@ class Bench:
                             model=model,
                             placement=weights.placement(groups),
                             statistics=chosen,
-                            place_statistics=partial(_place, chosen, groups),
+                            load_statistics=partial(_place, chosen, groups),
                             groups=groups,
                             examples=self.examples,
                             collectives=SingleProcess(),
                             state=ResumeState(None, ""),
-                            tell=ignore,
+                            on_event=ignore,
                         )
                         for name in GROUPINGS
                         for groups in (group(binding, name),)
@@ -373,7 +379,7 @@ class Ours:
                 "plain": bench.plain_step,
                 "twa": self.steps["model"],
                 "pass": forward_and_backward,
-                "place": lambda: placement.place(weights_KG, groups),
+                "place": lambda: placement.load_weights(weights_KG, groups),
                 "project": project,
                 "plain again": bench.plain_step,
                 "twa layers": self.steps["layers"],
@@ -436,7 +442,7 @@ class Ours:
 
 
 def _place(chosen: Statistics, groups: Groups, weights_KG: Tensor) -> None:
-    chosen.place(weights_KG, groups)
+    chosen.load_weights(weights_KG, groups)
 
 
 def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:
@@ -450,8 +456,8 @@ def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:
     return CheckpointSet(folder=folder, checkpoints=tuple(files), tensors=drawn.tensors, config=None, side_files=())
 
 
-def rows_tier(tier: str) -> str:
-    return "float32" if tier == OFFLOADED else tier
+def row_precision_of(precision: str) -> str:
+    return "float32" if precision == OFFLOADED else precision
 
 
 def in_turn(jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, list[float]]:

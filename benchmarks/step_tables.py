@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import ROW_PRECISIONS
 
-PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
+PRECISIONS = (*ROW_PRECISIONS, OFFLOADED, STREAMED)
 """In the tables' order."""
 GOAL_MODEL, GOAL_COUNT, GOAL_OVERHEAD = "resnet-50", 300, 0.015
 MIXED_PRECISION = (

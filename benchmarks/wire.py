@@ -397,7 +397,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "Sharded-model sends more than predicted by just what FSDP2's reduce-scatter would if it were an all-reduce, "
         "which is twice as much: so gloo, the CPU's backend, seems to make it. By-parameter goes around that "
-        "(`ProcessGroup.scatter_sum`).",
+        "(`ProcessGroup.reduce_scatter`).",
         "",
         *(f"- {line}" for line in goal_lines(result["layouts"])),
     ]

@@ -149,7 +149,7 @@ def trainer_for(placement: str, task: NoiseTask, checkpoints: CheckpointSet, wor
         device=CPU,
         collectives=world,
         trial=lambda: None,
-        tell=ignore,
+        on_event=ignore,
     )
     data = task.open_data(Path(), checkpoints)
     return Trainer(
@@ -157,12 +157,12 @@ def trainer_for(placement: str, task: NoiseTask, checkpoints: CheckpointSet, wor
         model=binding.model,
         placement=weights.placement(groups),
         statistics=NoStatistics(binding),
-        place_statistics=lambda weights_KG: None,
+        load_statistics=lambda weights_KG: None,
         groups=groups,
         examples=Examples(task=task, data=data, indices=torch.arange(len(data)), device=CPU),
         collectives=world,
         state=ResumeState(None, ""),
-        tell=ignore,
+        on_event=ignore,
     )
 
 
@@ -187,7 +187,7 @@ def sum_alone(world: Collectives, numbers: int, repeats: int) -> dict[str, Any]:
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
-        world.sum(torch.zeros(numbers, dtype=torch.float64))
+        world.all_reduce(torch.zeros(numbers, dtype=torch.float64))
         taken.append(time.perf_counter() - start)
     return {"seconds": statistics.median(taken), "losses": [], "groups": 0}
 

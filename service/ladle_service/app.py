@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from ladle_service import openapi, problems
 from ladle_service.auth import TokenBook, read_tokens
 from ladle_service.backend import connect_backend
-from ladle_service.limits import BodyLimit, SameSite
+from ladle_service.middleware import BodyLimit, SameSite
 from ladle_service.routes import ROUTERS
 from ladle_service.routes.health import VERSION
 from ladle_service.settings import Settings

@@ -23,17 +23,17 @@ TIMEOUT_S = 15
 
 def among_all(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
     leave()
-    collectives.scatter_sum(torch.zeros(3000))
+    collectives.reduce_scatter(torch.zeros(3000))
 
 
 def in_a_node(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     node = collectives.split_by_node()
     assert collectives.split_by_node() is node, "groups are made once"
-    node.sum(torch.zeros(3))
+    node.all_reduce(torch.zeros(3))
     leave()
-    node.scatter_sum(torch.zeros(3000))
-    collectives.sum(torch.zeros(3))
+    node.reduce_scatter(torch.zeros(3000))
+    collectives.all_reduce(torch.zeros(3))
 
 
 def training_a_sharded_model(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
@@ -67,7 +67,7 @@ def main(lost: int, how: str, where: str, folder: Path) -> None:
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT_S))
     collectives = ProcessGroup()
-    collectives.sum(torch.zeros(3))
+    collectives.all_reduce(torch.zeros(3))
 
     def leave() -> None:
         if rank != lost:

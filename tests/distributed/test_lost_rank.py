@@ -81,7 +81,7 @@ def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with pytest.raises(RuntimeError, match="shapes") as caught, ProcessGroup().naming_the_lost():
+        with pytest.raises(RuntimeError, match="shapes") as caught, ProcessGroup().translate_collective_errors():
             torch.zeros(2, 3) @ torch.zeros(2, 3)
     finally:
         dist.destroy_process_group()

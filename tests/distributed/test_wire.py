@@ -28,23 +28,23 @@ class FirstOfTwo:
     def __init__(self) -> None:
         self.sent: Sent = []
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         self.sent.append(("sum", tensor.numel()))
         return tensor
 
-    def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_gather(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         self.sent.append(("concatenate", shard.numel()))
         return shard.new_zeros((sum(lengths), *shard.shape[1:]))
 
-    def scatter_sum(self, tensor: Tensor) -> Tensor:
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
         self.sent.append(("scatter_sum", tensor.numel()))
         return tensor[: len(tensor) // self.size]
 
-    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+    def all_gather_into(self, whole: Tensor, shard: Tensor) -> None:
         self.sent.append(("gather_into", whole.numel()))
         whole[: len(shard)] = shard
 
-    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+    def differentiable_all_reduce(self, tensor: Tensor) -> Tensor:
         raise AssertionError("no placement needs it")
 
     def split_by_node(self) -> Collectives:
@@ -53,7 +53,7 @@ class FirstOfTwo:
     def broadcast(self, content: bytes) -> bytes:
         raise AssertionError("no placement needs it")
 
-    def naming_the_lost(self) -> AbstractContextManager[None]:
+    def translate_collective_errors(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 

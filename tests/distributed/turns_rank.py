@@ -81,14 +81,14 @@ class Watched(ProcessGroup):
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(self._came)
 
-    def scatter_sum(self, tensor: Tensor) -> Tensor:
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
         self.waiting -= tensor.numel()
-        return super().scatter_sum(tensor)
+        return super().reduce_scatter(tensor)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         if tensor.dtype is torch.float32:
             self.waiting -= tensor.numel()
-        return super().sum(tensor)
+        return super().all_reduce(tensor)
 
     def _begin(self) -> None:
         self.waiting = 0

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from ladle_engine.checkpoints import discover
-from ladle_engine.determinism import repeatable
+from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
-from ladle_engine.methods.context import Workspace
+from ladle_engine.methods.context import MethodContext
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
@@ -118,7 +118,7 @@ def average(
     started = time.monotonic()
     settings = {name: _plain(value) for name, value in locals().items() if name in REPORTED}
     collectives = current_collectives()
-    tell = _Listener(progress=progress if collectives.rank == 0 else ignore)
+    on_event = _Listener(progress=progress if collectives.rank == 0 else ignore)
     request = Request(
         dtype=dtype,
         metric=metric,
@@ -132,7 +132,7 @@ def average(
     plan = plan_methods(method, method_options or {})
     refuse_existing(Path(output))
 
-    tell(StageStarted(stage="discover"))
+    on_event(StageStarted(stage="discover"))
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
     chosen_task = choose_task(checkpoints, task, task_options or {})
     splits = open_splits(
@@ -149,25 +149,25 @@ def average(
         fingerprint(checkpoints, data, deciding),
         collectives=collectives,
     )
-    with repeatable(splits.fit.device), named_out_of_memory():
-        work = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, tell)
-        with closing(work):
-            candidates = run_methods(work)
-            winner = winner_of(candidates, work)
+    with deterministic(splits.fit.device), named_out_of_memory():
+        context = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, on_event)
+        with closing(context):
+            candidates = run_methods(context)
+            winner = winner_of(candidates, context)
             run = Run(
                 settings=settings,
                 provenance=dict(provenance or {}),
-                warnings=tuple(tell.warnings),
-                memory=work.weights.plan.to_json(),
+                warnings=tuple(on_event.warnings),
+                memory=context.weights.plan.to_json(),
             )
             files: Mapping[str, int] = {}
             if collectives.rank == 0:
                 folder = staged(Path(output)) if commit else fresh_folder(Path(output))
                 with folder as staging:
                     files = write_output(
-                        staging, work, candidates, winner, run, max_shard_bytes=max_shard_bytes, tell=tell
+                        staging, context, candidates, winner, run, max_shard_bytes=max_shard_bytes, on_event=on_event
                     )
-    return _outcome(Path(output), work, candidates, winner, tell, files, time.monotonic() - started)
+    return _outcome(Path(output), context, candidates, winner, on_event, files, time.monotonic() - started)
 
 
 PATHS = ("ckpt_dir", "val_set", "train_set")
@@ -207,10 +207,10 @@ class _Listener:
 
 def _outcome(
     folder: Path,
-    work: Workspace,
+    context: MethodContext,
     candidates: list[Candidate],
     winner: Candidate,
-    tell: _Listener,
+    on_event: _Listener,
     files: Mapping[str, int],
     duration_s: float,
 ) -> Outcome:
@@ -219,16 +219,16 @@ def _outcome(
     return Outcome(
         folder=folder,
         method=winner.method,
-        metric=work.metric.name,
-        higher_is_better=work.metric.higher_is_better,
+        metric=context.metric.name,
+        higher_is_better=context.metric.higher_is_better,
         candidates=tuple(candidate.score for candidate in candidates),
-        best_checkpoint=work.checkpoints.names[best],
+        best_checkpoint=context.checkpoints.names[best],
         gain=winner.gain.value,
         gain_low=winner.gain.low,
         gain_high=winner.gain.high,
-        num_checkpoints=len(work.checkpoints.names),
-        num_parameters=work.binding.num_parameters,
+        num_checkpoints=len(context.checkpoints.names),
+        num_parameters=context.binding.num_parameters,
         duration_s=duration_s,
-        warnings=tuple(tell.warnings),
+        warnings=tuple(on_event.warnings),
         files=files,
     )

@@ -70,7 +70,7 @@ def combine_checkpoints(
     )
     metadata = {"ladle_version": version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
-        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, tell=progress)
+        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)
         copy_side_files(checkpoints, staging)
     return Path(output)

@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Inside, cuDNN takes the same algorithms every time on a CUDA device; a CPU does so anyway.
 
     It otherwise picks the one that was quicker in a trial, which may add in another order on another run. TF32 stays

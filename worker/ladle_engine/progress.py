@@ -77,9 +77,9 @@ class Pace:
     """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with the time left."""
 
     def __init__(
-        self, tell: ProgressCallback, stage: str, total: int, *, method: str | None = None, per_second: float = 4.0
+        self, on_event: ProgressCallback, stage: str, total: int, *, method: str | None = None, per_second: float = 4.0
     ) -> None:
-        self._tell = tell
+        self._tell = on_event
         self._stage = stage
         self._total = total
         self._method = method
@@ -87,7 +87,7 @@ class Pace:
         self._start = time.monotonic()
         self._last = float("-inf")
         self._first_done: int | None = None
-        tell(StageStarted(stage=stage, method=method, total=total))
+        on_event(StageStarted(stage=stage, method=method, total=total))
 
     def step(self, done: int, loss: float | None = None) -> None:
         now = time.monotonic()

@@ -48,7 +48,7 @@ def rebuild(
     """
     recipe = load_recipe(coefficients, ckpt_dir, candidate)
     with staged(Path(output)) as staging:
-        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata={}, tell=progress)
+        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata={}, on_event=progress)
         verify_model(staging, recipe, digests, progress)
         copy_side_files(recipe.checkpoints, staging)
     return Path(output)

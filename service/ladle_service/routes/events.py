@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse
 from ladle_contracts import TERMINAL_STATES, ErrorCode
 from ladle_contracts.api import EventPage, LogTail
 from ladle_service.auth import CallerDependency
-from ladle_service.parameters import EventsQuery, JobId, LastEventId, LogsQuery, StoreDependency
+from ladle_service.dependencies import EventsQuery, JobId, LastEventId, LogsQuery, StoreDependency
 from ladle_service.problems import openapi_responses
 from ladle_service.routes.jobs import find_job
 from ladle_service.stream import sse_bytes

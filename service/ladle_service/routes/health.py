@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from ladle_contracts import ErrorCode
 from ladle_contracts.api import Health, Version
-from ladle_service.parameters import StoreDependency
+from ladle_service.dependencies import StoreDependency
 from ladle_service.problems import ApiError, openapi_responses
 
 router = APIRouter(tags=["health"])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response, status
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult
 from ladle_service.auth import Caller, CallerDependency
-from ladle_service.parameters import (
+from ladle_service.dependencies import (
     IdempotencyKey,
     JobId,
     ListQuery,

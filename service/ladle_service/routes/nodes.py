@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from ladle_contracts import ErrorCode
 from ladle_contracts.api import NodeList
 from ladle_service.auth import CallerDependency
-from ladle_service.parameters import NoQuery, StoreDependency
+from ladle_service.dependencies import NoQuery, StoreDependency
 from ladle_service.problems import openapi_responses
 
 router = APIRouter(prefix="/v1/nodes", tags=["nodes"])

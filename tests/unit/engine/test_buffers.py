@@ -41,10 +41,10 @@ def test_averaged_statistics_are_filled_in_without_being_read_back(tmp_path: Pat
     groups = GROUPINGS["model"](binding)
     alpha_KG = torch.full((3, 1), 1 / 3, dtype=torch.float64)
     on_meta = {name: buffer.to("meta") for name, buffer in binding.statistics.items()}
-    AveragedStatistics(checkpoints, binding.model, on_meta).place(alpha_KG, groups)
+    AveragedStatistics(checkpoints, binding.model, on_meta).load_weights(alpha_KG, groups)
     statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
-    statistics.place(alpha_KG, groups)
+    statistics.load_weights(alpha_KG, groups)
     placed = {name: buffer.clone() for name, buffer in binding.statistics.items()}
-    assert placed.keys() == statistics.settle(alpha_KG, groups).keys()
-    for name, settled in statistics.settle(alpha_KG, groups).items():
-        assert torch.equal(settled, placed[name])
+    assert placed.keys() == statistics.recompute(alpha_KG, groups).keys()
+    for name, recomputed in statistics.recompute(alpha_KG, groups).items():
+        assert torch.equal(recomputed, placed[name])

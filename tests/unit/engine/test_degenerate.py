@@ -20,7 +20,7 @@ from ladle_engine.directions import buckets
 from ladle_engine.directions import checkpoint_directions as directions
 from ladle_engine.directions import resident_rows as rows
 from ladle_engine.directions.buckets import Bucket
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import BLOCK, ROW_PRECISIONS
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.tasks.examples import split
@@ -68,7 +68,7 @@ def run(folder: Path, build: Any = plain_net, count: int = 5, **options: Any) ->
     )
 
 
-@pytest.mark.parametrize("precision", [*TIERS, "streamed"])
+@pytest.mark.parametrize("precision", [*ROW_PRECISIONS, "streamed"])
 def test_frozen_tensors_stay_bit_identical_at_every_precision_in_every_method(tmp_path: Path, precision: str) -> None:
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
@@ -212,7 +212,7 @@ def placed_weights(folder: Path, precision: str) -> dict[str, Tensor]:
     binding = bind(wide_net(), checkpoints)
     groups = GROUPINGS["model"](binding)
     weights = model_weights_for(checkpoints, binding, precision=precision)
-    weights.placement(groups).place(torch.tensor(ALPHA_K, dtype=torch.float64)[:, None], groups)
+    weights.placement(groups).load_weights(torch.tensor(ALPHA_K, dtype=torch.float64)[:, None], groups)
     weights.close()
     return {name: parameter.detach().clone() for name, parameter in binding.parameters.items()}
 
@@ -233,7 +233,7 @@ def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
 
     monkeypatch.setattr(buckets, "CHUNK_NUMBERS", 1)
     for limit in ("FLOAT32_CHUNK_LENGTH", "CHUNK_ELEMENTS"):
-        monkeypatch.setattr(rows, limit, rows.BLOCK)
+        monkeypatch.setattr(rows, limit, BLOCK)
     read: list[tuple[int, slice]] = []
     read_chunks = buckets.read_chunks
 
@@ -320,7 +320,7 @@ def test_statistics_are_the_mean_where_no_coefficient_is_positive(tmp_path: Path
 
 
 @pytest.mark.parametrize("build", [plain_net, norm_net])
-@pytest.mark.parametrize("precision", TIERS)
+@pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_what_is_judged_is_what_is_written_however_coarse_the_directions_are(
     tmp_path: Path, precision: str, build: Any
 ) -> None:

@@ -68,7 +68,7 @@ def test_placing_a_one_hot_alpha_gives_that_checkpoint(tmp_path: Path) -> None:
         alpha_KG = torch.zeros(5, 1, dtype=torch.float64)
         alpha_KG[3] = 1.0
         weights = model_weights_for(checkpoints, binding, precision=precision)
-        weights.placement(groups).place(alpha_KG, groups)
+        weights.placement(groups).load_weights(alpha_KG, groups)
         placed = torch.cat([parameter.detach().reshape(-1).double() for parameter in binding.parameters.values()])
         expected = torch.cat(
             [load_file(tmp_path / "step-3.safetensors")[name].double().reshape(-1) for name in binding.parameters]

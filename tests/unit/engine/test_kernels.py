@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.resident_rows import ResidentRows
 
 pytestmark = pytest.mark.skipif(
@@ -50,31 +50,36 @@ print("agree")
 """
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_the_kernels_agree_with_the_cpu_form(tier: str) -> None:
+@pytest.mark.parametrize("tier", ROW_PRECISIONS)
+def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", AGREE, tier], env=environment, capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, "-c", AGREE, precision],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "agree"
 
 
 @pytest.mark.parametrize("kernel", ["_project", "_expand"])
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", ROW_PRECISIONS)
 def test_the_kernels_compile_for_an_h100(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tier: str, kernel: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, kernel: str
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    assert compiled(kernel, tier).startswith(ELF)
+    assert compiled(kernel, precision).startswith(ELF)
     # As Triton does with a whole number that is 1: it becomes part of the program.
-    assert compiled(kernel, tier, count=1, steps=1).startswith(ELF)
+    assert compiled(kernel, precision, count=1, steps=1).startswith(ELF)
 
 
 ELF = b"\x7fELF"
 
 
-def compiled(name: str, tier: str, **fixed: int) -> bytes:
+def compiled(name: str, precision: str, **fixed: int) -> bytes:
     """The program for compute capability 9.0."""
     from triton import compile
     from triton.backends.compiler import GPUTarget
@@ -83,15 +88,15 @@ def compiled(name: str, tier: str, **fixed: int) -> bytes:
     from ladle_engine.directions import kernels
 
     kernel = getattr(kernels, name)
-    rows = ResidentRows.allocate(tier, 1, 1, torch.device("cpu"))
+    rows = ResidentRows.allocate(precision, 1, 1, torch.device("cpu"))
     unit_bytes, tile_rows = {
         "_project": (kernels.PROJECT_UNIT_BYTES, kernels.PROJECT_ROWS),
         "_expand": (kernels.EXPAND_UNIT_BYTES, kernels.EXPAND_ROWS),
     }[name]
     constants: dict[str, object] = {
-        "TIER": tier,
-        "V": unit_bytes[tier] // rows.codes_NQ.element_size(),
-        "ROWS": tile_rows[tier],
+        "TIER": precision,
+        "V": unit_bytes[precision] // rows.codes_NQ.element_size(),
+        "ROWS": tile_rows[precision],
         "UNITS": kernels.UNITS,
         **({"scales": None} if rows.scales_NB is None else {}),
         **{name: value for name, value in fixed.items() if name in kernel.arg_names},

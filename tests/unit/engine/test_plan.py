@@ -41,7 +41,7 @@ class Ranks(SingleProcess):
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor + tensor[0] * torch.arange(len(tensor)).gt(0)
 
 
@@ -252,10 +252,10 @@ def test_more_ranks_than_parameters_cannot_share_them(monkeypatch: pytest.Monkey
 def lacking(monkeypatch: pytest.MonkeyPatch, *tiers: str, error: type[Exception] = NotImplementedError) -> None:
     """A device that cannot pack some tiers."""
 
-    def some(tier: str, *rest: Any) -> Any:
-        if tier in tiers:
+    def some(precision: str, *rest: Any) -> Any:
+        if precision in tiers:
             raise error
-        return make_rows(tier, *rest)
+        return make_rows(precision, *rest)
 
     monkeypatch.setattr(preflight, "make_rows", some)
 
@@ -289,7 +289,7 @@ def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
         size = 2
         asked = 0
 
-        def sum(self, tensor: Tensor) -> Tensor:
+        def all_reduce(self, tensor: Tensor) -> Tensor:
             self.asked += 1
             tensor[1] = self.asked > 1
             return tensor
@@ -299,7 +299,7 @@ def test_ranks_on_unlike_devices_keep_directions_alike() -> None:
 
 def test_kernels_that_do_not_run_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "RuntimeError: Failed to find C compiler."
-    monkeypatch.setattr("ladle_engine.placements.model_weights.kernels_failure", lambda tier, device: reason)
+    monkeypatch.setattr("ladle_engine.placements.model_weights.kernels_failure", lambda precision, device: reason)
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
     outcome = average(folder, folder, output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
@@ -319,10 +319,10 @@ def test_running_out_of_memory_in_the_trial_step_lowers_the_precision(tmp_path: 
         if next(tries):
             raise torch.OutOfMemoryError
 
-    weights.tell, weights.trial = told.append, trial
+    weights.on_event, weights.trial = told.append, trial
     weights.plans = [weights.plan, replace(weights.plan, precision="bfloat16")]
     groups = GROUPINGS["model"](binding)
-    weights.placement(groups).place(torch.full((4, 1), 0.25, dtype=torch.float64), groups)
+    weights.placement(groups).load_weights(torch.full((4, 1), 0.25, dtype=torch.float64), groups)
     assert weights.plan.precision == "bfloat16"
     assert [event.message for event in told if isinstance(event, Warned)] == [
         "Directions as float32 (replicated) ran out of memory in a trial step; they are kept as bfloat16 (replicated)."
@@ -459,12 +459,12 @@ def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
     binding = bind(norm_net(), checkpoints)
     statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
     groups = GROUPINGS["model"](binding)
-    settled = statistics.settle(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
+    recomputed = statistics.recompute(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
     with open_checkpoint(checkpoints.checkpoints[0]) as first, open_checkpoint(checkpoints.checkpoints[2]) as last:
         for name in ("1.running_mean", "1.running_var"):
             expected = 0.8 * first.read(name) + 0.2 * last.read(name)
-            assert torch.allclose(settled[name], expected)
-    assert bool((settled["1.running_var"] > 0).all())
+            assert torch.allclose(recomputed[name], expected)
+    assert bool((recomputed["1.running_var"] > 0).all())
 
 
 class SpyMode(ToyTask):
@@ -510,11 +510,11 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
     trained_on: list[int] = []
     evaluated: list[int] = []
 
-    def spying(work: Any, name: str) -> Any:
+    def spying(context: Any, name: str) -> Any:
         if name == "best":
-            return choose(work, name)
+            return choose(context, name)
         batch = ToyData.batch
-        forbidden = set(work.select.indices.tolist())
+        forbidden = set(context.select.indices.tolist())
 
         def watched(data: ToyData, indices: torch.Tensor) -> Any:
             # What is evaluated is evaluated without gradients.
@@ -524,7 +524,7 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
 
         with monkeypatch.context() as patch:
             patch.setattr(ToyData, "batch", watched)
-            return choose(work, name)
+            return choose(context, name)
 
     monkeypatch.setattr(candidates, "choose", spying)
     options = quick_options(5, steps=3).get(method, {})

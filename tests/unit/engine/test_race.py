@@ -69,7 +69,9 @@ def one_hot(index: int, K: int) -> Coefficients:
 def evaluations_of(task: TableTask, seed: int = 0, state: ResumeState | None = None) -> Evaluations:
     model = nn.Module()
 
-    def place(coefficients: Coefficients, settled: Mapping[str, Tensor] | None, exactly: bool) -> Mapping[str, Tensor]:
+    def load_weights(
+        coefficients: Coefficients, recomputed: Mapping[str, Tensor] | None, exactly: bool
+    ) -> Mapping[str, Tensor]:
         model.alpha_K = coefficients.alpha_KG[:, 0]  # type: ignore[assignment]
         return {}
 
@@ -77,7 +79,7 @@ def evaluations_of(task: TableTask, seed: int = 0, state: ResumeState | None = N
         task=task, data=Indices(task.count), indices=torch.arange(task.count), device=torch.device("cpu")
     )
     return Evaluations(
-        {"select": examples}, model=model, place=place, coarse=lambda: None, collectives=SingleProcess(),
+        {"select": examples}, model=model, load_weights=load_weights, coarse=lambda: None, collectives=SingleProcess(),
         state=state or ResumeState(None, ""), seed=seed,
     )  # fmt: skip
 
@@ -252,15 +254,15 @@ class Ranks:
         self.rank, self.size = rank, size
         self.sent, self.everything = sent, iter(everything)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         raise AssertionError("evaluating sums nothing")
 
-    def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_gather(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         assert len(shard) == lengths[self.rank]
         self.sent[self.rank].append(shard)
         return next(self.everything, torch.zeros(sum(lengths), dtype=shard.dtype))
 
-    def naming_the_lost(self) -> AbstractContextManager[None]:
+    def translate_collective_errors(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 

@@ -55,46 +55,46 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def full(work: Any, coefficients: Coefficients, split: str) -> tuple[float, float]:
+def full(context: Any, coefficients: Coefficients, split: str) -> tuple[float, float]:
     """The rank key of a model, evaluated afresh on everything."""
-    work.place(coefficients)
-    examples = work.evaluations._splits[split]
-    return evaluate(work.binding.model, examples, work.task.metrics, work.collectives).rank_key(work.metric)
+    context.load_weights(coefficients)
+    examples = context.evaluations._splits[split]
+    return evaluate(context.binding.model, examples, context.task.metrics, context.collectives).rank_key(context.metric)
 
 
-def plain_greedy(work: Any) -> Coefficients:
+def plain_greedy(context: Any) -> Coefficients:
     """As published: sort by held-out score, add, keep what is no worse."""
-    K = len(work.checkpoints.names)
-    scores = [full(work, work.one_checkpoint(i), "fit") for i in range(K)]
+    K = len(context.checkpoints.names)
+    scores = [full(context, context.one_checkpoint(i), "fit") for i in range(K)]
     order = sorted(range(K), key=lambda i: scores[i], reverse=True)
     soup, best = [order[0]], scores[order[0]][0]
     for i in order[1:]:
-        score = full(work, mean_of(work, [*soup, i]), "fit")[0]
+        score = full(context, mean_of(context, [*soup, i]), "fit")[0]
         if score >= best:
             soup, best = [*soup, i], score
-    return mean_of(work, soup)
+    return mean_of(context, soup)
 
 
 def plain_best(contenders: Callable[[Any], list[Coefficients]]) -> Callable[[Any], Coefficients]:
-    def choose(work: Any) -> Coefficients:
-        return max(contenders(work), key=lambda coefficients: full(work, coefficients, "select"))
+    def choose(context: Any) -> Coefficients:
+        return max(contenders(context), key=lambda coefficients: full(context, coefficients, "select"))
 
     return choose
 
 
-def singles(work: Any) -> list[Coefficients]:
-    return [work.one_checkpoint(i) for i in range(8)]
+def singles(context: Any) -> list[Coefficients]:
+    return [context.one_checkpoint(i) for i in range(8)]
 
 
-def plain_second(work: Any) -> Coefficients:
-    return sorted(singles(work), key=lambda coefficients: full(work, coefficients, "select"))[-2]
+def plain_second(context: Any) -> Coefficients:
+    return sorted(singles(context), key=lambda coefficients: full(context, coefficients, "select"))[-2]
 
 
 PLAIN: dict[str, Callable[[Any], Coefficients]] = {
     "best": plain_best(singles),
     "second-best": plain_second,
-    "last-k": plain_best(lambda work: [fixed.last_k(work, k) for k in range(2, 9)]),
-    "ema": plain_best(lambda work: [fixed.ema(work, decay) for decay in fixed.decays(8)]),
+    "last-k": plain_best(lambda context: [fixed.last_k(context, k) for k in range(2, 9)]),
+    "ema": plain_best(lambda context: [fixed.ema(context, decay) for decay in fixed.decays(8)]),
     "greedy-soup": plain_greedy,
 }
 
@@ -106,11 +106,11 @@ def test_every_method_chooses_what_full_evaluation_chooses_from_fewer_examples(
     choose = candidates.choose
     spent: dict[str, tuple[int, int]] = {}
 
-    def comparing(work: Any, method: str) -> Any:
+    def comparing(context: Any, method: str) -> Any:
         before = sum(counted)
-        choice = choose(work, method)
+        choice = choose(context, method)
         cheap = sum(counted) - before
-        expected = PLAIN[method](work)
+        expected = PLAIN[method](context)
         spent[method] = (cheap, sum(counted) - before - cheap)
         assert torch.equal(choice.coefficients.alpha_KG, expected.alpha_KG), method
         return choice
@@ -182,11 +182,11 @@ def test_by_the_loss_contenders_are_given_up_early_and_the_winner_is_full_evalua
     choose = candidates.choose
     spent: dict[str, tuple[int, int]] = {}
 
-    def comparing(work: Any, method: str) -> Any:
+    def comparing(context: Any, method: str) -> Any:
         task.scored = 0
-        choice = choose(work, method)
+        choice = choose(context, method)
         cheap, task.scored = task.scored, 0
-        expected = PLAIN[method](work)
+        expected = PLAIN[method](context)
         spent[method] = (cheap, task.scored)
         assert torch.equal(choice.coefficients.alpha_KG, expected.alpha_KG), method
         return choice

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ladle_engine import average
-from ladle_engine.determinism import repeatable
+from ladle_engine.determinism import deterministic
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -30,19 +30,19 @@ def quickest_algorithms() -> Iterator[None]:
 
 
 def test_a_gpu_takes_the_same_algorithms_every_time_and_afterwards_what_it_took_before() -> None:
-    with repeatable(GPU):
+    with deterministic(GPU):
         assert switches() == SAME_ALGORITHMS
     assert switches() == (False, True)
 
 
 def test_also_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="out of luck"), repeatable(GPU):
+    with pytest.raises(RuntimeError, match="out of luck"), deterministic(GPU):
         raise RuntimeError("out of luck")
     assert switches() == (False, True)
 
 
 def test_a_cpu_is_left_alone() -> None:
-    with repeatable(CPU):
+    with deterministic(CPU):
         assert switches() == (False, True)
 
 
@@ -58,7 +58,7 @@ def test_a_whole_job_runs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             seen.add(switches())
             return super().evaluate(*arguments)
 
-    monkeypatch.setattr(sys.modules["ladle_engine.average"], "repeatable", lambda device: repeatable(GPU))
+    monkeypatch.setattr(sys.modules["ladle_engine.average"], "repeatable", lambda device: deterministic(GPU))
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=Spy(plain_net), method="twa")
     assert seen == {SAME_ALGORITHMS}

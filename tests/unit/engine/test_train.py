@@ -118,14 +118,14 @@ def test_lbfgs_reaches_a_lower_minimum_than_adamw_in_as_many_batches(tmp_path: P
 def test_lbfgs_measures_no_point_twice_and_ends_where_nothing_improves(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "model")
-    place = trainer.placement.place
+    place = trainer.placement.load_weights
     placed: list[Tensor] = []
 
     def watched(weights_KG: Tensor, groups: Any) -> None:
         placed.append(weights_KG.clone())
         place(weights_KG, groups)
 
-    trainer.placement.place = watched  # type: ignore[method-assign]  # a spy
+    trainer.placement.load_weights = watched  # type: ignore[method-assign]  # a spy
     subspace = subspace_for(checkpoints, trainer)
     trained = trainer.train(subspace, replace(SETTINGS, optimiser="lbfgs", steps=10_000))
     assert len(placed) == len(trained.losses) < 100

@@ -64,7 +64,7 @@ def recipe_of(checkpoints: CheckpointSet, alpha_K: Tensor, dtype: torch.dtype | 
 
 def written(folder: Path, recipe: Recipe, max_shard_bytes: int = 1 << 30) -> dict[str, str]:
     folder.mkdir()
-    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata={"by": "test"}, tell=ignore)
+    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata={"by": "test"}, on_event=ignore)
     verify_model(folder, recipe, digests, ignore)
     return digests
 
@@ -165,7 +165,7 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(tmp_path: Path, mo
     monkeypatch.setattr("ladle_engine.output.model_writer.shutil.disk_usage", lambda path: usage(10_000, 9_000, 1_000))
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match=r"bytes of free disk, but .* has 1,000") as caught:
-        write_model(tmp_path / "out", recipe, max_shard_bytes=1 << 30, metadata={}, tell=ignore)
+        write_model(tmp_path / "out", recipe, max_shard_bytes=1 << 30, metadata={}, on_event=ignore)
     assert caught.value.code == "disk-full"
     assert not list((tmp_path / "out").iterdir())
 
@@ -188,7 +188,7 @@ def test_a_write_that_fails_in_the_writing_thread_ends_the_writing(
 
     monkeypatch.setattr(SafetensorsWriter, "_write", full)
     with pytest.raises(OutputError) as caught, staged(tmp_path / "out") as staging:
-        write_model(staging, recipe, max_shard_bytes=1 << 30, metadata={}, tell=ignore)
+        write_model(staging, recipe, max_shard_bytes=1 << 30, metadata={}, on_event=ignore)
     assert caught.value.code == "disk-full"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 

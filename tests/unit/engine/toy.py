@@ -169,7 +169,7 @@ def model_weights_for(
         device=torch.device("cpu"),
         collectives=collectives or SingleProcess(),
         trial=lambda: None,
-        tell=ignore,
+        on_event=ignore,
     )
 
 
@@ -205,12 +205,12 @@ def trainer_for(
         model=binding.model,
         placement=weights.placement(groups),
         statistics=statistics,
-        place_statistics=lambda weights_KG: statistics.place(weights_KG, groups),
+        load_statistics=lambda weights_KG: statistics.load_weights(weights_KG, groups),
         groups=groups,
         examples=chosen,
         collectives=collectives,
         state=state or ResumeState(None, ""),
-        tell=ignore,
+        on_event=ignore,
     )
 
 

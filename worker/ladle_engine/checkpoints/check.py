@@ -17,10 +17,10 @@ from ladle_engine.progress import Pace, ProgressCallback
 CHUNK_ELEMENTS = 1 << 24
 
 
-def check(checkpoints: CheckpointSet, tell: ProgressCallback) -> None:
+def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
     check_names(checkpoints)
-    pace = Pace(tell, "check", len(checkpoints.checkpoints))
+    pace = Pace(on_event, "check", len(checkpoints.checkpoints))
     differs = False
     with open_checkpoint(checkpoints.reference) as reference:
         for done, checkpoint in enumerate(checkpoints.checkpoints):

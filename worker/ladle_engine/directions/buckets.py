@@ -91,7 +91,7 @@ def flat_copy(parameters: Mapping[str, nn.Parameter], bucket: Bucket) -> Tensor:
 def read_chunks(readers: Sequence[TensorReader], bucket: Bucket, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Yields `(elements, weights_KC)`: the same elements of a bucket from every checkpoint, converted.
 
-    Every chunk begins at a multiple of `rows.BLOCK`. What is memory-mapped is read by slice.
+    Every chunk begins at a multiple of `formats.BLOCK`. What is memory-mapped is read by slice.
     """
     chunk = max(CHUNK_NUMBERS // max(len(readers), 1) // BLOCK * BLOCK, BLOCK)
     # Asked for once: a reader takes longer to find a tensor than to give a small part of it.

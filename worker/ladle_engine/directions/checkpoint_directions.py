@@ -47,14 +47,14 @@ class Directions(Protocol):
 
 
 class ResidentDirections:
-    """Directions in memory, on the model's device or beside it, at one of `rows.TIERS`."""
+    """Directions in memory, on the model's device or beside it, at one of `formats.ROW_PRECISIONS`."""
 
     def __init__(
         self,
         checkpoints: CheckpointSet,
         buckets: Sequence[Bucket],
         rows: slice,
-        tier: str,
+        precision: str,
         device: torch.device,
     ) -> None:
         self._base: list[Tensor] = []
@@ -64,7 +64,7 @@ class ResidentDirections:
         with open_all(checkpoints) as readers:
             for bucket in buckets:
                 base_P = torch.empty(bucket.length, dtype=torch.float32, device=device)
-                kept = make_rows(tier, N, bucket.length, device)
+                kept = make_rows(precision, N, bucket.length, device)
                 for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
                     centre_C = weights_KC.mean(dim=0)
                     base_P[elements] = centre_C.to(base_P)
@@ -131,8 +131,8 @@ def open_directions(
     device: torch.device,
     rows: slice = slice(None),
 ) -> Directions:
-    """The directions of the checkpoints in `rows`; `precision` is one of `rows.TIERS`, `offload` or `streamed`."""
+    """The directions of the checkpoints in `rows`; `precision` is one of `ROW_PRECISIONS`, `offload` or `streamed`."""
     if precision == STREAMED:
         return StreamedDirections(checkpoints, buckets, rows, device)
-    tier = f"{OFFLOAD}float32" if precision == OFFLOADED else precision
-    return ResidentDirections(checkpoints, buckets, rows, tier, device)
+    precision = f"{OFFLOAD}float32" if precision == OFFLOADED else precision
+    return ResidentDirections(checkpoints, buckets, rows, precision, device)

@@ -13,7 +13,7 @@ BLOCK = 64
 
 
 OFFLOAD = "offload:"
-"""Before a tier's name: the rows stay in host memory and stream to the device."""
+"""Before a precision's name: the rows stay in host memory and stream to the device."""
 
 
 class Rows(Protocol):
@@ -41,7 +41,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How a tier stores elements."""
+    """How a precision stores elements."""
 
     dtype: torch.dtype
     codes_per_block: int = BLOCK
@@ -57,21 +57,23 @@ _FORMATS = {
 }
 
 
-TIERS: tuple[str, ...] = tuple(_FORMATS)
+ROW_PRECISIONS: tuple[str, ...] = tuple(_FORMATS)
 """From the most exact to the smallest."""
 
 
-def row_bytes(tier: str, length: int) -> int:
+def row_bytes(precision: str, length: int) -> int:
     """What one row of `length` elements takes, padding and scales included; for `offload:`, in host memory."""
-    form = format_of(tier.removeprefix(OFFLOAD))
+    form = format_of(precision.removeprefix(OFFLOAD))
     scale_bytes = 0 if form.largest_code is None else torch.bfloat16.itemsize
     return num_blocks(length) * (form.codes_per_block * form.dtype.itemsize + scale_bytes)
 
 
-def format_of(tier: str) -> Format:
-    if tier not in _FORMATS:
-        raise ValueError(f"`tier` must be one of {', '.join(TIERS)}, alone or after `{OFFLOAD}`, but is {tier!r}.")
-    return _FORMATS[tier]
+def format_of(precision: str) -> Format:
+    if precision not in _FORMATS:
+        raise ValueError(
+            f"`precision` must be one of {', '.join(ROW_PRECISIONS)}, alone or after `{OFFLOAD}`, but is {precision!r}."
+        )
+    return _FORMATS[precision]
 
 
 def num_blocks(length: int) -> int:

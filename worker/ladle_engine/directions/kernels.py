@@ -141,34 +141,34 @@ def _expand(
         tl.store(out + p, tl.load(out + p, mask=p < length) + total_high * 0.0625, mask=p < length)
 
 
-def project(tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, gradient_P: Tensor) -> Tensor:
+def project(precision: str, codes_NQ: Tensor, scales_NB: Tensor | None, gradient_P: Tensor) -> Tensor:
     """float32 [N]: `rows @ gradient`, for rows stored as `rows.ResidentRows` does; each row fills whole blocks."""
     count, length = len(codes_NQ), len(gradient_P)
     if count == 0 or length == 0:
         return gradient_P.new_zeros(count)
-    V = PROJECT_UNIT_BYTES[tier] // codes_NQ.element_size()
+    V = PROJECT_UNIT_BYTES[precision] // codes_NQ.element_size()
     units = codes_NQ.shape[1] // V
-    row_tiles, tiles = triton.cdiv(count, PROJECT_ROWS[tier]), triton.cdiv(units, UNITS)
+    row_tiles, tiles = triton.cdiv(count, PROJECT_ROWS[precision]), triton.cdiv(units, UNITS)
     steps = min(MOST_STEPS, max(1, row_tiles * tiles // PROGRAMS))
     spans = triton.cdiv(tiles, steps)
     partial_SN = torch.empty(spans, count, dtype=torch.float32, device=codes_NQ.device)
     with torch.cuda.device_of(codes_NQ):
         _project[(row_tiles * spans,)](
             codes_NQ, scales_NB, gradient_P.contiguous(), partial_SN, count, length, units, steps, *MAGIC,
-            TIER=tier, V=V, ROWS=PROJECT_ROWS[tier], UNITS=UNITS, num_warps=WARPS,
+            TIER=precision, V=V, ROWS=PROJECT_ROWS[precision], UNITS=UNITS, num_warps=WARPS,
         )  # fmt: skip
     return partial_SN.sum(dim=0)
 
 
-def expand_into(tier: str, codes_NQ: Tensor, scales_NB: Tensor | None, out_P: Tensor, weights_N: Tensor) -> None:
+def expand_into(precision: str, codes_NQ: Tensor, scales_NB: Tensor | None, out_P: Tensor, weights_N: Tensor) -> None:
     """`out += weights @ rows`, in place; `out_P` must be contiguous."""
     count, length = len(codes_NQ), len(out_P)
     if count == 0 or length == 0:
         return
-    V = EXPAND_UNIT_BYTES[tier] // codes_NQ.element_size()
+    V = EXPAND_UNIT_BYTES[precision] // codes_NQ.element_size()
     units = codes_NQ.shape[1] // V
     with torch.cuda.device_of(codes_NQ):
         _expand[(triton.cdiv(units, UNITS),)](
             codes_NQ, scales_NB, out_P, weights_N.contiguous(), count, length, units, *MAGIC,
-            TIER=tier, V=V, ROWS=EXPAND_ROWS[tier], UNITS=UNITS, num_warps=WARPS,
+            TIER=precision, V=V, ROWS=EXPAND_ROWS[precision], UNITS=UNITS, num_warps=WARPS,
         )  # fmt: skip

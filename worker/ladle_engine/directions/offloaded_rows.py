@@ -19,15 +19,19 @@ of two, because torch rounds pinned allocations up to one."""
 class OffloadedRows:
     """Rows in host memory, which stream to the device in chunks: while one is used, the next is copied."""
 
-    def __init__(self, tier: str, count: int, length: int, device: torch.device) -> None:
+    def __init__(self, precision: str, count: int, length: int, device: torch.device) -> None:
         self._device = device
         self._count = count
-        bytes_per_block = max(1, count * row_bytes(tier, BLOCK))
+        bytes_per_block = max(1, count * row_bytes(precision, BLOCK))
         self._chunk_length = max(1, OFFLOAD_CHUNK_BYTES // bytes_per_block) * BLOCK
-        self._landing = _landing_of(device, max(OFFLOAD_CHUNK_BYTES, bytes_per_block))
+        self._staging = _staging_buffers_of(device, max(OFFLOAD_CHUNK_BYTES, bytes_per_block))
         self._chunks = [
             ResidentRows.allocate(
-                tier, count, min(self._chunk_length, length - start), torch.device("cpu"), pin=device.type == "cuda"
+                precision,
+                count,
+                min(self._chunk_length, length - start),
+                torch.device("cpu"),
+                pin=device.type == "cuda",
             )
             for start in range(0, length, self._chunk_length)
         ]
@@ -55,17 +59,17 @@ class OffloadedRows:
 
     def close(self) -> None:
         self._chunks.clear()
-        self._landing = None
+        self._staging = None
 
     def _stream(self) -> Iterator[tuple[slice, ResidentRows]]:
         """`(elements, rows on the device)`, chunk by chunk. The rows are good until the next chunk is asked for."""
-        arriving = self._chunks if self._landing is None else self._landing.prefetched(self._chunks)
+        arriving = self._chunks if self._staging is None else self._staging.prefetched(self._chunks)
         for index, rows in enumerate(arriving):
             start = index * self._chunk_length
             yield slice(start, start + rows.length), rows
 
 
-class _Landing:
+class _StagingBuffers:
     """Two pieces of a GPU's memory in which chunks from the host arrive in turn.
 
     All rows of the device share them: a copy waits only for what used its piece last, so it runs beside whatever else
@@ -113,15 +117,15 @@ class _Landing:
             return piece, chunk.copied_into(self._pieces[piece]), self._copying.record_event()
 
 
-_landings: WeakValueDictionary[torch.device, _Landing] = WeakValueDictionary()
+_staging_buffers: WeakValueDictionary[torch.device, _StagingBuffers] = WeakValueDictionary()
 """By device, for as long as rows use it."""
 
 
-def _landing_of(device: torch.device, size_bytes: int) -> _Landing | None:
+def _staging_buffers_of(device: torch.device, size_bytes: int) -> _StagingBuffers | None:
     """None for a CPU, whose rows are where they are used."""
     if device.type != "cuda":
         return None
-    landing = _landings.get(device)
-    if landing is None or landing.size_bytes < size_bytes:
-        landing = _landings[device] = _Landing(device, size_bytes)
-    return landing
+    staging = _staging_buffers.get(device)
+    if staging is None or staging.size_bytes < size_bytes:
+        staging = _staging_buffers[device] = _StagingBuffers(device, size_bytes)
+    return staging

@@ -48,21 +48,23 @@ CHUNK_ROWS = 16
 class ResidentRows:
     """Rows in the memory of the device that uses them."""
 
-    def __init__(self, tier: str, length: int, codes_NQ: Tensor, scales_NB: Tensor | None) -> None:
-        self._tier = tier
-        self._format = format_of(tier)
+    def __init__(self, precision: str, length: int, codes_NQ: Tensor, scales_NB: Tensor | None) -> None:
+        self._precision = precision
+        self._format = format_of(precision)
         self._length = length
         self.codes_NQ = codes_NQ
         self.scales_NB = scales_NB
 
     @classmethod
-    def allocate(cls, tier: str, count: int, length: int, device: torch.device, *, pin: bool = False) -> ResidentRows:
-        form, blocks = format_of(tier), num_blocks(length)
+    def allocate(
+        cls, precision: str, count: int, length: int, device: torch.device, *, pin: bool = False
+    ) -> ResidentRows:
+        form, blocks = format_of(precision), num_blocks(length)
         codes_NQ = torch.zeros(count, blocks * form.codes_per_block, dtype=form.dtype, device=device, pin_memory=pin)
         scales_NB = None
         if form.largest_code is not None:
             scales_NB = torch.zeros(count, blocks, dtype=torch.bfloat16, device=device, pin_memory=pin)
-        return cls(tier, length, codes_NQ, scales_NB)
+        return cls(precision, length, codes_NQ, scales_NB)
 
     @property
     def length(self) -> int:
@@ -88,22 +90,22 @@ class ResidentRows:
 
     @torch.no_grad()
     def project(self, gradient_P: Tensor) -> Tensor:
-        if (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
-            projected_N: Tensor = kernels.project(self._tier, self.codes_NQ, self.scales_NB, gradient_P)
+        if (kernels := _kernels(self._precision, self.codes_NQ.device)) is not None:
+            projected_N: Tensor = kernels.project(self._precision, self.codes_NQ, self.scales_NB, gradient_P)
             return projected_N
         return self.project_by_torch(gradient_P)
 
     @torch.no_grad()
     def expand_into(self, out_P: Tensor, weights_N: Tensor) -> None:
-        if out_P.is_contiguous() and (kernels := _kernels(self._tier, self.codes_NQ.device)) is not None:
-            kernels.expand_into(self._tier, self.codes_NQ, self.scales_NB, out_P, weights_N)
+        if out_P.is_contiguous() and (kernels := _kernels(self._precision, self.codes_NQ.device)) is not None:
+            kernels.expand_into(self._precision, self.codes_NQ, self.scales_NB, out_P, weights_N)
             return
         self.expand_into_by_torch(out_P, weights_N)
 
     def project_by_torch(self, gradient_P: Tensor) -> Tensor:
         """`project` without Triton, on any device."""
         projected_N = gradient_P.new_zeros(len(self.codes_NQ))
-        if self._tier == "float32":
+        if self._precision == "float32":
             for elements in self._float32_chunks():
                 torch.addmv(projected_N, self.codes_NQ[:, elements], gradient_P[elements], out=projected_N)
             return projected_N
@@ -117,7 +119,7 @@ class ResidentRows:
 
     def expand_into_by_torch(self, out_P: Tensor, weights_N: Tensor) -> None:
         """`expand_into` without Triton, on any device."""
-        if self._tier == "float32":
+        if self._precision == "float32":
             for elements in self._float32_chunks():
                 out_C = out_P[elements]
                 torch.addmv(out_C, self.codes_NQ[:, elements].T, weights_N, out=out_C)
@@ -137,7 +139,7 @@ class ResidentRows:
         if self.scales_NB is not None:
             scales_NB = _front_of(memory[self.codes_NQ.nbytes :], self.scales_NB)
             scales_NB.copy_(self.scales_NB, non_blocking=True)
-        return ResidentRows(self._tier, self._length, codes_NQ, scales_NB)
+        return ResidentRows(self._precision, self._length, codes_NQ, scales_NB)
 
     def close(self) -> None:
         self.codes_NQ = self.codes_NQ.new_empty(0)
@@ -238,18 +240,18 @@ class _Probe:
     """Why they are there and do not run."""
 
 
-def kernels_failure(tier: str, device: torch.device) -> str | None:
+def kernels_failure(precision: str, device: torch.device) -> str | None:
     """Why Triton's kernels cannot be used where they should be, in words; None where they can, and without Triton."""
-    return _probe(tier, device).failure
+    return _probe(precision, device).failure
 
 
-def _kernels(tier: str, device: torch.device) -> Any:
+def _kernels(precision: str, device: torch.device) -> Any:
     """The module `kernels` where it runs, else None."""
-    return _probe(tier, device).kernels
+    return _probe(precision, device).kernels
 
 
 @cache
-def _probe(tier: str, device: torch.device) -> _Probe:
+def _probe(precision: str, device: torch.device) -> _Probe:
     """Triton's being installed says little: it starts a C compiler at run time, loads what that made, and compiles for
     the device. So the kernels are tried once, on a few numbers, against torch."""
     if device.type != "cuda":
@@ -257,7 +259,7 @@ def _probe(tier: str, device: torch.device) -> _Probe:
     try:
         kernels = _installed_kernels()
         if kernels is not None:
-            _compare_with_torch(kernels, tier, device)
+            _compare_with_torch(kernels, precision, device)
     except Exception as error:  # whatever Triton or its compilers raise
         if is_out_of_memory(error):
             raise
@@ -275,16 +277,16 @@ def _installed_kernels() -> Any:
 
 
 @torch.no_grad()
-def _compare_with_torch(kernels: Any, tier: str, device: torch.device) -> None:
+def _compare_with_torch(kernels: Any, precision: str, device: torch.device) -> None:
     """Raises `AssertionError` when a kernel and torch differ by more than rounding."""
     count, length = 3, 2 * BLOCK + 1
-    rows = ResidentRows.allocate(tier, count, length, device)
+    rows = ResidentRows.allocate(precision, count, length, device)
     rows.fill(0, torch.linspace(-1, 2, count * length).view(count, length))
     gradient_P, weights_N = torch.linspace(2, -1, length, device=device), torch.linspace(1, 2, count, device=device)
-    projected_N = kernels.project(tier, rows.codes_NQ, rows.scales_NB, gradient_P)
+    projected_N = kernels.project(precision, rows.codes_NQ, rows.scales_NB, gradient_P)
     torch.testing.assert_close(projected_N, rows.project_by_torch(gradient_P), atol=1e-3, rtol=1e-4)
     out_P, expected_P = torch.ones(length, device=device), torch.ones(length, device=device)
-    kernels.expand_into(tier, rows.codes_NQ, rows.scales_NB, out_P, weights_N)
+    kernels.expand_into(precision, rows.codes_NQ, rows.scales_NB, out_P, weights_N)
     rows.expand_into_by_torch(expected_P, weights_N)
     torch.testing.assert_close(out_P, expected_P, atol=1e-3, rtol=1e-4)
 

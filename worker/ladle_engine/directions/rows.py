@@ -9,8 +9,8 @@ from ladle_engine.directions.offloaded_rows import OffloadedRows
 from ladle_engine.directions.resident_rows import ResidentRows
 
 
-def make_rows(tier: str, count: int, length: int, device: torch.device) -> Rows:
-    """`count` rows of `length` zeros, to be filled. `tier` is one of TIERS, or `offload:` and one of TIERS."""
-    if tier.startswith(OFFLOAD):
-        return OffloadedRows(tier.removeprefix(OFFLOAD), count, length, device)
-    return ResidentRows.allocate(tier, count, length, device)
+def make_rows(precision: str, count: int, length: int, device: torch.device) -> Rows:
+    """`count` rows of `length` zeros, to be filled. `precision` is one of ROW_PRECISIONS, alone or after `offload:`."""
+    if precision.startswith(OFFLOAD):
+        return OffloadedRows(precision.removeprefix(OFFLOAD), count, length, device)
+    return ResidentRows.allocate(precision, count, length, device)

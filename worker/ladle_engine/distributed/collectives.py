@@ -23,28 +23,28 @@ ROLL_CALL_S = 5.0
 
 
 class Collectives(Protocol):
-    """Every method but `naming_the_lost` is collective: each rank must call it, in the same order."""
+    """Every method but `translate_collective_errors` is collective: each rank must call it, in the same order."""
 
     rank: int
     size: int
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place."""
         ...
 
-    def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_gather(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         """The ranks' shards one after the other along the first dimension; `lengths[r]` is rank r's."""
         ...
 
-    def scatter_sum(self, tensor: Tensor) -> Tensor:
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
         """This rank's part of the sum over ranks: `[size * n]` in, `[n]` out."""
         ...
 
-    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+    def all_gather_into(self, whole: Tensor, shard: Tensor) -> None:
         """Fills `whole`, `[size * n]`, with the ranks' shards of `[n]`."""
         ...
 
-    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+    def differentiable_all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks as a new tensor, through which gradients flow (summed over ranks as well)."""
         ...
 
@@ -59,7 +59,7 @@ class Collectives(Protocol):
         """
         ...
 
-    def naming_the_lost(self) -> AbstractContextManager[None]:
+    def translate_collective_errors(self) -> AbstractContextManager[None]:
         """For collectives that others call, such as FSDP2 within a model: `RankLostError` when one fails inside.
 
         On a GPU a collective fails where its result is used, so that must be inside as well.
@@ -73,20 +73,20 @@ class SingleProcess:
     rank = 0
     size = 1
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_gather(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         assert list(lengths) == [len(shard)]
         return shard
 
-    def scatter_sum(self, tensor: Tensor) -> Tensor:
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
+    def all_gather_into(self, whole: Tensor, shard: Tensor) -> None:
         whole.copy_(shard)
 
-    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+    def differentiable_all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def broadcast(self, content: bytes) -> bytes:
@@ -95,7 +95,7 @@ class SingleProcess:
     def split_by_node(self) -> Collectives:
         return self
 
-    def naming_the_lost(self) -> AbstractContextManager[None]:
+    def translate_collective_errors(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -116,22 +116,22 @@ class ProcessGroup:
         self._node: Collectives | None = None
         """Made once: groups cost connections, and only end with the process."""
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        with self._naming_the_lost():
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        with self._translate_collective_errors():
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
-    def concatenate(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_gather(self, shard: Tensor, lengths: Sequence[int]) -> Tensor:
         # A collective wants equal sizes on every rank; the padding is cut away again.
         padded = shard.new_zeros((max(lengths), *shard.shape[1:]))
         padded[: len(shard)] = shard
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._naming_the_lost():
+        with self._translate_collective_errors():
             dist.all_gather(gathered, padded, group=self.group)
         return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
 
-    def scatter_sum(self, tensor: Tensor) -> Tensor:
-        with self._naming_the_lost():
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
+        with self._translate_collective_errors():
             if tensor.device.type == "cpu":
                 # gloo's own reduce-scatter sends as much as a whole all-reduce.
                 parts = torch.empty_like(tensor)
@@ -141,21 +141,21 @@ class ProcessGroup:
             dist.reduce_scatter_single(shard, tensor, group=self.group)
             return shard
 
-    def gather_into(self, whole: Tensor, shard: Tensor) -> None:
-        with self._naming_the_lost():
+    def all_gather_into(self, whole: Tensor, shard: Tensor) -> None:
+        with self._translate_collective_errors():
             dist.all_gather_single(whole, shard, group=self.group)
 
-    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+    def differentiable_all_reduce(self, tensor: Tensor) -> Tensor:
         summed: Tensor = _DifferentiableSum.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch has no types
         return summed
 
     def broadcast(self, content: bytes) -> bytes:
         own = bytearray(content) if self.rank == 0 else bytearray()
-        length = int(self.sum(torch.tensor(len(own))))
+        length = int(self.all_reduce(torch.tensor(len(own))))
         if not length:
             return b""
         message = torch.frombuffer(own, dtype=torch.uint8) if own else torch.empty(length, dtype=torch.uint8)
-        with self._naming_the_lost():
+        with self._translate_collective_errors():
             dist.broadcast(message, group_src=0, group=self.group)
         return message.numpy().tobytes()
 
@@ -167,7 +167,7 @@ class ProcessGroup:
     def _make_node(self) -> Collectives:
         own = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         # Asked of all, for all must make the same groups or none.
-        sizes = sorted(set(self.concatenate(torch.tensor([own]), [1] * self.size).tolist()))
+        sizes = sorted(set(self.all_gather(torch.tensor([own]), [1] * self.size).tolist()))
         if len(sizes) > 1 or self.size % own:
             raise EngineError(
                 "invalid-placement",
@@ -186,7 +186,7 @@ class ProcessGroup:
         return ProcessGroup(groups[self.rank // own])
 
     @contextmanager
-    def naming_the_lost(self) -> Iterator[None]:
+    def translate_collective_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -196,7 +196,7 @@ class ProcessGroup:
             raise _lost(error) from error
 
     @contextmanager
-    def _naming_the_lost(self) -> Iterator[None]:
+    def _translate_collective_errors(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError:
@@ -243,11 +243,11 @@ class _DifferentiableSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, tensor: Tensor, ranks: ProcessGroup) -> Tensor:
         ctx.ranks = ranks  # type: ignore[attr-defined]  # where autograd functions keep what backward needs
-        return ranks.sum(tensor.clone())
+        return ranks.all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.ranks.sum(gradient.clone()), None  # type: ignore[attr-defined]  # as above
+        return ctx.ranks.all_reduce(gradient.clone()), None  # type: ignore[attr-defined]  # as above
 
 
 def current_collectives() -> Collectives:
@@ -267,7 +267,7 @@ def smallest_over_ranks(own: int, collectives: Collectives) -> int:
     """Collective: with directions of different precision the ranks' models would drift apart."""
     numbers = torch.zeros(collectives.size, dtype=torch.float64)
     numbers[collectives.rank] = own
-    return int(collectives.sum(numbers).min())
+    return int(collectives.all_reduce(numbers).min())
 
 
 def largest_over_ranks(own: int, collectives: Collectives) -> int:

@@ -36,7 +36,7 @@ def fits_everywhere(attempt: Callable[[], T], collectives: Collectives) -> tuple
         if not is_out_of_memory(error):
             raise
         failed += 1
-    return made, not float(collectives.sum(failed))
+    return made, not float(collectives.all_reduce(failed))
 
 
 @contextmanager

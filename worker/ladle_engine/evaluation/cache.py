@@ -29,7 +29,7 @@ SAVING_SHARE = 0.05
 """Of the time, at most, goes into saving the state."""
 STATE_KEY = "evaluations"
 
-Place = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
+LoadWeights = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
 """Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them. With
 the third one the weights come from the files, else from the directions, which may be coarse."""
 
@@ -58,7 +58,7 @@ class Evaluations:
         splits: Mapping[str, Examples],
         *,
         model: nn.Module,
-        place: Place,
+        load_weights: LoadWeights,
         coarse: Callable[[], str | None],
         collectives: Collectives,
         state: ResumeState,
@@ -68,7 +68,7 @@ class Evaluations:
         """Split -> the ends of its rounds; the last one is the number of its examples."""
         self._splits = {name: in_rounds(examples, self.rounds[name], seed) for name, examples in splits.items()}
         self._model = model
-        self._place = place
+        self._load_weights = load_weights
         self._coarse = coarse
         """The precision of directions from which mixtures are placed now, if it is less than float32's."""
         self._collectives = collectives
@@ -161,7 +161,7 @@ class Evaluations:
 
     def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:
         record = self._record(coefficients, exactly)
-        record.statistics = self._place(coefficients, record.statistics, exactly)
+        record.statistics = self._load_weights(coefficients, record.statistics, exactly)
 
     def _extend(self, coefficients: Coefficients, split: str, end: int, exactly: bool = False) -> Evaluation:
         """The model must hold `coefficients`, unless nothing is missing."""

@@ -64,7 +64,7 @@ def evaluate(model: nn.Module, examples: Examples, metrics: tuple[Metric, ...], 
     for first in range(0, len(batches), size):
         dealt = first + rank < len(batches)
         indices = batches[first + rank] if dealt else batches[0][:1]
-        with collectives.naming_the_lost():
+        with collectives.translate_collective_errors():
             scored = examples.task.evaluate(model, examples.batch(indices))
             for metric in metrics:
                 if dealt:
@@ -75,7 +75,7 @@ def evaluate(model: nn.Module, examples: Examples, metrics: tuple[Metric, ...], 
     order = torch.cat(dealt_to)
     values: dict[str, Tensor] = {}
     for name, part in parts.items():
-        gathered = collectives.concatenate(torch.cat([torch.empty(0, dtype=torch.float64), *part]), lengths)
+        gathered = collectives.all_gather(torch.cat([torch.empty(0, dtype=torch.float64), *part]), lengths)
         values[name] = torch.empty_like(gathered)
         values[name][order] = gathered
     return Evaluation(values=values)

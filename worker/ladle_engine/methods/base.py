@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,10 @@ class Method(Protocol):
     reference_url: ClassVar[str]
     options_type: ClassVar[type]
 
-    def choose(self, work: Workspace, options: Any) -> Choice:
+    def choose(self, context: MethodContext, options: Any) -> Choice:
         """Collective. Trains on the fit split or the training set alone.
 
-        On the select split it may do one thing: let `Workspace.race` pick one of some rows of fixed numbers, or of a
-        few fixed multiples of what it trained.
+        On the select split it may do one thing: let `MethodContext.race` pick one of some rows of fixed numbers, or of
+        a few fixed multiples of what it trained.
         """
         ...

@@ -72,7 +72,7 @@ class Plan:
 
 
 @dataclass(kw_only=True)
-class Workspace:
+class MethodContext:
     """Made once a job by `average`; methods read it and place coefficients in its model."""
 
     plan: Plan
@@ -96,7 +96,7 @@ class Workspace:
     seed: int
     collectives: Collectives
     state: ResumeState
-    tell: ProgressCallback
+    on_event: ProgressCallback
     choices: dict[str, Choice] = field(default_factory=dict, init=False)
     """What the methods that have run chose, by name."""
     choosing: list[str] = field(default_factory=list, init=False)
@@ -108,7 +108,7 @@ class Workspace:
         self.evaluations = Evaluations(
             {"fit": self.fit, "select": self.select},
             model=self.binding.model,
-            place=self.place,
+            load_weights=self.load_weights,
             coarse=self.weights.coarse,
             collectives=self.collectives,
             state=self.state,
@@ -127,8 +127,8 @@ class Workspace:
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
-    def place(
-        self, coefficients: Coefficients, settled: Mapping[str, Tensor] | None = None, exactly: bool = False
+    def load_weights(
+        self, coefficients: Coefficients, recomputed: Mapping[str, Tensor] | None = None, exactly: bool = False
     ) -> Mapping[str, Tensor]:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
 
@@ -147,22 +147,22 @@ class Workspace:
         # Opening a placement may lower the precision, where memory runs out.
         placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
         if placement is None or (exactly and self.weights.coarse()):
-            self.weights.place_exactly(coefficients.alpha_KG, groups)
+            self.weights.load_exactly(coefficients.alpha_KG, groups)
         else:
-            placement.place(coefficients.alpha_KG, groups)
+            placement.load_weights(coefficients.alpha_KG, groups)
         if coefficients.random is not None:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
         too_large = self._round(self.binding.parameters)
-        if settled is None:
-            settled = self.statistics.settle(coefficients.alpha_KG, groups)
+        if recomputed is None:
+            recomputed = self.statistics.recompute(coefficients.alpha_KG, groups)
         else:
-            for name, values in settled.items():
+            for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)
         if too_large := too_large + self._round(self.binding.statistics):
             raise MethodError("non-finite-loss", self._too_large("the average", too_large))
-        return settled
+        return recomputed
 
     def use_reference_counters(self) -> None:
         """What a mixture has of them, whichever checkpoint the model held before."""
@@ -185,7 +185,9 @@ class Workspace:
             local, _ = local_part(tensors[name])
             local.copy_(local.to(self.output_dtypes[name]))
             infinite[index] = not bool(torch.isfinite(local).all())
-        return [name for name, count in zip(rounded, self.collectives.sum(infinite).tolist(), strict=True) if count]
+        return [
+            name for name, count in zip(rounded, self.collectives.all_reduce(infinite).tolist(), strict=True) if count
+        ]
 
     def _too_large(self, what: str, names: Sequence[str]) -> str:
         return (
@@ -205,7 +207,7 @@ class Workspace:
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
-        pace = Pace(self.tell, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
+        pace = Pace(self.on_event, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
         metric = next(each for each in self.task.metrics if each.name == "loss") if by_loss else self.metric
         return race(self.evaluations, contenders, "select", metric, pace)
 

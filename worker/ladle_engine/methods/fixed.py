@@ -15,7 +15,7 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import NoOptions
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.options import option
 
 ALL_K = 32
@@ -34,9 +34,11 @@ class Best:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
 
-    def choose(self, work: Workspace, options: NoOptions) -> Choice:
-        index = best_of(work, range(len(work.checkpoints.names)), self.name)
-        return Choice(coefficients=work.one_checkpoint(index), label=f"{self.name} ({work.checkpoints.names[index]})")
+    def choose(self, context: MethodContext, options: NoOptions) -> Choice:
+        index = best_of(context, range(len(context.checkpoints.names)), self.name)
+        return Choice(
+            coefficients=context.one_checkpoint(index), label=f"{self.name} ({context.checkpoints.names[index]})"
+        )
 
 
 class SecondBest:
@@ -48,15 +50,17 @@ class SecondBest:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
 
-    def choose(self, work: Workspace, options: NoOptions) -> Choice:
-        K = len(work.checkpoints.names)
+    def choose(self, context: MethodContext, options: NoOptions) -> Choice:
+        K = len(context.checkpoints.names)
         if K < 2:
             raise MethodError(
                 "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is {K}."
             )
-        best = best_of(work, range(K), self.name)
-        index = best_of(work, [i for i in range(K) if i != best], self.name)
-        return Choice(coefficients=work.one_checkpoint(index), label=f"{self.name} ({work.checkpoints.names[index]})")
+        best = best_of(context, range(K), self.name)
+        index = best_of(context, [i for i in range(K) if i != best], self.name)
+        return Choice(
+            coefficients=context.one_checkpoint(index), label=f"{self.name} ({context.checkpoints.names[index]})"
+        )
 
 
 class Uniform:
@@ -66,9 +70,9 @@ class Uniform:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1803.05407"
     options_type: ClassVar[type] = NoOptions
 
-    def choose(self, work: Workspace, options: NoOptions) -> Choice:
-        K = len(work.checkpoints.names)
-        return Choice(coefficients=last_k(work, K), label=f"uniform ({K})")
+    def choose(self, context: MethodContext, options: NoOptions) -> Choice:
+        K = len(context.checkpoints.names)
+        return Choice(coefficients=last_k(context, K), label=f"uniform ({K})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +87,21 @@ class LastK:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
 
-    def choose(self, work: Workspace, options: LastKOptions) -> Choice:
-        K = len(work.checkpoints.names)
+    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
+        K = len(context.checkpoints.names)
         if options.k is not None and options.k > K:
             raise MethodError(
                 "invalid-method-options",
                 f"`k` of method `last-k` must be at most the number of checkpoints ({K}), but is {options.k}.",
             )
-        k = options.k or self._choose_k(work, K)
-        return Choice(coefficients=last_k(work, k), label=f"last-k (k = {k})")
+        k = options.k or self._choose_k(context, K)
+        return Choice(coefficients=last_k(context, k), label=f"last-k (k = {k})")
 
-    def _choose_k(self, work: Workspace, K: int) -> int:
+    def _choose_k(self, context: MethodContext, K: int) -> int:
         """The best of all k or, where they are many, of a geometric grid that is refined around its best."""
         tried = evenly(min(2, K), K) if K <= ALL_K else geometric(2, K)
         while True:
-            best = work.race([last_k(work, k) for k in tried], method=self.name)
+            best = context.race([last_k(context, k) for k in tried], method=self.name)
             around = evenly(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)])
             if set(around) <= set(tried):
                 return tried[best]
@@ -121,18 +125,18 @@ class Ema:
     reference_url: ClassVar[str] = "https://epubs.siam.org/doi/10.1137/0330046"
     options_type: ClassVar[type] = EmaOptions
 
-    def choose(self, work: Workspace, options: EmaOptions) -> Choice:
-        decay = options.decay or self._choose_decay(work)
-        return Choice(coefficients=ema(work, decay), label=f"ema (decay = {decay:g})")
+    def choose(self, context: MethodContext, options: EmaOptions) -> Choice:
+        decay = options.decay or self._choose_decay(context)
+        return Choice(coefficients=ema(context, decay), label=f"ema (decay = {decay:g})")
 
-    def _choose_decay(self, work: Workspace) -> float:
-        tried = decays(len(work.checkpoints.names))
-        return tried[work.race([ema(work, decay) for decay in tried], method=self.name)]
+    def _choose_decay(self, context: MethodContext) -> float:
+        tried = decays(len(context.checkpoints.names))
+        return tried[context.race([ema(context, decay) for decay in tried], method=self.name)]
 
 
-def best_of(work: Workspace, indices: Sequence[int], method: str) -> int:
+def best_of(context: MethodContext, indices: Sequence[int], method: str) -> int:
     """Collective: the best of these checkpoints on the select split."""
-    return indices[work.race([work.one_checkpoint(i) for i in indices], stage="evaluate", method=method)]
+    return indices[context.race([context.one_checkpoint(i) for i in indices], stage="evaluate", method=method)]
 
 
 def evenly(first: int, last: int) -> list[int]:
@@ -156,17 +160,17 @@ def decays(K: int) -> list[float]:
     return [round(1 - 2 ** (-step / 2) / SHORTEST_MEMORY, 4) for step in range(1 + max(0, longer))]
 
 
-def last_k(work: Workspace, k: int) -> Coefficients:
+def last_k(context: MethodContext, k: int) -> Coefficients:
     """`1/k` on the last k of K."""
-    alpha_K = torch.zeros(len(work.checkpoints.names), dtype=torch.float64)
+    alpha_K = torch.zeros(len(context.checkpoints.names), dtype=torch.float64)
     alpha_K[-k:] = 1.0 / k
-    return work.coefficients(alpha_K)
+    return context.coefficients(alpha_K)
 
 
-def ema(work: Workspace, decay: float) -> Coefficients:
+def ema(context: MethodContext, decay: float) -> Coefficients:
     """The unrolled recursion `m_i = decay * m_(i-1) + (1 - decay) * w_i`, begun at `m_1 = w_1`."""
-    K = len(work.checkpoints.names)
+    K = len(context.checkpoints.names)
     ages_K = torch.arange(K - 1, -1, -1, dtype=torch.float64)
     alpha_K = (1 - decay) * decay**ages_K
     alpha_K[0] = decay ** (K - 1)
-    return work.coefficients(alpha_K)
+    return context.coefficients(alpha_K)

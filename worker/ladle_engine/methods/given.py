@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.groups import HELP, Grouping, group
 from ladle_engine.options import option
 from ladle_engine.progress import Warned
@@ -35,9 +35,9 @@ class Given:
     reference_url: ClassVar[str] = "https://github.com/arcee-ai/mergekit"
     options_type: ClassVar[type] = GivenOptions
 
-    def choose(self, work: Workspace, options: GivenOptions) -> Choice:
-        groups = group(work.binding, options.groups)
-        names = work.checkpoints.names
+    def choose(self, context: MethodContext, options: GivenOptions) -> Choice:
+        groups = group(context.binding, options.groups)
+        names = context.checkpoints.names
         alpha_KG = _as_matrix(options.coefficients, names, groups.names)
         sums_G = alpha_KG.sum(dim=0)
         wrong = [g for g, total in enumerate(sums_G.tolist()) if abs(total - 1.0) > SUM_TOLERANCE]
@@ -47,7 +47,9 @@ class Given:
             where = f" in group `{groups.names[wrong[0]]}`" if len(groups) > 1 else ""
             if not options.any_sum:
                 raise _invalid(f"sum to 1{where}, unless `any_sum` is true", f"{total:.7g} in sum")
-            work.tell(Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is no average."))
+            context.on_event(
+                Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is no average.")
+            )
             label = f"{self.name} (sum {total:.4g})"
         return Choice(
             coefficients=Coefficients(checkpoints=names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG),

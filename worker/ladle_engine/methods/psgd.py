@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.model.local_shard import local_part
@@ -71,41 +71,43 @@ class Psgd:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = PsgdOptions
 
-    def choose(self, work: Workspace, options: PsgdOptions) -> Choice:
-        groups = group(work.binding, options.groups)
-        alpha_0_KG = start_of(work, self.name, options.start, groups)
-        settings = options.settings(work.seed)
-        trainer = trainer_for(work, self.name, groups)
-        basis_GKM = BASES[options.basis](work.geometry, groups).matrix_GKM
+    def choose(self, context: MethodContext, options: PsgdOptions) -> Choice:
+        groups = group(context.binding, options.groups)
+        alpha_0_KG = start_of(context, self.name, options.start, groups)
+        settings = options.settings(context.seed)
+        trainer = trainer_for(context, self.name, groups)
+        basis_GKM = BASES[options.basis](context.geometry, groups).matrix_GKM
         projector_GKK = basis_GKM @ basis_GKM.mT
-        state = work.state.load(f"train-{self.name}") or {
+        state = context.state.load(f"train-{self.name}") or {
             "u": torch.zeros_like(alpha_0_KG),
             "velocity": torch.zeros_like(alpha_0_KG),
             "losses": [],
         }
         # The coefficients of what the weights and their momentum are: every step is linear in them.
         u_KG, velocity_KG, losses = state["u"], state["velocity"], list(state["losses"])
-        parameters = list(work.binding.parameters.values())
+        parameters = list(context.binding.parameters.values())
         optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
-        order = BatchOrder(len(trainer.examples), work.task.batch_size, settings.seed)
-        pace = Pace(work.tell, "train", settings.steps, method=self.name)
+        order = BatchOrder(len(trainer.examples), context.task.batch_size, settings.seed)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
         for step in range(len(losses), settings.steps):
             if step % SETTLED_EVERY == 0:
-                if work.state.is_due():
-                    work.state.save(f"train-{self.name}", {"u": u_KG, "velocity": velocity_KG, "losses": list(losses)})
-                _settle(work, groups, optimiser, alpha_0_KG + centred(u_KG), velocity_KG, started=step > 0)
+                if context.state.is_due():
+                    context.state.save(
+                        f"train-{self.name}", {"u": u_KG, "velocity": velocity_KG, "losses": list(losses)}
+                    )
+                _settle(context, groups, optimiser, alpha_0_KG + centred(u_KG), velocity_KG, started=step > 0)
             rate = settings.learning_rate * schedule(step, settings)
             indices = trainer.examples.indices[order.batch(step)]
             loss, gradient_KG = trainer.loss_and_gradient_here(alpha_0_KG + centred(u_KG), indices)
             trainer.refuse_infinite(loss, gradient_KG, step + 1, settings)
             direction_KG = torch.einsum("gij,jg->ig", projector_GKK, without_noise(gradient_KG))
-            _step(work, groups, optimiser, direction_KG, rate)
+            _step(context, groups, optimiser, direction_KG, rate)
             velocity_KG = settings.momentum * velocity_KG + direction_KG if step else direction_KG.clone()
             u_KG = u_KG - rate * velocity_KG
             losses.append(loss)
             pace.step(step + 1, loss)
         trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), losses=losses)
-        return choice_of(work, self.name, groups, trained)
+        return choice_of(context, self.name, groups, trained)
 
 
 def centred(u_KG: Tensor) -> Tensor:
@@ -113,12 +115,12 @@ def centred(u_KG: Tensor) -> Tensor:
     return u_KG - u_KG.mean(dim=0, keepdim=True)
 
 
-def _vector(work: Workspace, groups: Groups, u_KG: Tensor) -> list[Tensor]:
+def _vector(context: MethodContext, groups: Groups, u_KG: Tensor) -> list[Tensor]:
     """`sum_i u_i (w_i - c)`, this rank's part of each parameter. Leaves the model's weights as they were."""
-    kept = [local_part(parameter)[0].clone() for parameter in work.binding.parameters.values()]
-    work.weights.placement(groups).place(centred(u_KG), groups)
+    kept = [local_part(parameter)[0].clone() for parameter in context.binding.parameters.values()]
+    context.weights.placement(groups).load_weights(centred(u_KG), groups)
     vector = []
-    for parameter, weights in zip(work.binding.parameters.values(), kept, strict=True):
+    for parameter, weights in zip(context.binding.parameters.values(), kept, strict=True):
         local, _ = local_part(parameter)
         vector.append(local.clone())
         local.copy_(weights)
@@ -126,9 +128,11 @@ def _vector(work: Workspace, groups: Groups, u_KG: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _step(work: Workspace, groups: Groups, optimiser: torch.optim.SGD, direction_KG: Tensor, rate: float) -> None:
-    projected = _vector(work, groups, direction_KG)
-    for parameter, gradient in zip(work.binding.parameters.values(), projected, strict=True):
+def _step(
+    context: MethodContext, groups: Groups, optimiser: torch.optim.SGD, direction_KG: Tensor, rate: float
+) -> None:
+    projected = _vector(context, groups, direction_KG)
+    for parameter, gradient in zip(context.binding.parameters.values(), projected, strict=True):
         parameter.grad = torch.zeros_like(parameter)
         local_part(parameter.grad)[0].copy_(gradient)
     optimiser.param_groups[0]["lr"] = rate
@@ -138,7 +142,7 @@ def _step(work: Workspace, groups: Groups, optimiser: torch.optim.SGD, direction
 
 @torch.no_grad()
 def _settle(
-    work: Workspace,
+    context: MethodContext,
     groups: Groups,
     optimiser: torch.optim.SGD,
     alpha_KG: Tensor,
@@ -146,9 +150,9 @@ def _settle(
     started: bool,
 ) -> None:
     if started:
-        momentum = _vector(work, groups, velocity_KG)
-        for parameter, values in zip(work.binding.parameters.values(), momentum, strict=True):
+        momentum = _vector(context, groups, velocity_KG)
+        for parameter, values in zip(context.binding.parameters.values(), momentum, strict=True):
             buffer = torch.zeros_like(parameter)
             local_part(buffer)[0].copy_(values)
             optimiser.state[parameter]["momentum_buffer"] = buffer
-    work.weights.placement(groups).place(alpha_KG, groups)
+    context.weights.placement(groups).load_weights(alpha_KG, groups)

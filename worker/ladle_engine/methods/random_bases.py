@@ -11,7 +11,7 @@ from torch import Tensor
 from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
@@ -46,27 +46,27 @@ class RandomBases:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1804.08838"
     options_type: ClassVar[type] = RandomOptions
 
-    def choose(self, work: Workspace, options: RandomOptions) -> Choice:
-        if options.dimensions > work.binding.num_parameters:
+    def choose(self, context: MethodContext, options: RandomOptions) -> Choice:
+        if options.dimensions > context.binding.num_parameters:
             raise MethodError(
                 "invalid-method-options",
                 f"`dimensions` of method `random` must be at most the number of parameters "
-                f"({work.binding.num_parameters}), but is {options.dimensions}.",
+                f"({context.binding.num_parameters}), but is {options.dimensions}.",
             )
-        groups = group(work.binding, options.groups)
+        groups = group(context.binding, options.groups)
         start = Coefficients(
-            checkpoints=work.checkpoints.names,
+            checkpoints=context.checkpoints.names,
             groups=groups.names,
             group_of=groups.of,
-            alpha_KG=start_of(work, self.name, options.start, groups),
+            alpha_KG=start_of(context, self.name, options.start, groups),
         )
-        work.place(start, exactly=True)
-        placement = work.weights.random_placement(groups, work.seed, options.dimensions)
-        subspace = Scaled(scale_G=_scale_G(work, groups), dimensions=options.dimensions)
-        trainer = trainer_for(work, self.name, groups, placement, start.alpha_KG)
-        settings = options.settings(work.seed, trainer.batches_per_pass)
+        context.load_weights(start, exactly=True)
+        placement = context.weights.random_placement(groups, context.seed, options.dimensions)
+        subspace = Scaled(scale_G=_scale_G(context, groups), dimensions=options.dimensions)
+        trainer = trainer_for(context, self.name, groups, placement, start.alpha_KG)
+        settings = options.settings(context.seed, trainer.batches_per_pass)
         if options.redraw:
-            weights_TMG, losses = self._redrawn(work, trainer, subspace, settings)
+            weights_TMG, losses = self._redrawn(context, trainer, subspace, settings)
         else:
             trained = trainer.train(subspace, settings)
             weights_TMG, losses = trained.weights_KG[None], trained.losses
@@ -79,7 +79,7 @@ class RandomBases:
                 groups=start.groups,
                 group_of=start.group_of,
                 alpha_KG=start.alpha_KG,
-                random=RandomPart(seed=work.seed, weights_TMG=weights_TMG),
+                random=RandomPart(seed=context.seed, weights_TMG=weights_TMG),
             ),
             label=f"{self.name} ({', '.join(described)})",
             losses=losses,
@@ -87,7 +87,7 @@ class RandomBases:
 
     def _redrawn(
         self,
-        work: Workspace,
+        context: MethodContext,
         trainer: Trainer,
         subspace: Scaled,
         settings: TrainSettings,
@@ -96,13 +96,13 @@ class RandomBases:
         directions = trainer.placement.directions
         assert isinstance(directions, RandomDirections)
         key = f"train-{self.name}"
-        saved = work.state.load(key) or {"weights": [], "losses": []}
+        saved = context.state.load(key) or {"weights": [], "losses": []}
         steps: list[Tensor] = list(saved["weights"])
         losses: list[float] = list(saved["losses"])
         for draw, weights_MG in enumerate(steps):
-            _go(work, trainer, directions, draw, weights_MG)
-        order = BatchOrder(len(trainer.examples), work.task.batch_size, settings.seed)
-        pace = Pace(work.tell, "train", settings.steps, method=self.name)
+            _go(context, trainer, directions, draw, weights_MG)
+        order = BatchOrder(len(trainer.examples), context.task.batch_size, settings.seed)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
         for step in range(len(steps), settings.steps):
             directions.draw = step
             loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])
@@ -110,25 +110,25 @@ class RandomBases:
             rate = settings.learning_rate * schedule(step, settings)
             # By theta the gradient is `scale * gradient`, and a step of theta is `scale` times as long in weights.
             weights_MG = -rate * subspace.scale_G.square() * gradient_MG
-            _go(work, trainer, directions, step, weights_MG)
+            _go(context, trainer, directions, step, weights_MG)
             steps.append(weights_MG)
             losses.append(loss)
             pace.step(step + 1, loss)
-            if work.state.is_due():
-                work.state.save(key, {"weights": steps, "losses": losses})
+            if context.state.is_due():
+                context.state.save(key, {"weights": steps, "losses": losses})
         return torch.stack(steps), losses
 
 
-def _go(work: Workspace, trainer: Trainer, directions: RandomDirections, draw: int, weights_MG: Tensor) -> None:
+def _go(context: MethodContext, trainer: Trainer, directions: RandomDirections, draw: int, weights_MG: Tensor) -> None:
     """One step: the model moves, and the next directions start from there."""
     directions.draw = draw
-    trainer.placement.place(weights_MG, trainer.groups)
-    directions.start_at(work.binding.parameters)
+    trainer.placement.load_weights(weights_MG, trainer.groups)
+    directions.start_at(context.binding.parameters)
 
 
-def _scale_G(work: Workspace, groups: Groups) -> Tensor:
+def _scale_G(context: MethodContext, groups: Groups) -> Tensor:
     """float64 G: random signs have the length `sqrt(P)`; a step of 1 shall be as long as a checkpoint is far."""
     sizes_G = torch.zeros(len(groups), dtype=torch.float64)
-    for name, parameter in work.binding.parameters.items():
+    for name, parameter in context.binding.parameters.items():
         sizes_G[groups.of[name]] += parameter.numel()
-    return work.geometry.scale_G(groups) / sizes_G.clamp(min=1).sqrt()
+    return context.geometry.scale_G(groups) / sizes_G.clamp(min=1).sqrt()

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.registry import METHODS
 
 
-def choose(work: Workspace, method: str) -> Choice:
+def choose(context: MethodContext, method: str) -> Choice:
     """Collective: what a method chose earlier in this job, before a crash, or just now.
 
     A method that the job does not name (others may start from it) runs with the job's options for it, or the defaults.
     Raises `MethodError`, also for methods that start from each other.
     """
-    if method in work.choosing:
-        circle = " and ".join(f"`{name}`" for name in work.choosing)
+    if method in context.choosing:
+        circle = " and ".join(f"`{name}`" for name in context.choosing)
         raise MethodError(
             "invalid-method-options",
             f"`start` must not lead back to where it began, but {circle} start from each other.",
         )
-    if method not in work.choices:
-        work.choosing.append(method)
+    if method not in context.choices:
+        context.choosing.append(method)
         try:
-            work.choices[method] = _load(work, method) or _run(work, method)
+            context.choices[method] = _load(context, method) or _run(context, method)
         finally:
-            work.choosing.remove(method)
-    return work.choices[method]
+            context.choosing.remove(method)
+    return context.choices[method]
 
 
-def _load(work: Workspace, method: str) -> Choice | None:
-    saved = work.state.load(_key(method))
+def _load(context: MethodContext, method: str) -> Choice | None:
+    saved = context.state.load(_key(method))
     if saved is None:
         return None
     return Choice(
@@ -38,9 +38,9 @@ def _load(work: Workspace, method: str) -> Choice | None:
     )
 
 
-def _run(work: Workspace, method: str) -> Choice:
-    choice = METHODS[method].choose(work, work.plan.options[method])
-    work.state.save(
+def _run(context: MethodContext, method: str) -> Choice:
+    choice = METHODS[method].choose(context, context.plan.options[method])
+    context.state.save(
         _key(method), {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
     )
     return choice

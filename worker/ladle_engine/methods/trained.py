@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.groups import HELP, Grouping, Groups
 from ladle_engine.options import option
 from ladle_engine.placements.base import Placement
@@ -110,14 +110,14 @@ class TrainedOptions:
         )
 
 
-def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor:
+def start_of(context: MethodContext, method: str, start: str, groups: Groups) -> Tensor:
     """Collective: float64 K x G. Raises `MethodError` for a name that is neither a checkpoint nor another method."""
-    K = len(work.checkpoints.names)
+    K = len(context.checkpoints.names)
     if start == CENTRE:
         return torch.full((K, len(groups)), 1.0 / K, dtype=torch.float64)
-    if start in work.checkpoints.names:
+    if start in context.checkpoints.names:
         alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
-        alpha_KG[work.checkpoints.names.index(start)] = 1.0
+        alpha_KG[context.checkpoints.names.index(start)] = 1.0
         return alpha_KG
     # Here, for the registry holds the methods that import this file.
     from ladle_engine.methods.registry import METHODS
@@ -126,7 +126,7 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
     if start == method:
         raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
     if start not in METHODS:
-        known = [*work.checkpoints.names, *METHODS]
+        known = [*context.checkpoints.names, *METHODS]
         near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
         raise _invalid(
             method,
@@ -134,7 +134,7 @@ def start_of(work: Workspace, method: str, start: str, groups: Groups) -> Tensor
             f"`{start}`" + (f" (perhaps `{near[0]}` is meant)" if near else ""),
         )
     try:
-        return _regroup(method, choose(work, start).coefficients, groups)
+        return _regroup(method, choose(context, start).coefficients, groups)
     except MethodError as error:
         if error.code != "invalid-method-options" or error.message.startswith("`start`"):
             raise
@@ -167,27 +167,27 @@ def _invalid(method: str, rule: str, value: str) -> MethodError:
 
 
 def trainer_for(
-    work: Workspace,
+    context: MethodContext,
     method: str,
     groups: Groups,
     placement: Placement | None = None,
     statistics_alpha_KG: Tensor | None = None,
 ) -> Trainer:
     """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows."""
-    work.use_reference_counters()
+    context.use_reference_counters()
     return Trainer(
         method=method,
-        model=work.binding.model,
-        placement=placement or work.weights.placement(groups),
-        statistics=work.statistics,
-        place_statistics=lambda weights_KG: work.statistics.place(
+        model=context.binding.model,
+        placement=placement or context.weights.placement(groups),
+        statistics=context.statistics,
+        load_statistics=lambda weights_KG: context.statistics.load_weights(
             weights_KG if statistics_alpha_KG is None else statistics_alpha_KG, groups
         ),
         groups=groups,
-        examples=work.coefficient_examples,
-        collectives=work.collectives,
-        state=work.state,
-        tell=work.tell,
+        examples=context.coefficient_examples,
+        collectives=context.collectives,
+        state=context.state,
+        on_event=context.on_event,
     )
 
 
@@ -196,7 +196,7 @@ OWN_MOVES = (1.0, 0.5, 1.5)
 """What `rescaled` tries; of equals, the first."""
 
 
-def rescaled(work: Workspace, method: str, groups: Groups, alpha_0_KG: Tensor, trained: Trained) -> Trained:
+def rescaled(context: MethodContext, method: str, groups: Groups, alpha_0_KG: Tensor, trained: Trained) -> Trained:
     """Collective: the select split picks how far the result goes.
 
     First the move as a whole, then what each group's differs from the mean over groups: two numbers, from a few that
@@ -210,22 +210,24 @@ def rescaled(work: Workspace, method: str, groups: Groups, alpha_0_KG: Tensor, t
         return alpha_0_KG + whole * (mean_K1 + own * (move_KG - mean_K1))
 
     def best(tried: list[Tensor]) -> int:
-        contenders = [_coefficients(work, groups, alpha_KG) for alpha_KG in tried]
-        return work.race(contenders, stage="evaluate", method=method, by_loss=True)
+        contenders = [_coefficients(context, groups, alpha_KG) for alpha_KG in tried]
+        return context.race(contenders, stage="evaluate", method=method, by_loss=True)
 
     whole = WHOLE_MOVES[best([moved(whole, 1.0) for whole in WHOLE_MOVES])]
     own = OWN_MOVES[best([moved(whole, own) for own in OWN_MOVES])] if len(groups) > 1 else 1.0
     return replace(trained, weights_KG=moved(whole, own))
 
 
-def choice_of(work: Workspace, method: str, groups: Groups, trained: Trained) -> Choice:
+def choice_of(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
     """What was trained as coefficients of the checkpoints."""
     return Choice(
-        coefficients=_coefficients(work, groups, trained.weights_KG),
+        coefficients=_coefficients(context, groups, trained.weights_KG),
         label=method if len(groups) == 1 else f"{method} ({len(groups)} groups)",
         losses=trained.losses,
     )
 
 
-def _coefficients(work: Workspace, groups: Groups, alpha_KG: Tensor) -> Coefficients:
-    return Coefficients(checkpoints=work.checkpoints.names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG)
+def _coefficients(context: MethodContext, groups: Groups, alpha_KG: Tensor) -> Coefficients:
+    return Coefficients(
+        checkpoints=context.checkpoints.names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG
+    )

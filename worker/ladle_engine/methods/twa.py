@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.context import Choice, Workspace
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
@@ -68,23 +68,23 @@ class Twa:
         """`options` are of the method's own type."""
         return BASES[options.basis]
 
-    def choose(self, work: Workspace, options: SubspaceOptions) -> Choice:
-        groups = group(work.binding, options.groups)
-        subspace = self._subspace(work, options, groups)
-        trainer = trainer_for(work, self.name, groups)
-        trained = trainer.train(subspace, options.settings(work.seed, trainer.batches_per_pass))
+    def choose(self, context: MethodContext, options: SubspaceOptions) -> Choice:
+        groups = group(context.binding, options.groups)
+        subspace = self._subspace(context, options, groups)
+        trainer = trainer_for(context, self.name, groups)
+        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
         if options.rescale:
-            trained = rescaled(work, self.name, groups, subspace.alpha_0_KG, trained)
-        return choice_of(work, self.name, groups, trained)
+            trained = rescaled(context, self.name, groups, subspace.alpha_0_KG, trained)
+        return choice_of(context, self.name, groups, trained)
 
-    def _subspace(self, work: Workspace, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
+    def _subspace(self, context: MethodContext, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
-        alpha_0_KG = start_of(work, self.name, options.start, groups)
-        device = work.fit.device
-        own = make_basis(work.geometry, groups).on(device)
+        alpha_0_KG = start_of(context, self.name, options.start, groups)
+        device = context.fit.device
+        own = make_basis(context.geometry, groups).on(device)
         if len(groups) == 1 or not options.shared:
             return Linear(alpha_0_KG=alpha_0_KG, basis=own)
-        shared = make_basis(work.geometry, work.whole_model()).on(device)
+        shared = make_basis(context.geometry, context.whole_model()).on(device)
         return Layered(alpha_0_KG=alpha_0_KG, shared=shared, own=own)
 
 
@@ -118,15 +118,15 @@ class PcaSubspace(Twa):
     def basis(self, options: PrincipalOptions) -> MakeBasis:
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
-    def choose(self, work: Workspace, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # its own options, by options_type
-        most = len(work.checkpoints.names) - 1
+    def choose(self, context: MethodContext, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # its own options, by options_type
+        most = len(context.checkpoints.names) - 1
         if options.dimensions is not None and options.dimensions > most:
             raise MethodError(
                 "invalid-method-options",
                 f"`dimensions` of method `{self.name}` must be at most the number of checkpoints less one ({most}), "
                 f"but is {options.dimensions}.",
             )
-        return super().choose(work, options)
+        return super().choose(context, options)
 
 
 class LearnedSoup:
@@ -136,9 +136,9 @@ class LearnedSoup:
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2203.05482"
     options_type: ClassVar[type] = LearnedSoupOptions
 
-    def choose(self, work: Workspace, options: LearnedSoupOptions) -> Choice:
-        groups = group(work.binding, options.groups)
-        alpha_0_KG = start_of(work, self.name, options.start, groups)
+    def choose(self, context: MethodContext, options: LearnedSoupOptions) -> Choice:
+        groups = group(context.binding, options.groups)
+        alpha_0_KG = start_of(context, self.name, options.start, groups)
         if float(alpha_0_KG.min()) < 0:
             raise MethodError(
                 "invalid-method-options",
@@ -146,6 +146,6 @@ class LearnedSoup:
                 f"{float(alpha_0_KG.min()):.3g}.",
             )
         subspace = Convex(alpha_0_KG=alpha_0_KG)
-        trainer = trainer_for(work, self.name, groups)
-        trained = trainer.train(subspace, options.settings(work.seed, trainer.batches_per_pass))
-        return choice_of(work, self.name, groups, trained)
+        trainer = trainer_for(context, self.name, groups)
+        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
+        return choice_of(context, self.name, groups, trained)

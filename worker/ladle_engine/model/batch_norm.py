@@ -44,12 +44,12 @@ def _synchronised_batch_norm(module: _BatchNorm, collectives: Collectives, x: Te
     over = [dimension for dimension in range(x.ndim) if dimension != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
     # Whatever is made of the count stays on the device: reading it would hold up a GPU at every BatchNorm.
-    counted = collectives.differentiable_sum(torch.cat([x.sum(over), x.new_full((1,), x.numel() / x.shape[1])]))
+    counted = collectives.differentiable_all_reduce(torch.cat([x.sum(over), x.new_full((1,), x.numel() / x.shape[1])]))
     count = counted[-1].detach()
     mean_C = counted[:-1] / count
     # Two passes: the difference of two large sums would lose what the equality of ranks needs.
     centred = x - mean_C.view(shape)
-    variance_C = collectives.differentiable_sum(centred.square().sum(over)) / count
+    variance_C = collectives.differentiable_all_reduce(centred.square().sum(over)) / count
     if module.running_mean is not None and module.running_var is not None and module.momentum is not None:
         module.running_mean.lerp_(mean_C.detach(), module.momentum)
         module.running_var.lerp_(variance_C.detach() * (count / (count - 1).clamp(min=1)), module.momentum)

@@ -39,11 +39,11 @@ class Statistics(Protocol):
         """Puts the model in the mode in which coefficients are trained."""
         ...
 
-    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, alpha_KG: Tensor, groups: Groups) -> None:
         """Called before each training step."""
         ...
 
-    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+    def recompute(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
         """Fills the buffers for a mixture whose parameters are placed; the values, by name, belong to the result."""
         ...
 
@@ -59,10 +59,10 @@ class NoStatistics:
     def training_mode(self) -> None:
         self._model.eval()
 
-    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, alpha_KG: Tensor, groups: Groups) -> None:
         return
 
-    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+    def recompute(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
         return {}
 
 
@@ -88,13 +88,13 @@ class AveragedStatistics:
         self._model.eval()
 
     @torch.no_grad()
-    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, alpha_KG: Tensor, groups: Groups) -> None:
         for name, buffer in self._buffers.items():
             averaged_P = _convex(alpha_KG[:, groups.of[name]]) @ self._values_KP[name]
             buffer.copy_(averaged_P.view_as(buffer))
 
-    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
-        self.place(alpha_KG, groups)
+    def recompute(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+        self.load_weights(alpha_KG, groups)
         return _copies(self._buffers)
 
 
@@ -137,14 +137,14 @@ class RecomputedStatistics:
         for module in self._modules:
             module.train()
 
-    def place(self, alpha_KG: Tensor, groups: Groups) -> None:
-        self._others.place(alpha_KG, groups)
+    def load_weights(self, alpha_KG: Tensor, groups: Groups) -> None:
+        self._others.load_weights(alpha_KG, groups)
 
     @torch.no_grad()
-    def settle(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
-        averaged = self._others.settle(alpha_KG, groups)
+    def recompute(self, alpha_KG: Tensor, groups: Groups) -> Mapping[str, Tensor]:
+        averaged = self._others.recompute(alpha_KG, groups)
         indices = self._examples.indices
-        with self._cumulative(), self._collectives.naming_the_lost():
+        with self._cumulative(), self._collectives.translate_collective_errors():
             seen = 0
             for batch in indices.tensor_split(math.ceil(len(indices) / self._examples.task.batch_size)):
                 seen += len(batch)

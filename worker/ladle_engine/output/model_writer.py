@@ -34,7 +34,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 def write_model(
-    folder: Path, recipe: Recipe, *, max_shard_bytes: int, metadata: Mapping[str, str], tell: ProgressCallback
+    folder: Path, recipe: Recipe, *, max_shard_bytes: int, metadata: Mapping[str, str], on_event: ProgressCallback
 ) -> dict[str, str]:
     """Writes `model.safetensors`, or shards with an index, and returns each file's SHA-256.
 
@@ -42,7 +42,7 @@ def write_model(
     """
     shards = _shards(recipe, max_shard_bytes)
     _refuse_full_disk(folder, sum(_bytes_of(recipe, name) for name in recipe.output_dtypes))
-    pace = Pace(tell, "write", len(recipe.output_dtypes))
+    pace = Pace(on_event, "write", len(recipe.output_dtypes))
     names = (
         [SINGLE_FILE]
         if len(shards) == 1
@@ -80,12 +80,12 @@ def _read_ahead(recipe: Recipe, readers: Sequence[TensorReader]) -> AbstractCont
     )
 
 
-def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], tell: ProgressCallback) -> None:
+def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_event: ProgressCallback) -> None:
     """Reads back what was written: every byte against its digest, and every name, shape and type against the recipe.
 
     Raises `OutputError` when the disk did not keep what it was given.
     """
-    pace = Pace(tell, "verify", len(digests))
+    pace = Pace(on_event, "verify", len(digests))
     found: dict[str, TensorInfo] = {}
     on_disk = digests_of([folder / file_name for file_name in digests], sha256_on_disk)
     for done, ((path, digest), expected_digest) in enumerate(zip(on_disk, digests.values(), strict=True)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ladle_engine.errors import MethodError
 from ladle_engine.evaluation.gain import Gain, gain_over, pick
 from ladle_engine.methods import choose
-from ladle_engine.methods.context import Choice, Judged, Workspace
+from ladle_engine.methods.context import Choice, Judged, MethodContext
 from ladle_engine.progress import CandidateScored, Score, StageStarted, Warned
 
 LEFT_OUT = ("non-finite-loss", "too-few-checkpoints")
@@ -39,44 +39,44 @@ class Candidate:
         )
 
 
-def run_methods(work: Workspace) -> list[Candidate]:
+def run_methods(context: MethodContext) -> list[Candidate]:
     """Collective: one candidate a method, `best` first.
 
     With several methods to try, one that cannot be had (`LEFT_OUT`) is left out with a warning; alone, it raises
     `MethodError`.
     """
     candidates: list[Candidate] = []
-    for method in work.plan.methods:
+    for method in context.plan.methods:
         started = time.monotonic()
         try:
-            choice = choose(work, method)
-            work.tell(StageStarted(stage="select", method=method))
-            judged = _judge(work, method, choice)
+            choice = choose(context, method)
+            context.on_event(StageStarted(stage="select", method=method))
+            judged = _judge(context, method, choice)
         except MethodError as error:
-            if error.code not in LEFT_OUT or len(work.plan.methods) <= 2:
+            if error.code not in LEFT_OUT or len(context.plan.methods) <= 2:
                 raise
-            work.tell(Warned(message=f"Method `{method}` was left out. {error.message}"))
+            context.on_event(Warned(message=f"Method `{method}` was left out. {error.message}"))
             continue
         bar = candidates[0].judged if candidates else judged
         candidate = Candidate(
             method=method,
             choice=choice,
             judged=judged,
-            gain=gain_over(judged.select, bar.select, work.metric),
+            gain=gain_over(judged.select, bar.select, context.metric),
             seconds=time.monotonic() - started,
         )
         candidates.append(candidate)
-        work.tell(CandidateScored(score=candidate.score))
+        context.on_event(CandidateScored(score=candidate.score))
     return candidates
 
 
-def winner_of(candidates: list[Candidate], work: Workspace) -> Candidate:
+def winner_of(candidates: list[Candidate], context: MethodContext) -> Candidate:
     """The best on the select split. `best` is among the candidates, so it is never worse than the best checkpoint."""
-    return candidates[pick([candidate.judged.select for candidate in candidates], work.metric)]
+    return candidates[pick([candidate.judged.select for candidate in candidates], context.metric)]
 
 
-def _judge(work: Workspace, method: str, choice: Choice) -> Judged:
-    judged = work.judge(choice.coefficients)
+def _judge(context: MethodContext, method: str, choice: Choice) -> Judged:
+    judged = context.judge(choice.coefficients)
     for split, known in (("select", judged.select), ("fit", judged.fit)):
         if not known.is_finite:
             raise MethodError(

@@ -8,10 +8,10 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet, check
 from ladle_engine.directions.checkpoint_directions import STREAMED
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import EngineError, TaskError
-from ladle_engine.methods.context import Plan, Workspace
+from ladle_engine.methods.context import MethodContext, Plan
 from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group
@@ -39,20 +39,20 @@ def prepare(
     splits: Splits,
     collectives: Collectives,
     state: ResumeState,
-    tell: ProgressCallback,
-) -> Workspace:
+    on_event: ProgressCallback,
+) -> MethodContext:
     """Checks the files, builds the model, plans memory and measures the directions."""
     judged_by = _choose_metric(task, request.metric)
-    check(checkpoints, tell)
+    check(checkpoints, on_event)
     device = splits.fit.device
-    precision = supported_precision(request.precision, device, collectives, tell)
+    precision = supported_precision(request.precision, device, collectives, on_event)
     sharded = _must_be_sharded(request.placement, precision, checkpoints, device, collectives)
     if sharded:
         model = build_sharded(task, checkpoints, collectives, device)
     else:
         model = task.build_model(checkpoints).to(device=device, dtype=torch.float32)
     binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
-    tell(_found(task, checkpoints, binding))
+    on_event(_found(task, checkpoints, binding))
     planned = (getattr(plan.options[method], "groups", None) for method in sorted(plan.with_starts()))
     groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
     batch = trial_batch(splits.coefficients, collectives)
@@ -71,10 +71,10 @@ def prepare(
         precision,
         sharded,
     )
-    tell(MemoryPlanned(**asdict(fitting[0])))
+    on_event(MemoryPlanned(**asdict(fitting[0])))
     statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
     if warning:
-        tell(Warned(message=warning))
+        on_event(Warned(message=warning))
     if statistics.name == "recomputed" and task.batch_size < 2 * collectives.size:
         raise TaskError(
             "invalid-task-options",
@@ -82,16 +82,16 @@ def prepare(
             f"is {task.batch_size}.",
         )
     dtypes = output_dtypes(checkpoints, request.dtype, binding.aliases)
-    geometry = measure(checkpoints, binding, tell, collectives, device)
+    geometry = measure(checkpoints, binding, on_event, collectives, device)
     for one, other in geometry.duplicates():
         names = checkpoints.names
-        tell(
+        on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out "
                 f"with `checkpoints`."
             )
         )
-    return Workspace(
+    return MethodContext(
         plan=plan,
         checkpoints=checkpoints,
         task=task,
@@ -110,7 +110,7 @@ def prepare(
             collectives=collectives,
             # FSDP2's passes are collective: a rank that ran out of memory in one would leave the others waiting.
             trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
-            tell=tell,
+            on_event=on_event,
             narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
             groupings=groupings,
         ),
@@ -118,30 +118,32 @@ def prepare(
         seed=request.seed,
         collectives=collectives,
         state=state,
-        tell=tell,
+        on_event=on_event,
     )
 
 
-def supported_precision(precision: str, device: torch.device, collectives: Collectives, tell: ProgressCallback) -> str:
+def supported_precision(
+    precision: str, device: torch.device, collectives: Collectives, on_event: ProgressCallback
+) -> str:
     """Collective: the one asked for or, where the device of a rank lacks it, the next finer one that all have.
 
     Raises `EngineError` (invalid-placement) where there is no finer one.
     """
-    if precision not in TIERS:
+    if precision not in ROW_PRECISIONS:
         return precision
-    as_fine = TIERS[: TIERS.index(precision) + 1]
+    as_fine = ROW_PRECISIONS[: ROW_PRECISIONS.index(precision) + 1]
     # Every rank asks for all of them: with another precision on each the ranks' models would drift apart.
-    had = {tier: smallest_over_ranks(supported(tier, device), collectives) for tier in reversed(as_fine)}
+    had = {precision: smallest_over_ranks(supported(precision, device), collectives) for precision in reversed(as_fine)}
     if had[precision]:
         return precision
-    finer = next((tier for tier, by_all in had.items() if by_all), None)
+    finer = next((precision for precision, by_all in had.items() if by_all), None)
     if finer is None:
         raise EngineError(
             "invalid-placement",
             f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
             f"supported either. Try `precision: {STREAMED}`.",
         )
-    tell(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
+    on_event(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
     return finer
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ladle_engine.methods.context import Workspace
+from ladle_engine.methods.context import MethodContext
 from ladle_engine.output.digests import input_digests
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
@@ -39,41 +39,41 @@ class Run:
 
 def write_output(
     folder: Path,
-    work: Workspace,
+    context: MethodContext,
     candidates: list[Candidate],
     winner: Candidate,
     run: Run,
     *,
     max_shard_bytes: int,
-    tell: ProgressCallback,
+    on_event: ProgressCallback,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
     Raises `OutputError` (disk-full), or `OSError` from a disk that fills up meanwhile.
     """
     recipe = Recipe(
-        checkpoints=work.checkpoints,
+        checkpoints=context.checkpoints,
         coefficients=winner.choice.coefficients,
-        output_dtypes=work.output_dtypes,
+        output_dtypes=context.output_dtypes,
         statistics=winner.judged.statistics,
     )
     metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
-    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, tell=tell)
-    verify_model(folder, recipe, digests, tell)
-    copy_side_files(work.checkpoints, folder)
+    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=on_event)
+    verify_model(folder, recipe, digests, on_event)
+    copy_side_files(context.checkpoints, folder)
     _write_statistics(folder, candidates)
-    inputs = input_digests(work.checkpoints)
-    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(work, candidates, winner, inputs))
-    report = report_json(work, candidates, winner, run, digests, inputs)
+    inputs = input_digests(context.checkpoints)
+    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
+    report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(model_card(report))
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 
 def coefficients_json(
-    work: Workspace, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Mapping[str, str]]
+    context: MethodContext, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`.
 
@@ -83,7 +83,7 @@ def coefficients_json(
         "format": FORMAT_VERSION,
         "winner": winner.method,
         "sha256": inputs,
-        "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in work.output_dtypes.items()},
+        "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
             candidate.method: {
                 **candidate.choice.coefficients.to_json(),
@@ -95,20 +95,20 @@ def coefficients_json(
 
 
 def report_json(
-    work: Workspace,
+    context: MethodContext,
     candidates: list[Candidate],
     winner: Candidate,
     run: Run,
     digests: Mapping[str, str],
     inputs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    names = work.checkpoints.names
-    lengths_K = work.geometry.lengths_KG(work.whole_model())[:, 0]
+    names = context.checkpoints.names
+    lengths_K = context.geometry.lengths_KG(context.whole_model())[:, 0]
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
-        "metric": {"name": work.metric.name, "higher_is_better": work.metric.higher_is_better},
-        "task": work.task.name,
+        "metric": {"name": context.metric.name, "higher_is_better": context.metric.higher_is_better},
+        "task": context.task.name,
         "gain": asdict(winner.gain),
         "candidates": [
             {
@@ -124,26 +124,26 @@ def report_json(
             {
                 "name": checkpoint.name,
                 "step": checkpoint.step,
-                "fit": _known(work, index, "fit"),
-                "select": _known(work, index, "select"),
+                "fit": _known(context, index, "fit"),
+                "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs[checkpoint.name],
             }
-            for index, (checkpoint, length) in enumerate(zip(work.checkpoints.checkpoints, lengths_K, strict=True))
+            for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
         "geometry": {
-            "distances": work.geometry.distances_KK().tolist(),
-            "cosines": work.geometry.cosines_KK().tolist(),
+            "distances": context.geometry.distances_KK().tolist(),
+            "cosines": context.geometry.cosines_KK().tolist(),
             "order": list(names),
         },
-        "num_parameters": work.binding.num_parameters,
+        "num_parameters": context.binding.num_parameters,
         "splits": {
-            "fit": len(work.fit),
-            "select": len(work.select),
+            "fit": len(context.fit),
+            "select": len(context.select),
             "fit_judged": len(winner.judged.fit),
-            "seed": work.seed,
+            "seed": context.seed,
         },
-        "statistics": work.statistics.name,
+        "statistics": context.statistics.name,
         "memory": dict(run.memory),
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
@@ -153,9 +153,9 @@ def report_json(
     }
 
 
-def _known(work: Workspace, index: int, split: str) -> dict[str, Any] | None:
+def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | None:
     """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
-    evaluation = work.evaluations.known(work.one_checkpoint(index), split)
+    evaluation = context.evaluations.known(context.one_checkpoint(index), split)
     return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
 
 

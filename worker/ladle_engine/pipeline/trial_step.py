@@ -27,7 +27,7 @@ def first_trial(
     """Collective: a `trial_step`. Raises `EngineError` (out-of-memory) on every rank where it does not fit on one."""
     if sharded:
         # FSDP2's passes are collective: the others are within one, and could not be told.
-        with collectives.naming_the_lost():
+        with collectives.translate_collective_errors():
             trial_step(task, binding, examples, indices)
         return
     free = available_bytes(examples.device)

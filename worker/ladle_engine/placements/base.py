@@ -43,7 +43,7 @@ class Placement(Protocol):
     """What this rank's directions cover."""
     directions: Directions
 
-    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
         """Collective: writes the combination into the model's parameters. `weights_KG` is float64, on the CPU."""
         ...
 

@@ -32,7 +32,7 @@ class FlatParameters:
             self.vectors.append(vector)
 
 
-class Turns:
+class BucketOrder:
     """One order of buckets for all ranks, as those need that meet over each bucket.
 
     It is the order in which the buckets were complete in the first pass, on rank 0. In that pass itself the last bucket
@@ -51,15 +51,15 @@ class Turns:
             return
         silent = [index for index in self.order if index not in completed]
         order = torch.tensor([*completed, *silent], dtype=torch.int64)
-        self.order = self._ranks.sum(order if self._ranks.rank == 0 else torch.zeros_like(order)).tolist()
+        self.order = self._ranks.all_reduce(order if self._ranks.rank == 0 else torch.zeros_like(order)).tolist()
         self._is_learned = True
 
 
 class Gradients:
     """Hands over the flat gradient of each bucket once it is complete, and frees the parameters' own.
 
-    With `turns` a bucket also waits for its turn, at the latest until backward has ended. So all ranks keep to one
-    order, whatever their own gradients do.
+    With `bucket_order` a bucket also waits for its turn, at the latest until backward has ended. So all ranks keep to
+    one order, whatever their own gradients do.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Gradients:
         parameters: Mapping[str, nn.Parameter],
         buckets: Sequence[Bucket],
         padded: Sequence[int],
-        turns: Turns | None = None,
+        bucket_order: BucketOrder | None = None,
     ) -> None:
         self._parameters = parameters
         self._buckets = buckets
         self._padded = padded
-        self._turns = turns
+        self._bucket_order = bucket_order
         self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
 
     @contextmanager
@@ -83,7 +83,7 @@ class Gradients:
         ]
         arrived: dict[str, Tensor] = {}
         completed: list[int] = []
-        waiting = list(self._turns.order if self._turns else range(len(self._buckets)))
+        waiting = list(self._bucket_order.order if self._bucket_order else range(len(self._buckets)))
 
         def hand_over(index: int) -> None:
             waiting.remove(index)
@@ -91,9 +91,9 @@ class Gradients:
 
         def complete(index: int) -> None:
             completed.append(index)
-            if self._turns is None:
+            if self._bucket_order is None:
                 hand_over(index)
-            while self._turns and waiting and missing[waiting[0]] == 0:
+            while self._bucket_order and waiting and missing[waiting[0]] == 0:
                 hand_over(waiting[0])
 
         def hook(parameter: nn.Parameter, name: str) -> None:
@@ -118,8 +118,8 @@ class Gradients:
             yield
             while waiting:
                 hand_over(waiting[0])
-            if self._turns:
-                self._turns.learn(completed)
+            if self._bucket_order:
+                self._bucket_order.learn(completed)
         finally:
             for handle in handles:
                 handle.remove()

@@ -15,7 +15,7 @@ import torch
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.directions.buckets import BUCKET_ELEMENTS
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, STREAMED
-from ladle_engine.directions.formats import TIERS, row_bytes
+from ladle_engine.directions.formats import ROW_PRECISIONS, row_bytes
 from ladle_engine.directions.offloaded_rows import OFFLOAD_CHUNK_BYTES
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import EngineError
@@ -25,7 +25,7 @@ from ladle_engine.placements.memory_probe import available_bytes
 AUTO = "auto"
 
 
-PRECISIONS = (*TIERS, OFFLOADED, STREAMED)
+PRECISIONS = (*ROW_PRECISIONS, OFFLOADED, STREAMED)
 
 
 USABLE_SHARE = 0.8

@@ -8,14 +8,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.rows import make_rows
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
 
 
 def supported(precision: str, device: torch.device) -> bool:
     """Whether the device can pack and unpack this precision; tried on a few numbers."""
-    if precision not in TIERS:
+    if precision not in ROW_PRECISIONS:
         return True
     try:
         rows = make_rows(precision, 1, 64, device)

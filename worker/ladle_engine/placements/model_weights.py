@@ -12,7 +12,7 @@ from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.directions.buckets import flat_copy, make_buckets, read_chunks
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, open_directions
-from ladle_engine.directions.formats import TIERS
+from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.directions.resident_rows import kernels_failure
 from ladle_engine.distributed.collectives import Collectives
@@ -39,7 +39,7 @@ class ModelWeights:
     collectives: Collectives
     trial: Callable[[], None]
     """One forward and backward pass on this rank alone: runs out of memory where that does not fit."""
-    tell: ProgressCallback
+    on_event: ProgressCallback
     narrow_output: bool = False
     """Whether the output has numbers of less than 32 bits. The mean of a few of them often lies just between two, and
     would be rounded to one when composed in float32 and to the other when written."""
@@ -69,10 +69,10 @@ class ModelWeights:
 
     def coarse(self) -> str | None:
         """The precision of the directions, if a mixture composed from them is not the one that will be written."""
-        return self.plan.precision if self.narrow_output or self.plan.precision in TIERS[1:] else None
+        return self.plan.precision if self.narrow_output or self.plan.precision in ROW_PRECISIONS[1:] else None
 
     @torch.no_grad()
-    def place_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
+    def load_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
         """Writes `sum_i alpha_i w_i`, in float64 from the files, into this rank's elements of the model."""
         parameters = self.binding.parameters
         with open_all(self.checkpoints) as readers:
@@ -125,7 +125,7 @@ class ModelWeights:
                     f"that was planned. The last was {self.plan.reason}. {RELIEF}",
                 )
             ran_out, self.plans = self.plan, self.plans[1:]
-            self.tell(
+            self.on_event(
                 Warned(
                     message=f"Directions as {ran_out.precision} ({ran_out.placement}) ran out of memory in a trial "
                     f"step; they are kept as {self.plan.precision} ({self.plan.placement})."
@@ -134,11 +134,15 @@ class ModelWeights:
 
     def _tell_of_missing_kernels(self) -> None:
         """Once for each precision, of rank 0's device."""
-        tier = "float32" if self.plan.precision == OFFLOADED else self.plan.precision
-        failure = kernels_failure(tier, self.device) if tier in TIERS and tier not in self._told else None
-        self._told.add(tier)
+        precision = "float32" if self.plan.precision == OFFLOADED else self.plan.precision
+        failure = (
+            kernels_failure(precision, self.device)
+            if precision in ROW_PRECISIONS and precision not in self._told
+            else None
+        )
+        self._told.add(precision)
         if failure is not None:
-            self.tell(
+            self.on_event(
                 Warned(
                     message=f"Triton's kernels do not run on {self.device}, so torch's products are used, which are "
                     f"slower: {failure}"

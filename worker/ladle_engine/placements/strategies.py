@@ -34,7 +34,7 @@ from ladle_engine.placements.base import (
     OpenDirections,
     Placement,
 )
-from ladle_engine.placements.gradients import FlatParameters, Gradients, Turns
+from ladle_engine.placements.gradients import BucketOrder, FlatParameters, Gradients
 
 
 class _Composition:
@@ -103,7 +103,7 @@ class _Summed:
         measured = _nothing_measured()
         with gradients.handed_to(lambda index, gradient_P: projected.add(index, part_of(index, gradient_P))):
             yield measured
-        projected.fill(measured, self._world.sum(projected.with_loss(measured.loss)))
+        projected.fill(measured, self._world.all_reduce(projected.with_loss(measured.loss)))
 
     def close(self) -> None:
         self.directions.close()
@@ -127,7 +127,7 @@ class Replicated(_Summed):
         self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
 
     @torch.no_grad()
-    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
         composition = _Composition(self.directions, weights_KG, groups)
         for index, bucket in enumerate(self.buckets):
             composition.into(self._flat.vectors[index], index, bucket)
@@ -161,21 +161,21 @@ class ByParameter(_Summed):
         ]
         self.directions = open_directions(self.buckets, slice(None))
         padded = [len(vector) for vector in self._flat.vectors]
-        self._gradients = Gradients(parameters, buckets, padded, Turns(len(buckets), inner))
+        self._gradients = Gradients(parameters, buckets, padded, BucketOrder(len(buckets), inner))
 
     @torch.no_grad()
-    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
         composition = _Composition(self.directions, weights_KG, groups)
         for index, bucket in enumerate(self.buckets):
             shard = self._shards[index]
             composition.into(shard[: bucket.length], index, bucket)
-            self._inner.gather_into(self._flat.vectors[index], shard)
+            self._inner.all_gather_into(self._flat.vectors[index], shard)
 
     def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
         return self._projecting(
             groups,
             self._gradients,
-            lambda index, gradient_P: self._inner.scatter_sum(gradient_P)[: self.buckets[index].length],
+            lambda index, gradient_P: self._inner.reduce_scatter(gradient_P)[: self.buckets[index].length],
         )
 
 
@@ -196,7 +196,7 @@ class ShardedModel(_Summed):
         self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
 
     @torch.no_grad()
-    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
         composition = _Composition(self.directions, weights_KG, groups)
         for index, bucket in enumerate(self.buckets):
             like, _ = local_part(self._parameters[bucket.pieces[0].name])
@@ -228,27 +228,27 @@ class ByCheckpoint:
         self.directions = open_directions(buckets, self._rows)
         self._flat = FlatParameters(parameters, buckets, multiple_of=1)
         lengths = [bucket.length for bucket in buckets]
-        self._gradients = Gradients(parameters, buckets, lengths, Turns(len(buckets), world))
+        self._gradients = Gradients(parameters, buckets, lengths, BucketOrder(len(buckets), world))
 
     @torch.no_grad()
-    def place(self, weights_KG: Tensor, groups: Groups) -> None:
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
         share = 1.0 if self._world.rank == 0 else 0.0
         composition = _Composition(self.directions, weights_KG, groups, self._rows, share)
         for index, bucket in enumerate(self.buckets):
             composition.into(self._flat.vectors[index], index, bucket)
-            self._world.sum(self._flat.vectors[index])
+            self._world.all_reduce(self._flat.vectors[index])
 
     @contextmanager
     def projecting(self, groups: Groups) -> Iterator[Measured]:
         projected = _Projected(self.directions, self.buckets, groups, self._lengths[self._world.rank])
         measured = _nothing_measured()
         with self._gradients.handed_to(
-            lambda index, gradient_P: projected.add(index, self._world.sum(gradient_P.contiguous()))
+            lambda index, gradient_P: projected.add(index, self._world.all_reduce(gradient_P.contiguous()))
         ):
             yield measured
         projected.fill(measured, projected.with_loss(measured.loss))
-        measured.gradient_KG = self._world.concatenate(measured.gradient_KG, self._lengths)
-        measured.loss = self._world.sum(measured.loss.reshape(1).clone())[0]
+        measured.gradient_KG = self._world.all_gather(measured.gradient_KG, self._lengths)
+        measured.loss = self._world.all_reduce(measured.loss.reshape(1).clone())[0]
 
     def close(self) -> None:
         self.directions.close()

@@ -85,7 +85,7 @@ def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> T
 def measure(
     checkpoints: CheckpointSet,
     binding: Binding,
-    tell: ProgressCallback,
+    on_event: ProgressCallback,
     collectives: Collectives | None = None,
     device: torch.device | None = None,
 ) -> Geometry:
@@ -96,7 +96,7 @@ def measure(
     gram_TKK = torch.zeros(len(names), K, K, dtype=torch.float64)
     centre_squared_T = torch.zeros(len(names), dtype=torch.float64)
     mine = range(collectives.rank, len(names), collectives.size)
-    pace = Pace(tell, "measure", len(mine))
+    pace = Pace(on_event, "measure", len(mine))
     with open_all(checkpoints) as readers:
         for done, t in enumerate(mine):
             length = checkpoints.tensors[names[t]].numel
@@ -108,4 +108,8 @@ def measure(
                 gram_TKK[t] += (directions_KC @ directions_KC.T).cpu()
                 centre_squared_T[t] += float(centre_C @ centre_C)
             pace.step(done + 1)
-    return Geometry(names=names, gram_TKK=collectives.sum(gram_TKK), centre_squared_T=collectives.sum(centre_squared_T))
+    return Geometry(
+        names=names,
+        gram_TKK=collectives.all_reduce(gram_TKK),
+        centre_squared_T=collectives.all_reduce(centre_squared_T),
+    )

@@ -53,13 +53,13 @@ class Trainer:
     model: nn.Module
     placement: Placement
     statistics: Statistics
-    place_statistics: Callable[[Tensor], None]
+    load_statistics: Callable[[Tensor], None]
     """Called with the rows' weights before each pass."""
     groups: Groups
     examples: Examples
     collectives: Collectives
     state: ResumeState
-    tell: ProgressCallback
+    on_event: ProgressCallback
 
     @property
     def batches_per_pass(self) -> int:
@@ -87,13 +87,13 @@ class Trainer:
 
         Each rank takes its share of every batch, so the batches are the same whatever the number of ranks.
         """
-        self.placement.place(weights_KG, self.groups)
+        self.placement.load_weights(weights_KG, self.groups)
         return self.loss_and_gradient_here(weights_KG, indices)
 
     def loss_and_gradient_here(self, weights_KG: Tensor, indices: Tensor) -> tuple[float, Tensor]:
         """The same for a model that holds the combination already."""
         self.statistics.training_mode()
-        self.place_statistics(weights_KG)
+        self.load_statistics(weights_KG)
         loss, gradient_KG = 0.0, torch.zeros_like(weights_KG)
         # Cut evenly: a short last part would weigh as little as it is long, but have batch statistics of its own.
         for batch in indices.tensor_split(math.ceil(len(indices) / self.examples.task.batch_size)):
@@ -102,7 +102,7 @@ class Trainer:
             if not len(own):
                 # More ranks than examples: backward must run on every rank, for gradients cross within it.
                 own = batch[:1]
-            with self.collectives.naming_the_lost(), self.placement.projecting(self.groups) as measured:
+            with self.collectives.translate_collective_errors(), self.placement.projecting(self.groups) as measured:
                 measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
                 measured.loss.backward()
             loss += float(measured.loss)
@@ -160,7 +160,7 @@ class _Run:
             self.prior.resume(saved["prior"])
             self.mean_MG = saved["mean"]
         first_averaged = settings.steps - round(settings.averaged_fraction * settings.steps)
-        pace = Pace(self.trainer.tell, "train", settings.steps, method=self.trainer.method)
+        pace = Pace(self.trainer.on_event, "train", settings.steps, method=self.trainer.method)
         for step in range(len(self.losses), settings.steps):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, settings)
@@ -194,7 +194,7 @@ class _Run:
         known: list[_Point] = []
         if saved := self._resume(optimiser):
             known = [_Point(*point) for point in saved["known"]]
-        pace = Pace(self.trainer.tell, "train", passes, method=self.trainer.method)
+        pace = Pace(self.trainer.on_event, "train", passes, method=self.trainer.method)
 
         def closure() -> Tensor:
             point = next((point for point in known if torch.equal(point.theta_MG, self.theta_MG)), None)
