@@ -50,7 +50,7 @@ print("agree")
 """
 
 
-@pytest.mark.parametrize("tier", ROW_PRECISIONS)
+@pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
@@ -66,7 +66,7 @@ def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["_project", "_expand"])
-@pytest.mark.parametrize("tier", ROW_PRECISIONS)
+@pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_the_kernels_compile_for_an_h100(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, kernel: str
 ) -> None:

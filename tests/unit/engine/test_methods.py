@@ -29,7 +29,8 @@ from ladle_engine.subspace.geometry import measure
 from ladle_engine.tasks.examples import split
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.toy import ToyTask, plain_net, trainer_for, write_checkpoints
 
 
