@@ -85,7 +85,7 @@ def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict
     """What each rank said, by rank."""
     script = output.parent / "rank.py"
     script.write_text(RANK)
-    run_program(ranks, str(script), str(data), str(output), json.dumps(options), timeout_s=120)
+    run_program(ranks, str(script), str(data), str(output), json.dumps(options))
     return [json.loads(Path(f"{output}.rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 

@@ -16,6 +16,7 @@ import torch
 
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.resident_rows import ResidentRows
+from tests.polling import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: there is none for macOS or aarch64"
@@ -58,7 +59,7 @@ def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
