@@ -59,7 +59,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
-def average(  # the public door: one argument per option, which people name
+def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
     val_set: PathLike,
     *,

@@ -19,7 +19,7 @@ from ladle_engine.progress import ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 
 
-def combine_checkpoints(
+def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
     output: PathLike,
