@@ -15,7 +15,10 @@ MAX_PATTERN_LENGTH = 1000
 Grouping = str | int | list[str]
 """`model`, `layers` or `tensors`; a number of equal parts; or regular expressions, a group each."""
 
-HELP = "what shares a coefficient: model, layers, tensors, a number of equal parts, or a list of regular expressions"
+HELP = (
+    "which tensors share a coefficient: model, layers, tensors, a number of equal parts, or a list of regular "
+    "expressions"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

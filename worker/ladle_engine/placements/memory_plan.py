@@ -208,7 +208,7 @@ def host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectiv
 
 
 def _matrices_bytes(demand: Demand) -> int:
-    """One K x K matrix of float64 a tensor."""
+    """One K x K matrix of float64 per tensor."""
     return 8 * demand.tensors * demand.checkpoints**2
 
 

@@ -121,7 +121,7 @@ class ModelWeights:
             if len(self.plans) == 1:
                 raise EngineError(
                     "out-of-memory",
-                    f"Directions and a training step must fit into memory, but they ran out of it with every precision "
+                    f"Directions and a training step must fit into memory, but ran out of it with every precision "
                     f"that was planned. The last was {self.plan.reason}. {RELIEF}",
                 )
             ran_out, self.plans = self.plan, self.plans[1:]
