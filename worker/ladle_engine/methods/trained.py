@@ -30,7 +30,6 @@ PRIOR_HELP = (
 MIN_PRIOR, MAX_PRIOR = 1e-6, 1e6
 """Beyond it a variance is 0 or infinite in float32, or as good as that."""
 
-
 SHARE_OF_PASS, FEWEST_STEPS, MOST_STEPS = 2 / 3, 40, 100
 """Where examples are many, coefficients can be told apart that few examples cannot: it is worth more steps."""
 

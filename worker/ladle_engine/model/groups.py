@@ -107,7 +107,6 @@ def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
 
 GROUPINGS: dict[str, Callable[[Binding], Groups]] = {"model": whole_model, "layers": layers, "tensors": tensors}
 
-
 BLOCK_LISTS = ("blocks", "layers")
 """What hierarchical networks call the list of blocks within a numbered stage."""
 

@@ -24,9 +24,7 @@ from ladle_engine.placements.memory_probe import available_bytes
 
 AUTO = "auto"
 
-
 PRECISIONS = (*ROW_PRECISIONS, OFFLOADED, STREAMED)
-
 
 USABLE_SHARE = 0.8
 """Of the memory that is free; the rest is for the data, the allocator and the page cache."""
