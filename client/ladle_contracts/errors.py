@@ -23,6 +23,8 @@ class Reason(StrEnum):
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
     """Names, shapes or kinds differ between two checkpoints."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
+    INPUTS_CHANGED = "inputs-changed"
+    """A checkpoint, a data set or the config changed or vanished while the job ran, or before its next attempt."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
     """No such task, or none could be inferred."""

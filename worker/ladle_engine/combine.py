@@ -11,6 +11,8 @@ import torch
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.inputs import inputs_of
+from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
@@ -49,6 +51,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     Raises:
         ValueError: `weights` or `dtype` breaks its rule.
         CheckpointError: the checkpoints do not agree, or hold a NaN or an infinity.
+        EngineError: (inputs-changed) a file was changed meanwhile.
         OutputError: `output` exists, or the disk is full.
     """
     if dtype not in OUTPUT_DTYPES:
@@ -58,7 +61,6 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
     K = len(checkpoints.checkpoints)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, K, allow_any_sum)
-    check_names(checkpoints)
     floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]
     recipe = Recipe(
         checkpoints=checkpoints,
@@ -67,10 +69,13 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         statistics={},
     )
     metadata = {"ladle_version": version("ladle")}
-    with torch.no_grad(), staged(Path(output)) as staging:
+    with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        inputs = inputs_of(checkpoints, readers)
+        check_names(checkpoints)
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)
-        copy_side_files(checkpoints, staging)
+        copy_side_files(checkpoints, staging, inputs)
+        inputs.refuse_changed()
     return Path(output)
 
 

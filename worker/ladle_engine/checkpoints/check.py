@@ -4,39 +4,82 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
+from ladle_engine.checkpoints.chunks import chunks_of
+from ladle_engine.checkpoints.readers import open_all, open_checkpoint
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback
 
-CHUNK_ELEMENTS = 1 << 24
+CHECKED_ELEMENTS = 1 << 20
+"""How many numbers of one tensor are looked at at once."""
 
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
-    check_names(checkpoints)
-    pace = Pace(on_event, "check", len(checkpoints.checkpoints))
-    differs = False
-    with open_checkpoint(checkpoints.reference) as reference:
-        for done, checkpoint in enumerate(checkpoints.checkpoints):
-            with open_checkpoint(checkpoint) as reader:
-                for name, info in checkpoints.tensors.items():
-                    tensor = reader.read(name)
-                    if info.is_floating:
-                        refuse_non_finite(checkpoint, name, tensor)
-                    differs = differs or not _equal(tensor, reference.read(name))
+    with open_all(checkpoints) as readers:
+        check_names(checkpoints)
+        pace = Pace(on_event, "check", len(checkpoints.tensors))
+        differ = False
+        for done, name in enumerate(sorted(checkpoints.tensors, key=readers[-1].position)):
+            if checkpoints.tensors[name].is_floating:
+                differ = check_floats(checkpoints, readers, name) or differ
+            else:
+                differ = differ or numbers_differ(readers, name)
             pace.step(done + 1)
-    if not differs:
-        raise CheckpointError(
-            "identical-checkpoints",
-            f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the "
-            f"same weights: there is nothing to average.",
-        )
+    if not differ:
+        raise identical(checkpoints)
+
+
+def check_floats(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> bool:
+    """Whether a floating tensor is not the same in all checkpoints. Raises `CheckpointError` (non-finite-weights)."""
+    differ = False
+    for _, weights_KC in chunks_of(readers, name, torch.float64):
+        if not math.isfinite(float(weights_KC.sum())):
+            refuse_non_finite(checkpoints, readers, name)
+        differ = differ or rows_differ(weights_KC)
+    return differ
+
+
+def rows_differ(weights_KC: Tensor) -> bool:
+    return bool((weights_KC[1:] != weights_KC[:1]).any())
+
+
+def numbers_differ(readers: Sequence[TensorReader], name: str) -> bool:
+    """Whether a tensor is not the same in all checkpoints."""
+    first = readers[0]
+    return any(
+        not all(torch.equal(*pair) for pair in zip(_blocks(first, name), _blocks(other, name), strict=True))
+        for other in readers[1:]
+    )
+
+
+def same_values(reader: TensorReader, one: str, other: str) -> bool:
+    """Whether two tensors of a checkpoint hold the same numbers."""
+    if reader.tensors()[one].numel != reader.tensors()[other].numel:
+        return False
+    blocks = zip(_blocks(reader, one), _blocks(reader, other), strict=True)
+    return all(torch.equal(_comparable(mine), _comparable(theirs)) for mine, theirs in blocks)
+
+
+def _blocks(reader: TensorReader, name: str) -> Iterator[Tensor]:
+    info = reader.tensors()[name]
+    for start in range(0, info.numel, CHECKED_ELEMENTS):
+        block = torch.empty(min(CHECKED_ELEMENTS, info.numel - start), dtype=info.dtype)
+        reader.read_into(name, start, block)
+        yield block
+
+
+def identical(checkpoints: CheckpointSet) -> CheckpointError:
+    return CheckpointError(
+        "identical-checkpoints",
+        f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
+        f"weights: there is nothing to average.",
+    )
 
 
 def check_names(checkpoints: CheckpointSet) -> None:
@@ -74,19 +117,14 @@ def _kind(info: TensorInfo) -> str:
     return "floating" if info.is_floating else "integer"
 
 
-def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
-    """Raises `CheckpointError` (non-finite-weights) naming the tensor."""
-    flat = tensor.reshape(-1)
-    for start in range(0, len(flat), CHUNK_ELEMENTS):
-        chunk = _comparable(flat[start : start + CHUNK_ELEMENTS])
-        if has_finite_sum(chunk):
-            continue
-        finite = torch.isfinite(chunk)
-        if not bool(finite.all()):
+def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> None:
+    """Raises `CheckpointError` (non-finite-weights) naming the first checkpoint whose tensor is not finite."""
+    for checkpoint, reader in zip(checkpoints.checkpoints, readers, strict=True):
+        if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in _blocks(reader, name)):
             raise CheckpointError(
                 "non-finite-weights",
-                f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
-                f"infinite values. Leave that checkpoint out with `checkpoints`.",
+                f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {count:,} NaN or infinite values. "
+                f"Leave that checkpoint out with `checkpoints`.",
             )
 
 
@@ -97,10 +135,6 @@ def has_finite_sum(tensor: Tensor) -> bool:
     """
     tensor = _comparable(tensor)
     return math.isfinite(float(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))))
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(_comparable(one), _comparable(other))
 
 
 def _comparable(tensor: Tensor) -> Tensor:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.safetensors_file import corrupt
-from ladle_engine.errors import CheckpointError
+from ladle_engine.checkpoints.stored import InFile, InMemory, StoredFile, in_file
+from ladle_engine.checkpoints.zip_records import as_stream, is_zip, records_of
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.storage.hashed_file import load_whole
+from ladle_engine.storage.input_file import InputFile
 
 MINIMUM_TORCH = (2, 10)
 """Earlier versions run code from a file in spite of `weights_only=True`."""
@@ -23,29 +28,44 @@ EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict")
 """Taken only where there is nothing else: an EMA is another model than the one trained."""
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
+def stored_tensors(file: InputFile) -> StoredFile:
     """Raises `CheckpointError`: unsafe for a pickle that wants more than tensors, corrupt for a broken one."""
     _check_torch()
-    loaded = _load(path)
-    tensors = _find_tensors(loaded)
-    if tensors is None:
-        raise corrupt(
-            path,
-            f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
-            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `checkpoints`",
-        )
-    return tensors
+    if is_zip(file) and (places := _places(file)) is not None:
+        return StoredFile(file=file, tensors=places)
+    # The format of before torch 1.6, or an archive that does not tell where its tensors are.
+    content, loaded_file = load_whole(file)
+    tensors = _state_dict(file.path, _load(file.path, io.BytesIO(content), "cpu"))
+    return StoredFile(file=loaded_file, tensors={name: InMemory(tensor=tensor) for name, tensor in tensors.items()})
 
 
-def _load(path: Path) -> Any:
+def _places(file: InputFile) -> dict[str, InFile] | None:
+    """Where the tensors are in the file, of which only the archive's directory and the pickle are read.
+
+    None where torch does not tell, or where what stands there is not what it tells of.
+    """
+    records = records_of(file)
+    if records is None:
+        return None
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            # The format of before torch 1.6 cannot be mapped; it is read whole, weights-only all the same.
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # On the device `meta` a tensor has no numbers, and torch notes where those of its storage are.
+        tensors = _state_dict(file.path, _load(file.path, as_stream(file), "meta"))
+        starts = {name: getattr(each.untyped_storage(), "_checkpoint_offset", None) for name, each in tensors.items()}
+    except NotImplementedError:
+        return None
+    places = {}
+    for name, start in starts.items():
+        if start is None:
+            return None
+        places[name] = place = in_file(tensors[name], start)
+        if not records.holds(start, place.offset, place.num_bytes):
+            raise corrupt(file.path, f"must hold all numbers of `{name}`, but its record is too short")
+    return places
+
+
+def _load(path: Path, content: IO[bytes], device: str) -> Any:
+    try:
+        return torch.load(content, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted or "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
@@ -56,11 +76,24 @@ def _load(path: Path) -> Any:
                 f"Save the weights alone, best as safetensors.",
             ) from error
         raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
-    except MemoryError:
+    except (MemoryError, EngineError):
         raise
     except Exception as error:
+        if isinstance(error, NotImplementedError) and device == "meta":
+            raise
         # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.
         raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
+
+
+def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
+    tensors = _find_tensors(loaded)
+    if tensors is None:
+        raise corrupt(
+            path,
+            f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
+            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `checkpoints`",
+        )
+    return tensors
 
 
 def _find_tensors(loaded: Any) -> dict[str, Tensor] | None:

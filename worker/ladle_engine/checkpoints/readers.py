@@ -1,133 +1,163 @@
-"""One reader per format: a checkpoint as named tensors."""
+"""A checkpoint as named tensors, whatever its format, read by place and never through a memory map."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickle_file import load_state_dict
-from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
+from ladle_engine.checkpoints import pickle_file, safetensors_file
+from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.stored import InFile, InMemory, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.storage.hashed_file import Range
+from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """Prefixes that DistributedDataParallel, torch.compile and FSDP put before every name."""
 
+FORMATS: dict[str, Callable[[InputFile], StoredFile]] = {
+    "safetensors": safetensors_file.stored_tensors,
+    "pickle": pickle_file.stored_tensors,
+}
+"""What finds the tensors of one file."""
 
-class SafetensorsReader:
-    """One file, or the shards of an index; memory-mapped. Several threads may read."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._file_of: dict[str, Path] = {}
-        stored: dict[str, TensorInfo] = {}
-        for path in checkpoint.files:
-            header = read_header(path)
-            for name, info in header.tensors.items():
-                if name in stored:
-                    raise corrupt(path, f"must not repeat `{name}`, which `{self._file_of[name].name}` has too")
-                stored[name] = info
-                self._file_of[name] = path
-        self._stored_name = unwrapped(stored)
-        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
-        self._open: dict[Path, Any] = {}
-        self._opening = threading.Lock()
-        self._stack = ExitStack()
+class CheckpointReader:
+    """One open checkpoint: a file, or the shards of an index. Several threads may read."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self._open.clear()
+    def __init__(self, checkpoint: Checkpoint, stored: Sequence[StoredFile]) -> None:
+        self.files: Sequence[BytesSource] = [each.file for each in stored]
+        self._stored = stored
+        self._number_of = _file_of_each(stored)
+        self._stored_name = unwrapped(self._number_of)
+        self._tensors = {name: self._place(name).info for name in self._stored_name}
+        self._dense: tuple[str, Tensor] | None = None
+        """The last tensor whose numbers do not stand one after the other in the file: it may be read in parts."""
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
 
     def read(self, name: str) -> Tensor:
+        place = self._place(name)
+        if isinstance(place, InMemory) or not place.is_plain:
+            return place.dense(self._file(name))
+        values = torch.empty(place.info.shape, dtype=place.info.dtype)
+        self.read_into(name, 0, values.view(-1))
+        return values
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        place = self._place(name)
+        if not out.numel():
+            return
+        if place.is_plain:
+            self._file(name).read_into(bytes_of(out), place.offset + start * out.itemsize)
+            return
+        if self._dense is None or self._dense[0] != name:
+            self._dense = None
+            self._dense = (name, place.dense(self._file(name)).view(-1))
+        out.copy_(self._dense[1][start : start + len(out)])
+
+    def position(self, name: str) -> tuple[int, int]:
+        return self._number_of[self._stored_name[name]], self._place(name).offset
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        place = self._place(name)
+        if not isinstance(place, InFile) or not place.is_plain:
+            return None
+        return self._number_of[self._stored_name[name]], (place.offset, place.offset + place.num_bytes)
+
+    def through(self, files: Sequence[BytesSource]) -> CheckpointReader:
+        """The same tensors, read from other sources of the same files."""
+        other = object.__new__(CheckpointReader)
+        other.__dict__ |= self.__dict__ | {"files": files, "_dense": None}
+        return other
+
+    def _place(self, name: str) -> Place:
         original = self._stored_name[name]
-        path = self._file_of[original]
-        try:
-            with self._opening:
-                if path not in self._open:
-                    self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-            tensor: Tensor = self._open[path].get_tensor(original)
-        except SafetensorError as error:
-            raise corrupt(path, f"must be a safetensors file, but does not read ({error})") from error
-        return tensor
+        return self._stored[self._number_of[original]].tensors[original]
+
+    def _file(self, name: str) -> BytesSource:
+        return self.files[self._number_of[self._stored_name[name]]]
 
 
-class PickleReader:
-    """One `.pt` file or the shards of an index, read weights-only; memory-mapped where its format allows."""
+def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
+    """Tensor name -> which file holds it."""
+    number_of: dict[str, int] = {}
+    for number, each in enumerate(stored):
+        for name in each.tensors:
+            if name in number_of:
+                other = stored[number_of[name]].file.path.name
+                raise corrupt(each.file.path, f"must not repeat `{name}`, which `{other}` has too")
+            number_of[name] = number
+    return number_of
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        stored: dict[str, Tensor] = {}
-        for path in checkpoint.files:
-            loaded = load_state_dict(path)
-            if repeated := stored.keys() & loaded.keys():
-                raise corrupt(path, f"must not repeat `{min(repeated)}`, which another shard has too")
-            stored |= loaded
-        self._weights = {name: stored[original] for name, original in unwrapped(stored).items()}
 
-    def __enter__(self) -> Self:
-        return self
+@dataclass(kw_only=True)
+class _Open:
+    """The files of a checkpoint that is open, and how often it is."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._weights.clear()
+    stored: list[StoredFile]
+    resources: ExitStack
+    holders: int = 0
 
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        return {
-            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
-        }
 
-    def read(self, name: str) -> Tensor:
-        return self._weights[name].detach()
+@dataclass
+class _Opened:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    by_files: dict[tuple[Path, ...], _Open] = field(default_factory=dict)
+
+
+_opened = _Opened()
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:
-    """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
+    """Whoever opens a checkpoint that is open already reads the same files: a job holds all of them from beginning to
+    end, so each file is opened once, and stays the one that was opened.
+
+    Raises `CheckpointError` (corrupt, unsafe) that names the file.
+    """
     return READERS[checkpoint.format](checkpoint)
 
 
-class OpenCheckpoints:
-    """All K checkpoints open at once; what the formats allow is memory-mapped, so this costs no memory."""
-
-    def __init__(self, checkpoints: CheckpointSet) -> None:
-        self._stack = ExitStack()
-        self.readers: list[TensorReader] = []
-        with ExitStack() as stack:
-            for checkpoint in checkpoints.checkpoints:
-                self.readers.append(stack.enter_context(open_checkpoint(checkpoint)))
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> list[TensorReader]:
-        return self.readers
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stack.close()
+@contextmanager
+def _open_files(checkpoint: Checkpoint) -> Iterator[TensorReader]:
+    with _opened.lock:
+        held = _opened.by_files.get(checkpoint.files) or _open(checkpoint)
+        _opened.by_files[checkpoint.files] = held
+        held.holders += 1
+    try:
+        yield CheckpointReader(checkpoint, held.stored)
+    finally:
+        with _opened.lock:
+            held.holders -= 1
+            if not held.holders:
+                del _opened.by_files[checkpoint.files]
+                held.resources.close()
 
 
-def open_all(checkpoints: CheckpointSet) -> OpenCheckpoints:
-    return OpenCheckpoints(checkpoints)
+def _open(checkpoint: Checkpoint) -> _Open:
+    with ExitStack() as resources:
+        files = [resources.enter_context(InputFile(path)) for path in checkpoint.files]
+        stored = [FORMATS[checkpoint.format](file) for file in files]
+        return _Open(stored=stored, resources=resources.pop_all())
 
 
-READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {
-    "safetensors": SafetensorsReader,
-    "pickle": PickleReader,
-}
+READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = dict.fromkeys(FORMATS, _open_files)
+"""`Checkpoint.format` -> what opens one."""
+
+
+@contextmanager
+def open_all(checkpoints: CheckpointSet) -> Iterator[list[TensorReader]]:
+    """All K checkpoints open at once. Nothing is read but what is asked for, so this costs no memory."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_checkpoint(checkpoint)) for checkpoint in checkpoints.checkpoints]
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
@@ -64,6 +65,8 @@ class Plan:
     """Of all of `with_starts`."""
     weight_vectors: int
     """The most vectors of the model's size that one of them keeps besides the directions."""
+    needs_directions: bool
+    """Whether one of them combines checkpoints."""
 
 
 @dataclass(kw_only=True)
@@ -106,7 +109,7 @@ class MethodContext:
             {"fit": self.fit, "select": self.select},
             model=self.binding.model,
             load_weights=self.load_weights,
-            coarse=self.weights.coarse,
+            approximate=self._approximate,
             collectives=self.collectives,
             state=self.state,
             seed=self.seed,
@@ -133,15 +136,12 @@ class MethodContext:
     ) -> Mapping[str, Tensor]:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
 
-        `settled` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
-        files where the directions are coarser than float32.
+        `recomputed` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
+        files: for a mixture, where the directions are coarser than float32.
         """
         single = coefficients.single()
         if single is not None:
-            name = self.checkpoints.names[single]
-            self.binding.load(self.checkpoints.checkpoints[single])
-            if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
-                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
+            self._load_single(single, coefficients, exactly)
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
@@ -164,6 +164,25 @@ class MethodContext:
         if too_large := too_large + self._round(self.binding.statistics):
             raise MethodError("non-finite-loss", self._too_large("the average", too_large))
         return recomputed
+
+    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool) -> None:
+        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
+            if self.weights.holds_singles and not exactly:
+                groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
+                self.weights.placement(groups).load_weights(coefficients.alpha_KG, groups)
+            else:
+                self.binding.load_parameters(reader)
+            self.binding.load_buffers(reader)
+        if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
+            name = self.checkpoints.names[index]
+            raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
+
+    def _approximate(self, coefficients: Coefficients) -> str | None:
+        """The precision of the directions from which a model is placed now, where it is not quite what will be written:
+        a checkpoint itself is only rounded to float32."""
+        if coefficients.single() is not None:
+            return "float32" if self.weights.holds_singles else None
+        return self.weights.coarse()
 
     def use_reference_counters(self) -> None:
         """What a mixture has of them, whichever checkpoint the model held before."""

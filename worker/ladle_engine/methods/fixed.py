@@ -28,6 +28,7 @@ SHORTEST_MEMORY = 1.25
 class Best(FixedMethod):
     """The bar that the others must clear, set as high as the select split makes it."""
 
+    needs_directions: ClassVar[bool] = False
     name: ClassVar[str] = "best"
     summary: ClassVar[str] = "The best single checkpoint on the select split: what every average has to beat."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-7"
@@ -44,6 +45,7 @@ class Best(FixedMethod):
 class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
+    needs_directions: ClassVar[bool] = False
     name: ClassVar[str] = "second-best"
     summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
-from ladle_engine.errors import CheckpointError, TaskError
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorReader
+from ladle_engine.errors import TaskError
 from ladle_engine.model.local_shard import local_part
 
 
@@ -39,21 +39,26 @@ class Binding:
         return (*self.parameters, *self.statistics)
 
     @torch.no_grad()
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Fills the model with one checkpoint, exactly (converted to the model's dtype)."""
-        with open_checkpoint(checkpoint) as reader:
-            for name, parameter in self.parameters.items():
-                local, start = local_part(parameter)
-                local.copy_(reader.read(name).reshape(-1)[start : start + local.numel()])
-            for name, target in {**self.statistics, **self.counters}.items():
-                target.copy_(reader.read(name))
+    def load_parameters(self, reader: TensorReader) -> None:
+        """Fills this rank's part of the parameters with one checkpoint's, converted to the model's dtype."""
+        for name, parameter in self.parameters.items():
+            local, start = local_part(parameter)
+            stored = torch.empty(local.numel(), dtype=reader.tensors()[name].dtype)
+            reader.read_into(name, start, stored)
+            local.copy_(stored)
+
+    @torch.no_grad()
+    def load_buffers(self, reader: TensorReader) -> None:
+        """Fills statistics and counters with one checkpoint's."""
+        for name, target in {**self.statistics, **self.counters}.items():
+            target.copy_(reader.read(name))
 
     def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """One checkpoint's integer and boolean buffers."""
         if not self.counters:
             return {}
         with open_checkpoint(checkpoint) as reader:
-            return {name: reader.read(name).clone() for name in self.counters}
+            return {name: reader.read(name) for name in self.counters}
 
 
 def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str] | None = None) -> Binding:
@@ -94,7 +99,6 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
     known = {*parameters, *statistics, *counters, *aliases}
     if extra := [name for name in present if name not in known]:
         raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")
-    _check_ties(checkpoints, aliases)
     return Binding(model=model, parameters=parameters, statistics=statistics, counters=counters, aliases=aliases)
 
 
@@ -104,21 +108,6 @@ def _tied_names(model: nn.Module, stored_names: Mapping[str, str]) -> list[list[
     for name, tensor in model.state_dict(keep_vars=True).items():
         names_of.setdefault(id(tensor), []).append((stored_names.get(name, name), tensor))
     return list(names_of.values())
-
-
-def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
-    """What the model ties must be equal in every file, or averaging would silently drop one of the two."""
-    if not aliases:
-        return
-    for checkpoint in checkpoints.checkpoints:
-        with open_checkpoint(checkpoint) as reader:
-            for alias, name in aliases.items():
-                if not torch.equal(reader.read(alias), reader.read(name)):
-                    raise CheckpointError(
-                        "mismatched-checkpoints",
-                        f"`{alias}` must equal `{name}`, for the model ties them, but in `{checkpoint.name}` they "
-                        f"differ.",
-                    )
 
 
 def _mismatch(what: str) -> TaskError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ladle_engine.errors import MethodError
@@ -39,8 +40,8 @@ class Candidate:
         )
 
 
-def run_methods(context: MethodContext) -> list[Candidate]:
-    """Collective: one candidate a method, `best` first.
+def run_methods(context: MethodContext, after_each: Callable[[], None]) -> list[Candidate]:
+    """Collective, as `after_each` may be: one candidate a method, `best` first.
 
     With several methods to try, one that cannot be had (`LEFT_OUT`) is left out with a warning; alone, it raises
     `MethodError`.
@@ -66,6 +67,7 @@ def run_methods(context: MethodContext) -> list[Candidate]:
             seconds=time.monotonic() - started,
         )
         candidates.append(candidate)
+        after_each()
         context.on_event(CandidateScored(score=candidate.score))
     return candidates
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ladle_engine.checkpoints import CheckpointSet, check
+from ladle_engine.checkpoints import CheckpointSet
+from ladle_engine.checkpoints.check import check_names, identical
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
+from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.methods import run_once
@@ -26,7 +28,8 @@ from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.subspace.geometry import Geometry, measure
+from ladle_engine.subspace.first_reading import FirstReading
+from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
 
 
@@ -42,12 +45,12 @@ class BoundModel:
 
 
 def prepare(job: Job) -> MethodContext:
-    """Collective: checks the files, builds the model, plans memory and measures the directions."""
-    check(job.checkpoints, job.on_event)
+    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
+    check_names(job.checkpoints)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)
-    statistics = make_statistics(job, model.binding)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
+    weights = open_weights(job, model, memory_plans, dtypes)
     return MethodContext(
         plan=job.plan,
         run_method=run_once,
@@ -55,12 +58,12 @@ def prepare(job: Job) -> MethodContext:
         task=job.task,
         metric=job.metric,
         binding=model.binding,
-        geometry=measure_geometry(job, model.binding),
+        geometry=read_first(job, weights),
         fit=job.splits.fit,
         select=job.splits.select,
         coefficient_examples=job.splits.coefficients,
-        statistics=statistics,
-        weights=open_weights(job, model, memory_plans, dtypes),
+        statistics=make_statistics(job, model.binding),
+        weights=weights,
         output_dtypes=dtypes,
         seed=job.request.seed,
         collectives=job.collectives,
@@ -120,23 +123,32 @@ def make_statistics(job: Job, binding: Binding) -> Statistics:
     return statistics
 
 
-def measure_geometry(job: Job, binding: Binding) -> Geometry:
-    """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights."""
-    geometry = measure(job.checkpoints, binding, job.on_event, job.collectives, job.device)
+def read_first(job: Job, weights: ModelWeights) -> Geometry:
+    """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights.
+
+    Raises `CheckpointError` (non-finite, identical, mismatched), and `EngineError` (inputs-changed) where an earlier
+    attempt at this job read other files.
+    """
+    read = weights.read_first(job.plan.needs_directions)
+    if not read.differ:
+        raise identical(job.checkpoints)
+    with together(job.collectives):
+        job.inputs.know(read.digests)
+        job.record.confirm(job.inputs)
     names = job.checkpoints.names
-    for one, other in geometry.duplicates():
+    for one, other in read.geometry.duplicates():
         job.on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out."
             )
         )
-    return geometry
+    return read.geometry
 
 
 def open_weights(
     job: Job, model: BoundModel, memory_plans: Sequence[MemoryPlan], dtypes: Mapping[str, torch.dtype]
 ) -> ModelWeights:
-    """What fills the model; directions are read when a method first needs them."""
+    """What fills the model."""
     binding = model.binding
     return ModelWeights(
         checkpoints=job.checkpoints,
@@ -148,6 +160,7 @@ def open_weights(
         on_event=job.on_event,
         narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
         groupings=[group(binding, grouping) for grouping in job.plan.groupings],
+        first_reading=FirstReading(job.checkpoints, binding, job.on_event, job.collectives, job.device),
     )
 
 

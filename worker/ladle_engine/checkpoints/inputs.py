@@ -1,0 +1,28 @@
+"""What of a folder of checkpoints a result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
+from ladle_engine.storage.inputs import Inputs
+
+
+def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader], data: Iterable[Path] = ()) -> Inputs:
+    """The weight files as they were opened, config and other side files, and data: files, or folders of them.
+
+    Weight files are hashed by whoever reads them.
+    """
+    inputs = Inputs()
+    for reader in readers:
+        for file in reader.files:
+            inputs.add(file.path, file.identity)
+    for path in checkpoints.side_files:
+        inputs.add_hashed(path)
+    for path in data:
+        if path.is_dir():
+            inputs.add_folder(path)
+        elif path.exists():
+            inputs.add_hashed(path)
+    return inputs
