@@ -41,12 +41,17 @@ class ResumeState:
         self._collectives = collectives or SingleProcess()
         # Others may see copies of the files, at another place or of another time, or have a folder of their own: they
         # would find another state than rank 0, or none, and train from another step.
-        self.folder = folder / key if folder and self._collectives.rank == 0 else None
+        self._folder = folder / key if folder and self._collectives.rank == 0 else None
         self._every_s = every_s
         self._on_event = on_event
         self._last_save = time.monotonic()
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def folder(self) -> Path | None:
+        """Rank 0's."""
+        return self._folder
 
     def load(self, key: str) -> dict[str, Any] | None:
         """Collective: what rank 0 has saved, on every rank. What is damaged is discarded, with a warning."""
@@ -71,11 +76,11 @@ class ResumeState:
 
     def is_due(self) -> bool:
         """Whether `every_s` has passed since the last save; never on other ranks than 0."""
-        return self.folder is not None and time.monotonic() - self._last_save >= self._every_s
+        return self._folder is not None and time.monotonic() - self._last_save >= self._every_s
 
     def discard(self) -> None:
         """Forgets everything that was saved."""
-        for path in self.folder.glob(f"*{SUFFIX}") if self.folder else ():
+        for path in self._folder.glob(f"*{SUFFIX}") if self._folder else ():
             path.unlink()
 
     def _read(self, key: str) -> bytes:
@@ -94,7 +99,7 @@ class ResumeState:
         return b""
 
     def _path(self, key: str) -> Path | None:
-        return self.folder / f"{key}{SUFFIX}" if self.folder else None
+        return self._folder / f"{key}{SUFFIX}" if self._folder else None
 
 
 def job_key(settings: Mapping[str, Any]) -> str:

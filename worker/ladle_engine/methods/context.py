@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,7 +149,7 @@ class MethodContext:
         # Opening a placement may lower the precision, where memory runs out.
         placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
         if placement is None or (exactly and self.weights.coarse()):
-            self.weights.load_exactly(coefficients.alpha_KG, groups)
+            self.weights.exact.load(coefficients)
         else:
             placement.load_weights(coefficients.alpha_KG, groups)
         if coefficients.random is not None:
@@ -170,7 +171,7 @@ class MethodContext:
             if self.weights.holds_singles and not exactly:
                 groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
                 self.weights.placement(groups).load_weights(coefficients.alpha_KG, groups)
-            else:
+            elif not self.weights.exact.load_awaited(coefficients):
                 self.binding.load_parameters(reader)
             self.binding.load_buffers(reader)
         if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
@@ -234,6 +235,19 @@ class MethodContext:
 
     def whole_model(self) -> Groups:
         return whole_model(self.binding)
+
+    @property
+    def judges_from_files(self) -> bool:
+        """Whether models are not judged as the directions give them: they can share a reading of the files."""
+        return self.weights.coarse() is not None
+
+    def reading_together(self, mixtures: Sequence[Coefficients]) -> AbstractContextManager[None]:
+        """Inside, these are judged in this order, with as few readings of the files as memory allows.
+
+        Directions are freed: no method may run after it.
+        """
+        self.weights.close()
+        return self.weights.exact.awaiting(mixtures)
 
     def judge(self, coefficients: Coefficients) -> Judged:
         """Collective: values on the select split and on the first round of the fit split.

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_all, open_checkpoint
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions.buckets import Bucket, flat_copy, in_order_of_files, make_buckets, read_chunks
+from ladle_engine.directions.buckets import Bucket, flat_copy, in_order_of_files, make_buckets
 from ladle_engine.directions.checkpoint_directions import OFFLOADED, Directions, open_directions
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.random_directions import RandomDirections
@@ -21,7 +20,6 @@ from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, layers_of, whole_model
-from ladle_engine.model.local_shard import local_part
 from ladle_engine.placements.base import (
     BY_CHECKPOINT,
     BY_NODE,
@@ -30,10 +28,10 @@ from ladle_engine.placements.base import (
     Placement,
     PlacementInputs,
 )
+from ladle_engine.placements.exact_weights import ExactWeights
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.strategies import open_placement
 from ladle_engine.progress import ProgressCallback, Warned
-from ladle_engine.storage.read_ahead import read_ahead
 from ladle_engine.subspace.first_reading import Copies, FirstRead, FirstReading
 
 
@@ -57,12 +55,17 @@ class ModelWeights:
     """The job's, until `read_first` has had its way: the directions are filled while the files are read for it."""
     groupings: Sequence[Groups] = ()
     """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
+    exact: ExactWeights = field(init=False)
+    """Mixtures from the files, for where the directions are coarse."""
     _open: Placement | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
     _told: set[str] = field(default_factory=set, init=False)
     """Precisions whose missing kernels were told of."""
     _key_of: dict[str, object] = field(default_factory=dict, init=False)
     """Parameter -> what it may share a bucket with, in the open placement."""
+
+    def __post_init__(self) -> None:
+        self.exact = ExactWeights(self.checkpoints, self.binding)
 
     def read_first(self, needs_directions: bool) -> FirstRead:
         """Collective: the job's first reading of all files, which fills the directions where a method needs them.
@@ -100,21 +103,6 @@ class ModelWeights:
     def holds_singles(self) -> bool:
         """Whether the directions give single checkpoints, but for the rounding of float32, faster than the files."""
         return self._open is not None and self.plan.precision == "float32"
-
-    @torch.no_grad()
-    def load_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
-        """Writes `sum_i alpha_i w_i`, in float64 from the files, into this rank's elements of the model."""
-        parameters = self.binding.parameters
-        with open_all(self.checkpoints) as readers:
-            buckets = in_order_of_files(make_buckets(parameters, groups.of.__getitem__), readers[-1])
-            chunks = ((bucket, *chunk) for bucket in buckets for chunk in read_chunks(readers, bucket, torch.float64))
-            with read_ahead(chunks) as ready:
-                for bucket, elements, weights_KC in ready:
-                    summed_C = alpha_KG[:, groups.of[bucket.pieces[0].name]] @ weights_KC
-                    for piece in bucket.cut(elements.start, elements.stop).pieces:
-                        local, start = local_part(parameters[piece.name])
-                        target = local[piece.start - start : piece.start - start + piece.length]
-                        target.copy_(summed_C[piece.offset : piece.offset + piece.length])
 
     def random_placement(self, groups: Groups, seed: int, count: int) -> Placement:
         """Collective: `count` random directions around what the model now holds. Close it to get the others again."""
