@@ -22,7 +22,10 @@ class Reason(StrEnum):
     """A pickle that asks for more than tensors. It was not run."""
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
     """Names, shapes or kinds differ between two checkpoints."""
+    UNSUPPORTED_TENSORS = "unsupported-tensors"
+    """A tensor of a kind that has no average, such as a sparse or a quantised one."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
+    """NaN or infinity, or a result that its type cannot hold."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
     """No such task, or none could be inferred."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.coefficients import Coefficients, RandomPart
+from ladle_engine.errors import CheckpointError
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
@@ -52,14 +54,18 @@ class Recipe:
     def blocks(self, name: str, readers: Sequence[TensorReader]) -> Iterator[Tensor]:
         """The flat output tensor `name` in parts of at most `BLOCK_ELEMENTS`, which may be memory-mapped.
 
-        Raises `CheckpointError` (non-finite-weights) that names the checkpoint.
+        Raises `CheckpointError` (non-finite-weights) that names the checkpoint or, where it is the sum that the
+        output's type cannot hold, the tensor and its largest value.
         """
         dtype = self.output_dtypes[name]
-        checked = not dtype.is_floating_point
+        has_no_infinity = not (dtype.is_floating_point or dtype.is_complex)
+        inputs_are_finite = False
         for block in self._blocks(name, readers, dtype):
-            if not checked and not has_finite_sum(block):
-                self._refuse_non_finite(name, readers)
-                checked = True
+            if not has_no_infinity and not has_finite_sum(block):
+                if not inputs_are_finite:
+                    self._refuse_non_finite(name, readers)
+                    inputs_are_finite = True
+                self._refuse_overflow(name, readers, block)
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
@@ -76,7 +82,7 @@ class Recipe:
         """The checkpoint whose tensor is taken as it is; None for a sum."""
         single = self.coefficients.single()
         if single is None and name not in self.coefficients.group_of:
-            # Integer and boolean tensors are counters and masks: the reference's, never averaged.
+            # Counters, masks and what the model has no use for: the reference's, never averaged.
             return len(self.checkpoints.checkpoints) - 1
         return single
 
@@ -90,9 +96,32 @@ class Recipe:
         return [reader.read(name) for reader, alpha in zip(readers, alpha_K, strict=True) if alpha != 0.0]
 
     def _refuse_non_finite(self, name: str, readers: Sequence[TensorReader]) -> None:
-        """Returns when all are finite: then only the sum is not, or not in the output's type."""
+        """Returns when all that the tensor is made from are finite: then only the sum may not be."""
+        if name in self.statistics:
+            return
         for checkpoint, reader in zip(self.checkpoints.checkpoints, readers, strict=True):
             refuse_non_finite(checkpoint, name, reader.read(name))
+
+    def _refuse_overflow(self, name: str, readers: Sequence[TensorReader], block: Tensor) -> None:
+        """Returns when the block is finite: then only the sum over all its numbers was not."""
+        if bool(torch.isfinite(_widened(block)).all()):
+            return
+        dtype = self.output_dtypes[name]
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        largest = max(float(_widened(part).abs().amax()) for part in self._blocks(name, readers, wide) if part.numel())
+        single = self._copied_from(name)
+        whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
+        raise CheckpointError(
+            "non-finite-weights",
+            f"Weights must fit the type that they are written in, but `{name}` of {whose} reaches {largest:.6g}, and "
+            f"{str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a wider `dtype`.",
+        )
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Real, in a type that torch compares."""
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.to(torch.float64)
 
 
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
@@ -111,11 +140,17 @@ def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[s
 def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """`sum_i alpha_i w_i`, flat, in blocks; accumulated in float64 in the order of the checkpoints and rounded once.
 
-    A tensor that is the same everywhere comes out bit for bit: the weights sum to 1 only up to rounding.
+    Complex numbers are summed as pairs. A tensor that is the same everywhere comes out bit for bit: the weights sum to
+    1 only up to rounding.
     """
     averages = abs(float(alpha_K.sum()) - 1.0) <= SUM_TOLERANCE
-    if averages and all(_same(weights[0], other) for other in weights[1:]):
+    if averages and all(same_bits(weights[0], other) for other in weights[1:]):
         yield from _parts(weights[0], dtype)
+        return
+    if dtype.is_complex:
+        pairs = [torch.view_as_real(tensor) for tensor in weights]
+        for block in combine(pairs, alpha_K, dtype.to_real()):
+            yield torch.view_as_complex(block.view(-1, 2))
         return
     used = [
         (tensor.reshape(-1), float(alpha))
@@ -156,10 +191,3 @@ def _parts(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     flat = tensor.reshape(-1)
     for start in range(0, len(flat), BLOCK_ELEMENTS):
         yield flat[start : start + BLOCK_ELEMENTS].to(dtype)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    # The comparison ends at the first difference: tensors that were trained cost a page each.
-    if one.dtype != other.dtype:
-        return False
-    return bool(torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)))

@@ -53,6 +53,8 @@ def prepare(
         model = task.build_model(checkpoints).to(device=device, dtype=torch.float32)
     binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
     on_event(_found(task, checkpoints, binding))
+    if binding.note:
+        on_event(Warned(message=binding.note))
     planned = (getattr(plan.options[method], "groups", None) for method in sorted(plan.with_starts()))
     groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
     batch = trial_batch(splits.coefficients, collectives)
@@ -88,7 +90,7 @@ def prepare(
         on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out "
-                f"with `checkpoints`."
+                f"with `exclude`."
             )
         )
     return MethodContext(

@@ -100,7 +100,7 @@ class ImageClassification:
             ) from error
         return model
 
-    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         # A plug-in's own model has no names but its own.
         return stored_names(model, checkpoints) if hasattr(model, "from_pretrained") else {}
 
