@@ -6,9 +6,10 @@ The opcodes are read and nothing that they name is imported or called: what the 
 from __future__ import annotations
 
 import io
+import itertools
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,14 @@ class _Made:
     names: str | None = None
     parts: list[tuple[str | None, Any]] = field(default_factory=list)
 
-    def add(self, *values: Any) -> None:
+    def add(self, values: Iterable[Any]) -> _Made:
         self.parts += [(None, value) for value in values]
+        return self
+
+    def put(self, items: Sequence[Any]) -> None:
+        """Keys and values in turn."""
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.parts.append((str(key) if isinstance(key, str | int) else None, value))
 
 
 _MARK = object()
@@ -75,76 +82,101 @@ def _collect(root: Any, found: dict[str, tuple[str, ...]]) -> None:
 
 def _sketch(file: IO[bytes]) -> Any:
     """What one pickle would make."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if count > MAX_OPCODES:
-            break
-        _apply(opcode.name, argument, stack, memo)
-    return stack[-1] if stack else None
+    sketch = _Sketch()
+    for opcode, argument, _ in itertools.islice(pickletools.genops(file), MAX_OPCODES):
+        # What is not listed pushes a constant.
+        _EFFECTS.get(opcode.name, _Sketch.push)(sketch, argument)
+    return sketch.stack[-1]
 
 
-def _apply(opcode: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
-    match opcode:
-        case "PROTO" | "FRAME" | "STOP":
-            return
-        case "MARK":
-            stack.append(_MARK)
-        case "PUT" | "BINPUT" | "LONG_BINPUT":
-            memo[argument] = stack[-1]
-        case "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        case "GET" | "BINGET" | "LONG_BINGET":
-            stack.append(memo[argument])
-        case "GLOBAL":
-            stack.append(_Made(names=argument.replace(" ", ".")))
-        case "STACK_GLOBAL":
-            name, module = stack.pop(), stack.pop()
-            stack.append(_Made(names=f"{module}.{name}"))
-        case "INST":
-            stack.append(_Made(names=argument.replace(" ", "."), parts=[(None, part) for part in _to_mark(stack)]))
-        case "SETITEM":
-            value, key = stack.pop(), stack.pop()
-            _set(stack[-1], key, value)
-        case "SETITEMS" | "DICT":
-            items = list(_to_mark(stack))
-            if opcode == "DICT":
-                stack.append(_Made())
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                _set(stack[-1], key, value)
-        case "APPENDS" | "ADDITEMS":
-            parts = list(_to_mark(stack))
-            stack[-1].add(*parts)
-        case "TUPLE" | "LIST" | "FROZENSET" | "OBJ":
-            stack.append(_Made(parts=[(None, part) for part in _to_mark(stack)]))
-        case "APPEND" | "BUILD":
-            part = stack.pop()
-            stack[-1].add(part)
-        case "REDUCE" | "NEWOBJ" | "TUPLE1" | "TUPLE2" | "TUPLE3" | "NEWOBJ_EX" | "BINPERSID":
-            taken = {"TUPLE1": 1, "BINPERSID": 1, "TUPLE3": 3, "NEWOBJ_EX": 3}.get(opcode, 2)
-            stack[-taken:] = [_Made(parts=[(None, part) for part in stack[-taken:]])]
-        case "POP":
-            stack.pop()
-        case "POP_MARK":
-            list(_to_mark(stack))
-        case "DUP":
-            stack.append(stack[-1])
-        case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_SET" | "EMPTY_TUPLE":
-            stack.append(_Made())
-        case _:
-            # A constant.
-            stack.append(argument)
+class _Sketch:
+    """The stack and the memo of an unpickler that makes nothing."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self, count: int) -> list[Any]:
+        start = len(self.stack) - count
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+    def pop_to_mark(self) -> list[Any]:
+        """What lies above the last mark, which goes too."""
+        position = len(self.stack) - 1
+        while self.stack[position] is not _MARK:
+            position -= 1
+        return self.pop(len(self.stack) - position)[1:]
+
+    def remember(self, index: int | None) -> None:
+        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+
+    def top(self) -> _Made:
+        made: _Made = self.stack[-1]
+        return made
 
 
-def _to_mark(stack: list[Any]) -> Iterator[Any]:
-    """Takes what lies above the last mark, and the mark."""
-    position = len(stack) - 1
-    while stack[position] is not _MARK:
-        position -= 1
-    taken = stack[position + 1 :]
-    del stack[position:]
-    return iter(taken)
+def _wrap(count: int) -> _Effect:
+    """One thing made of the last `count`."""
+    return lambda sketch, _: sketch.push(_Made().add(sketch.pop(count)))
 
 
-def _set(target: Any, key: Any, value: Any) -> None:
-    target.parts.append((str(key) if isinstance(key, str | int) else None, value))
+def _wrap_to_mark(sketch: _Sketch, _: Any) -> None:
+    sketch.push(_Made().add(sketch.pop_to_mark()))
+
+
+def _new_dict(sketch: _Sketch, _: Any) -> None:
+    items = sketch.pop_to_mark()
+    sketch.push(_Made())
+    sketch.top().put(items)
+
+
+def _set_items(sketch: _Sketch, _: Any) -> None:
+    items = sketch.pop_to_mark()
+    sketch.top().put(items)
+
+
+def _set_item(sketch: _Sketch, _: Any) -> None:
+    items = sketch.pop(2)
+    sketch.top().put(items)
+
+
+def _add_many(sketch: _Sketch, _: Any) -> None:
+    values = sketch.pop_to_mark()
+    sketch.top().add(values)
+
+
+def _add_one(sketch: _Sketch, _: Any) -> None:
+    values = sketch.pop(1)
+    sketch.top().add(values)
+
+
+_Effect = Callable[[_Sketch, Any], object]
+
+_EFFECTS: dict[str, _Effect] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda sketch, _: None),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Sketch.remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda sketch, index: sketch.push(sketch.memo[index])),
+    **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"), _wrap(0)),
+    **dict.fromkeys(("TUPLE1", "BINPERSID"), _wrap(1)),
+    **dict.fromkeys(("TUPLE2", "REDUCE", "NEWOBJ"), _wrap(2)),
+    **dict.fromkeys(("TUPLE3", "NEWOBJ_EX"), _wrap(3)),
+    **dict.fromkeys(("TUPLE", "LIST", "FROZENSET", "OBJ"), _wrap_to_mark),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), _add_many),
+    **dict.fromkeys(("APPEND", "BUILD"), _add_one),
+    "MARK": lambda sketch, _: sketch.push(_MARK),
+    "DICT": _new_dict,
+    "SETITEMS": _set_items,
+    "SETITEM": _set_item,
+    "POP": lambda sketch, _: sketch.pop(1),
+    "POP_MARK": lambda sketch, _: sketch.pop_to_mark(),
+    "DUP": lambda sketch, _: sketch.push(sketch.stack[-1]),
+    "GLOBAL": lambda sketch, name: sketch.push(_Made(names=name.replace(" ", "."))),
+    "STACK_GLOBAL": lambda sketch, _: sketch.push(_Made(names=".".join(sketch.pop(2)))),
+    "INST": lambda sketch, name: sketch.push(_Made(names=name.replace(" ", ".")).add(sketch.pop_to_mark())),
+}
+"""What each opcode does; see `pickletools`."""
