@@ -140,7 +140,7 @@ class MethodContext:
         if single is not None:
             name = self.checkpoints.names[single]
             self.binding.load(self.checkpoints.checkpoints[single])
-            if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
+            if too_large := self._round(self.binding.parameters) | self._round(self.binding.statistics):
                 raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
             return {}
         self.use_reference_counters()
@@ -161,7 +161,7 @@ class MethodContext:
         else:
             for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)
-        if too_large := too_large + self._round(self.binding.statistics):
+        if too_large := too_large | self._round(self.binding.statistics):
             raise MethodError("non-finite-loss", self._too_large("the average", too_large))
         return recomputed
 
@@ -173,28 +173,33 @@ class MethodContext:
             target.copy_(self._reference_counters[name])
 
     @torch.no_grad()
-    def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
+    def _round(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """What is judged is what will be written: rounded to the output's type.
 
-        Collective: the names of those that are too large for it. They are the same on every rank, because each may hold
-        only a part.
+        Collective: those that are too large for it, with their largest value. They are the same on every rank, because
+        each may hold only a part.
         """
         rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
         if not rounded:
-            return []
-        infinite = torch.zeros(len(rounded))
+            return {}
+        too_large = torch.zeros(len(rounded))
         for index, name in enumerate(rounded):
             local, _ = local_part(tensors[name])
-            local.copy_(local.to(self.output_dtypes[name]))
-            infinite[index] = not bool(torch.isfinite(local).all())
-        return [
-            name for name, count in zip(rounded, self.collectives.all_reduce(infinite).tolist(), strict=True) if count
-        ]
+            narrow = local.to(self.output_dtypes[name])
+            if not bool(torch.isfinite(narrow.to(local.dtype)).all()):
+                too_large[index] = local.abs().amax()
+            local.copy_(narrow)
+        size = self.collectives.size
+        of_all = self.collectives.all_gather(too_large, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
+        return {name: value for name, value in zip(rounded, of_all.tolist(), strict=True) if value != 0.0}
 
-    def _too_large(self, what: str, names: Sequence[str]) -> str:
+    def _too_large(self, what: str, too_large: Mapping[str, float]) -> str:
+        name, value = next(iter(too_large.items()))
+        dtype = self.output_dtypes[name]
         return (
-            f"Weights must be finite as {self.output_dtypes[names[0]]}, but `{names[0]}` of {what} is too large for "
-            f"it. Choose another `dtype`."
+            f"Weights must fit the type that they are written in, but `{name}` of {what} is too large: it reaches "
+            f"{value:.6g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a "
+            f"wider `dtype`."
         )
 
     def race(

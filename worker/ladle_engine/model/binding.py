@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +38,7 @@ class Binding:
         """What to tell about the tensors that are not used."""
         if not self.unused:
             return None
-        names = ", ".join(f"`{name}`" for name in self.unused[:5]) + (" ..." if len(self.unused) > 5 else "")
-        return f"The task's model has no use for {names}. The result has the last checkpoint's."
+        return f"The task's model has no use for {_some(self.unused)}. The result has the last checkpoint's."
 
     @property
     def num_parameters(self) -> int:
@@ -84,7 +83,7 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
         if not stored:
             raise _mismatch(
                 f"has the tensor `{in_model}` of shape {tuple(tensor.shape)}, but the checkpoints have none of that "
-                f"name"
+                f"name; they have {_some(present)}"
             )
         name = stored[0]
         if name in parameters or name in statistics or name in counters:
@@ -168,6 +167,10 @@ def _refuse_other_kind(name: str, info: TensorInfo, tensor: Tensor) -> None:
         )
     if (info.is_floating, info.dtype.is_complex) != (tensor.is_floating_point(), tensor.is_complex()):
         raise _mismatch(f"wants `{name}` to be {_word(tensor.dtype)}, but in the checkpoints it is {_word(info.dtype)}")
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(f"`{name}`" for name in list(names)[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -107,8 +107,9 @@ class Recipe:
         whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
         raise CheckpointError(
             "non-finite-weights",
-            f"Weights must fit the type that they are written in, but `{name}` of {whose} reaches {largest:.6g}, and "
-            f"{str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a wider `dtype`.",
+            f"Weights must fit the type that they are written in, but `{name}` of {whose} is too large: it reaches "
+            f"{largest:.6g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a "
+            f"wider `dtype`.",
         )
 
 

@@ -79,7 +79,8 @@ def bind_model(job: Job) -> BoundModel:
     if is_sharded:
         model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
     else:
-        model = job.task.build_model(job.checkpoints).to(device=job.device, dtype=torch.float32)
+        # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
+        model = job.task.build_model(job.checkpoints).to(job.device).float()
     binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
     job.on_event(_found(job.task, job.checkpoints, binding))
     if binding.note:
