@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def _load(path: Path) -> Any:
 
 
 def _weights_only(path: Path, mmap: bool) -> Any:
-    with _LOADING, torch.serialization.safe_globals(STAND_INS):
+    with _LOADING, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
+        # Protocol 3 loads all the same; for newer ones there is an error besides.
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 

@@ -20,6 +20,7 @@ from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.model.statistics import Statistics
+from ladle_engine.output.overflow import largest, limit, too_large
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
@@ -140,8 +141,8 @@ class MethodContext:
         if single is not None:
             name = self.checkpoints.names[single]
             self.binding.load(self.checkpoints.checkpoints[single])
-            if too_large := self._round(self.binding.parameters) | self._round(self.binding.statistics):
-                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
+            if peaks := self._round(self.binding.parameters) | self._round(self.binding.statistics):
+                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
@@ -155,14 +156,14 @@ class MethodContext:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
-        too_large = self._round(self.binding.parameters)
+        peaks = self._round(self.binding.parameters)
         if recomputed is None:
             recomputed = self.statistics.recompute(coefficients.alpha_KG, groups)
         else:
             for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)
-        if too_large := too_large | self._round(self.binding.statistics):
-            raise MethodError("non-finite-loss", self._too_large("the average", too_large))
+        if peaks := peaks | self._round(self.binding.statistics):
+            raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
 
     def use_reference_counters(self) -> None:
@@ -182,25 +183,20 @@ class MethodContext:
         rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
         if not rounded:
             return {}
-        too_large = torch.zeros(len(rounded))
+        peaks = torch.zeros(len(rounded))
         for index, name in enumerate(rounded):
             local, _ = local_part(tensors[name])
-            narrow = local.to(self.output_dtypes[name])
-            if not bool(torch.isfinite(narrow.to(local.dtype)).all()):
-                too_large[index] = local.abs().amax()
-            local.copy_(narrow)
+            peak = largest(local)
+            if not peak < limit(self.output_dtypes[name]):
+                peaks[index] = peak
+            local.copy_(local.to(self.output_dtypes[name]))
         size = self.collectives.size
-        of_all = self.collectives.all_gather(too_large, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
-        return {name: value for name, value in zip(rounded, of_all.tolist(), strict=True) if value != 0.0}
+        of_all = self.collectives.all_gather(peaks, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
+        return {name: peak for name, peak in zip(rounded, of_all.tolist(), strict=True) if peak != 0.0}
 
-    def _too_large(self, what: str, too_large: Mapping[str, float]) -> str:
-        name, value = next(iter(too_large.items()))
-        dtype = self.output_dtypes[name]
-        return (
-            f"Weights must fit the type that they are written in, but `{name}` of {what} is too large: it reaches "
-            f"{value:.6g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a "
-            f"wider `dtype`."
-        )
+    def _too_large(self, whose: str, peaks: Mapping[str, float]) -> str:
+        name, peak = next(iter(peaks.items()))
+        return too_large(name, whose, peak, self.output_dtypes[name])
 
     def race(
         self,

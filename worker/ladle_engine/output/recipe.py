@@ -13,6 +13,7 @@ from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients, RandomPart
 from ladle_engine.errors import CheckpointError
+from ladle_engine.output.overflow import SATURATING, largest, limit, too_large
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
@@ -52,14 +53,12 @@ class Recipe:
         output's type cannot hold, the tensor and its largest value.
         """
         dtype = self.output_dtypes[name]
-        has_no_infinity = not (dtype.is_floating_point or dtype.is_complex)
-        inputs_are_finite = False
+        is_sound = False
         for block in self._blocks(name, readers, dtype):
-            if not has_no_infinity and not has_finite_sum(block):
-                if not inputs_are_finite:
-                    self._refuse_non_finite(name, readers)
-                    inputs_are_finite = True
-                self._refuse_overflow(name, readers, block)
+            if not is_sound and _is_suspect(block):
+                self._refuse_non_finite(name, readers)
+                self._refuse_overflow(name, readers)
+                is_sound = True
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
@@ -96,27 +95,24 @@ class Recipe:
         for checkpoint, reader in zip(self.checkpoints.checkpoints, readers, strict=True):
             refuse_non_finite(checkpoint, name, reader.read(name))
 
-    def _refuse_overflow(self, name: str, readers: Sequence[TensorReader], block: Tensor) -> None:
-        """Returns when the block is finite: then only the sum over all its numbers was not."""
-        if bool(torch.isfinite(_widened(block)).all()):
-            return
+    def _refuse_overflow(self, name: str, readers: Sequence[TensorReader]) -> None:
+        """Returns when all numbers are finite in the output's type: then only the sum over them was not."""
         dtype = self.output_dtypes[name]
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        largest = max(float(_widened(part).abs().amax()) for part in self._blocks(name, readers, wide) if part.numel())
-        single = self._copied_from(name)
-        whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
-        raise CheckpointError(
-            "non-finite-weights",
-            f"Weights must fit the type that they are written in, but `{name}` of {whose} is too large: it reaches "
-            f"{largest:.6g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a "
-            f"wider `dtype`.",
-        )
+        value = max(largest(block) for block in self._blocks(name, readers, wide))
+        if not value < limit(dtype):
+            single = self._copied_from(name)
+            whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
+            raise CheckpointError("non-finite-weights", too_large(name, whose, value, dtype))
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    """Real, in a type that torch compares."""
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return real.to(torch.float64)
+def _is_suspect(block: Tensor) -> bool:
+    """Whether some of the numbers may not be what was summed; exactly those are looked for where this says yes."""
+    if not (block.is_floating_point() or block.is_complex()):
+        return False
+    if block.dtype in SATURATING and largest(block) == torch.finfo(block.dtype).max:
+        return True
+    return not has_finite_sum(block)
 
 
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,14 +64,15 @@ def _load(model: nn.Module, tensors: Mapping[str, TensorInfo], names: Mapping[st
     }
     loader: Any = type(model)
     try:
-        loaded, info = loader.from_pretrained(
-            None,
-            config=getattr(model, "config", None),
-            state_dict=numbered,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded, info = loader.from_pretrained(
+                None,
+                config=getattr(model, "config", None),
+                state_dict=numbered,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except MemoryError:
         raise
     except Exception as error:
@@ -89,6 +91,22 @@ def _load(model: nn.Module, tensors: Mapping[str, TensorInfo], names: Mapping[st
     )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar and its report of a loading that is only an experiment."""
+    from transformers.utils import logging
+
+    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
 def _origins(model: nn.Module, tensors: Mapping[str, TensorInfo], loading: _Loading) -> dict[str, str | None]:
     stored_of: dict[str, str | None] = {}
     unclear: list[str] = []
@@ -105,9 +123,10 @@ def _origins(model: nn.Module, tensors: Mapping[str, TensorInfo], loading: _Load
         else:
             unclear.append(name)
         arrived.add(stored_of.get(name) or "")
-    if unclear:
+    if not loading.missing:
+        # Otherwise what is missing is to be told of, and what is tied to it was started anew too.
         _refuse_made_from_several(model, tensors, loading, unclear)
-        stored_of |= dict.fromkeys(unclear)
+    stored_of |= dict.fromkeys(unclear)
     passed_over = [stored for name, stored in loading.names.items() if name not in loading.unexpected]
     stored_of |= {stored: stored for stored in passed_over if stored not in arrived and stored not in loading.state}
     return {name: stored for name, stored in stored_of.items() if name != stored or name not in loading.state}
@@ -117,6 +136,8 @@ def _refuse_made_from_several(
     model: nn.Module, tensors: Mapping[str, TensorInfo], loading: _Loading, unclear: Collection[str]
 ) -> None:
     """What changes with the numbers comes from the checkpoints; what does not, the model makes itself."""
+    if not unclear:
+        return
     again = _load(model, tensors, loading.names, FIRST_NUMBERS[1])
     for name in unclear:
         if not torch.equal(loading.state[name], again.state[name]):
