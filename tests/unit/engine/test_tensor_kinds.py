@@ -198,6 +198,23 @@ def test_every_type_of_torchs_is_averaged_or_refused_by_name(
         assert str(dtype).removeprefix("torch.") in message
 
 
+@pytest.mark.parametrize("dtype", sorted(FLOATING_DTYPES, key=str), ids=str)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "streamed"])
+def test_coefficients_are_trained_on_every_floating_type(tmp_path: Path, dtype: torch.dtype, precision: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        values = torch.randn(6, generator=torch.Generator().manual_seed(number))
+        torch.save({"w": values.to(dtype)}, folder / f"step-{number}.pt")
+    average(
+        folder, folder, output=tmp_path / "out", task=ToyTask(Scaled), method="twa", method_options={"steps": 3},
+        precision=precision,
+    )  # fmt: skip
+    written = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    assert written.dtype is dtype
+    assert bool(torch.isfinite(written.double()).all())
+
+
 def filled(number: int, dtype: torch.dtype) -> Tensor:
     try:
         return torch.tensor([number, 2 * number, 0]).to(dtype)

@@ -164,6 +164,10 @@ class Config:
     lr: float = 0.1
 
 
+class Mine(Tensor):
+    """A tensor of the user's."""
+
+
 UNSAFE: dict[str, tuple[Callable[[int], object], str, str]] = {
     "namespace": (
         lambda i: {"state_dict": state(i), "args": argparse.Namespace(lr=0.1)},
@@ -178,6 +182,11 @@ UNSAFE: dict[str, tuple[Callable[[int], object], str, str]] = {
     "a path": (
         lambda i: {"model": state(i), "hyper_parameters": {"root": Path("data")}},
         "its entry `hyper_parameters` / `root` asks for `pathlib.",
+        "unsafe-checkpoint",
+    ),
+    "a subclass of Tensor": (
+        lambda i: {"model": {**state(i), "v": torch.ones(2).as_subclass(Mine)}},
+        f"its entry `model` / `v` asks for `{__name__}.Mine`",
         "unsafe-checkpoint",
     ),
     "a function": (

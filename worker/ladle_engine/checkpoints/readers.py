@@ -81,7 +81,11 @@ class PickleReader:
             self._weights |= loaded.tensors
             notes += loaded.notes
         self.notes: tuple[str, ...] = tuple(dict.fromkeys(notes))
-        self._stored_name = asked_for(checkpoint.like, {name: _info(each) for name, each in self._weights.items()})
+        stored = {
+            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
+        }
+        self._stored_name = asked_for(checkpoint.like, stored)
+        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -92,17 +96,13 @@ class PickleReader:
         self._weights.clear()
 
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return {name: _info(self._weights[original]) for name, original in self._stored_name.items()}
+        return self._tensors
 
     def stored_names(self) -> Mapping[str, str]:
         return self._stored_name
 
     def read(self, name: str) -> Tensor:
         return dense(self._weights[self._stored_name[name]])
-
-
-def _info(tensor: Tensor) -> TensorInfo:
-    return TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype)
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:

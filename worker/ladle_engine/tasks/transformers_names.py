@@ -97,7 +97,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
