@@ -344,3 +344,30 @@ def test_every_name_fits_at_most_one() -> None:
         assert fit(present, model) == {prefixes + name: name for name in model}
     assert fit(model, {"x.w": info(2)}) == {}
     assert unwrapped({}) == {}
+
+
+def test_a_counter_that_one_checkpoint_lacks_is_the_references(tmp_path: Path) -> None:
+    """Checkpoints of before torch 0.4.1 have no `num_batches_tracked`, and AveragedModel's others no `n_averaged`."""
+    made = states(norm_net)
+    for number, state in enumerate(made, start=1):
+        state["1.num_batches_tracked"].fill_(10 * number)
+    older = [without(made[0], "1.num_batches_tracked"), *made[1:]]
+    folder = written(tmp_path / "in", older)
+    single = combine_checkpoints(folder, output=tmp_path / "single", weights=[1.0, 0.0, 0.0])
+    assert int(load_file(single / "model.safetensors")["1.num_batches_tracked"]) == 30
+    assert int(averaged(folder, tmp_path / "out", norm_net)["1.num_batches_tracked"]) == 30
+    checkpoints = discover(folder)
+    binding = bind(norm_net(), checkpoints)
+    for checkpoint, expected in zip(checkpoints.checkpoints, (30, 20, 30), strict=True):
+        binding.load(checkpoint)
+        assert int(binding.counters["1.num_batches_tracked"]) == expected
+    with pytest.raises(EngineError, match=r"wants|has the tensor `1\.num_batches_tracked`"):
+        averaged(
+            written(tmp_path / "none", [without(state, "1.num_batches_tracked") for state in made]),
+            tmp_path / "out-none",
+            norm_net,
+        )
+
+
+def without(state: State, name: str) -> State:
+    return {each: tensor for each, tensor in state.items() if each != name}

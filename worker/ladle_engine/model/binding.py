@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ladle_engine.checkpoints.names import fit, is_counter
+from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.tensor_kinds import same_bits
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError, EngineError, TaskError
+from ladle_engine.model.fitting import fit_model
 from ladle_engine.model.local_shard import local_part
 
 
@@ -30,8 +31,10 @@ class Binding:
     """Integer and boolean buffers: never averaged, they come from the reference checkpoint."""
     aliases: Mapping[str, str]
     """Further names of tied tensors in the checkpoints -> the name that stands for them."""
-    unused: tuple[str, ...] = ()
+    unused: tuple[str, ...]
     """Tensors of the checkpoints that the model does not take; the result has the reference's."""
+    reference: Checkpoint
+    """Has the counters that another checkpoint may lack."""
 
     @property
     def note(self) -> str | None:
@@ -56,15 +59,25 @@ class Binding:
             for name, parameter in self.parameters.items():
                 local, start = local_part(parameter)
                 local.copy_(reader.read(name).reshape(-1)[start : start + local.numel()])
-            for name, target in {**self.statistics, **self.counters}.items():
+            for name, target in self.statistics.items():
                 target.copy_(reader.read(name))
+            for name, value in self._counters_in(reader).items():
+                self.counters[name].copy_(value)
 
     def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """One checkpoint's integer and boolean buffers."""
+        """One checkpoint's integer and boolean buffers; the reference's for those that it lacks."""
         if not self.counters:
             return {}
         with open_checkpoint(checkpoint) as reader:
-            return {name: reader.read(name).clone() for name in self.counters}
+            return self._counters_in(reader)
+
+    def _counters_in(self, reader: TensorReader) -> dict[str, Tensor]:
+        present = reader.tensors()
+        found = {name: reader.read(name).clone() for name in self.counters if name in present}
+        if lacking := [name for name in self.counters if name not in found]:
+            with open_checkpoint(self.reference) as reference:
+                found |= {name: reference.read(name).clone() for name in lacking}
+        return found
 
 
 def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str | None] | None = None) -> Binding:
@@ -74,12 +87,12 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
     Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape or kind differs.
     """
     present = checkpoints.tensors
-    named = _names_in_checkpoints(model, present, stored_names or {})
+    fitted = fit_model(model, present, stored_names or {})
     parameters: dict[str, nn.Parameter] = {}
     statistics: dict[str, Tensor] = {}
     counters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    for in_model, tensor, stored in _tied(model, named, stored_names or {}):
+    for in_model, tensor, stored in fitted.wanted:
         if not stored:
             raise _mismatch(
                 f"has the tensor `{in_model}` of shape {tuple(tensor.shape)}, but the checkpoints have none of that "
@@ -100,49 +113,23 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
         if not isinstance(tensor, DTensor):
             # Flat vectors are cut in the order of rows, which a model in `channels_last` does not have.
             tensor.data = tensor.data.contiguous()
-    unused = _unused(present, {*parameters, *statistics, *counters, *aliases}, set(named.values()))
+    for in_model, tensor in fitted.made_by_model:
+        _refuse_unmade(in_model, tensor)
+    unused = [name for name in present if name not in {*parameters, *statistics, *counters, *aliases}]
+    # Neither a buffer that the model makes itself, nor a single whole number of a wrapper's.
+    if extra := [name for name in unused if name not in fitted.known and not is_counter(present[name])]:
+        raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")
     _check_ties(checkpoints, aliases)
     _refuse_differing_complex(checkpoints)
     return Binding(
-        model=model, parameters=parameters, statistics=statistics, counters=counters, aliases=aliases, unused=unused
+        model=model,
+        parameters=parameters,
+        statistics=statistics,
+        counters=counters,
+        aliases=aliases,
+        unused=tuple(unused),
+        reference=checkpoints.reference,
     )
-
-
-def _names_in_checkpoints(
-    model: nn.Module, present: Mapping[str, TensorInfo], stored_names: Mapping[str, str | None]
-) -> dict[str, str]:
-    """Name in the model, its non-persistent buffers included -> name in the checkpoints, for all that they hold."""
-    own = dict(model.named_buffers(remove_duplicate=False)) | _state(model)
-    wanted = {
-        name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype)
-        for name, tensor in own.items()
-        if name not in stored_names
-    }
-    given = {name: stored for name, stored in stored_names.items() if stored is not None and stored in present}
-    return fit(wanted, present) | given
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict, without what modules add to it that is no tensor."""
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
-def _tied(
-    model: nn.Module, named: Mapping[str, str], stored_names: Mapping[str, str | None]
-) -> Iterator[tuple[str, Tensor, list[str]]]:
-    """The tensors that checkpoints are to fill, each with one name in the model and all it has in the checkpoints."""
-    names_of: dict[int, list[str]] = {}
-    state = _state(model)
-    for name, tensor in state.items():
-        names_of.setdefault(id(tensor), []).append(name)
-    for names in names_of.values():
-        tensor = state[names[0]]
-        stored = list(dict.fromkeys(named[name] for name in names if name in named))
-        if not stored and all(stored_names.get(name, name) is None for name in names):
-            _refuse_unmade(names[0], tensor)
-            continue
-        yield names[0], tensor, stored
 
 
 def _refuse_unmade(name: str, tensor: Tensor) -> None:
@@ -175,16 +162,6 @@ def _some(names: Collection[str]) -> str:
 
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _unused(present: Mapping[str, TensorInfo], bound: Set[str], known: Set[str]) -> tuple[str, ...]:
-    """The checkpoints' tensors that the model has no use for, and that are no sign of another model: buffers that it
-    makes itself, and single whole numbers of a wrapper's."""
-    unused = [name for name in present if name not in bound]
-    extra = [name for name in unused if name not in known and not is_counter(present[name])]
-    if extra:
-        raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")
-    return tuple(unused)
 
 
 def _refuse_differing_complex(checkpoints: CheckpointSet) -> None:

@@ -62,7 +62,7 @@ class Recipe:
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in self.statistics or self._copied_from(name) is not None:
+        if name in self.statistics or self._copied_from(name, readers) is not None:
             (tensor,) = self.sources(name, readers)
             return _parts(tensor, dtype)
         weights, alpha_K = [reader.read(name) for reader in readers], self.coefficients.of(name)
@@ -71,19 +71,21 @@ class Recipe:
             return combine(weights, alpha_K, dtype)
         return _with_random(combine(weights, alpha_K, torch.float64), random, name, group, dtype)
 
-    def _copied_from(self, name: str) -> int | None:
+    def _copied_from(self, name: str, readers: Sequence[TensorReader]) -> int | None:
         """The checkpoint whose tensor is taken as it is; None for a sum."""
         single = self.coefficients.single()
-        if single is None and name not in self.coefficients.group_of:
-            # Counters, masks and what the model has no use for: the reference's, never averaged.
-            return len(self.checkpoints.checkpoints) - 1
-        return single
+        if single is None and name in self.coefficients.group_of:
+            return None
+        # Counters, masks and what the model has no use for are the reference's, never averaged; and a counter that a
+        # single checkpoint lacks.
+        has_it = single is not None and name in readers[single].tensors()
+        return single if has_it else len(readers) - 1
 
     def sources(self, name: str, readers: Sequence[TensorReader]) -> list[Tensor]:
         """What the output tensor `name` is made from, which may be memory-mapped."""
         if name in self.statistics:
             return [self.statistics[name]]
-        if (single := self._copied_from(name)) is not None:
+        if (single := self._copied_from(name, readers)) is not None:
             return [readers[single].read(name)]
         alpha_K = self.coefficients.of(name).tolist()
         return [reader.read(name) for reader, alpha in zip(readers, alpha_K, strict=True) if alpha != 0.0]
@@ -101,7 +103,7 @@ class Recipe:
         wide = torch.complex128 if dtype.is_complex else torch.float64
         value = max(largest(block) for block in self._blocks(name, readers, wide))
         if not value < limit(dtype):
-            single = self._copied_from(name)
+            single = self._copied_from(name, readers)
             whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
             raise CheckpointError("non-finite-weights", too_large(name, whose, value, dtype))
 
