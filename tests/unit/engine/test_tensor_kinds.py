@@ -310,6 +310,13 @@ def test_a_model_of_real_numbers_takes_neither_complex_nor_whole_ones(
         average(folder, folder, output=tmp_path / "out", task=ToyTask(Scaled), method="uniform")
 
 
+def test_checkpoints_of_complex_weights_alone_are_combined_and_not_trained_on(tmp_path: Path) -> None:
+    model = two(tmp_path / "in", lambda i: {"w": torch.full((6,), complex(i, i))})
+    assert model["w"].unique().tolist() == [1.5 + 1.5j]
+    with pytest.raises(CheckpointError, match="must be real numbers to be trained and judged"):
+        average(tmp_path / "in", tmp_path, output=tmp_path / "out", task=ToyTask(Scaled))
+
+
 def test_an_expanded_tensor_of_absurd_size_is_refused_and_not_made(tmp_path: Path) -> None:
     message = refused(tmp_path / "in", lambda i: {"w": torch.tensor([float(i)]).expand(10**11)})
     assert "a view that repeats 4 bytes until they are 400,000,000,000" in message
