@@ -13,14 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine import DataError
-from ladle_engine.tasks.images import ArrayImages, FolderImages, ImageShape, open_images
+from ladle_engine.tasks.images import ArrayImages, DecodedImages, ImageShape, open_images
+from ladle_engine.tasks.preprocessing import PlainPreprocessing
 
 SHAPE = ImageShape(channels=3, num_classes=2, class_ids=None)
 GREY = ImageShape(channels=1, num_classes=2, class_ids=None)
-
-
-def same(images: Tensor) -> Tensor:
-    return images
 
 
 def pixels(count: int = 4) -> np.ndarray:
@@ -36,7 +33,7 @@ def image_folder(path: Path, images: np.ndarray, labels: list[int], names: Mappi
 
 
 def opened(path: Path, shape: ImageShape = SHAPE, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-    data = open_images(path, shape, size, same)
+    data = open_images(path, shape, PlainPreprocessing(size=size))
     return dict(data.batch(torch.arange(len(data))))
 
 
@@ -161,7 +158,7 @@ def test_an_image_bomb_and_a_link_out_of_the_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
-    monkeypatch.setattr("ladle_engine.tasks.images.MAX_PIXELS", 29)
+    monkeypatch.setattr("ladle_engine.tasks.image_files.MAX_PIXELS", 29)
     assert "6 x 5" in refused("invalid-data", folder)
     (tmp_path / "secret.png").write_bytes((folder / "a" / "0.png").read_bytes())
     (folder / "a" / "link.png").symlink_to(tmp_path / "secret.png")
@@ -170,8 +167,8 @@ def test_an_image_bomb_and_a_link_out_of_the_folder_are_refused(
 
 def test_a_folder_is_decoded_when_asked_and_an_array_lies_in_memory(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
-    assert isinstance(open_images(folder, SHAPE, None, same), FolderImages)
-    arrays = open_images(npz(tmp_path, images=pixels(), labels=np.zeros(4, dtype=int)), SHAPE, None, same)
+    assert isinstance(open_images(folder, SHAPE, PlainPreprocessing()), DecodedImages)
+    arrays = open_images(npz(tmp_path, images=pixels(), labels=np.zeros(4, dtype=int)), SHAPE, PlainPreprocessing())
     assert isinstance(arrays, ArrayImages)
 
 

@@ -28,6 +28,16 @@ class ClassFolders:
     passed_over: Sequence[Path] = field(default_factory=list)
     """Files in the folders that are no images."""
 
+    def remark(self) -> str | None:
+        """What is passed over, in words."""
+        if not self.passed_over:
+            return None
+        names = [str(path.relative_to(self.root)) for path in self.passed_over]
+        return (
+            f"{len(names)} files in the class folders of `{self.root}` are passed over, because they are not "
+            f"{', '.join(SUFFIXES)}: {_listed(names)}."
+        )
+
 
 def find_images(root: Path) -> ClassFolders:
     """Hidden files and folders are left out. Raises `DataError`: a link leads out of `root`, or nothing is found."""
@@ -111,13 +121,14 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
         raise DataError(
             "unknown-classes",
             f"There must be one class folder for each of the model's {shape.num_classes} classes, or folders named by "
-            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {', '.join(names[:10])}.",
+            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {_listed(names)}.",
         )
     unknown = [name for name in names if _by_loose_name([name], known, shape.num_classes) is None]
     raise DataError(
         "unknown-classes",
         f"Class folders must be named as in the model's config ({_listed(list(known))}) or by number from 0 to "
-        f"{shape.num_classes - 1}, but `{folders.root}` has {_listed(unknown or names)}.",
+        f"{shape.num_classes - 1}, but `{folders.root}` has "
+        f"{_listed(unknown or names, quote='`')}.",
     )
 
 
@@ -126,7 +137,7 @@ def _by_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | 
 
 
 def _by_loose_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
-    """Whatever the case, and with spaces, `_` and `-` for one another; or one of several names (`tench, Tinca tinca`)."""
+    """Whatever the case, and with spaces, `_` and `-` alike; or by one of several names, as in `tench, Tinca tinca`."""
     ways = [(_loose(way), label) for name, label in known.items() for way in {name, *name.split(",")}]
     labels_of: dict[str, set[int]] = {}
     for way, label in ways:
@@ -187,6 +198,6 @@ def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShap
             )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], quote: str = "") -> str:
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(f"`{name}`" for name in names[:10]) + more
+    return ", ".join(f"{quote}{name}{quote}" for name in names[:10]) + more

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from numpy.lib import format as npy
 from safetensors import SafetensorError, safe_open
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.safetensors_file import read_header
 from ladle_engine.errors import CheckpointError, DataError
-from ladle_engine.storage.host_memory import free_bytes
+from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.tasks.image_shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
@@ -112,9 +111,10 @@ def _refuse_large(path: Path, num_bytes: int) -> None:
     if num_bytes > max(SMALL_BYTES, MAX_RATIO * file_bytes):
         raise DataError(
             "invalid-data",
-            f"`{path}` must unpack to at most {MAX_RATIO} times its own {file_bytes:,} bytes, but declares {num_bytes:,}.",
+            f"`{path}` must unpack to at most {MAX_RATIO} times its own {file_bytes:,} bytes, but declares "
+            f"{num_bytes:,}.",
         )
-    most = int(MEMORY_SHARE * free_bytes())
+    most = int(MEMORY_SHARE * free_host_bytes())
     if num_bytes > most:
         raise DataError(
             "invalid-data",
@@ -163,8 +163,8 @@ def as_labels(labels: Tensor, num_images: int, shape: ImageShape, path: Path) ->
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or len(labels) != num_images:
         raise DataError(
             "invalid-data",
-            f"Labels must be {num_images} whole numbers, one per image, but in `{path.name}` they are {labels.dtype} of "
-            f"shape {tuple(labels.shape)}.",
+            f"Labels must be {num_images} whole numbers, one per image, but in `{path.name}` they are {labels.dtype} "
+            f"of shape {tuple(labels.shape)}.",
         )
     labels = labels.to(torch.int64)
     unknown = labels[(labels < 0) | (labels >= shape.num_classes)].unique().tolist()

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
+from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.model_config import class_ids, image_size, no_larger_than, num_channels, parse_config, translated
 from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing, Preprocessing
 from ladle_engine.tasks.processor import Overrides, find_processor, open_processor
 from ladle_engine.tasks.transformers_names import stored_names
@@ -25,9 +25,12 @@ from ladle_engine.tasks.transformers_names import stored_names
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    batch_size: int = option(128, "examples a batch, to train and to evaluate", at_least=1)
+    batch_size: int = option(128, "examples per batch, to train and to evaluate", at_least=1)
     image_size: int | None = option(
-        None, "height and width the model gets; the processor's or the model's when absent", at_least=1, at_most=MAX_SIDE
+        None,
+        "height and width of what the model gets; the processor's when absent",
+        at_least=1,
+        at_most=MAX_SIDE,
     )
     mean: list[float] | None = option(None, "per channel, subtracted; the processor's when absent")
     std: list[float] | None = option(None, "per channel, divided by; the processor's when absent")
@@ -75,9 +78,9 @@ class ImageClassification:
         # transformers takes seconds to import, which a plug-in with a model of its own does not need.
         from transformers import AutoModelForImageClassification
 
-        config = parse_config(checkpoints)
-        with translated(checkpoints):
-            with no_larger_than(checkpoints):
+        config = model_config.parse_config(checkpoints)
+        with model_config.translated(checkpoints):
+            with model_config.no_larger_than(checkpoints):
                 AutoModelForImageClassification.from_config(config, trust_remote_code=False)
             model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         return model
@@ -89,8 +92,8 @@ class ImageClassification:
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
         config = checkpoints.config or {}
-        num_classes, names = class_ids(config)
-        return ImageShape(channels=num_channels(config), num_classes=num_classes, class_ids=names)
+        num_classes, names = model_config.class_ids(config)
+        return ImageShape(channels=model_config.num_channels(config), num_classes=num_classes, class_ids=names)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         shape = self.shape(checkpoints)
@@ -110,7 +113,7 @@ class ImageClassification:
                 f"`{absent}` is absent.",
             )
         side = self.options.image_size
-        size = image_size(checkpoints.config or {}) if side is None else (side, side)
+        size = model_config.image_size(checkpoints.config or {}) if side is None else (side, side)
         return PlainPreprocessing(size=size, mean=options.mean, std=options.std)
 
     def _overrides(self, shape: ImageShape) -> Overrides:

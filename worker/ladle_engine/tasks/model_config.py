@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.preprocessing import MAX_SIDE
 
-LAYERS = re.compile(r"layers|depth")
+LAYERS = re.compile(r"layers|depth|blocks|stages")
 
 
 def parse_config(checkpoints: CheckpointSet) -> Any:
@@ -26,7 +26,8 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
 
     config = dict(checkpoints.config or {})
     # transformers makes lists as long as these say.
-    _refuse_more(config, "num_labels", max((max(info.shape, default=1) for info in checkpoints.tensors.values())))
+    longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
+    _refuse_more(config, "num_labels", longest)
     for name in filter(LAYERS.search, config):
         _refuse_more(config, name, len(checkpoints.tensors))
     model_type = config.pop("model_type", None)
@@ -134,7 +135,8 @@ def _of_images(config: Mapping[str, Any], name: str) -> Any:
 
 def _refuse_more(config: Mapping[str, Any], name: str, most: int) -> None:
     value = config.get(name)
-    if isinstance(value, int) and value > most:
+    numbers = value if isinstance(value, list) else [value]
+    if sum(number for number in numbers if isinstance(number, int)) > most:
         raise _refused(name, f"at most {most}, as the tensors of the checkpoints say", value)
 
 

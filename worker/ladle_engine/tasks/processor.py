@@ -22,7 +22,7 @@ from ladle_engine.tasks.model_config import parse_config
 from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing
 
 GENERIC_PROCESSOR = "ViTImageProcessor"
-"""Resizes, crops, rescales and normalises as its file says. Taken where neither the file nor the model's type names one."""
+"""Resizes, crops, rescales and normalises as its file says: where neither that nor the model's type names another."""
 
 SIZES = ("size", "crop_size", "pad_size")
 
@@ -87,7 +87,7 @@ class FolderPreprocessing:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     options: PlainPreprocessing
-    """For floating arrays, which have been through a processor already: what the task's options ask for, and no more."""
+    """For floating arrays, which have been through a processor already: what the task's options ask for alone."""
 
     @property
     def takes_any_mode(self) -> bool:
@@ -255,6 +255,7 @@ def _sizes_to_try(processor: Any, image_size: int) -> Iterator[Mapping[str, Any]
     elif size.keys() == {"shortest_edge"}:
         yield {"do_resize": True, "size": {"shortest_edge": image_size}}
     yield {"do_resize": True, "size": square, "crop_size": square}
+    yield {"do_resize": True, "size": {"shortest_edge": image_size}, "do_center_crop": True, "crop_size": square}
 
 
 def _tried(processor: Any, path: Path, channels: int, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
