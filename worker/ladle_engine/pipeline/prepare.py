@@ -120,12 +120,12 @@ def make_statistics(job: Job, binding: Binding) -> Statistics:
     if warning:
         job.on_event(Warned(message=warning))
     if statistics.name == "recomputed":
-        _refuse_single_examples(job)
+        _refuse_empty_shares(job)
     return statistics
 
 
-def _refuse_single_examples(job: Job) -> None:
-    """BatchNorm's statistics are of a batch, of which every rank has a part."""
+def _refuse_empty_shares(job: Job) -> None:
+    """BatchNorm's statistics are those of a batch over all ranks, and each rank must have an example of it."""
     ranks = job.collectives.size
     if job.task.batch_size < 2 * ranks:
         raise TaskError(
@@ -134,11 +134,11 @@ def _refuse_single_examples(job: Job) -> None:
             f"{job.task.batch_size} with {ranks} ranks.",
         )
     examples = min(len(job.splits.coefficients), len(job.splits.statistics))
-    if examples < 2 * ranks:
+    if examples < ranks:
         raise DataError(
             "too-little-data",
-            f"There must be at least 2 examples per rank to fit, because the model has BatchNorm, but there are "
-            f"{examples} for {ranks} ranks. Give more examples or fewer ranks.",
+            f"There must be an example to fit for each of {ranks} ranks, because the model has BatchNorm, but there "
+            f"are {examples}. Give more examples or fewer ranks.",
         )
 
 

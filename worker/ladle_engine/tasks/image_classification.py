@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,14 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing, Preprocessing
+from ladle_engine.tasks.preprocessing import (
+    DEVIATIONS,
+    MAX_SIDE,
+    MEANS,
+    PlainPreprocessing,
+    Preprocessing,
+    all_within,
+)
 from ladle_engine.tasks.processor import Overrides, find_processor, open_processor
 from ladle_engine.tasks.transformers_names import stored_names
 
@@ -36,12 +42,12 @@ class ImageOptions:
     std: list[float] | None = option(None, "per channel, divided by; the processor's when absent")
 
     def check(self, owner: str) -> None:
-        for name, values, fits, rule in (
-            ("mean", self.mean, math.isfinite, "finite numbers"),
-            ("std", self.std, lambda value: math.isfinite(value) and value > 0, "finite numbers above 0"),
-        ):
-            if values is not None and (not values or not all(map(fits, values))):
-                raise TaskError("invalid-task-options", f"`{name}` of {owner} must be {rule}, but is {values}.")
+        for name, values, bounds in (("mean", self.mean, MEANS), ("std", self.std, DEVIATIONS)):
+            if values is not None and (not values or not all_within(values, bounds)):
+                raise TaskError(
+                    "invalid-task-options",
+                    f"`{name}` of {owner} must be numbers from {bounds[0]:g} to {bounds[1]:g}, but is {values}.",
+                )
 
 
 class ImageClassification:
@@ -91,7 +97,7 @@ class ImageClassification:
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
-        config = checkpoints.config or {}
+        config = model_config.checked(checkpoints)
         num_classes, names = model_config.class_ids(config)
         return ImageShape(channels=model_config.num_channels(config), num_classes=num_classes, class_ids=names)
 

@@ -24,15 +24,23 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
     # transformers takes seconds to import, which a plug-in with a model of its own does not need.
     from transformers import AutoConfig
 
-    config = dict(checkpoints.config or {})
-    # transformers makes lists as long as these say.
+    values = dict(checked(checkpoints))
+    model_type = values.pop("model_type", None)
+    with translated(checkpoints):
+        return AutoConfig.for_model(model_type, **values)
+
+
+def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
+    """The config, none of whose lengths is beyond what the tensors can be for: transformers makes lists of them.
+
+    Raises `TaskError` (model-mismatch).
+    """
+    config = checkpoints.config or {}
     longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
     _refuse_more(config, "num_labels", longest)
     for name in filter(LAYERS.search, config):
         _refuse_more(config, name, len(checkpoints.tensors))
-    model_type = config.pop("model_type", None)
-    with translated(checkpoints):
-        return AutoConfig.for_model(model_type, **config)
+    return config
 
 
 @contextmanager
@@ -129,8 +137,8 @@ def whole_number(config: Mapping[str, Any], name: str) -> int | None:
 
 def _of_images(config: Mapping[str, Any], name: str) -> Any:
     """Models of text and images, such as CLIP's, keep what is about images in a part of their config."""
-    part = config.get("vision_config")
-    return config.get(name, part.get(name) if isinstance(part, dict) else None)
+    value, part = config.get(name), config.get("vision_config")
+    return part.get(name) if value is None and isinstance(part, dict) else value
 
 
 def _refuse_more(config: Mapping[str, Any], name: str, most: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,19 @@ from torch import Tensor
 
 MAX_SIDE = 4096
 """Pixels. Larger inputs than any model takes are refused: a stranger's file must not make us fill the memory."""
+
+
+MEANS = (-1e6, 1e6)
+DEVIATIONS = (1e-6, 1e6)
+"""What images can be normalised with in float32."""
+
+
+def all_within(values: Sequence[Any], bounds: tuple[float, float]) -> bool:
+    return all(is_number(value) and bounds[0] <= value <= bounds[1] for value in values)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class Preprocessing(Protocol):

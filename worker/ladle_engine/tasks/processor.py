@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks.model_config import parse_config
-from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing
+from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, PlainPreprocessing, all_within, is_number
 
 GENERIC_PROCESSOR = "ViTImageProcessor"
 """Resizes, crops, rescales and normalises as its file says: where neither that nor the model's type names another."""
@@ -158,7 +157,8 @@ def _build(file: ProcessorFile, checkpoints: CheckpointSet) -> Any:
     values = {name: value for name, value in file.values.items() if name != "auto_map"}
     config = None
     if not values.keys() & {"image_processor_type", "feature_extractor_type"}:
-        if (checkpoints.config or {}).get("model_type") in CONFIG_MAPPING:
+        model_type = (checkpoints.config or {}).get("model_type")
+        if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
             config = parse_config(checkpoints)
         else:
             values = _as_generic(file.path, values)
@@ -207,8 +207,8 @@ def _normalisation(
             f"`{'mean' if options.mean is None else 'std'}` is absent.",
         )
     return (
-        options.mean or _per_channel(processor.image_mean, "image_mean", path, channels),
-        options.std or _per_channel(processor.image_std, "image_std", path, channels, positive=True),
+        options.mean or _per_channel(processor.image_mean, "image_mean", path, channels, MEANS),
+        options.std or _per_channel(processor.image_std, "image_std", path, channels, DEVIATIONS),
     )
 
 
@@ -306,7 +306,7 @@ def refuse_absurd(file: ProcessorFile) -> None:
         return TaskError("model-mismatch", f"`{name}` in `{file.path}` must be {rule}, but is {value}.")
 
     crop_pct = file.values.get("crop_pct")
-    if crop_pct is not None and not (_is_number(crop_pct) and crop_pct > 0):
+    if crop_pct is not None and not (is_number(crop_pct) and crop_pct > 0):
         raise refuse("crop_pct", "a number above 0")
     for name, value in file.values.items():
         for number in _numbers_in(value):
@@ -322,22 +322,16 @@ def _numbers_in(value: Any) -> Iterator[float]:
     if isinstance(value, (dict, list)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _numbers_in(item)
-    elif _is_number(value):
+    elif is_number(value):
         yield value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _per_channel(value: Any, name: str, path: Path, channels: int, *, positive: bool = False) -> tuple[float, ...]:
+def _per_channel(value: Any, name: str, path: Path, channels: int, bounds: tuple[float, float]) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * channels
-    fits = all(_is_number(each) and math.isfinite(each) and not (positive and each <= 0) for each in values)
-    if len(values) != channels or not fits:
+    if len(values) != channels or not all_within(values, bounds):
         raise TaskError(
             "model-mismatch",
-            f"`{name}` in `{path}` must have one number for each of {channels} channels"
-            f"{', each above 0' if positive else ''}, but is {value!r}. The task options `mean` and `std` stand in for "
-            f"it.",
+            f"`{name}` in `{path}` must have one number for each of {channels} channels, from {bounds[0]:g} to "
+            f"{bounds[1]:g}, but is {value!r}. The task options `mean` and `std` stand in for it.",
         )
     return tuple(float(each) for each in values)
