@@ -49,8 +49,8 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         if method not in plan.with_starts:
             raise MethodError(
                 "invalid-method-options",
-                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but is for "
-                f"`{method}` too. Name it in `methods` as well.",
+                f"`options` of method `{AUTO}` must be for methods that run, or that others start from, but is also "
+                f"for `{method}`. Add it to `methods`.",
             )
     return plan
 

@@ -18,7 +18,7 @@ def run_once(context: MethodContext, method: str) -> Choice:
         circle = " and ".join(f"`{name}`" for name in context.choosing)
         raise MethodError(
             "invalid-method-options",
-            f"`start` must not lead back to where it began, but {circle} start from each other.",
+            f"`start` must not lead back to its own method, but {circle} start from each other.",
         )
     if method not in context.choices:
         context.choosing.append(method)
