@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine import EngineError, average, discover
+from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.tasks.base import DataSet
 from ladle_engine.tasks.image_classification import ImageClassification
-from ladle_engine.tasks.images import DecodedImages
+from ladle_engine.tasks.images import DecodedImages, ImageShape
 
 transformers = pytest.importorskip("transformers")
 
@@ -381,6 +382,19 @@ def test_a_thin_image_that_would_become_a_huge_one_is_refused(tmp_path: Path) ->
     values = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}}
     message = refused("invalid-data", checkpoints(tmp_path, values), tmp_path / "val")
     assert "at most 334 times as long as wide" in message
+    assert "thin.png" in message
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "convnext", "clip", "levit", "efficientnet"])
+def test_images_of_a_few_pixels_are_images_too(tmp_path: Path, name: str) -> None:
+    """transformers guesses at channels where an image has 1, 3 or 4 rows or columns."""
+    type_name, values = PROCESSORS[name]
+    getattr(transformers, type_name)(**values).save_pretrained(checkpoints(tmp_path, None))
+    (tmp_path / "val" / "ant").mkdir(parents=True)
+    for height, width in ((1, 1), (1, 3), (3, 3), (3, 4), (4, 1)):
+        pixels = GENERATOR.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "val" / "ant" / f"{height}{width}.png")
+    assert torch.equal(pixel_values(tmp_path, tmp_path / "val"), by_transformers(tmp_path, images_of(tmp_path / "val")))
 
 
 def test_without_a_processor_images_are_resized_to_the_models_size_and_no_more(tmp_path: Path, val: Path) -> None:
@@ -452,6 +466,30 @@ def test_what_a_batch_holds_does_not_depend_on_what_is_kept_nor_on_threads(
             assert torch.equal(data.batch(torch.tensor(indices))["pixel_values"], expected[indices])
         kept = sum(image.nbytes for image in data._kept.values())
         assert kept == min(room // size, len(SIZES)) * size, "as many as fit, and never more"
+
+
+def test_an_image_that_the_processor_fails_on_is_named(
+    tmp_path: Path, val: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoints(tmp_path, {"image_processor_type": "ViTImageProcessor", "size": 32})
+    data = opened(folder, val)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise KeyError("height")
+
+    monkeypatch.setattr(transformers.ViTImageProcessorPil, "resize", fail)
+    with pytest.raises(EngineError, match=r"bee/1\.png` must be an image that can be prepared.*KeyError") as caught:
+        data.batch(torch.tensor([2, 3]))
+    assert caught.value.code == "invalid-data"
+
+
+def test_more_classes_than_the_checkpoints_have_numbers_are_refused(tmp_path: Path, val: Path) -> None:
+    class Plugin(ImageClassification):
+        def shape(self, checkpoints: CheckpointSet) -> ImageShape:
+            return ImageShape(channels=3, num_classes=100_000_000, class_ids=None)
+
+    with pytest.raises(EngineError, match="hold 2,700 numbers, but describes 100,000,000 classes"):
+        Plugin.from_options({}).open_data(val, discover(checkpoints(tmp_path, None)))
 
 
 def test_kept_images_are_decoded_once(tmp_path: Path, val: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from ladle_engine.tasks.preprocessing import (
     Preprocessing,
     all_within,
 )
-from ladle_engine.tasks.processor import Overrides, find_processor, open_processor
+from ladle_engine.tasks.processor import Overrides, open_processor
+from ladle_engine.tasks.processor_file import find_processor
 from ladle_engine.tasks.transformers_names import stored_names
 
 
@@ -103,6 +104,13 @@ class ImageClassification:
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         shape = self.shape(checkpoints)
+        stored = sum(info.numel for info in checkpoints.tensors.values())
+        if shape.num_classes > stored:
+            raise TaskError(
+                "model-mismatch",
+                f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
+                f"describes {shape.num_classes:,} classes.",
+            )
         return open_images(path, shape, self.preprocessing(checkpoints, shape))
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:

@@ -117,7 +117,18 @@ class DecodedImages:
         return {"pixel_values": torch.stack(images), "labels": self._labels[indices]}
 
     def _prepare(self, index: int) -> Tensor:
-        return self._preprocessing.of_image(self._source.open(index)).contiguous()
+        image = self._source.open(index)
+        try:
+            return self._preprocessing.of_image(image).contiguous()
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Whatever a processor of transformers raises for an image that it is not made for.
+            raise DataError(
+                "invalid-data",
+                f"`{self._source.name(index)}` must be an image that can be prepared for the model, but that fails "
+                f"({type(error).__name__}: {str(error)[:300]}).",
+            ) from error
 
     def _check_shape(self, index: int, image: Tensor) -> None:
         if self._first is None:
