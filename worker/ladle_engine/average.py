@@ -28,7 +28,7 @@ from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
 from ladle_engine.tasks import choose_task
@@ -135,6 +135,8 @@ def _open(request: Request) -> Job:
     checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
     task = choose_task(checkpoints, request.task, request.task_options or {})
     splits = open_splits(request, task, checkpoints)
+    for remark in splits.remarks:
+        on_event(Warned(message=remark))
     settings = {**request.deciding_settings(task), "batch_size": task.batch_size}
     without_paths = {**request.deciding_settings(task, with_paths=False), "batch_size": task.batch_size}
     same_everywhere(checkpoints, request.data_paths, without_paths, collectives)
