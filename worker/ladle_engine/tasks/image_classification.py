@@ -58,9 +58,10 @@ class ImageClassification:
     )
     options_type: ClassVar[type] = ImageOptions
 
-    def __init__(self, options: ImageOptions) -> None:
-        self.options = options
-        self.batch_size = options.batch_size
+    def __init__(self, options: ImageOptions | None = None) -> None:
+        """The defaults of `options_type` where there are no options."""
+        self.options: ImageOptions = self.options_type() if options is None else options
+        self.batch_size = self.options.batch_size
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -81,7 +82,7 @@ class ImageClassification:
         # transformers takes seconds to import, which a plug-in with a model of its own does not need.
         from transformers import AutoConfig, AutoModelForImageClassification
 
-        config = dict(checkpoints.config or {})
+        config = dict(_config(checkpoints))
         model_type = config.pop("model_type", None)
         try:
             parsed = AutoConfig.for_model(model_type, **config)
@@ -106,7 +107,7 @@ class ImageClassification:
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
-        config = checkpoints.config or {}
+        config = _config(checkpoints)
         labels = config.get("id2label")
         if isinstance(labels, dict) and labels:
             names = {str(name): int(label) for label, name in labels.items()}
@@ -151,6 +152,17 @@ class ImageClassification:
         answer = model(batch["pixel_values"])
         logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
         return logits.to(torch.float32)
+
+
+def _config(checkpoints: CheckpointSet) -> Mapping[str, Any]:
+    """Raises `TaskError` (model-mismatch) where there is none: nothing else says which model it is."""
+    if checkpoints.config is None:
+        raise TaskError(
+            "model-mismatch",
+            f"Task `{ImageClassification.name}` must have a `config.json` of transformers, which names the model, but "
+            f"`{checkpoints.folder}` has none. Copy it there; for a model of your own write a task: see docs/tasks.md.",
+        )
+    return checkpoints.config
 
 
 def _refuse_oversized(outline: nn.Module, checkpoints: CheckpointSet) -> None:
