@@ -8,7 +8,6 @@ def test_my_task_follows_the_rules() -> None:
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints import CheckpointSet, discover
 from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.model.binding import Binding, bind
+from ladle_engine.paths import PathLike
 from ladle_engine.tasks import contract
 from ladle_engine.tasks.base import Batch, DataSet, Task
 from ladle_engine.tasks.choose import make_task, recognises
@@ -31,8 +31,6 @@ from ladle_engine.tasks.faults import ADVICE
 from ladle_engine.tasks.guard import guard
 from ladle_engine.tasks.identity import name_of
 from ladle_engine.tasks.installed import load_task
-
-PathLike = str | os.PathLike[str]
 
 EXAMPLES = 8
 """As many are looked at, or all where there are fewer."""

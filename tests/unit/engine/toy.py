@@ -61,8 +61,12 @@ class ToyTask:
         self.build = build or plain_net
         self.count = count
         self.batch_size = batch_size
-        self.losses_taken = 0
+        self._losses_taken = 0
+
+    @property
+    def losses_taken(self) -> int:
         """How often a gradient was wanted: once a step of one batch."""
+        return self._losses_taken
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
@@ -83,7 +87,7 @@ class ToyTask:
         return ToyData(self.count)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        self.losses_taken += 1
+        self._losses_taken += 1
         return (model(batch["x"]) - batch["y"]).square().mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -24,14 +24,23 @@ from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
 
 def guard(task: Task) -> Task:
     """The same task behind a guard. Raises `TaskError` (task-failed) for one whose declarations break the rules."""
-    return task if isinstance(task, GuardedTask) else cast(Task, GuardedTask(task))
+    return cast(Task, _guarded(task))
 
 
 def identity_of(task: Task) -> Mapping[str, Any]:
     """What tells this task from any other: its type, version and source, and the state in which it was made."""
-    guarded = guard(task)
-    assert isinstance(guarded, GuardedTask)
-    return guarded.identity
+    return _guarded(task).identity
+
+
+def refuse(task: Task, broken: Broken) -> NoReturn:
+    """Raises `TaskError` (task-failed)."""
+    _guarded(task).refuse(broken)
+
+
+def backward(task: Task, loss: Tensor) -> None:
+    """The gradients of a loss of the task, whose network may have functions of its own that fail here."""
+    with _guarded(task).faults("loss"):
+        loss.backward()
 
 
 class GuardedTask:
@@ -71,11 +80,6 @@ class GuardedTask:
         loss: Tensor = self._call("loss", model, batch)
         self._check(contract.broken_loss(loss, _device_of(batch)))
         return loss
-
-    def backward(self, loss: Tensor) -> None:
-        """A network's own functions may fail here too."""
-        with self.faults("loss"):
-            loss.backward()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         scores: Mapping[str, Tensor] = self._call("evaluate", model, batch)
@@ -117,6 +121,10 @@ class GuardedData:
         if broken := contract.broken_batch(batch, len(indices)):
             self._task.refuse(broken, self._data.batch)
         return batch
+
+
+def _guarded(task: Task) -> GuardedTask:
+    return task if isinstance(task, GuardedTask) else GuardedTask(task)
 
 
 def _device_of(batch: Batch) -> torch.device:

@@ -89,22 +89,25 @@ class _Description:
             return f"{value.__module__}.{value.__qualname__}"
         if isinstance(value, (bytes, bytearray, Path, enum.Enum, torch.dtype, torch.device)):
             return str(value)
+        if isinstance(value, (Tensor, np.ndarray)):
+            return _array(value)
         if depth > DEEPEST or id(value) in self._seen:
             return _type(value)
         self._seen.add(id(value))
-        if isinstance(value, (Tensor, np.ndarray)):
-            return _array(value)
+        return self._parts(value, depth + 1)
+
+    def _parts(self, value: Any, depth: int) -> Any:
         if isinstance(value, Mapping):
-            return {str(key): self.of(each, depth + 1) for key, each in value.items()}
+            return {str(key): self.of(each, depth) for key, each in value.items()}
         if isinstance(value, Set):
-            return sorted(str(self.of(each, depth + 1)) for each in value)
+            return sorted(str(self.of(each, depth)) for each in value)
         if isinstance(value, Sequence):
-            return [self.of(each, depth + 1) for each in value]
+            return [self.of(each, depth) for each in value]
         if isinstance(value, (classmethod, staticmethod, MethodType)):
             return self.of(value.__func__, depth)
         if isinstance(value, FunctionType):
             return self._function(value, depth)
-        return [_type(value), self.of(_attributes(value), depth + 1)]
+        return [_type(value), self.of(_attributes(value), depth)]
 
     def _function(self, function: FunctionType, depth: int) -> list[Any]:
         """Its name, what it does, and what it sees of the function around it."""
@@ -115,8 +118,8 @@ class _Description:
             f"{function.__module__}.{function.__qualname__}",
             _digest([code.co_code.hex(), code.co_names, constants]),
             # `__class__` is the class itself, for `super()`.
-            {name: self.of(_content(cell), depth + 1) for name, cell in cells.items() if name != "__class__"},
-            self.of(function.__defaults__, depth + 1),
+            {name: self.of(_content(cell), depth) for name, cell in cells.items() if name != "__class__"},
+            self.of(function.__defaults__, depth),
         ]
 
 
