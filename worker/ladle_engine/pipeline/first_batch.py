@@ -10,7 +10,7 @@ from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import TaskError
 from ladle_engine.model.binding import Binding
 from ladle_engine.pipeline.job import Job
-from ladle_engine.pipeline.trial_step import freeing_gradients
+from ladle_engine.pipeline.trial_step import training_pass
 from ladle_engine.tasks.contract import Broken, broken_finite
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.guard import backward, refuse
@@ -25,9 +25,9 @@ def check_first_batch(job: Job, binding: Binding) -> None:
     Raises `TaskError`: task-failed where `loss` or `evaluate` fails or breaks a rule, non-finite-loss where the loss is
     not finite from the start.
     """
-    binding.model.eval()
     with job.collectives.translate_collective_errors():
         _check_loss(job.splits.coefficients.head(FEW), binding, job.checkpoints.reference)
+        binding.model.eval()
         with torch.no_grad():
             select = job.splits.select.head(FEW)
             select.task.evaluate(binding.model, select.batch(select.indices))
@@ -45,7 +45,7 @@ def _check_loss(examples: Examples, binding: Binding, reference: Checkpoint) -> 
 def _loss(examples: Examples, binding: Binding) -> float:
     """With a backward pass."""
     task = examples.task
-    with freeing_gradients(binding) as arrived:
+    with training_pass(binding) as arrived:
         loss = task.loss(binding.model, examples.batch(examples.indices))
         backward(task, loss)
     if not arrived:

@@ -63,18 +63,16 @@ class TrialStep:
     def run(self) -> None:
         """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
         model, task = self.binding.model, self.examples.task
-        # As coefficients are trained: batch statistics keep more for backward than running ones.
-        model.eval()
-        modules = batch_norms(model)
-        for module in modules:
-            module.train()
-        with each_on_its_own(modules), freeing_gradients(self.binding):
+        with training_pass(self.binding):
             backward(task, task.loss(model, self.examples.batch(self.indices)))
 
 
 @contextmanager
-def freeing_gradients(binding: Binding) -> Iterator[list[nn.Parameter]]:
-    """Inside, a gradient is freed as soon as it arrives; the list fills with the parameters that got one."""
+def training_pass(binding: Binding) -> Iterator[list[nn.Parameter]]:
+    """Inside, the model is in the mode in which coefficients are trained, and gradients are freed as they arrive.
+
+    The list fills with the parameters that got one.
+    """
     arrived: list[nn.Parameter] = []
 
     def free(parameter: nn.Parameter) -> None:
@@ -86,8 +84,14 @@ def freeing_gradients(binding: Binding) -> Iterator[list[nn.Parameter]]:
         for parameter in binding.parameters.values()
         if parameter.requires_grad
     ]
+    # Batch statistics keep more for backward than running ones.
+    binding.model.eval()
+    modules = batch_norms(binding.model)
+    for module in modules:
+        module.train()
     try:
-        yield arrived
+        with each_on_its_own(modules):
+            yield arrived
     finally:
         for handle in handles:
             handle.remove()
