@@ -269,7 +269,7 @@ def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
     lacking(monkeypatch, "int4", error=error)
     assert supported_precision("int4", CPU, SingleProcess(), told.append) == "int8"
     assert [event.message for event in told if isinstance(event, Warned)] == [
-        "Directions are kept as int8, for cpu does not support int4."
+        "Directions are kept as int8, because cpu does not support int4."
     ]
     assert supported_precision("auto", CPU, SingleProcess(), told.append) == "auto"
 
@@ -363,13 +363,13 @@ class RunsOut(ToyTask):
 @pytest.mark.parametrize(
     ("when", "message"),
     [
-        (1, r"The job must fit into the memory that is free, but this rank ran out of it: .*allocate memory"),
+        (1, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
         (
             2,
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
         (3, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
-        (6, r"The job must fit into the memory that is free, but this rank ran out of it: .*allocate memory"),
+        (6, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
     ],
     ids=["first-batch", "trial", "every-plan", "step"],
 )

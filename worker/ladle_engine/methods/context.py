@@ -174,7 +174,8 @@ class MethodContext:
     def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """What is judged is what will be written: rounded to the output's type.
 
-        Collective: the names of those that are too large for it, the same on every rank, for each may hold a part only.
+        Collective: the names of those that are too large for it. They are the same on every rank, because each may hold
+        only a part.
         """
         rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
         if not rounded:

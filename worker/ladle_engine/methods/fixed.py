@@ -46,7 +46,7 @@ class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
     name: ClassVar[str] = "second-best"
-    summary: ClassVar[str] = "The second best single checkpoint on the select split; `auto` leaves it out."
+    summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
@@ -55,7 +55,7 @@ class SecondBest(FixedMethod):
         K = len(context.checkpoints.names)
         if K < 2:
             raise MethodError(
-                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is {K}."
+                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is only {K}."
             )
         best = best_of(context, range(K), self.name)
         index = best_of(context, [i for i in range(K) if i != best], self.name)
@@ -78,7 +78,7 @@ class Uniform(FixedMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class LastKOptions:
-    k: int | None = option(None, "how many of the last checkpoints; chosen on the select split when absent", at_least=1)
+    k: int | None = option(None, "how many of the last checkpoints; by default the select split chooses", at_least=1)
 
 
 class LastK(FixedMethod):
@@ -116,7 +116,7 @@ class LastK(FixedMethod):
 class EmaOptions:
     decay: float | None = option(
         None,
-        "weight of the past at each checkpoint; chosen on the select split when absent",
+        "weight of the past at each checkpoint; by default the select split chooses",
         above=0.0,
         at_most=0.9999,
     )
@@ -159,7 +159,7 @@ def decays(K: int) -> list[float]:
 
     A longer one than there are checkpoints would give the first of them most of the weight.
     """
-    # A little more, for K itself is among them where it is 5, 10 or 20.
+    # A little more, because K itself is among them where it is 5, 10 or 20.
     longer = math.floor(2 * math.log2(K / SHORTEST_MEMORY) + 1e-9)
     return [round(1 - 2 ** (-step / 2) / SHORTEST_MEMORY, 4) for step in range(1 + max(0, longer))]
 

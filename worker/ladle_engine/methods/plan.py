@@ -53,8 +53,8 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         if method not in plan.with_starts:
             raise MethodError(
                 "invalid-method-options",
-                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but is for "
-                f"`{method}` too. Name it in `methods` as well.",
+                f"`options` of method `{AUTO}` must be for methods that run, or that others start from, but is also "
+                f"for `{method}`. Add it to `methods`.",
             )
     return plan
 
@@ -118,7 +118,7 @@ def refuse_bad_options(plan: Plan, binding: Binding, checkpoint_names: Sequence[
             starter = next(other for other in plan.with_starts if _start(plan, other) == name)
             raise MethodError(
                 error.code,
-                f"Method `{starter}` starts from `{name}`, whose options `auto` takes in `options`. {error.message}",
+                f"Method `{starter}` starts from `{name}`, whose options go into `options` of `auto`. {error.message}",
             ) from error
         start = _start(plan, name)
         if start is not None and start not in checkpoint_names and start in METHODS:
@@ -164,4 +164,4 @@ def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> N
 
 def _refuse_circle(methods: Sequence[str]) -> None:
     steps = ", ".join(f"`{one}` from `{next}`" for one, next in zip(methods, [*methods[1:], methods[0]], strict=True))
-    raise MethodError("invalid-method-options", f"`start` must not lead back to where it began, but these do: {steps}.")
+    raise MethodError("invalid-method-options", f"`start` must not lead back to its own method, but these do: {steps}.")

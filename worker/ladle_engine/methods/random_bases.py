@@ -29,8 +29,8 @@ from ladle_engine.training.trainer import Trainer
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(TrainedOptions):
     prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
-    dimensions: int = option(16, "random directions, in each group", at_least=1)
-    redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
+    dimensions: int = option(16, "how many random directions per group", at_least=1)
+    redraw: bool = option(False, "draw new directions at every step, and take one step of gradient descent along them")
 
     def check(self, owner: str) -> None:
         """Raises `MethodError` for what would mean nothing from one basis to the next."""
@@ -42,7 +42,9 @@ class RandomOptions(TrainedOptions):
 
 class RandomBases(TrainedMethod):
     name: ClassVar[str] = "random"
-    summary: ClassVar[str] = "Trains along random directions from the mean: a baseline, which no checkpoint informs."
+    summary: ClassVar[str] = (
+        "Trains along random directions from the mean: a baseline that uses no checkpoint differences."
+    )
     reference: ClassVar[str] = (
         "Li et al. 2018, Measuring the Intrinsic Dimension of Objective Landscapes; by layer and re-drawn: Gressmann "
         "et al. 2020, Improving Neural Network Training in Low Dimensional Random Bases"

@@ -15,11 +15,9 @@ from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients, RandomPart
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
 
-
 SUMMED_ELEMENTS = 1 << 15
 """How many are summed at once: they stay in the cache, and torch starts no parallel region for so few. Where another
 process holds one of two cores, threads that wait for each other cost 65 ns an element instead of 1."""
-
 
 OUTPUT_DTYPES: dict[str, torch.dtype | None] = {
     "keep": None,

@@ -185,7 +185,7 @@ def supported_precision(
             f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
             f"supported either. Try `precision: {STREAMED}`.",
         )
-    on_event(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
+    on_event(Warned(message=f"Directions are kept as {finer}, because {device} does not support {precision}."))
     return finer
 
 

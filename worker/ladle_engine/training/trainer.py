@@ -65,7 +65,7 @@ class Trainer:
             _, share = share_of(len(batch), self.collectives)
             own, weight = batch[share], (share.stop - share.start) / len(indices)
             if not len(own):
-                # More ranks than examples: backward must run on every rank, for gradients cross within it.
+                # More ranks than examples: backward must run on every rank, because gradients cross within it.
                 own = batch[:1]
             with self.collectives.translate_collective_errors(), self.placement.projecting(self.groups) as measured:
                 measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
