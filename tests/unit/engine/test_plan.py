@@ -364,21 +364,22 @@ class RunsOut(ToyTask):
 @pytest.mark.parametrize(
     ("when", "message"),
     [
+        (1, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
         (
-            1,
+            2,
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
-        (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
-        (5, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
+        (3, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
+        (6, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
     ],
-    ids=["trial", "every-plan", "step"],
+    ids=["first-batch", "trial", "every-plan", "step"],
 )
 def test_running_out_of_memory_is_an_error_with_its_own_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int, message: str
 ) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     task = RunsOut(when)
-    if when == 2:
+    if when == 3:
         monkeypatch.setattr("ladle_engine.placements.memory_plan._choices", lambda *given: [("streamed", "replicated")])
     with pytest.raises(EngineError, match=message) as caught:
         average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa")

@@ -191,7 +191,7 @@ class ProcessGroup:
             yield
         except RuntimeError as error:
             # A model has errors of its own, which another attempt would not mend.
-            if isinstance(error, RankLostError) or not _is_of_a_collective(error):
+            if isinstance(error, RankLostError) or not is_lost_rank(error):
                 raise
             raise _lost(error) from error
 
@@ -205,9 +205,12 @@ class ProcessGroup:
             raise _lost(error) from error
 
 
-def _is_of_a_collective(error: RuntimeError) -> bool:
-    """gloo has no class of its own for its errors, but each names the place in its source."""
-    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed."""
+    if isinstance(error, (RankLostError, dist.DistError)):
+        return True
+    # gloo has no class of its own for its errors, but each names the place in its source.
+    return isinstance(error, RuntimeError) and re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
 
 
 def _lost(error: RuntimeError) -> RankLostError:

@@ -14,10 +14,12 @@ from ladle_engine.distributed.collectives import Collectives, largest_over_ranks
 from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.plan import refuse_bad_options
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group
 from ladle_engine.model.statistics import Statistics, choose_statistics
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.trial_step import TrialStep
 from ladle_engine.placements.base import SHARDED_MODEL
@@ -85,9 +87,11 @@ def bind_model(job: Job) -> BoundModel:
         # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
         model = job.task.build_model(job.checkpoints).to(job.device).float()
     binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
+    refuse_bad_options(job.plan, binding, job.checkpoints.names)
     job.on_event(_found(job.task, job.checkpoints, binding))
     if binding.note:
         job.on_event(Warned(message=binding.note))
+    check_first_batch(job, binding)
     return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
 
 

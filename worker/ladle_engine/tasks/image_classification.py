@@ -62,9 +62,10 @@ class ImageClassification:
     )
     options_type: ClassVar[type] = ImageOptions
 
-    def __init__(self, options: ImageOptions) -> None:
-        self.options = options
-        self.batch_size = options.batch_size
+    def __init__(self, options: ImageOptions | None = None) -> None:
+        """The defaults of `options_type` where there are no options."""
+        self.options: ImageOptions = self.options_type() if options is None else options
+        self.batch_size = self.options.batch_size
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

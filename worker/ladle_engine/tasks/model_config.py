@@ -33,9 +33,15 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
 def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     """The config, none of whose lengths is beyond what the tensors can be for: transformers makes lists of them.
 
-    Raises `TaskError` (model-mismatch).
+    Raises `TaskError` (model-mismatch), also where there is none: nothing else says which model it is.
     """
-    config = checkpoints.config or {}
+    config = checkpoints.config
+    if config is None:
+        raise TaskError(
+            "model-mismatch",
+            f"Task `image-classification` must have a `config.json` of transformers, which names the model, but "
+            f"`{checkpoints.folder}` has none. Copy it there; for a model of your own write a task: see docs/tasks.md.",
+        )
     longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
     _refuse_more(config, "num_labels", longest)
     for name in filter(LAYERS.search, config):
