@@ -170,16 +170,18 @@ def submit(
     token: str | None = None,
     **options: Unpack[SpecOptions],
 ) -> Job:
-    """Submits a folder of checkpoints and a validation set; returns at once with the job.
+    """Submits a folder of checkpoints and a validation set, and returns the job at once.
 
-    Options are those of the job spec: `task`, `method`, `checkpoints`, `train_set`, `select_fraction`, `metric`,
-    `output`, `resources`, `seed`, `priority`, `labels`. Relative paths are taken from the current folder.
+    The options are the parts of `ladle_contracts.JobSpec`. Relative paths are taken from the current folder.
 
         from ladle import submit
         print(submit("checkpoints", "val").result().folder)
 
-    Errors: ConfigurationError when no service is known, InvalidSpec for a wrong value or path, TypeError for an
-    option that does not exist, ServiceUnreachable when nobody answers.
+    Raises:
+        ConfigurationError: no service is known.
+        InvalidSpec: a value or a path is wrong.
+        TypeError: there is no such option.
+        ServiceUnreachable: nothing answers at the address.
     """
     return _shared_client(find_address(url, token)).submit(ckpt_dir, val_set, **options)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
 from ladle_contracts import JobSpec
+from ladle_contracts.rules import broken_rules
 
 PathLike = str | os.PathLike[str]
 
@@ -36,7 +37,7 @@ def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]
     except ValidationError as error:
         raise _invalid(error) from error
     except (TypeError, ValueError) as error:
-        raise InvalidSpec(f"the options must be made of JSON values, but are not: {error}") from error
+        raise InvalidSpec(f"The options must consist of JSON values, but do not: {error}.") from error
 
 
 def absolute(path: PathLike) -> str:
@@ -85,12 +86,11 @@ _FRIENDLY: dict[str, Callable[[Any], Any]] = {
 
 
 def _invalid(error: ValidationError) -> InvalidSpec:
-    errors = tuple(
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"], "value": item["input"]}
-        for item in error.errors()
-    )
-    lines = [f"  {item['field']}: {item['message']}, but it is {_short(item['value'])}" for item in errors]
-    return InvalidSpec("\n".join(["the job spec is not valid:", *lines]), errors=errors)
+    broken = broken_rules(error)
+    sentences = [f"`{each.field}` {each.describe(_short)}." for each in broken]
+    text = sentences[0] if len(sentences) == 1 else "\n  ".join(["The job spec is not valid:", *sentences])
+    errors = tuple({"field": each.field, "message": each.describe(_short), "value": each.value} for each in broken)
+    return InvalidSpec(text, errors=errors)
 
 
 def _short(value: Any) -> str:

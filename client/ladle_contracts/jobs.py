@@ -11,14 +11,25 @@ from pydantic import Field, JsonValue, field_validator
 from ladle_contracts._model import Contract
 from ladle_contracts.errors import Reason
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+_FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
+PATTERNS = {
+    _NAME: "must consist of lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
+    _FOLDER_NAME: "must be one folder name of letters, digits and `_.+=@-`, and begin with a letter or digit",
+}
+"""Regular expression -> the rule in words, for messages."""
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_NAME)]
 """Names of tasks, methods and metrics: lower case, as in `image-classification`."""
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 """A path as the worker sees it. It must resolve inside an allowed root."""
 
-FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$")]
+FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_NAME)]
 """One path component; it never starts with a dot."""
+
+Glob = Annotated[str, Field(min_length=1, max_length=500)]
+"""A shell pattern, such as `checkpoint-*`."""
 
 Label = Annotated[str, Field(max_length=200)]
 
@@ -45,86 +56,106 @@ TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCE
 
 
 class TaskChoice(Contract):
-    """Which task the checkpoints solve. Without a name it is inferred from the folder's `config.json`."""
+    """What the checkpoints were trained to do."""
 
     name: Name | None = None
+    """The task that the checkpoints were trained for. By default it is read from the folder's `config.json`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the task."""
 
 
 class MethodChoice(Contract):
-    """How the coefficients are chosen: `auto` tries the usual ones and keeps the best, or one method by name."""
+    """How the coefficients are chosen."""
 
     name: Name = "auto"
+    """How the coefficients are chosen: `auto` tries the usual methods and keeps the best, any other name runs that
+    method alone."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the method."""
 
 
 class CheckpointFilter(Contract):
-    """Which checkpoints of the folder take part. The three conditions are combined."""
+    """Which checkpoints of the folder take part. A checkpoint must pass every filter that is given."""
 
-    pattern: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    """A glob on the checkpoint's path relative to the folder, such as `checkpoint-*`."""
+    pattern: Glob | None = None
+    """Take only checkpoints whose path inside the folder matches this glob."""
     last: Annotated[int, Field(ge=1)] | None = None
-    """Only the last n by step."""
+    """Take only the last n checkpoints."""
     steps: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    """Only these steps; a missing one is an error."""
+    """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
 
 
 class TrainSet(Contract):
     """The training data, if Ladle may use it."""
 
     path: PathText
+    """Training data. It must be other data than the validation set."""
     use: Literal["coefficients", "batchnorm"] = "coefficients"
-    """`coefficients`: train the coefficients on it (TWA-t) instead of on the fit split.
-    `batchnorm`: recompute BatchNorm statistics on it instead of on the fit split."""
+    """What the training data is for: to train the coefficients, or to recompute BatchNorm statistics."""
 
 
 class Output(Contract):
-    """The result's folder, inside the operator's results folder."""
+    """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The folder's name; the job's id when absent. An existing one is an error."""
+    """The name of the result's folder, which must not exist yet. By default it is the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
-    """`keep` is the checkpoints' own."""
+    """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20)] = 5_000_000_000
+    """The largest size of one weights file, in bytes. A larger model is split into several files."""
 
 
 class Resources(Contract):
-    """How many nodes at once, and how many ranks (processes) on each."""
+    """What the job runs on."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """One, in this version: the state machine reserves several, but ranks do not find each other across nodes yet."""
+    """How many worker machines the job uses. This version supports one."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many ranks (processes) run on each machine."""
     placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
-    """How directions lie over the ranks; `auto` takes what fits and sends least."""
+    """How the directions are spread over the ranks. `auto` takes what fits and communicates least."""
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4", "offload", "streamed"] = "auto"
-    """How directions are kept; `auto` takes the finest that fits. The result is recomputed from the checkpoints."""
+    """How precisely the directions are stored during the search. `auto` takes the finest that fits. The result is
+    always computed from the checkpoints themselves."""
 
 
+# A field's docstring is the help of the command's flag, the description in the JSON schema and the text in the docs.
+# CONTRIBUTING.md, "Add a job option", has the steps.
 class JobSpec(Contract):
-    """What a person asks for. Everything but the two paths has a default."""
+    """What a person asks for. Only the two paths are required."""
 
     ckpt_dir: PathText
+    """The folder of checkpoints."""
     val_set: PathText
+    """The validation set: a folder, an `.npz` file or a `.safetensors` file."""
     task: TaskChoice | None = None
+    """What the checkpoints were trained to do."""
     method: MethodChoice = MethodChoice()
+    """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
+    """Which checkpoints of the folder take part."""
     train_set: TrainSet | None = None
+    """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """The share of the validation set that judges the candidates and never trains."""
+    """The share of the validation set that judges the candidates. It never trains anything."""
     metric: Name | None = None
-    """What candidates are judged by; the task's first metric when absent."""
+    """The metric that judges the candidates. By default it is the task's first."""
     output: Output = Output()
+    """The folder that the result is written to."""
     resources: Resources = Resources()
+    """What the job runs on."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The seed of the splits and of the order of batches."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """A higher one runs first; equal ones by submit time."""
+    """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
     labels: Annotated[dict[str, Label], Field(max_length=50)] = Field(default_factory=dict)
+    """Labels of your own, to find the job by."""
 
     @field_validator("ckpt_dir", "val_set")
     @classmethod
     def _no_nul(cls, path: str) -> str:
         if "\0" in path:
-            raise ValueError("a path must not hold a NUL character")
+            raise ValueError("must not contain a NUL character")
         return path
 
 

@@ -29,7 +29,7 @@ def _job_id(job_id: Annotated[str, Path(description="The job's id, as `POST /v1/
 def _in_range(event_id: str) -> str:
     """Redis refuses larger numbers."""
     if any(int(part) > LARGEST for part in event_id.split("-")):
-        raise ValueError("the parts of an event's id must be below 2**64")
+        raise ValueError("must be two numbers below 2^64")
     return event_id
 
 
@@ -72,7 +72,7 @@ class ListQuery(Query):
     @classmethod
     def _each_name_once(cls, pairs: list[str]) -> list[str]:
         if len({pair.partition("=")[0] for pair in pairs}) != len(pairs):
-            raise ValueError("each label must be asked for once")
+            raise ValueError("must name each label only once")
         return pairs
 
     @property

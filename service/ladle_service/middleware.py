@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ladle_contracts import ErrorCode
+from ladle_contracts.network import is_loopback
 from ladle_service.problems import ApiError, problem_response
-from ladle_service.settings import is_loopback
 
 DRAIN_BYTES = 64 << 20
 DRAIN_S = 10.0

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
+from ladle_contracts.rules import broken_rules
 
 logger = logging.getLogger(__name__)
 
@@ -59,24 +60,18 @@ def field_error(field: str, message: str) -> dict[str, JsonValue]:
     return {"field": field, "message": message}
 
 
-def shown(value: str | int | float | bool | None) -> str:
+def shown(value: JsonValue) -> str:
     """A value in a message, as JSON and cut short."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
-    """Where, why, and the value if it is a plain one; pydantic's own `input`, `ctx` and `url` stay here."""
+    """Each rule that was broken, with the value if it is a plain one."""
     return [
-        field_error(".".join(str(part)[:LONGEST_NAME] for part in item["loc"]), item["msg"] + _but_is(item))
-        for item in error.errors()[:MOST_ERRORS]
+        field_error(".".join(part[:LONGEST_NAME] for part in each.field.split(".")), each.describe(shown))
+        for each in broken_rules(error)[:MOST_ERRORS]
     ]
-
-
-def _but_is(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    is_plain = value is None or isinstance(value, (str, int, float, bool))
-    return f", but is {shown(value)}" if is_plain and item["type"] not in ("extra_forbidden", "missing") else ""
 
 
 def problem_response(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ladle_contracts.network import is_loopback
 
 
 def _split_paths(value: Any) -> Any:
@@ -61,13 +62,3 @@ class Settings(BaseSettings):
                 if not path.is_absolute():
                     raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nothing but this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

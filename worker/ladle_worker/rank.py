@@ -26,7 +26,7 @@ from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import EngineError, Outcome, average  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
 from ladle_engine.storage.atomic_folder import FULL_DISK  # noqa: E402
-from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
+from ladle_worker.convert import average_arguments, event_body, in_spec_words, job_result  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
@@ -46,7 +46,7 @@ def main(attempt_folder: str) -> int:
                 raise
             print(f"[{reason}] {error}", file=sys.stderr)
             # Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
-            write_whole(folder.outcome, {"ok": False, "reason": reason, "message": str(error)})
+            write_whole(folder.outcome, {"ok": False, "reason": reason, "message": in_spec_words(str(error))})
             return 0
         if rank == 0:
             result = job_result(outcome, Path(job["destination"]))

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ladle._errors import JobCancelled, JobFailed, LadleError
-from ladle.cli import options as spec_options
-from ladle.cli.options import SpecArguments
+from ladle._errors import JobCancelled, LadleError
+from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
+from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
@@ -31,8 +31,11 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
-Url = Annotated[str | None, typer.Option(envvar="LADLE_URL", help="The service; that of `ladle up` when absent.")]
-Token = Annotated[str | None, typer.Option(envvar="LADLE_TOKEN", help="The bearer token.", show_envvar=True)]
+Url = Annotated[
+    str | None,
+    typer.Option(help="The address of the service. By default it is that of `ladle up`. [env var: LADLE_URL]"),
+]
+Token = Annotated[str | None, typer.Option(help="The bearer token. [env var: LADLE_TOKEN]")]
 
 # No markup: a path or a message may hold brackets of its own.
 # Into a file or a pipe tables need not be as narrow as a terminal that is not there.
@@ -45,58 +48,35 @@ def main() -> None:
     """What the installed command runs: errors become one message and an exit code, never a traceback."""
     try:
         app()
-    except JobFailed as error:
-        err.print(str(error), style="red")
-        sys.exit(FAILED)
     except JobCancelled as error:
-        err.print(str(error), style="yellow")
+        _complain(error, style="yellow")
         sys.exit(CANCELLED)
     except LadleError as error:
-        err.print(str(error), style="red")
+        _complain(error, style="red")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
 
 
+def _complain(error: LadleError, style: str) -> None:
+    err.print(in_flags(str(error)), style=style)
+
+
 @app.command()
+@with_job_flags
 def run(
-    ckpt_dir: spec_options.CkptDir,
-    val_set: spec_options.ValSet,
-    method: spec_options.Method = "auto",
-    method_option: spec_options.MethodOption = None,
-    task: spec_options.Task = None,
-    task_option: spec_options.TaskOption = None,
-    pattern: spec_options.Pattern = None,
-    last: spec_options.Last = None,
-    steps: spec_options.Steps = None,
-    train_set: spec_options.TrainSetPath = None,
-    train_set_use: spec_options.TrainSetUse = "coefficients",
-    select_fraction: spec_options.SelectFraction = None,
-    metric: spec_options.MetricName = None,
-    output: spec_options.OutputName = None,
-    dtype: spec_options.Dtype = "keep",
-    max_shard_bytes: spec_options.ShardBytes = None,
-    nodes: spec_options.Nodes = 1,
-    ranks_per_node: spec_options.RanksPerNode = 1,
-    placement: spec_options.Placement = "auto",
-    precision: spec_options.Precision = "auto",
-    seed: spec_options.Seed = 0,
-    priority: spec_options.Priority = 0,
-    label: spec_options.Labels = None,
-    results: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("ladle-results"),
+    job: JobArguments,
+    results: Annotated[Path, typer.Option(help="The folder that results are written to.")] = Path("ladle-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Start a stack, average one folder, show it live, and take the stack down.
+    """Start a stack, average one folder, show the job live, and take the stack down.
 
     Example: `ladle run runs/resnet/checkpoints data/val.npz`
     """
     from ladle.cli.local import run_once
 
-    given = dict(locals())
-    options = _spec_arguments(given).to_options()
-    inputs = _inputs(ckpt_dir, val_set, train_set)
-    _refuse_missing(inputs)
-    record = run_once(ckpt_dir, val_set, options, inputs, results, out=out, err=err, as_json=as_json)
+    _refuse_missing(job.inputs)
+    record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
 
 
@@ -118,51 +98,28 @@ def up(
 
 
 @app.command()
+@with_job_flags
 def submit(
-    ckpt_dir: spec_options.CkptDir,
-    val_set: spec_options.ValSet,
-    method: spec_options.Method = "auto",
-    method_option: spec_options.MethodOption = None,
-    task: spec_options.Task = None,
-    task_option: spec_options.TaskOption = None,
-    pattern: spec_options.Pattern = None,
-    last: spec_options.Last = None,
-    steps: spec_options.Steps = None,
-    train_set: spec_options.TrainSetPath = None,
-    train_set_use: spec_options.TrainSetUse = "coefficients",
-    select_fraction: spec_options.SelectFraction = None,
-    metric: spec_options.MetricName = None,
-    output: spec_options.OutputName = None,
-    dtype: spec_options.Dtype = "keep",
-    max_shard_bytes: spec_options.ShardBytes = None,
-    nodes: spec_options.Nodes = 1,
-    ranks_per_node: spec_options.RanksPerNode = 1,
-    placement: spec_options.Placement = "auto",
-    precision: spec_options.Precision = "auto",
-    seed: spec_options.Seed = 0,
-    priority: spec_options.Priority = 0,
-    label: spec_options.Labels = None,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Show it until it ends.")] = False,
+    job: JobArguments,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Show the job until it ends.")] = False,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a job to a running service; prints its id.
+    """Send a job to a running service and print its id.
 
     Example: `ladle submit checkpoints val.npz --method twa --method-option steps=200 --watch`
     """
-    given = dict(locals())
-    options = _spec_arguments(given).to_options()
     with _client(url, token) as client:
-        if url is None:
-            _refuse_missing(_inputs(ckpt_dir, val_set, train_set))
-        job = client.submit(ckpt_dir, val_set, **options)
+        if client.address.is_own_stack:
+            _refuse_missing(job.inputs)
+        handle = client.submit(job.ckpt_dir, job.val_set, **job.options)
         if watch_it:
-            _end_with(_watch(job, as_json), as_json)
+            _end_with(_watch(handle, as_json), as_json)
         elif as_json:
-            _print_json(job.status())
+            _print_json(handle.status())
         else:
-            typer.echo(job.id)
+            typer.echo(handle.id)
 
 
 @app.command()
@@ -196,7 +153,7 @@ def list_jobs(
 
     from ladle.cli.render import jobs_table
 
-    labels = {name: str(value) for name, value in spec_options.pairs(label, "--label", plain=True).items()}
+    labels = {name: str(value) for name, value in pairs(label, "--label", plain=True).items()}
     with _client(url, token) as client:
         records = list(islice(client.jobs(state=state, labels=labels or None), limit))
     _show(records, jobs_table, as_json)
@@ -295,30 +252,20 @@ def version(url: Url = None, token: Token = None) -> None:
         with _client(url, token) as client:
             typer.echo(f"service {client.version().version} at {client.address}")
     except LadleError as error:
-        err.print(f"service: {error}", style="dim")
-
-
-def _inputs(ckpt_dir: Path, val_set: Path, train_set: Path | None) -> list[Path]:
-    return [ckpt_dir, val_set, *([train_set] if train_set else [])]
+        err.print(in_flags(f"service: {error}"), style="dim")
 
 
 def _refuse_missing(paths: Iterable[Path]) -> None:
     """Only for a stack of `ladle run` or `ladle up`: any other service may see folders that are not here."""
     for path in paths:
         if not path.expanduser().exists():
-            raise typer.BadParameter(f"`{path}` does not exist.")
+            raise WrongUsage(f"`{path}` does not exist.")
 
 
 def _client(url: str | None, token: str | None) -> Any:
     from ladle._client import Client
 
     return Client(url, token)
-
-
-def _spec_arguments(given: dict[str, Any]) -> SpecArguments:
-    from dataclasses import fields
-
-    return SpecArguments(**{field.name: given[field.name] for field in fields(SpecArguments)})
 
 
 def _watch(job: Any, as_json: bool) -> Any:

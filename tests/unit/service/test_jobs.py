@@ -103,7 +103,7 @@ def test_a_spec_that_breaks_the_schema_is_refused_by_field(
         ({"seed": "1"}, 'but is "1"', ""),
         ({"output": {"name": "x" * 10_000}}, "xxx...", "x" * 200),
         ({"ckpt_dir": "/nowhere/at-all"}, 'but is "/nowhere/at-all"', ""),
-        ({"passwort": "hunter2"}, "Extra inputs are not permitted", "hunter2"),
+        ({"passwort": "hunter2"}, "must be left out, because there is no such field", "hunter2"),
     ],
 )
 def test_a_wrong_value_is_named_but_cut_short_and_an_unknown_fields_value_is_not(
