@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from ladle_contracts import ErrorCode, JobRecord, Problem, Reason
+from ladle_contracts.errors import SPEC_CODES
 
 
 class LadleError(Exception):
@@ -123,16 +124,6 @@ class JobCancelled(JobError):
         return f"job {record.id} was cancelled"
 
 
-SPEC_CODES = frozenset(
-    {
-        ErrorCode.INVALID_SPEC,
-        ErrorCode.PATH_NOT_ALLOWED,
-        ErrorCode.UNKNOWN_METHOD,
-        ErrorCode.UNKNOWN_TASK,
-        ErrorCode.UNKNOWN_OPTION,
-        ErrorCode.NOT_ENOUGH_NODES,
-    }
-)
 _BY_STATUS: dict[int, type[ServiceError]] = {401: Unauthorized, 404: NotFound, 409: Conflict, 503: Unavailable}
 
 

@@ -86,6 +86,16 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+SPEC_CODES = (
+    ErrorCode.INVALID_SPEC,
+    ErrorCode.PATH_NOT_ALLOWED,
+    ErrorCode.UNKNOWN_METHOD,
+    ErrorCode.UNKNOWN_TASK,
+    ErrorCode.UNKNOWN_OPTION,
+    ErrorCode.NOT_ENOUGH_NODES,
+)
+"""What may be wrong with a job spec."""
+
 PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.INVALID_REQUEST: (422, "The request is not valid."),
     ErrorCode.INVALID_SPEC: (422, "The job spec is not valid."),

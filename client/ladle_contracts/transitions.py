@@ -17,6 +17,10 @@ NAMES = (
 )
 
 
+BACKOFF_MS = 1_000
+"""How long a job waits before its second attempt; the wait doubles for each further one."""
+
+
 def _load() -> dict[str, str]:
     folder = files("ladle_contracts") / "lua"
     prelude = f"local PREFIX = '{PREFIX}'\n" + (folder / "prelude.lua").read_text()

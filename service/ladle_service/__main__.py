@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
+from ladle_contracts.environment import explain_settings
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
 from ladle_service.settings import Settings
@@ -84,7 +85,7 @@ def _serve() -> int:
         settings = Settings()
         app = create_app(settings)
     except ValidationError as error:
-        print("ladle_service cannot start:", *_explain(error), sep="\n", file=sys.stderr)
+        print("ladle_service cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
     except (TokensFileError, OSError) as error:
         print(f"ladle_service cannot start: {error}", file=sys.stderr)
@@ -122,16 +123,6 @@ def _set_up_logging(settings: Settings) -> None:
     for root in settings.roots:
         if not root.is_dir():
             logger.warning("`LADLE_ROOTS` should hold folders, but %s is none: no job can name a path in it", root)
-
-
-def _explain(error: ValidationError) -> list[str]:
-    """One line for each variable."""
-    lines = []
-    for item in error.errors():
-        name = "_".join(["LADLE", *(str(part).upper() for part in item["loc"])]) if item["loc"] else ""
-        message = "must be set, but is not" if item["type"] == "missing" else item["msg"]
-        lines.append(f"  `{name}` {message}" if name else f"  {message.removeprefix('Value error, ')}")
-    return lines
 
 
 def _listen_privately(path: Path) -> socket.socket:

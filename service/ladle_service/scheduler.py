@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ladle_contracts import keys
-from ladle_contracts.transitions import SCRIPTS
+from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_service.store import NODE_LIFE_MS
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ CLAIM_MS = 30_000
 """How long woken nodes have to claim a job before they are given back."""
 RESEND_S = 3.0
 """How often an unclaimed job's nodes are woken again: messages can vanish."""
-BACKOFF_MS = 1_000
-"""Wait before the second attempt; doubled for each further one."""
 SETTLE_S = 15.0
 """After Redis was away nothing is reaped for as long as a lease lasts: the nodes could not renew either."""
 

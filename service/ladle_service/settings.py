@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 from ladle_contracts.network import is_loopback
-
-
-def _split_paths(value: Any) -> Any:
-    """`/data:/more` as two paths."""
-    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
     """One service's configuration. A wrong value ends the start with a message that names the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="LADLE_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """`redis://`, `rediss://` or `unix://`; it may hold a password."""
@@ -28,7 +23,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
     """Listen on this unix socket instead of on `host` and `port`."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)]
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
     """Checkpoints and data sets must lie in one of these folders."""
     results_dir: Path
     """Where the workers write results."""
@@ -52,13 +47,10 @@ class Settings(BaseSettings):
     @classmethod
     def _a_redis(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://, but does not")
+            raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
-        for name, paths in {"LADLE_ROOTS": self.roots, "LADLE_RESULTS_DIR": (self.results_dir,)}.items():
-            for path in paths:
-                if not path.is_absolute():
-                    raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
+        check_absolute(self.roots, self.results_dir)
         return self

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladle_contracts import JobResult, JobSpec, Progress, Reason
-from ladle_contracts.transitions import SCRIPTS
+from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import PATIENCE, connect
 from ladle_worker.settings import Settings
-
-BACKOFF_MS = 1_000
-"""Wait before the second attempt; doubled for each further one."""
 
 
 class NotOurs(Exception):

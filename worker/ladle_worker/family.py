@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
 
 import psutil
 
-PR_SET_PDEATHSIG = 1
+from ladle_contracts.processes import PR_SET_PDEATHSIG
 
 
 def die_with_parent(expected_parent: int | None = None) -> None:
@@ -21,19 +20,6 @@ def die_with_parent(expected_parent: int | None = None) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if expected_parent is not None and os.getppid() != expected_parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def before_exec() -> Callable[[], None]:
-    """For `Popen(preexec_fn=...)`: the library is loaded here, for a forked child should do as little as it can."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare
 
 
 def end_tree(pid: int, grace_s: float) -> None:

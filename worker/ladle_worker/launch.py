@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from ladle_worker.family import before_exec, end_tree
+from ladle_contracts.processes import end_with_parent
+from ladle_worker.family import end_tree
 from ladle_worker.job_folder import AttemptFolder
 
 KEPT_VARIABLES = (
@@ -37,7 +39,7 @@ class Ranks:
             cwd=working_dir,
             env=_environment(num_ranks),
             # Safe here: the prefork child has one thread, and the function does nothing but a system call.
-            preexec_fn=before_exec(),
+            preexec_fn=end_with_parent(signal.SIGKILL),
         )
 
     @property

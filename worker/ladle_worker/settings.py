@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-def _split_paths(value: Any) -> Any:
-    """`/data:/more` as two paths."""
-    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 
 
 class Settings(BaseSettings):
     """One node's configuration. A wrong value ends the start with a message that names the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="LADLE_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """`redis://`, `rediss://` or `unix://`; it may hold a password."""
@@ -28,7 +24,7 @@ class Settings(BaseSettings):
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
     )
     """Unique in the cluster, and the same after a restart."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)]
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
     """Checkpoints and data sets must lie in one of these folders."""
     results_dir: Path
     """Results and the jobs' working folders; on a cluster, the same folder on every node."""
@@ -48,8 +44,5 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
-        for name, paths in {"LADLE_ROOTS": self.roots, "LADLE_RESULTS_DIR": (self.results_dir,)}.items():
-            for path in paths:
-                if not path.is_absolute():
-                    raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
+        check_absolute(self.roots, self.results_dir)
         return self

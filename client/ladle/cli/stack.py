@@ -5,7 +5,6 @@ It is the real service and the real worker; this package imports neither.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import secrets
@@ -25,11 +24,11 @@ import platformdirs
 
 from ladle._client import Client
 from ladle._errors import LadleError
+from ladle_contracts.processes import end_with_parent
 
 START_S = 90.0
 """How long the stack may take to be ready; a cold disk reads torch for a while."""
 STOP_S = 20.0
-PR_SET_PDEATHSIG = 1
 PRIVATE_NAME = "local"
 """Of the node and the token's owner, where nobody else uses the Redis server."""
 
@@ -158,7 +157,7 @@ class LocalStack:
                 stderr=subprocess.STDOUT,
                 # Ctrl-C reaches the whole foreground group; only this process may decide what ends when.
                 process_group=0,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
 
     def _wait_until_ready(self) -> None:
@@ -243,18 +242,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """For `Popen`: on Linux the kernel ends the child when this process ends, however that ends."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response, status
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult
+from ladle_contracts.errors import SPEC_CODES
 from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import (
     IdempotencyKey,
@@ -28,14 +29,6 @@ SPEC_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}}},
     }
 }
-SPEC_PROBLEMS = (
-    ErrorCode.INVALID_SPEC,
-    ErrorCode.PATH_NOT_ALLOWED,
-    ErrorCode.UNKNOWN_METHOD,
-    ErrorCode.UNKNOWN_TASK,
-    ErrorCode.UNKNOWN_OPTION,
-    ErrorCode.NOT_ENOUGH_NODES,
-)
 
 
 @router.post(
@@ -45,7 +38,7 @@ SPEC_PROBLEMS = (
         200: {"model": JobRecord, "description": "The idempotency key was used before: the job that it made."},
         **openapi_responses(
             ErrorCode.UNAUTHORIZED,
-            *SPEC_PROBLEMS,
+            *SPEC_CODES,
             ErrorCode.INVALID_REQUEST,
             ErrorCode.OUTPUT_EXISTS,
             ErrorCode.IDEMPOTENCY_CONFLICT,
