@@ -75,7 +75,8 @@ def test_a_running_job_is_watched_to_its_result(stack: Stack, node: ScriptedNode
         node.succeed(job, attempt, RESULT)
         watched = watching.result()
     assert watched.returncode == 0, watched.stderr
-    for words in ("warning: careful", "twa 64/64, loss 0.2500", "accuracy 0.9000, gain +0.0100", RESULT.folder):
+    gain = "accuracy 0.9000; against the best checkpoint 1.00 points better"
+    for words in ("warning: careful", "twa 64/64, loss 0.2500", gain, RESULT.folder):
         assert words in watched.stdout
     assert "\x1b[" not in watched.stdout, "no terminal, no colours"
     assert json.loads(ladle(stack, "result", job, "--json").stdout) == RESULT.model_dump(mode="json")
