@@ -1,4 +1,4 @@
-"""Where the service is: argument, then environment, then the stack that `ladle up` started here."""
+"""Where the service is: the argument, else the environment, else the stack that `ladle up` started here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Address:
     """One service."""
 
     base_url: str
-    """`http://host:port`; the host means nothing over a socket."""
+    """`http://host:port`. Over a socket the host has no meaning."""
     uds: str | None = None
-    """The path of the unix socket, if it listens on one."""
+    """The path of the unix socket, if the service listens on one."""
     token: str | None = field(default=None, repr=False)
     is_own_stack: bool = False
-    """It is the stack that `ladle up` started here, which sees the same files as we do."""
+    """Whether it is the stack that `ladle up` started here, which sees the same files as we do."""
 
     @property
     def is_local(self) -> bool:
-        """On this machine, so that no proxy may stand between."""
+        """Whether the service is on this machine. Then no proxy is used."""
         return self.uds is not None or is_loopback(urlsplit(self.base_url).hostname or "")
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Address:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A value, and what a message calls it: where it came from is what has to be changed."""
+    """A value and its name in messages, which says where it came from and so where to change it."""
 
     value: str | None
     name: str

@@ -1,4 +1,4 @@
-"""The options of `submit`, as an editor and a type checker see them."""
+"""The options of `submit`, as editors and type checkers see them."""
 
 from __future__ import annotations
 

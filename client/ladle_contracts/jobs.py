@@ -51,6 +51,11 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    @property
+    def past_tense(self) -> str:
+        """For a sentence about a job that has ended: "it has already" `succeeded`, `failed` or `been cancelled`."""
+        return "been cancelled" if self is JobState.CANCELLED else str(self)
+
 
 TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 

@@ -105,7 +105,7 @@ def test_a_queued_job_is_cancelled_and_a_second_cancel_comes_too_late(stack: Sta
     assert ladle(stack, "cancel", job).returncode == 0
     again = ladle(stack, "cancel", job)
     assert again.returncode == 1
-    assert "Too late" in again.stderr
+    assert again.stderr == f"Job {job} has already been cancelled.\n"
     assert ladle(stack, "watch", job).returncode == 130
 
 

@@ -1,4 +1,4 @@
-"""What the command shows: tables of jobs, candidates, nodes, methods."""
+"""What the command shows: tables of jobs, candidates, nodes and methods."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _select_losses(result: JobResult) -> dict[str, float]:
 def jobs_table(records: Iterable[JobRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "submitted", "checkpoints", "method", "result"):
-        # Ids and results are for copying: the longest column, the path, is the one that folds.
+        # Ids and results are for copying, so only the longest column, the path, may wrap.
         table.add_column(name, no_wrap=name != "checkpoints", overflow="fold")
     for record in records:
         table.add_row(
@@ -163,7 +163,7 @@ def record_summary(record: JobRecord) -> RenderableType:
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)
     if record.nodes:
-        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}; {record.failures} failed")
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
     if record.progress.stage and record.result is None:
         rows.add_row("stage", f"{record.progress.stage} {record.progress.method or ''}".strip())
     if record.message and record.result is None:
@@ -235,7 +235,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """`1.2 GB`: decimal units, as disks and networks have them."""
+    """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
 
 
