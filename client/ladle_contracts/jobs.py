@@ -23,10 +23,10 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_NAME)]
 """Names of tasks, methods and metrics: lower case, as in `image-classification`."""
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path as the worker sees it. It must resolve inside an allowed root."""
+"""A path as the worker sees it. It must be inside an allowed folder after all links are followed."""
 
 FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_NAME)]
-"""One path component; it never starts with a dot."""
+"""A single folder name that does not start with a dot."""
 
 Glob = Annotated[str, Field(min_length=1, max_length=500)]
 """A shell pattern, such as `checkpoint-*`."""
@@ -35,18 +35,18 @@ Label = Annotated[str, Field(max_length=200)]
 
 
 class JobState(StrEnum):
-    """Where a job is in its life. A terminal state never changes."""
+    """The state of a job. A terminal state never changes."""
 
     QUEUED = "queued"
-    """Waits for nodes; `waiting_for` says for what."""
+    """It waits for nodes. `waiting_for` says what is missing."""
     SCHEDULED = "scheduled"
-    """Nodes are reserved for it; they have not all claimed it yet."""
+    """Nodes are reserved for it, but not all of them have claimed it yet."""
     RUNNING = "running"
     """Its ranks read, train and judge."""
     FINALIZING = "finalizing"
-    """The model is written, verified and being moved to its place."""
+    """The model is written and verified, and is being moved to its place."""
     CANCELLING = "cancelling"
-    """A cancel was asked for; processes are being ended."""
+    """It was cancelled, and its processes are being ended."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -165,13 +165,13 @@ class JobSpec(Contract):
 
 
 class Progress(Contract):
-    """The newest snapshot of a running attempt; the event stream has the history."""
+    """The latest snapshot of a running attempt. The event stream has the history."""
 
     stage: str = ""
     """`discover`, `check`, `measure`, `evaluate`, `train`, `select`, `write`, `verify`."""
     stage_done: int = 0
     stage_total: int = 0
-    """How much of the stage is done, in the stage's own units; 0 of 0 when it has none."""
+    """How much of the stage is done, in the stage's own units. 0 of 0 if it has none."""
     method: str | None = None
     step: int = 0
     total_steps: int = 0
@@ -192,20 +192,20 @@ class CandidateResult(Contract):
     fit: dict[str, float] = Field(default_factory=dict)
     """Metric -> value on the fit split."""
     gain: float | None = None
-    """On the select split, in the judging metric, oriented so that more is better: this candidate minus the best
-    checkpoint."""
+    """How much better than the best checkpoint this candidate is on the select split, in the metric that judges. It is
+    positive when the candidate is better, also when a lower metric is better."""
     gain_low: float | None = None
     gain_high: float | None = None
     """The paired 95 % confidence interval of `gain`."""
 
 
 class JobResult(Contract):
-    """What came out of a job that succeeded."""
+    """The result of a job that succeeded."""
 
     folder: str
     """The output folder, as the worker sees it."""
     method: Name
-    """The winner. `best` means that no average was better than the best checkpoint, and that is what was written."""
+    """The winner. `best` means that no average was better than the best checkpoint, which was written unchanged."""
     metric: Name
     higher_is_better: bool
     candidates: tuple[CandidateResult, ...]
@@ -222,7 +222,7 @@ class JobResult(Contract):
 
 
 class JobRecord(Contract):
-    """All that is known about a job."""
+    """Everything that is known about a job."""
 
     id: str
     spec: JobSpec
@@ -232,18 +232,18 @@ class JobRecord(Contract):
     """When the first attempt was claimed."""
     finished_at: datetime | None = None
     attempt: int = 0
-    """The number of the newest attempt, which is also its fencing token; 0 before the first."""
+    """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """Attempts that ended by a crash or a lost node. A cancel, or a wake-up that nobody answered, is none."""
+    """How many attempts ended with a crash or a lost node. A cancel does not count, nor a wake-up without an answer."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
-    """The nodes the newest attempt holds or held."""
+    """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
     """Why a queued job waits: `needs 2 nodes, 1 free`."""
     reason: Reason | None = None
-    """Why a failed job failed, or a cancelled one was; stable."""
+    """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None
-    """The reason in words: the thing, the rule and the value."""
+    """The reason in words."""
     log_tail: tuple[str, ...] = ()
     """The last lines of the failed attempt's log."""
     progress: Progress = Progress()

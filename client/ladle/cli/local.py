@@ -136,9 +136,7 @@ def _existing(root: Path) -> Path:
 
 def _introduce(stack: LocalStack, out: Console) -> None:
     options = stack.options
-    redis = (
-        "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
-    )
+    redis = "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
     out.print(Text.assemble(("Ladle is running.", "bold green"), " Ctrl-C stops it."))
     out.print(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
     out.print(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")

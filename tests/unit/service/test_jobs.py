@@ -193,7 +193,7 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         assert len(answers) == 1
         status, code, detail = answers.pop()
         assert (status, code) == (422, "path-not-allowed")
-        assert "`ckpt_dir` must be an existing path inside the allowed roots" in detail
+        assert "`ckpt_dir` must be an existing path inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
 
@@ -228,8 +228,8 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
     async def use() -> None:
         status, code, detail = await refusal_of(service, method={"name": "twaa"})
         assert (status, code) == (422, "unknown-method")
-        assert "must be among twa, uniform" in detail
-        assert "did you mean `twa`?" in detail
+        assert "must be one of twa, uniform" in detail
+        assert "Did you mean `twa`?" in detail
         assert (await refusal_of(service, task={"name": "chess"}))[1] == "unknown-task"
         _, code, detail = await refusal_of(service, method={"name": "twa", "options": {"epoch": 1}})
         assert code == "unknown-option"

@@ -76,7 +76,7 @@ def test_the_command_says_why_it_does_not_open_to_the_network(
 ) -> None:
     environment.setenv("LADLE_HOST", "0.0.0.0")
     assert main([]) == 2
-    assert "everybody in the network could submit jobs" in capsys.readouterr().err
+    assert "Everybody in the network could submit jobs" in capsys.readouterr().err
 
 
 def test_the_command_shows_no_password_when_it_refuses_a_url(
