@@ -1,4 +1,4 @@
-"""The one place where the contracts' models and the engine's values meet."""
+"""The only place that knows both the contracts' models and the engine's values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ladle_engine import Outcome, progress
 
 
 def event_body(event: progress.ProgressEvent) -> EventBody:
-    """An engine's event as it goes to clients."""
+    """An event of the engine, as it is sent to clients."""
     match event:
         case progress.StageStarted():
             return StageStarted(**asdict(event))
@@ -85,7 +85,7 @@ _OPTION_OF = {argument_of(field): field.path for field in SPEC_FIELDS if field.p
 
 
 def job_result(outcome: Outcome, destination: Path) -> JobResult:
-    """What the engine made, as it goes to clients."""
+    """The result of the engine, as it is sent to clients."""
     fields = {each.name: getattr(outcome, each.name) for each in dataclasses.fields(outcome)}
     return JobResult(
         **fields
@@ -99,5 +99,5 @@ def job_result(outcome: Outcome, destination: Path) -> JobResult:
 
 
 def catalog(methods: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> Catalog:
-    """The engine's plain values, checked."""
+    """The engine's catalogue, checked."""
     return Catalog.model_validate({"methods": methods, "tasks": tasks}, strict=False)

@@ -12,9 +12,9 @@ from ladle_contracts.processes import PR_SET_PDEATHSIG
 
 
 def die_with_parent(expected_parent: int | None = None) -> None:
-    """From now on the kernel kills this process when its parent ends, however that ends.
+    """From now on the kernel kills this process when its parent ends, however it ends.
 
-    If the parent ended before this call the signal would never come: with `expected_parent` that is noticed.
+    If the parent ended before this call, no signal comes. With `expected_parent` that case is noticed.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -23,9 +23,9 @@ def die_with_parent(expected_parent: int | None = None) -> None:
 
 
 def end_tree(pid: int, grace_s: float) -> None:
-    """Ends a process and all its descendants: SIGTERM, then SIGKILL after `grace_s`; returns when all are gone.
+    """Ends a process and all its descendants: SIGTERM, then SIGKILL after `grace_s`. Returns when all have ended.
 
-    torchrun gives every rank a session of its own, so a process group is not enough.
+    torchrun starts every rank in a session of its own, so a process group is not enough.
     """
     try:
         root = psutil.Process(pid)
@@ -34,7 +34,7 @@ def end_tree(pid: int, grace_s: float) -> None:
         return
     _signal(tree, signal.SIGTERM)
     _, alive = psutil.wait_procs(tree, timeout=grace_s)
-    # Children that were born meanwhile.
+    # Children that were started in the meantime.
     alive = [*alive, *(child for process in alive for child in _children(process))]
     _signal(alive, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=10)

@@ -233,7 +233,7 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
         assert (await refusal_of(service, task={"name": "chess"}))[1] == "unknown-task"
         _, code, detail = await refusal_of(service, method={"name": "twa", "options": {"epoch": 1}})
         assert code == "unknown-option"
-        assert "did you mean `epochs`?" in detail
+        assert "Did you mean `epochs`?" in detail
         _, code, detail = await refusal_of(service, method={"name": "uniform", "options": {"epochs": 1}})
         assert code == "unknown-option"
         assert "there are no options" in detail
@@ -241,7 +241,7 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
         assert (await refusal_of(service, task=task))[1] == "unknown-option"
         _, code, detail = await refusal_of(service, metric="acuracy")
         assert code == "invalid-spec"
-        assert "did you mean `accuracy`?" in detail
+        assert "Did you mean `accuracy`?" in detail
 
     run_async(use())
 
