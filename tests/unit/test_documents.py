@@ -46,13 +46,13 @@ def test_the_documents_name_every_method_command_and_option_of_the_built_in_task
     assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
 
 
-def test_the_tables_and_the_schema_of_a_jobs_options_are_the_contracts() -> None:
-    """When they are not: `python docs/option_tables.py`."""
-    texts = runpy.run_path(str(REPOSITORY / "docs" / "option_tables.py"))["texts"]()
+def test_the_tables_and_the_schema_that_come_from_the_contract_are_up_to_date() -> None:
+    """When they are not: `python docs/contract_tables.py`."""
+    texts = runpy.run_path(str(REPOSITORY / "docs" / "contract_tables.py"))["texts"]()
     assert len(texts) == 4
     for path, text in texts.items():
         assert path.read_text() == text, path.name
-        assert path.suffix == ".json" or "<!-- options: " in text, path.name
+        assert path.suffix == ".json" or "<!-- from the contract: " in text, path.name
 
 
 @pytest.mark.parametrize("function", [average, combine_checkpoints])

@@ -1,6 +1,6 @@
-"""Writes what the docs say about a job's options, from the contract: `python docs/option_tables.py`.
+"""Writes the tables and the JSON schema that the docs take from the contract: `python docs/contract_tables.py`.
 
-A table stands between `<!-- options: NAME -->` and `<!-- end of options -->`. A test fails while a page is out of date.
+A table is between `<!-- from the contract: NAME -->` and `<!-- end -->`. A test fails while a page is out of date.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from ladle.cli.job_flags import ARGUMENTS, PANELS
-from ladle_contracts import JobSpec
+from ladle_contracts import EventBody, JobSpec
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 DOCS = Path(__file__).parent
 SCHEMA = DOCS / "job-spec.schema.json"
-SECTION = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+SECTION = re.compile(r"(<!-- from the contract: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fields_table() -> str:
-    """Every option with its path, for rest.md."""
+    """Every option of a job with its path, for rest.md."""
     rows = [(f"`{field.path}`", _value(field), _default(field), field.help) for field in SPEC_FIELDS]
     return _table(("option", "value", "default", ""), rows)
 
@@ -45,12 +47,27 @@ def flags_table() -> str:
     return "\n".join(panels)
 
 
-TABLES: dict[str, Callable[[], str]] = {"fields": fields_table, "parts": parts_table, "flags": flags_table}
+def events_table() -> str:
+    """The kinds of events, for rest.md."""
+    bodies: tuple[type[BaseModel], ...] = get_args(get_args(EventBody)[0])
+    rows = []
+    for body in bodies:
+        fields = ", ".join(f"`{name}`" for name in body.model_fields if name != "kind")
+        rows.append((f"`{body.model_fields['kind'].default}`", " ".join((body.__doc__ or "").split()), fields))
+    return _table(("kind", "", "fields"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "fields": fields_table,
+    "parts": parts_table,
+    "flags": flags_table,
+    "events": events_table,
+}
 PAGES = ("rest.md", "client.md", "command.md")
 
 
 def texts() -> dict[Path, str]:
-    """Each file with options in it, as it should be."""
+    """Each file that is made from the contract, as it should be."""
     schema = json.dumps(JobSpec.model_json_schema(), indent=2) + "\n"
     return {SCHEMA: schema} | {DOCS / page: _filled((DOCS / page).read_text()) for page in PAGES}
 
