@@ -438,6 +438,6 @@ def test_a_tie_is_called_one_in_the_card(tmp_path: Path, data: Path) -> None:
     report |= {"winner": "uniform", "gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
     card = model_card(report)
     loss = {score.method: f"{score.select['loss']:.4f}" for score in outcome.candidates}
-    assert "As good as the best checkpoint in accuracy on the select split, with a lower loss there" in card
-    assert f"({loss['uniform']} against {loss['best']})" in card
-    assert "| method | accuracy | loss | gain over best |" in card
+    assert "the same accuracy as the best checkpoint on the select split, with a lower loss" in card
+    assert f"({loss['uniform']} instead of {loss['best']})" in card
+    assert "| method | accuracy | loss | accuracy against best |" in card
