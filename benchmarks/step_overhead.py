@@ -52,7 +52,6 @@ from ladle_engine.methods.trained import TrainedOptions
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.model.statistics import NoStatistics, RecomputedStatistics, Statistics
-from ladle_engine.pipeline.report import versions
 from ladle_engine.placements.base import REPLICATED, Placement
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.memory_probe import PeakMemory, available_bytes
@@ -64,6 +63,7 @@ from ladle_engine.subspace.prior import Learned
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.image_classification import ImageClassification
 from ladle_engine.training.trainer import Trainer, _first_order, _Run
+from ladle_engine.versions import versions
 
 COUNTS = (10, 100, 300)
 HOST = torch.device("cpu")

@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_engine import average
-from ladle_engine.pipeline.report import versions
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.tasks.examples import split
+from ladle_engine.versions import versions
 
 METHODS = ("twa", "auto")
 CONFIG: dict[str, Any] = {"num_channels": 1, "num_classes": 10, "image_size": 28, "batch_norm": False}

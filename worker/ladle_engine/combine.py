@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from ladle_engine.output.model_writer import copy_side_files, verify_model, writ
 from ladle_engine.output.recipe import OUTPUT_DTYPES, SUM_TOLERANCE, Recipe, output_dtypes
 from ladle_engine.progress import ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.versions import installed_version
 
 PathLike = str | os.PathLike[str]
 
@@ -68,7 +68,7 @@ def combine_checkpoints(
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
     )
-    metadata = {"ladle_version": version("ladle")}
+    metadata = {"ladle_version": installed_version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)
