@@ -21,6 +21,10 @@ SIGNS_AT_ONCE = 1 << 20
 """Elements whose random signs are made together, to bound memory."""
 
 
+SUM_TOLERANCE = 1e-6
+"""Weights whose sum is this close to 1 make an average."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandomPart:
     """`sum over draws t and rows m of weights[t, m, g] * signs(seed, t, m)`; see `directions.random_signs`."""

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from ladle_engine import METHODS, MethodError, Outcome, average, candidate_state
 from ladle_engine.checkpoints import discover
 from ladle_engine.coefficients import RandomPart
+from ladle_engine.methods import twa
 from ladle_engine.methods.fixed import SHORTEST_MEMORY, decays
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
 from ladle_engine.methods.twa import TwaOptions
@@ -29,7 +30,8 @@ from ladle_engine.subspace.geometry import measure
 from ladle_engine.tasks.examples import split
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.toy import ToyTask, plain_net, trainer_for, write_checkpoints
 
 
@@ -278,13 +280,13 @@ def test_a_method_to_start_from_runs_once_with_the_jobs_options_also_after_a_cra
 ) -> None:
     """`twa` runs before `twa-layerwise`, from where that one will be; neither trains for the other's options."""
     runs: list[str] = []
-    run_training = Trainer.train
+    run_training = twa.train
 
     def counting(trainer: Trainer, subspace: Any, settings: TrainSettings) -> Trained:
         runs.append(f"{trainer.method} {settings.steps}")
         return run_training(trainer, subspace, settings)
 
-    monkeypatch.setattr(Trainer, "train", counting)
+    monkeypatch.setattr(twa, "train", counting)
     options = {
         "methods": ["twa", "twa-layerwise"],
         "options": {

@@ -14,7 +14,7 @@ import torch
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.options import option
 
@@ -25,7 +25,7 @@ SHORTEST_MEMORY = 1.25
 """Checkpoints: an average with less of them is as good as the last one."""
 
 
-class Best:
+class Best(FixedMethod):
     """The bar that the others must clear, set as high as the select split makes it."""
 
     name: ClassVar[str] = "best"
@@ -41,7 +41,7 @@ class Best:
         )
 
 
-class SecondBest:
+class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
     name: ClassVar[str] = "second-best"
@@ -63,7 +63,7 @@ class SecondBest:
         )
 
 
-class Uniform:
+class Uniform(FixedMethod):
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "The arithmetic mean of all checkpoints (SWA)."
     reference: ClassVar[str] = "Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, eq. 1"
@@ -80,7 +80,7 @@ class LastKOptions:
     k: int | None = option(None, "how many of the last checkpoints; chosen on the select split when absent", at_least=1)
 
 
-class LastK:
+class LastK(FixedMethod):
     name: ClassVar[str] = "last-k"
     summary: ClassVar[str] = "The mean of the last k checkpoints by step (LAWA)."
     reference: ClassVar[str] = "Kaddour 2022, Stop Wasting My Time!, section 2"
@@ -118,7 +118,7 @@ class EmaOptions:
     )
 
 
-class Ema:
+class Ema(FixedMethod):
     name: ClassVar[str] = "ema"
     summary: ClassVar[str] = "An exponential moving average over the checkpoints, in order of step."
     reference: ClassVar[str] = "Polyak and Juditsky 1992; as in torch.optim.swa_utils, over checkpoints"

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import FixedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.groups import HELP, Grouping, group
 from ladle_engine.options import option
 from ladle_engine.progress import Warned
-
-SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +27,15 @@ class GivenOptions:
     groups: Grouping = option("model", HELP)
 
 
-class Given:
+class Given(FixedMethod):
     name: ClassVar[str] = "given"
     summary: ClassVar[str] = "Takes the coefficients that you give."
     reference: ClassVar[str] = "a weighted average, as mergekit's `linear`"
     reference_url: ClassVar[str] = "https://github.com/arcee-ai/mergekit"
     options_type: ClassVar[type] = GivenOptions
+
+    def grouping(self, options: GivenOptions) -> Grouping:
+        return options.groups
 
     def choose(self, context: MethodContext, options: GivenOptions) -> Choice:
         groups = group(context.binding, options.groups)

@@ -8,12 +8,12 @@ import torch
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.evaluation.evaluate import Evaluation
-from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.progress import Pace
 
 
-class GreedySoup:
+class GreedySoup(FixedMethod):
     """Checkpoints in order of their held-out score; each stays in the soup if the mean of the soup gets no worse."""
 
     name: ClassVar[str] = "greedy-soup"

@@ -8,23 +8,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
+from ladle_engine.methods.trained import CENTRE, as_choice, start_of, trainer_for
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import BASES
 from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.objective import without_noise
 from ladle_engine.training.settings import SCHEDULES, TrainSettings, schedule
-from ladle_engine.training.trainer import Trained, without_noise
+from ladle_engine.training.train import Trained
 
 SETTLED_EVERY = 16
 """Steps after which weights and momentum are made again from their coefficients, which takes out the rounding that has
 gathered, and is where a run can be resumed bit for bit."""
-
-WEIGHT_VECTORS = 4
-"""Of the model's size, at its peak: the momentum, its next value, a projected gradient and the weights set aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class PsgdOptions:
         )
 
 
-class Psgd:
+class Psgd(TrainedMethod):
     """`v <- momentum v + P P^T g; w <- w - rate v`.
 
     In exact arithmetic this is SGD with momentum on the coefficients (`twa` with the same basis, `optimiser: sgd` and
@@ -70,6 +69,8 @@ class Psgd:
     )
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = PsgdOptions
+    weight_vectors: ClassVar[int] = 4
+    """At its peak: the momentum, its next value, a projected gradient and the weights set aside."""
 
     def choose(self, context: MethodContext, options: PsgdOptions) -> Choice:
         groups = group(context.binding, options.groups)
@@ -107,7 +108,7 @@ class Psgd:
             losses.append(loss)
             pace.step(step + 1, loss)
         trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), losses=losses)
-        return choice_of(context, self.name, groups, trained)
+        return as_choice(context, self.name, groups, trained)
 
 
 def centred(u_KG: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from ladle_engine.options import option
 from ladle_engine.placements.base import Placement
 from ladle_engine.subspace.prior import LEARNED
 from ladle_engine.training.settings import OPTIMISERS, SCHEDULES, TrainSettings
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained
+from ladle_engine.training.trainer import Trainer
 
 CENTRE = "centre"
 
@@ -119,22 +120,19 @@ def start_of(context: MethodContext, method: str, start: str, groups: Groups) ->
         alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
         alpha_KG[context.checkpoints.names.index(start)] = 1.0
         return alpha_KG
-    # Here, for the registry holds the methods that import this file.
-    from ladle_engine.methods.registry import METHODS
-    from ladle_engine.methods.runs import choose
-
+    methods = context.plan.options
     if start == method:
         raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
-    if start not in METHODS:
-        known = [*context.checkpoints.names, *METHODS]
+    if start not in methods:
+        known = [*context.checkpoints.names, *methods]
         near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
         raise _invalid(
             method,
-            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
+            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in methods if name != method)}",
             f"`{start}`" + (f" (perhaps `{near[0]}` is meant)" if near else ""),
         )
     try:
-        return _regroup(method, choose(context, start).coefficients, groups)
+        return _regroup(method, context.choice_of(start).coefficients, groups)
     except MethodError as error:
         if error.code != "invalid-method-options" or error.message.startswith("`start`"):
             raise
@@ -218,7 +216,7 @@ def rescaled(context: MethodContext, method: str, groups: Groups, alpha_0_KG: Te
     return replace(trained, weights_KG=moved(whole, own))
 
 
-def choice_of(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
+def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
     """What was trained as coefficients of the checkpoints."""
     return Choice(
         coefficients=_coefficients(context, groups, trained.weights_KG),

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
     PRIOR_HELP,
     TrainedOptions,
-    choice_of,
+    as_choice,
     rescaled,
     start_of,
     trainer_for,
@@ -20,6 +21,7 @@ from ladle_engine.methods.trained import (
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
 from ladle_engine.subspace.bases import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
+from ladle_engine.training.train import train
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
@@ -57,7 +59,7 @@ class LearnedSoupOptions(TrainedOptions):
     prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
 
 
-class Twa:
+class Twa(TrainedMethod):
     name: ClassVar[str] = "twa"
     summary: ClassVar[str] = "Trains one coefficient per checkpoint by gradient descent, starting at the mean."
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, eqs. 3-7 and Algorithm 1"
@@ -72,10 +74,10 @@ class Twa:
         groups = group(context.binding, options.groups)
         subspace = self._subspace(context, options, groups)
         trainer = trainer_for(context, self.name, groups)
-        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
+        trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
         if options.rescale:
             trained = rescaled(context, self.name, groups, subspace.alpha_0_KG, trained)
-        return choice_of(context, self.name, groups, trained)
+        return as_choice(context, self.name, groups, trained)
 
     def _subspace(self, context: MethodContext, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
@@ -129,7 +131,7 @@ class PcaSubspace(Twa):
         return super().choose(context, options)
 
 
-class LearnedSoup:
+class LearnedSoup(TrainedMethod):
     name: ClassVar[str] = "learned-soup"
     summary: ClassVar[str] = "Trains convex coefficients: a softmax, so none is negative."
     reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, appendix: learned soup"
@@ -147,5 +149,5 @@ class LearnedSoup:
             )
         subspace = Convex(alpha_0_KG=alpha_0_KG)
         trainer = trainer_for(context, self.name, groups)
-        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
-        return choice_of(context, self.name, groups, trained)
+        trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
+        return as_choice(context, self.name, groups, trained)
