@@ -11,32 +11,30 @@ all went well, 1 when something failed, 2 when there is no such device. See docs
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = [str(REPOSITORY / folder) for folder in ("worker", "examples/small-cnn", "benchmarks")]
-sys.path[:0] = SOURCES
+sys.path[:0] = [str(REPOSITORY / folder) for folder in ("worker", "examples/small-cnn", "benchmarks")]
 
 import argparse  # noqa: E402
 import importlib  # noqa: E402
-import shlex  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from typing import Any  # noqa: E402
 
 from gpu.machine import machine  # noqa: E402
 from gpu.parts import Budget, Found, Part, Setting  # noqa: E402
 from gpu.results import summary, write  # noqa: E402
-from gpu.worker import FAILED, SKIPPED, Orders, Record, Worker  # noqa: E402
+from gpu.worker import FAILED, NOT_RUN, SKIPPED, Orders, Record, Worker  # noqa: E402
 from measuring import RESULTS  # noqa: E402
 
-CHECK_S = 240.0
+from ladle_engine.pipeline.splits import usable_device  # noqa: E402
+
+MINUTES = 9.0
+CHECK_S = 300.0
 """What one check may take before it counts as hanging."""
 LATE_S = 60.0
 """By how much a benchmark may be late."""
-MACHINE = "machine"
 
 
 def later(module: str, function: str) -> Callable[[Setting], Found]:
@@ -50,7 +48,7 @@ def later(module: str, function: str) -> Callable[[Setting], Found]:
 
 
 def describe(setting: Setting) -> Found:
-    return Found(figures=machine(setting.device))
+    return Found(figures=machine(usable_device(setting.device)))
 
 
 PARTS = [
@@ -113,22 +111,25 @@ PARTS = [
     ),
 ]
 """In the order in which they run."""
+MACHINE = Part(name="machine", summary="What the figures are measured on.", run=describe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    # For the ranks, which are programs of their own.
-    os.environ["PYTHONPATH"] = os.pathsep.join([*SOURCES, *filter(None, [os.environ.get("PYTHONPATH")])])
     budget = Budget(seconds=60 * options.minutes)
-    parts = [part for part in PARTS if part.name in (options.only or [part.name for part in PARTS])]
-    known = {part.name: part for part in [*parts, Part(name=MACHINE, summary="", run=describe)]}
+    parts = [part for part in PARTS if not options.only or part.name in options.only]
+    known = {part.name: part for part in [*parts, MACHINE]}
     worker = Worker(Orders(parts=known, device=options.device, quick=options.quick, budget=budget))
     try:
-        described = worker.run(MACHINE, CHECK_S, lambda found: None)
+        described = worker.run(MACHINE.name, CHECK_S, lambda found: None)
         if described["status"] == FAILED:
-            print(f"`--device` must be one that torch can use here, but is {options.device}: {described['reason']}")
+            print(described["reason"])
             return 2
-        return _run_all(parts, worker, options, budget, described["figures"])
+        check = Check(options=options, budget=budget, worker=worker, machine=described["figures"], parts=parts)
+        for part in parts:
+            print(check.run(part), flush=True)
+        print(f"{summary(check.result)} Figures: {check.save()} and .md")
+        return check.status
     finally:
         worker.end()
 
@@ -139,65 +140,79 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="cuda; with cpu the check itself is tried, on tiny sizes")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], metavar="PART", help="only these")
-    parser.add_argument("--minutes", type=float, default=9.0, help="benchmarks are left out when this is used up (9)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="then benchmarks are left out (%(default)g)")
     return parser.parse_args(arguments)
 
 
-def _run_all(
-    parts: Sequence[Part], worker: Worker, options: argparse.Namespace, budget: Budget, on: dict[str, Any]
-) -> int:
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/gpu_check.py", *sys.argv[1:]]),
-        "quick": options.quick,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": on,
-        "parts": [],
-    }
+def _command(options: argparse.Namespace) -> str:
+    """Without the folder, which is nobody else's."""
+    words = ["python", "benchmarks/gpu_check.py"]
+    words += ["--device", options.device] if options.device != "cuda" else []
+    words += ["--quick"] if options.quick else []
+    words += ["--only", *options.only] if options.only else []
+    words += ["--minutes", f"{options.minutes:g}"] if options.minutes != MINUTES else []
+    return " ".join(words)
 
-    def keep(part: Part, record: Record, rest: Sequence[Part]) -> Path:
-        """Writes what is known: `record`, and that the rest has not run."""
-        result["seconds"] = round(budget.seconds - budget.left_s(), 1)
-        waiting = [_entry(each, {"status": "not run"}) for each in rest]
-        return write(options.out, {**result, "parts": [*result["parts"], _entry(part, record), *waiting]})
 
-    file = options.out
-    for number, part in enumerate(parts):
-        rest = parts[number + 1 :]
-        keep(part, {"status": "running"}, rest)
-        reason = _reason_to_skip(part, options.device, budget)
-        if reason:
-            record: Record = {"status": SKIPPED, "reason": reason}
+class Check:
+    """Runs parts, and keeps the two files up to date."""
+
+    def __init__(
+        self, *, options: argparse.Namespace, budget: Budget, worker: Worker, machine: Record, parts: Sequence[Part]
+    ) -> None:
+        self._options = options
+        self._budget = budget
+        self._worker = worker
+        self._entries: dict[str, Record] = {
+            part.name: {
+                "name": part.name,
+                "kind": "check" if part.is_check else "benchmark",
+                "summary": part.summary,
+                "status": NOT_RUN,
+            }
+            for part in parts
+        }
+        self.result: Record = {
+            "command": _command(options),
+            "quick": options.quick,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": machine,
+            "parts": list(self._entries.values()),
+        }
+
+    @property
+    def status(self) -> int:
+        return 1 if any(entry["status"] == FAILED for entry in self.result["parts"]) else 0
+
+    def run(self, part: Part) -> str:
+        """A line for people."""
+        entry = self._entries[part.name]
+
+        def keep(found: Record) -> None:
+            entry.update(found)
+            self.save()
+
+        keep({"status": "running"})
+        if reason := self._reason_to_skip(part):
+            keep({"status": SKIPPED, "reason": reason})
         else:
-            allowed_s = CHECK_S if part.is_check else budget.left_s() + LATE_S
-            record = worker.run(
-                part.name,
-                allowed_s,
-                lambda found, part=part, rest=rest: keep(part, {"status": "running", **found}, rest),
-            )
-        file = keep(part, record, rest)
-        result["parts"].append(_entry(part, record))
-        print(_said(part, record), flush=True)
-    print(f"{summary(result)} Figures: {file} and .md")
-    return 1 if any(part["status"] == FAILED for part in result["parts"]) else 0
+            allowed_s = CHECK_S if part.is_check else self._budget.left_s() + LATE_S
+            keep(self._worker.run(part.name, allowed_s, keep))
+        text = entry.get("reason") or entry.get("says") or ""
+        return f"{part.name:12} {entry['status']:8} {entry.get('seconds', 0.0):6.1f} s  {text}"
 
+    def save(self) -> Path:
+        self.result["seconds"] = round(self._budget.seconds - self._budget.left_s(), 1)
+        return write(self._options.out, self.result)
 
-def _entry(part: Part, record: Record) -> Record:
-    return {"name": part.name, "kind": "check" if part.is_check else "benchmark", "summary": part.summary, **record}
-
-
-def _reason_to_skip(part: Part, device: str, budget: Budget) -> str | None:
-    if part.needs_gpu and not device.startswith("cuda"):
-        return f"it needs a GPU, but `--device` is {device}"
-    if missing := [package for package in part.needs if importlib.util.find_spec(package) is None]:
-        return f"it needs {' and '.join(missing)}, which is not installed"
-    if not part.is_check and not budget.allows(0.0):
-        return f"the {budget.seconds / 60:g} minutes are used up"
-    return None
-
-
-def _said(part: Part, record: Record) -> str:
-    text = record.get("reason") or record.get("says") or ""
-    return f"{part.name:12} {record['status']:8} {record.get('seconds', 0.0):6.1f} s  {text}"
+    def _reason_to_skip(self, part: Part) -> str | None:
+        if part.needs_gpu and not self._options.device.startswith("cuda"):
+            return f"it needs a GPU, but `--device` is {self._options.device}"
+        if missing := [package for package in part.needs if importlib.util.find_spec(package) is None]:
+            return f"it needs {' and '.join(missing)}, which is not installed"
+        if not part.is_check and not self._budget.allows(0.0):
+            return f"the {self._options.minutes:g} minutes are used up"
+        return None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ FROM_FLOAT32 = {"bfloat16": 0.002, "int8": 0.006, "int4": 0.1}
 """What docs/placements.md says of the difference to float32, at most; of the other precisions it is rounding."""
 LEAST_MOVE = 0.02
 
-METHODS = {
+METHODS: dict[str, dict[str, object]] = {
     "twa": {},
     "twa-layerwise": {"groups": "tensors"},
     "twa-gram-schmidt": {"groups": "layers"},
@@ -27,6 +27,7 @@ METHODS = {
     "psgd": {},
 }
 """With other options than the default, so that all optimisers and groupings take part."""
+FEW_METHODS = ("twa-layerwise", "pca", "psgd")
 
 
 def precisions(setting: Setting) -> Found:
@@ -65,7 +66,8 @@ def methods(setting: Setting) -> Found:
     """Every trained method on a plain network, and `twa` on one with BatchNorm, to rounding."""
     for net in ("perceptron", "batch-norm"):
         make(setting.folder / net, net)
-    jobs = {name: _job(name, options) for name, options in METHODS.items()}
+    names = FEW_METHODS if setting.few else METHODS
+    jobs = {name: _job(name, METHODS[name]) for name in names}
     jobs["twa, BatchNorm"] = Job(net="batch-norm", method="twa")
     found, wrong = Found(), []
     rows = []

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "load": load(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "commit": _said("git", "-C", str(REPOSITORY), "rev-parse", "HEAD"),
         "versions": versions() | {package: installed_version(package) for package in ("triton", "scikit-learn")},
     }
@@ -49,6 +50,11 @@ def machine(device: torch.device) -> dict[str, Any]:
             "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         }
     return found
+
+
+def without_folders(text: str) -> str:
+    """Where this machine keeps things is nobody's business."""
+    return text.replace(f"{REPOSITORY}/", "").replace(sys.prefix, "python")
 
 
 def load() -> float:

@@ -18,10 +18,9 @@ from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.placements.memory_plan import PRECISIONS, USABLE_SHARE
 from ladle_engine.placements.memory_probe import PeakMemory
 
-CHECKPOINTS = 8
+CHECKPOINTS = 6
 TOO_LITTLE_BYTES = 40 << 20
-"""For the model and its gradient, of 26 MB each."""
-METHOD = {"method": "twa", "options": {"steps": 10, "rescale": False}}
+"""For a model of 65 MB."""
 
 
 def memory(setting: Setting) -> Found:
@@ -55,7 +54,8 @@ def _measured(setting: Setting, precision: str, found: Found) -> Done:
 
 
 def _run(setting: Setting, precision: str, name: str) -> Done:
-    return Job(net="wide", precision=precision, **METHOD).run(setting.folder, setting.device, setting.folder / name)
+    job = Job(net="wide", method="twa", options={"steps": 10, "rescale": False}, precision=precision)
+    return job.run(setting.folder, setting.device, setting.folder / name)
 
 
 def _require_as_planned(figures: dict[str, Any]) -> None:
@@ -97,9 +97,10 @@ def allocator_held_to(room_bytes: int, device: torch.device) -> Iterator[None]:
     """Inside, torch may take so much memory beyond what it has now; what is free on the GPU is reported as before."""
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + room_bytes) / total, device)
+    share = (torch.cuda.memory_reserved(device) + room_bytes) / total
+    torch.cuda.set_per_process_memory_fraction(share, device.index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, device.index)
         torch.cuda.empty_cache()

@@ -64,8 +64,13 @@ class Setting:
 
     @property
     def small(self) -> bool:
-        """Whether to take the smallest sizes: nothing is measured then, it only has to run."""
+        """Whether to take the smallest sizes: a CPU stands in for the GPU, and nothing is measured."""
         return not self.on_gpu
+
+    @property
+    def few(self) -> bool:
+        """Whether to take the fewest cases too: in the check's own test."""
+        return self.small and self.quick
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpu.coefficients import FROM_FLOAT32, ROUNDING
 from gpu.jobs import Done, Job, apart, make
 from gpu.parts import Found, Setting, require
-from gpu.ranks import start
+from gpu.ranks import Ended, start
 from ladle_engine.placements.base import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
 
 OF_ONE_RANK = (REPLICATED, BY_PARAMETER, BY_CHECKPOINT)
@@ -66,18 +66,20 @@ def starts(setting: Setting) -> Iterator[Start]:
 
 def placements(setting: Setting) -> Found:
     expected = _expected(setting)
-    found, wrong = Found(), []
-    rows = []
+    found = Found()
+    runs: list[dict[str, Any]] = []
+    logs: list[str] = []
     for each in starts(setting):
-        for name, said in _agree(setting, each, expected).items():
-            row = {"start": each.name, "job": name, **said}
-            found.figures.setdefault("runs", []).append(row)
-            rows.append([each.name, name, said["said"]])
-            if said["wrong"]:
-                wrong.append(f"{name} on {each.name} ({said['said']})")
-        found.lines = table_lines(("ranks", "placement", "from the CPU's coefficients"), rows)
-        found.says = f"{sum('difference' in run for run in found.figures['runs'])} of {len(rows)} runs trained"
+        ended = _start(setting, each)
+        runs += [{"start": each.name, "job": name, **said} for name, said in _agree(setting, each, ended, expected)]
+        if ended.said:
+            logs += ["", f"{each.name} said last:", "", "```", *ended.said, "```"]
+        found.figures["runs"] = runs
+        rows = [[run["start"], run["job"], run["said"].split("\n")[0]] for run in runs]
+        found.lines = [*table_lines(("ranks", "placement", "from the CPU's coefficients"), rows), *logs]
+        found.says = f"{sum('difference' in run for run in runs)} of {len(rows)} runs trained"
         setting.keep(found)
+    wrong = [f"{run['job']} on {run['start']}" for run in runs if run["wrong"]]
     require(not wrong, f"every placement must train the CPU's coefficients, but these do not: {'; '.join(wrong)}")
     return found
 
@@ -101,26 +103,27 @@ def _expected(setting: Setting) -> dict[str, Tensor]:
     return found
 
 
-def _agree(setting: Setting, each: Start, expected: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    jobs = _jobs(setting, each)
-    folder = setting.folder / each.name
-    ended = start(
-        folder,
+def _start(setting: Setting, each: Start) -> Ended:
+    return start(
+        setting.folder / each.name,
         setting.folder,
-        jobs,
+        _jobs(setting, each),
         setting.device.type,
         ranks=each.ranks,
         backend=each.backend,
         options=("--ranks-per-node", str(each.ranks_per_node)) if each.ranks_per_node else (),
     )
-    said: dict[str, dict[str, Any]] = {}
-    for name, job in jobs.items():
-        if ended[name] != "ok":
-            has_to = job.placement in each.must_run
-            said[name] = {"said": f"did not run: {ended[name]}", "wrong": has_to}
+
+
+def _agree(
+    setting: Setting, each: Start, ended: Ended, expected: dict[str, Tensor]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, job in _jobs(setting, each).items():
+        if ended.jobs[name] != "ok":
+            yield name, {"said": f"did not run: {ended.jobs[name]}", "wrong": job.placement in each.must_run}
             continue
-        here = Done(folder=folder / "outputs" / name, method=job.method, losses_taken=0, warnings=())
+        output = setting.folder / each.name / "outputs" / name
+        here = Done(folder=output, method=job.method, losses_taken=0, warnings=())
         difference = apart(here.coefficients, expected[job.net])
         bound = FROM_FLOAT32.get(job.precision, ROUNDING)
-        said[name] = {"said": f"{difference:.1e}", "difference": difference, "wrong": difference > bound}
-    return said
+        yield name, {"said": f"{difference:.1e}", "difference": difference, "wrong": difference > bound}

@@ -32,7 +32,7 @@ import torch.distributed as dist  # noqa: E402
 
 from gpu.jobs import Job, saving_always  # noqa: E402
 
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=40)
 
 
 def main() -> None:

@@ -7,16 +7,28 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpu.jobs import Job
+from gpu.machine import without_folders
 from ladle_worker.family import before_exec, end_tree
 
 SCRIPT = Path(__file__).with_name("rank.py")
-ALLOWED_S = 240
+ALLOWED_S = 150
 GRACE_S = 5
-LAST_LINES = 30
+LAST_LINES = 60
+NOT_RUN = "was not run to its end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How ranks ended."""
+
+    jobs: dict[str, str]
+    """Name -> `ok`, or what was raised, or `NOT_RUN`."""
+    said: list[str]
+    """Their last lines, and the exit status; nothing when all is well."""
 
 
 def start(
@@ -28,10 +40,10 @@ def start(
     ranks: int | None = None,
     backend: str = "gloo",
     options: Sequence[str] = (),
-) -> dict[str, str]:
-    """Name -> `ok`, or why the job did not end well. Outputs are in `folder/outputs`, resume states in `folder/states`.
+) -> Ended:
+    """Runs the jobs on that many ranks; without `ranks` in one process without a process group.
 
-    Without `ranks` it is one process without a process group. `options` are those of `rank.py`.
+    Outputs are in `folder/outputs`, resume states in `folder/states`. `options` are those of `rank.py`.
     """
     folder.mkdir(exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps([{"name": name, **asdict(job)} for name, job in jobs.items()]))
@@ -43,12 +55,10 @@ def start(
     said = _run([sys.executable, *launcher, str(SCRIPT), str(folder), str(made), device, backend, *options], ranks or 1)
     ended = folder / "ended.json"
     found: dict[str, str] = json.loads(ended.read_text()) if ended.exists() else {}
-    for name in jobs:
-        found.setdefault(name, f"was not run to its end. {said}")
-    return found
+    return Ended(jobs={name: found.get(name, NOT_RUN) for name in jobs}, said=[] if len(found) == len(jobs) else said)
 
 
-def _run(command: list[str], ranks: int) -> str:
+def _run(command: list[str], ranks: int) -> list[str]:
     """What the processes said last, and how they ended."""
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     process = subprocess.Popen(
@@ -67,5 +77,5 @@ def _run(command: list[str], ranks: int) -> str:
         said += f"\nended after {ALLOWED_S} s"
     finally:
         end_tree(process.pid, GRACE_S)
-    last = "\n".join(said.strip().splitlines()[-LAST_LINES:])
-    return f"exit status {process.returncode}: {last}"
+    last = without_folders(said).strip().splitlines()[-LAST_LINES:]
+    return [*last, f"exit status {process.returncode}"]

@@ -9,7 +9,7 @@ from measuring import table_lines
 
 from gpu.jobs import Cut, Done, Job, make, saving_always
 from gpu.parts import Found, Setting, require
-from gpu.ranks import start
+from gpu.ranks import NOT_RUN, start
 
 JOBS = {
     "float32": Job(),
@@ -21,6 +21,7 @@ JOBS = {
     "random": Job(method="random", options={"steps": 20, "dimensions": 4}),
     "BatchNorm": Job(net="batch-norm", method="twa", tf32=True),
 }
+FEW_JOBS = ("float32", "int8", "psgd", "BatchNorm")
 IN_A_PROCESS = ("float32", "BatchNorm")
 """Those that also run in a process of their own, which takes seconds to start."""
 
@@ -28,7 +29,9 @@ IN_A_PROCESS = ("float32", "BatchNorm")
 def _jobs(setting: Setting) -> dict[str, Job]:
     for net in ("perceptron", "batch-norm"):
         make(setting.folder / net, net)
-    return {name: job for name, job in JOBS.items() if setting.on_gpu or name != "offload"}
+    left_out = () if setting.on_gpu else ("offload",)
+    names = FEW_JOBS if setting.few else JOBS
+    return {name: JOBS[name] for name in names if name not in left_out}
 
 
 def determinism(setting: Setting) -> Found:
@@ -39,14 +42,15 @@ def determinism(setting: Setting) -> Found:
     process = setting.folder / "process"
     alone = {name: jobs[name] for name in IN_A_PROCESS}
     ended = start(process, setting.folder, alone, setting.device.type)
-    other = {name: _done(process, job, name) for name, job in alone.items() if ended[name] == "ok"}
+    other = {name: _done(process, job, name) for name, job in alone.items() if ended.jobs[name] == "ok"}
     different = {
         name: {"again": _differing(done, again[name])}
         | ({"another process": _differing(done, other[name])} if name in other else {})
         for name, done in first.items()
     }
-    failed = [f"{name} in another process {said}" for name, said in ended.items() if said != "ok"]
+    failed = [f"{name} in another process: {said}" for name, said in ended.jobs.items() if said != "ok"]
     found = _found(different, "run twice")
+    found.lines += ended.said
     setting.keep(found)
     require(not failed, "; ".join(failed))
     _require_same(different)
@@ -64,10 +68,10 @@ def resume(setting: Setting) -> Found:
             _cut(setting, job, f"{name}-cut", state, after=whole[name].losses_taken // 2)
             different[name] = {"cut": _taken_up(setting, job, f"{name}-resumed", state, whole[name])}
         killed = setting.folder / "killed"
-        for name in IN_A_PROCESS:
+        for name in IN_A_PROCESS[:1] if setting.few else IN_A_PROCESS:
             after = ("--cut-after", str(whole[name].losses_taken // 2))
             ended = start(killed, setting.folder, {name: jobs[name]}, setting.device.type, options=after)
-            require(ended[name].startswith("was not run"), f"{name} was to be cut, but: {ended[name]}")
+            require(ended.jobs[name] == NOT_RUN, f"{name} was to be killed in its middle, but: {ended.jobs[name]}")
             state = killed / "states" / name
             different[name]["killed"] = _taken_up(setting, jobs[name], f"{name}-after-killed", state, whole[name])
     found = _found(different, "cut and taken up again")

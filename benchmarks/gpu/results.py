@@ -9,7 +9,7 @@ from typing import Any
 
 from measuring import slug, table_lines
 
-from gpu.worker import FAILED, PASSED, SKIPPED
+from gpu.worker import FAILED, NOT_RUN, PASSED, SKIPPED
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -47,13 +47,14 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    counts = {status: [] for status in (PASSED, FAILED, SKIPPED)}
-    for part in result["parts"]:
-        counts.setdefault(part["status"], []).append(part["name"])
-    said = [f"{len(counts[PASSED])} parts passed"]
-    for status in (FAILED, SKIPPED):
-        if counts[status]:
-            said.append(f"{len(counts[status])} {status} ({', '.join(counts[status])})")
+    names = {
+        status: [part["name"] for part in result["parts"] if part["status"] == status]
+        for status in (PASSED, FAILED, SKIPPED, NOT_RUN)
+    }
+    said = [f"{len(names[PASSED])} of {len(result['parts'])} parts passed"]
+    for status in (FAILED, SKIPPED, NOT_RUN):
+        if names[status]:
+            said.append(f"{len(names[status])} {status} ({', '.join(names[status])})")
     return ", ".join(said) + "."
 
 

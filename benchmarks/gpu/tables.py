@@ -27,11 +27,12 @@ def rows(setting: Setting) -> Found:
     counts, size, repeats = (rows_bench.COUNTS, 1536 << 20, 5) if setting.on_gpu else ((10,), 4 << 20, 1)
     if setting.quick:
         counts, repeats = counts[:1], min(repeats, 3)
+    precisions = ("float32", "int4") if setting.few else ROW_PRECISIONS
     plain = torch.ones(size // 4, device=setting.device)
     found = Found(figures={"repeats": repeats, "runs": [], "left_out": []})
     expected_s = 0.0
     for count in counts:
-        for precision in ROW_PRECISIONS:
+        for precision in precisions:
             if not setting.budget.allows(expected_s):
                 found.figures["left_out"].append(f"{precision}, N = {count}: {NO_TIME}")
                 continue

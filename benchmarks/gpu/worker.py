@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from gpu.machine import load
+from gpu.machine import load, without_folders
 from gpu.parts import Budget, Found, Part, Setting, Skipped
 from ladle_worker.family import die_with_parent, end_tree
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
 GRACE_S = 5.0
 Record = dict[str, Any]
 """What goes into the JSON file of a part."""
@@ -55,7 +55,8 @@ class Worker:
         """How the part ended. `keep` gets what it has found until then."""
         connection = self._started()
         connection.send(name)
-        started, found = time.monotonic(), {}
+        started = time.monotonic()
+        found: Record = {}
         while True:
             try:
                 if not connection.poll(max(0.0, started + timeout_s - time.monotonic())):
@@ -125,7 +126,11 @@ def _run(part: Part, orders: Orders, keep: Callable[[Found], None]) -> Record:
     except Skipped as skipped:
         record = {"status": SKIPPED, "reason": str(skipped)}
     except Exception as error:
-        record = {"status": FAILED, "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        record = {
+            "status": FAILED,
+            "reason": without_folders(f"{type(error).__name__}: {error}"),
+            "traceback": without_folders(traceback.format_exc()),
+        }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {**record, "seconds": round(time.monotonic() - started, 1), "load": before}
@@ -140,6 +145,6 @@ def _free_memory(device: str) -> bool:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.ones(1, device=device)
-    except RuntimeError:
+    except Exception:  # whatever a broken driver, or a torch without CUDA, raises
         return False
     return True
