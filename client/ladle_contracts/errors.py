@@ -53,13 +53,9 @@ class Reason(StrEnum):
     """The placement or precision does not work with these ranks, this model or this device."""
     # The job's life
     CRASHED = "crashed"
-<<<<<<< HEAD
-    """The ranks ended without saying why, in every attempt; the log's tail may."""
+    """The ranks ended without saying why. The end of the log may tell."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
-=======
-    """The ranks ended without saying why. The end of the log may tell."""
->>>>>>> h-options
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
     CANCELLED = "cancelled"
