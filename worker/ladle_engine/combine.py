@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.versions import installed_version
 
 
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
@@ -71,7 +71,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     )
     if recipe.coefficients.single() is None:
         refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])
-    metadata = {"ladle_version": version("ladle")}
+    metadata = {"ladle_version": installed_version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)

@@ -97,8 +97,6 @@ class MethodContext:
     on_event: ProgressCallback
     choices: dict[str, Choice] = field(default_factory=dict, init=False)
     """What the methods that have run chose, by name."""
-    choosing: list[str] = field(default_factory=list, init=False)
-    """The methods that are running: the first one, the one that it starts from, and so on."""
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     evaluations: Evaluations = field(init=False)
 
