@@ -338,7 +338,6 @@ def test_a_checkpoint_whose_loss_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"method": "last-k", "method_options": {"k": 9}}, "invalid-method-options", "9"),
         ({"task": "translation"}, "unknown-task", "`translation`"),
         ({"task_options": {"batch_size": 0}}, "invalid-task-options", "at least 1, but is 0"),
-        ({"task_options": {"batch_size": 301}}, "too-little-data", "301 examples"),
         ({"metric": "f1"}, "unknown-metric", "accuracy, loss"),
         ({"select_fraction": 0.999}, "too-little-data", "0.999 of 300"),
     ],
