@@ -23,6 +23,10 @@ class Reason(StrEnum):
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
     """Names, shapes or kinds differ between two checkpoints."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
+    AMBIGUOUS_ORDER = "ambiguous-order"
+    """The names allow two orders, and the job needs one: choose with `order`."""
+    UNREADABLE_INPUT = "unreadable-input"
+    """A file of the checkpoints is gone or cannot be opened."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
     """No such task, or none could be inferred."""
@@ -42,6 +46,8 @@ class Reason(StrEnum):
     # Resources
     PATH_NOT_ALLOWED = "path-not-allowed"
     OUTPUT_EXISTS = "output-exists"
+    RESULTS_UNWRITABLE = "results-unwritable"
+    """The result's folder cannot be made or written."""
     DISK_FULL = "disk-full"
     OUT_OF_MEMORY = "out-of-memory"
     INVALID_PLACEMENT = "invalid-placement"

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.lost_files import naming_lost_files
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
@@ -60,6 +62,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@naming_lost_files
 def average(
     ckpt_dir: PathLike,
     val_set: PathLike,
@@ -72,6 +75,8 @@ def average(
     pattern: str | None = None,
     last: int | None = None,
     steps: Sequence[int] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
     train_set: PathLike | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -99,6 +104,9 @@ def average(
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
+        exclude: a glob, or several, of checkpoints to leave out.
+        order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
+            `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         train_set: training data, used for `coefficients` (TWA-t) or to recompute `batchnorm` statistics.
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
@@ -133,7 +141,8 @@ def average(
     refuse_existing(Path(output))
 
     on_event(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
+    checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    announce(checkpoints, on_event, order_matters=needs_order(plan))
     chosen_task = choose_task(checkpoints, task, task_options or {})
     splits = open_splits(
         request, chosen_task, checkpoints, Path(val_set), Path(train_set) if train_set else None, device
@@ -175,7 +184,8 @@ REPORTED = frozenset(
     (
         *PATHS,
         *("train_set_use", "method", "method_options", "task_options", "pattern"),
-        *("last", "steps", "select_fraction", "metric", "dtype", "seed", "precision"),
+        *("exclude", "last", "steps", "order"),
+        *("select_fraction", "metric", "dtype", "seed", "precision"),
     )
 )
 """The arguments that decide the result; they stand in the report and name the resume state. Placements do not."""

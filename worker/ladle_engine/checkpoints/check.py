@@ -32,15 +32,13 @@ def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
                     differs = differs or not _equal(tensor, reference.read(name))
             pace.step(done + 1)
     if not differs:
-        raise CheckpointError(
-            "identical-checkpoints",
-            f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the "
-            f"same weights: there is nothing to average.",
-        )
+        raise _identical(checkpoints)
 
 
 def check_names(checkpoints: CheckpointSet) -> None:
-    """Names, shapes and kinds of all tensors; reads headers only. Raises `CheckpointError` (mismatched)."""
+    """Names, shapes and kinds of all tensors; reads headers only. Raises `CheckpointError` (mismatched, identical)."""
+    if checkpoints.identical:
+        raise _identical(checkpoints)
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
             _compare(checkpoints, checkpoint, reader.tensors())
@@ -68,6 +66,14 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
             )
 
 
+def _identical(checkpoints: CheckpointSet) -> CheckpointError:
+    return CheckpointError(
+        "identical-checkpoints",
+        f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
+        f"weights: there is nothing to average.",
+    )
+
+
 def _kind(info: TensorInfo) -> str:
     if info.dtype is torch.bool:
         return "boolean"
@@ -86,7 +92,7 @@ def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
-                f"infinite values. Leave that checkpoint out with `checkpoints`.",
+                f"infinite values. Leave that checkpoint out with `exclude`.",
             )
 
 
@@ -110,5 +116,5 @@ def _comparable(tensor: Tensor) -> Tensor:
 def _mismatch(what: str) -> CheckpointError:
     return CheckpointError(
         "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `checkpoints`.",
+        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude`.",
     )

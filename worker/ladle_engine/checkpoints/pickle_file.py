@@ -32,7 +32,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise corrupt(
             path,
             f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
-            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `checkpoints`",
+            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `exclude`",
         )
     return tensors
 
@@ -56,7 +56,7 @@ def _load(path: Path) -> Any:
                 f"Save the weights alone, best as safetensors.",
             ) from error
         raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
-    except MemoryError:
+    except (MemoryError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.

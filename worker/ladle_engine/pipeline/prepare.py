@@ -87,8 +87,8 @@ def prepare(
         names = checkpoints.names
         on_event(
             Warned(
-                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out "
-                f"with `checkpoints`."
+                message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave one "
+                f"out with `exclude`."
             )
         )
     return MethodContext(
@@ -173,4 +173,5 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
         num_parameters=binding.num_parameters,
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
+        order=checkpoints.order,
     )

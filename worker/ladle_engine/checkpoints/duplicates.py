@@ -1,0 +1,151 @@
+"""Checkpoints that hold the same weights: a link, a copy, or the same tensors in another container."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ladle_engine.checkpoints.name_parts import LAST_WORDS, words_of
+from ladle_engine.checkpoints.order import arrange
+from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.types import Checkpoint, TensorReader
+from ladle_engine.errors import CheckpointError
+
+MOST_NAMES = 5
+SAMPLED_TENSORS = 64
+SAMPLED_ELEMENTS = 16
+CHUNK_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once:
+    """Checkpoints without copies of each other, unless all are."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    warnings: tuple[str, ...] = ()
+    identical: bool = False
+    """All hold the same weights: then none is left out."""
+
+
+def each_once(checkpoints: Sequence[Checkpoint], order: str = "auto", unopened: Collection[str] = ()) -> Once:
+    """Of equal ones that with a step stays, then `last` and its like, then the first. The `unopened` all stay."""
+    groups = equal_groups([each for each in checkpoints if each.name not in unopened])
+    if any(len(group) == len(checkpoints) for group in groups):
+        return Once(checkpoints=tuple(checkpoints), identical=True)
+    arranged = arrange(checkpoints, order).checkpoints
+    place = {each.name: (each.step is None, not words_of(each.name) & LAST_WORDS, i) for i, each in enumerate(arranged)}
+    kept_for: dict[str, str] = {}
+    for group in groups:
+        kept, *copies = sorted((each.name for each in group), key=place.__getitem__)
+        kept_for |= dict.fromkeys(copies, kept)
+    return Once(
+        checkpoints=tuple(each for each in checkpoints if each.name not in kept_for),
+        warnings=(_told(kept_for),) if kept_for else (),
+    )
+
+
+def _told(kept_for: dict[str, str]) -> str:
+    pairs = [f"`{copy}` (the same as `{kept}`)" for copy, kept in list(kept_for.items())[:MOST_NAMES]]
+    more = f" and {len(kept_for) - MOST_NAMES} more" if len(kept_for) > MOST_NAMES else ""
+    return f"Left out, because they hold the same weights as another: {', '.join(pairs)}{more}."
+
+
+def equal_groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
+    """The groups of two or more that hold the same weights, bit for bit.
+
+    Names, shapes, types and a few elements tell most checkpoints apart; only those that agree in them are read whole.
+    What cannot be read equals nothing here: the job says so if it uses it.
+    """
+    by_files = _grouped(checkpoints, _identity)
+    by_sample = _grouped([group[0] for group in by_files], _sample)
+    same_files = {group[0].name: group for group in by_files}
+    equal = (group for alike in by_sample for group in _compared(alike))
+    joined = ([each for first in group for each in same_files[first.name]] for group in equal)
+    return [group for group in joined if len(group) > 1]
+
+
+def _grouped(checkpoints: Iterable[Checkpoint], key: Callable[[Checkpoint], Hashable | None]) -> list[list[Checkpoint]]:
+    """By key, in order; one without a key is alone."""
+    groups: dict[Hashable, list[Checkpoint]] = defaultdict(list)
+    for checkpoint in checkpoints:
+        found = key(checkpoint)
+        groups[checkpoint.name if found is None else (found,)].append(checkpoint)
+    return list(groups.values())
+
+
+def _identity(checkpoint: Checkpoint) -> Hashable | None:
+    """The same for two names of the same files."""
+    try:
+        status = [path.stat() for path in checkpoint.files]
+    except OSError:
+        return None
+    return tuple((each.st_dev, each.st_ino) for each in status) or None
+
+
+def _sample(checkpoint: Checkpoint) -> Hashable | None:
+    """Names, shapes, types, and elements from all over the weights."""
+    try:
+        with open_checkpoint(checkpoint) as reader:
+            return _sampled(reader)
+    except (CheckpointError, OSError):
+        return None
+
+
+def _sampled(reader: TensorReader) -> Hashable | None:
+    tensors = reader.tensors()
+    names = sorted(tensors)
+    digest = hashlib.sha256(repr([(name, tensors[name]) for name in names]).encode(errors="surrogatepass"))
+    stride = max(1, len(names) // SAMPLED_TENSORS)
+    for name in [*names[::stride], *names[-1:]]:
+        if (flat := _flat(reader.read(name))) is None:
+            return None
+        digest.update(_bytes(flat[:: max(1, len(flat) // SAMPLED_ELEMENTS)]))
+    return digest.digest()
+
+
+def _compared(alike: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
+    """Groups that are equal as a whole."""
+    groups: list[list[Checkpoint]] = []
+    for checkpoint in alike:
+        group = next((group for group in groups if _equal(group[0], checkpoint)), None)
+        if group is None:
+            groups.append([checkpoint])
+        else:
+            group.append(checkpoint)
+    return groups
+
+
+def _equal(one: Checkpoint, other: Checkpoint) -> bool:
+    try:
+        with open_checkpoint(one) as first, open_checkpoint(other) as second:
+            return all(_same(first.read(name), second.read(name)) for name in first.tensors())
+    except (CheckpointError, OSError):
+        return False
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    first, second = _flat(one), _flat(other)
+    if first is None or second is None:
+        return False
+    bounds = [*range(0, len(first), CHUNK_ELEMENTS), len(first)]
+    return all(torch.equal(_as_bytes(first[a:b]), _as_bytes(second[a:b])) for a, b in pairwise(bounds))
+
+
+def _flat(tensor: Tensor) -> Tensor | None:
+    """None for what is no plain array, such as a sparse tensor."""
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return tensor.detach().reshape(-1) if plain and not tensor.is_nested else None
+
+
+def _as_bytes(flat: Tensor) -> Tensor:
+    return flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8)
+
+
+def _bytes(flat: Tensor) -> bytes:
+    return _as_bytes(flat).numpy().tobytes()
