@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ladle_engine import CheckpointError, combine_checkpoints, discover
+from ladle_engine import CheckpointError, Outcome, average, combine_checkpoints, discover
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.progress import CheckpointsFound, ProgressEvent, Warned
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 RIGHT_ORDERS = {
     "Lightning": "epoch=9-step=10.ckpt, epoch=9-step=10-v1.ckpt, epoch=9-step=10-v2.ckpt, epoch=10-step=11.ckpt",
@@ -165,6 +167,33 @@ def test_only_what_goes_by_the_order_is_refused_when_it_is_open(tmp_path: Path) 
     told = [event.message for event in seen if isinstance(event, Warned)]
     assert len(told) == 1
     assert "They are taken by name." in told[0]
+
+
+@pytest.mark.parametrize(("method", "needs"), [("last-k", True), ("ema", True), ("uniform", False), ("auto", False)])
+def test_a_method_that_goes_by_the_order_needs_one(tmp_path: Path, method: str, needs: bool) -> None:
+    made = write_checkpoints(tmp_path / "in", plain_net, count=3)
+    for checkpoint, name in zip(made.checkpoints, ("epoch-1", "epoch-2", "step-500"), strict=True):
+        checkpoint.files[0].rename(made.folder / f"{name}.safetensors")
+
+    def job(order: str) -> Outcome:
+        options = {"methods": ["uniform", "last-k"]} if method == "auto" else {}
+        return average(
+            made.folder,
+            made.folder,
+            output=tmp_path / order,
+            task=ToyTask(plain_net),
+            method=method,
+            method_options=options,
+            order=order,
+        )
+
+    if needs:
+        with pytest.raises(CheckpointError, match="must give one order"):
+            job("auto")
+    else:
+        assert any("must give one order" in warning for warning in job("auto").warnings)
+    assert job("name").warnings == ()
+    assert json.loads((tmp_path / "name" / "report.json").read_text())["settings"]["order"] == "name"
 
 
 def test_the_order_and_what_it_is_by_are_told_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.duplicates import each_once
-from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
+from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, is_folder, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
 from ladle_engine.checkpoints.order import Order, arrange, listed
@@ -48,31 +48,34 @@ def discover(
         ValueError: an argument breaks its own rule.
     """
     filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir` must be a folder, but `{folder}` is not.")
     candidates, passed_over = scan(folder)
     if names is not None:
         chosen = [_named(name, candidates, passed_over, folder) for name in names]
         return _opened(folder, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
-    warnings = _idle(filters, folder, [*(each.checkpoint.name for each in candidates), *(p.name for p in passed_over)])
+    idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
-    if passed_over:
-        warnings.append(f"Passed over in `{folder}`: {with_reasons(passed_over)}.")
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
     if not wanted:
         raise _nothing(folder, filters, candidates, passed_over)
-    at_steps = _at_steps(wanted, filters, folder)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
-    once = each_once(at_steps, order, unopened=refused)
-    arranged = arrange(once.checkpoints, order)
-    if last is not None and arranged.doubt:
-        raise CheckpointError("ambiguous-order", arranged.doubt)
-    ordered = replace(arranged, checkpoints=arranged.checkpoints[-last:] if last else arranged.checkpoints)
+    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
+    ordered = _last(arrange(once.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
     found = _opened(folder, ordered, candidates)
-    return replace(found, warnings=(*warnings, *once.warnings, *found.warnings), identical=once.identical)
+    passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
+    return replace(found, warnings=(*idle, *passed, *once.warnings, *found.warnings), identical=once.identical)
+
+
+def _last(order: Order, last: int | None) -> Order:
+    if last is None or last >= len(order.checkpoints):
+        return order
+    if order.doubt:
+        raise CheckpointError("ambiguous-order", order.doubt)
+    return replace(order, checkpoints=order.checkpoints[-last:])
 
 
 def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_matters: bool) -> None:
@@ -163,7 +166,7 @@ def _nothing(
     return CheckpointError(
         "no-checkpoints",
         f"`ckpt_dir` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, or "
-        f"folders such as checkpoint-100/), but `{folder}` holds none.{passed or holds}",
+        f"folders such as checkpoint-100/), but `{folder}` holds none.{passed}{holds}",
     )
 
 

@@ -18,7 +18,7 @@ from ladle_engine.checkpoints.types import Checkpoint, TensorReader
 from ladle_engine.errors import CheckpointError
 
 MOST_NAMES = 5
-SAMPLED_TENSORS = 64
+SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 16
 CHUNK_ELEMENTS = 1 << 24
 

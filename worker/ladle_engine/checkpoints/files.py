@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ladle_engine.checkpoints.name_parts import is_named_as_checkpoint
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
@@ -25,6 +26,7 @@ NOT_WEIGHTS = re.compile(
 UNFINISHED = re.compile(
     r"(.*[-_.])?tmp([-_.].*)?|.*\.(temp|part|partial|incomplete|crdownload|download)", re.IGNORECASE
 )
+FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude`."
 BY_ITS_NAME = "still being written, by its name"
 OTHER_FORMATS = {
     ".h5": "Keras",
@@ -33,7 +35,6 @@ OTHER_FORMATS = {
     ".msgpack": "Flax",
     ".gguf": "GGUF",
     ".onnx": "ONNX",
-    ".npz": "NumPy",
     ".pkl": "pickle",
     ".pickle": "pickle",
     ".distcp": "torch.distributed.checkpoint",
@@ -74,10 +75,9 @@ def is_unfinished(name: str) -> bool:
     return UNFINISHED.fullmatch(name) is not None
 
 
-def unreadable(path: Path, error: OSError) -> CheckpointError:
+def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> CheckpointError:
     return CheckpointError(
-        "unreadable-input",
-        f"`{path}` must be readable, but is not: {error.strerror or error}. Mend that, or leave it out with `exclude`.",
+        "unreadable-input", f"`{path}` must be readable, but is not: {error.strerror or error}. {what_to_do}"
     )
 
 
@@ -87,7 +87,7 @@ def refuse_unreadable(path: Path) -> None:
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, FIX_OR_EXCLUDE) from error
 
 
 def problem_of(path: Path, root: Path) -> CheckpointError | str | None:
@@ -97,7 +97,7 @@ def problem_of(path: Path, root: Path) -> CheckpointError | str | None:
     try:
         found = path.stat()
     except OSError as error:
-        return why_missing(path, error) or unreadable(path, error)
+        return why_missing(path, error) or unreadable(path, error, FIX_OR_EXCLUDE)
     if not stat.S_ISREG(found.st_mode):
         return "not a regular file"
     return None if found.st_size else "empty"
@@ -140,7 +140,7 @@ def _sharded(index: Path, root: Path) -> Candidate | PassedOver:
     except CheckpointError as error:
         return _found(index.name, (index,), reader, error)
     except OSError as error:
-        return _found(index.name, (index,), reader, unreadable(index, error))
+        return _found(index.name, (index,), reader, unreadable(index, error, FIX_OR_EXCLUDE))
     return _found(index.name, shards, reader, _problem_of_shards(shards, root))
 
 
@@ -157,10 +157,11 @@ def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
     if NOT_WEIGHTS.match(name) or not (WEIGHTS.search(name) or suffix in OTHER_FORMATS) or is_folder(path):
         return None
+    if suffix in OTHER_FORMATS:
+        reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
+        return PassedOver(name=name, reason=reason) if is_named_as_checkpoint(name) else None
     if is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
-    if suffix in OTHER_FORMATS:
-        return PassedOver(name=name, reason=f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read")
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):
         return None
     problem = problem_of(path, root)

@@ -26,7 +26,7 @@ class Filters:
             raise ValueError(f"`exclude` must be a text or several, but is {self.exclude!r}.")
         if self.steps is not None and (isinstance(self.steps, str) or not all(map(_is_number, self.steps))):
             raise ValueError(f"`steps` must be whole numbers, but are {self.steps!r}.")
-        if self.last is not None and (not _is_number(self.last) or self.last < 1):
+        if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
             raise ValueError(f"`last` must be at least 1, but is {self.last!r}.")
         if self.order not in ORDERS:
             raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, but is {self.order!r}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ladle_engine.checkpoints.files import (
     BY_ITS_NAME,
+    FIX_OR_EXCLUDE,
     Candidate,
     PassedOver,
     files_in,
@@ -22,7 +23,7 @@ from ladle_engine.checkpoints.files import (
     unreadable,
     why_missing,
 )
-from ladle_engine.checkpoints.name_parts import LAST_WORDS, OWN_WORD, SUFFIXES, names_a_time, words_of
+from ladle_engine.checkpoints.name_parts import SUFFIXES, is_named_as_checkpoint, names_a_time
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
 
@@ -86,43 +87,40 @@ def _printable(found: Candidate | PassedOver) -> Candidate | PassedOver:
 def _look_at_folder(path: Path, root: Path) -> list[Candidate | PassedOver]:
     """A sub-folder as one checkpoint. Nothing for a folder that has nothing to do with checkpoints."""
     name = path.name
+    if leads_out(path, root):
+        return [_unusable(name, leading_out(path), "a link that leads out")]
     try:
-        entries = [] if leads_out(path, root) else _visible(path, most=MOST_ENTRIES)
+        entries = _visible(path, most=MOST_ENTRIES)
     except NotADirectoryError:
         return []
     except OSError as error:
-        reason = why_missing(path, error)
-        return _unusable(name, unreadable(path, error) if reason is None else reason)
-    if leads_out(path, root):
-        return _unusable(name, leading_out(path))
+        if (reason := why_missing(path, error)) is not None:
+            return [PassedOver(name=name, reason=reason)]
+        return [_unusable(name, unreadable(path, error, FIX_OR_EXCLUDE), "unreadable")]
     found = list(files_in(entries, root))
-    candidates = [each for each in found if isinstance(each, Candidate)]
     if is_unfinished(name):
         return [PassedOver(name=name, reason=BY_ITS_NAME)] if found or names_a_time(name) else []
+    candidates = [each for each in found if isinstance(each, Candidate)]
     if (chosen := _choose(name, candidates)) is None:
-        reason = _why_none(path, found, root)
+        reason = _why_none(path, entries, found, root)
         return [PassedOver(name=name, reason=reason)] if reason else []
     checkpoint = replace(chosen.checkpoint, name=name, step=_trainer_step(path, root))
-    used = chosen.checkpoint.name
+    others = [each.checkpoint.name for each in candidates if each is not chosen]
     return [
-        Candidate(checkpoint=checkpoint, refusal=chosen.refusal),
+        replace(chosen, checkpoint=checkpoint),
         *(
-            PassedOver(name=f"{name}/{each.checkpoint.name}", reason=f"beside `{used}`, which is used")
-            for each in candidates
-            if each is not chosen and each.checkpoint.name not in WEIGHTS_IN_FOLDER
+            PassedOver(name=f"{name}/{other}", reason=f"beside `{chosen.checkpoint.name}`, which is used")
+            for other in others
+            if other not in WEIGHTS_IN_FOLDER
         ),
     ]
 
 
-def _unusable(name: str, why: CheckpointError | str) -> list[Candidate | PassedOver]:
+def _unusable(name: str, refusal: CheckpointError, reason: str) -> Candidate | PassedOver:
     """A folder that cannot be looked into: refused when it would be used, if it is a checkpoint by its name."""
-    if isinstance(why, CheckpointError) and names_a_time(name):
-        checkpoint = Checkpoint(name=name, step=None, files=(), format="safetensors")
-        return [Candidate(checkpoint=checkpoint, refusal=why)]
-    reason = (
-        why if isinstance(why, str) else "a link that leads out" if why.code == "path-not-allowed" else "unreadable"
-    )
-    return [PassedOver(name=name, reason=reason)]
+    if not names_a_time(name):
+        return PassedOver(name=name, reason=reason)
+    return Candidate(checkpoint=Checkpoint(name=name, step=None, files=(), format="safetensors"), refusal=refusal)
 
 
 def _choose(folder: str, candidates: Sequence[Candidate]) -> Candidate | None:
@@ -133,13 +131,10 @@ def _choose(folder: str, candidates: Sequence[Candidate]) -> Candidate | None:
     usual = [each for name, each in by_name.items() if SUFFIXES.sub("", name).lower() in USUAL_NAMES]
     if len(usual) == 1:
         return usual[0]
-    as_checkpoint = names_a_time(folder) or any(
-        OWN_WORD.fullmatch(word) or word in LAST_WORDS for word in words_of(folder)
-    )
-    return candidates[0] if len(candidates) == 1 and as_checkpoint else None
+    return candidates[0] if len(candidates) == 1 and is_named_as_checkpoint(folder) else None
 
 
-def _why_none(path: Path, found: Sequence[Candidate | PassedOver], root: Path) -> str | None:
+def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | PassedOver], root: Path) -> str | None:
     """Why a folder is no checkpoint; None where nobody would take it for one."""
     for marker, reason in OTHER_FOLDERS.items():
         if any(path.glob(marker)):
@@ -151,7 +146,7 @@ def _why_none(path: Path, found: Sequence[Candidate | PassedOver], root: Path) -
         if isinstance(each, PassedOver):
             return f"its `{each.name}` is no use: {each.reason}"
         return f"holds only `{each.checkpoint.name}`, which may be another model"
-    if any(_holds_weights(child) for child in islice(path.iterdir(), MOST_CHILDREN) if not leads_out(child, root)):
+    if any(_holds_weights(child) for child in entries[:MOST_CHILDREN] if not leads_out(child, root)):
         return "holds folders with checkpoints: give it as `ckpt_dir` to average them"
     half_written = any((path / name).is_file() for name in LEFT_BY_TRAINERS)
     return "holds no weights" if half_written or names_a_time(path.name) else None
@@ -164,9 +159,11 @@ def _holds_weights(folder: Path) -> bool:
 def _trainer_step(folder: Path, root: Path) -> int | None:
     """What Hugging Face's Trainer says. A file that is broken or half-written says nothing: the name does then."""
     path = folder / "trainer_state.json"
-    if problem_of(path, root) is not None or path.stat().st_size > MOST_STATE_BYTES:
+    if problem_of(path, root) is not None:
         return None
     try:
+        if path.stat().st_size > MOST_STATE_BYTES:
+            return None
         step = json.loads(path.read_text())["global_step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 
 SUFFIXES = re.compile(r"(\.(safetensors|pt|pth|bin|ckpt|tar|index\.json))+$", re.IGNORECASE)
 
@@ -73,7 +74,7 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 METRIC_DIGITS = re.compile(
     r"(?<![^\W_])(f|top|acc|map|ap|bleu|rouge|recall|precision|hits?|ndcg|p|r)@?[0-9]{1,2}(?=[=_:-]+[0-9])"
 )
@@ -82,6 +83,7 @@ FULL_WIDTH_ZERO = 0xFF10
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![^\W_])[0-9a-z]+(?![^\W_])")
 
 
+@lru_cache(maxsize=10_000)
 def parts_of(name: str) -> tuple[Part, ...]:
     """Read from left to right. A number belongs to the word before it, or to a time word after it: `1000steps`."""
     text = SUFFIXES.sub("", name).casefold()
@@ -98,7 +100,7 @@ def _read(found: re.Match[str], before: list[Part], *, glued: bool) -> Iterator[
     if found["word"]:
         yield Part(word=found["word"])
     elif found["number"]:
-        number = Fraction(found["number"]) * UNITS.get(found["unit"] or "", 1)
+        number = Fraction(found["number"]) * UNITS[found["unit"] or ""]
         word, between = _place(before)
         yield Part(number=number, counts=_counted(before, glued), key=(word, between))
     elif found["date"]:
@@ -173,6 +175,11 @@ def names_a_time(name: str) -> bool:
         or (part.counts is Counts.PLAIN and OWN_WORD.fullmatch(part.key[0]) is not None)
         for part in parts_of(name)
     )
+
+
+def is_named_as_checkpoint(name: str) -> bool:
+    """Whether it names a time, or has a word such as `checkpoint`, `best` or `final`."""
+    return names_a_time(name) or any(OWN_WORD.fullmatch(word) or word in LAST_WORDS for word in words_of(name))
 
 
 def words_of(name: str) -> set[str]:
