@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_engine.checkpoints.name_parts import is_named_as_checkpoint
+from ladle_engine.checkpoints.name_parts import sounds_like_weights
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
@@ -18,7 +18,7 @@ from ladle_engine.errors import CheckpointError
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
 NOT_WEIGHTS = re.compile(
-    r"(optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|trainer|train\.|sampler|dataloader|"
+    r"(optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|trainer|adapter_model|train\.|sampler|dataloader|"
     r"opt[0-9]+\.|.*(optim|model)_states)",
     re.IGNORECASE,
 )
@@ -159,7 +159,7 @@ def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
         return None
     if suffix in OTHER_FORMATS:
         reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
-        return PassedOver(name=name, reason=reason) if is_named_as_checkpoint(name) else None
+        return PassedOver(name=name, reason=reason) if sounds_like_weights(name) else None
     if is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):

@@ -23,7 +23,7 @@ from ladle_engine.checkpoints.files import (
     unreadable,
     why_missing,
 )
-from ladle_engine.checkpoints.name_parts import SUFFIXES, is_named_as_checkpoint, names_a_time
+from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time, names_one_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
 
@@ -101,7 +101,11 @@ def _look_at_folder(path: Path, root: Path) -> list[Candidate | PassedOver]:
     if is_unfinished(name):
         return [PassedOver(name=name, reason=BY_ITS_NAME)] if found or names_a_time(name) else []
     candidates = [each for each in found if isinstance(each, Candidate)]
-    if (chosen := _choose(name, candidates)) is None:
+    if (chosen := _usual(candidates)) is None and (reason := _other_format(path)) is not None:
+        return [PassedOver(name=name, reason=reason)]
+    # One file with a name of its own is the checkpoint if the folder is named as one.
+    chosen = chosen or (candidates[0] if len(candidates) == 1 and names_one_checkpoint(name) else None)
+    if chosen is None:
         reason = _why_none(path, entries, found, root)
         return [PassedOver(name=name, reason=reason)] if reason else []
     checkpoint = replace(chosen.checkpoint, name=name, step=_trainer_step(path, root))
@@ -123,22 +127,21 @@ def _unusable(name: str, refusal: CheckpointError, reason: str) -> Candidate | P
     return Candidate(checkpoint=Checkpoint(name=name, step=None, files=(), format="safetensors"), refusal=refusal)
 
 
-def _choose(folder: str, candidates: Sequence[Candidate]) -> Candidate | None:
-    """The weights of a checkpoint's own folder: under a usual name, or the only ones in a folder named as one."""
+def _usual(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The weights of a checkpoint's own folder under a usual name, the preferred first."""
     by_name = {each.checkpoint.name: each for each in candidates}
     if known := next((name for name in WEIGHTS_IN_FOLDER if name in by_name), None):
         return by_name[known]
     usual = [each for name, each in by_name.items() if SUFFIXES.sub("", name).lower() in USUAL_NAMES]
-    if len(usual) == 1:
-        return usual[0]
-    return candidates[0] if len(candidates) == 1 and is_named_as_checkpoint(folder) else None
+    return usual[0] if len(usual) == 1 else None
+
+
+def _other_format(folder: Path) -> str | None:
+    return next((reason for marker, reason in OTHER_FOLDERS.items() if any(folder.glob(marker))), None)
 
 
 def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | PassedOver], root: Path) -> str | None:
     """Why a folder is no checkpoint; None where nobody would take it for one."""
-    for marker, reason in OTHER_FOLDERS.items():
-        if any(path.glob(marker)):
-            return reason
     candidates = [each for each in found if isinstance(each, Candidate)]
     if len(candidates) > 1:
         return f"holds {len(candidates)} checkpoints of its own: give it as `ckpt_dir` to average them"

@@ -177,9 +177,14 @@ def names_a_time(name: str) -> bool:
     )
 
 
-def is_named_as_checkpoint(name: str) -> bool:
-    """Whether it names a time, or has a word such as `checkpoint`, `best` or `final`."""
-    return names_a_time(name) or any(OWN_WORD.fullmatch(word) or word in LAST_WORDS for word in words_of(name))
+def names_one_checkpoint(name: str) -> bool:
+    """Whether it names a time, or is `best`, `last` or the like."""
+    return names_a_time(name) or bool(words_of(name) & (LAST_WORDS | {"best"}))
+
+
+def sounds_like_weights(name: str) -> bool:
+    """Whether it names one checkpoint, or has a word such as `model` or `weights`."""
+    return names_one_checkpoint(name) or any(OWN_WORD.fullmatch(word) for word in words_of(name))
 
 
 def words_of(name: str) -> set[str]:
