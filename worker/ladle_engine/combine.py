@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +12,16 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
 from ladle_engine.checkpoints.lost_files import naming_lost_files
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
-from ladle_engine.output.recipe import OUTPUT_DTYPES, SUM_TOLERANCE, Recipe, output_dtypes
+from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
+from ladle_engine.paths import PathLike
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 
-PathLike = str | os.PathLike[str]
-
 
 @naming_lost_files
-def combine_checkpoints(
+def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
     output: PathLike,
@@ -65,8 +63,10 @@ def combine_checkpoints(
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    announce(
+        checkpoints, progress, order_matters=len({float(weight) for weight in ([] if weights is None else weights)}) > 1
+    )
     K = len(checkpoints.checkpoints)
-    announce(checkpoints, progress, order_matters=len(set(weights or ())) > 1)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
     check_names(checkpoints)
     floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]

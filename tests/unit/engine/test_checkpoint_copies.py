@@ -50,7 +50,9 @@ def test_the_same_weights_count_once_and_the_name_with_a_step_stays(
     found = discover(folder)
     assert found.names == ("epoch-1.safetensors", "epoch-2.safetensors")
     (warning,) = found.warnings
-    assert f"`{name}` (the same as `epoch-2.safetensors`)" in warning
+    assert warning == (
+        f"`epoch-2.safetensors` and `{name}` hold the same weights: they count once, as `epoch-2.safetensors`."
+    )
     output = combine_checkpoints(folder, output=tmp_path / "out")
     assert load_file(output / "model.safetensors")["a.weight"][0, 0].item() == 1.5
 
@@ -81,7 +83,7 @@ def test_the_model_at_the_top_of_a_trainers_folder_counts_as_its_last_checkpoint
     assert (tmp_path / "model.safetensors.index.json").exists() == (max_shard_size == "10KB")
     found = discover(tmp_path)
     assert found.names == ("checkpoint-10", "checkpoint-20")
-    assert "(the same as `checkpoint-20`)" in found.warnings[0]
+    assert "they count once, as `checkpoint-20`" in found.warnings[0]
 
 
 def test_of_copies_without_a_step_the_last_stays_in_its_place(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_shards_at_the_top_are_one_checkpoint(tmp_path: Path) -> None:
     sharded(folder, 2.0)
     found = discover(folder)
     assert found.names == ("checkpoint-1", "checkpoint-2")
-    assert "`model.safetensors.index.json` (the same as `checkpoint-2`)" in found.warnings[0]
+    assert "`checkpoint-2` and `model.safetensors.index.json` hold the same weights" in found.warnings[0]
     sharded(folder, 6.0)
     assert discover(folder).names == ("checkpoint-1", "checkpoint-2", "model.safetensors.index.json")
     output = combine_checkpoints(folder, output=tmp_path / "out")

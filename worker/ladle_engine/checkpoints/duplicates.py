@@ -17,7 +17,7 @@ from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, TensorReader
 from ladle_engine.errors import CheckpointError
 
-MOST_NAMES = 5
+MOST_GROUPS = 5
 SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 16
 CHUNK_ELEMENTS = 1 << 24
@@ -40,20 +40,21 @@ def each_once(checkpoints: Sequence[Checkpoint], order: str = "auto", unopened: 
         return Once(checkpoints=tuple(checkpoints), identical=True)
     arranged = arrange(checkpoints, order).checkpoints
     place = {each.name: (each.step is None, not words_of(each.name) & LAST_WORDS, i) for i, each in enumerate(arranged)}
-    kept_for: dict[str, str] = {}
-    for group in groups:
-        kept, *copies = sorted((each.name for each in group), key=place.__getitem__)
-        kept_for |= dict.fromkeys(copies, kept)
+    kept_first = [sorted((each.name for each in group), key=place.__getitem__) for group in groups]
+    copies = {name for _, *rest in kept_first for name in rest}
     return Once(
-        checkpoints=tuple(each for each in checkpoints if each.name not in kept_for),
-        warnings=(_told(kept_for),) if kept_for else (),
+        checkpoints=tuple(each for each in checkpoints if each.name not in copies),
+        warnings=tuple(_told(names) for names in kept_first[:MOST_GROUPS]) + _untold(len(kept_first) - MOST_GROUPS),
     )
 
 
-def _told(kept_for: dict[str, str]) -> str:
-    pairs = [f"`{copy}` (the same as `{kept}`)" for copy, kept in list(kept_for.items())[:MOST_NAMES]]
-    more = f" and {len(kept_for) - MOST_NAMES} more" if len(kept_for) > MOST_NAMES else ""
-    return f"Left out, because they hold the same weights as another: {', '.join(pairs)}{more}."
+def _told(names: Sequence[str]) -> str:
+    *others, last = [f"`{name}`" for name in names]
+    return f"{', '.join(others)} and {last} hold the same weights: they count once, as `{names[0]}`."
+
+
+def _untold(groups: int) -> tuple[str, ...]:
+    return (f"The same is true of {groups} more groups of checkpoints.",) if groups > 0 else ()
 
 
 def equal_groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
