@@ -63,10 +63,9 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
-    announce(
-        checkpoints, progress, order_matters=len({float(weight) for weight in ([] if weights is None else weights)}) > 1
-    )
     K = len(checkpoints.checkpoints)
+    uneven = weights is not None and len({float(weight) for weight in weights}) > 1
+    announce(checkpoints, progress, order_matters=uneven)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
     check_names(checkpoints)
     floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ladle_engine import CheckpointError, EngineError, OutputError, combine_checkpoints, discover
-from ladle_engine.progress import ProgressEvent, StepDone, Warned
+from ladle_engine import CheckpointError, EngineError, OutputError, average, combine_checkpoints, discover
+from ladle_engine.checkpoints import folder_scan
+from ladle_engine.progress import CheckpointsFound, ProgressEvent
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 NOBODY = 65534
 
@@ -352,6 +354,16 @@ def test_an_unreadable_folder_or_side_file_is_named(shared: Path, place: str) ->
     assert f"`{folder / place}` must be readable" in str(error)
 
 
+def removing(path: Path) -> Callable[[ProgressEvent], None]:
+    """Removes a file as soon as the checkpoints are found."""
+
+    def listen(event: ProgressEvent) -> None:
+        if isinstance(event, CheckpointsFound):
+            path.unlink()
+
+    return listen
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_a_checkpoint_that_disappears_meanwhile_is_named(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "in"
@@ -359,24 +371,40 @@ def test_a_checkpoint_that_disappears_meanwhile_is_named(tmp_path: Path, suffix:
     for number in (1, 2, 3):
         save = save_file if suffix == "safetensors" else torch.save
         save(state(float(number)), folder / f"epoch-{number}.{suffix}")  # type: ignore[operator]
-
-    def remove(event: ProgressEvent) -> None:
-        if not isinstance(event, (StepDone, Warned)):
-            (folder / f"epoch-1.{suffix}").unlink(missing_ok=True)
-
-    with pytest.raises(EngineError) as caught:
-        combine_checkpoints(folder, output=tmp_path / "out", progress=remove_after_discovery(remove))
+    gone = folder / f"epoch-1.{suffix}"
+    with pytest.raises(EngineError, match="must stay while the job runs") as caught:
+        combine_checkpoints(folder, output=tmp_path / "out", progress=removing(gone))
     assert caught.value.code == "unreadable-input"
-    assert f"epoch-1.{suffix}" in str(caught.value)
+    assert f"`{gone}`" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def remove_after_discovery(remove):  # type: ignore[no-untyped-def]
-    def listen(event: ProgressEvent) -> None:
-        if type(event).__name__ != "StageStarted":
-            remove(event)
+@pytest.mark.parametrize("name", ["step-1.safetensors", "tokenizer.json"])
+def test_a_file_that_disappears_during_a_job_is_named(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoints(tmp_path / "in", plain_net, count=3).folder
+    (folder / "tokenizer.json").write_text("{}")
+    task = ToyTask(plain_net)
+    with pytest.raises(EngineError, match="must stay while the job runs") as caught:
+        average(folder, folder, output=tmp_path / "out", task=task, method="uniform", progress=removing(folder / name))
+    assert caught.value.code == "unreadable-input"
+    assert f"`{folder / name}`" in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
-    return listen
+
+def test_what_is_removed_while_the_folder_is_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = two(tmp_path)
+    listed = folder_scan._visible(folder, None)
+    gone = [folder / "checkpoint-9", folder / "epoch-3.safetensors"]
+
+    def stale(path: Path, most: int | None) -> list[Path]:
+        return [*listed, *gone] if path == folder else sorted(path.iterdir())
+
+    monkeypatch.setattr(folder_scan, "_visible", stale)
+    found = discover(folder)
+    assert found.names == TWO
+    assert found.warnings == (f"Passed over in `{folder}`: `epoch-3.safetensors`, `checkpoint-9` (removed just now).",)
 
 
 def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(shared: Path) -> None:

@@ -61,7 +61,7 @@ OWN_WORD = re.compile(
 )
 """A number that follows one of these without a separator is the checkpoint's own: `checkpoint3`, but not `resnet18`."""
 FIRST_WORDS = frozenset({"init", "initial"})
-LAST_WORDS = frozenset({"last", "latest", "final", "end", "finished"})
+LAST_WORDS = frozenset({"last", "latest", "final"})
 
 TOKEN = re.compile(
     r"""
@@ -79,6 +79,7 @@ METRIC_DIGITS = re.compile(
     r"(?<![^\W_])(f|top|acc|map|ap|bleu|rouge|recall|precision|hits?|ndcg|p|r)@?[0-9]{1,2}(?=[=_:-]+[0-9])"
 )
 """`top1_93.5`, `f1=0.9`: the first number is part of the metric's name."""
+THOUSANDS = re.compile(r"([^\W\d_]*)([-_=]?)([0-9]{1,3}(?:(?P<mark>[_,])[0-9]{3})(?:(?P=mark)[0-9]{3})*)(?![0-9_,])")
 FULL_WIDTH_ZERO = 0xFF10
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![^\W_])[0-9a-z]+(?![^\W_])")
 
@@ -86,7 +87,7 @@ IDENTIFIER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![^\W_]
 @lru_cache(maxsize=10_000)
 def parts_of(name: str) -> tuple[Part, ...]:
     """Read from left to right. A number belongs to the word before it, or to a time word after it: `1000steps`."""
-    text = SUFFIXES.sub("", name).casefold()
+    text = THOUSANDS.sub(_joined, SUFFIXES.sub("", name).casefold())
     text = METRIC_DIGITS.sub(lambda found: re.sub(r"@?[0-9]+$", "", found[0]) + " ", IDENTIFIER.sub(_hidden, text))
     parts: list[Part] = []
     end = -1
@@ -146,6 +147,12 @@ def _with_words_after(parts: list[Part]) -> Iterator[Part]:
             if after.word and not taken and (time := _time(after.word)) is not None:
                 part = replace(part, counts=time)
         yield part
+
+
+def _joined(found: re.Match[str]) -> str:
+    """`step_1_000_000` as one number; but fairseq's `checkpoint_1_900` are two."""
+    word, gap, number = found.group(1, 2, 3)
+    return word + gap + re.sub("[_,]", "", number) if found["mark"] == "," or _time(word) is Counts.STEP else found[0]
 
 
 def _hidden(found: re.Match[str]) -> str:

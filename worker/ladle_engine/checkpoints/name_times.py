@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ladle_engine.checkpoints.name_parts import Counts, Part, parts_of
+from ladle_engine.checkpoints.name_parts import LAST_WORDS, Counts, Part, parts_of, words_of
 from ladle_engine.checkpoints.types import Checkpoint
 
 
@@ -43,7 +43,11 @@ def times_of(checkpoints: Sequence[Checkpoint]) -> list[Time]:
     named = any(part.counts in (Counts.EPOCH, Counts.STEP) for parts in numbers for part in parts)
     plain = any(part.counts is Counts.PLAIN for parts in numbers for part in parts)
     unexplained = {Counts.PLAIN} if named or plain else {Counts.WEAK}
-    return [_time(parts, unexplained, each.step, named) for parts, each in zip(numbers, checkpoints, strict=True)]
+    return [
+        # The 16 of `vit_b_16-last` is no time.
+        _time(parts, set() if words_of(each.name) & LAST_WORDS else unexplained, each.step, named)
+        for parts, each in zip(numbers, checkpoints, strict=True)
+    ]
 
 
 def _time(parts: Sequence[Part], unexplained: set[Counts], trainer: int | float | None, named: bool) -> Time:

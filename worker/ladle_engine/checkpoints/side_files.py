@@ -15,9 +15,21 @@ from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out
 from ladle_engine.errors import CheckpointError
 
 OF_THE_OLD_MODEL = (
-    *("*.index.json", "trainer_state*", "trainer_log*", "training_args*", "args.*", "optimizer*", "scheduler*"),
+    *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
     *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metrics*", "*predictions*"),
-    *("eval_*", "test_*", "train_*", "train.*", "log*.json", "log*.txt", "*history*", "loss*", "*loss.json"),
+    *(
+        "eval_*",
+        "test_*",
+        "train_*",
+        "train.*",
+        "log.*",
+        "logs.*",
+        "log_*",
+        "logs_*",
+        "*history*",
+        "loss*",
+        "*loss.json",
+    ),
     *("coefficients.json", "report.json", "wandb*", "events.out.*", "readme*", "latest*", "last_checkpoint*"),
     *("requirements*.txt", "environment.y*ml", "dataset_info.json"),
 )
