@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,12 +11,14 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
 from ladle_engine.checkpoints.lost_files import naming_lost_files
+from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.versions import installed_version
 
 
 @naming_lost_files
@@ -38,14 +39,15 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
 ) -> Path:
     """Writes `sum_i weights_i w_i` of the checkpoints in `ckpt_dir` into the new folder `output`, with the side files.
 
-    Reads every weight once. Floating tensors are summed in float64 and rounded once; integer and boolean ones are the
-    last checkpoint's. Every tensor that is stored is written, tied ones under each of their names.
+    Reads every weight once. Floating and complex tensors are summed in float64 and rounded once; integer and boolean
+    ones are the last checkpoint's. Every tensor that it stores is written, under the name that it stores it by, tied
+    ones under each of theirs.
 
     Args:
         weights: one per checkpoint in order; all the same, which is the arithmetic mean, when absent. A
             checkpoint of weight 0 is not read.
         allow_any_sum: takes weights that do not sum to 1.
-        dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        dtype: `keep`, `float32`, `bfloat16` or `float16`; complex tensors keep theirs.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
@@ -55,7 +57,8 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
 
     Raises:
         ValueError: `weights` or `dtype` breaks its rule.
-        CheckpointError: the checkpoints do not agree, or hold a NaN or an infinity.
+        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
+            the result does not fit the output's type.
         OutputError: `output` exists, or the disk is full.
     """
     if dtype not in OUTPUT_DTYPES:
@@ -67,16 +70,18 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     uneven = weights is not None and len({float(weight) for weight in weights}) > 1
     announce(checkpoints, progress, order_matters=uneven)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
-    check_names(checkpoints)
-    floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]
-    progress(_found(checkpoints, floating))
+    check_names(checkpoints, progress)
+    averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]
+    progress(_found(checkpoints, averaged))
     recipe = Recipe(
         checkpoints=checkpoints,
-        coefficients=Coefficients.whole_model(checkpoints.names, floating, alpha_K),
+        coefficients=Coefficients.whole_model(checkpoints.names, averaged, alpha_K),
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
     )
-    metadata = {"ladle_version": version("ladle")}
+    if recipe.coefficients.single() is None:
+        refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])
+    metadata = {"ladle_version": installed_version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ladle_engine.checkpoints.name_parts import LAST_WORDS, words_of
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import Checkpoint, TensorReader
 from ladle_engine.errors import CheckpointError
 
 MOST_GROUPS = 5
 SAMPLED_TENSORS = 16
 SAMPLED_ELEMENTS = 16
-CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +57,25 @@ def _untold(groups: int) -> tuple[str, ...]:
 
 
 def equal_groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
-    """The groups of two or more that hold the same weights, bit for bit.
+    """The groups of two or more that hold the same weights, bit for bit, whatever prefixes their names have.
 
     Names, shapes, types and a few elements tell most checkpoints apart; only those that agree in them are read whole.
     What cannot be read equals nothing here: the job says so if it uses it.
     """
     by_files = _grouped(checkpoints, _identity)
-    by_sample = _grouped([group[0] for group in by_files], _sample)
     same_files = {group[0].name: group for group in by_files}
+    by_sample = _grouped(_with_common_names([group[0] for group in by_files]), _sample)
     equal = (group for alike in by_sample for group in _compared(alike))
     joined = ([each for first in group for each in same_files[first.name]] for group in equal)
     return [group for group in joined if len(group) > 1]
+
+
+def _with_common_names(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Each asked for its tensors by the names of the first one that can be read."""
+    for checkpoint in checkpoints:
+        with suppress(CheckpointError, OSError), open_checkpoint(checkpoint) as reader:
+            return [replace(each, like=dict(reader.tensors())) for each in checkpoints]
+    return list(checkpoints)
 
 
 def _grouped(checkpoints: Iterable[Checkpoint], key: Callable[[Checkpoint], Hashable | None]) -> list[list[Checkpoint]]:
@@ -98,15 +105,15 @@ def _sample(checkpoint: Checkpoint) -> Hashable | None:
         return None
 
 
-def _sampled(reader: TensorReader) -> Hashable | None:
+def _sampled(reader: TensorReader) -> bytes:
     tensors = reader.tensors()
     names = sorted(tensors)
     digest = hashlib.sha256(repr([(name, tensors[name]) for name in names]).encode(errors="surrogatepass"))
     stride = max(1, len(names) // SAMPLED_TENSORS)
     for name in [*names[::stride], *names[-1:]]:
-        if (flat := _flat(reader.read(name))) is None:
-            return None
-        digest.update(_bytes(flat[:: max(1, len(flat) // SAMPLED_ELEMENTS)]))
+        flat = reader.read(name).reshape(-1)
+        sampled = flat[:: max(1, len(flat) // SAMPLED_ELEMENTS)].contiguous()
+        digest.update(bytes(sampled.view(torch.uint8).tolist()))
     return digest.digest()
 
 
@@ -125,28 +132,6 @@ def _compared(alike: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
 def _equal(one: Checkpoint, other: Checkpoint) -> bool:
     try:
         with open_checkpoint(one) as first, open_checkpoint(other) as second:
-            return all(_same(first.read(name), second.read(name)) for name in first.tensors())
+            return all(same_bits(first.read(name), second.read(name)) for name in first.tensors())
     except (CheckpointError, OSError):
         return False
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    first, second = _flat(one), _flat(other)
-    if first is None or second is None:
-        return False
-    bounds = [*range(0, len(first), CHUNK_ELEMENTS), len(first)]
-    return all(torch.equal(_as_bytes(first[a:b]), _as_bytes(second[a:b])) for a, b in pairwise(bounds))
-
-
-def _flat(tensor: Tensor) -> Tensor | None:
-    """None for what is no plain array, such as a sparse tensor."""
-    plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    return tensor.detach().reshape(-1) if plain and not tensor.is_nested else None
-
-
-def _as_bytes(flat: Tensor) -> Tensor:
-    return flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8)
-
-
-def _bytes(flat: Tensor) -> bytes:
-    return _as_bytes(flat).numpy().tobytes()

@@ -16,6 +16,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext, Plan
+from ladle_engine.model.binding import Binding
 from ladle_engine.options import option
 
 ALL_K = 32
@@ -87,13 +88,16 @@ class LastK(FixedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
 
-    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
-        K = len(context.checkpoints.names)
+    def check(self, options: LastKOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        K = len(checkpoint_names)
         if options.k is not None and options.k > K:
             raise MethodError(
                 "invalid-method-options",
                 f"`k` of method `last-k` must be at most the number of checkpoints ({K}), but is {options.k}.",
             )
+
+    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
+        K = len(context.checkpoints.names)
         k = options.k or self._choose_k(context, K)
         return Choice(coefficients=last_k(context, k), label=f"last-k (k = {k})")
 
