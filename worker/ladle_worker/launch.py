@@ -16,7 +16,7 @@ KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS"),
     *("PYTHONDONTWRITEBYTECODE", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("CC", "TRITON_CACHE_DIR"),
+    *("CC", "TRITON_CACHE_DIR", "NVIDIA_TF32_OVERRIDE"),
 )
 """All that ranks inherit. The address and password of Redis are not among them, because ranks open untrusted files."""
 
@@ -37,7 +37,7 @@ class Ranks:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=working_dir,
-            env=_environment(num_ranks),
+            env=rank_environment(num_ranks),
             # It is safe here, because the prefork child has one thread and the function only makes a system call.
             preexec_fn=end_with_parent(signal.SIGKILL),
         )
@@ -57,7 +57,7 @@ class Ranks:
         self._log.close()
 
 
-def _environment(num_ranks: int) -> dict[str, str]:
+def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     return {
