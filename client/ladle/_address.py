@@ -50,7 +50,8 @@ def find_address(
     stack = read_stack(stack_file)
     if stack is None:
         raise ConfigurationError(
-            "no Ladle service is known: start one with `ladle up`, set LADLE_URL (and LADLE_TOKEN), or pass `url`."
+            "no Ladle service is known: start one with `ladle up`, or say where one is, with LADLE_URL (and "
+            "LADLE_TOKEN), `--url` on the command line or `url=` in Python."
         )
     return parse_address(stack.url, token or stack.token)
 
@@ -59,16 +60,20 @@ def parse_address(url: str, token: str | None = None) -> Address:
     """Takes `http://host:port`, `https://...`, `unix:///path/of/socket` and `http+unix://%2Fpath%2Fof%2Fsocket`."""
     parts = urlsplit(url)
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-        raise ConfigurationError("`token` must be printable ASCII without spaces, but is not.")
+        raise ConfigurationError("The token must be printable ASCII without spaces, but is not.")
     if parts.scheme in ("http", "https") and parts.hostname and _has_good_port(parts):
         if parts.username is not None or parts.query or parts.fragment:
-            raise ConfigurationError("`url` must hold no password, query or fragment, but does; pass `token` instead.")
+            raise ConfigurationError(
+                "The service's address must hold no password, query or fragment, but does. The token goes apart."
+            )
         return Address(base_url=url.rstrip("/"), token=token)
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return Address(base_url="http://localhost", uds=parts.path, token=token)
     if parts.scheme == "http+unix" and parts.netloc:
         return Address(base_url="http://localhost", uds=unquote(parts.netloc), token=token)
-    raise ConfigurationError(f"`url` must be http://host:port, https://host or unix:///path, but is {url!r}.")
+    raise ConfigurationError(
+        f"The service's address must be http://host:port, https://host or unix:///path, but is {url!r}."
+    )
 
 
 def _has_good_port(parts: SplitResult) -> bool:

@@ -238,20 +238,20 @@ def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command()
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the methods that the workers have, with their options."""
+    """List the methods with their options: the workers', or those of this installation where no service runs."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.methods(), catalog_view, as_json)
+    _show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
 @app.command()
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the tasks that the workers have, plug-ins included."""
+    """List the tasks, plug-ins included: the workers', or those of this installation where no service runs."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.tasks(), catalog_view, as_json)
+    _show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
 @app.command()

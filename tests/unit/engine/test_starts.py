@@ -78,7 +78,10 @@ def test_a_bad_start_is_named_with_what_is_meant(starts: dict[str, str], message
         (auto(twa="psgd", psgd="twa"), "lead back"),
         ({"methods": ["uniform", "twa"], "options": {"twa": {"start": "twa-layerwise"}}}, "in every group"),
         ({"methods": ["uniform", "last-k"], "options": {"last-k": {"k": 9}}}, "at most the number of checkpoints (3)"),
-        ({"methods": ["uniform", "pca"], "options": {"pca": {"dimensions": 3}}}, "one less than the number of checkpoints (2)"),
+        (
+            {"methods": ["uniform", "pca"], "options": {"pca": {"dimensions": 3}}},
+            "one less than the number of checkpoints (2)",
+        ),
         ({"methods": ["uniform", "random"], "options": {"random": {"dimensions": 66}}}, "number of parameters (65)"),
         ({"methods": ["uniform", "given"], "options": {"given": {"coefficients": [1.0]}}}, "3 numbers"),
         ({"methods": ["uniform", "given"], "options": {"given": {"coefficients": [1, 1, 1]}}}, "but are 3 in sum"),

@@ -46,7 +46,7 @@ def choose_task(
 def make_task(task: type[Task], options: Mapping[str, Any]) -> Task:
     """An instance, guarded."""
     name, from_options = name_of(task), getattr(task, "from_options", None)
-    with task_faults(name, "from_options", task.__module__, from_options):
+    with task_faults(name, "in `from_options`", task.__module__, from_options):
         made = task.from_options(options)
     if made is None or isinstance(made, type):
         broken = Broken("from_options", "return an instance", f"returns {shown(made)}")
@@ -56,7 +56,7 @@ def make_task(task: type[Task], options: Mapping[str, Any]) -> Task:
 
 def recognises(task: type[Task], checkpoints: CheckpointSet) -> bool:
     """Raises `TaskError` (task-failed) where the task fails to say."""
-    with task_faults(name_of(task), "recognises", task.__module__, task.recognises):
+    with task_faults(name_of(task), "in `recognises`", task.__module__, task.recognises):
         return bool(task.recognises(checkpoints))
 
 
