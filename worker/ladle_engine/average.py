@@ -29,7 +29,7 @@ from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
 from ladle_engine.tasks import choose_task, identity_of
@@ -144,6 +144,8 @@ def _open(request: Request) -> Job:
     task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
     own = {"batch_size": task.batch_size, "task": identity_of(task)}
     splits = open_splits(request, task, checkpoints)
+    for remark in splits.remarks:
+        on_event(Warned(message=remark))
     settings = request.deciding_settings(task) | own
     without_paths = request.deciding_settings(task, with_paths=False) | own
     same_everywhere(checkpoints, request.data_paths, without_paths, collectives)

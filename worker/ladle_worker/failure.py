@@ -12,6 +12,7 @@ from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.storage.atomic_folder import FULL_DISK
 from ladle_engine.tasks.faults import describe, place_of_error
+from ladle_worker.convert import in_spec_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, EngineError):
         # The engine's codes are all known; a plug-in may raise one of its own.
         known = error.code in {reason.value for reason in Reason}
-        return Failure(reason=Reason(error.code) if known else Reason.TASK_FAILED, message=str(error))
+        return Failure(reason=Reason(error.code) if known else Reason.TASK_FAILED, message=in_spec_words(str(error)))
     if is_out_of_memory(error):
         return Failure(reason=Reason.OUT_OF_MEMORY, message=str(error) or "The job ran out of memory.")
     if isinstance(error, OSError) and error.errno in FULL_DISK:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from ladle_worker.family import before_exec, end_tree
+from ladle_contracts.processes import end_with_parent
+from ladle_worker.family import end_tree
 from ladle_worker.job_folder import AttemptFolder
 
 KEPT_VARIABLES = (
@@ -18,7 +20,7 @@ KEPT_VARIABLES = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
     *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE"),
 )
-"""All that ranks inherit, by name. Passwords and tokens are not among it: ranks open strangers' files."""
+"""All that ranks inherit. Addresses, passwords and tokens are not among them, because ranks open untrusted files."""
 
 RANK_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -26,18 +28,18 @@ RANK_VARIABLES = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
 }
-"""What libraries that a task uses are told: nothing is downloaded, and the log is not filled with bars."""
+"""For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
 
 class Ranks:
-    """`torchrun --standalone` with its ranks, as a child of this process and never longer alive than it."""
+    """`torchrun --standalone` with its ranks, as a child of this process that never outlives it."""
 
     def __init__(self, folder: AttemptFolder, num_ranks: int, module: str, working_dir: Path) -> None:
         self._log = folder.log.open("ab")
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"),
-                # Without a folder of ours it would leave one in the temporary folder after every job.
+                # Without it torchrun leaves a folder in the temporary folder after every job.
                 *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
                 *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
             ],
@@ -46,8 +48,8 @@ class Ranks:
             stderr=subprocess.STDOUT,
             cwd=working_dir,
             env=_environment(num_ranks),
-            # Safe here: the prefork child has one thread, and the function does nothing but a system call.
-            preexec_fn=before_exec(),
+            # It is safe here, because the prefork child has one thread and the function only makes a system call.
+            preexec_fn=end_with_parent(signal.SIGKILL),
         )
 
     @property
@@ -59,7 +61,7 @@ class Ranks:
         return self._process.poll()
 
     def end(self, grace_s: float) -> None:
-        """Returns when no process of the attempt is left."""
+        """Ends the ranks, and returns when no process of the attempt is left."""
         end_tree(self._process.pid, grace_s)
         self._process.wait()
         self._log.close()
@@ -70,7 +72,7 @@ def _environment(num_ranks: int) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
-        # gloo otherwise takes the host name's address, which may be anything.
+        # Otherwise gloo uses the address of the host name, which may be anything.
         "GLOO_SOCKET_IFNAME": "lo",
         **RANK_VARIABLES,
         "TORCHELASTIC_ERROR_FILE": os.devnull,

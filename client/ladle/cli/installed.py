@@ -34,8 +34,8 @@ def refuse_bad_input(spec: JobSpec, results: Path) -> None:
     if answer["ok"]:
         return
     tail = [line for line in _tail(done.stderr) if answer["message"] not in line]
-    lines = ["the log ends with:", *tail] if tail else []
-    raise Refused("\n".join([f"the job cannot run: {answer['message']} [{answer['reason']}]", *lines]))
+    lines = ["The log ends with:", *tail] if tail else []
+    raise Refused("\n".join([f"The job cannot run: {answer['message']} [{answer['reason']}]", *lines]))
 
 
 def describe() -> dict[str, Any]:
@@ -55,7 +55,7 @@ def catalog_part(part: str, url: str | None, token: str | None, err: Console) ->
     except (ConfigurationError, ServiceUnreachable):
         if url or os.environ.get(URL_VARIABLE) or not has_extra("worker"):
             raise
-    err.print("no service is running: this is what is installed here", style="dim")
+    err.print("No service is running. This is what is installed here:", style="dim")
     return getattr(Catalog.model_validate_json(json.dumps(describe()["catalog"])), part)
 
 

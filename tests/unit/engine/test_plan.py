@@ -24,12 +24,13 @@ from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.model.statistics import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.pipeline.prepare import supported_precision
-from ladle_engine.pipeline.report import versions
-from ladle_engine.placements import control_group, memory_probe
 from ladle_engine.placements import memory_plan as preflight
+from ladle_engine.placements import memory_probe
 from ladle_engine.progress import Warned, ignore
 from ladle_engine.resume_state import fingerprint
+from ladle_engine.storage import control_group
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.versions import versions
 from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
