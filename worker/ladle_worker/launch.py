@@ -47,7 +47,7 @@ class Ranks:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=working_dir,
-            env=_environment(num_ranks),
+            env=rank_environment(num_ranks),
             # It is safe here, because the prefork child has one thread and the function only makes a system call.
             preexec_fn=end_with_parent(signal.SIGKILL),
         )
@@ -67,7 +67,7 @@ class Ranks:
         self._log.close()
 
 
-def _environment(num_ranks: int) -> dict[str, str]:
+def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     return {

@@ -167,6 +167,7 @@ BROKEN: dict[str, tuple[type[ToyTask], str]] = {
         "return the same architecture each time",
     ),
     "no names": (toy(stored_names=lambda self, model, checkpoints: None), "must return a mapping from names to names"),
+    "unknown names": (toy(stored_names=lambda self, model, checkpoints: {"head.w": "x"}), "but has `head.w`"),
     "names of numbers": (toy(stored_names=lambda self, model, checkpoints: {"0.weight": 0}), "from names to names"),
     "no data": (toy(open_data=lambda self, path, checkpoints: None), "must return a data set"),
     "one example": (toy(open_data=lambda self, path, checkpoints: ToyData(1)), "but is 1"),

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ def broken_model(model: Any) -> Broken | None:
 def broken_names(names: Any) -> Broken | None:
     """What `stored_names` returns."""
     if isinstance(names, Mapping) and all(
-        isinstance(name, str) and isinstance(stored, (str, NoneType)) for name, stored in names.items()
+        isinstance(name, str) and (stored is None or isinstance(stored, str)) for name, stored in names.items()
     ):
         return None
     return Broken("stored_names", "return a mapping from names to names, `{}` for none", f"returns {shown(names)}")
