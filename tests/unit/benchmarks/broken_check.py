@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 import gpu_check
 import torch
-from gpu import kernels, tables
+from gpu import kernels
 from gpu.parts import Budget, Found, Part, Setting, Skipped
 from gpu.worker import Orders, Record, Worker
 
@@ -82,6 +82,8 @@ def of_a_part_that_hangs() -> Record:
 
 def of_a_budget_that_ends_after_a_row(folder: Path) -> Record:
     """By a clock that stands still for as long as one row is allowed."""
+    from gpu import tables  # with transformers, which imports Triton: after the kernels have been interpreted
+
     seen = iter([0.0, 0.0])
     budget = Budget(seconds=10, clock=lambda: next(seen, 100.0))
     setting = Setting(device=torch.device("cpu"), quick=True, folder=folder, budget=budget, keep=lambda found: None)
@@ -89,6 +91,8 @@ def of_a_budget_that_ends_after_a_row(folder: Path) -> Record:
 
 
 def of_steps_that_are_expected_to_take_too_long(folder: Path) -> str:
+    from gpu import tables
+
     budget = Budget(seconds=tables.FIRST_ROW_S - 1, clock=lambda: 0.0)
     setting = Setting(device=torch.device("cpu"), quick=True, folder=folder, budget=budget, keep=lambda found: None)
     try:
