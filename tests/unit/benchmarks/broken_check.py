@@ -11,13 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 import gpu_check
 import torch
-from gpu import kernels
+from gpu import kernels, placements
 from gpu.parts import Budget, Found, Part, Setting, Skipped
 from gpu.worker import Orders, Record, Worker
 
@@ -102,6 +103,15 @@ def of_steps_that_are_expected_to_take_too_long(folder: Path) -> str:
     return "ran"
 
 
+def starts_of(gpus: int, folder: Path) -> list[dict[str, object]]:
+    """How ranks would be started on a machine with so many GPUs."""
+    torch.cuda.device_count = lambda: gpus
+    setting = Setting(
+        device=torch.device("cuda"), quick=False, folder=folder, budget=Budget(seconds=0), keep=lambda found: None
+    )
+    return [asdict(start) | {"jobs": list(placements._jobs(setting, start))} for start in placements.starts(setting)]
+
+
 def main(folder: Path) -> None:
     gpu_check.PARTS[:] = [
         part("raises", raises),
@@ -118,6 +128,7 @@ def main(folder: Path) -> None:
         "only": gpu_check.main(["--device", "cpu", "--only", "fine", "measures", "--out", str(folder / "only")]),
         "hangs": of_a_part_that_hangs(),
         "rows": of_a_budget_that_ends_after_a_row(folder),
+        "starts": {gpus: starts_of(gpus, folder) for gpus in (1, 2, 4)},
         "steps": of_steps_that_are_expected_to_take_too_long(folder),
     }
     (folder / "said.json").write_text(json.dumps(said))

@@ -168,6 +168,21 @@ def test_no_time_skips_benchmarks_and_no_checks(broken: tuple[dict[str, Any], Ra
     assert said["steps"] == "no time was left"
 
 
+def test_ranks_that_share_a_gpu_are_not_asked_for_what_nccl_cannot_do(broken: tuple[dict[str, Any], Ran]) -> None:
+    said, _ = broken
+    for gpus, starts in said["starts"].items():
+        for start in starts:
+            shares_a_gpu = start["ranks"] > int(gpus)
+            assert set(start["must_run"]) <= set(start["placements"])
+            if shares_a_gpu and "nccl" in start["backend"]:
+                assert start["jobs"] == ["replicated", "replicated, int8"]
+            if not shares_a_gpu:
+                assert start["must_run"] == start["placements"]
+                assert "by-parameter, BatchNorm" in start["jobs"]
+    every = {"replicated", "by-parameter", "by-checkpoint", "by-node", "sharded-model"}
+    assert set(said["starts"]["4"][-1]["must_run"]) == every
+
+
 def test_without_a_gpu_the_check_says_so(tmp_path: Path) -> None:
     environment = bare_environment(tmp_path / "site") | {"CUDA_VISIBLE_DEVICES": ""}
     done = run([str(BENCHMARKS / "gpu_check.py"), "--out", str(tmp_path / "out")], tmp_path, environment)
