@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import runpy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ladle_contracts import Reason
-from ladle_engine import METHODS
+from ladle_engine import METHODS, average, combine_checkpoints
 from ladle_engine.options import describe_options
 from ladle_engine.tasks.image_classification import ImageClassification
 
@@ -40,6 +44,24 @@ def test_the_documents_name_every_method_command_and_option_of_the_built_in_task
     assert all(f"| [`{name}`](methods/{name}.md) |" in methods for name in METHODS)
     tasks = (REPOSITORY / "docs" / "tasks.md").read_text()
     assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
+
+
+def test_the_tables_and_the_schema_that_come_from_the_contract_are_up_to_date() -> None:
+    """When they are not: `python docs/contract_tables.py`."""
+    texts = runpy.run_path(str(REPOSITORY / "docs" / "contract_tables.py"))["texts"]()
+    assert len(texts) == 4
+    for path, text in texts.items():
+        assert path.read_text() == text, path.name
+        assert path.suffix == ".json" or "<!-- from the contract: " in text, path.name
+
+
+@pytest.mark.parametrize("function", [average, combine_checkpoints])
+def test_every_argument_of_the_engines_functions_is_in_their_table_and_no_other(function: Callable[..., Any]) -> None:
+    page = (REPOSITORY / "docs" / "engine.md").read_text()
+    tables = [part for part in page.split("\n\n") if part.startswith("| argument |")]
+    table = tables[0] if function is average else tables[1]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    assert named == set(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("name", METHODS)

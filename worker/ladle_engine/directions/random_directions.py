@@ -14,7 +14,7 @@ from ladle_engine.random_signs import random_signs
 class RandomDirections:
     """Seeded random signs, made anew whenever they are asked for and never kept (Li et al. 2018).
 
-    Each element is +1 or -1: the rows have the length `sqrt(P)` exactly, and need one random bit an element. The bits
+    Each element is +1 or -1: the rows have the length `sqrt(P)` exactly, and need one random bit per element. The bits
     are Philox's own, which numpy keeps the same from release to release, so a model can be rebuilt from its seed.
     """
 

@@ -170,7 +170,7 @@ class ProcessGroup:
 
     def _make_node(self) -> Collectives:
         own = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
-        # Asked of all, for all must make the same groups or none.
+        # Asked of all ranks, because all must make the same groups or none.
         sizes = sorted(set(self.all_gather(torch.tensor([own]), [1] * self.size).tolist()))
         if len(sizes) > 1 or self.size % own:
             raise EngineError(
@@ -195,7 +195,7 @@ class ProcessGroup:
             yield
         except RuntimeError as error:
             # A model has errors of its own, which another attempt would not mend.
-            if isinstance(error, RankLostError) or not _is_of_a_collective(error):
+            if isinstance(error, RankLostError) or not is_lost_rank(error):
                 raise
             raise _lost(error) from error
 
@@ -209,14 +209,17 @@ class ProcessGroup:
             raise _lost(error) from error
 
 
-def _is_of_a_collective(error: RuntimeError) -> bool:
-    """gloo has no class of its own for its errors, but each names the place in its source."""
-    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed."""
+    if isinstance(error, (RankLostError, dist.DistError)):
+        return True
+    # gloo has no class of its own for its errors, but each names the place in its source.
+    return isinstance(error, RuntimeError) and re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
 
 
 def _lost(error: RuntimeError) -> RankLostError:
     return RankLostError(
-        f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
+        f"Rank {dist.get_rank()} could not finish a collective with the others: {_roll_call()}. ({error})"
     )
 
 

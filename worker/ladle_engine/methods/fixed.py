@@ -16,6 +16,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.model.binding import Binding
 from ladle_engine.options import option
 
 ALL_K = 32
@@ -45,7 +46,7 @@ class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
     name: ClassVar[str] = "second-best"
-    summary: ClassVar[str] = "The second best single checkpoint on the select split; `auto` leaves it out."
+    summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
@@ -54,7 +55,7 @@ class SecondBest(FixedMethod):
         K = len(context.checkpoints.names)
         if K < 2:
             raise MethodError(
-                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is {K}."
+                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is only {K}."
             )
         best = best_of(context, range(K), self.name)
         index = best_of(context, [i for i in range(K) if i != best], self.name)
@@ -77,7 +78,7 @@ class Uniform(FixedMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class LastKOptions:
-    k: int | None = option(None, "how many of the last checkpoints; chosen on the select split when absent", at_least=1)
+    k: int | None = option(None, "how many of the last checkpoints; by default the select split chooses", at_least=1)
 
 
 class LastK(FixedMethod):
@@ -87,13 +88,16 @@ class LastK(FixedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
 
-    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
-        K = len(context.checkpoints.names)
+    def check(self, options: LastKOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        K = len(checkpoint_names)
         if options.k is not None and options.k > K:
             raise MethodError(
                 "invalid-method-options",
                 f"`k` of method `last-k` must be at most the number of checkpoints ({K}), but is {options.k}.",
             )
+
+    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
+        K = len(context.checkpoints.names)
         k = options.k or self._choose_k(context, K)
         return Choice(coefficients=last_k(context, k), label=f"last-k (k = {k})")
 
@@ -112,7 +116,7 @@ class LastK(FixedMethod):
 class EmaOptions:
     decay: float | None = option(
         None,
-        "weight of the past at each checkpoint; chosen on the select split when absent",
+        "weight of the past at each checkpoint; by default the select split chooses",
         above=0.0,
         at_most=0.9999,
     )
@@ -155,7 +159,7 @@ def decays(K: int) -> list[float]:
 
     A longer one than there are checkpoints would give the first of them most of the weight.
     """
-    # A little more, for K itself is among them where it is 5, 10 or 20.
+    # A little more, because K itself is among them where it is 5, 10 or 20.
     longer = math.floor(2 * math.log2(K / SHORTEST_MEMORY) + 1e-9)
     return [round(1 - 2 ** (-step / 2) / SHORTEST_MEMORY, 4) for step in range(1 + max(0, longer))]
 

@@ -29,15 +29,23 @@ gathered, and is where a run can be resumed bit for bit."""
 @dataclass(frozen=True, kw_only=True)
 class PsgdOptions:
     steps: int = option(40, "gradient steps, each on one batch", at_least=1)
-    learning_rate: float = option(0.02, "of the weights, in units of the squared length of the directions", above=0.0)
+    learning_rate: float = option(
+        0.02, "step size of the weights, in units of the directions' squared length", above=0.0
+    )
     momentum: float = option(0.9, "of the weights", at_least=0.0, at_most=0.9999)
     schedule: str = option(
-        "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+        "constant", "of the learning rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
     )
-    warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
-    start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
+    warmup_fraction: float = option(
+        0.0, "share of the steps in which the learning rate rises", at_least=0.0, at_most=1.0
+    )
+    start: str = option(CENTRE, "where training begins: centre, a checkpoint's name, or another method's name")
     groups: Grouping = option("model", HELP)
-    basis: str = option("gram-schmidt", "of P: one of the bases of twa, all of the same span", one_of=tuple(BASES))
+    basis: str = option(
+        "gram-schmidt",
+        "basis of the projection: one of the bases of `twa`, which all span the same space",
+        one_of=tuple(BASES),
+    )
 
     def settings(self, seed: int) -> TrainSettings:
         return TrainSettings(
@@ -59,7 +67,7 @@ class Psgd(TrainedMethod):
     """`v <- momentum v + P P^T g; w <- w - rate v`.
 
     In exact arithmetic this is SGD with momentum on the coefficients (`twa` with the same basis, `optimiser: sgd` and
-    no prior), at four more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
+    no prior), at four more vectors of the model's size. Adaptive optimisers would differ, because they are not linear.
     """
 
     name: ClassVar[str] = "psgd"

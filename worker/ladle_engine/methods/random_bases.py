@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
+from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
@@ -27,8 +29,8 @@ from ladle_engine.training.trainer import Trainer
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(TrainedOptions):
     prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
-    dimensions: int = option(16, "random directions, in each group", at_least=1)
-    redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
+    dimensions: int = option(16, "how many random directions per group", at_least=1)
+    redraw: bool = option(False, "draw new directions at every step, and take one step of gradient descent along them")
 
     def check(self, owner: str) -> None:
         """Raises `MethodError` for what would mean nothing from one basis to the next."""
@@ -40,21 +42,26 @@ class RandomOptions(TrainedOptions):
 
 class RandomBases(TrainedMethod):
     name: ClassVar[str] = "random"
-    summary: ClassVar[str] = "Trains along random directions from the mean: a baseline, which no checkpoint informs."
+    summary: ClassVar[str] = (
+        "Trains along random directions from the mean: a baseline that uses no checkpoint differences."
+    )
     reference: ClassVar[str] = (
         "Li et al. 2018, Measuring the Intrinsic Dimension of Objective Landscapes; by layer and re-drawn: Gressmann "
         "et al. 2020, Improving Neural Network Training in Low Dimensional Random Bases"
     )
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1804.08838"
     options_type: ClassVar[type] = RandomOptions
+    combines_checkpoints: ClassVar[bool] = False
 
-    def choose(self, context: MethodContext, options: RandomOptions) -> Choice:
-        if options.dimensions > context.binding.num_parameters:
+    def check(self, options: RandomOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        if options.dimensions > binding.num_parameters:
             raise MethodError(
                 "invalid-method-options",
                 f"`dimensions` of method `random` must be at most the number of parameters "
-                f"({context.binding.num_parameters}), but is {options.dimensions}.",
+                f"({binding.num_parameters}), but is {options.dimensions}.",
             )
+
+    def choose(self, context: MethodContext, options: RandomOptions) -> Choice:
         groups = group(context.binding, options.groups)
         start = Coefficients(
             checkpoints=context.checkpoints.names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from ladle_engine.methods.trained import (
     start_of,
     trainer_for,
 )
+from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
 from ladle_engine.subspace.bases import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
@@ -28,9 +30,9 @@ TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
 @dataclass(frozen=True, kw_only=True)
 class SubspaceOptions(TrainedOptions):
-    shared: bool = option(True, "with several groups: also trains coefficients that all of them share")
+    shared: bool = option(True, "with several groups: also train coefficients that all groups share")
     rescale: bool = option(
-        True, "the select split picks how far the result goes: from the start, and each group from the groups' mean"
+        True, "let the select split pick how far to go: from the start, and for each group from the mean of all groups"
     )
 
 
@@ -38,8 +40,8 @@ class SubspaceOptions(TrainedOptions):
 class TwaOptions(SubspaceOptions):
     basis: str = option(
         "axes",
-        "of the same span: the checkpoints' principal axes; directions of one length, as published; directions as they "
-        "are; or orthogonal ones",
+        "all span the same space: principal axes of the checkpoints; directions of equal length, as published; "
+        "directions as they are; or orthogonal directions",
         one_of=tuple(BASES),
     )
 
@@ -51,7 +53,7 @@ class LayerwiseOptions(TwaOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PrincipalOptions(SubspaceOptions):
-    dimensions: int | None = option(None, "how many principal components; all of them when absent", at_least=1)
+    dimensions: int | None = option(None, "how many principal components; all by default", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +122,14 @@ class PcaSubspace(Twa):
     def basis(self, options: PrincipalOptions) -> MakeBasis:
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
-    def choose(self, context: MethodContext, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # its own options, by options_type
-        most = len(context.checkpoints.names) - 1
+    def check(self, options: PrincipalOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        most = len(checkpoint_names) - 1
         if options.dimensions is not None and options.dimensions > most:
             raise MethodError(
                 "invalid-method-options",
-                f"`dimensions` of method `{self.name}` must be at most the number of checkpoints less one ({most}), "
-                f"but is {options.dimensions}.",
+                f"`dimensions` of method `{self.name}` must be at most one less than the number of checkpoints "
+                f"({most}), but is {options.dimensions}.",
             )
-        return super().choose(context, options)
 
 
 class LearnedSoup(TrainedMethod):
@@ -144,7 +145,7 @@ class LearnedSoup(TrainedMethod):
         if float(alpha_0_KG.min()) < 0:
             raise MethodError(
                 "invalid-method-options",
-                f"`start` of method `{self.name}` must have no negative coefficient, but `{options.start}` has "
+                f"`start` of method `{self.name}` must not have negative coefficients, but `{options.start}` has "
                 f"{float(alpha_0_KG.min()):.3g}.",
             )
         subspace = Convex(alpha_0_KG=alpha_0_KG)

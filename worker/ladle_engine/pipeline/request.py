@@ -35,7 +35,7 @@ class Request:
     output: PathLike
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
-    task: str | Task | None = None
+    task: str | type[Task] | Task | None = None
     """What it comes to, and its options, decide the result; see `deciding_settings`."""
     task_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
     pattern: str | None = field(default=None, metadata=DECIDES)

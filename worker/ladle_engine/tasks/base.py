@@ -60,8 +60,12 @@ class Task(Protocol):
         """The architecture with any weights; the engine fills them in."""
         ...
 
-    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
-        """Name in the model's `state_dict` -> name in the checkpoints, where the two differ."""
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        """Name in the model's `state_dict` -> name in the checkpoints, where the two differ by more than a prefix.
+
+        None for a tensor that the model makes itself and the checkpoints lack. A key that is not in the `state_dict`
+        stands for a tensor of the checkpoints that the model has no use for.
+        """
         ...
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ladle_engine.tasks.base import Batch, DataSet, Task
+
+
+@runtime_checkable
+class KeepsExamples(Protocol):
+    """A data set that can keep what it has prepared, since every example is asked for many times."""
+
+    def keep(self, max_bytes: int) -> None:
+        """It may take so much memory from now on, and none before. What its batches hold stays the same."""
+        ...
+
+
+@runtime_checkable
+class HasRemarks(Protocol):
+    """A data set of which its user should be told something."""
+
+    remarks: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +65,15 @@ def split(total: int, select_fraction: float, seed: int) -> tuple[Tensor, Tensor
     shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     num_select = round(total * select_fraction)
     return shuffled[num_select:].sort().values, shuffled[:num_select].sort().values
+
+
+def even_batches(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Cut into batches as equal as can be: a short last one would weigh as little as it is long.
+
+    None is of a single example, whose batch has no variance for BatchNorm, unless `batch_size` says so: then one batch
+    may be longer by one.
+    """
+    count = math.ceil(len(indices) / batch_size)
+    if batch_size > 1:
+        count = min(count, max(len(indices) // 2, 1))
+    return indices.tensor_split(count)

@@ -12,7 +12,7 @@ from ladle_engine.training.settings import TrainSettings, schedule
 
 
 def descend(objective: Objective) -> None:
-    """AdamW or SGD: one step a batch."""
+    """AdamW or SGD: one step per batch."""
     mean_MG = torch.zeros_like(objective.subspace.start)
     settings, examples = objective.settings, objective.trainer.examples
     optimiser = first_order(objective.theta_MG, settings)
