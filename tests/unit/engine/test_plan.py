@@ -153,7 +153,7 @@ def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monk
     image.write_bytes(b"another")
     assert now(batch_size=8) != first
     second = now(batch_size=8)
-    monkeypatch.setattr("ladle_engine.resume_state.version", lambda name: "99")
+    monkeypatch.setattr("ladle_engine.resume_state.installed_version", lambda name: "99")
     assert now(batch_size=8) != second
 
 
@@ -688,7 +688,8 @@ def test_what_overflows_in_the_outputs_dtype_is_noticed_when_it_is_judged(tmp_pa
     state = load_file(path)
     save_file(state | {"1.running_var": state["1.running_var"] + 1e5}, path)
     with pytest.raises(
-        EngineError, match=r"finite as torch\.float16, but `1\.running_var` of checkpoint `step-1\.safetensors` is too"
+        EngineError,
+        match=r"`1\.running_var` of checkpoint `step-1\.safetensors` is too large: it reaches 100001, and float16",
     ):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(norm_net), method="uniform",

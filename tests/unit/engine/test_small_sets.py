@@ -12,11 +12,16 @@ from PIL import Image
 
 from ladle_engine import METHODS, DataError, Outcome, average
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.progress import MemoryPlanned
 from ladle_engine.tasks.examples import even_batches
+from ladle_engine.tasks.images import DecodedImages
 from tests.builders import digits, make_checkpoints, make_val_set, quick_options
 from tests.unit.engine.toy import ToyData, ToyTask, norm_net, write_checkpoints
 
 ALL = {"methods": [method for method in METHODS if method != "second-best"], "options": quick_options(3, steps=4)}
+
+
+FREE_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +45,43 @@ def test_every_method_runs_on_fewer_examples_than_a_batch(runs: Path, tmp_path: 
     assert all(np.isfinite(score.select["loss"]) for score in outcome.candidates)
 
 
-def test_a_hundred_image_files_are_enough_for_the_defaults(runs: Path, tmp_path: Path) -> None:
+def image_files(folder: Path, count: int) -> Path:
     images, labels = digits()
-    for number in range(100):
-        folder = tmp_path / "val" / str(int(labels[number]))
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((images[number, 0] * 255).to(torch.uint8).numpy()).save(folder / f"{number}.png")
-    outcome = average(runs / "plain", tmp_path / "val", output=tmp_path / "out")
+    for number in range(count):
+        home = folder / str(int(labels[number]))
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((images[number, 0] * 255).to(torch.uint8).numpy()).save(home / f"{number}.png")
+    return folder
+
+
+def test_a_hundred_image_files_are_enough_for_the_defaults(runs: Path, tmp_path: Path) -> None:
+    outcome = average(runs / "plain", image_files(tmp_path / "val", 100), output=tmp_path / "out")
     assert len(outcome.candidates) > 3
+
+
+def test_what_is_passed_over_in_a_set_is_among_the_warnings(runs: Path, tmp_path: Path) -> None:
+    val = image_files(tmp_path / "val", 20)
+    (val / "1" / "labels.csv").write_text("x")
+    outcome = average(runs / "plain", val, output=tmp_path / "out", method="uniform")
+    assert any("1/labels.csv" in warning for warning in outcome.warnings)
+
+
+def test_images_are_kept_in_half_of_what_the_memory_plan_leaves(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan takes its part first."""
+    monkeypatch.setattr("ladle_engine.placements.memory_plan.available_bytes", lambda device: FREE_BYTES)
+    rooms: list[int] = []
+    monkeypatch.setattr(DecodedImages, "keep", lambda data, max_bytes: rooms.append(max_bytes))
+    plans: list[MemoryPlanned] = []
+    average(
+        runs / "plain", image_files(tmp_path / "val", 40), output=tmp_path / "out", method="uniform",
+        train_set=image_files(tmp_path / "train", 1200),
+        progress=lambda event: plans.append(event) if isinstance(event, MemoryPlanned) else None,
+    )  # fmt: skip
+    left = 0.8 * FREE_BYTES - sum(plans[0].parts.values())
+    assert 0 < left < FREE_BYTES
+    assert rooms == [int(left / 2) // 2] * 2, "two sets share it"
 
 
 def test_a_set_of_one_class_is_fine(runs: Path, tmp_path: Path) -> None:

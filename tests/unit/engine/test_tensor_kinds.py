@@ -240,7 +240,8 @@ def test_complex_weights_are_averaged_as_pairs_larger_than_a_block(tmp_path: Pat
 
 def test_a_nan_in_a_complex_tensor_is_named(tmp_path: Path) -> None:
     def state(number: int) -> dict[str, Tensor]:
-        return {"w": torch.complex(torch.ones(2), torch.tensor([1.0, float("nan") if number == 1 else 1.0]))}
+        imaginary = torch.tensor([1.0, float("nan") if number == 1 else 1.0])
+        return {"w": torch.complex(torch.ones(2), imaginary), "b": torch.ones(2) * number}
 
     with pytest.raises(CheckpointError, match=r"`w` in `step-1\.pt` holds 1 NaN"):
         two(tmp_path / "in", state)
@@ -308,6 +309,13 @@ def test_a_model_of_real_numbers_takes_neither_complex_nor_whole_ones(
         torch.save(state, folder / f"step-{number}.pt")
     with pytest.raises(Exception, match=in_model or "`w` to be float32, but in the checkpoints it is"):
         average(folder, folder, output=tmp_path / "out", task=ToyTask(Scaled), method="uniform")
+
+
+def test_checkpoints_of_complex_weights_alone_are_combined_and_not_trained_on(tmp_path: Path) -> None:
+    model = two(tmp_path / "in", lambda i: {"w": torch.full((6,), complex(i, i))})
+    assert model["w"].tolist() == [1.5 + 1.5j] * 6
+    with pytest.raises(CheckpointError, match="must be real numbers to be trained and judged"):
+        average(tmp_path / "in", tmp_path, output=tmp_path / "out", task=ToyTask(Scaled))
 
 
 def test_an_expanded_tensor_of_absurd_size_is_refused_and_not_made(tmp_path: Path) -> None:

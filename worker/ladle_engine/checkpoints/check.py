@@ -22,6 +22,12 @@ CHUNK_ELEMENTS = 1 << 24
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
     check_names(checkpoints, on_event)
+    if not any(info.is_floating for info in checkpoints.tensors.values()):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"Weights must be real numbers to be trained and judged, but those of `{checkpoints.reference.name}` are "
+            f"complex. `combine_checkpoints` averages them.",
+        )
     refuse_codes(checkpoints)
     pace = Pace(on_event, "check", len(checkpoints.checkpoints))
     differs = False

@@ -96,7 +96,9 @@ def broken_model(model: Any) -> Broken | None:
 
 def broken_names(names: Any) -> Broken | None:
     """What `stored_names` returns."""
-    if isinstance(names, Mapping) and all(isinstance(text, str) for pair in names.items() for text in pair):
+    if isinstance(names, Mapping) and all(
+        isinstance(name, str) and (stored is None or isinstance(stored, str)) for name, stored in names.items()
+    ):
         return None
     return Broken("stored_names", "return a mapping from names to names, `{}` for none", f"returns {shown(names)}")
 

@@ -66,8 +66,8 @@ class GuardedTask:
         self._check(contract.broken_model(model))
         return model
 
-    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
-        names: Mapping[str, str] = self._call("stored_names", model, checkpoints)
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        names: Mapping[str, str | None] = self._call("stored_names", model, checkpoints)
         self._check(contract.broken_names(names))
         return names
 
