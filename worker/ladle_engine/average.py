@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints import discover
-from ladle_engine.checkpoints.inputs import inputs_of
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.inputs import add_data, inputs_of
+from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.fixed import needs_order
+from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.job import Job, Listener, attempt, refuse_changed
@@ -31,10 +33,10 @@ from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
-from ladle_engine.tasks import choose_task
+from ladle_engine.tasks import choose_task, identity_of
 from ladle_engine.tasks.base import Task
 
 
@@ -69,11 +71,13 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     output: PathLike,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
-    task: str | Task | None = None,
+    task: str | type[Task] | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
     pattern: str | None = None,
     last: int | None = None,
     steps: Sequence[int] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
     train_set: PathLike | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -97,10 +101,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
     Args:
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
-        task: the name of an installed task, a task of your own, or None to infer it from the folder's `config.json`.
+        task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
+            the folder's `config.json`.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
+        exclude: a glob, or several, of checkpoints to leave out.
+        order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
+            `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         train_set: training data, used for `coefficients` (TWA-t) or to recompute `batchnorm` statistics.
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
@@ -127,6 +135,12 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
+def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
+    """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
+    with _opened(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None})):
+        return
+
+
 @contextmanager
 def _opened(request: Request) -> Iterator[Job]:
     """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights, and
@@ -136,18 +150,32 @@ def _opened(request: Request) -> Iterator[Job]:
     plan = plan_methods(request.method, request.method_options or {})
     refuse_existing(Path(request.output))
     on_event(StageStarted(stage="discover"))
-    checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
-    task = choose_task(checkpoints, request.task, request.task_options or {})
-    settings = {**request.deciding_settings(task), "batch_size": task.batch_size}
-    without_paths = {**request.deciding_settings(task, with_paths=False), "batch_size": task.batch_size}
-    with open_all(checkpoints) as readers:
-        # Before the data are opened: what the task reads must be what is known of them.
-        inputs = inputs_of(checkpoints, readers, request.data_paths)
+    with ExitStack() as open_files:
+        open_files.enter_context(keeping_files_open())
+        checkpoints = discover(
+            Path(request.ckpt_dir),
+            pattern=request.pattern,
+            exclude=request.exclude,
+            last=request.last,
+            steps=request.steps,
+            order=request.order,
+        )
+        announce(checkpoints, on_event, order_matters=needs_order(plan))
+        refuse_bad_starts(plan, checkpoints.names)
+        readers = open_files.enter_context(open_all(checkpoints))
+        # Config and data before they are used: what the task reads of them must be what is known.
+        inputs = inputs_of(checkpoints, readers)
+        task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
+        own = {"batch_size": task.batch_size, "task": identity_of(task)}
+        add_data(inputs, request.data_paths)
         splits = open_splits(request, task, checkpoints)
+        for remark in splits.remarks:
+            on_event(Warned(message=remark))
+        without_paths = request.deciding_settings(task, with_paths=False) | own
         same_everywhere(checkpoints, inputs, without_paths, collectives)
         state = ResumeState(
             Path(request.state_dir) if request.state_dir else None,
-            job_key(settings),
+            job_key(request.deciding_settings(task) | own),
             collectives=collectives,
             on_event=on_event,
         )

@@ -13,18 +13,19 @@ from torch import Tensor
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
-from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
+from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 
 
+@keeping_files_open()
 def rebuild(
     coefficients: PathLike,
     ckpt_dir: PathLike,
@@ -68,8 +69,8 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
     """The same as a state dict in memory, for a notebook."""
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
-        hashed = HashedReaders(readers)
-        state = {name: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
+        stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
+        state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
         _refuse_others(hashed.digests(), expected)
     return state
 

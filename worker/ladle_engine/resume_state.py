@@ -7,7 +7,6 @@ import io
 import json
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ladle_engine.errors import EngineError
 from ladle_engine.progress import ProgressCallback, Warned, ignore
 from ladle_engine.storage.atomic_folder import naming_the_full_disk, replace_file
 from ladle_engine.storage.inputs import Inputs
+from ladle_engine.versions import installed_version
 
 SUFFIX = ".pt"
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -104,7 +104,7 @@ class ResumeState:
 
 def job_key(settings: Mapping[str, Any]) -> str:
     """Names what a state belongs to: a job of these settings. Whether its files are the same, `JobInputs` tells."""
-    return digest([version("ladle"), settings])
+    return digest([installed_version("ladle"), settings])
 
 
 def same_everywhere(
@@ -115,7 +115,7 @@ def same_everywhere(
     Files may be copies, so the time of their last change does not count.
     """
     files = [(path.name, size) for path, size in inputs.sizes.items()]
-    own = torch.tensor([int(digest([files, settings])[:15], 16)])
+    own = torch.tensor([int(digest([checkpoints.names, files, settings])[:15], 16)])
     seen = collectives.all_gather(own, [1] * collectives.size).tolist()
     others = [rank for rank, number in enumerate(seen) if number != seen[0]]
     if others:

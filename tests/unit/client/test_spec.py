@@ -43,6 +43,11 @@ def test_dots_stay_in_a_path_because_links_decide_what_they_mean() -> None:
         ({"task": None}, "task", None),
         ({"checkpoints": "step-*"}, "checkpoints", CheckpointFilter(pattern="step-*")),
         ({"checkpoints": {"steps": [1, 2]}}, "checkpoints", CheckpointFilter(steps=(1, 2))),
+        (
+            {"checkpoints": {"exclude": "best*", "order": "name"}},
+            "checkpoints",
+            CheckpointFilter(exclude=("best*",), order="name"),
+        ),
         ({"checkpoints": CheckpointFilter(steps=(1, 2))}, "checkpoints", CheckpointFilter(steps=(1, 2))),
         ({"train_set": {"path": Path("/t"), "use": "batchnorm"}}, "train_set", TrainSet(path="/t", use="batchnorm")),
         ({"output": "better"}, "output", Output(name="better")),
@@ -56,8 +61,14 @@ def test_friendly_forms_become_the_spec(options: dict[str, Any], field: str, wan
 
 
 def test_an_option_that_does_not_exist_is_named_with_the_nearest_one() -> None:
-    with pytest.raises(TypeError, match=r"no option `methd`; did you mean `method`\?"):
+    with pytest.raises(TypeError, match=r"no option `methd`\. Did you mean `method`\?"):
         spec(methd="twa")
+
+
+@pytest.mark.parametrize(("name", "part"), [("last", "checkpoints"), ("dtype", "output"), ("precision", "resources")])
+def test_a_field_of_a_part_is_shown_in_its_place(name: str, part: str) -> None:
+    with pytest.raises(TypeError, match=f'It is a field of `{part}`: {part}={{"{name}": ...}}'):
+        spec(**{name: 1})
 
 
 def test_an_option_like_no_other_is_answered_with_the_list() -> None:

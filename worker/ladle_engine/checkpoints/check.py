@@ -4,39 +4,58 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.chunks import chunks_of
+from ladle_engine.checkpoints.chunks import blocks_of, chunks_of, differs
+from ladle_engine.checkpoints.names import is_counter
+from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
-from ladle_engine.progress import Pace, ProgressCallback
-
-CHECKED_ELEMENTS = 1 << 20
-"""How many numbers of one tensor are looked at at once."""
+from ladle_engine.progress import Pace, ProgressCallback, Warned
 
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
-    """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
+    """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
     with open_all(checkpoints) as readers:
-        check_names(checkpoints)
+        check_headers(checkpoints, on_event)
         pace = Pace(on_event, "check", len(checkpoints.tensors))
         differ = False
         for done, name in enumerate(sorted(checkpoints.tensors, key=readers[-1].position)):
-            if checkpoints.tensors[name].is_floating:
-                differ = check_floats(checkpoints, readers, name) or differ
-            else:
-                differ = differ or numbers_differ(readers, name)
+            differ = check_tensor(checkpoints, readers, name) or differ
             pace.step(done + 1)
     if not differ:
         raise identical(checkpoints)
 
 
-def check_floats(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> bool:
-    """Whether a floating tensor is not the same in all checkpoints. Raises `CheckpointError` (non-finite-weights)."""
+def check_headers(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
+    """All that can be refused before weights are read, for checkpoints that are trained and judged.
+
+    Raises `CheckpointError`: mismatched or unsupported.
+    """
+    check_names(checkpoints, on_event)
+    if not any(info.is_floating for info in checkpoints.tensors.values()):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"Weights must be real numbers to be trained and judged, but those of `{checkpoints.reference.name}` are "
+            f"complex. `combine_checkpoints` averages them.",
+        )
+    refuse_codes(checkpoints)
+
+
+def check_tensor(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> bool:
+    """Whether a tensor is not the same in all checkpoints that have it.
+
+    Raises `CheckpointError` (non-finite-weights).
+    """
+    if not checkpoints.tensors[name].is_averaged:
+        return differs(name, readers)
+    if checkpoints.tensors[name].dtype.is_complex:
+        refuse_non_finite(checkpoints, readers, name)
+        return differs(name, readers)
     differ = False
     for _, weights_KC in chunks_of(readers, name, torch.float64):
         if not math.isfinite(float(weights_KC.sum())):
@@ -49,29 +68,59 @@ def rows_differ(weights_KC: Tensor) -> bool:
     return bool((weights_KC[1:] != weights_KC[:1]).any())
 
 
-def numbers_differ(readers: Sequence[TensorReader], name: str) -> bool:
-    """Whether a tensor is not the same in all checkpoints."""
-    first = readers[0]
-    return any(
-        not all(torch.equal(*pair) for pair in zip(_blocks(first, name), _blocks(other, name), strict=True))
-        for other in readers[1:]
-    )
+def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
+    """Names, shapes and kinds of all tensors; reads headers only. Says what the readers chose between, and which single
+    numbers are passed over.
+
+    Raises `CheckpointError` (mismatched, identical), or (unsupported) where nothing is there to average.
+    """
+    if not any(info.is_averaged for info in checkpoints.tensors.values()):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"Checkpoints must hold floating-point weights, but the {len(checkpoints.tensors)} tensors of "
+            f"`{checkpoints.reference.name}` are all integers. Save the weights in floating point.",
+        )
+    if checkpoints.identical:
+        raise identical(checkpoints)
+    notes: dict[str, list[str]] = {}
+    for checkpoint in checkpoints.checkpoints:
+        with open_checkpoint(checkpoint) as reader:
+            passed_over = _compare(checkpoints, checkpoint, reader.tensors())
+            for note in (*reader.notes, *passed_over):
+                notes.setdefault(note, []).append(checkpoint.name)
+    for note, names in notes.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        on_event(Warned(message=f"`{names[0]}`{more}: {note}."))
 
 
-def same_values(reader: TensorReader, one: str, other: str) -> bool:
-    """Whether two tensors of a checkpoint hold the same numbers."""
-    if reader.tensors()[one].numel != reader.tensors()[other].numel:
-        return False
-    blocks = zip(_blocks(reader, one), _blocks(reader, other), strict=True)
-    return all(torch.equal(_comparable(mine), _comparable(theirs)) for mine, theirs in blocks)
-
-
-def _blocks(reader: TensorReader, name: str) -> Iterator[Tensor]:
-    info = reader.tensors()[name]
-    for start in range(0, info.numel, CHECKED_ELEMENTS):
-        block = torch.empty(min(CHECKED_ELEMENTS, info.numel - start), dtype=info.dtype)
-        reader.read_into(name, start, block)
-        yield block
+def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """At most one note: the counters that the reference lacks, and that are passed over."""
+    expected, reference = checkpoints.tensors, checkpoints.reference.name
+    missing = [name for name in expected if name not in tensors and not is_counter(expected[name])]
+    extra = [name for name in tensors if name not in expected]
+    passed_over = [name for name in extra if is_counter(tensors[name])]
+    if missing:
+        close = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.5)
+        hint = f" It has `{close[0]}` instead; was it renamed?" if close else ""
+        raise _mismatch(f"`{checkpoint.name}` lacks the tensor `{missing[0]}`, which `{reference}` has.{hint}")
+    if unknown := [name for name in extra if name not in passed_over]:
+        raise _mismatch(f"`{checkpoint.name}` has the tensor `{unknown[0]}`, which `{reference}` lacks.")
+    for name, info in tensors.items():
+        if name not in expected:
+            continue
+        if info.shape != expected[name].shape:
+            raise _mismatch(
+                f"`{name}` has shape {info.shape} in `{checkpoint.name}`, but {expected[name].shape} in `{reference}`."
+            )
+        if _kind(info) != _kind(expected[name]):
+            raise _mismatch(
+                f"`{name}` is {info.dtype} in `{checkpoint.name}`, but {expected[name].dtype} in `{reference}`: a "
+                f"{_kind(info)} tensor and a {_kind(expected[name])} one."
+            )
+    if not passed_over:
+        return []
+    names = ", ".join(f"`{name}`" for name in passed_over[:3]) + (" ..." if len(passed_over) > 3 else "")
+    return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
 
 
 def identical(checkpoints: CheckpointSet) -> CheckpointError:
@@ -82,49 +131,22 @@ def identical(checkpoints: CheckpointSet) -> CheckpointError:
     )
 
 
-def check_names(checkpoints: CheckpointSet) -> None:
-    """Names, shapes and kinds of all tensors; reads headers only. Raises `CheckpointError` (mismatched)."""
-    for checkpoint in checkpoints.checkpoints:
-        with open_checkpoint(checkpoint) as reader:
-            _compare(checkpoints, checkpoint, reader.tensors())
-
-
-def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
-    expected, reference = checkpoints.tensors, checkpoints.reference.name
-    missing = [name for name in expected if name not in tensors]
-    extra = [name for name in tensors if name not in expected]
-    if missing:
-        close = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.5)
-        hint = f" It has `{close[0]}` instead; was it renamed?" if close else ""
-        raise _mismatch(f"`{checkpoint.name}` lacks the tensor `{missing[0]}`, which `{reference}` has.{hint}")
-    if extra:
-        raise _mismatch(f"`{checkpoint.name}` has the tensor `{extra[0]}`, which `{reference}` lacks.")
-    for name, info in tensors.items():
-        if info.shape != expected[name].shape:
-            raise _mismatch(
-                f"`{name}` has shape {info.shape} in `{checkpoint.name}`, but {expected[name].shape} in `{reference}`."
-            )
-        if _kind(info) != _kind(expected[name]):
-            raise _mismatch(
-                f"`{name}` is {info.dtype} in `{checkpoint.name}`, but {expected[name].dtype} in `{reference}`: a "
-                f"{_kind(info)} tensor and a {_kind(expected[name])} one."
-            )
-
-
 def _kind(info: TensorInfo) -> str:
     if info.dtype is torch.bool:
         return "boolean"
+    if info.dtype.is_complex:
+        return "complex"
     return "floating" if info.is_floating else "integer"
 
 
 def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> None:
     """Raises `CheckpointError` (non-finite-weights) naming the first checkpoint whose tensor is not finite."""
     for checkpoint, reader in zip(checkpoints.checkpoints, readers, strict=True):
-        if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in _blocks(reader, name)):
+        if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in blocks_of(reader, name)):
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {count:,} NaN or infinite values. "
-                f"Leave that checkpoint out with `checkpoints`.",
+                f"Leave that checkpoint out with `exclude`.",
             )
 
 
@@ -138,11 +160,14 @@ def has_finite_sum(tensor: Tensor) -> bool:
 
 
 def _comparable(tensor: Tensor) -> Tensor:
+    """In a type that torch compares and sums."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
     return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
 
 
 def _mismatch(what: str) -> CheckpointError:
     return CheckpointError(
         "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `checkpoints`.",
+        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude`.",
     )

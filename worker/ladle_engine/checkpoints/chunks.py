@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import TensorReader
 
 CHUNK_NUMBERS = 1 << 20
 """How many numbers, over all checkpoints, are read and converted at once (8 MiB as float64)."""
+
+BLOCK_ELEMENTS = 1 << 20
+"""How many numbers of one tensor are looked at at once."""
 
 CONVERTED_ELEMENTS = 1 << 15
 """How many are converted at once: they stay in the cache, and torch starts no threads for so few."""
@@ -30,6 +34,26 @@ class Piece:
     length: int
     offset: int
     """In the chunk, or whatever else it is a piece of."""
+
+
+def blocks_of(reader: TensorReader, name: str) -> Iterator[Tensor]:
+    """One checkpoint's tensor, flat, in its own type, from its beginning to its end."""
+    info = reader.tensors()[name]
+    for start in range(0, info.numel, BLOCK_ELEMENTS):
+        block = torch.empty(min(BLOCK_ELEMENTS, info.numel - start), dtype=info.dtype)
+        reader.read_into(name, start, block)
+        yield block
+
+
+def same_tensors(one: tuple[TensorReader, str], other: tuple[TensorReader, str]) -> bool:
+    """Whether two stored tensors of as many numbers are the same, bit for bit. Reads to the first difference."""
+    return all(same_bits(mine, theirs) for mine, theirs in zip(blocks_of(*one), blocks_of(*other), strict=True))
+
+
+def differs(name: str, readers: Sequence[TensorReader]) -> bool:
+    """Whether a tensor is not the same, bit for bit, in all checkpoints that have it."""
+    first, *others = [(reader, name) for reader in readers if name in reader.tensors()]
+    return any(not same_tensors(first, other) for other in others)
 
 
 def chunk_length(num_checkpoints: int, multiple_of: int = 1) -> int:

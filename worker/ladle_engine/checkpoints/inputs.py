@@ -1,4 +1,4 @@
-"""What of a folder of checkpoints a result depends on."""
+"""What of a folder of checkpoints, and of the data, a result depends on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.storage.inputs import Inputs
 
 
-def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader], data: Iterable[Path] = ()) -> Inputs:
-    """The weight files as they were opened, config and other side files, and data: files, or folders of them.
+def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader]) -> Inputs:
+    """The weight files as they were opened, with config and other side files.
 
     Weight files are hashed by whoever reads them.
     """
@@ -20,9 +20,13 @@ def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader], data:
             inputs.add(file.path, file.identity)
     for path in checkpoints.side_files:
         inputs.add_hashed(path)
+    return inputs
+
+
+def add_data(inputs: Inputs, data: Iterable[Path]) -> None:
+    """Files, which are hashed, or folders of them. What is not there is left to the task."""
     for path in data:
         if path.is_dir():
             inputs.add_folder(path)
-        elif path.exists():
+        elif path.is_file():
             inputs.add_hashed(path)
-    return inputs

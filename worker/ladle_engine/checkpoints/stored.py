@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.tensor_kinds import dense
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
@@ -69,7 +70,7 @@ class InMemory:
 
     def dense(self, file: BytesSource) -> Tensor:
         """All numbers, in their order; the file is not read again."""
-        return self.tensor.detach().resolve_conj().resolve_neg().contiguous()
+        return dense(self.tensor)
 
 
 Place = InFile | InMemory
@@ -81,6 +82,8 @@ class StoredFile:
 
     file: InputFile | LoadedFile
     tensors: Mapping[str, Place]
+    notes: tuple[str, ...] = ()
+    """What was chosen between, for people."""
 
 
 def in_file(tensor: Tensor, storage_offset_bytes: int) -> InFile:

@@ -6,7 +6,6 @@ recomputed on data (as for SWA, Izmailov et al. 2018, section 3.2) where there a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -20,7 +19,7 @@ from ladle_engine.distributed.collectives import Collectives, share_of
 from ladle_engine.model.batch_norm import batch_norms, synchronise
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups
-from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.examples import Examples, even_batches
 
 MIN_EXAMPLES = 512
 """Statistics recomputed over fewer examples are noisier than averaged ones."""
@@ -145,7 +144,7 @@ class RecomputedStatistics:
         indices = self._examples.indices
         with self._cumulative(), self._collectives.translate_collective_errors():
             seen = 0
-            for batch in indices.tensor_split(math.ceil(len(indices) / self._examples.task.batch_size)):
+            for batch in even_batches(indices, self._examples.task.batch_size):
                 seen += len(batch)
                 for module in self._modules:
                     # The cumulative mean, each batch by its size.

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.safetensors_file import read_header
+from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
 from ladle_engine.output.digests import digests_of, sha256_on_disk
@@ -59,17 +60,19 @@ def write_model(
         else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )
     digests: dict[str, str] = {}
-    with open_all(recipe.checkpoints) as opened, _blocks(recipe, readers or opened, on_event) as blocks:
+    stored = written_names(recipe.checkpoints)
+    with open_all(recipe.checkpoints) as opened, _blocks(recipe, readers or opened, opened, on_event) as blocks:
         for file_name, tensor_names in zip(names, shards, strict=True):
             infos = {
-                name: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape) for name in tensor_names
+                stored[name]: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape)
+                for name in tensor_names
             }
             with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
-                for name in tensor_names:
-                    writer.add(blocks(name))
+                for _ in tensor_names:
+                    writer.add(blocks())
             digests[file_name] = writer.digest()
     if len(shards) > 1:
-        weight_map = {name: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
+        weight_map = {stored[name]: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
         total = sum(_bytes_of(recipe, name) for name in recipe.output_dtypes)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = (json.dumps(index, indent=2) + "\n").encode()
@@ -80,11 +83,14 @@ def write_model(
 
 @contextmanager
 def _blocks(
-    recipe: Recipe, readers: Sequence[TensorReader], on_event: ProgressCallback
-) -> Iterator[Callable[[str], Iterator[Tensor]]]:
-    """What gives the blocks of each output tensor, in order. The next ones are read meanwhile."""
+    recipe: Recipe, readers: Sequence[TensorReader], others: Sequence[TensorReader], on_event: ProgressCallback
+) -> Iterator[Callable[[], Iterator[Tensor]]]:
+    """What gives the blocks of the output tensors, one tensor after the other. The next ones are read meanwhile.
+
+    `others` are readers of the same checkpoints that may be used at the same time.
+    """
     pace = Pace(on_event, "write", len(recipe.output_dtypes))
-    done = 0
+    names = iter(enumerate(recipe.output_dtypes, start=1))
 
     def read() -> Iterator[tuple[int, list[Tensor]] | None]:
         for name in recipe.output_dtypes:
@@ -92,14 +98,13 @@ def _blocks(
             # The end of a tensor: one without any numbers has no block.
             yield None
 
-    with read_ahead(read()) as ready, open_all(recipe.checkpoints) as unwatched:
+    with read_ahead(read()) as ready:
 
-        def blocks(name: str) -> Iterator[Tensor]:
-            nonlocal done
-            while (found := next(ready)) is not None:
-                yield recipe.block(name, *found, unwatched)
-            done += 1
-            pace.step(done)
+        def blocks() -> Iterator[Tensor]:
+            number, name = next(names)
+            while (made_of := next(ready)) is not None:
+                yield recipe.block(name, *made_of, others)
+            pace.step(number)
 
         yield blocks
 
@@ -120,11 +125,18 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_ev
         if path.suffix == ".safetensors":
             found |= read_header(path).tensors
         pace.step(done + 1)
+    stored = written_names(recipe.checkpoints)
     expected = {
-        name: TensorInfo(shape=recipe.checkpoints.tensors[name].shape, dtype=dtype)
+        stored[name]: TensorInfo(shape=recipe.checkpoints.tensors[name].shape, dtype=dtype)
         for name, dtype in recipe.output_dtypes.items()
     }
     assert found == expected, "the header must describe what the recipe says"
+
+
+def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
+    """Name -> name in the output, which is the one in the reference's file: wrappers' prefixes are put back."""
+    with open_checkpoint(checkpoints.reference) as reader:
+        return reader.stored_names()
 
 
 def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) -> None:
@@ -136,7 +148,9 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) ->
         with InputFile(side_file) as file:
             content, loaded = load_whole(file)
         inputs.know({side_file: loaded.sha256})
-        (folder / side_file.name).write_bytes(content)
+        target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

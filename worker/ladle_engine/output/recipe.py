@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
+from ladle_engine.errors import CheckpointError
+from ladle_engine.output.overflow import SATURATING, largest, limit, too_large
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once, at most."""
@@ -45,32 +48,19 @@ class Recipe:
     def tensor(self, name: str, readers: Sequence[TensorReader]) -> Tensor:
         """The output tensor `name`, in memory of its own, on the CPU. Raises as `block`."""
         start = torch.empty(0, dtype=self.output_dtypes[name])
-        blocks = [self.block(name, begin, sources, readers) for begin, sources in self.sources(name, readers)]
+        blocks = [self.block(name, *made_of, readers) for made_of in self.sources(name, readers)]
         return torch.cat([start, *blocks]).view(self.checkpoints.tensors[name].shape)
-
-    def block(self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]) -> Tensor:
-        """The flat output tensor `name` from `start` on, made of one item of `sources`.
-
-        Raises `CheckpointError` (non-finite-weights) that names the checkpoint.
-        """
-        dtype = self.output_dtypes[name]
-        block = self._made(name, start, sources, dtype)
-        if dtype.is_floating_point and not has_finite_sum(block):
-            # Where all checkpoints are finite only the sum is not, or not in the output's type.
-            refuse_non_finite(self.checkpoints, readers, name)
-        return block
 
     def sources(self, name: str, readers: Sequence[TensorReader]) -> Iterator[tuple[int, list[Tensor]]]:
         """What the output tensor `name` is made from, read block by block: `(start, the same numbers of each)`."""
         if name in self.statistics:
             flat = self.statistics[name].reshape(-1)
-            yield from (
-                (start, [flat[start : start + BLOCK_ELEMENTS]]) for start in range(0, len(flat), BLOCK_ELEMENTS)
-            )
+            for start in range(0, len(flat), BLOCK_ELEMENTS):
+                yield start, [flat[start : start + BLOCK_ELEMENTS]]
             return
-        used = [readers[index] for index in self.used(name)]
+        used = [readers[index] for index in self.used(name, readers)]
         itemsize = max(reader.tensors()[name].dtype.itemsize for reader in used)
-        length = readers[0].tensors()[name].numel
+        length = self.checkpoints.tensors[name].numel
         step = min(max(SOURCE_BYTES // (itemsize * len(used)), SUMMED_ELEMENTS), BLOCK_ELEMENTS)
         for start in range(0, length, step):
             blocks = []
@@ -79,36 +69,79 @@ class Recipe:
                 reader.read_into(name, start, blocks[-1])
             yield start, blocks
 
-    def used(self, name: str) -> list[int]:
+    def block(self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]) -> Tensor:
+        """The flat output tensor `name` from `start` on, made from one item of `sources`.
+
+        Raises `CheckpointError` (non-finite-weights) that names the checkpoint or, where it is the sum that the
+        output's type cannot hold, the tensor and its largest value.
+        """
+        dtype = self.output_dtypes[name]
+        block = self._made(name, start, sources, dtype)
+        if _is_suspect(block):
+            if name not in self.statistics:
+                refuse_non_finite(self.checkpoints, readers, name)
+            self._refuse_overflow(name, start, sources, readers)
+        return block
+
+    def used(self, name: str, readers: Sequence[TensorReader]) -> list[int]:
         """The checkpoints that the output tensor `name` is made from."""
         if name in self.statistics:
             return []
-        if (single := self._copied_from(name)) is not None:
-            return [single]
-        return [index for index, alpha in enumerate(self.coefficients.of(name).tolist()) if alpha != 0.0]
+        if (copied := self._copied_from(name, readers)) is not None:
+            return [copied]
+        return self._summed(name)
 
-    def files(self) -> set[Path]:
+    def files(self, readers: Sequence[TensorReader]) -> set[Path]:
         """The weight files that anything is made from."""
-        used = {index for name in self.output_dtypes for index in self.used(name)}
+        used = {index for name in self.output_dtypes for index in self.used(name, readers)}
         return {path for index in used for path in self.checkpoints.checkpoints[index].files}
 
     def _made(self, name: str, start: int, sources: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        if name in self.statistics or self._copied_from(name) is not None:
+        if name in self.statistics or self._is_copied(name):
             return sources[0].to(dtype)
-        alpha, random = self.coefficients.of(name)[self.used(name)], self.coefficients.random
+        alpha, random = self.coefficients.of(name)[self._summed(name)], self.coefficients.random
         if random is None:
             return combine(sources, alpha, dtype)
         block = combine(sources, alpha, torch.float64)
         random.add_to(block, name, start, self.coefficients.group_of[name])
         return block.to(dtype)
 
-    def _copied_from(self, name: str) -> int | None:
+    def _summed(self, name: str) -> list[int]:
+        return [index for index, alpha in enumerate(self.coefficients.of(name).tolist()) if alpha != 0.0]
+
+    def _is_copied(self, name: str) -> bool:
+        return self.coefficients.single() is not None or name not in self.coefficients.group_of
+
+    def _copied_from(self, name: str, readers: Sequence[TensorReader]) -> int | None:
         """The checkpoint whose tensor is taken as it is; None for a sum."""
+        if not self._is_copied(name):
+            return None
+        # Counters, masks and what the model has no use for are the reference's, never averaged; and a counter that a
+        # single checkpoint lacks.
         single = self.coefficients.single()
-        if single is None and name not in self.coefficients.group_of:
-            # Integer and boolean tensors are counters and masks: the reference's, never averaged.
-            return len(self.checkpoints.checkpoints) - 1
-        return single
+        has_it = single is not None and name in readers[single].tensors()
+        return single if has_it else len(readers) - 1
+
+    def _refuse_overflow(
+        self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]
+    ) -> None:
+        """Returns when all numbers are finite in the output's type: then only the sum over them was not."""
+        dtype = self.output_dtypes[name]
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        value = largest(self._made(name, start, sources, wide))
+        if not value < limit(dtype):
+            copied = self._copied_from(name, readers)
+            whose = "the average" if copied is None else f"`{self.checkpoints.names[copied]}`"
+            raise CheckpointError("non-finite-weights", too_large(name, whose, value, dtype))
+
+
+def _is_suspect(block: Tensor) -> bool:
+    """Whether some of the numbers may not be what was summed; exactly those are looked for where this says yes."""
+    if not (block.is_floating_point() or block.is_complex()):
+        return False
+    if block.dtype in SATURATING and largest(block) == torch.finfo(block.dtype).max:
+        return True
+    return not has_finite_sum(block)
 
 
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
@@ -127,11 +160,15 @@ def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[s
 def combine(weights: Sequence[Tensor], alpha: Tensor, dtype: torch.dtype) -> Tensor:
     """`sum_i alpha_i w_i` of flat tensors; accumulated in float64 in the order of the checkpoints and rounded once.
 
-    Numbers that are the same everywhere come out bit for bit: the weights sum to 1 only up to rounding.
+    Complex numbers are summed as pairs. Numbers that are the same everywhere come out bit for bit: the weights sum to 1
+    only up to rounding.
     """
     averages = abs(float(alpha.sum()) - 1.0) <= SUM_TOLERANCE
-    if averages and all(_same(weights[0], other) for other in weights[1:]):
+    if averages and all(same_bits(weights[0], other) for other in weights[1:]):
         return weights[0].to(dtype)
+    if dtype.is_complex:
+        pairs = [torch.view_as_real(tensor).view(-1) for tensor in weights]
+        return torch.view_as_complex(combine(pairs, alpha, dtype.to_real()).view(-1, 2))
     shares = alpha.tolist()
     is_mean = averages and len(set(shares)) == 1
     scratch_2C = torch.empty(2, SUMMED_ELEMENTS, dtype=torch.float64)
@@ -149,10 +186,3 @@ def combine(weights: Sequence[Tensor], alpha: Tensor, dtype: torch.dtype) -> Ten
         part_C.copy_(sum_C)
         position += len(part_C)
     return block
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether they are bit for bit the same."""
-    if one.dtype != other.dtype:
-        return False
-    return bool(torch.equal(one.view(torch.uint8), other.view(torch.uint8)))

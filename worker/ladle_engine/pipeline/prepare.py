@@ -8,29 +8,34 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ladle_engine.checkpoints import CheckpointSet
-from ladle_engine.checkpoints.check import check_names, identical
+from ladle_engine.checkpoints.check import check_headers, identical
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
-from ladle_engine.errors import EngineError, TaskError
+from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.plan import refuse_bad_options
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group
 from ladle_engine.model.statistics import Statistics, choose_statistics
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.trial_step import TrialStep
 from ladle_engine.placements.base import SHARDED_MODEL
 from ladle_engine.placements.fsdp_model import build_sharded
-from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans
+from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans, spare_host_bytes
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
 from ladle_engine.subspace.first_reading import FirstReading
 from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
+
+EXAMPLES_SHARE = 0.5
+"""Of the memory that the plan leaves, at most, holds examples that are prepared, so that none is prepared twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class BoundModel:
 
 def prepare(job: Job) -> MethodContext:
     """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
-    check_names(job.checkpoints)
+    check_headers(job.checkpoints, job.on_event)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
@@ -82,14 +87,21 @@ def bind_model(job: Job) -> BoundModel:
     if is_sharded:
         model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
     else:
-        model = job.task.build_model(job.checkpoints).to(device=job.device, dtype=torch.float32)
+        # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
+        model = job.task.build_model(job.checkpoints).to(job.device).float()
     binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
+    refuse_bad_options(job.plan, binding, job.checkpoints.names)
     job.on_event(_found(job.task, job.checkpoints, binding))
+    if binding.note:
+        job.on_event(Warned(message=binding.note))
+    check_first_batch(job, binding)
     return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
 
 
 def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
     """Collective: the ways to keep directions that fit beside a training step, the best first.
+
+    Part of what the best one leaves goes to the examples.
 
     Raises `EngineError` (out-of-memory) with the numbers where none does.
     """
@@ -103,24 +115,41 @@ def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
     )
     fitting = plans(demand, job.device, job.collectives, job.request.placement, model.precision, model.is_sharded)
     job.on_event(MemoryPlanned(**asdict(fitting[0])))
+    spare = spare_host_bytes(fitting[0], demand, job.device, job.collectives)
+    job.splits.keep_examples(int(EXAMPLES_SHARE * spare))
     return fitting
 
 
 def make_statistics(job: Job, binding: Binding) -> Statistics:
     """The policy for BatchNorm's statistics and other floating buffers; warns where it is second best.
 
-    Raises `TaskError` (invalid-task-options) where a rank would see too few examples of a batch.
+    Raises `TaskError` (invalid-task-options) or `DataError` (too-little-data) where a rank would see too few examples
+    of a batch.
     """
     statistics, warning = choose_statistics(job.checkpoints, binding, job.splits.statistics, job.collectives)
     if warning:
         job.on_event(Warned(message=warning))
-    if statistics.name == "recomputed" and job.task.batch_size < 2 * job.collectives.size:
+    if statistics.name == "recomputed":
+        _refuse_empty_shares(job)
+    return statistics
+
+
+def _refuse_empty_shares(job: Job) -> None:
+    """BatchNorm's statistics are those of a batch over all ranks, and each rank must have an example of it."""
+    ranks = job.collectives.size
+    if job.task.batch_size < 2 * ranks:
         raise TaskError(
             "invalid-task-options",
             f"`batch_size` must be at least 2 per rank, because the model has BatchNorm, but is "
-            f"{job.task.batch_size} with {job.collectives.size} ranks.",
+            f"{job.task.batch_size} with {ranks} ranks.",
         )
-    return statistics
+    examples = min(len(job.splits.coefficients), len(job.splits.statistics))
+    if examples < ranks:
+        raise DataError(
+            "too-little-data",
+            f"There must be an example to fit for each of {ranks} ranks, because the model has BatchNorm, but there "
+            f"are {examples}. Give more examples or fewer ranks.",
+        )
 
 
 def read_first(job: Job, weights: ModelWeights) -> Geometry:
@@ -139,7 +168,8 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
     for one, other in read.geometry.duplicates():
         job.on_event(
             Warned(
-                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out."
+                message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
+                f"one out with `exclude`."
             )
         )
     return read.geometry
@@ -217,4 +247,5 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
         num_parameters=binding.num_parameters,
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
+        order=checkpoints.order,
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
@@ -24,6 +23,7 @@ from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
 from ladle_engine.storage.inputs import Inputs
+from ladle_engine.versions import installed_version, versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ def write_output(
         output_dtypes=context.output_dtypes,
         statistics=winner.judged.statistics,
     )
-    metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
+    metadata = {"ladle_version": installed_version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
     with open_all(context.checkpoints) as readers:
-        hashed = HashedReaders(readers, recipe.files())
+        hashed = HashedReaders(readers, recipe.files(readers))
         digests = write_model(
             folder,
             recipe,
@@ -83,25 +83,26 @@ def write_output(
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(model_card(report))
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
     digests, inputs = run.inputs.digests, run.inputs
-    data = {
-        name: {"sha256": digests[path]}
-        if path in digests
-        else {"files": inputs.files_in(path), "sha256_of_names_and_sizes": inputs.listing_digest(path)}
-        for name, path in run.data.items()
-    }
+    side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
             for checkpoint in checkpoints.checkpoints
         },
-        "side_files": {path.name: digests[path] for path in checkpoints.side_files},
-        "data": data,
+        "side_files": {name: digests[path] for path, name in side_files.items()},
+        "data": {
+            name: {"sha256": digests[path]}
+            if path in digests
+            else {"files": inputs.files_in(path), "sha256_of_names_and_sizes": inputs.listing_digest(path)}
+            for name, path in run.data.items()
+        },
     }
 
 
@@ -189,16 +190,6 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
     evaluation = context.evaluations.known(context.one_checkpoint(index), split)
     return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("ladle", "safetensors", "numpy", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:

@@ -85,7 +85,7 @@ class BytesSource(Protocol):
 class InputFile:
     """One regular file, open for reading. Several threads may read.
 
-    Raises `CheckpointError` (corrupt-checkpoint) for what is no regular file, or cannot be opened or read.
+    Raises `CheckpointError` (unreadable-input) for what is no regular file, or cannot be opened or read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,13 +147,13 @@ def changed(path: Path, how: str) -> EngineError:
     """What a job says that judged other bytes than there are now."""
     return EngineError(
         "inputs-changed",
-        f"Every file of a job must stay as it is until the job has ended, but `{path}` {how}. Nothing was written: run "
+        f"Every file of a job must stay as it is until the job has ended, but `{path}` {how}. There is no result. Run "
         f"the job again.",
     )
 
 
 def unreadable(path: Path, how: str) -> CheckpointError:
-    return CheckpointError("corrupt-checkpoint", f"The file `{path}` {how}.")
+    return CheckpointError("unreadable-input", f"The file `{path}` {how}.")
 
 
 def _open(path: Path) -> int:

@@ -85,7 +85,8 @@ class Inputs:
             try:
                 found = Identity.of(path.stat())
             except OSError as error:
-                raise changed(path, f"is gone or cannot be reached any more ({error.strerror})") from error
+                gone = isinstance(error, FileNotFoundError)
+                raise changed(path, "is gone" if gone else f"cannot be reached any more: {error.strerror}") from error
             if found != identity:
                 if not self._is_the_same(path, identity, found):
                     raise changed(path, _how(identity, found))

@@ -14,13 +14,11 @@ from pathlib import Path
 import torch
 
 from ladle_engine.checkpoints.check import (
-    check_floats,
-    numbers_differ,
+    check_tensor,
     refuse_non_finite,
     rows_differ,
-    same_values,
 )
-from ladle_engine.checkpoints.chunks import Piece
+from ladle_engine.checkpoints.chunks import Piece, differs, same_tensors
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
@@ -157,10 +155,10 @@ class FirstReading:
 
     def _check_others(self, readers: Sequence[TensorReader]) -> None:
         """Statistics and counters, which are small."""
-        for name in self._binding.statistics:
-            self._differ = check_floats(self._checkpoints, readers, name) or self._differ
-        for name in self._binding.counters:
-            self._differ = self._differ or numbers_differ(readers, name)
+        for name in (*self._binding.statistics, *self._binding.unused):
+            if self._checkpoints.tensors[name].is_averaged:
+                self._differ = check_tensor(self._checkpoints, readers, name) or self._differ
+        self._differ = self._differ or any(differs(name, readers) for name in self._binding.counters)
 
     def _check_ties(self, readers: Sequence[TensorReader], hashed: HashedReaders, own_files: Sequence[Path]) -> None:
         """What the model ties must be equal in every file, or averaging would silently drop one of the two."""
@@ -168,8 +166,8 @@ class FirstReading:
             if checkpoint.files[0] not in own_files:
                 continue
             for alias, name in self._binding.aliases.items():
-                digests = {hashed.tensor_digest(number, each) for each in (alias, name)}
-                if (len(digests) > 1 or None in digests) and not same_values(reader, alias, name):
+                one, other = (hashed.tensor_digest(number, each) for each in (alias, name))
+                if (one is None or one != other) and not same_tensors((reader, alias), (reader, name)):
                     raise CheckpointError(
                         "mismatched-checkpoints",
                         f"`{alias}` must equal `{name}` because the model ties them, but in `{checkpoint.name}` they "
