@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.state_dicts import Inert, NumpyArray, find_state_dict
 from ladle_engine.checkpoints.stored import InMemory, StoredFile, in_file
 from ladle_engine.checkpoints.tensor_kinds import CLASSES, stored_at, unsupported
-from ladle_engine.checkpoints.zip_records import as_stream, is_zip, records_of
+from ladle_engine.checkpoints.zip_records import InputStream, is_zip, records_of
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.hashed_file import load_whole
 from ladle_engine.storage.input_file import InputFile
@@ -69,7 +69,7 @@ def _places(file: InputFile) -> StoredFile | None:
         return None
     try:
         # On the device `meta` a tensor has no numbers, and torch notes where those of its storage are.
-        found = find_state_dict(file.path, _weights_only(file.path, as_stream(file), "meta"))
+        found = find_state_dict(file.path, _weights_only(file.path, InputStream(file), "meta"))
     except (MemoryError, EngineError):
         raise
     except Exception:
@@ -86,7 +86,7 @@ def _places(file: InputFile) -> StoredFile | None:
     return StoredFile(file=file, tensors=places, notes=found.notes)
 
 
-def _weights_only(path: Path, content: IO[bytes], device: str) -> Any:
+def _weights_only(path: Path, content: Any, device: str) -> Any:
     with _LOADING, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
         # Protocol 3 loads all the same; for newer ones there is an error besides.
         warnings.filterwarnings("ignore", "Detected pickle protocol")

@@ -6,17 +6,15 @@ import io
 import zipfile
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import IO
 
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.input_file import InputFile
 
 ZIP_START = b"PK\x03\x04"
-BUFFER_BYTES = 1 << 16
 
 
 class InputStream(io.RawIOBase):
-    """An input file as what Python's and torch's own readers take."""
+    """An input file as what Python's and torch's own readers take. They read little, here and there: no buffer."""
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
@@ -42,10 +40,6 @@ class InputStream(io.RawIOBase):
         return count
 
 
-def as_stream(file: InputFile) -> IO[bytes]:
-    return io.BufferedReader(InputStream(file), BUFFER_BYTES)
-
-
 def is_zip(file: InputFile) -> bool:
     return file.size >= len(ZIP_START) and file.read(0, len(ZIP_START)) == ZIP_START
 
@@ -67,7 +61,7 @@ class ZipRecords:
 def records_of(file: InputFile) -> ZipRecords | None:
     """None where records do not stand as they are, or the archive's directory is damaged."""
     try:
-        with zipfile.ZipFile(as_stream(file)) as archive:
+        with zipfile.ZipFile(InputStream(file)) as archive:
             entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
             orders = {archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder")}
     except (EngineError, MemoryError):

@@ -70,16 +70,26 @@ def refuse_changed(job: Job) -> None:
 def attempt(job: Job) -> Iterator[None]:
     """Collective at its beginning. Remembers the job's files until it has ended, well or by a mistake of the user's.
 
-    An attempt that follows a crash must have the same ones. Raises `EngineError` (inputs-changed) where it has not.
+    An attempt that follows a crash must have the same ones. Raises `EngineError` (inputs-changed) where it has not, and
+    for an error that comes of a file's being changed.
     """
     with together(job.collectives):
         job.record.begin(job.inputs)
     try:
         yield
-    except EngineError as error:
-        if error.code != "inputs-changed":
+    except Exception as error:
+        _blame_changed(job, error)
+        if isinstance(error, EngineError) and error.code != "inputs-changed":
             job.record.end()
         raise
     # Who commits the result may still fail, and try again.
     if job.request.commit:
         job.record.end()
+
+
+def _blame_changed(job: Job, error: Exception) -> None:
+    """What failed may have done so because a file is not what it was."""
+    try:
+        job.inputs.refuse_changed()
+    except EngineError as changed:
+        raise changed from error
