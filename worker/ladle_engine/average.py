@@ -189,7 +189,7 @@ def _opened(request: Request) -> Iterator[Job]:
             collectives=collectives,
             inputs=inputs,
             state=state,
-            record=JobInputs(state),
+            record=JobInputs(state, on_event),
             on_event=on_event,
         )
         with attempt(job):

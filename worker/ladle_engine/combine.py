@@ -70,11 +70,14 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         inputs = inputs_of(checkpoints, readers)
-        recipe = _recipe(checkpoints, weights, allow_any_sum, dtype, progress)
-        metadata = {"ladle_version": installed_version("ladle")}
-        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
-        verify_model(staging, recipe, digests, progress)
-        copy_side_files(checkpoints, staging, inputs)
+        with inputs.blamed():
+            recipe = _recipe(checkpoints, weights, allow_any_sum, dtype, progress)
+            metadata = {"ladle_version": installed_version("ladle")}
+            digests = write_model(
+                staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
+            )
+            verify_model(staging, recipe, digests, progress)
+            copy_side_files(checkpoints, staging, inputs)
         inputs.refuse_changed()
     return Path(output)
 

@@ -50,17 +50,18 @@ def rebuild(
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
-        digests = write_model(
-            staging,
-            recipe,
-            max_shard_bytes=max_shard_bytes,
-            metadata={},
-            on_event=progress,
-            readers=hashed.readers,
-        )
-        _refuse_others(hashed.digests(), expected)
-        verify_model(staging, recipe, digests, progress)
-        copy_side_files(recipe.checkpoints, staging, inputs)
+        with inputs.blamed():
+            digests = write_model(
+                staging,
+                recipe,
+                max_shard_bytes=max_shard_bytes,
+                metadata={},
+                on_event=progress,
+                readers=hashed.readers,
+            )
+            _refuse_others(hashed.digests(), expected)
+            verify_model(staging, recipe, digests, progress)
+            copy_side_files(recipe.checkpoints, staging, inputs)
         inputs.refuse_changed()
     return Path(output)
 

@@ -16,13 +16,12 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import ProgressCallback, Warned, ignore
-from ladle_engine.storage.atomic_folder import naming_the_full_disk, replace_file
+from ladle_engine.storage.atomic_folder import naming_the_full_disk
 from ladle_engine.storage.inputs import Inputs
+from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 from ladle_engine.versions import installed_version
 
 SUFFIX = ".pt"
-DIGEST_BYTES = hashlib.sha256().digest_size
-"""Each file begins with the SHA-256 of the rest."""
 
 
 class ResumeState:
@@ -69,9 +68,8 @@ class ResumeState:
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(value), buffer)
-        content = buffer.getvalue()
         with naming_the_full_disk("state_dir", path.parent):
-            replace_file(path, hashlib.sha256(content).digest() + content)
+            write_sealed(path, buffer.getvalue())
         self._last_save = time.monotonic()
 
     def is_due(self) -> bool:
@@ -88,9 +86,8 @@ class ResumeState:
         path = self._path(key)
         if path is None or not path.exists():
             return b""
-        saved = path.read_bytes()
-        digest, content = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() == digest:
+        content = read_sealed(path)
+        if content is not None:
             return content
         self._on_event(
             Warned(message=f"The saved state `{path}` is damaged and is not used. What it was for begins anew.")

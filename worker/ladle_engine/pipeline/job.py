@@ -76,20 +76,12 @@ def attempt(job: Job) -> Iterator[None]:
     with together(job.collectives):
         job.record.begin(job.inputs)
     try:
-        yield
-    except Exception as error:
-        _blame_changed(job, error)
-        if isinstance(error, EngineError) and error.code != "inputs-changed":
+        with job.inputs.blamed():
+            yield
+    except EngineError as error:
+        if error.code != "inputs-changed":
             job.record.end()
         raise
     # Who commits the result may still fail, and try again.
     if job.request.commit:
         job.record.end()
-
-
-def _blame_changed(job: Job, error: Exception) -> None:
-    """What failed may have done so because a file is not what it was."""
-    try:
-        job.inputs.refuse_changed()
-    except EngineError as changed:
-        raise changed from error

@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ladle_engine.errors import EngineError
+from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.resume_state import ResumeState, digest
-from ladle_engine.storage.atomic_folder import naming_the_full_disk, replace_file
+from ladle_engine.storage.atomic_folder import naming_the_full_disk
 from ladle_engine.storage.inputs import Inputs
+from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 
-FILE = "inputs.json"
+FILE = "inputs"
 
 
 class JobInputs:
     """Kept in the folder of a job's resume state, on rank 0; without one nothing is remembered."""
 
-    def __init__(self, state: ResumeState) -> None:
+    def __init__(self, state: ResumeState, on_event: ProgressCallback) -> None:
         self._state = state
+        self._on_event = on_event
         self._path = state.folder / FILE if state.folder else None
         self._known = self._load()
 
@@ -60,16 +63,19 @@ class JobInputs:
             )
 
     def _load(self) -> dict[str, Any]:
-        try:
-            known = json.loads(self._path.read_bytes()) if self._path else {}
-        except (OSError, ValueError):
+        if self._path is None or not self._path.exists():
             return {}
-        return known if isinstance(known, dict) and {"sizes", "digests", "state", "is_over"} <= known.keys() else {}
+        content = read_sealed(self._path)
+        if content is None:
+            self._on_event(Warned(message=f"The saved state `{self._path}` is damaged. The job begins anew."))
+            return {}
+        known: dict[str, Any] = json.loads(content)
+        return known
 
     def _save(self) -> None:
         if self._path:
             with naming_the_full_disk("state_dir", self._path.parent):
-                replace_file(self._path, json.dumps(self._known).encode())
+                write_sealed(self._path, json.dumps(self._known).encode())
 
 
 def _how(was_there: bool, is_there: bool) -> str:

@@ -162,6 +162,8 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
     if not read.differ:
         raise identical(job.checkpoints)
     with together(job.collectives):
+        # Before the digests are believed: what was read first and what was hashed must be the same.
+        job.inputs.refuse_changed()
         job.inputs.know(read.digests)
         job.record.confirm(job.inputs)
     names = job.checkpoints.names

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
 
@@ -91,6 +93,18 @@ class Inputs:
                 if not self._is_the_same(path, identity, found):
                     raise changed(path, _how(identity, found))
                 self._identities[path] = found
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Inside, what fails because a file is not what it was raises as `refuse_changed` does."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.refuse_changed()
+            except EngineError as changed_file:
+                raise changed_file from error
+            raise
 
     def _is_the_same(self, path: Path, identity: Identity, found: Identity) -> bool:
         if found.size != identity.size or path not in self._digests:
