@@ -26,6 +26,10 @@ class Reason(StrEnum):
     """A tensor of a kind that has no average, such as a sparse or a quantised one."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
     """NaN or infinity, or a result that its type cannot hold."""
+    AMBIGUOUS_ORDER = "ambiguous-order"
+    """The names allow two orders, and the job needs one: choose with `order`."""
+    UNREADABLE_INPUT = "unreadable-input"
+    """A file of the checkpoints is gone or cannot be opened."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
     """There is no such task, or it could not be inferred."""
@@ -47,6 +51,8 @@ class Reason(StrEnum):
     # Resources
     PATH_NOT_ALLOWED = "path-not-allowed"
     OUTPUT_EXISTS = "output-exists"
+    RESULTS_UNWRITABLE = "results-unwritable"
+    """The result's folder cannot be made or written."""
     DISK_FULL = "disk-full"
     OUT_OF_MEMORY = "out-of-memory"
     INVALID_PLACEMENT = "invalid-placement"

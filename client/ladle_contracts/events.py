@@ -43,6 +43,8 @@ class CheckpointsFound(Contract):
     num_parameters: int
     dtype: str
     task: str
+    order: str = ""
+    """What the order is by: `step`, `epoch and step`, `number in the name`, `name` and so on."""
 
 
 class MemoryPlanned(Contract):

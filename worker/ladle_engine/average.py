@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.lost_files import naming_lost_files
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
@@ -60,6 +62,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@naming_lost_files
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
     val_set: PathLike,
@@ -72,6 +75,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     pattern: str | None = None,
     last: int | None = None,
     steps: Sequence[int] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
     train_set: PathLike | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -100,6 +105,9 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
+        exclude: a glob, or several, of checkpoints to leave out.
+        order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
+            `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         train_set: training data, used for `coefficients` (TWA-t) or to recompute `batchnorm` statistics.
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
@@ -127,6 +135,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
+def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
+    """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
+    _open(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None}))
+
+
 def _open(request: Request) -> Job:
     """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights."""
     collectives = current_collectives()
@@ -134,7 +147,15 @@ def _open(request: Request) -> Job:
     plan = plan_methods(request.method, request.method_options or {})
     refuse_existing(Path(request.output))
     on_event(StageStarted(stage="discover"))
-    checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
+    checkpoints = discover(
+        Path(request.ckpt_dir),
+        pattern=request.pattern,
+        exclude=request.exclude,
+        last=request.last,
+        steps=request.steps,
+        order=request.order,
+    )
+    announce(checkpoints, on_event, order_matters=needs_order(plan))
     refuse_bad_starts(plan, checkpoints.names)
     task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
     own = {"batch_size": task.batch_size, "task": identity_of(task)}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine.checkpoints import CheckpointSet, discover
+from ladle_engine.checkpoints.lost_files import naming_lost_files
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
@@ -24,6 +25,7 @@ from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 
 
+@naming_lost_files
 def rebuild(
     coefficients: PathLike,
     ckpt_dir: PathLike,

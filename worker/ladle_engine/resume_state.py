@@ -94,7 +94,7 @@ def same_everywhere(
     Files may be copies, so the time of their last change does not count.
     """
     files = [(path.name, path.stat().st_size) for path in all_files(checkpoints, data)]
-    own = torch.tensor([int(digest([files, settings])[:15], 16)])
+    own = torch.tensor([int(digest([checkpoints.names, files, settings])[:15], 16)])
     seen = collectives.all_gather(own, [1] * collectives.size).tolist()
     others = [rank for rank, number in enumerate(seen) if number != seen[0]]
     if others:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
 from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
+from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
 
@@ -33,9 +34,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs in
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Url = Annotated[
     str | None,
-    typer.Option(help="The address of the service. By default it is that of `ladle up`. [env var: LADLE_URL]"),
+    typer.Option(metavar="URL", help="The service's address. By default that of `ladle up`. [env var: LADLE_URL]"),
 ]
-Token = Annotated[str | None, typer.Option(help="The bearer token. [env var: LADLE_TOKEN]")]
+Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer token. [env var: LADLE_TOKEN]")]
+
+Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
+RESULTS = Path("ladle-results")
 
 # No markup, because a path or a message may have brackets of its own.
 # A file or a pipe has no width, so tables need not be narrow.
@@ -66,7 +70,7 @@ def _complain(error: LadleError, style: str) -> None:
 @with_job_flags
 def run(
     job: JobArguments,
-    results: Annotated[Path, typer.Option(help="The folder that results are written to.")] = Path("ladle-results"),
+    results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Start a stack, average one folder, show the job live, and take the stack down.
@@ -84,10 +88,14 @@ def run(
 def up(
     root: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder that jobs may read. [may be repeated; default: the current folder]"),
+        typer.Option(
+            metavar="FOLDER", help="A folder that jobs may read. [may be repeated; default: the current folder]"
+        ),
     ] = None,
-    results: Annotated[Path, typer.Option(help="The folder that results are written to.")] = Path("ladle-results"),
-    port: Annotated[int, typer.Option(help="The port of the service on 127.0.0.1.")] = 8337,
+    results: Results = RESULTS,
+    port: Annotated[
+        int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="The port of the service on 127.0.0.1.")
+    ] = 8337,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C.
 
@@ -142,12 +150,20 @@ def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[JobState | None, typer.Option(help="List only jobs in this state.")] = None,
+    state: Annotated[
+        JobState | None,
+        typer.Option(
+            metavar="STATE",
+            parser=job_state,
+            autocompletion=complete_state,
+            help=f"List only jobs in this state. [{', '.join(JobState)}]",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="List only jobs with this label. [may be repeated]"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="List at most this many jobs.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", parser=whole_number(1), help="List at most this many jobs.")] = 20,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -183,7 +199,9 @@ def _why_too_late(job_id: str, state: JobState) -> str:
 @app.command()
 def logs(
     job_id: JobId,
-    tail: Annotated[int, typer.Option(min=1, max=2000, help="Print this many lines.")] = 100,
+    tail: Annotated[
+        int, typer.Option(metavar="N", parser=whole_number(1, 2000), help="Print this many lines. [1 to 2000]")
+    ] = 100,
     url: Url = None,
     token: Token = None,
 ) -> None:
@@ -205,20 +223,20 @@ def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command()
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the methods and their options."""
+    """List the methods and their options: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.methods(), catalog_view, as_json)
+    _show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
 @app.command()
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the tasks and their options, including plug-ins."""
+    """List the tasks, including plug-ins: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.tasks(), catalog_view, as_json)
+    _show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
 @app.command()
@@ -234,9 +252,11 @@ def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
 def doctor(
     root: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder that jobs will read. [may be repeated; default: the current folder]"),
+        typer.Option(
+            metavar="FOLDER", help="A folder that jobs will read. [may be repeated; default: the current folder]"
+        ),
     ] = None,
-    results: Annotated[Path, typer.Option(help="The folder that results will be written to.")] = Path("ladle-results"),
+    results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Check Redis, torch, the GPU, folders and the disk, and say what to fix."""

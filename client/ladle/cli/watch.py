@@ -190,8 +190,9 @@ def line_of(event: Event, metric: str | None = None) -> str | None:
         case StateChanged(state=state, message=message):
             # Why a job failed is printed at the end, with the log's tail.
             return f"{state}: {in_flags(message)}" if message and state != "failed" else str(state)
-        case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task):
-            return f"{len(names)} checkpoints, {num_parameters:,} parameters, {dtype}, {task}"
+        case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task, order=order):
+            found = f"{len(names)} checkpoints" + (f" in order of {order}" if order else "")
+            return f"{found}, {num_parameters:,} parameters, {dtype}, {task}"
         case MemoryPlanned():
             return memory_line(event.body)
         case StepDone(stage=stage, method=method, step=step, total=total, loss=loss):

@@ -42,18 +42,14 @@ def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
                     differs = differs or not _equal(tensor, reference.read(name))
             pace.step(done + 1)
     if not differs:
-        raise CheckpointError(
-            "identical-checkpoints",
-            f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the "
-            f"same weights: there is nothing to average.",
-        )
+        raise _identical(checkpoints)
 
 
 def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """Names, shapes and kinds of all tensors; reads headers only. Says what the readers chose between, and which single
     numbers are passed over.
 
-    Raises `CheckpointError` (mismatched), or (unsupported) where nothing is there to average.
+    Raises `CheckpointError` (mismatched, identical), or (unsupported) where nothing is there to average.
     """
     if not any(info.is_averaged for info in checkpoints.tensors.values()):
         raise CheckpointError(
@@ -61,6 +57,8 @@ def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
             f"Checkpoints must hold floating-point weights, but the {len(checkpoints.tensors)} tensors of "
             f"`{checkpoints.reference.name}` are all integers. Save the weights in floating point.",
         )
+    if checkpoints.identical:
+        raise _identical(checkpoints)
     notes: dict[str, list[str]] = {}
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
@@ -100,6 +98,14 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
         return []
     names = ", ".join(f"`{name}`" for name in passed_over[:3]) + (" ..." if len(passed_over) > 3 else "")
     return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
+
+
+def _identical(checkpoints: CheckpointSet) -> CheckpointError:
+    return CheckpointError(
+        "identical-checkpoints",
+        f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
+        f"weights: there is nothing to average.",
+    )
 
 
 def _kind(info: TensorInfo) -> str:

@@ -53,7 +53,7 @@ def _load(path: Path) -> Any:
             return _weights_only(path, mmap=False)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from error
-    except MemoryError:
+    except (MemoryError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.

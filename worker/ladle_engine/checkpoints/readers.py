@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -139,21 +138,3 @@ READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {
     "safetensors": SafetensorsReader,
     "pickle": PickleReader,
 }
-
-
-def shards_of(index: Path) -> tuple[Path, ...]:
-    """The files that an index names, each checked to be a plain name beside it. Raises `CheckpointError`."""
-    try:
-        parsed = json.loads(index.read_text())
-        names = sorted(set(parsed["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise corrupt(index, "must be a JSON object with a `weight_map` of file names") from error
-    shards = []
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise corrupt(index, f"must name shards beside it, but names {name!r}")
-        shard = index.parent / name
-        if not shard.is_file():
-            raise corrupt(index, f"names the shard `{name}`, but there is no such file")
-        shards.append(shard)
-    return tuple(shards)

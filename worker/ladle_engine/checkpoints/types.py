@@ -71,7 +71,7 @@ class Checkpoint:
 
     name: str
     """Its path relative to the folder: `epoch-3.safetensors`, `checkpoint-100`."""
-    step: int | None
+    step: int | float | None
     files: tuple[Path, ...]
     """The weight files: one, or the shards of an index."""
     format: str
@@ -92,6 +92,16 @@ class CheckpointSet:
     """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
     side_files: tuple[Path, ...]
     """Config, tokenizer and other small files that belong to the model and are copied to the output."""
+    home: Path
+    """The folder of the reference checkpoint's files."""
+    order: str = "name"
+    """What the order is by, for people: `step`, `epoch and step`, `number in the name`."""
+    doubt: str | None = None
+    """Where the names allow two orders: which, and how to choose."""
+    warnings: tuple[str, ...] = ()
+    """What was passed over or left out, and why."""
+    identical: bool = False
+    """All hold the same weights."""
 
     def __post_init__(self) -> None:
         # Every checkpoint is to answer to the reference's names, whatever prefixes its own file has.

@@ -15,7 +15,7 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod, NoOptions
-from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.methods.context import Choice, MethodContext, Plan
 from ladle_engine.model.binding import Binding
 from ladle_engine.options import option
 
@@ -178,3 +178,9 @@ def ema(context: MethodContext, decay: float) -> Coefficients:
     alpha_K = (1 - decay) * decay**ages_K
     alpha_K[0] = decay ** (K - 1)
     return context.coefficients(alpha_K)
+
+
+def needs_order(plan: Plan) -> bool:
+    """Whether all that was asked for goes by the order of the checkpoints. `auto` tries other methods too."""
+    asked = set(plan.methods) - {Best.name}
+    return bool(asked) and asked <= {LastK.name, Ema.name}

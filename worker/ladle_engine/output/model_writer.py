@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.safetensors_file import read_header
+from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
 from ladle_engine.output.digests import digests_of, sha256_on_disk
@@ -114,7 +115,9 @@ def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
 def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
     """Config, tokenizer and the like, beside the model."""
     for side_file in checkpoints.side_files:
-        shutil.copyfile(side_file, folder / side_file.name)
+        target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(side_file, target)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

@@ -156,7 +156,8 @@ def measure_geometry(job: Job, binding: Binding) -> Geometry:
     for one, other in geometry.duplicates():
         job.on_event(
             Warned(
-                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out."
+                message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
+                f"one out with `exclude`."
             )
         )
     return geometry
@@ -233,4 +234,5 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
         num_parameters=binding.num_parameters,
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
+        order=checkpoints.order,
     )

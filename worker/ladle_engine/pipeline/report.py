@@ -65,7 +65,8 @@ def write_output(
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(model_card(report))
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def coefficients_json(

@@ -41,6 +41,8 @@ class Request:
     pattern: str | None = field(default=None, metadata=DECIDES)
     last: int | None = field(default=None, metadata=DECIDES)
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
+    exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
+    order: str = field(default="auto", metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default="coefficients", metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)

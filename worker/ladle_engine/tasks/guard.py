@@ -89,7 +89,7 @@ class GuardedTask:
 
     def faults(self, part: str, function: object = None) -> AbstractContextManager[None]:
         """For a block in which the task's own code runs."""
-        return task_faults(self.name, part, self._module, function or getattr(self._task, part, None))
+        return task_faults(self.name, f"in `{part}`", self._module, function or getattr(self._task, part, None))
 
     def refuse(self, broken: Broken, function: object = None) -> NoReturn:
         place = place_of(function or getattr(self._task, broken.part, None))
