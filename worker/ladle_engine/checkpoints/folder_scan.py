@@ -43,6 +43,8 @@ OTHER_FOLDERS = {
     "global_step*/*_model_states.pt": "in DeepSpeed format: convert it with its zero_to_fp32.py",
 }
 """What a folder in a format that Ladle does not read holds."""
+A_RESULT = frozenset({"coefficients.json", "report.json"})
+"""What Ladle writes beside a model."""
 LEFT_BY_TRAINERS = frozenset({"trainer_state.json", "optimizer.pt", "optimizer.bin", "training_args.bin"})
 USUAL_NAMES = frozenset({"model", "weights", "pytorch_model", "diffusion_pytorch_model", "open_clip_pytorch_model"})
 FILE_TYPE = re.compile(r"\.[A-Za-z]\w*$")
@@ -100,6 +102,8 @@ def _look_at_folder(path: Path, root: Path) -> list[Candidate | PassedOver]:
     found = list(files_in(entries, root))
     if is_unfinished(name):
         return [PassedOver(name=name, reason=BY_ITS_NAME)] if found or names_a_time(name) else []
+    if {entry.name for entry in entries} >= A_RESULT:
+        return [PassedOver(name=name, reason="a result of Ladle")]
     candidates = [each for each in found if isinstance(each, Candidate)]
     if (chosen := _usual(candidates)) is None and (reason := _other_format(path)) is not None:
         return [PassedOver(name=name, reason=reason)]
