@@ -1,9 +1,12 @@
-"""What the memory plan promises against what the GPU's allocator has seen, and what happens when memory runs out."""
+"""What the memory plan promises against what the GPU's allocator has seen, and what happens when memory runs out.
+
+A CPU's memory is not measured: there the same is run on a small network, with an allocator that stands in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +17,9 @@ from gpu.coefficients import FROM_FLOAT32, ROUNDING
 from gpu.jobs import Done, Job, apart, make
 from gpu.parts import Found, Setting, require
 from ladle_engine import EngineError
-from ladle_engine.directions.formats import ROW_PRECISIONS
+from ladle_engine.directions.checkpoint_directions import OFFLOADED
+from ladle_engine.directions.formats import ROW_PRECISIONS, row_bytes
+from ladle_engine.directions.resident_rows import ResidentRows
 from ladle_engine.placements.memory_plan import PRECISIONS, USABLE_SHARE
 from ladle_engine.placements.memory_probe import PeakMemory
 
@@ -23,10 +28,15 @@ TOO_LITTLE_BYTES = 40 << 20
 """For a model of 65 MB."""
 
 
+def net_of(setting: Setting) -> str:
+    return "wide" if setting.on_gpu else "perceptron"
+
+
 def memory(setting: Setting) -> Found:
-    make(setting.folder, "wide", checkpoints=CHECKPOINTS)
+    make(setting.folder, net_of(setting), checkpoints=CHECKPOINTS)
     found = Found()
-    done = {precision: _measured(setting, precision, found) for precision in PRECISIONS}
+    precisions = [precision for precision in PRECISIONS if setting.on_gpu or precision != OFFLOADED]
+    done = {precision: _measured(setting, precision, found) for precision in precisions}
     found.lines = table_lines(
         ("precision", "planned, MB", "peak, MB", "peak / planned"),
         (
@@ -34,15 +44,20 @@ def memory(setting: Setting) -> Found:
             for precision, each in found.figures.items()
         ),
     )
-    found.says = f"the peak is at most {max(each['ratio'] for each in found.figures.values()):.2f} of the plan"
     setting.keep(found)
-    _require_as_planned(found.figures)
+    worst = max(each["ratio"] for each in found.figures.values())
+    if setting.on_gpu:
+        _require_as_planned(found.figures)
+    found.says = (
+        f"the peak is at most {worst:.2f} of the plan" if setting.on_gpu else "with an allocator that stands in"
+    )
     found.lines += ["", _lowers_the_precision(setting, done, found), "", _refuses(setting)]
     return found
 
 
 def _measured(setting: Setting, precision: str, found: Found) -> Done:
-    torch.cuda.empty_cache()
+    if setting.on_gpu:
+        torch.cuda.empty_cache()
     with PeakMemory(setting.device) as peak:
         done = _run(setting, precision, precision)
     plan = done.report["memory"]
@@ -54,7 +69,7 @@ def _measured(setting: Setting, precision: str, found: Found) -> Done:
 
 
 def _run(setting: Setting, precision: str, name: str) -> Done:
-    job = Job(net="wide", method="twa", options={"steps": 10, "rescale": False}, precision=precision)
+    job = Job(net=net_of(setting), method="twa", options={"steps": 10, "rescale": False}, precision=precision)
     return job.run(setting.folder, setting.device, setting.folder / name)
 
 
@@ -70,7 +85,7 @@ def _require_as_planned(figures: dict[str, Any]) -> None:
 def _lowers_the_precision(setting: Setting, done: dict[str, Done], found: Found) -> str:
     """The plan sees the whole GPU and takes float32; the allocator is held to less than that needs."""
     peaks = [found.figures[name]["peak"] for name in ("float32", "bfloat16")]
-    with allocator_held_to(sum(peaks) // 2, setting.device):
+    with held_to(sum(peaks) // 2 if setting.on_gpu else 0, setting):
         lowered = _run(setting, "auto", "lowered")
     precision, warnings = lowered.report["memory"]["precision"], " ".join(lowered.warnings)
     require(precision != "float32", "float32 must not have fitted, but did")
@@ -84,17 +99,39 @@ def _lowers_the_precision(setting: Setting, done: dict[str, Done], found: Found)
 
 def _refuses(setting: Setting) -> str:
     try:
-        with allocator_held_to(TOO_LITTLE_BYTES, setting.device):
-            _run(setting, "auto", "refused")
+        with held_to(TOO_LITTLE_BYTES if setting.on_gpu else 0, setting):
+            _run(setting, "int4", "refused")
     except EngineError as error:
         require(error.code == "out-of-memory", f"the code must be out-of-memory, but is {error.code}: {error}")
         return f"Held to less than the model needs, the job was refused: {error}"
     raise AssertionError("a job without room for its model must be refused, but ended well")
 
 
+def held_to(room_bytes: int, setting: Setting) -> AbstractContextManager[None]:
+    """Inside, so much memory can be had beyond what is taken now; what is free is reported as before."""
+    return allocator_held_to(room_bytes, setting.device) if setting.on_gpu else rows_held_to(room_bytes)
+
+
+@contextmanager
+def rows_held_to(room_bytes: int) -> Iterator[None]:
+    """For a CPU: directions that take more cannot be had."""
+    allocate = ResidentRows.allocate
+
+    def held(precision: str, count: int, length: int, device: torch.device, *, pin: bool = False) -> ResidentRows:
+        if count * row_bytes(precision, length) > room_bytes:
+            raise torch.OutOfMemoryError("stands in for a GPU's")
+        return allocate(precision, count, length, device, pin=pin)
+
+    ResidentRows.allocate = held  # type: ignore[method-assign]  # for as long as the block lasts
+    try:
+        yield
+    finally:
+        ResidentRows.allocate = allocate  # type: ignore[method-assign]  # as it was
+
+
 @contextmanager
 def allocator_held_to(room_bytes: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch may take so much memory beyond what it has now; what is free on the GPU is reported as before."""
+    """For a GPU."""
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info(device)
     share = (torch.cuda.memory_reserved(device) + room_bytes) / total

@@ -84,7 +84,6 @@ class Part:
     """Otherwise it measures, and is left out when time runs short."""
     needs: tuple[str, ...] = ()
     """Packages that the engine itself can do without."""
-    needs_gpu: bool = False
 
 
 def require(holds: bool, message: str) -> None:

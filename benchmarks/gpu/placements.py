@@ -31,6 +31,8 @@ class Start:
     backend: str
     placements: tuple[str, ...]
     ranks_per_node: int | None = None
+    batch_norm: bool = True
+    """Whether a model with BatchNorm is trained too: its statistics cross between GPUs."""
     must_run: tuple[str, ...]
     """The placements that have to work here. With others what torch cannot do is noted, and only wrong numbers count:
     ranks that share a GPU cannot use NCCL, and gloo does not promise all collectives for a GPU's tensors."""
@@ -48,7 +50,9 @@ def starts(setting: Setting) -> Iterator[Start]:
     gpus = torch.cuda.device_count()
     if gpus < 2:
         alone = (REPLICATED,)
-        yield Start(name="2 ranks on one GPU", ranks=2, backend=worker, placements=alone, must_run=alone)
+        yield Start(
+            name="2 ranks on one GPU", ranks=2, backend=worker, placements=alone, batch_norm=False, must_run=alone
+        )
         yield Start(name="2 ranks on one GPU, gloo", ranks=2, backend=gloo, placements=OF_SEVERAL, must_run=())
         return
     yield Start(name="2 GPUs, NCCL", ranks=2, backend=worker, placements=OF_SEVERAL, must_run=OF_SEVERAL)
@@ -88,7 +92,8 @@ def _jobs(setting: Setting, each: Start) -> dict[str, Job]:
     """By the name of the placement, and what else is special."""
     jobs = {placement: Job(placement=placement, method="twa-layerwise") for placement in each.placements}
     for placement in each.placements if not setting.small else ():
-        jobs[f"{placement}, BatchNorm"] = Job(net="batch-norm", method="twa", placement=placement)
+        if each.batch_norm:
+            jobs[f"{placement}, BatchNorm"] = Job(net="batch-norm", method="twa", placement=placement)
         jobs[f"{placement}, int8"] = Job(placement=placement, precision="int8")
     return jobs
 

@@ -135,6 +135,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
+def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
+    """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
+    _open(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None}))
+
+
 def _open(request: Request) -> Job:
     """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights."""
     collectives = current_collectives()

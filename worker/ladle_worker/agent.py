@@ -56,6 +56,13 @@ class Attempt:
         except OSError as error:
             logger.exception("the agent of job %s failed", self._claim.job_id)
             return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
+        except RedisError:
+            raise
+        except Exception as error:
+            # Another attempt would only meet it again, on this node or the next.
+            logger.exception("the agent of job %s failed", self._claim.job_id)
+            message = f"The node agent failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
+            return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
 
     def _adopt(self) -> Ended | None:
         """If the destination exists, it is the result of an earlier attempt of this job, or somebody else's folder."""

@@ -24,6 +24,7 @@ def describe() -> dict[str, object]:
         "catalog": catalog(methods.catalog(), tasks.catalog()).model_dump(mode="json"),
         "gpus": gpus,
         "torch_version": torch.__version__,
+        "broken_tasks": broken,
         "ranks": len(gpus) or len(os.sched_getaffinity(0)),
     }
 

@@ -14,11 +14,21 @@ from ladle_worker.job_folder import AttemptFolder
 
 KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
-    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS"),
-    *("PYTHONDONTWRITEBYTECODE", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("CC", "TRITON_CACHE_DIR", "NVIDIA_TF32_OVERRIDE"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "NVIDIA_VISIBLE_DEVICES"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE"),
 )
-"""All that ranks inherit. The address and password of Redis are not among them, because ranks open untrusted files."""
+"""All that ranks inherit. Addresses, passwords and tokens are not among them, because ranks open untrusted files."""
+
+RANK_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
+"""For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
 
 class Ranks:
@@ -64,9 +74,6 @@ def rank_environment(num_ranks: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         # Otherwise gloo uses the address of the host name, which may be anything.
         "GLOO_SOCKET_IFNAME": "lo",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TQDM_DISABLE": "1",
+        **RANK_VARIABLES,
         "TORCHELASTIC_ERROR_FILE": os.devnull,
     } | environment

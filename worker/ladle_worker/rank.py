@@ -23,10 +23,10 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
-from ladle_engine import EngineError, Outcome, average  # noqa: E402
+from ladle_engine import Outcome, average  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
-from ladle_engine.storage.atomic_folder import FULL_DISK  # noqa: E402
-from ladle_worker.convert import average_arguments, event_body, in_spec_words, job_result  # noqa: E402
+from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
+from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
@@ -40,18 +40,27 @@ def main(attempt_folder: str) -> int:
     with _process_group() as rank, folder.events.open("a") as events:
         try:
             outcome = _average(job, events)
-        except (EngineError, MemoryError, torch.OutOfMemoryError, OSError) as error:
-            reason = _reason(error)
-            if reason is None:
+            result = job_result(outcome, Path(job["destination"])).model_dump(mode="json")
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
                 raise
-            print(f"[{reason}] {error}", file=sys.stderr)
-            # All ranks fail on bad input, and one outcome is enough. A rank that alone runs out of memory writes one.
-            write_whole(folder.outcome, {"ok": False, "reason": reason, "message": in_spec_words(str(error))})
+            log_failure(failure, error)
+            _tell(folder, failure)
             return 0
         if rank == 0:
-            result = job_result(outcome, Path(job["destination"]))
-            write_whole(folder.outcome, {"ok": True, "result": result.model_dump(mode="json")})
+            write_whole(folder.outcome, {"ok": True, "result": result})
     return 0
+
+
+def _tell(folder: AttemptFolder, failure: Failure) -> None:
+    """Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
+
+    An error that nobody foresaw may only follow from one that another rank has told of already.
+    """
+    if failure.reason is Reason.INTERNAL_ERROR and folder.outcome.exists():
+        return
+    write_whole(folder.outcome, {"ok": False, "reason": failure.reason, "message": failure.message})
 
 
 def _average(job: dict[str, Any], events: TextIO) -> Outcome:
@@ -72,17 +81,6 @@ def _average(job: dict[str, Any], events: TextIO) -> Outcome:
         commit=False,
         **average_arguments(spec),
     )
-
-
-def _reason(error: BaseException) -> Reason | None:
-    """The stable reason of an error that would happen again. None for the others."""
-    if isinstance(error, EngineError):
-        return Reason(error.code)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return Reason.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return Reason.DISK_FULL
-    return None
 
 
 @contextmanager

@@ -223,20 +223,20 @@ def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command()
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the methods and their options."""
+    """List the methods and their options: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.methods(), catalog_view, as_json)
+    _show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
 @app.command()
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the tasks and their options, including plug-ins."""
+    """List the tasks, including plug-ins: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.tasks(), catalog_view, as_json)
+    _show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
 @app.command()

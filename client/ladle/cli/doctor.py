@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,16 +13,12 @@ from pathlib import Path
 
 from ladle._client import Client
 from ladle._errors import LadleError
-from ladle.cli.stack import configured_redis, find_redis
+from ladle.cli.installed import describe
+from ladle.cli.stack import StackError, configured_redis, find_redis
 from ladle.cli.wording import in_flags
 
 LOW_DISK_BYTES = 5_000_000_000
 
-TORCH_PROBE = """
-import json, torch
-gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps({"version": torch.__version__, "gpus": gpus}))
-"""
 REDIS_PROBE = """
 import sys, redis
 print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True).info("server")["redis_version"])
@@ -57,7 +52,7 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
             detail="installed" if found else "not installed",
             fix=f"pip install 'ladle[{extra}]'",
         )
-    yield from _torch_and_gpu()
+    yield from _engine()
     yield _redis()
     for root in roots:
         readable = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
@@ -80,13 +75,13 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def _torch_and_gpu() -> Iterator[Finding]:
-    done = _run(TORCH_PROBE)
-    if done.returncode != 0:
-        yield Finding(name="torch", ok=False, detail=_last_line(done), fix="pip install 'ladle[worker]'")
+def _engine() -> Iterator[Finding]:
+    try:
+        seen = describe()
+    except StackError as error:
+        yield Finding(name="torch", ok=False, detail=str(error), fix="pip install 'ladle[worker]'")
         return
-    seen = json.loads(done.stdout)
-    yield Finding(name="torch", ok=True, detail=seen["version"])
+    yield Finding(name="torch", ok=True, detail=seen["torch_version"])
     yield Finding(
         name="GPU",
         ok=bool(seen["gpus"]),
@@ -94,6 +89,15 @@ def _torch_and_gpu() -> Iterator[Finding]:
         fix="" if seen["gpus"] else "For an NVIDIA GPU, install its driver and a CUDA build of torch.",
         needed=False,
     )
+    yield Finding(name="tasks", ok=True, detail=", ".join(task["name"] for task in seen["catalog"]["tasks"]))
+    for name, why in seen["broken_tasks"].items():
+        yield Finding(
+            name=f"task {name}",
+            ok=False,
+            detail=f"does not load: {why}",
+            fix="Correct or uninstall the package that brings it. Other tasks work.",
+            needed=False,
+        )
 
 
 def _redis() -> Finding:

@@ -16,8 +16,18 @@ from rich.console import Console
 from rich.text import Text
 
 from ladle._job import Job
+from ladle._spec import build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
-from ladle.cli.stack import LocalStack, StackError, StackOptions, configured_redis, default_state, running_stack
+from ladle.cli.installed import refuse_bad_input
+from ladle.cli.stack import (
+    LocalStack,
+    StackError,
+    StackOptions,
+    configured_redis,
+    default_state,
+    need_extras,
+    running_stack,
+)
 from ladle.cli.watch import follow_job
 from ladle_contracts import JobRecord
 
@@ -85,7 +95,13 @@ def run_once(
     err: Console,
     as_json: bool,
 ) -> JobRecord:
-    """Runs one job on a private stack and returns its final record. A signal cancels the job first."""
+    """Runs one job on a private stack and returns its final record. A signal cancels the job first.
+
+    Input that the job would refuse is refused before the stack is started.
+    """
+    need_extras()
+    with err.status("looking at the input ..."):
+        refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
             roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"

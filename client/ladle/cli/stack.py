@@ -67,7 +67,7 @@ class LocalStack:
 
     def start(self) -> None:
         """Returns when jobs can be submitted and a worker is ready. Raises `StackError`."""
-        self._need_extras()
+        need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
         self.options.results.mkdir(parents=True, exist_ok=True)
@@ -114,14 +114,6 @@ class LocalStack:
 
     def client(self) -> Client:
         return Client(self.url, self.token)
-
-    def _need_extras(self) -> None:
-        missing = [extra for extra in ("service", "worker") if find_spec(_TELLING[extra]) is None]
-        if missing:
-            raise StackError(
-                f"A stack needs the extras service and worker, but {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install 'ladle[all]'"
-            )
 
     def _start_redis(self) -> str:
         binary = find_redis()
@@ -178,6 +170,20 @@ class LocalStack:
 
 _TELLING = {"service": "fastapi", "worker": "torch"}
 """A package that only this extra installs."""
+
+
+def need_extras() -> None:
+    """Raises `StackError` where the service or the worker is not installed."""
+    missing = [extra for extra in ("service", "worker") if not has_extra(extra)]
+    if missing:
+        raise StackError(
+            f"A stack needs the extras service and worker, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install 'ladle[all]'"
+        )
+
+
+def has_extra(extra: str) -> bool:
+    return find_spec(_TELLING[extra]) is not None
 
 
 @contextmanager

@@ -11,13 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 import gpu_check
 import torch
-from gpu import kernels, tables
+from gpu import kernels, placements
 from gpu.parts import Budget, Found, Part, Setting, Skipped
 from gpu.worker import Orders, Record, Worker
 
@@ -82,6 +83,8 @@ def of_a_part_that_hangs() -> Record:
 
 def of_a_budget_that_ends_after_a_row(folder: Path) -> Record:
     """By a clock that stands still for as long as one row is allowed."""
+    from gpu import tables  # with transformers, which imports Triton: after the kernels have been interpreted
+
     seen = iter([0.0, 0.0])
     budget = Budget(seconds=10, clock=lambda: next(seen, 100.0))
     setting = Setting(device=torch.device("cpu"), quick=True, folder=folder, budget=budget, keep=lambda found: None)
@@ -89,6 +92,8 @@ def of_a_budget_that_ends_after_a_row(folder: Path) -> Record:
 
 
 def of_steps_that_are_expected_to_take_too_long(folder: Path) -> str:
+    from gpu import tables
+
     budget = Budget(seconds=tables.FIRST_ROW_S - 1, clock=lambda: 0.0)
     setting = Setting(device=torch.device("cpu"), quick=True, folder=folder, budget=budget, keep=lambda found: None)
     try:
@@ -96,6 +101,15 @@ def of_steps_that_are_expected_to_take_too_long(folder: Path) -> str:
     except Skipped as skipped:
         return str(skipped)
     return "ran"
+
+
+def starts_of(gpus: int, folder: Path) -> list[dict[str, object]]:
+    """How ranks would be started on a machine with so many GPUs."""
+    torch.cuda.device_count = lambda: gpus
+    setting = Setting(
+        device=torch.device("cuda"), quick=False, folder=folder, budget=Budget(seconds=0), keep=lambda found: None
+    )
+    return [asdict(start) | {"jobs": list(placements._jobs(setting, start))} for start in placements.starts(setting)]
 
 
 def main(folder: Path) -> None:
@@ -114,6 +128,7 @@ def main(folder: Path) -> None:
         "only": gpu_check.main(["--device", "cpu", "--only", "fine", "measures", "--out", str(folder / "only")]),
         "hangs": of_a_part_that_hangs(),
         "rows": of_a_budget_that_ends_after_a_row(folder),
+        "starts": {gpus: starts_of(gpus, folder) for gpus in (1, 2, 4)},
         "steps": of_steps_that_are_expected_to_take_too_long(folder),
     }
     (folder / "said.json").write_text(json.dumps(said))

@@ -281,7 +281,7 @@ def test_a_class_takes_task_options_and_an_instance_has_its_own(images: tuple[Pa
     checkpoints, val_set = images
     found = discover(checkpoints)
     assert choose_task(found, Mine, {"batch_size": 5}).batch_size == 5
-    with pytest.raises(TaskError, match="`task_options` must be absent where `task` is an instance") as caught:
+    with pytest.raises(TaskError, match="`task_options=` must be absent with an instance") as caught:
         average(checkpoints, val_set, output=tmp_path / "out", task=Mine(), task_options={"batch_size": 5})
     assert caught.value.code == "invalid-task-options"
     with pytest.raises(TaskError, match="`batchsize` must be an option of task `mine`"):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle_engine import CheckpointError, average, check, combine_checkpoints, discover
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import FLOATING_DTYPES, INTEGER_DTYPES, SUPPORTED_DTYPES
 from ladle_engine.progress import ignore
 from tests.unit.engine.toy import ToyTask
@@ -196,6 +197,14 @@ def test_every_type_of_torchs_is_averaged_or_refused_by_name(
         message = refused(tmp_path / "in", state, save)
         assert "`w` in `" in message
         assert str(dtype).removeprefix("torch.") in message
+
+
+@pytest.mark.parametrize("dtype", sorted(SUPPORTED_DTYPES, key=str), ids=str)
+def test_a_view_of_every_type_gives_its_values(tmp_path: Path, dtype: torch.dtype) -> None:
+    columns = filled(1, torch.float32).to(dtype)[:, None].expand(3, 4).clone()
+    model = two(tmp_path / "in", lambda i: {"w": columns[:, 1], "t": columns.t(), "b": torch.ones(2) * i})
+    assert same_bits(model["w"], columns[:, 1].contiguous())
+    assert same_bits(model["t"], columns.t().contiguous())
 
 
 @pytest.mark.parametrize("dtype", sorted(FLOATING_DTYPES, key=str), ids=str)

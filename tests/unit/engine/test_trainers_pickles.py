@@ -117,6 +117,13 @@ def twice(tensors: dict[str, Tensor]) -> dict[str, Any]:
 def test_the_weights_are_found_among_what_trainers_save(tmp_path: Path, make: Callable[[int], object]) -> None:
     model, said = combined(tmp_path / "in", make)
     assert {name: tensor.tolist() for name, tensor in model.items()} == {"w": [1.5, 1.5], "b": 1.5}
+    assert all("left out, because they are not weights" in message for message in said)
+
+
+def test_what_stands_among_the_tensors_and_is_left_out_is_said_once(tmp_path: Path) -> None:
+    _, said = combined(tmp_path / "in", lambda i: {**state(i), "epoch": i, "optimizer": optimizer()})
+    assert said == ["`epoch-1.pt` and 1 more: left out, because they are not weights: `epoch`, `optimizer`."]
+    _, said = combined(tmp_path / "nested", lambda i: {"model": state(i), "epoch": i, "optimizer": optimizer()})
     assert said == []
 
 

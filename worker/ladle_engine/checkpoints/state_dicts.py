@@ -27,6 +27,9 @@ NOT_WEIGHTS = re.compile(
 )
 """Keys of what training needs besides the weights: tensors below them are none of the model's."""
 
+MOST_NAMES = 5
+"""In a message."""
+
 MAX_DEPTH = 4
 """How many dicts may lie around the state dict."""
 
@@ -110,8 +113,10 @@ def _with_note(found: StateDict, key: Any, averages: list[Any]) -> StateDict:
 def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
     """The tensors of a state dict that may have an epoch or an optimiser among them."""
     tensors: dict[str, Tensor] = {}
+    besides: list[str] = []
     for key, value in loaded.items():
         if _is_besides(key, value):
+            besides.append(f"`{key}`")
             continue
         if isinstance(value, Mapping):
             raise corrupt(
@@ -122,7 +127,9 @@ def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
             raise corrupt(path, f"must not repeat `{name}`, which is there as a text and as a number")
         refuse_unsupported(path, name, value)
         tensors[name] = value
-    return StateDict(tensors=tensors)
+    more = " ..." if len(besides) > MOST_NAMES else ""
+    note = f"left out, because they are not weights: {', '.join(besides[:MOST_NAMES])}{more}"
+    return StateDict(tensors=tensors, notes=(note,) if besides else ())
 
 
 def _is_weights_key(key: Any) -> bool:

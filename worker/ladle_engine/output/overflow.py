@@ -25,7 +25,8 @@ def largest(tensor: Tensor) -> float:
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     if real.dtype.itemsize == 1:
         real = real.float()
-    return float(real.abs().amax())
+    low, high = torch.aminmax(real)
+    return max(-float(low), float(high))
 
 
 def too_large(name: str, whose: str, value: float, dtype: torch.dtype) -> str:

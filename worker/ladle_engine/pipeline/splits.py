@@ -11,8 +11,8 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.errors import DataError
 from ladle_engine.pipeline.request import TRAIN_SET_USES, Request
-from ladle_engine.tasks.base import DataSet, Task
-from ladle_engine.tasks.examples import Examples, HasRemarks, KeepsExamples, split
+from ladle_engine.tasks.base import DataSet, HasRemarks, KeepsExamples, Task
+from ladle_engine.tasks.examples import Examples, split
 
 DEVICES = ("cpu", "cuda")
 """Kinds of device that a job can run on."""

@@ -37,7 +37,7 @@ def choose_task(
     if options:
         raise TaskError(
             "invalid-task-options",
-            f"`task_options` must be absent where `task` is an instance, which has its options already, but is "
+            f"`task_options=` must be absent with an instance as `task=`, which has its options already, but is "
             f"{dict(options)}. Pass the class instead.",
         )
     return guard(task)
@@ -46,7 +46,7 @@ def choose_task(
 def make_task(task: type[Task], options: Mapping[str, Any]) -> Task:
     """An instance, guarded."""
     name, from_options = name_of(task), getattr(task, "from_options", None)
-    with task_faults(name, "from_options", task.__module__, from_options):
+    with task_faults(name, "in `from_options`", task.__module__, from_options):
         made = task.from_options(options)
     if made is None or isinstance(made, type):
         broken = Broken("from_options", "return an instance", f"returns {shown(made)}")
@@ -56,7 +56,7 @@ def make_task(task: type[Task], options: Mapping[str, Any]) -> Task:
 
 def recognises(task: type[Task], checkpoints: CheckpointSet) -> bool:
     """Raises `TaskError` (task-failed) where the task fails to say."""
-    with task_faults(name_of(task), "recognises", task.__module__, task.recognises):
+    with task_faults(name_of(task), "in `recognises`", task.__module__, task.recognises):
         return bool(task.recognises(checkpoints))
 
 
@@ -66,7 +66,7 @@ def _named(name: str) -> type[Task]:
         return load_task(name)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
-    raise TaskError("unknown-task", f"`task` must be one of {', '.join(names)}, but is `{name}`.{hint}")
+    raise TaskError("unknown-task", f"`task=` must be one of {', '.join(names)}, but is `{name}`.{hint}")
 
 
 def _recognised(checkpoints: CheckpointSet, on_event: ProgressCallback) -> type[Task]:
@@ -102,6 +102,6 @@ def _not_recognised(checkpoints: CheckpointSet, tasks: Iterable[str], matching: 
     if len(matching) > 1:
         found += f" that {' and '.join(matching)} all recognise"
     return (
-        f"`task` must be named or be recognisable from `config.json`, but `{checkpoints.folder}` has {found}. "
+        f"`task=` must be named or be recognisable from `config.json`, but `{checkpoints.folder}` has {found}. "
         f"Installed tasks: {', '.join(tasks)}."
     )

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ladle_engine.tasks.base import Batch, DataSet, Task
-
-
-@runtime_checkable
-class KeepsExamples(Protocol):
-    """A data set that can keep what it has prepared, since every example is asked for many times."""
-
-    def keep(self, max_bytes: int) -> None:
-        """It may take so much memory from now on, and none before. What its batches hold stays the same."""
-        ...
-
-
-@runtime_checkable
-class HasRemarks(Protocol):
-    """A data set of which its user should be told something."""
-
-    remarks: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)

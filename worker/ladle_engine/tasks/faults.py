@@ -23,11 +23,12 @@ NOT_FAULTS = (EngineError, KeyboardInterrupt, GeneratorExit, asyncio.CancelledEr
 
 
 @contextmanager
-def task_faults(task: str, part: str, module: str, function: object = None) -> Iterator[None]:
-    """Inside, what `part` of the task raises becomes `TaskError` (task-failed), from the original.
+def task_faults(task: str, when: str, module: str, function: object = None) -> Iterator[None]:
+    """Inside, what the task's code raises becomes `TaskError` (task-failed), from the original.
 
-    Ladle's own errors and faults of the machine stay what they are. `sys.exit()` is a fault like any other. `module` is
-    the name of the module that holds the task; its package's frames are the ones worth naming.
+    `when` is "in `loss`", say. Ladle's own errors and faults of the machine stay what they are. `sys.exit()` is a fault
+    like any other. `module` is the name of the module that holds the task; its package's lines are the ones worth
+    naming.
     """
     try:
         yield
@@ -35,7 +36,7 @@ def task_faults(task: str, part: str, module: str, function: object = None) -> I
         if isinstance(error, NOT_FAULTS) or is_machine_fault(error):
             raise
         place = place_of_error(error, module) or place_of(function)
-        raise task_failed(f"Task `{task}` fails in `{part}`{place}: {describe(error)}.", module) from error
+        raise task_failed(f"Task `{task}` fails {when}{place}: {describe(error)}.", module) from error
 
 
 def task_failed(message: str, module: str) -> TaskError:

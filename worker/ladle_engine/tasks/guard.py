@@ -6,7 +6,7 @@ piece of the engine meets a value of another kind or shape than it was made for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.tasks import contract
-from ladle_engine.tasks.base import Batch, DataSet, Metric, Task
+from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, KeepsExamples, Metric, Task
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import place_of, task_failed, task_faults
 from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
@@ -89,7 +89,7 @@ class GuardedTask:
 
     def faults(self, part: str, function: object = None) -> AbstractContextManager[None]:
         """For a block in which the task's own code runs."""
-        return task_faults(self.name, part, self._module, function or getattr(self._task, part, None))
+        return task_faults(self.name, f"in `{part}`", self._module, function or getattr(self._task, part, None))
 
     def refuse(self, broken: Broken, function: object = None) -> NoReturn:
         place = place_of(function or getattr(self._task, broken.part, None))
@@ -110,6 +110,16 @@ class GuardedData:
     def __init__(self, task: GuardedTask, data: DataSet) -> None:
         self._task = task
         self._data = data
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        with self._task.faults("open_data(...).remarks"):
+            return [str(remark) for remark in self._data.remarks] if isinstance(self._data, HasRemarks) else []
+
+    def keep(self, max_bytes: int) -> None:
+        if isinstance(self._data, KeepsExamples):
+            with self._task.faults("open_data(...).keep", self._data.keep):
+                self._data.keep(max_bytes)
 
     def __len__(self) -> int:
         with self._task.faults("open_data(...).__len__", type(self._data).__len__):

@@ -41,7 +41,7 @@ def load_task(name: str) -> type[Task]:
         owners = " and ".join(f"{each.value} of {each.dist.name if each.dist else '?'}" for each in found)
         raise TaskError("unknown-task", f"Task `{name}` must be installed once, but there are {owners}. Uninstall one.")
     module = found[0].module
-    with task_faults(name, "import", module):
+    with task_faults(name, "on import", module):
         task: Any = found[0].load()
     if not isinstance(task, type):
         rule = f"The entry point `{name}` must name a class"
