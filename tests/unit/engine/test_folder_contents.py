@@ -241,8 +241,8 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 
 OTHERS = {
-    "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir`"),
-    "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir`"),
+    "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir=`"),
+    "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir=`"),
     "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
     "step-10": (".metadata __0_0.distcp", "in torch.distributed.checkpoint format"),
     "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),

@@ -148,13 +148,13 @@ def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | P
     """Why a folder is no checkpoint; None where nobody would take it for one."""
     candidates = [each for each in found if isinstance(each, Candidate)]
     if len(candidates) > 1:
-        return f"holds {len(candidates)} checkpoints of its own: give it as `ckpt_dir` to average them"
+        return f"holds {len(candidates)} checkpoints of its own: give it as `ckpt_dir=` to average them"
     for each in found:
         if isinstance(each, PassedOver):
             return f"its `{each.name}` is no use: {each.reason}"
         return f"holds only `{each.checkpoint.name}`, which may be another model"
     if any(_holds_weights(child) for child in entries[:MOST_CHILDREN] if not leads_out(child, root)):
-        return "holds folders with checkpoints: give it as `ckpt_dir` to average them"
+        return "holds folders with checkpoints: give it as `ckpt_dir=` to average them"
     half_written = any((path / name).is_file() for name in LEFT_BY_TRAINERS)
     return "holds no weights" if half_written or names_a_time(path.name) else None
 

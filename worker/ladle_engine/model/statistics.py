@@ -179,5 +179,5 @@ def choose_statistics(
         return RecomputedStatistics(checkpoints, binding, examples, collectives), None
     return AveragedStatistics(checkpoints, binding.model, binding.statistics), (
         f"BatchNorm statistics are averaged, for recomputing them takes at least {MIN_EXAMPLES} examples, but there "
-        f"are {len(examples)}. They are recomputed on a `train_set` that has as many."
+        f"are {len(examples)}. They are recomputed on a `train_set=` that has as many."
     )
