@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
 demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
 	$(BIN)/python examples/digits/demo.py
 
-test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores).
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores), on as many cores as are idle.
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20
 
 check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
 	$(BIN)/ruff format --check .

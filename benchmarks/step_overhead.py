@@ -60,10 +60,11 @@ from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import ignore
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Basis, Linear
-from ladle_engine.subspace.prior import Learned
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.image_classification import ImageClassification
-from ladle_engine.training.trainer import Trainer, _first_order, _Run
+from ladle_engine.training.descent import first_order
+from ladle_engine.training.objective import Objective
+from ladle_engine.training.trainer import Trainer
 
 COUNTS = (10, 100, 300)
 HOST = torch.device("cpu")
@@ -413,7 +414,7 @@ class Ours:
         return not hasattr(placement.directions, "_base")
 
     def _step_of(self, trainer: Trainer) -> Callable[[], None]:
-        """What `Trainer.train` does in each of its steps."""
+        """What `descend` does in each of its steps."""
         G = len(trainer.groups)
         basis = Basis(
             matrix_GKM=torch.diag_embed(torch.ones(G, self.count, dtype=torch.float64)),
@@ -421,20 +422,13 @@ class Ours:
         )
         subspace = Linear(alpha_0_KG=torch.full((self.count, G), 1 / self.count, dtype=torch.float64), basis=basis)
         settings = TrainedOptions(steps=1, learning_rate=1e-6).settings(seed=0, per_pass=1)
-        theta_MG = subspace.start.clone().requires_grad_()
-        run = _Run(
-            trainer=trainer,
-            subspace=subspace,
-            settings=settings,
-            theta_MG=theta_MG,
-            prior=Learned(log_variance_MG=subspace.log_variance_MG, examples=len(trainer.examples)),
-            mean_MG=torch.zeros_like(subspace.start),
-        )
-        optimiser = _first_order(theta_MG, settings)
+        objective = Objective.of(trainer, subspace, settings)
+        theta_MG = objective.theta_MG
+        optimiser = first_order(theta_MG, settings)
 
         def step() -> None:
-            measured = run._measure(trainer.examples.indices)
-            run.prior.see(theta_MG.detach(), measured.data_MG, len(trainer.examples))
+            measured = objective.measure(trainer.examples.indices)
+            objective.prior.see(theta_MG.detach(), measured.data_MG, len(trainer.examples))
             theta_MG.grad = measured.gradient_MG
             optimiser.step()
 

@@ -39,6 +39,7 @@ from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Basis, Linear
 from ladle_engine.tasks.base import Batch, Metric
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.training import train as training
 from ladle_engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -178,7 +179,7 @@ def train(trainer: Trainer, count: int, steps: int) -> dict[str, Any]:
     )
     subspace = Linear(alpha_0_KG=torch.full((count, G), 1 / count, dtype=torch.float64), basis=basis)
     start = time.perf_counter()
-    trained = trainer.train(subspace, settings)
+    trained = training.train(trainer, subspace, settings)
     return {"seconds": (time.perf_counter() - start) / steps, "losses": trained.losses, "groups": G}
 
 

@@ -1,7 +1,21 @@
-"""Before any test imports torch."""
+"""Before any test imports torch; and how many processes share the tests."""
 
 import os
+
+import psutil
+import pytest
 
 # Toy models gain nothing from threads, and where other processes want the cores, threads that wait for each other make
 # these tests ten times as slow. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+WORKER_BYTES = 4 << 30
+"""What one process of the suite may need at its peak, with the ranks that its tests start."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: a worker per core that nobody else keeps busy, as far as memory lasts; one at least."""
+    cores = len(os.sched_getaffinity(0))
+    busy = round(psutil.cpu_percent(interval=1.0) / 100 * cores)
+    by_memory = psutil.virtual_memory().available // WORKER_BYTES
+    return max(1, min(cores - busy, by_memory))

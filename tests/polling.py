@@ -8,8 +8,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+DEADLINE_S = 300.0
+"""What a test waits at the longest for something that takes a moment on a quiet machine: a busy one passes too."""
 
-def until(predicate: Callable[[], T], *, timeout_s: float = 30.0, interval_s: float = 0.05, what: str = "") -> T:
+SOON_S = 90.0
+"""What takes a second or two on a quiet machine, where a fault would take for ever."""
+
+
+def until(predicate: Callable[[], T], *, timeout_s: float = DEADLINE_S, interval_s: float = 0.05, what: str = "") -> T:
     """The first true value of `predicate()`; an AssertionError with the last value after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -18,7 +18,7 @@ import redis
 from redis.exceptions import RedisError
 
 from ladle_worker.family import before_exec
-from tests.polling import until
+from tests.polling import DEADLINE_S, until
 
 
 def redis_binary() -> str:
@@ -118,7 +118,7 @@ class Process:
         below = self.tree()[1:]
         self.process.kill()
         self.process.wait()
-        until(lambda: not any(is_alive(process) for process in below), timeout_s=5, what="the process tree to be gone")
+        until(lambda: not any(is_alive(process) for process in below), what="the process tree to be gone")
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
@@ -126,7 +126,7 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=30)
+            return self.process.wait(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -22,6 +22,7 @@ from ladle_engine.checkpoints import discover
 from ladle_engine.distributed.collectives import Collectives, SingleProcess, current_collectives
 from ladle_engine.placements.base import BY_NODE, PLACEMENTS, REPLICATED, SHARDED_MODEL
 from ladle_engine.resume_state import ResumeState
+from ladle_engine.training import train as training
 from ladle_engine.training.settings import TrainSettings
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import (
@@ -116,7 +117,7 @@ def train(folder: Path, case: Case, placement: str, collectives: Collectives, st
         examples=case.examples,
         state=state,
     )
-    trained = trainer.train(subspace_for(checkpoints, trainer), case.settings)
+    trained = training.train(trainer, subspace_for(checkpoints, trainer), case.settings)
     trainer.placement.close()
     return Run(weights_KG=trained.weights_KG, steps=trainer.examples.task.losses_taken)
 

@@ -10,15 +10,17 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
+from tests.polling import DEADLINE_S
+
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run_module(module: str, ranks: int, *arguments: str, timeout_s: float = 170) -> None:
+def run_module(module: str, ranks: int, *arguments: str) -> None:
     """Runs `python -m module arguments` as so many ranks, and fails with what they said when one fails."""
-    run_program(ranks, "-m", module, *arguments, timeout_s=timeout_s)
+    run_program(ranks, "-m", module, *arguments)
 
 
-def run_program(ranks: int, *program: str, timeout_s: float) -> None:
+def run_program(ranks: int, *program: str) -> None:
     """The same for what torchrun takes as a program: a script, or `-m` and a module, with arguments."""
     done = subprocess.run(
         [
@@ -34,7 +36,7 @@ def run_program(ranks: int, *program: str, timeout_s: float) -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.distributed.copies_rank import STEPS
+from tests.polling import DEADLINE_S
 from tests.unit.engine.toy import plain_net, write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def run_ranks(folder: Path, name: str, dies_after: int = 0) -> int:
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         cwd=REPOSITORY,
         capture_output=True,
-        timeout=100,
+        timeout=DEADLINE_S,
         check=False,
     ).returncode
 

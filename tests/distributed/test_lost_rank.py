@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ladle_engine.distributed.collectives import ProcessGroup
+from tests.polling import DEADLINE_S
 from tests.unit.engine.toy import plain_net, write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def ranks_of(module: str, count: int, *arguments: str) -> Iterator[list[subproce
 
 
 def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     for process in ranks:
         process.wait(timeout=max(deadline - time.monotonic(), 1))
 

@@ -28,7 +28,9 @@ if room := options.pop("room", None):
     from ladle_engine.placements import memory_plan as preflight
     preflight.available_bytes = lambda device: room[dist.get_rank()]
     # What a trial step takes is noise beside so little room.
-    preflight.PeakMemory.__exit__ = lambda self, *error: None
+    from ladle_engine.placements import memory_probe
+    memory_probe.available_bytes = preflight.available_bytes
+    memory_probe.PeakMemory.__exit__ = lambda self, *error: None
 if (small := options.pop("runs_out", None)) is not None:
     from ladle_engine.placements import model_weights
     open_directions, tries = model_weights.open_directions, []
@@ -38,20 +40,20 @@ if (small := options.pop("runs_out", None)) is not None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return open_directions(checkpoints, buckets, precision, *rest)
     model_weights.open_directions = run_out
-    from ladle_engine.pipeline import prepare as module
-    trial_step, trials = module.trial_step, []
-    def run_out_too(*given):
+    from ladle_engine.pipeline.trial_step import TrialStep
+    run_trial, trials = TrialStep.run, []
+    def run_out_too(self):
         trials.append(1)
-        trial_step(*given)
+        run_trial(self)
         # The first measures; the second tries the first plan that could be opened.
         if small == dist.get_rank() and len(trials) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-    module.trial_step = run_out_too
+    TrialStep.run = run_out_too
 if options.pop("first_trial_runs_out", None) == dist.get_rank():
-    from ladle_engine.pipeline import prepare
-    def run_out_at_once(*given):
+    from ladle_engine.pipeline.trial_step import TrialStep
+    def run_out_at_once(self):
         torch.empty(1 << 58)
-    prepare.trial_step = run_out_at_once
+    TrialStep.run = run_out_at_once
 if dist.get_rank() == options.pop("elsewhere", None):
     data += "-elsewhere"
 if options.pop("slow_write", False):
@@ -83,7 +85,7 @@ def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict
     """What each rank said, by rank."""
     script = output.parent / "rank.py"
     script.write_text(RANK)
-    run_program(ranks, str(script), str(data), str(output), json.dumps(options), timeout_s=120)
+    run_program(ranks, str(script), str(data), str(output), json.dumps(options))
     return [json.loads(Path(f"{output}.rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 

@@ -15,6 +15,7 @@ from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.placements.base import REPLICATED
 from tests.distributed import turns_rank
 from tests.distributed.turns_rank import NETS, PLACEMENTS, Disordered
+from tests.polling import DEADLINE_S
 from tests.unit.engine.toy import write_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]

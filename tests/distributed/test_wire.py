@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.training.train import train
 from tests.distributed.placement_rank import SETTINGS
 from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 
@@ -65,7 +66,7 @@ def sent_by(placement: str, folder: Path) -> Sent:
     assert len(trainer.groups) == G
     subspace = subspace_for(checkpoints, trainer)
     world.sent.clear()
-    trainer.train(subspace, SETTINGS)
+    train(trainer, subspace, SETTINGS)
     return world.sent
 
 

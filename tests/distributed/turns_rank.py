@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints import discover
 from ladle_engine.distributed.collectives import Collectives, ProcessGroup
 from ladle_engine.resume_state import ResumeState
+from ladle_engine.training import train as training
 from tests.distributed.placement_rank import SETTINGS
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import subspace_for, trainer_for
@@ -117,7 +118,7 @@ def train(folder: Path, net: str, placement: str, collectives: Collectives, stat
     trainer = trainer_for(checkpoints, NETS[net], "model", placement=placement, collectives=collectives, state=state)
     if isinstance(collectives, Watched):
         collectives.watch(trainer.model)
-    trained = trainer.train(subspace_for(checkpoints, trainer), replace(SETTINGS, schedule="constant"))
+    trained = training.train(trainer, subspace_for(checkpoints, trainer), replace(SETTINGS, schedule="constant"))
     trainer.placement.close()
     return trained.weights_KG
 

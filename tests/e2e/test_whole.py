@@ -18,10 +18,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.builders import make_checkpoints, make_val_set
-from tests.polling import until
+from tests.polling import DEADLINE_S, until
 from tests.servers import is_alive
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 LADLE = str(Path(sys.executable).parent / "ladle")
@@ -52,7 +52,7 @@ class Terminal:
             os.execve(LADLE, ["ladle", *arguments], environment(home))
         self.started: set[psutil.Process] = set()
 
-    def until(self, words: bytes, timeout_s: float = 90) -> None:
+    def until(self, words: bytes, timeout_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + timeout_s
         while words not in self.shown:
             assert time.monotonic() < deadline, self.text()
@@ -74,7 +74,7 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self._terminal, keys)
 
-    def end(self, timeout_s: float = 90) -> int:
+    def end(self, timeout_s: float = DEADLINE_S) -> int:
         """The exit status."""
         deadline = time.monotonic() + timeout_s
         while self._read():
@@ -102,7 +102,7 @@ def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) ->
     model = load_file(home / "ladle-results" / "mine" / "model.safetensors")
     assert model.keys() == load_file(home / "checkpoints" / "epoch-1.safetensors").keys()
     assert len(terminal.started) >= 3, "Redis, the service and the worker"
-    until(gone(terminal.started), timeout_s=5, what="the stack to be gone")
+    until(gone(terminal.started), what="the stack to be gone")
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "terminate", "kill"])
@@ -122,7 +122,7 @@ def test_run_leaves_no_process_however_it_ends(home: Path, how: str) -> None:
     assert status == (-signal.SIGKILL if how == "kill" else 130), terminal.text()
     if how != "kill":
         assert "was cancelled" in terminal.text()
-    until(gone(terminal.started), timeout_s=25, what="every process to be gone")
+    until(gone(terminal.started), what="every process to be gone")
     assert [path.name for path in (home / "ladle-results").iterdir()] == [".ladle"], "no result, no staging folder"
 
 
@@ -150,7 +150,8 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
     started = psutil.Process(up.pid).children(recursive=True)
     script = 'from ladle import submit\nprint(submit("checkpoints", "val.npz", method="uniform").result().folder)'
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=home, env=environment(home), capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", script], cwd=home, env=environment(home), capture_output=True, text=True,
+        timeout=DEADLINE_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -160,7 +161,8 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
 
     def ladle(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [LADLE, *arguments], cwd=home, env=environment(home), capture_output=True, text=True, timeout=60,
+            [LADLE, *arguments], cwd=home, env=environment(home), capture_output=True, text=True,
+            timeout=DEADLINE_S,
             check=False,
         )  # fmt: skip
 
@@ -172,13 +174,13 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
     assert second.returncode == 1
     assert f"kill {up.pid}" in second.stderr.replace("\n", " ")
     job = ladle("submit", "checkpoints", "val.npz", "--method", "twa", "--method-option", "steps=100000").stdout.strip()
-    until(lambda: "stage  train" in re.sub(r" +", "  ", ladle("status", job).stdout), timeout_s=60, what="training")
+    until(lambda: "stage  train" in re.sub(r" +", "  ", ladle("status", job).stdout), what="training")
     assert ladle("cancel", job).returncode == 0
     assert ladle("watch", job).returncode == 130
 
     up.terminate()
-    assert up.wait(timeout=30) == 0
-    until(gone(started), timeout_s=5, what="the stack to be gone")
+    assert up.wait(timeout=DEADLINE_S) == 0
+    until(gone(started), what="the stack to be gone")
     without = ladle("list")
     assert without.returncode == 1
     assert "ladle up" in without.stderr
@@ -194,7 +196,7 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_
     ).stdout.strip()
     up.kill()
     up.wait()
-    until(gone(started), timeout_s=25, what="every process to be gone")
+    until(gone(started), what="every process to be gone")
     with subprocess.Popen(
         [LADLE, "up", "--port", "0"], cwd=home, env=environment(home), stdout=subprocess.PIPE, text=True
     ) as again:
@@ -202,7 +204,8 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_
             assert again.stdout is not None
             assert any("find it by themselves" in line for line in again.stdout)
             done = subprocess.run(
-                [LADLE, "watch", job], cwd=home, env=environment(home), capture_output=True, text=True, timeout=120,
+                [LADLE, "watch", job], cwd=home, env=environment(home), capture_output=True, text=True,
+                timeout=DEADLINE_S,
                 check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
@@ -215,7 +218,13 @@ def test_the_demo_beats_its_checkpoints_or_says_that_it_does_not(tmp_path: Path)
     folder = tmp_path / "demo"
     command = [sys.executable, str(REPOSITORY / "examples" / "digits" / "demo.py"), "--folder", str(folder)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200, check=False
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.replace("\n", " ")
@@ -229,7 +238,7 @@ def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "examples" / "digits" / "demo.py"), "--folder", str(tmp_path)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "holds other files" in done.stderr

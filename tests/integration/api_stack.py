@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from ladle import Client, LadleError
 from ladle_contracts import EventBody, JobResult, JobState, Reason, keys
 from ladle_contracts.transitions import SCRIPTS
-from tests.polling import until
+from tests.polling import DEADLINE_S, until
 from tests.servers import Process, RedisServer, redis_server, running, service_process
 
 NODE = "scripted-node"
@@ -60,9 +60,9 @@ def api_stack(folder: Path, *, over_socket: bool = False, **settings: str) -> It
         process = service_process(folder, server, folder / "data", **settings)
         with running(process):
             if over_socket:
-                until((folder / "api.sock").exists, timeout_s=30, what="the service's socket")
+                until((folder / "api.sock").exists, what="the service's socket")
             stack = Stack(folder, server, process, url)
-            until(lambda: is_ready(stack), timeout_s=30, what="the service to be ready")
+            until(lambda: is_ready(stack), what="the service to be ready")
             yield stack
 
 
@@ -104,7 +104,7 @@ class ScriptedNode:
             state, attempt = self.redis.hmget(keys.job(job_id), ["state", "attempt"])
             return int(attempt) if state == JobState.SCHEDULED else None
 
-        attempt = until(given, timeout_s=20, what=f"job {job_id} to be scheduled")
+        attempt = until(given, what=f"job {job_id} to be scheduled")
         assert self.call("claim", job_id, attempt, NODE, 60_000)[0] == "ok"
         return attempt
 
@@ -152,7 +152,7 @@ class CuttingProxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=DEADLINE_S)
 
     @property
     def url(self) -> str:

@@ -13,7 +13,7 @@ from ladle_engine import resume_state as state
 from ladle_engine.training import trainer as train
 from ladle_worker import rank
 
-DEADLINE_S = 60
+DEADLINE_S = 240
 
 
 def main(attempt_folder: str) -> int:

@@ -17,7 +17,7 @@ from ladle_contracts.jobs import TERMINAL_STATES
 from ladle_service.scheduler import Scheduler
 from ladle_service.store import JobStore
 from ladle_service.wake import Waker
-from tests.polling import until
+from tests.polling import DEADLINE_S, until
 from tests.servers import RedisServer
 
 T = TypeVar("T")
@@ -30,14 +30,14 @@ class Cluster:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._redis = Redis.from_url(server.url, decode_responses=True, socket_timeout=20)
+        self._redis = Redis.from_url(server.url, decode_responses=True, socket_timeout=60)
         self.store = JobStore(self._redis, self._redis)
         self.waker = waker or Waker(server.url)
         self.scheduler = Scheduler(self._redis, self.waker, settle_s=settle_s, backoff_ms=100)
         self._task: Any = None
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=DEADLINE_S)
 
     def start_scheduler(self) -> None:
         self._task = asyncio.run_coroutine_threadsafe(self.scheduler.run(), self._loop)
@@ -78,7 +78,7 @@ class Cluster:
     def states(self, job_id: str) -> list[str]:
         return [str(event.body.state) for event in self.events(job_id) if event.body.kind == "state"]
 
-    def wait_for(self, job_id: str, condition: Callable[[JobRecord], Any], timeout_s: float = 60) -> JobRecord:
+    def wait_for(self, job_id: str, condition: Callable[[JobRecord], Any], timeout_s: float = DEADLINE_S) -> JobRecord:
         def look() -> JobRecord | None:
             record = self.record(job_id)
             if record.state in TERMINAL_STATES or condition(record):
@@ -87,7 +87,7 @@ class Cluster:
 
         return until(look, timeout_s=timeout_s, what=f"job {job_id}: {self.record(job_id)}")
 
-    def finish(self, job_id: str, timeout_s: float = 90) -> JobRecord:
+    def finish(self, job_id: str, timeout_s: float = DEADLINE_S) -> JobRecord:
         return self.wait_for(job_id, lambda record: False, timeout_s)
 
     def wait_running(self, job_id: str) -> JobRecord:

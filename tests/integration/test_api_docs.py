@@ -19,11 +19,13 @@ from ladle_contracts import PROBLEM_TITLES, JobSpec, keys
 from ladle_service.app import create_app
 from ladle_service.settings import Settings
 from tests.integration.api_stack import NODE, ScriptedNode, Stack, api_stack
+from tests.polling import DEADLINE_S
 from tests.unit.client.answers import RESULT
 
 DOCS = Path(__file__).parents[2] / "docs"
 REST = (DOCS / "rest.md").read_text()
 CLIENT = (DOCS / "client.md").read_text()
+README = (DOCS.parent / "README.md").read_text()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -33,7 +35,7 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with api_stack(tmp_path_factory.mktemp("docs")) as made:
-        for path in ("runs/42/checkpoints", "data/val", "data/train"):
+        for path in ("runs/42/checkpoints", "data/val", "data/train", "path/to/checkpoints", "path/to/val.npz"):
             (made.folder / "data" / path).mkdir(parents=True)
         yield made
 
@@ -58,15 +60,18 @@ def node(stack: Stack) -> Iterator[threading.Event]:
     node.close()
 
 
-@pytest.mark.parametrize("number", range(len(blocks(CLIENT, "python"))))
+SNIPPETS = [*blocks(CLIENT, "python"), *(text for text in blocks(README, "python") if "from ladle import" in text)]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_the_clients_snippets_run(stack: Stack, node: threading.Event, number: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", blocks(CLIENT, "python")[number]],
+        [sys.executable, "-W", "error", "-c", SNIPPETS[number]],
         cwd=stack.folder / "data",
         env={**os.environ, "LADLE_URL": stack.url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
 

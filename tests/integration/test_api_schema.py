@@ -11,6 +11,7 @@ import pytest
 
 from ladle_service.auth import hash_token
 from tests.integration.api_stack import api_stack
+from tests.polling import DEADLINE_S
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-for-schemathesis"
@@ -38,6 +39,6 @@ def test_what_the_service_answers_is_what_its_document_says(tmp_path: Path) -> N
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            timeout=150,
+            timeout=2 * DEADLINE_S,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:] + stack.process.text()[-2000:]

@@ -12,7 +12,7 @@ from ladle_contracts import CandidateScored, MemoryPlanned, Reason
 from ladle_engine import METHODS
 from tests.builders import make_checkpoints, make_val_set, quick_options
 from tests.integration.api_stack import Stack, api_stack
-from tests.polling import until
+from tests.polling import DEADLINE_S, until
 from tests.servers import running, worker_process
 
 
@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     ):
         make_checkpoints(folder / "data" / "good")
         make_val_set(folder / "data" / "val.npz")
-        until(lambda: asking.methods(), timeout_s=90, what="the worker to register")
+        until(lambda: asking.methods(), what="the worker to register")
         yield made
 
 
@@ -37,7 +37,7 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
     with stack.client() as client:
         job = client.submit(data / "good", data / "val.npz", method="uniform", task="small-cnn", output="averaged")
         scored = {event.body.candidate.method for event in job.events() if isinstance(event.body, CandidateScored)}
-        result = job.result(timeout=5)
+        result = job.result(timeout=DEADLINE_S)
         assert Path(result.folder, "model.safetensors").is_file()
         assert {"best", "uniform"} <= scored
         with pytest.raises(InvalidSpec, match="did you mean `uniform`"):
@@ -45,7 +45,6 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_method_runs_by_name(stack: Stack) -> None:
     """One job with all of them, then one on two ranks that share the directions as int8."""
     data = stack.folder / "data"
@@ -58,7 +57,7 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
             method={"name": "auto", "options": {"methods": list(METHODS), "options": options}},
             task="small-cnn",
         )
-        result = job.result(timeout=200)
+        result = job.result(timeout=DEADLINE_S)
         assert [candidate.method for candidate in result.candidates] == list(METHODS)
         job = client.submit(
             data / "good",
@@ -69,11 +68,11 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
         )
         planned = [event.body for event in job.events() if isinstance(event.body, MemoryPlanned)]
         assert [(plan.placement, plan.precision) for plan in planned] == [("by-parameter", "int8")]
-        assert "twa-gram-schmidt" in {candidate.method for candidate in job.result(timeout=5).candidates}
+        assert "twa-gram-schmidt" in {candidate.method for candidate in job.result(timeout=DEADLINE_S).candidates}
         with pytest.raises(JobFailed, match="with a single rank") as caught:
             client.submit(
                 data / "good", data / "val.npz", task="small-cnn", resources={"placement": "sharded-model"}
-            ).result(timeout=90)
+            ).result(timeout=DEADLINE_S)
         assert caught.value.reason is Reason.INVALID_PLACEMENT
 
 
@@ -83,7 +82,7 @@ def test_a_job_with_a_broken_checkpoint_fails_with_reason_and_log(stack: Stack) 
     broken = sorted(make_checkpoints(data / "bad").rglob("*.safetensors"))[1]
     broken.write_bytes(broken.read_bytes()[:-1000])
     with stack.client() as client, pytest.raises(JobFailed, match=broken.name) as caught:
-        client.submit(data / "bad", data / "val.npz", task="small-cnn").result(timeout=90)
+        client.submit(data / "bad", data / "val.npz", task="small-cnn").result(timeout=DEADLINE_S)
     assert caught.value.reason is Reason.CORRUPT_CHECKPOINT
     assert caught.value.log_tail
     assert str(caught.value).count("as if it were truncated") == 1, "the log's line that says the same is not repeated"

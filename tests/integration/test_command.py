@@ -13,6 +13,7 @@ import pytest
 
 from ladle_contracts import CandidateResult, CandidateScored, Reason, StageStarted, StepDone, Warned
 from tests.integration.api_stack import ScriptedNode, Stack
+from tests.polling import DEADLINE_S
 from tests.unit.client.answers import RESULT
 
 PROGRAM = [sys.executable, "-c", "from ladle.cli import main; main()"]
@@ -25,7 +26,13 @@ def ladle(stack: Stack | None, *arguments: str, cwd: Path | None = None) -> subp
     if stack is not None:
         environment["LADLE_URL"] = stack.url
     return subprocess.run(
-        [*PROGRAM, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [*PROGRAM, *arguments],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
 
 
@@ -162,7 +169,7 @@ def test_the_shell_can_complete_commands() -> None:
     environment = {**os.environ, "_LADLE_COMPLETE": "complete_bash", "COMP_WORDS": "ladle wa", "COMP_CWORD": "1"}
     done = subprocess.run(
         [str(Path(sys.executable).parent / "ladle")],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["watch"]
 

@@ -13,10 +13,8 @@ import pytest
 from ladle_contracts import CheckpointFilter, JobSpec, JobState, MethodChoice, Output, Reason, Resources
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
-from tests.polling import until
+from tests.polling import SOON_S, until
 from tests.servers import Process, RedisServer, is_alive, redis_server, running, worker_process
-
-pytestmark = pytest.mark.timeout(180)
 
 METHOD = MethodChoice(name="twa", options={"steps": 30})
 
@@ -131,7 +129,7 @@ def test_two_deliveries_of_one_message_run_one_job(
     assert_one_whole_result(tmp_path / "results", "out")
 
 
-def test_a_cancel_ends_every_process_within_two_seconds(
+def test_a_cancel_soon_ends_every_process(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:
     hold(gate, "train-5")
@@ -145,7 +143,7 @@ def test_a_cancel_ends_every_process_within_two_seconds(
     record = made.finish(job)
     assert record.state == JobState.CANCELLED
     assert record.reason == Reason.CANCELLED
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < SOON_S
     assert not any(is_alive(process) for process in ranks)
     left = {process.pid for process in psutil.process_iter() if process.pid in ours}
     assert left <= {process.pid for process in worker.tree()}, "only the worker itself is left"
@@ -311,8 +309,8 @@ def test_a_worker_ends_when_it_is_asked_to_though_redis_is_gone(
     server.stop()
     began = time.monotonic()
     worker.stop()
-    assert time.monotonic() - began < 20, "well within what compose waits before it kills"
-    until(lambda: not any(is_alive(process) for process in below), timeout_s=5, what="the process tree to be gone")
+    assert time.monotonic() - began < SOON_S
+    until(lambda: not any(is_alive(process) for process in below), what="the process tree to be gone")
 
 
 def test_what_a_lost_job_left_is_swept_away_and_strangers_folders_are_not(

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+ENGINE = REPOSITORY / "worker/ladle_engine"
+ROOMS = (
+    ("__init__", "average", "combine", "rebuild"),
+    *(("pipeline",), ("methods",), ("training",), ("placements",), ("subspace",), ("directions",), ("evaluation",)),
+    *(("model",), ("output",), ("tasks",), ("resume_state",), ("checkpoints",), ("distributed",), ("storage",)),
+    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs"),
+)
+"""The engine from top to bottom: a room imports what stands below it, and from its own row."""
+
 OURS = {"ladle_contracts", "ladle", "ladle_service", "ladle_worker", "ladle_engine"}
 ALLOWED = {
     "client/ladle_contracts": {"ladle_contracts"},
@@ -56,3 +66,77 @@ def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:
     file = tmp_path / "late.py"
     file.write_text("def late() -> None:\n    import torch.nn\n    from ladle_engine import average\n")
     assert imports_of(file) == {"torch", "ladle_engine"}
+
+
+def engine_modules() -> dict[str, Path]:
+    """Name below `ladle_engine`, such as `pipeline.prepare` -> file; a package's `__init__` has the package's name."""
+    found = {}
+    for path in sorted(ENGINE.rglob("*.py")):
+        name = ".".join(path.relative_to(ENGINE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def engine_imports(path: Path, modules: Collection[str]) -> set[str]:
+    """The engine's modules that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("ladle_engine.") for alias in node.names if "ladle_engine." in alias.name}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ladle_engine":
+            base = node.module.removeprefix("ladle_engine").removeprefix(".")
+            full = {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+            found |= {name if name in modules else base or "__init__" for name in full}
+    return found
+
+
+def row_of(module: str) -> int:
+    """Where a module's room stands, counted from the top."""
+    room = module.split(".")[0]
+    return next(row for row, rooms in enumerate(ROOMS) if room in rooms)
+
+
+def test_no_arrow_in_the_engine_runs_up() -> None:
+    modules = engine_modules()
+    upward = [
+        f"{module} -> {imported}"
+        for module, path in modules.items()
+        for imported in sorted(engine_imports(path, modules))
+        if row_of(imported) < row_of(module)
+    ]
+    assert not upward
+
+
+def test_the_engine_has_no_import_circle() -> None:
+    modules = engine_modules()
+    assert find_circle({name: engine_imports(path, modules) for name, path in modules.items()}) is None
+
+
+def find_circle(imports: Mapping[str, Collection[str]]) -> list[str] | None:
+    """Modules that import each other, the first one again at the end."""
+    done: set[str] = set()
+
+    def walk(module: str, trail: list[str]) -> list[str] | None:
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        if module in done:
+            return None
+        for imported in sorted(imports.get(module, ())):
+            if circle := walk(imported, [*trail, module]):
+                return circle
+        done.add(module)
+        return None
+
+    return next((circle for module in sorted(imports) if (circle := walk(module, []))), None)
+
+
+def test_the_walk_finds_circles_and_imports_inside_functions(tmp_path: Path) -> None:
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+    file = tmp_path / "late.py"
+    file.write_text(
+        "from ladle_engine import average, progress\ndef late():\n    from ladle_engine.methods import plan\n"
+    )
+    assert engine_imports(file, {"average", "progress", "methods.plan"}) == {"average", "progress", "methods.plan"}
+    file.write_text("import ladle_engine.errors\nfrom ladle_engine import METHODS\n")
+    assert engine_imports(file, {"errors"}) == {"errors", "__init__"}

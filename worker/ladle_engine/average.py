@@ -1,15 +1,14 @@
-"""The one public function: a folder of checkpoints and a validation set in, a better model out.
+"""The public door: a folder of checkpoints and a validation set in, a better model out.
 
 plan -> train -> select -> write. Every step is a call into the file of its name.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,19 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
-from ladle_engine.pipeline.prepare import prepare
+from ladle_engine.pipeline.job import Job, Listener
+from ladle_engine.pipeline.prepare import choose_metric, prepare
 from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, ProgressEvent, Score, StageStarted, Warned, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
 from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Task
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
-def average(
+def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
     val_set: PathLike,
     *,
@@ -115,120 +114,84 @@ def average(
         EngineError: with a stable `code`; see `ladle_engine.errors`. Nothing is left behind.
         ValueError: an argument breaks its own rule.
     """
+    # Here, where the arguments are all that there is.
+    request = Request(**locals())
     started = time.monotonic()
-    settings = {name: _plain(value) for name, value in locals().items() if name in REPORTED}
+    job = _open(request)
+    with deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
+        candidates = run_methods(context)
+        winner = winner_of(candidates, context)
+        files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
+    return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
+
+
+def _open(request: Request) -> Job:
+    """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights."""
     collectives = current_collectives()
-    on_event = _Listener(progress=progress if collectives.rank == 0 else ignore)
-    request = Request(
-        dtype=dtype,
-        metric=metric,
-        select_fraction=select_fraction,
-        seed=seed,
-        max_shard_bytes=max_shard_bytes,
-        train_set_use=train_set_use,
-        placement=placement,
-        precision=precision,
-    )
-    plan = plan_methods(method, method_options or {})
-    refuse_existing(Path(output))
-
+    on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
+    plan = plan_methods(request.method, request.method_options or {})
+    refuse_existing(Path(request.output))
     on_event(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
-    chosen_task = choose_task(checkpoints, task, task_options or {})
-    splits = open_splits(
-        request, chosen_task, checkpoints, Path(val_set), Path(train_set) if train_set else None, device
-    )
-    settings["task"] = chosen_task.name
-    data = [Path(path) for path in (val_set, train_set) if path]
-    deciding = {**settings, "batch_size": chosen_task.batch_size}
-    same_everywhere(
-        checkpoints, data, {name: value for name, value in deciding.items() if name not in PATHS}, collectives
-    )
-    state = ResumeState(
-        Path(state_dir) if state_dir else None,
-        fingerprint(checkpoints, data, deciding),
+    checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
+    task = choose_task(checkpoints, request.task, request.task_options or {})
+    splits = open_splits(request, task, checkpoints)
+    settings = {**request.deciding_settings(task), "batch_size": task.batch_size}
+    without_paths = {**request.deciding_settings(task, with_paths=False), "batch_size": task.batch_size}
+    same_everywhere(checkpoints, request.data_paths, without_paths, collectives)
+    return Job(
+        request=request,
+        plan=plan,
+        task=task,
+        metric=choose_metric(task, request.metric),
+        checkpoints=checkpoints,
+        splits=splits,
         collectives=collectives,
+        state=ResumeState(
+            Path(request.state_dir) if request.state_dir else None,
+            fingerprint(checkpoints, request.data_paths, settings),
+            collectives=collectives,
+        ),
+        on_event=on_event,
     )
-    with deterministic(splits.fit.device), named_out_of_memory():
-        context = prepare(request, plan, chosen_task, checkpoints, splits, collectives, state, on_event)
-        with closing(context):
-            candidates = run_methods(context)
-            winner = winner_of(candidates, context)
-            run = Run(
-                settings=settings,
-                provenance=dict(provenance or {}),
-                warnings=tuple(on_event.warnings),
-                memory=context.weights.plan.to_json(),
-            )
-            files: Mapping[str, int] = {}
-            if collectives.rank == 0:
-                folder = staged(Path(output)) if commit else fresh_folder(Path(output))
-                with folder as staging:
-                    files = write_output(
-                        staging, context, candidates, winner, run, max_shard_bytes=max_shard_bytes, on_event=on_event
-                    )
-    return _outcome(Path(output), context, candidates, winner, on_event, files, time.monotonic() - started)
 
 
-PATHS = ("ckpt_dir", "val_set", "train_set")
-REPORTED = frozenset(
-    (
-        *PATHS,
-        *("train_set_use", "method", "method_options", "task_options", "pattern"),
-        *("last", "steps", "select_fraction", "metric", "dtype", "seed", "precision"),
+def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner: Candidate) -> Mapping[str, int]:
+    """Writes the output folder, whole or not at all; returns its files with their sizes."""
+    request = job.request
+    run = Run(
+        settings=request.deciding_settings(job.task),
+        provenance=dict(request.provenance or {}),
+        warnings=tuple(job.on_event.warnings),
+        memory=context.weights.plan.to_json(),
     )
-)
-"""The arguments that decide the result; they stand in the report and name the resume state. Placements do not."""
-
-
-def _plain(value: Any) -> Any:
-    """As it goes into JSON: paths as text, sequences as lists."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
-    return value
-
-
-@dataclass(kw_only=True)
-class _Listener:
-    """Passes events on, and remembers the warnings for the report."""
-
-    progress: ProgressCallback
-    warnings: list[str] = field(default_factory=list)
-
-    def __call__(self, event: ProgressEvent) -> None:
-        if isinstance(event, Warned):
-            self.warnings.append(event.message)
-        self.progress(event)
+    output = Path(request.output)
+    with staged(output) if request.commit else fresh_folder(output) as folder:
+        return write_output(folder, context, candidates, winner, run, request.max_shard_bytes)
 
 
 def _outcome(
-    folder: Path,
+    job: Job,
     context: MethodContext,
     candidates: list[Candidate],
     winner: Candidate,
-    on_event: _Listener,
     files: Mapping[str, int],
     duration_s: float,
 ) -> Outcome:
     best = candidates[0].choice.coefficients.single()
     assert best is not None, "`best` runs first and picks one checkpoint"
     return Outcome(
-        folder=folder,
+        folder=Path(job.request.output),
         method=winner.method,
-        metric=context.metric.name,
-        higher_is_better=context.metric.higher_is_better,
+        metric=job.metric.name,
+        higher_is_better=job.metric.higher_is_better,
         candidates=tuple(candidate.score for candidate in candidates),
-        best_checkpoint=context.checkpoints.names[best],
+        best_checkpoint=job.checkpoints.names[best],
         gain=winner.gain.value,
         gain_low=winner.gain.low,
         gain_high=winner.gain.high,
-        num_checkpoints=len(context.checkpoints.names),
+        num_checkpoints=len(job.checkpoints.names),
         num_parameters=context.binding.num_parameters,
         duration_s=duration_s,
-        warnings=tuple(on_event.warnings),
+        warnings=tuple(job.on_event.warnings),
         files=files,
     )

@@ -20,6 +20,9 @@ from ladle_engine.random_signs import random_signs
 SIGNS_AT_ONCE = 1 << 20
 """Elements whose random signs are made together, to bound memory."""
 
+SUM_TOLERANCE = 1e-6
+"""Weights whose sum is this close to 1 make an average."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPart:

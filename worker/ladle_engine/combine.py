@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,16 +11,15 @@ import torch
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.check import check_names
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
-from ladle_engine.output.recipe import OUTPUT_DTYPES, SUM_TOLERANCE, Recipe, output_dtypes
+from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
+from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 
-PathLike = str | os.PathLike[str]
 
-
-def combine_checkpoints(
+def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
     output: PathLike,

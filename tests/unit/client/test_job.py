@@ -24,6 +24,7 @@ from ladle._errors import JobError
 from ladle._follow import Waiter
 from ladle_contracts import ErrorCode, Problem, Reason
 from ladle_contracts.api import EventPage, LogTail
+from tests.polling import DEADLINE_S
 from tests.unit.client.answers import (
     RESULT,
     Script,
@@ -74,7 +75,7 @@ def test_the_questions_of_a_future_are_answered_from_the_state(
 
 def test_result_waits_until_the_job_has_ended() -> None:
     handle, script = job(ok(record()), ok(record(JobState.RUNNING)), ok(record(JobState.SUCCEEDED)))
-    assert handle.result(timeout=10) == RESULT
+    assert handle.result(timeout=DEADLINE_S) == RESULT
     assert len(script.requests) == 3
 
 
@@ -142,7 +143,7 @@ def test_a_service_that_is_away_when_the_time_is_up_is_a_timeout_too() -> None:
 def test_a_wait_outlasts_a_restart_of_the_service() -> None:
     away = [httpx2.ConnectError("refused")] * 3
     handle, _ = job(ok(record(JobState.RUNNING)), *away, ok(record(JobState.SUCCEEDED)))
-    assert handle.wait(timeout=30).state is JobState.SUCCEEDED
+    assert handle.wait(timeout=DEADLINE_S).state is JobState.SUCCEEDED
 
 
 def test_a_wait_looks_often_at_first_and_never_past_its_deadline() -> None:
@@ -254,7 +255,7 @@ def test_the_async_client_does_the_same(run_async: RunAsync) -> None:
         async with AsyncClient("http://ladle.test", transport=httpx2.MockTransport(script)) as asking:
             handle = await asking.submit("/c", "/v", method="twa")
             assert [item.id async for item in handle.events()] == ["1-0", "2-0", "3-0"]
-            assert await handle.result(timeout=10) == RESULT
+            assert await handle.result(timeout=DEADLINE_S) == RESULT
             assert await handle.done()
             assert await handle.logs() == ("a",)
 

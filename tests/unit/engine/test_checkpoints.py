@@ -140,7 +140,13 @@ def test_nested_and_wrapped_state_dicts_give_the_same_names_and_values(
 def test_the_format_of_before_torch_1_6_reads_too(tmp_path: Path) -> None:
     for number in (1, 2):
         torch.save(weights(float(number)), tmp_path / f"{number}.pth", _use_new_zipfile_serialization=False)
-    check(discover(tmp_path), ignore)
+    found = discover(tmp_path)
+    check(found, ignore)
+    for number, checkpoint in enumerate(found.checkpoints, start=1):
+        with open_checkpoint(checkpoint) as reader:
+            assert {name: reader.read(name).tolist() for name in reader.tensors()} == {
+                name: tensor.tolist() for name, tensor in weights(float(number)).items()
+            }
 
 
 def test_filters_keep_a_pattern_the_last_n_or_named_steps(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
     placed = placed_weights(folder, precision)
 
     monkeypatch.setattr(buckets, "CHUNK_NUMBERS", 1)
-    for limit in ("FLOAT32_CHUNK_LENGTH", "CHUNK_ELEMENTS"):
+    for limit in ("FLOAT32_CHUNK_LENGTH", "DECODED_ELEMENTS"):
         monkeypatch.setattr(rows, limit, BLOCK)
     read: list[tuple[int, slice]] = []
     read_chunks = buckets.read_chunks

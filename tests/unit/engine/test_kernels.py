@@ -16,6 +16,7 @@ import torch
 
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.resident_rows import ResidentRows
+from tests.polling import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: there is none for macOS or aarch64"
@@ -50,7 +51,7 @@ print("agree")
 """
 
 
-@pytest.mark.parametrize("tier", ROW_PRECISIONS)
+@pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
@@ -58,7 +59,7 @@ def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -66,7 +67,7 @@ def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["_project", "_expand"])
-@pytest.mark.parametrize("tier", ROW_PRECISIONS)
+@pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_the_kernels_compile_for_an_h100(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, kernel: str
 ) -> None:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from ladle_engine import METHODS, MethodError, Outcome, average, candidate_state
 from ladle_engine.checkpoints import discover
 from ladle_engine.coefficients import RandomPart
+from ladle_engine.methods import twa
 from ladle_engine.methods.fixed import SHORTEST_MEMORY, decays
 from ladle_engine.methods.trained import OWN_MOVES, WHOLE_MOVES
 from ladle_engine.methods.twa import TwaOptions
@@ -29,7 +30,8 @@ from ladle_engine.subspace.geometry import measure
 from ladle_engine.tasks.examples import split
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.toy import ToyTask, plain_net, trainer_for, write_checkpoints
 
 
@@ -278,13 +280,13 @@ def test_a_method_to_start_from_runs_once_with_the_jobs_options_also_after_a_cra
 ) -> None:
     """`twa` runs before `twa-layerwise`, from where that one will be; neither trains for the other's options."""
     runs: list[str] = []
-    run_training = Trainer.train
+    run_training = twa.train
 
     def counting(trainer: Trainer, subspace: Any, settings: TrainSettings) -> Trained:
         runs.append(f"{trainer.method} {settings.steps}")
         return run_training(trainer, subspace, settings)
 
-    monkeypatch.setattr(Trainer, "train", counting)
+    monkeypatch.setattr(twa, "train", counting)
     options = {
         "methods": ["twa", "twa-layerwise"],
         "options": {
@@ -360,14 +362,14 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
             "`start` of method `twa` must be centre, the name of a checkpoint, or another method, but",
         ),
         ("twa", {"start": "step-2"}, "but is `step-2` (perhaps `step-2.safetensors` is meant)."),
-        ("twa", {"start": "given"}, "Method `twa` starts from `given`, whose options `auto` takes in `options`."),
+        ("twa", {"start": "given"}, "Method `twa` starts from `given`, whose options go into `options` of `auto`."),
         (
             "auto",
             {
                 "methods": ["learned-soup"],
                 "options": {"learned-soup": {"start": "given"}, "given": {"coefficients": [1.2, -0.2, 0, 0, 0]}},
             },
-            "`start` of method `learned-soup` must have no negative coefficient, but `given` has -0.2.",
+            "`start` of method `learned-soup` must not have negative coefficients, but `given` has -0.2.",
         ),
         ("twa", {"optimizer": "sgd"}, "Did you mean `optimiser`?"),
         ("twa", {"speed_up": 0.01}, "`speed_up` of method `twa` must be at least 1.0, but is 0.01."),
@@ -379,7 +381,7 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         ),
         ("twa", ["steps"], "The options of method `twa` must be given by name, but are ['steps']."),
         ("twa", {"groups": []}, "`groups` must have at least one pattern, but is an empty list."),
-        ("random", {"redraw": True, "l2": 9.0}, "`l2` of method `random` must be absent with `redraw`"),
+        ("random", {"redraw": True, "l2": 9.0}, "`l2` of method `random` must be left out with `redraw`"),
         (
             "random",
             {"dimensions": 10**7},
@@ -388,7 +390,7 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         (
             "given",
             {"coefficients": {"step-9": 1.0}},
-            "name each of the 5 checkpoints, but are for `step-9`, which is none",
+            "name each of the 5 checkpoints, but are also for `step-9`, which is not one of",
         ),
         ("given", {"coefficients": [10**400, 0, 0, 0, 0]}, "be finite numbers that float64 can hold, but are 1000"),
         ("twa", {"start": "twa-layerwise"}, "have one weight for each checkpoint in every group"),
@@ -397,8 +399,8 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
             {"start": "random"},
             "`start` of method `learned-soup` must be a combination of checkpoints, but is one of random",
         ),
-        ("given", {}, "must be 5 numbers, one a checkpoint, but are 0 numbers."),
-        ("given", {"coefficients": [0.5, 0.5]}, "must be 5 numbers, one a checkpoint, but are 2 numbers."),
+        ("given", {}, "must be 5 numbers, one per checkpoint, but are 0 numbers."),
+        ("given", {"coefficients": [0.5, 0.5]}, "must be 5 numbers, one per checkpoint, but are 2 numbers."),
         (
             "given",
             {"coefficients": [0.2, 0.2, 0.2, 0.2, 0.1]},
@@ -409,23 +411,23 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
             {"coefficients": {"step-0.safetensors": 1.0}},
             "name each of the 5 checkpoints, but are without `step-1",
         ),
-        ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one a group"),
+        ("given", {"coefficients": [[0.2] * 5], "groups": "layers"}, "5 numbers, or 2 lists of 5, one per group"),
         ("given", {"coefficients": "uniform"}, "`coefficients` of method `given` must be of type list[float] |"),
         ("twa", {"prior": "strong"}, "`prior` of method `twa` must be a number, null or `learned`, but is `strong`."),
         (
             "pca",
             {"dimensions": 5},
-            "`dimensions` of method `pca` must be at most the number of checkpoints less one (4)",
+            "`dimensions` of method `pca` must be at most one less than the number of checkpoints (4)",
         ),
         ("pca", {"dimensions": 0}, "`dimensions` of method `pca` must be at least 1, but is 0."),
         ("twa", {"groups": ["rest"]}, "match a parameter no earlier one does, but is `rest`"),
         ("twa", {"groups": ["0", "0"]}, "match a parameter no earlier one does, but is `0`"),
-        ("twa", {"momentum": 0.5}, "`momentum` of method `twa` must be absent with `optimiser: adamw`"),
-        ("pca", {"optimiser": "lbfgs", "steps": 9}, "`steps` of method `pca` must be absent with `optimiser: lbfgs`"),
-        ("twa", {"passes": 3}, "`passes` of method `twa` must be absent with `optimiser: adamw`"),
+        ("twa", {"momentum": 0.5}, "`momentum` of method `twa` must be left out with `optimiser: adamw`"),
+        ("pca", {"optimiser": "lbfgs", "steps": 9}, "`steps` of method `pca` must be left out with `optimiser: lbfgs`"),
+        ("twa", {"passes": 3}, "`passes` of method `twa` must be left out with `optimiser: adamw`"),
         ("twa", {"basis": "unit"}, "`basis` of method `twa` must be one of axes, normalised, lengths, gram-schmidt"),
         ("pca", {"basis": "axes"}, "`basis` must be an option of method `pca`, but it has no such option."),
-        ("auto", {"options": {"pca": {"steps": 9}}}, "that others start from, but is for `pca` too."),
+        ("auto", {"options": {"pca": {"steps": 9}}}, "that others start from, but is also for `pca`."),
     ],
     ids=str,
 )
@@ -458,7 +460,7 @@ def test_coefficients_of_another_sum_are_allowed_with_the_flag_judged_as_they_ar
     outcome = run(folder, "out", "given", {"coefficients": [0.1] * 5, "any_sum": True})
     score = next(score for score in outcome.candidates if score.method == "given")
     assert score.label == "given (sum 0.5)"
-    assert any("sum to 0.5: the result is no average" in warning for warning in outcome.warnings)
+    assert any("sum to 0.5: the result is not an average" in warning for warning in outcome.warnings)
     # The judged model is half of the mean, not the mean.
     model = plain_net()
     model.load_state_dict(candidate_state(folder / "out", folder / "checkpoints", "given"))

@@ -25,6 +25,7 @@ from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.model.statistics import AveragedStatistics, NoStatistics, choose_statistics
 from ladle_engine.pipeline.prepare import supported_precision
 from ladle_engine.pipeline.report import versions
+from ladle_engine.placements import control_group, memory_probe
 from ladle_engine.placements import memory_plan as preflight
 from ladle_engine.progress import Warned, ignore
 from ladle_engine.resume_state import fingerprint
@@ -158,7 +159,7 @@ def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monk
 def test_a_method_that_is_only_started_from_counts_too() -> None:
     options = {"twa": {"start": "learned-soup"}, "learned-soup": {"start": "psgd"}}
     plan = plan_methods("auto", {"methods": ["twa"], "options": options})
-    assert plan.with_starts() == {"best", "twa", "learned-soup", "psgd"}
+    assert set(plan.with_starts) == {"best", "twa", "learned-soup", "psgd"}
 
 
 def test_another_precision_is_another_state(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, *tiers: str, error: type[Exception]
             raise error
         return make_rows(precision, *rest)
 
-    monkeypatch.setattr(preflight, "make_rows", some)
+    monkeypatch.setattr(memory_probe, "make_rows", some)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, AssertionError, ValueError])
@@ -268,7 +269,7 @@ def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
     lacking(monkeypatch, "int4", error=error)
     assert supported_precision("int4", CPU, SingleProcess(), told.append) == "int8"
     assert [event.message for event in told if isinstance(event, Warned)] == [
-        "Directions are kept as int8, for cpu does not support int4."
+        "Directions are kept as int8, because cpu does not support int4."
     ]
     assert supported_precision("auto", CPU, SingleProcess(), told.append) == "auto"
 
@@ -367,7 +368,7 @@ class RunsOut(ToyTask):
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
         (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
-        (5, r"The job must fit into the memory that is free, but this rank ran out of it: .*allocate memory"),
+        (5, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
     ],
     ids=["trial", "every-plan", "step"],
 )
@@ -401,13 +402,36 @@ def test_running_out_of_memory_is_told_from_other_errors(error: Exception, is_on
     assert is_out_of_memory(error) == is_one
 
 
-def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = {"memory.max": 1000, "memory.current": 400}
-    monkeypatch.setattr(preflight, "_read_number", lambda path: numbers[path.name])
+def control_group_files(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(text)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_groups_limit_counts_and_cached_files_give_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """`memory.current` of 7.9 GiB of 8 may be 7.5 GiB of page cache."""
+    root = tmp_path / "cgroup"
+    lines = {1: "7:cpu:/else\n4:memory,hugetlb:/jobs/one\n0::/\n", 2: "0::/jobs/one\n"}
+    (tmp_path / "own").write_text(lines[version])
+    monkeypatch.setattr(control_group, "ROOT", root)
+    monkeypatch.setattr(control_group, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert preflight.available_bytes(CPU) == 600
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert preflight.available_bytes(CPU) == 200, "ranks share their machine's memory"
+    own = root / "jobs" / "one" if version == 2 else root / "memory" / "jobs" / "one"
+    limit, used, prefix = {
+        1: ("memory_limit_in_bytes", "memory_usage_in_bytes", "total_"), 2: ("memory_max", "memory_current", ""),
+    }[version]  # fmt: skip
+    assert control_group.free_bytes() == []
+    control_group_files(own, **{limit: "1000", used: "900", "memory_stat": f"anon 200\n{prefix}inactive_file 700\n"})
+    assert memory_probe.available_bytes(CPU) == 800
+    control_group_files(own.parent, **{limit: "500\n", used: "100\n"})
+    assert memory_probe.available_bytes(CPU) == 400, "the groups above count too"
+    control_group_files(own.parent, **{limit: "max\n"})
+    assert memory_probe.available_bytes(CPU) == 800
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_probe.available_bytes(CPU) == 200, "ranks share their machine's memory"
 
 
 def test_tied_tensors_are_bound_once_and_a_file_that_unties_them_is_refused(tmp_path: Path) -> None:
@@ -506,7 +530,7 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
 
     task = ToyTask(plain_net)
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    choose = candidates.choose
+    choose = candidates.run_once
     trained_on: list[int] = []
     evaluated: list[int] = []
 
@@ -526,7 +550,7 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
             patch.setattr(ToyData, "batch", watched)
             return choose(context, name)
 
-    monkeypatch.setattr(candidates, "choose", spying)
+    monkeypatch.setattr(candidates, "run_once", spying)
     options = quick_options(5, steps=3).get(method, {})
     average(
         tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
@@ -649,7 +673,7 @@ def test_a_last_batch_of_one_example_does_not_stop_batch_norm(tmp_path: Path, co
 
 def test_batches_of_one_are_refused_where_the_model_has_batch_norm(tmp_path: Path) -> None:
     write_checkpoints(tmp_path / "checkpoints", norm_net)
-    with pytest.raises(TaskError, match="must be at least 2 for each of 1 ranks"):
+    with pytest.raises(TaskError, match="must be at least 2 per rank, because the model"):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out",
             task=ToyTask(norm_net, count=1100, batch_size=1), method="twa",

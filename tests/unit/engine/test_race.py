@@ -332,7 +332,9 @@ def test_of_many_checkpoints_a_grid_is_refined_around_its_best_k(peak: int) -> N
 
 
 def test_the_second_best_of_one_checkpoint_is_refused() -> None:
-    with pytest.raises(EngineError, match="`second-best` must have at least 2 checkpoints, but there is 1") as caught:
+    with pytest.raises(
+        EngineError, match="`second-best` must have at least 2 checkpoints, but there is only 1"
+    ) as caught:
         METHODS["second-best"].choose(Judge(1, float), None)  # type: ignore[arg-type]
     assert caught.value.code == "too-few-checkpoints"
     assert caught.value.code in candidates.LEFT_OUT

@@ -103,7 +103,7 @@ PLAIN: dict[str, Callable[[Any], Coefficients]] = {
 def test_every_method_chooses_what_full_evaluation_chooses_from_fewer_examples(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int], metric: str, most: float
 ) -> None:
-    choose = candidates.choose
+    choose = candidates.run_once
     spent: dict[str, tuple[int, int]] = {}
 
     def comparing(context: Any, method: str) -> Any:
@@ -115,7 +115,7 @@ def test_every_method_chooses_what_full_evaluation_chooses_from_fewer_examples(
         assert torch.equal(choice.coefficients.alpha_KG, expected.alpha_KG), method
         return choice
 
-    monkeypatch.setattr(candidates, "choose", comparing)
+    monkeypatch.setattr(candidates, "run_once", comparing)
     average(
         uneven / "checkpoints", uneven / "val.npz", output=tmp_path / "out", metric=metric,
         method_options={"methods": list(PLAIN)}, task_options={"batch_size": 16},
@@ -179,7 +179,7 @@ def test_by_the_loss_contenders_are_given_up_early_and_the_winner_is_full_evalua
             path,
         )
     task = CountingTask(6000)
-    choose = candidates.choose
+    choose = candidates.run_once
     spent: dict[str, tuple[int, int]] = {}
 
     def comparing(context: Any, method: str) -> Any:
@@ -191,7 +191,7 @@ def test_by_the_loss_contenders_are_given_up_early_and_the_winner_is_full_evalua
         assert torch.equal(choice.coefficients.alpha_KG, expected.alpha_KG), method
         return choice
 
-    monkeypatch.setattr(candidates, "choose", comparing)
+    monkeypatch.setattr(candidates, "run_once", comparing)
     outcome = average(
         tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, metric="loss",
         method_options={"methods": list(PLAIN)},

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ladle_engine.directions import offloaded_rows
 from ladle_engine.directions import resident_rows as rows_module
 from ladle_engine.directions.formats import BLOCK, ROW_PRECISIONS, Rows, row_bytes
 from ladle_engine.directions.offloaded_rows import OffloadedRows, _StagingBuffers
@@ -45,10 +46,10 @@ def stored(rows: Rows, count: int, length: int) -> Tensor:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks and groups of rows from small pieces."""
-    monkeypatch.setattr(rows_module, "CHUNK_ELEMENTS", 8 * BLOCK)
+    monkeypatch.setattr(rows_module, "DECODED_ELEMENTS", 8 * BLOCK)
     monkeypatch.setattr(rows_module, "FLOAT32_CHUNK_LENGTH", 3 * BLOCK)
     monkeypatch.setattr(rows_module, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(rows_module, "OFFLOAD_CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(offloaded_rows, "OFFLOAD_CHUNK_BYTES", 1 << 12)
 
 
 @pytest.mark.parametrize("precision", ROW_PRECISIONS)

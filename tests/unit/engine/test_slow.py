@@ -25,6 +25,7 @@ from ladle_engine.subspace.bases import (
 )
 from ladle_engine.subspace.prior import Learned
 from ladle_engine.training.settings import TrainSettings
+from ladle_engine.training.train import train
 from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.slow import N, SlowPrior, around_the_mean, slow_basis, slow_lbfgs, slow_model, slow_training
 from tests.unit.engine.test_train import SETTINGS
@@ -90,7 +91,7 @@ def test_forty_adamw_steps_equal_autograd_through_the_average(
         grouping = ["first", "head.w"]
     checkpoints = write_checkpoints(tmp_path, build)
     trainer = trainer_for(checkpoints, build, grouping)
-    trained = trainer.train(subspace_for(checkpoints, trainer, BASES[basis]), SETTINGS)
+    trained = train(trainer, subspace_for(checkpoints, trainer, BASES[basis]), SETTINGS)
     assert_same(trained.weights_KG, expected_of(checkpoints, trainer, build, basis, SETTINGS))
 
 
@@ -110,7 +111,7 @@ def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Pat
     settings = replace(SETTINGS, **change)
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "layers")
-    trained = trainer.train(subspace_for(checkpoints, trainer), settings)
+    trained = train(trainer, subspace_for(checkpoints, trainer), settings)
     assert_same(trained.weights_KG, expected_of(checkpoints, trainer, plain_net, "own lengths", settings))
 
 
@@ -120,7 +121,7 @@ def test_a_learned_prior_is_the_documented_rule_in_plain_loops(tmp_path: Path, g
     settings = replace(SETTINGS, prior="learned", averaged_fraction=0.5)
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, grouping)
-    found = trainer.train(subspace_for(checkpoints, trainer, BASES[basis]), settings).weights_KG
+    found = train(trainer, subspace_for(checkpoints, trainer, BASES[basis]), settings).weights_KG
     assert_same(found, expected_of(checkpoints, trainer, plain_net, basis, settings))
     unlearned = replace(settings, prior=0.3)
     assert (found - expected_of(checkpoints, trainer, plain_net, basis, unlearned)).abs().max() > 1e-4
@@ -152,7 +153,7 @@ def test_shared_coefficients_with_each_groups_own_equal_the_reference(
     trainer = trainer_for(checkpoints, plain_net, grouping)
     own = subspace_for(checkpoints, trainer, BASES[basis])
     shared = subspace_for(checkpoints, trainer_for(checkpoints, plain_net, "model"), BASES[basis])
-    found = trainer.train(Layered(alpha_0_KG=own.alpha_0_KG, shared=shared.basis, own=own.basis), settings)
+    found = train(trainer, Layered(alpha_0_KG=own.alpha_0_KG, shared=shared.basis, own=own.basis), settings)
 
     slow = slow_model(checkpoints, plain_net, trainer.groups)
     directions = slow.directions()
@@ -172,7 +173,7 @@ def test_convex_coefficients_equal_the_reference(tmp_path: Path, grouping: Group
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, grouping)
     alpha_0_KG = torch.full((5, len(trainer.groups)), 0.2, dtype=torch.float64)
-    found = trainer.train(Convex(alpha_0_KG=alpha_0_KG), settings).weights_KG
+    found = train(trainer, Convex(alpha_0_KG=alpha_0_KG), settings).weights_KG
 
     def softmax(theta_KG: Tensor) -> Tensor:
         return theta_KG.exp() / theta_KG.exp().sum(dim=0)
@@ -190,7 +191,7 @@ def test_batch_norm_in_training_mode_equals_the_reference(
     checkpoints = write_checkpoints(tmp_path, norm_net)
     trainer = trainer_for(checkpoints, norm_net, grouping)
     assert trainer.statistics.name == "recomputed"
-    found = trainer.train(subspace_for(checkpoints, trainer, principal_axes), settings).weights_KG
+    found = train(trainer, subspace_for(checkpoints, trainer, principal_axes), settings).weights_KG
     assert_same(found, expected_of(checkpoints, trainer, norm_net, "principal axes", settings))
 
 
@@ -202,7 +203,7 @@ def test_lbfgs_sees_the_points_that_torchs_own_sees_on_the_same_objective(
     settings = replace(SETTINGS, optimiser="lbfgs", steps=passes)
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, grouping)
-    found = trainer.train(subspace_for(checkpoints, trainer), settings).weights_KG
+    found = train(trainer, subspace_for(checkpoints, trainer), settings).weights_KG
     slow = slow_model(checkpoints, plain_net, trainer.groups)
     basis = slow_basis("own lengths", slow.directions())
     expected = slow_lbfgs(

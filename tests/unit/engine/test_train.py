@@ -22,7 +22,8 @@ from ladle_engine.subspace.bases import (
 )
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings, schedule
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained, train
+from ladle_engine.training.trainer import Trainer
 from tests.unit.engine.toy import plain_net, subspace_for, trainer_for, write_checkpoints
 
 SETTINGS = TrainSettings(
@@ -54,7 +55,7 @@ def test_shared_coefficients_move_every_group_and_span_no_more_than_the_groups_o
         layered.weights(only_shared_MG), shared.weights(theta_MG[:, :1]).expand_as(own.alpha_0_KG)
     )
     torch.testing.assert_close(layered.weights(theta_MG).sum(dim=0), torch.ones(2, dtype=torch.float64))
-    trained = trainer.train(layered, replace(SETTINGS, prior="learned"))
+    trained = train(trainer, layered, replace(SETTINGS, prior="learned"))
     before, _ = trainer.loss_and_gradient(own.alpha_0_KG, trainer.examples.indices)
     after, _ = trainer.loss_and_gradient(trained.weights_KG, trainer.examples.indices)
     assert after < before
@@ -69,7 +70,7 @@ def test_bases_of_different_size_share_their_rows_of_theta(tmp_path: Path) -> No
     assert own.start.shape == (5, 2)
     assert shared.start.shape == (4, 1)
     assert layered.start.shape == (5, 3)
-    assert trainer.train(layered, SETTINGS).weights_KG.isfinite().all()
+    assert train(trainer, layered, SETTINGS).weights_KG.isfinite().all()
 
 
 def test_streamed_directions_train_the_same_coefficients_as_resident_ones(tmp_path: Path) -> None:
@@ -78,8 +79,8 @@ def test_streamed_directions_train_the_same_coefficients_as_resident_ones(tmp_pa
     streamed = trainer_for(checkpoints, plain_net, "layers", precision="streamed")
     subspace = subspace_for(checkpoints, resident)
     torch.testing.assert_close(
-        streamed.train(subspace, SETTINGS).weights_KG,
-        resident.train(subspace, SETTINGS).weights_KG,
+        train(streamed, subspace, SETTINGS).weights_KG,
+        train(resident, subspace, SETTINGS).weights_KG,
         rtol=0,
         atol=1e-5,
     )
@@ -91,7 +92,7 @@ def test_coarse_directions_cost_only_coefficient_accuracy(tmp_path: Path, precis
     exact = trainer_for(checkpoints, plain_net, "model")
     coarse = trainer_for(checkpoints, plain_net, "model", precision=precision)
     subspace = subspace_for(checkpoints, exact)
-    difference = (coarse.train(subspace, SETTINGS).weights_KG - exact.train(subspace, SETTINGS).weights_KG).abs()
+    difference = (train(coarse, subspace, SETTINGS).weights_KG - train(exact, subspace, SETTINGS).weights_KG).abs()
     assert 0 < difference.max() < most
 
 
@@ -109,7 +110,7 @@ def test_lbfgs_reaches_a_lower_minimum_than_adamw_in_as_many_batches(tmp_path: P
         subspace = subspace_for(checkpoints, trainer)
         # 61 examples are 8 batches of 8, and so 20 passes.
         steps = 20 if optimiser == "lbfgs" else 160
-        trained = trainer.train(subspace, replace(SETTINGS, optimiser=optimiser, steps=steps))
+        trained = train(trainer, subspace, replace(SETTINGS, optimiser=optimiser, steps=steps))
         reached[optimiser] = full_objective(trainer, subspace, trained.weights_KG, prior=0.5)
         assert len(trained.losses) <= steps
     assert reached["lbfgs"] < reached["adamw"]
@@ -127,7 +128,7 @@ def test_lbfgs_measures_no_point_twice_and_ends_where_nothing_improves(tmp_path:
 
     trainer.placement.load_weights = watched  # type: ignore[method-assign]  # a spy
     subspace = subspace_for(checkpoints, trainer)
-    trained = trainer.train(subspace, replace(SETTINGS, optimiser="lbfgs", steps=10_000))
+    trained = train(trainer, subspace, replace(SETTINGS, optimiser="lbfgs", steps=10_000))
     assert len(placed) == len(trained.losses) < 100
     assert not any(torch.equal(one, other) for i, one in enumerate(placed) for other in placed[:i])
 
@@ -144,9 +145,9 @@ def test_sam_takes_the_gradient_uphill(tmp_path: Path) -> None:
     uphill_KG = centre_KG + 0.4 * first_KG / first_KG.norm()
     _, expected_KG = trainer.loss_and_gradient(uphill_KG, batch)
     expected_KG = centre_KG - 0.05 * (expected_KG - expected_KG.mean(dim=0))
-    moved_KG = trainer.train(subspace, replace(settings, sam_radius=0.4)).weights_KG
+    moved_KG = train(trainer, subspace, replace(settings, sam_radius=0.4)).weights_KG
     torch.testing.assert_close(moved_KG, expected_KG, rtol=0, atol=1e-7)
-    plain_KG = trainer.train(subspace, settings).weights_KG
+    plain_KG = train(trainer, subspace, settings).weights_KG
     assert (plain_KG - moved_KG).abs().max() > 1e-4
 
 
@@ -154,7 +155,7 @@ def test_convex_coefficients_stay_positive_and_lower_the_loss(tmp_path: Path) ->
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "layers")
     start_KG = torch.full((5, 2), 0.2, dtype=torch.float64)
-    trained = trainer.train(Convex(alpha_0_KG=start_KG), replace(SETTINGS, prior=None, learning_rate=0.2))
+    trained = train(trainer, Convex(alpha_0_KG=start_KG), replace(SETTINGS, prior=None, learning_rate=0.2))
     assert bool((trained.weights_KG > 0).all())
     torch.testing.assert_close(trained.weights_KG.sum(dim=0), torch.ones(2, dtype=torch.float64))
     before, _ = trainer.loss_and_gradient(start_KG, trainer.examples.indices)
@@ -176,7 +177,7 @@ def test_learning_rates_mean_the_same_for_a_model_a_thousand_times_larger(tmp_pa
     one_step = replace(SETTINGS, steps=1, warmup_fraction=0.0)
     for folder, trainer in (("near", near), ("far", far)):
         subspace = subspace_for(discover(tmp_path / folder), trainer)
-        u_KG = trainer.train(subspace, one_step).weights_KG - subspace.alpha_0_KG
+        u_KG = train(trainer, subspace, one_step).weights_KG - subspace.alpha_0_KG
         # AdamW's first step is the rate in each coordinate; what all share moves nothing and is taken out.
         signs_KG = (u_KG - u_KG.min()).gt(0.05).double() * 0.1 - 0.05
         torch.testing.assert_close(u_KG, signs_KG - signs_KG.mean(), rtol=0, atol=1e-4)
@@ -187,7 +188,7 @@ def test_a_loss_that_becomes_nan_names_method_step_and_rate(tmp_path: Path) -> N
     trainer = trainer_for(checkpoints, plain_net, "model")
     trainer.examples.data.y[20:] = float("nan")  # type: ignore[attr-defined]  # the toy's own data
     with pytest.raises(MethodError, match=r"`twa` must be finite.* at step \d+ of 40 the loss is nan.*0\.05") as caught:
-        trainer.train(subspace_for(checkpoints, trainer), SETTINGS)
+        train(trainer, subspace_for(checkpoints, trainer), SETTINGS)
     assert caught.value.code == "non-finite-loss"
 
 
@@ -215,7 +216,7 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
 def test_trained_holds_the_final_coefficients(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, plain_net)
     trainer = trainer_for(checkpoints, plain_net, "model")
-    trained = trainer.train(subspace_for(checkpoints, trainer), SETTINGS)
+    trained = train(trainer, subspace_for(checkpoints, trainer), SETTINGS)
     assert isinstance(trained, Trained)
     assert len(trained.losses) == 40
     assert sum(trained.losses[-8:]) < sum(trained.losses[:8])

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ladle_contracts import JobState, Warned
 from ladle_service.stream import sse_bytes
+from tests.polling import DEADLINE_S
 from tests.unit.service.fakes import FakeStore, Service
 from tests.unit.service.test_jobs import problem_of
 
@@ -26,7 +27,7 @@ def ids_of(text: str) -> list[str]:
 
 async def come(predicate: Callable[[], bool]) -> None:
     """Lets the event loop run until something is true; a TimeoutError after a while."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while not predicate():  # noqa: ASYNC110  what is waited for is many things, none with an event
             await asyncio.sleep(0.001)
 

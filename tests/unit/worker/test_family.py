@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from ladle_worker.family import before_exec, end_tree
-from tests.polling import until
+from tests.polling import SOON_S, until
 from tests.servers import is_alive
 
 STUBBORN = (
@@ -28,7 +28,7 @@ def test_a_tree_that_ignores_sigterm_ends_all_the_same_with_all_its_leaves() -> 
         assert len(tree) == 2
         began = time.monotonic()
         end_tree(process.pid, grace_s=0.3)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_S
         process.wait()
         assert not any(is_alive(each) for each in tree)
 
@@ -54,4 +54,4 @@ def test_a_child_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
         child = psutil.Process(int(process.stdout.readline()))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        until(lambda: not is_alive(child), timeout_s=5, what="the child to end")
+        until(lambda: not is_alive(child), what="the child to end")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ladle_contracts.broker import broker_url
 from ladle_worker.settings import Settings
+from tests.polling import DEADLINE_S
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
@@ -50,7 +51,7 @@ def test_the_program_names_the_variable_and_starts_nothing() -> None:
         env={"LADLE_RESULTS_DIR": "/results", "PATH": "/usr/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 2

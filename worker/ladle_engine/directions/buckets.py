@@ -18,7 +18,6 @@ from ladle_engine.model.local_shard import local_part
 BUCKET_ELEMENTS = 1 << 24
 """A bucket closes when it has this many (64 MiB as float32); a larger tensor is one alone."""
 
-
 CHUNK_NUMBERS = 1 << 22
 """How many numbers, over all checkpoints, are read and converted at once (32 MiB as float64)."""
 

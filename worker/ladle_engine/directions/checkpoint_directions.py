@@ -23,7 +23,6 @@ from ladle_engine.directions.rows import make_rows
 STREAMED = "streamed"
 """Nothing is kept: every step reads the memory-mapped files again."""
 
-
 OFFLOADED = "offload"
 """float32 in the host's memory, brought to the GPU in pieces at each step."""
 

@@ -11,7 +11,6 @@ from torch import Tensor
 BLOCK = 64
 """Elements that share one scale in int8 and int4."""
 
-
 OFFLOAD = "offload:"
 """Before a precision's name: the rows stay in host memory and stream to the device."""
 
@@ -55,7 +54,6 @@ _FORMATS = {
     "int8": Format(dtype=torch.int8, largest_code=127),
     "int4": Format(dtype=torch.int8, codes_per_block=BLOCK // 2, largest_code=7),
 }
-
 
 ROW_PRECISIONS: tuple[str, ...] = tuple(_FORMATS)
 """From the most exact to the smallest."""

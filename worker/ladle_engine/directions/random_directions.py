@@ -14,7 +14,7 @@ from ladle_engine.random_signs import random_signs
 class RandomDirections:
     """Seeded random signs, made anew whenever they are asked for and never kept (Li et al. 2018).
 
-    Each element is +1 or -1: the rows have the length `sqrt(P)` exactly, and need one random bit an element. The bits
+    Each element is +1 or -1: the rows have the length `sqrt(P)` exactly, and need one random bit per element. The bits
     are Philox's own, which numpy keeps the same from release to release, so a model can be rebuilt from its seed.
     """
 
@@ -23,8 +23,7 @@ class RandomDirections:
         self._buckets = buckets
         self._rows = range(count)[rows]
         self._seed = seed
-        self.draw = 0
-        """Which basis: another number is another set of directions."""
+        self._draw = 0
 
     def base_weights_G(self, weights_KG: Tensor) -> Tensor:
         return torch.ones(weights_KG.shape[1], dtype=weights_KG.dtype)
@@ -40,8 +39,9 @@ class RandomDirections:
             projected_N += signs_NC.to(gradient_P) @ gradient_P[elements]
         return projected_N
 
-    def start_at(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """What the model now holds becomes the base."""
+    def draw_at(self, draw: int, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Another basis, the `draw`-th of this seed, around what the model now holds."""
+        self._draw = draw
         self._base = [flat_copy(parameters, bucket) for bucket in self._buckets]
 
     def close(self) -> None:
@@ -54,5 +54,5 @@ class RandomDirections:
                 length = min(chunk, piece.length - first)
                 signs_NC = torch.empty(len(self._rows), length)
                 for signs_C, row in zip(signs_NC, self._rows, strict=True):
-                    signs_C.copy_(random_signs(self._seed, self.draw, row, piece.name, piece.start + first, length))
+                    signs_C.copy_(random_signs(self._seed, self._draw, row, piece.name, piece.start + first, length))
                 yield slice(piece.offset + first, piece.offset + first + length), signs_NC

@@ -31,15 +31,12 @@ FLOAT32_CHUNK_LENGTH = 1 << 18
 """Elements of each float32 row that one matrix product takes: sums over millions of elements in one go lose digits
 (1e-4 at three million with MKL), and shorter ones are slower."""
 
-
-CHUNK_ELEMENTS = 1 << 20
+DECODED_ELEMENTS = 1 << 20
 """Elements decoded to float32 at once. 4 MiB stay in a CPU's last-level cache; smaller chunks lose more to torch's cost
 per call than a nearer cache gains (measured, `benchmarks/rows.py`)."""
 
-
-GPU_CHUNK_ELEMENTS = 1 << 24
+GPU_DECODED_ELEMENTS = 1 << 24
 """The same on a GPU without Triton, where each call costs more."""
-
 
 CHUNK_ROWS = 16
 """Rows decoded at once: with few rows, a chunk is long runs of memory, which is what prefetching needs."""
@@ -194,7 +191,7 @@ class ResidentRows:
 
     def _chunk_blocks(self) -> int:
         rows = max(1, min(CHUNK_ROWS, len(self.codes_NQ)))
-        elements = CHUNK_ELEMENTS if self.codes_NQ.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        elements = DECODED_ELEMENTS if self.codes_NQ.device.type == "cpu" else GPU_DECODED_ELEMENTS
         return max(1, elements // rows // BLOCK)
 
     def _scratch(self) -> Tensor:

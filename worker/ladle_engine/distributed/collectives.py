@@ -166,7 +166,7 @@ class ProcessGroup:
 
     def _make_node(self) -> Collectives:
         own = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
-        # Asked of all, for all must make the same groups or none.
+        # Asked of all ranks, because all must make the same groups or none.
         sizes = sorted(set(self.all_gather(torch.tensor([own]), [1] * self.size).tolist()))
         if len(sizes) > 1 or self.size % own:
             raise EngineError(
@@ -212,7 +212,7 @@ def _is_of_a_collective(error: RuntimeError) -> bool:
 
 def _lost(error: RuntimeError) -> RankLostError:
     return RankLostError(
-        f"Rank {dist.get_rank()} could not end a collective with the others: {_roll_call()}. ({error})"
+        f"Rank {dist.get_rank()} could not finish a collective with the others: {_roll_call()}. ({error})"
     )
 
 

@@ -49,5 +49,5 @@ def named_out_of_memory() -> Iterator[None]:
             raise
         raise EngineError(
             "out-of-memory",
-            f"The job must fit into the memory that is free, but this rank ran out of it: {error} {RELIEF}",
+            f"The job must fit into free memory, but this rank ran out of it: {error} {RELIEF}",
         ) from error

@@ -54,8 +54,8 @@ def evaluate(model: nn.Module, examples: Examples, metrics: tuple[Metric, ...], 
     """Collective: batches are dealt to the ranks in turn, and every rank gets the values of all examples, in order.
 
     What stands in a batch does not depend on the ranks, so a model has the same values on any number of them. Every
-    rank calls the model equally often, for a call may itself be collective: one that is dealt a batch less scores an
-    example once more and drops its values.
+    rank calls the model equally often, because a call may itself be collective: a rank that is dealt one batch less
+    scores an example once more and drops its values.
     """
     model.eval()
     batches = examples.indices.split(examples.task.batch_size)

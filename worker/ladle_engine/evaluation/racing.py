@@ -25,7 +25,7 @@ from ladle_engine.progress import Pace
 from ladle_engine.tasks.base import Metric
 
 SIGMAS = 5.0
-"""Standard errors by which the leader must be ahead. One contender passes this by chance in 3.5 million cases."""
+"""Standard errors by which the leader must be ahead. An equal model is dropped wrongly about once in 3.5 million."""
 UNSEEN = 3
 """Examples, as bad for the leader as any could be, that may have been missed: of a kind that n examples do not show, up
 to 3/n of all may be."""

@@ -7,10 +7,10 @@ from typing import Any
 from ladle_engine.methods.base import Method
 from ladle_engine.methods.plan import AutoOptions, plan_methods
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
-from ladle_engine.methods.runs import choose
+from ladle_engine.methods.runs import run_once
 from ladle_engine.options import describe_options
 
-__all__ = ["AUTO", "AUTO_METHODS", "METHODS", "Method", "catalog", "choose", "plan_methods"]
+__all__ = ["AUTO", "AUTO_METHODS", "METHODS", "Method", "catalog", "plan_methods", "run_once"]
 
 
 def catalog() -> list[dict[str, Any]]:

@@ -6,11 +6,35 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.model.groups import Grouping
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """For methods that take none."""
+
+
+class FixedMethod:
+    """For methods that train nothing: they keep no vectors, start from nothing and have no groups."""
+
+    weight_vectors: ClassVar[int] = 0
+
+    def starts_from(self, options: Any) -> str | None:
+        return None
+
+    def grouping(self, options: Any) -> Grouping | None:
+        return None
+
+
+class TrainedMethod(FixedMethod):
+    """For methods whose options have `start` and `groups`."""
+
+    def starts_from(self, options: Any) -> str | None:
+        return str(options.start)
+
+    def grouping(self, options: Any) -> Grouping | None:
+        chosen: Grouping = options.groups
+        return chosen
 
 
 class Method(Protocol):
@@ -21,6 +45,16 @@ class Method(Protocol):
     reference: ClassVar[str]
     reference_url: ClassVar[str]
     options_type: ClassVar[type]
+    weight_vectors: ClassVar[int]
+    """Vectors of the model's size that it keeps besides the directions; the memory plan counts them."""
+
+    def starts_from(self, options: Any) -> str | None:
+        """The checkpoint or the method that training starts from; None where nothing is trained."""
+        ...
+
+    def grouping(self, options: Any) -> Grouping | None:
+        """How it groups tensors; None for the whole model."""
+        ...
 
     def choose(self, context: MethodContext, options: Any) -> Choice:
         """Collective. Trains on the fit split or the training set alone.

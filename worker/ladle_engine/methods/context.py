@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ladle_engine.evaluation.cache import Evaluations
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.racing import race
 from ladle_engine.model.binding import Binding
-from ladle_engine.model.groups import Groups, whole_model
+from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.model.statistics import Statistics
 from ladle_engine.placements.model_weights import ModelWeights
@@ -58,17 +58,12 @@ class Plan:
     """In the order in which they run."""
     options: Mapping[str, Any]
     """Every method's parsed options: others may start from one that is not a candidate itself."""
-
-    def with_starts(self) -> set[str]:
-        """The methods that run, and those that they start from."""
-        found: set[str] = set()
-        waiting = list(self.methods)
-        while waiting:
-            method = waiting.pop()
-            if method in self.options and method not in found:
-                found.add(method)
-                waiting.append(getattr(self.options[method], "start", ""))
-        return found
+    with_starts: tuple[str, ...]
+    """The methods that run, and those that they start from."""
+    groupings: tuple[Grouping, ...]
+    """Of all of `with_starts`."""
+    weight_vectors: int
+    """The most vectors of the model's size that one of them keeps besides the directions."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +71,8 @@ class MethodContext:
     """Made once a job by `average`; methods read it and place coefficients in its model."""
 
     plan: Plan
+    run_method: Callable[[MethodContext, str], Choice]
+    """Runs a method by name, once per job; see `choice_of`."""
     checkpoints: CheckpointSet
     task: Task
     metric: Metric
@@ -117,6 +114,10 @@ class MethodContext:
 
     def close(self) -> None:
         self.weights.close()
+
+    def choice_of(self, method: str) -> Choice:
+        """Collective: what another method chose, for one that starts from it."""
+        return self.run_method(self, method)
 
     def coefficients(self, alpha_K: Sequence[float] | Tensor) -> Coefficients:
         """Whole-model coefficients."""
@@ -175,7 +176,8 @@ class MethodContext:
     def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """What is judged is what will be written: rounded to the output's type.
 
-        Collective: the names of those that are too large for it, the same on every rank, for each may hold a part only.
+        Collective: the names of those that are too large for it. They are the same on every rank, because each may hold
+        only a part.
         """
         rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
         if not rounded:

@@ -14,7 +14,7 @@ import torch
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
-from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.options import option
 
@@ -25,7 +25,7 @@ SHORTEST_MEMORY = 1.25
 """Checkpoints: an average with less of them is as good as the last one."""
 
 
-class Best:
+class Best(FixedMethod):
     """The bar that the others must clear, set as high as the select split makes it."""
 
     name: ClassVar[str] = "best"
@@ -41,11 +41,11 @@ class Best:
         )
 
 
-class SecondBest:
+class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
     name: ClassVar[str] = "second-best"
-    summary: ClassVar[str] = "The second best single checkpoint on the select split; `auto` leaves it out."
+    summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
@@ -54,7 +54,7 @@ class SecondBest:
         K = len(context.checkpoints.names)
         if K < 2:
             raise MethodError(
-                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is {K}."
+                "too-few-checkpoints", f"Method `{self.name}` must have at least 2 checkpoints, but there is only {K}."
             )
         best = best_of(context, range(K), self.name)
         index = best_of(context, [i for i in range(K) if i != best], self.name)
@@ -63,7 +63,7 @@ class SecondBest:
         )
 
 
-class Uniform:
+class Uniform(FixedMethod):
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "The arithmetic mean of all checkpoints (SWA)."
     reference: ClassVar[str] = "Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, eq. 1"
@@ -77,10 +77,10 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LastKOptions:
-    k: int | None = option(None, "how many of the last checkpoints; chosen on the select split when absent", at_least=1)
+    k: int | None = option(None, "how many of the last checkpoints; by default the select split chooses", at_least=1)
 
 
-class LastK:
+class LastK(FixedMethod):
     name: ClassVar[str] = "last-k"
     summary: ClassVar[str] = "The mean of the last k checkpoints by step (LAWA)."
     reference: ClassVar[str] = "Kaddour 2022, Stop Wasting My Time!, section 2"
@@ -112,13 +112,13 @@ class LastK:
 class EmaOptions:
     decay: float | None = option(
         None,
-        "weight of the past at each checkpoint; chosen on the select split when absent",
+        "weight of the past at each checkpoint; by default the select split chooses",
         above=0.0,
         at_most=0.9999,
     )
 
 
-class Ema:
+class Ema(FixedMethod):
     name: ClassVar[str] = "ema"
     summary: ClassVar[str] = "An exponential moving average over the checkpoints, in order of step."
     reference: ClassVar[str] = "Polyak and Juditsky 1992; as in torch.optim.swa_utils, over checkpoints"
@@ -155,7 +155,7 @@ def decays(K: int) -> list[float]:
 
     A longer one than there are checkpoints would give the first of them most of the weight.
     """
-    # A little more, for K itself is among them where it is 5, 10 or 20.
+    # A little more, because K itself is among them where it is 5, 10 or 20.
     longer = math.floor(2 * math.log2(K / SHORTEST_MEMORY) + 1e-9)
     return [round(1 - 2 ** (-step / 2) / SHORTEST_MEMORY, 4) for step in range(1 + max(0, longer))]
 

@@ -9,31 +9,33 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import FixedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.groups import HELP, Grouping, group
 from ladle_engine.options import option
 from ladle_engine.progress import Warned
 
-SUM_TOLERANCE = 1e-6
-
 
 @dataclass(frozen=True, kw_only=True)
 class GivenOptions:
     coefficients: list[float] | list[list[float]] | dict[str, float] = option(
-        [], "a number a checkpoint, in their order or by name; or, for groups, a list of them for each group"
+        [], "one number per checkpoint, in order or by name; with several groups, one such list per group"
     )
-    any_sum: bool = option(False, "also takes coefficients that do not sum to 1")
+    any_sum: bool = option(False, "accept coefficients that do not sum to 1")
     groups: Grouping = option("model", HELP)
 
 
-class Given:
+class Given(FixedMethod):
     name: ClassVar[str] = "given"
     summary: ClassVar[str] = "Takes the coefficients that you give."
     reference: ClassVar[str] = "a weighted average, as mergekit's `linear`"
     reference_url: ClassVar[str] = "https://github.com/arcee-ai/mergekit"
     options_type: ClassVar[type] = GivenOptions
+
+    def grouping(self, options: GivenOptions) -> Grouping:
+        return options.groups
 
     def choose(self, context: MethodContext, options: GivenOptions) -> Choice:
         groups = group(context.binding, options.groups)
@@ -48,7 +50,7 @@ class Given:
             if not options.any_sum:
                 raise _invalid(f"sum to 1{where}, unless `any_sum` is true", f"{total:.7g} in sum")
             context.on_event(
-                Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is no average.")
+                Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is not an average.")
             )
             label = f"{self.name} (sum {total:.4g})"
         return Choice(
@@ -66,7 +68,7 @@ def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> T
         if unknown or missing:
             raise _invalid(
                 f"name each of the {K} checkpoints",
-                f"for `{unknown[0]}`, which is none of {', '.join(names[:8])}"
+                f"also for `{unknown[0]}`, which is not one of {', '.join(names[:8])}"
                 if unknown
                 else f"without `{missing[0]}`",
             )
@@ -74,7 +76,7 @@ def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> T
     rows = given if given and isinstance(given[0], list) else [given] * G
     if len(rows) != G or any(not isinstance(row, list) or len(row) != K for row in rows):
         shape = f"{len(rows)} x {sorted({len(row) if isinstance(row, list) else 1 for row in rows})}"
-        wanted = f"{K} numbers, one a checkpoint" if G == 1 else f"{K} numbers, or {G} lists of {K}, one a group"
+        wanted = f"{K} numbers, one per checkpoint" if G == 1 else f"{K} numbers, or {G} lists of {K}, one per group"
         raise _invalid(f"be {wanted}", f"{len(given)} numbers" if rows[0] is given else f"of the shape {shape}")
     numbers = [number for row in rows for number in row]
     if too_large := [number for number in numbers if not abs(number) <= sys.float_info.max]:

@@ -8,16 +8,18 @@ import torch
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.evaluation.evaluate import Evaluation
-from ladle_engine.methods.base import NoOptions
+from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.progress import Pace
 
 
-class GreedySoup:
+class GreedySoup(FixedMethod):
     """Checkpoints in order of their held-out score; each stays in the soup if the mean of the soup gets no worse."""
 
     name: ClassVar[str] = "greedy-soup"
-    summary: ClassVar[str] = "Adds checkpoints, best first, to a mean for as long as the fit score gets no worse."
+    summary: ClassVar[str] = (
+        "Adds checkpoints to a mean, best first, as long as the score on the fit split does not get worse."
+    )
     reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, recipe 1"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2203.05482"
     options_type: ClassVar[type] = NoOptions

@@ -44,24 +44,49 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
             raise MethodError(
                 "unknown-method", f"`{field}` must be one of {', '.join(known)}, but is `{method}`.{hint}"
             )
-    plan = Plan(
-        methods=tuple(method for method in METHODS if method == "best" or method in wanted),
-        options={
-            method: parse_options(
-                METHODS[method].options_type,
-                given.get(method, {}),
-                owner=f"method `{method}`",
-                error=MethodError,
-                code="invalid-method-options",
-            )
-            for method in METHODS
-        },
-    )
+    plan = _plan([method for method in METHODS if method == "best" or method in wanted], given)
     for method in given:
-        if method not in plan.with_starts():
+        if method not in plan.with_starts:
             raise MethodError(
                 "invalid-method-options",
-                f"`options` of method `{AUTO}` must be for methods that run or that others start from, but is for "
-                f"`{method}` too. Name it in `methods` as well.",
+                f"`options` of method `{AUTO}` must be for methods that run, or that others start from, but is also "
+                f"for `{method}`. Add it to `methods`.",
             )
     return plan
+
+
+def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
+    """`given` are options by method, not parsed yet."""
+    options: dict[str, Any] = {
+        name: parse_options(
+            method.options_type,
+            given.get(name, {}),
+            owner=f"method `{name}`",
+            error=MethodError,
+            code="invalid-method-options",
+        )
+        for name, method in METHODS.items()
+    }
+    needed = _with_starts(methods, options)
+    groupings = (METHODS[name].grouping(options[name]) for name in sorted(needed))
+    return Plan(
+        methods=tuple(methods),
+        options=options,
+        with_starts=tuple(needed),
+        groupings=tuple(grouping for grouping in groupings if grouping is not None),
+        weight_vectors=max(METHODS[name].weight_vectors for name in needed),
+    )
+
+
+def _with_starts(methods: list[str], options: Mapping[str, Any]) -> list[str]:
+    """The methods that run and, after them, those that they start from."""
+    found: list[str] = []
+    waiting = list(methods)
+    while waiting:
+        name = waiting.pop(0)
+        if name not in found:
+            found.append(name)
+            start = METHODS[name].starts_from(options[name])
+            if start in METHODS:
+                waiting.append(start)
+    return found

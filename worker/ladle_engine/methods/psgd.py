@@ -8,37 +8,44 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.methods.trained import CENTRE, choice_of, start_of, trainer_for
+from ladle_engine.methods.trained import CENTRE, as_choice, start_of, trainer_for
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import BASES
 from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.objective import without_noise
 from ladle_engine.training.settings import SCHEDULES, TrainSettings, schedule
-from ladle_engine.training.trainer import Trained, without_noise
+from ladle_engine.training.train import Trained
 
 SETTLED_EVERY = 16
 """Steps after which weights and momentum are made again from their coefficients, which takes out the rounding that has
 gathered, and is where a run can be resumed bit for bit."""
 
-WEIGHT_VECTORS = 4
-"""Of the model's size, at its peak: the momentum, its next value, a projected gradient and the weights set aside."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PsgdOptions:
     steps: int = option(40, "gradient steps, each on one batch", at_least=1)
-    learning_rate: float = option(0.02, "of the weights, in units of the squared length of the directions", above=0.0)
+    learning_rate: float = option(
+        0.02, "step size of the weights, in units of the directions' squared length", above=0.0
+    )
     momentum: float = option(0.9, "of the weights", at_least=0.0, at_most=0.9999)
     schedule: str = option(
-        "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+        "constant", "of the learning rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
     )
-    warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
-    start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
+    warmup_fraction: float = option(
+        0.0, "share of the steps in which the learning rate rises", at_least=0.0, at_most=1.0
+    )
+    start: str = option(CENTRE, "where training begins: centre, a checkpoint's name, or another method's name")
     groups: Grouping = option("model", HELP)
-    basis: str = option("gram-schmidt", "of P: one of the bases of twa, all of the same span", one_of=tuple(BASES))
+    basis: str = option(
+        "gram-schmidt",
+        "basis of the projection: one of the bases of `twa`, which all span the same space",
+        one_of=tuple(BASES),
+    )
 
     def settings(self, seed: int) -> TrainSettings:
         return TrainSettings(
@@ -56,11 +63,11 @@ class PsgdOptions:
         )
 
 
-class Psgd:
+class Psgd(TrainedMethod):
     """`v <- momentum v + P P^T g; w <- w - rate v`.
 
     In exact arithmetic this is SGD with momentum on the coefficients (`twa` with the same basis, `optimiser: sgd` and
-    no prior), at four more vectors of the model's size. Adaptive optimisers would differ, for they are not linear.
+    no prior), at four more vectors of the model's size. Adaptive optimisers would differ, because they are not linear.
     """
 
     name: ClassVar[str] = "psgd"
@@ -70,6 +77,8 @@ class Psgd:
     )
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = PsgdOptions
+    weight_vectors: ClassVar[int] = 4
+    """At its peak: the momentum, its next value, a projected gradient and the weights set aside."""
 
     def choose(self, context: MethodContext, options: PsgdOptions) -> Choice:
         groups = group(context.binding, options.groups)
@@ -107,7 +116,7 @@ class Psgd:
             losses.append(loss)
             pace.step(step + 1, loss)
         trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), losses=losses)
-        return choice_of(context, self.name, groups, trained)
+        return as_choice(context, self.name, groups, trained)
 
 
 def centred(u_KG: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ladle_engine.coefficients import Coefficients, RandomPart
 from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
 from ladle_engine.model.groups import Groups, group
@@ -19,14 +20,15 @@ from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import Scaled
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings, schedule
+from ladle_engine.training.train import train
 from ladle_engine.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(TrainedOptions):
     prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
-    dimensions: int = option(16, "random directions, in each group", at_least=1)
-    redraw: bool = option(False, "draws new directions at every step, and takes a step of gradient descent in each")
+    dimensions: int = option(16, "how many random directions per group", at_least=1)
+    redraw: bool = option(False, "draw new directions at every step, and take one step of gradient descent along them")
 
     def check(self, owner: str) -> None:
         """Raises `MethodError` for what would mean nothing from one basis to the next."""
@@ -36,9 +38,11 @@ class RandomOptions(TrainedOptions):
         super().check(owner)
 
 
-class RandomBases:
+class RandomBases(TrainedMethod):
     name: ClassVar[str] = "random"
-    summary: ClassVar[str] = "Trains along random directions from the mean: a baseline, which no checkpoint informs."
+    summary: ClassVar[str] = (
+        "Trains along random directions from the mean: a baseline that uses no checkpoint differences."
+    )
     reference: ClassVar[str] = (
         "Li et al. 2018, Measuring the Intrinsic Dimension of Objective Landscapes; by layer and re-drawn: Gressmann "
         "et al. 2020, Improving Neural Network Training in Low Dimensional Random Bases"
@@ -68,7 +72,7 @@ class RandomBases:
         if options.redraw:
             weights_TMG, losses = self._redrawn(context, trainer, subspace, settings)
         else:
-            trained = trainer.train(subspace, settings)
+            trained = train(trainer, subspace, settings)
             weights_TMG, losses = trained.weights_KG[None], trained.losses
         placement.close()
         described = [f"{options.dimensions} directions"]
@@ -104,7 +108,6 @@ class RandomBases:
         order = BatchOrder(len(trainer.examples), context.task.batch_size, settings.seed)
         pace = Pace(context.on_event, "train", settings.steps, method=self.name)
         for step in range(len(steps), settings.steps):
-            directions.draw = step
             loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])
             trainer.refuse_infinite(loss, gradient_MG, step + 1, settings)
             rate = settings.learning_rate * schedule(step, settings)
@@ -120,10 +123,9 @@ class RandomBases:
 
 
 def _go(context: MethodContext, trainer: Trainer, directions: RandomDirections, draw: int, weights_MG: Tensor) -> None:
-    """One step: the model moves, and the next directions start from there."""
-    directions.draw = draw
+    """Step number `draw`: the model moves along that draw's directions, and the next ones start from there."""
     trainer.placement.load_weights(weights_MG, trainer.groups)
-    directions.start_at(context.binding.parameters)
+    directions.draw_at(draw + 1, context.binding.parameters)
 
 
 def _scale_G(context: MethodContext, groups: Groups) -> Tensor:

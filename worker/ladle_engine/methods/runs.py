@@ -8,7 +8,7 @@ from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.registry import METHODS
 
 
-def choose(context: MethodContext, method: str) -> Choice:
+def run_once(context: MethodContext, method: str) -> Choice:
     """Collective: what a method chose earlier in this job, before a crash, or just now.
 
     A method that the job does not name (others may start from it) runs with the job's options for it, or the defaults.
@@ -18,7 +18,7 @@ def choose(context: MethodContext, method: str) -> Choice:
         circle = " and ".join(f"`{name}`" for name in context.choosing)
         raise MethodError(
             "invalid-method-options",
-            f"`start` must not lead back to where it began, but {circle} start from each other.",
+            f"`start` must not lead back to its own method, but {circle} start from each other.",
         )
     if method not in context.choices:
         context.choosing.append(method)

@@ -17,18 +17,18 @@ from ladle_engine.options import option
 from ladle_engine.placements.base import Placement
 from ladle_engine.subspace.prior import LEARNED
 from ladle_engine.training.settings import OPTIMISERS, SCHEDULES, TrainSettings
-from ladle_engine.training.trainer import Trained, Trainer
+from ladle_engine.training.train import Trained
+from ladle_engine.training.trainer import Trainer
 
 CENTRE = "centre"
 
 PRIOR_HELP = (
-    f"how far coefficients are expected from the start, in directions' lengths: a number (smaller holds harder), "
-    f"`{LEARNED}` from the data, or null for none"
+    f"how far from the start coefficients are expected, in directions' lengths: a number (smaller pulls back harder), "
+    f"`{LEARNED}` from the data, or null for no prior"
 )
 
 MIN_PRIOR, MAX_PRIOR = 1e-6, 1e6
 """Beyond it a variance is 0 or infinite in float32, or as good as that."""
-
 
 SHARE_OF_PASS, FEWEST_STEPS, MOST_STEPS = 2 / 3, 40, 100
 """Where examples are many, coefficients can be told apart that few examples cannot: it is worth more steps."""
@@ -47,32 +47,37 @@ class TrainedOptions:
 
     steps: int | None = option(
         None,
-        f"batches whose gradient is taken; when absent two thirds of a pass over the examples, but at least "
+        f"training steps, each on one batch; by default two thirds of a pass over the examples, but at least "
         f"{FEWEST_STEPS} and at most {MOST_STEPS}",
         at_least=1,
     )
-    passes: int = option(6, "of lbfgs, in place of steps: evaluations of all examples", at_least=2)
-    learning_rate: float = option(0.1, "of the coefficients, as a share of a direction's length", above=0.0)
-    optimiser: str = option("adamw", "adamw; sgd, with momentum; or lbfgs, which needs no rate", one_of=OPTIMISERS)
-    momentum: float = option(0.9, "of sgd", at_least=0.0, at_most=0.9999)
+    passes: int = option(6, "for `lbfgs`, instead of `steps`: passes over all examples", at_least=2)
+    learning_rate: float = option(0.1, "step size of the coefficients, as a share of the directions' length", above=0.0)
+    optimiser: str = option("adamw", "adamw, sgd (with momentum) or lbfgs (needs no learning rate)", one_of=OPTIMISERS)
+    momentum: float = option(0.9, "for `sgd`", at_least=0.0, at_most=0.9999)
     schedule: str = option(
-        "constant", "of the rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
+        "constant", "of the learning rate, after the warm-up: cosine, linear, constant or step", one_of=SCHEDULES
     )
-    warmup_fraction: float = option(0.0, "share of the steps with a rising rate", at_least=0.0, at_most=1.0)
+    warmup_fraction: float = option(
+        0.0, "share of the steps in which the learning rate rises", at_least=0.0, at_most=1.0
+    )
     speed_up: float = option(
-        1.0, "the rate times this, the steps divided by it (the paper's scaled schedule)", at_least=1.0
+        1.0, "multiplies the learning rate and divides the steps (the paper's scaled schedule)", at_least=1.0
     )
     averaged_fraction: float = option(
-        0.5, "the result is the mean over this last share of the steps", at_least=0.0, at_most=1.0
+        0.5, "the result is the mean over this share of the steps, at the end", at_least=0.0, at_most=1.0
     )
     prior: float | str | None = option(LEARNED, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
     l2: float = option(
-        0.0, "the paper's lambda: l2/2 times the squared coefficients is added to the loss", at_least=0.0, at_most=1e6
+        0.0, "the paper's lambda: adds l2/2 times the squared coefficients to the loss", at_least=0.0, at_most=1e6
     )
     sam_radius: float = option(
-        0.0, "takes the gradient this far uphill (SAM), in directions' lengths", at_least=0.0, at_most=1e6
+        0.0,
+        "sharpness-aware minimisation (SAM): takes the gradient this far uphill, in directions' lengths",
+        at_least=0.0,
+        at_most=1e6,
     )
-    start: str = option(CENTRE, "where training begins: centre, the name of a checkpoint, or of another method")
+    start: str = option(CENTRE, "where training begins: centre, a checkpoint's name, or another method's name")
     groups: Grouping = option("model", HELP)
 
     def check(self, owner: str) -> None:
@@ -82,14 +87,14 @@ class TrainedOptions:
                 "invalid-method-options",
                 f"`prior` of {owner} must be a number, null or `{LEARNED}`, but is `{self.prior}`.",
             )
-        self.refuse_others(IGNORED_BY[self.optimiser], owner, f"`optimiser: {self.optimiser}`, which does without it")
+        self.refuse_others(IGNORED_BY[self.optimiser], owner, f"`optimiser: {self.optimiser}`, which does not use it")
 
     def refuse_others(self, ignored: Sequence[str], owner: str, why: str) -> None:
         """Raises `MethodError` where an option that would be ignored is not what it is by default."""
         for each in fields(self):
             if each.name in ignored and (value := getattr(self, each.name)) != each.default:
                 raise MethodError(
-                    "invalid-method-options", f"`{each.name}` of {owner} must be absent with {why}, but is {value!r}."
+                    "invalid-method-options", f"`{each.name}` of {owner} must be left out with {why}, but is {value!r}."
                 )
 
     def settings(self, seed: int, per_pass: int) -> TrainSettings:
@@ -119,28 +124,25 @@ def start_of(context: MethodContext, method: str, start: str, groups: Groups) ->
         alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
         alpha_KG[context.checkpoints.names.index(start)] = 1.0
         return alpha_KG
-    # Here, for the registry holds the methods that import this file.
-    from ladle_engine.methods.registry import METHODS
-    from ladle_engine.methods.runs import choose
-
+    methods = context.plan.options
     if start == method:
         raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
-    if start not in METHODS:
-        known = [*context.checkpoints.names, *METHODS]
+    if start not in methods:
+        known = [*context.checkpoints.names, *methods]
         near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
         raise _invalid(
             method,
-            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
+            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in methods if name != method)}",
             f"`{start}`" + (f" (perhaps `{near[0]}` is meant)" if near else ""),
         )
     try:
-        return _regroup(method, choose(context, start).coefficients, groups)
+        return _regroup(method, context.choice_of(start).coefficients, groups)
     except MethodError as error:
         if error.code != "invalid-method-options" or error.message.startswith("`start`"):
             raise
         raise MethodError(
             error.code,
-            f"Method `{method}` starts from `{start}`, whose options `auto` takes in `options`. {error.message}",
+            f"Method `{method}` starts from `{start}`, whose options go into `options` of `auto`. {error.message}",
         ) from error
 
 
@@ -218,7 +220,7 @@ def rescaled(context: MethodContext, method: str, groups: Groups, alpha_0_KG: Te
     return replace(trained, weights_KG=moved(whole, own))
 
 
-def choice_of(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
+def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
     """What was trained as coefficients of the checkpoints."""
     return Choice(
         coefficients=_coefficients(context, groups, trained.weights_KG),

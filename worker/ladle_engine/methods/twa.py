@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
     PRIOR_HELP,
     TrainedOptions,
-    choice_of,
+    as_choice,
     rescaled,
     start_of,
     trainer_for,
@@ -20,15 +21,16 @@ from ladle_engine.methods.trained import (
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
 from ladle_engine.subspace.bases import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
+from ladle_engine.training.train import train
 
 TWA_PAPER = "https://arxiv.org/abs/2205.13104"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubspaceOptions(TrainedOptions):
-    shared: bool = option(True, "with several groups: also trains coefficients that all of them share")
+    shared: bool = option(True, "with several groups: also train coefficients that all groups share")
     rescale: bool = option(
-        True, "the select split picks how far the result goes: from the start, and each group from the groups' mean"
+        True, "let the select split pick how far to go: from the start, and for each group from the mean of all groups"
     )
 
 
@@ -36,8 +38,8 @@ class SubspaceOptions(TrainedOptions):
 class TwaOptions(SubspaceOptions):
     basis: str = option(
         "axes",
-        "of the same span: the checkpoints' principal axes; directions of one length, as published; directions as they "
-        "are; or orthogonal ones",
+        "all span the same space: principal axes of the checkpoints; directions of equal length, as published; "
+        "directions as they are; or orthogonal directions",
         one_of=tuple(BASES),
     )
 
@@ -49,7 +51,7 @@ class LayerwiseOptions(TwaOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PrincipalOptions(SubspaceOptions):
-    dimensions: int | None = option(None, "how many principal components; all of them when absent", at_least=1)
+    dimensions: int | None = option(None, "how many principal components; all by default", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class LearnedSoupOptions(TrainedOptions):
     prior: float | str | None = option(None, PRIOR_HELP, at_least=MIN_PRIOR, at_most=MAX_PRIOR)
 
 
-class Twa:
+class Twa(TrainedMethod):
     name: ClassVar[str] = "twa"
     summary: ClassVar[str] = "Trains one coefficient per checkpoint by gradient descent, starting at the mean."
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, eqs. 3-7 and Algorithm 1"
@@ -72,10 +74,10 @@ class Twa:
         groups = group(context.binding, options.groups)
         subspace = self._subspace(context, options, groups)
         trainer = trainer_for(context, self.name, groups)
-        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
+        trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
         if options.rescale:
             trained = rescaled(context, self.name, groups, subspace.alpha_0_KG, trained)
-        return choice_of(context, self.name, groups, trained)
+        return as_choice(context, self.name, groups, trained)
 
     def _subspace(self, context: MethodContext, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
@@ -123,13 +125,13 @@ class PcaSubspace(Twa):
         if options.dimensions is not None and options.dimensions > most:
             raise MethodError(
                 "invalid-method-options",
-                f"`dimensions` of method `{self.name}` must be at most the number of checkpoints less one ({most}), "
-                f"but is {options.dimensions}.",
+                f"`dimensions` of method `{self.name}` must be at most one less than the number of checkpoints "
+                f"({most}), but is {options.dimensions}.",
             )
         return super().choose(context, options)
 
 
-class LearnedSoup:
+class LearnedSoup(TrainedMethod):
     name: ClassVar[str] = "learned-soup"
     summary: ClassVar[str] = "Trains convex coefficients: a softmax, so none is negative."
     reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, appendix: learned soup"
@@ -142,10 +144,10 @@ class LearnedSoup:
         if float(alpha_0_KG.min()) < 0:
             raise MethodError(
                 "invalid-method-options",
-                f"`start` of method `{self.name}` must have no negative coefficient, but `{options.start}` has "
+                f"`start` of method `{self.name}` must not have negative coefficients, but `{options.start}` has "
                 f"{float(alpha_0_KG.min()):.3g}.",
             )
         subspace = Convex(alpha_0_KG=alpha_0_KG)
         trainer = trainer_for(context, self.name, groups)
-        trained = trainer.train(subspace, options.settings(context.seed, trainer.batches_per_pass))
-        return choice_of(context, self.name, groups, trained)
+        trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
+        return as_choice(context, self.name, groups, trained)

@@ -15,7 +15,10 @@ MAX_PATTERN_LENGTH = 1000
 Grouping = str | int | list[str]
 """`model`, `layers` or `tensors`; a number of equal parts; or regular expressions, a group each."""
 
-HELP = "what shares a coefficient: model, layers, tensors, a number of equal parts, or a list of regular expressions"
+HELP = (
+    "which tensors share a coefficient: model, layers, tensors, a number of equal parts, or a list of regular "
+    "expressions"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,6 @@ def by_patterns(binding: Binding, patterns: Sequence[str]) -> Groups:
 
 
 GROUPINGS: dict[str, Callable[[Binding], Groups]] = {"model": whole_model, "layers": layers, "tensors": tensors}
-
 
 BLOCK_LISTS = ("blocks", "layers")
 """What hierarchical networks call the list of blocks within a numbered stage."""

@@ -25,7 +25,6 @@ from ladle_engine.tasks.examples import Examples
 MIN_EXAMPLES = 512
 """Statistics recomputed over fewer examples are noisier than averaged ones."""
 
-
 MAX_EXAMPLES = 16_384
 """More examples than this no longer change the statistics."""
 

@@ -29,7 +29,6 @@ from ladle_engine.storage.read_ahead import ReadAhead, read_ahead
 
 SINGLE_FILE = "model.safetensors"
 
-
 INDEX_FILE = "model.safetensors.index.json"
 
 

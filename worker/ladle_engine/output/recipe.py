@@ -10,20 +10,14 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
-from ladle_engine.coefficients import Coefficients, RandomPart
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients, RandomPart
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
 
-
-CHUNK_ELEMENTS = 1 << 15
+SUMMED_ELEMENTS = 1 << 15
 """How many are summed at once: they stay in the cache, and torch starts no parallel region for so few. Where another
 process holds one of two cores, threads that wait for each other cost 65 ns an element instead of 1."""
-
-
-SUM_TOLERANCE = 1e-6
-"""Weights whose sum is this close to 1 make an average."""
-
 
 OUTPUT_DTYPES: dict[str, torch.dtype | None] = {
     "keep": None,
@@ -123,11 +117,11 @@ def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> I
         if alpha != 0.0
     ]
     is_mean = averages and len({alpha for _, alpha in used}) == 1
-    scratch_2C = torch.empty(2, CHUNK_ELEMENTS, dtype=torch.float64)
+    scratch_2C = torch.empty(2, SUMMED_ELEMENTS, dtype=torch.float64)
     for start in range(0, weights[0].numel(), BLOCK_ELEMENTS):
         block = torch.empty(min(BLOCK_ELEMENTS, weights[0].numel() - start), dtype=dtype)
         position = start
-        for part_C in block.split(CHUNK_ELEMENTS):
+        for part_C in block.split(SUMMED_ELEMENTS):
             sum_C, wide_C = scratch_2C[:, : len(part_C)]
             sum_C.zero_()
             for tensor, alpha in used:

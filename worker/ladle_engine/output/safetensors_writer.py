@@ -20,7 +20,6 @@ from ladle_engine.storage.page_cache import leave_cache
 MAX_WAITING_BLOCKS = 4
 """How many blocks may wait to be written."""
 
-
 SEND_BYTES = 32 << 20
 """How many are written before they are sent on to the disk: the sync at the end finds little left to do."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ladle_engine.errors import MethodError
 from ladle_engine.evaluation.gain import Gain, gain_over, pick
-from ladle_engine.methods import choose
+from ladle_engine.methods import run_once
 from ladle_engine.methods.context import Choice, Judged, MethodContext
 from ladle_engine.progress import CandidateScored, Score, StageStarted, Warned
 
@@ -49,7 +49,7 @@ def run_methods(context: MethodContext) -> list[Candidate]:
     for method in context.plan.methods:
         started = time.monotonic()
         try:
-            choice = choose(context, method)
+            choice = run_once(context, method)
             context.on_event(StageStarted(stage="select", method=method))
             judged = _judge(context, method, choice)
         except MethodError as error:

@@ -1,8 +1,9 @@
-"""What `average` needs before any method runs: the splits, the bound model, the memory plan, the geometry."""
+"""What `average` needs before any method runs: the bound model, the memory plan, the statistics, the geometry."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -11,114 +12,151 @@ from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import EngineError, TaskError
-from ladle_engine.methods.context import MethodContext, Plan
-from ladle_engine.methods.psgd import WEIGHT_VECTORS, Psgd
+from ladle_engine.methods import run_once
+from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group
-from ladle_engine.model.statistics import choose_statistics
+from ladle_engine.model.statistics import Statistics, choose_statistics
 from ladle_engine.output.recipe import output_dtypes
-from ladle_engine.pipeline.request import Request
-from ladle_engine.pipeline.splits import Splits
-from ladle_engine.pipeline.trial_step import first_trial, trial_batch, trial_step
+from ladle_engine.pipeline.job import Job
+from ladle_engine.pipeline.trial_step import TrialStep
 from ladle_engine.placements.base import SHARDED_MODEL
 from ladle_engine.placements.fsdp_model import build_sharded
-from ladle_engine.placements.memory_plan import demand_of, plans
+from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.resume_state import ResumeState
-from ladle_engine.subspace.geometry import measure
+from ladle_engine.subspace.geometry import Geometry, measure
 from ladle_engine.tasks.base import Metric, Task
 
 
-def prepare(
-    request: Request,
-    plan: Plan,
-    task: Task,
-    checkpoints: CheckpointSet,
-    splits: Splits,
-    collectives: Collectives,
-    state: ResumeState,
-    on_event: ProgressCallback,
-) -> MethodContext:
-    """Checks the files, builds the model, plans memory and measures the directions."""
-    judged_by = _choose_metric(task, request.metric)
-    check(checkpoints, on_event)
-    device = splits.fit.device
-    precision = supported_precision(request.precision, device, collectives, on_event)
-    sharded = _must_be_sharded(request.placement, precision, checkpoints, device, collectives)
-    if sharded:
-        model = build_sharded(task, checkpoints, collectives, device)
-    else:
-        model = task.build_model(checkpoints).to(device=device, dtype=torch.float32)
-    binding = bind(model, checkpoints, task.stored_names(model, checkpoints))
-    on_event(_found(task, checkpoints, binding))
-    planned = (getattr(plan.options[method], "groups", None) for method in sorted(plan.with_starts()))
-    groupings = [group(binding, grouping) for grouping in planned if grouping is not None]
-    batch = trial_batch(splits.coefficients, collectives)
-    with PeakMemory(device) as peak:
-        first_trial(task, binding, splits.coefficients, batch, sharded, collectives)
-    fitting = plans(
-        demand_of(
-            checkpoints,
-            largest_over_ranks(peak.bytes, collectives),
-            has_model=True,
-            weight_vectors=WEIGHT_VECTORS if Psgd.name in plan.with_starts() else 0,
-        ),
-        device,
-        collectives,
-        request.placement,
-        precision,
-        sharded,
+@dataclass(frozen=True, kw_only=True)
+class BoundModel:
+    """The task's model, its tensors known by the checkpoints' names."""
+
+    binding: Binding
+    precision: str
+    """How directions may be kept: what was asked for, or what every rank's device supports."""
+    is_sharded: bool
+    """Cut over the ranks by FSDP2."""
+
+
+def prepare(job: Job) -> MethodContext:
+    """Collective: checks the files, builds the model, plans memory and measures the directions."""
+    check(job.checkpoints, job.on_event)
+    model = bind_model(job)
+    memory_plans = plan_memory(job, model)
+    statistics = make_statistics(job, model.binding)
+    dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
+    return MethodContext(
+        plan=job.plan,
+        run_method=run_once,
+        checkpoints=job.checkpoints,
+        task=job.task,
+        metric=job.metric,
+        binding=model.binding,
+        geometry=measure_geometry(job, model.binding),
+        fit=job.splits.fit,
+        select=job.splits.select,
+        coefficient_examples=job.splits.coefficients,
+        statistics=statistics,
+        weights=open_weights(job, model, memory_plans, dtypes),
+        output_dtypes=dtypes,
+        seed=job.request.seed,
+        collectives=job.collectives,
+        state=job.state,
+        on_event=job.on_event,
     )
-    on_event(MemoryPlanned(**asdict(fitting[0])))
-    statistics, warning = choose_statistics(checkpoints, binding, splits.statistics, collectives)
+
+
+def bind_model(job: Job) -> BoundModel:
+    """Collective: builds the task's model, whole on every rank where it fits, and finds its tensors in the files."""
+    precision = supported_precision(job.request.precision, job.device, job.collectives, job.on_event)
+    # Before the model is built: one that fits on no single rank must never be whole.
+    demand = demand_of(job.checkpoints, activations=0, has_model=False)
+    first_plan = plans(demand, job.device, job.collectives, job.request.placement, precision)[0]
+    is_sharded = first_plan.placement == SHARDED_MODEL
+    if is_sharded:
+        model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
+    else:
+        model = job.task.build_model(job.checkpoints).to(device=job.device, dtype=torch.float32)
+    binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
+    job.on_event(_found(job.task, job.checkpoints, binding))
+    return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
+
+
+def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
+    """Collective: the ways to keep directions that fit beside a training step, the best first.
+
+    Raises `EngineError` (out-of-memory) with the numbers where none does.
+    """
+    with PeakMemory(job.device) as peak:
+        trial_step(job, model).run_first()
+    demand = demand_of(
+        job.checkpoints,
+        largest_over_ranks(peak.bytes, job.collectives),
+        has_model=True,
+        weight_vectors=job.plan.weight_vectors,
+    )
+    fitting = plans(demand, job.device, job.collectives, job.request.placement, model.precision, model.is_sharded)
+    job.on_event(MemoryPlanned(**asdict(fitting[0])))
+    return fitting
+
+
+def make_statistics(job: Job, binding: Binding) -> Statistics:
+    """The policy for BatchNorm's statistics and other floating buffers; warns where it is second best.
+
+    Raises `TaskError` (invalid-task-options) where a rank would see too few examples of a batch.
+    """
+    statistics, warning = choose_statistics(job.checkpoints, binding, job.splits.statistics, job.collectives)
     if warning:
-        on_event(Warned(message=warning))
-    if statistics.name == "recomputed" and task.batch_size < 2 * collectives.size:
+        job.on_event(Warned(message=warning))
+    if statistics.name == "recomputed" and job.task.batch_size < 2 * job.collectives.size:
         raise TaskError(
             "invalid-task-options",
-            f"`batch_size` must be at least 2 for each of {collectives.size} ranks, for the model has BatchNorm, but "
-            f"is {task.batch_size}.",
+            f"`batch_size` must be at least 2 per rank, because the model has BatchNorm, but is "
+            f"{job.task.batch_size} with {job.collectives.size} ranks.",
         )
-    dtypes = output_dtypes(checkpoints, request.dtype, binding.aliases)
-    geometry = measure(checkpoints, binding, on_event, collectives, device)
+    return statistics
+
+
+def measure_geometry(job: Job, binding: Binding) -> Geometry:
+    """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights."""
+    geometry = measure(job.checkpoints, binding, job.on_event, job.collectives, job.device)
+    names = job.checkpoints.names
     for one, other in geometry.duplicates():
-        names = checkpoints.names
-        on_event(
+        job.on_event(
             Warned(
-                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out "
-                f"with `checkpoints`."
+                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out."
             )
         )
-    return MethodContext(
-        plan=plan,
-        checkpoints=checkpoints,
-        task=task,
-        metric=judged_by,
+    return geometry
+
+
+def open_weights(
+    job: Job, model: BoundModel, memory_plans: Sequence[MemoryPlan], dtypes: Mapping[str, torch.dtype]
+) -> ModelWeights:
+    """What fills the model; directions are read when a method first needs them."""
+    binding = model.binding
+    return ModelWeights(
+        checkpoints=job.checkpoints,
         binding=binding,
-        geometry=geometry,
-        fit=splits.fit,
-        select=splits.select,
-        coefficient_examples=splits.coefficients,
-        statistics=statistics,
-        weights=ModelWeights(
-            checkpoints=checkpoints,
-            binding=binding,
-            plans=fitting,
-            device=device,
-            collectives=collectives,
-            # FSDP2's passes are collective: a rank that ran out of memory in one would leave the others waiting.
-            trial=(lambda: None) if sharded else (lambda: trial_step(task, binding, splits.coefficients, batch)),
-            on_event=on_event,
-            narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
-            groupings=groupings,
-        ),
-        output_dtypes=dtypes,
-        seed=request.seed,
-        collectives=collectives,
-        state=state,
-        on_event=on_event,
+        plans=memory_plans,
+        device=job.device,
+        collectives=job.collectives,
+        trial=trial_step(job, model).run_again,
+        on_event=job.on_event,
+        narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
+        groupings=[group(binding, grouping) for grouping in job.plan.groupings],
+    )
+
+
+def trial_step(job: Job, model: BoundModel) -> TrialStep:
+    return TrialStep(
+        binding=model.binding,
+        examples=job.splits.coefficients,
+        collectives=job.collectives,
+        is_sharded=model.is_sharded,
     )
 
 
@@ -143,19 +181,12 @@ def supported_precision(
             f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
             f"supported either. Try `precision: {STREAMED}`.",
         )
-    on_event(Warned(message=f"Directions are kept as {finer}, for {device} does not support {precision}."))
+    on_event(Warned(message=f"Directions are kept as {finer}, because {device} does not support {precision}."))
     return finer
 
 
-def _must_be_sharded(
-    placement: str, precision: str, checkpoints: CheckpointSet, device: torch.device, collectives: Collectives
-) -> bool:
-    """Collective, before the model is built: whether it is to be cut over the ranks."""
-    demand = demand_of(checkpoints, activations=0, has_model=False)
-    return plans(demand, device, collectives, placement, precision)[0].placement == SHARDED_MODEL
-
-
-def _choose_metric(task: Task, name: str | None) -> Metric:
+def choose_metric(task: Task, name: str | None) -> Metric:
+    """The task's first one where none is named. Raises `TaskError` (unknown-metric)."""
     if name is None:
         return task.metrics[0]
     known = {metric.name: metric for metric in task.metrics}

@@ -21,7 +21,6 @@ from ladle_engine.output.model_writer import copy_side_files, verify_model, writ
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
-from ladle_engine.progress import ProgressCallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,7 @@ def write_output(
     candidates: list[Candidate],
     winner: Candidate,
     run: Run,
-    *,
     max_shard_bytes: int,
-    on_event: ProgressCallback,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
@@ -60,8 +57,8 @@ def write_output(
     metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
-    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=on_event)
-    verify_model(folder, recipe, digests, on_event)
+    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=context.on_event)
+    verify_model(folder, recipe, digests, context.on_event)
     copy_side_files(context.checkpoints, folder)
     _write_statistics(folder, candidates)
     inputs = input_digests(context.checkpoints)

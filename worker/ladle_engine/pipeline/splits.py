@@ -32,12 +32,11 @@ def open_splits(
     request: Request,
     task: Task,
     checkpoints: CheckpointSet,
-    val_set: Path,
-    train_set: Path | None,
-    device: str | torch.device | None,
 ) -> Splits:
     """Raises `DataError`, also when a split would hold too few examples to train or to judge on."""
-    where = usable_device(device) if device is not None else default_device()
+    where = usable_device(request.device) if request.device is not None else default_device()
+    val_set = Path(request.val_set)
+    train_set = Path(request.train_set) if request.train_set is not None else None
     data = task.open_data(val_set, checkpoints)
     if len(data) < task.batch_size:
         raise DataError(

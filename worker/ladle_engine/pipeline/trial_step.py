@@ -1,6 +1,8 @@
-"""One forward and backward pass, tried before memory is planned."""
+"""One forward and backward pass: tried before memory is planned, and again beside the directions."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,55 +13,71 @@ from ladle_engine.errors import EngineError
 from ladle_engine.model.batch_norm import batch_norms, each_on_its_own
 from ladle_engine.model.binding import Binding
 from ladle_engine.placements.memory_probe import available_bytes
-from ladle_engine.tasks.base import Task
 from ladle_engine.tasks.examples import Examples
 
 
-def trial_batch(examples: Examples, collectives: Collectives) -> Tensor:
-    """A rank's share of one batch, and two examples at least, as BatchNorm wants."""
-    most = min(examples.task.batch_size, len(examples))
-    return examples.indices[: max(-(-most // collectives.size), 2)]
+@dataclass(frozen=True, kw_only=True)
+class TrialStep:
+    """A rank's share of one training step, without any coefficients."""
 
+    binding: Binding
+    examples: Examples
+    collectives: Collectives
+    is_sharded: bool
+    """Whether the model is cut over the ranks: then the pass itself is collective."""
 
-def first_trial(
-    task: Task, binding: Binding, examples: Examples, indices: Tensor, sharded: bool, collectives: Collectives
-) -> None:
-    """Collective: a `trial_step`. Raises `EngineError` (out-of-memory) on every rank where it does not fit on one."""
-    if sharded:
-        # FSDP2's passes are collective: the others are within one, and could not be told.
-        with collectives.translate_collective_errors():
-            trial_step(task, binding, examples, indices)
-        return
-    free = available_bytes(examples.device)
-    _, fits = fits_everywhere(lambda: trial_step(task, binding, examples, indices), collectives)
-    if not fits:
-        raise EngineError(
-            "out-of-memory",
-            f"`batch_size` must leave room for one forward and backward pass on every rank, but is {task.batch_size}: "
-            f"a pass with {len(indices)} examples a rank ran out of memory, where {free:,} bytes were free on "
-            f"{examples.device}. {RELIEF}",
-        )
+    @property
+    def indices(self) -> Tensor:
+        """A rank's share of one batch, and two examples at least, as BatchNorm wants."""
+        most = min(self.examples.task.batch_size, len(self.examples))
+        return self.examples.indices[: max(-(-most // self.collectives.size), 2)]
 
+    def run_first(self) -> None:
+        """Collective. Raises `EngineError` (out-of-memory) on every rank where the step does not fit on one."""
+        if self.is_sharded:
+            # The other ranks are within the same pass, and could not be told.
+            with self.collectives.translate_collective_errors():
+                self.run()
+            return
+        device = self.examples.device
+        free = available_bytes(device)
+        _, fits = fits_everywhere(self.run, self.collectives)
+        if not fits:
+            raise EngineError(
+                "out-of-memory",
+                f"`batch_size` must leave room for one forward and backward pass on every rank, but is "
+                f"{self.examples.task.batch_size}: a pass with {len(self.indices)} examples per rank ran out of "
+                f"memory, where {free:,} bytes were free on {device}. {RELIEF}",
+            )
 
-def trial_step(task: Task, binding: Binding, examples: Examples, indices: Tensor) -> None:
-    """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
+    def run_again(self) -> None:
+        """On this rank alone, once directions lie beside the model; nothing for a sharded model.
 
-    def free(parameter: torch.nn.Parameter) -> None:
-        parameter.grad = None
+        A rank that ran out of memory in FSDP2's collective passes would leave the others waiting.
+        """
+        if not self.is_sharded:
+            self.run()
 
-    handles = [
-        parameter.register_post_accumulate_grad_hook(free)
-        for parameter in binding.parameters.values()
-        if parameter.requires_grad
-    ]
-    # As coefficients are trained: batch statistics keep more for backward than running ones.
-    binding.model.eval()
-    modules = batch_norms(binding.model)
-    for module in modules:
-        module.train()
-    try:
-        with each_on_its_own(modules):
-            task.loss(binding.model, examples.batch(indices)).backward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    def run(self) -> None:
+        """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
+
+        def free(parameter: torch.nn.Parameter) -> None:
+            parameter.grad = None
+
+        model, task = self.binding.model, self.examples.task
+        handles = [
+            parameter.register_post_accumulate_grad_hook(free)
+            for parameter in self.binding.parameters.values()
+            if parameter.requires_grad
+        ]
+        # As coefficients are trained: batch statistics keep more for backward than running ones.
+        model.eval()
+        modules = batch_norms(model)
+        for module in modules:
+            module.train()
+        try:
+            with each_on_its_own(modules):
+                task.loss(model, self.examples.batch(self.indices)).backward()
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ladle_engine.directions.buckets import Bucket
 from ladle_engine.directions.checkpoint_directions import Directions
+from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.model.groups import Groups
 
 REPLICATED, BY_PARAMETER, BY_NODE = "replicated", "by-parameter", "by-node"
 
-
 BY_CHECKPOINT, SHARDED_MODEL = "by-checkpoint", "sharded-model"
-
 
 PLACEMENTS = (REPLICATED, BY_PARAMETER, BY_NODE, BY_CHECKPOINT, SHARDED_MODEL)
 
-
 OpenDirections = Callable[[Sequence[Bucket], slice], Directions]
 """Makes the directions of some rows over some buckets: the part that a placement gives to this rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementInputs:
+    """What a placement is made of, whichever it is."""
+
+    parameters: Mapping[str, nn.Parameter]
+    buckets: Sequence[Bucket]
+    """Of the whole model."""
+    open_directions: OpenDirections
+    world: Collectives
+    """All ranks."""
+    count: int
+    """How many rows there are: K for directions of checkpoints."""
 
 
 @dataclass(kw_only=True)

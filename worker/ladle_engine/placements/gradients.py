@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,71 +70,87 @@ class Gradients:
         padded: Sequence[int],
         bucket_order: BucketOrder | None = None,
     ) -> None:
-        self._parameters = parameters
-        self._buckets = buckets
-        self._padded = padded
-        self._bucket_order = bucket_order
-        self._bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
+        self.parameters = parameters
+        self.buckets = buckets
+        self.padded = padded
+        self.bucket_order = bucket_order
+        self.bucket_of = {piece.name: index for index, bucket in enumerate(buckets) for piece in bucket.pieces}
 
     @contextmanager
     def handed_to(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
         """Calls `take(index, gradient_P)` for every bucket. A parameter that takes no part has the gradient 0."""
-        missing = [
-            sum(self._parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in self._buckets
-        ]
-        arrived: dict[str, Tensor] = {}
-        completed: list[int] = []
-        waiting = list(self._bucket_order.order if self._bucket_order else range(len(self._buckets)))
-
-        def hand_over(index: int) -> None:
-            waiting.remove(index)
-            take(index, self._flat(index, arrived))
-
-        def complete(index: int) -> None:
-            completed.append(index)
-            if self._bucket_order is None:
-                hand_over(index)
-            while self._bucket_order and waiting and missing[waiting[0]] == 0:
-                hand_over(waiting[0])
-
-        def hook(parameter: nn.Parameter, name: str) -> None:
-            assert parameter.grad is not None
-            # An embedding may make a sparse gradient; rows of directions are dense.
-            gradient = parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad
-            parameter.grad = None
-            if name not in self._bucket_of:
-                return
-            arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
-            index = self._bucket_of[name]
-            missing[index] -= 1
-            if missing[index] == 0:
-                complete(index)
-
+        arrivals = _Arrivals(self, take)
         handles = [
-            parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: hook(parameter, name))
-            for name, parameter in self._parameters.items()
+            parameter.register_post_accumulate_grad_hook(partial(arrivals.arrive, name))
+            for name, parameter in self.parameters.items()
             if parameter.requires_grad
         ]
         try:
             yield
-            while waiting:
-                hand_over(waiting[0])
-            if self._bucket_order:
-                self._bucket_order.learn(completed)
+            arrivals.finish()
         finally:
             for handle in handles:
                 handle.remove()
-            for parameter in self._parameters.values():
+            for parameter in self.parameters.values():
                 parameter.grad = None
 
-    def _flat(self, index: int, arrived: dict[str, Tensor]) -> Tensor:
-        """Takes a bucket's gradients out of `arrived`: gathered at once, for on a GPU a copy each would be a kernel."""
-        pieces, padded = self._buckets[index].pieces, self._padded[index]
-        like, _ = local_part(self._parameters[pieces[0].name])
+
+class _Arrivals:
+    """The gradients of one backward pass: which have come, and which buckets wait for theirs."""
+
+    def __init__(self, gradients: Gradients, take: Callable[[int, Tensor], None]) -> None:
+        self._gradients = gradients
+        self._take = take
+        self._arrived: dict[str, Tensor] = {}
+        parameters, buckets = gradients.parameters, gradients.buckets
+        self._missing = [sum(parameters[piece.name].requires_grad for piece in bucket.pieces) for bucket in buckets]
+        """How many gradients each bucket still waits for."""
+        self._completed: list[int] = []
+        order = gradients.bucket_order
+        self._waiting = list(order.order if order else range(len(buckets)))
+        """Buckets that have not been handed over, in the order in which they will be, if there is one."""
+
+    def arrive(self, name: str, parameter: nn.Parameter) -> None:
+        """autograd calls it when a parameter's gradient is complete."""
+        assert parameter.grad is not None
+        # An embedding may make a sparse gradient; rows of directions are dense.
+        gradient = parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad
+        parameter.grad = None
+        index = self._gradients.bucket_of.get(name)
+        if index is None:
+            return
+        self._arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
+        self._missing[index] -= 1
+        if self._missing[index] == 0:
+            self._complete(index)
+
+    def finish(self) -> None:
+        """After backward: hands over what still waits."""
+        while self._waiting:
+            self._hand_over(self._waiting[0])
+        if self._gradients.bucket_order:
+            self._gradients.bucket_order.learn(self._completed)
+
+    def _complete(self, index: int) -> None:
+        self._completed.append(index)
+        if self._gradients.bucket_order is None:
+            self._hand_over(index)
+            return
+        while self._waiting and self._missing[self._waiting[0]] == 0:
+            self._hand_over(self._waiting[0])
+
+    def _hand_over(self, index: int) -> None:
+        self._waiting.remove(index)
+        self._take(index, self._flat(index))
+
+    def _flat(self, index: int) -> Tensor:
+        """Takes a bucket's gradients out of those that arrived, all at once: on a GPU every copy would be a kernel."""
+        bucket = self._gradients.buckets[index]
+        like, _ = local_part(self._gradients.parameters[bucket.pieces[0].name])
         parts = [
-            like.new_zeros(piece.length) if (gradient := arrived.pop(piece.name, None)) is None else gradient
-            for piece in pieces
+            like.new_zeros(piece.length) if (gradient := self._arrived.pop(piece.name, None)) is None else gradient
+            for piece in bucket.pieces
         ]
-        if padding := padded - self._buckets[index].length:
+        if padding := self._gradients.padded[index] - bucket.length:
             parts.append(like.new_zeros(padding))
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -24,9 +24,7 @@ from ladle_engine.placements.memory_probe import available_bytes
 
 AUTO = "auto"
 
-
 PRECISIONS = (*ROW_PRECISIONS, OFFLOADED, STREAMED)
-
 
 USABLE_SHARE = 0.8
 """Of the memory that is free; the rest is for the data, the allocator and the page cache."""
@@ -208,7 +206,7 @@ def host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectiv
 
 
 def _matrices_bytes(demand: Demand) -> int:
-    """One K x K matrix of float64 a tensor."""
+    """One K x K matrix of float64 per tensor."""
     return 8 * demand.tensors * demand.checkpoints**2
 
 

@@ -11,6 +11,7 @@ import torch
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.rows import make_rows
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
+from ladle_engine.placements import control_group
 
 
 def supported(precision: str, device: torch.device) -> bool:
@@ -29,19 +30,15 @@ def supported(precision: str, device: torch.device) -> bool:
 
 
 def available_bytes(device: torch.device) -> int:
-    """What the device, or this machine within its control group's limit, has free."""
+    """What the device, or this machine within its control groups' limits, has free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # torch keeps what it has freed, and gives it out again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + kept)
-    free_bytes = [int(psutil.virtual_memory().available)]
-    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
-    if limit is not None and used is not None:
-        free_bytes.append(max(limit - used, 0))
+    free = min([int(psutil.virtual_memory().available), *control_group.free_bytes()])
     # torchrun's variable: the ranks of this machine share its memory, while each has a GPU of its own.
-    return min(free_bytes) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class PeakMemory:
@@ -82,11 +79,3 @@ def _peak_rss() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def _read_number(path: Path) -> int | None:
-    """The number in a control group's file; None without a control group or with the limit `max`."""
-    if not path.exists():
-        return None
-    text = path.read_text().strip()
-    return int(text) if text.isdigit() else None

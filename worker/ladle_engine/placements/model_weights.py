@@ -21,7 +21,7 @@ from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, layers_of
 from ladle_engine.model.local_shard import local_part
-from ladle_engine.placements.base import OpenDirections, Placement
+from ladle_engine.placements.base import OpenDirections, Placement, PlacementInputs
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.strategies import open_placement
 from ladle_engine.progress import ProgressCallback, Warned
@@ -121,7 +121,7 @@ class ModelWeights:
             if len(self.plans) == 1:
                 raise EngineError(
                     "out-of-memory",
-                    f"Directions and a training step must fit into memory, but they ran out of it with every precision "
+                    f"Directions and a training step must fit into memory, but ran out of it with every precision "
                     f"that was planned. The last was {self.plan.reason}. {RELIEF}",
                 )
             ran_out, self.plans = self.plan, self.plans[1:]
@@ -162,14 +162,14 @@ class ModelWeights:
         self._key_of = {
             name: (layers[name], *(each.of[name] for each in (*self.groupings, groups))) for name in parameters
         }
-        return open_placement(
-            self.plan.placement,
-            parameters,
-            make_buckets(parameters, self._key_of.__getitem__),
-            directions,
-            self.collectives,
-            count,
+        inputs = PlacementInputs(
+            parameters=parameters,
+            buckets=make_buckets(parameters, self._key_of.__getitem__),
+            open_directions=directions,
+            world=self.collectives,
+            count=count,
         )
+        return open_placement(self.plan.placement, inputs)
 
     def _serves(self, groups: Groups) -> bool:
         """Whether every bucket lies in one group; the same answer on every rank."""

@@ -14,11 +14,11 @@ Shape suffixes: K checkpoints (or rows of another basis), N of them on this rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ladle_engine.directions.buckets import Bucket
 from ladle_engine.directions.checkpoint_directions import Directions
@@ -31,8 +31,8 @@ from ladle_engine.placements.base import (
     REPLICATED,
     SHARDED_MODEL,
     Measured,
-    OpenDirections,
     Placement,
+    PlacementInputs,
 )
 from ladle_engine.placements.gradients import BucketOrder, FlatParameters, Gradients
 
@@ -89,10 +89,10 @@ class _Summed:
     buckets: Sequence[Bucket]
     directions: Directions
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], world: Collectives, count: int) -> None:
-        self._parameters = parameters
-        self._world = world
-        self._count = count
+    def __init__(self, inputs: PlacementInputs) -> None:
+        self._parameters = inputs.parameters
+        self._world = inputs.world
+        self._count = inputs.count
 
     @contextmanager
     def _projecting(
@@ -112,19 +112,12 @@ class _Summed:
 class Replicated(_Summed):
     """Every rank has all directions and projects the gradient of its own examples."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        buckets: Sequence[Bucket],
-        open_directions: OpenDirections,
-        world: Collectives,
-        count: int,
-    ) -> None:
-        super().__init__(parameters, world, count)
-        self.buckets = buckets
-        self.directions = open_directions(buckets, slice(None))
-        self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+    def __init__(self, inputs: PlacementInputs) -> None:
+        super().__init__(inputs)
+        self.buckets = inputs.buckets
+        self.directions = inputs.open_directions(inputs.buckets, slice(None))
+        self._flat = FlatParameters(inputs.parameters, inputs.buckets, multiple_of=1)
+        self._gradients = Gradients(inputs.parameters, inputs.buckets, [bucket.length for bucket in inputs.buckets])
 
     @torch.no_grad()
     def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -142,26 +135,18 @@ class ByParameter(_Summed):
     With `inner` the ranks of one node and `world` all ranks, this is replicated between nodes.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        buckets: Sequence[Bucket],
-        open_directions: OpenDirections,
-        world: Collectives,
-        inner: Collectives,
-        count: int,
-    ) -> None:
-        super().__init__(parameters, world, count)
+    def __init__(self, inputs: PlacementInputs, inner: Collectives) -> None:
+        super().__init__(inputs)
         self._inner = inner
-        self._flat = FlatParameters(parameters, buckets, multiple_of=inner.size)
+        self._flat = FlatParameters(inputs.parameters, inputs.buckets, multiple_of=inner.size)
         self._shards = [vector.new_zeros(len(vector) // inner.size) for vector in self._flat.vectors]
         self.buckets = [
             bucket.cut(inner.rank * len(shard), (inner.rank + 1) * len(shard))
-            for bucket, shard in zip(buckets, self._shards, strict=True)
+            for bucket, shard in zip(inputs.buckets, self._shards, strict=True)
         ]
-        self.directions = open_directions(self.buckets, slice(None))
+        self.directions = inputs.open_directions(self.buckets, slice(None))
         padded = [len(vector) for vector in self._flat.vectors]
-        self._gradients = Gradients(parameters, buckets, padded, BucketOrder(len(buckets), inner))
+        self._gradients = Gradients(inputs.parameters, inputs.buckets, padded, BucketOrder(len(padded), inner))
 
     @torch.no_grad()
     def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -182,18 +167,11 @@ class ByParameter(_Summed):
 class ShardedModel(_Summed):
     """The model's parameters are FSDP2 shards; each rank has the directions of its own shards' elements."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        buckets: Sequence[Bucket],
-        open_directions: OpenDirections,
-        world: Collectives,
-        count: int,
-    ) -> None:
-        super().__init__(parameters, world, count)
-        self.buckets = buckets
-        self.directions = open_directions(buckets, slice(None))
-        self._gradients = Gradients(parameters, buckets, [bucket.length for bucket in buckets])
+    def __init__(self, inputs: PlacementInputs) -> None:
+        super().__init__(inputs)
+        self.buckets = inputs.buckets
+        self.directions = inputs.open_directions(inputs.buckets, slice(None))
+        self._gradients = Gradients(inputs.parameters, inputs.buckets, [bucket.length for bucket in inputs.buckets])
 
     @torch.no_grad()
     def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -214,21 +192,14 @@ class ShardedModel(_Summed):
 class ByCheckpoint:
     """Each rank has all elements of its share of the checkpoints: the paper's scheme, kept to compare with."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        buckets: Sequence[Bucket],
-        open_directions: OpenDirections,
-        world: Collectives,
-        count: int,
-    ) -> None:
-        self.buckets = buckets
-        self._world = world
-        self._lengths, self._rows = share_of(count, world)
-        self.directions = open_directions(buckets, self._rows)
-        self._flat = FlatParameters(parameters, buckets, multiple_of=1)
-        lengths = [bucket.length for bucket in buckets]
-        self._gradients = Gradients(parameters, buckets, lengths, BucketOrder(len(buckets), world))
+    def __init__(self, inputs: PlacementInputs) -> None:
+        self.buckets = inputs.buckets
+        self._world = inputs.world
+        self._lengths, self._rows = share_of(inputs.count, inputs.world)
+        self.directions = inputs.open_directions(inputs.buckets, self._rows)
+        self._flat = FlatParameters(inputs.parameters, inputs.buckets, multiple_of=1)
+        lengths = [bucket.length for bucket in inputs.buckets]
+        self._gradients = Gradients(inputs.parameters, inputs.buckets, lengths, BucketOrder(len(lengths), inputs.world))
 
     @torch.no_grad()
     def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
@@ -258,20 +229,12 @@ def _nothing_measured() -> Measured:
     return Measured(loss=torch.zeros(()), gradient_KG=torch.empty(0, 0, dtype=torch.float64))
 
 
-def open_placement(
-    name: str,
-    parameters: Mapping[str, nn.Parameter],
-    buckets: Sequence[Bucket],
-    open_directions: OpenDirections,
-    world: Collectives,
-    count: int,
-) -> Placement:
-    """Collective. `count` is the number of rows, K for directions of checkpoints."""
+def open_placement(name: str, inputs: PlacementInputs) -> Placement:
+    """Collective."""
     if name == REPLICATED:
-        return Replicated(parameters, buckets, open_directions, world, count)
+        return Replicated(inputs)
     if name == BY_CHECKPOINT:
-        return ByCheckpoint(parameters, buckets, open_directions, world, count)
+        return ByCheckpoint(inputs)
     if name == SHARDED_MODEL:
-        return ShardedModel(parameters, buckets, open_directions, world, count)
-    inner = world if name == BY_PARAMETER else world.split_by_node()
-    return ByParameter(parameters, buckets, open_directions, world, inner, count)
+        return ShardedModel(inputs)
+    return ByParameter(inputs, inputs.world if name == BY_PARAMETER else inputs.world.split_by_node())

@@ -42,7 +42,7 @@ class Basis:
         return torch.bmm(rows_G1M, self.matrix_GKM.mT).squeeze(1).T.cpu()
 
     def on(self, device: torch.device) -> Basis:
-        """The same with its matrices there: 300 checkpoints and 161 layers have 116 MB of them, read twice a step."""
+        """The same with its matrices there: 300 checkpoints and 161 layers have 116 MB of them, read twice per step."""
         return replace(self, matrix_GKM=self.matrix_GKM.to(device))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 SCHEDULES = ("cosine", "linear", "constant", "step")
 
-
 OPTIMISERS = ("adamw", "sgd", "lbfgs")
 
 

@@ -58,7 +58,7 @@ def test_a_whole_job_runs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             seen.add(switches())
             return super().evaluate(*arguments)
 
-    monkeypatch.setattr(sys.modules["ladle_engine.average"], "repeatable", lambda device: deterministic(GPU))
+    monkeypatch.setattr(sys.modules["ladle_engine.average"], "deterministic", lambda device: deterministic(GPU))
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=Spy(plain_net), method="twa")
     assert seen == {SAME_ALGORITHMS}

@@ -1,0 +1,62 @@
+"""The arguments of `average` and the request that they make are one list."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from ladle_engine import average
+from ladle_engine.pipeline.request import Request
+from tests.unit.engine.toy import ToyTask, plain_net
+
+DECIDING = {"ckpt_dir": "a", "val_set": "b"}
+
+
+def test_the_request_has_the_arguments_of_average_with_their_defaults() -> None:
+    arguments = inspect.signature(average).parameters
+    fields = dataclasses.fields(Request)
+    assert [field.name for field in fields] == list(arguments)
+    for field in fields:
+        expected = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        assert arguments[field.name].default is expected or arguments[field.name].default == expected, field.name
+
+
+def settings_with(**more: Any) -> dict[str, Any]:
+    request = Request(**{**DECIDING, "output": "out", **more})
+    return request.deciding_settings(ToyTask(plain_net))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"method": "twa"}, {"method_options": {"steps": 3}}, {"task_options": {"batch_size": 4}}, {"pattern": "step-*"},
+        {"last": 3}, {"steps": (1, 2)}, {"train_set": "c"}, {"train_set_use": "batchnorm"}, {"select_fraction": 0.4},
+        {"metric": "loss"}, {"dtype": "float16"}, {"seed": 1}, {"precision": "int8"}, {"ckpt_dir": "other"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_decides_the_result_is_among_the_settings(more: dict[str, Any]) -> None:
+    assert settings_with(**more) != settings_with()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"output": "elsewhere"}, {"device": torch.device("cpu")}, {"placement": "replicated"}, {"state_dir": "state"},
+        {"provenance": {"job_id": "x"}}, {"commit": False}, {"max_shard_bytes": 1 << 20},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_does_not_decide_the_result_is_not(more: dict[str, Any]) -> None:
+    assert settings_with(**more) == settings_with()
+
+
+def test_paths_may_differ_between_ranks() -> None:
+    one, other = (Request(ckpt_dir=path, val_set=path, output="out") for path in ("here", "there"))
+    task = ToyTask(plain_net)
+    assert one.deciding_settings(task) != other.deciding_settings(task)
+    assert one.deciding_settings(task, with_paths=False) == other.deciding_settings(task, with_paths=False)
