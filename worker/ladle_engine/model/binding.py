@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import UninitializedTensorMixin
 
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
@@ -102,6 +103,11 @@ def _tied_names(model: nn.Module, stored_names: Mapping[str, str]) -> list[list[
     """The model's tensors, each with all the names it has in the checkpoints."""
     names_of: dict[int, list[tuple[str, Tensor]]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise _mismatch(
+                f"has the tensor `{name}`, whose shape no input has given yet. Run the model on an example in "
+                f"`build_model`"
+            )
         names_of.setdefault(id(tensor), []).append((stored_names.get(name, name), tensor))
     return list(names_of.values())
 

@@ -28,6 +28,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             f"interval is that of a paired comparison with the best single checkpoint. The last column is of "
             f"{report['splits']['fit_judged']} examples of the fit split.",
             "",
+            *_statistics(report["statistics"]),
             "## Load",
             "```python",
             "from safetensors.torch import load_file",
@@ -68,6 +69,24 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"Better than the best checkpoint by {gain['value']:+.4f} in {metric} on the select split (95 % interval "
         f"{gain['low']:+.4f} to {gain['high']:+.4f}).{sure}"
     )
+
+
+def _statistics(chosen: Mapping[str, Any]) -> list[str]:
+    """Nothing where there was nothing to choose."""
+    losses, way = chosen["fit_loss"], chosen["mixtures"]
+    if not losses:
+        return []
+    other = next(name for name in losses if name != way)
+    return [
+        f"BatchNorm's statistics of an average are {way}. So the mean of all checkpoints has a loss of "
+        f"{_number(losses[way])} on the fit split, and of {_number(losses[other])} with {other} ones. They are "
+        f"recomputed on {chosen['examples']} examples. A single checkpoint keeps its own.",
+        "",
+    ]
+
+
+def _number(loss: float | None) -> str:
+    return "no number" if loss is None else f"{loss:.4f}"
 
 
 def _select_loss(report: Mapping[str, Any], method: str) -> float:
