@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle_engine import average, candidate_state
+from ladle_engine import TaskError, average, candidate_state, rebuild
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.evaluation.statistics_choice import StatisticsChoice, StatisticsChooser, lowest
@@ -24,9 +24,10 @@ from ladle_engine.model.groups import whole_model
 from ladle_engine.model.statistics import MAX_EXAMPLES, AveragedStatistics, NoStatistics, RecomputedStatistics
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch
-from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.examples import Examples, split
 from tests.builders import digits, make_checkpoints, make_val_set
-from tests.unit.engine.toy import ToyData, ToyTask, norm_net, plain_net, write_checkpoints
+from tests.unit.engine.test_resuming import Saves
+from tests.unit.engine.toy import Interrupted, ToyData, ToyTask, norm_net, plain_net, write_checkpoints
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,11 @@ def chooser(
         ),
         **changed,
     )
+
+
+def linear_norm() -> nn.Module:
+    """Nothing saturates: wrong statistics go on to the output."""
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
 
 # Which way
@@ -125,8 +131,6 @@ def test_the_select_split_has_no_say(tmp_path: Path) -> None:
     said = []
     for name, others in (("one", slice(0, 200)), ("other", slice(200, 400))):
         fit, select = slice(700, 900), others
-        from ladle_engine.tasks.examples import split
-
         fit_indices, select_indices = split(400, 0.5, 0)
         arranged = {"images": np.empty((400, *images.shape[1:]), images.dtype), "labels": np.empty(400, labels.dtype)}
         for key, values in (("images", images), ("labels", labels)):
@@ -189,6 +193,44 @@ def test_the_choice_is_kept_for_a_resumed_job(tmp_path: Path) -> None:
     assert type(again.policy) is type(first.policy)
 
 
+@pytest.mark.parametrize("wrong_by", [30.0, 0.0])
+def test_a_job_that_dies_within_training_ends_with_the_same_bits_and_rebuilds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    folder = tmp_path / "checkpoints"
+    write_checkpoints(folder, linear_norm)
+    shift_statistics(folder, wrong_by)
+
+    def run(name: str) -> Path:
+        average(
+            folder, folder, output=tmp_path / name, task=ToyTask(linear_norm), method="twa-layerwise",
+            method_options={"steps": 8}, state_dir=tmp_path / "states" / name.partition(" ")[0],
+        )  # fmt: skip
+        return tmp_path / name
+
+    whole = run("whole")
+    for dies_at in (0, 3):
+        with monkeypatch.context() as patched:
+            Saves(patched, dies_at=dies_at)
+            with pytest.raises(Interrupted):
+                run(f"died-{dies_at}")
+        resumed = run(f"died-{dies_at} resumed")
+        for file in ("model.safetensors", "statistics.safetensors"):
+            assert_same_tensors(resumed / file, whole / file)
+        assert (resumed / "coefficients.json").read_bytes() == (whole / "coefficients.json").read_bytes()
+        reports = [json.loads((each / "report.json").read_text()) for each in (whole, resumed)]
+        assert reports[0]["statistics"] == reports[1]["statistics"]
+    assert_same_tensors(
+        rebuild(whole, folder, output=tmp_path / "again") / "model.safetensors", whole / "model.safetensors"
+    )
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    tensors, expected = load_file(one), load_file(other)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+
+
 def test_a_loss_that_is_no_number_is_never_the_lower_one() -> None:
     assert lowest({"averaged": float("nan"), "recomputed": 5.0}) == "recomputed"
     assert lowest({"averaged": 5.0, "recomputed": float("nan")}) == "averaged"
@@ -199,11 +241,6 @@ def test_a_loss_that_is_no_number_is_never_the_lower_one() -> None:
 
 def bind_plain() -> Binding:
     return Binding(model=plain_net(), parameters={}, statistics={}, counters={}, aliases={})
-
-
-def linear_norm() -> nn.Module:
-    """Nothing saturates: wrong statistics go on to the output."""
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
 
 class SpyMode(ToyTask):
@@ -482,8 +519,6 @@ def test_a_quantisers_scale_zero_point_and_range_are_those_of_one_file(tmp_path:
 
 
 def test_a_quantiser_that_would_follow_the_examples_it_is_judged_on_is_refused_by_name(tmp_path: Path) -> None:
-    from ladle_engine import TaskError
-
     on = [torch.tensor([value], dtype=torch.uint8) for value in (0, 1, 0)]
     with pytest.raises(TaskError, match=r"`1\.observer_enabled` must be 0, but is 1 in `step-1\.safetensors`"):
         mixture(tmp_path, quantised, [0.5, 0.3, 0.2], **{**QUANTISERS, "1__observer_enabled": on})
@@ -505,8 +540,6 @@ def test_torchs_fake_quantisers_are_known(tmp_path: Path) -> None:
 
 
 def test_a_lazy_batch_norm_that_no_input_has_shaped_is_refused_by_name(tmp_path: Path) -> None:
-    from ladle_engine import TaskError
-
     checkpoints = write_checkpoints(tmp_path, norm_net)
 
     def lazy() -> nn.Module:
