@@ -3,8 +3,8 @@
     python benchmarks/batch_norm.py
 
 Every job runs twice, with either way for all mixtures. *Old* is what Ladle did by the number of images to fit
-(recomputed from 512), *new* is the way that has the lower loss on the fit split. Checkpoint sets are made the first time
-(the fine-tunes on photographs of solar cells take an hour), and every job's figures are kept beside them in
+(recomputed from 512), *new* is the way that has the lower loss on the fit split. Checkpoint sets are made the first
+time (the fine-tunes on photographs of solar cells take an hour), and every job's figures are kept beside them in
 CACHE/batch-norm: delete that folder to measure again.
 """
 

@@ -136,7 +136,7 @@ class MethodContext:
     ) -> Mapping[str, Tensor]:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
 
-        `settled` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
+        `recomputed` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
         files where the directions are coarser than float32.
         """
         single = coefficients.single()
