@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-accuracy compose-test clean
+.PHONY: help setup demo test check format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases $(wildcard benchmarks/*.py)
+	MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases $(wildcard benchmarks/*.py benchmarks/gpu/*.py)
 	docker/check.sh
 
 format: $(STAMP) ## Format the code and mend what the linter can.
@@ -45,6 +45,9 @@ bench: $(STAMP) ## Print the five tables of speed and memory; JSON goes to bench
 bench-accuracy: $(STAMP) ## Test losses: every method on Fashion-MNIST, and the defaults against the published recipe.
 	$(BIN)/python benchmarks/fashion_mnist.py
 	$(BIN)/python benchmarks/defaults.py
+
+gpu-check: $(STAMP) ## Check Ladle on a GPU and measure it, in under ten minutes; see docs/gpu.md. GPU=--quick is shorter.
+	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
 compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from outside, take it down.
 	docker/compose-test.sh

@@ -449,7 +449,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ladle_engine.pipeline.report import versions
+    from ladle_engine.versions import versions
 
     console = Console()
     CACHE.mkdir(parents=True, exist_ok=True)

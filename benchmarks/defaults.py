@@ -38,10 +38,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ladle_engine import average, candidate_state
-from ladle_engine.pipeline.report import versions
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.tasks import Task
 from ladle_engine.tasks.base import Batch
+from ladle_engine.versions import versions
 
 METHODS = {"twa": False, "twa-layerwise": True}
 TOLERANCE = 0.005

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ladle_engine import average, candidate_state
-from ladle_engine.pipeline.report import versions
+from ladle_engine.versions import versions
 
 TO_BEAT = ("best", "uniform", "last-k", "greedy-soup")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ladle_engine.directions.formats import BLOCK, ROW_PRECISIONS, Rows, row_bytes
 from ladle_engine.directions.resident_rows import ResidentRows
-from ladle_engine.pipeline.report import versions
+from ladle_engine.versions import versions
 
 COUNTS = (10, 100, 300)
 FILL_ELEMENTS = 1 << 22

@@ -52,7 +52,6 @@ from ladle_engine.methods.trained import TrainedOptions
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.model.statistics import NoStatistics, RecomputedStatistics, Statistics
-from ladle_engine.pipeline.report import versions
 from ladle_engine.placements.base import REPLICATED, Placement
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.memory_probe import PeakMemory, available_bytes
@@ -65,6 +64,7 @@ from ladle_engine.tasks.image_classification import ImageClassification
 from ladle_engine.training.descent import first_order
 from ladle_engine.training.objective import Objective
 from ladle_engine.training.trainer import Trainer
+from ladle_engine.versions import versions
 
 COUNTS = (10, 100, 300)
 HOST = torch.device("cpu")
@@ -135,38 +135,54 @@ def main() -> None:
     repeats = arguments.repeats or (15 if on_gpu else 6) // (3 if arguments.quick else 1)
     # So that a `kill` removes the streamed files too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    READERS[DrawnCheckpoint.format] = DrawnCheckpoint  # type: ignore[assignment]
     console = Console()
     for name in arguments.models or cases:
         torch.manual_seed(0)
         bench = Bench({**ON_CPU, **ON_GPU}[name], device, repeats)
-        plain = {"parameters": bench.parameters, "flop": bench.flop(), **bench.plain_memory(), **bench.plain_calls()}
-        result = {
-            "model": name,
-            "device": device_name(device),
-            "threads": None if on_gpu else arguments.threads,
-            "batch_size": bench.case.batch_size,
-            "image_size": bench.case.image_size,
-            "precision": "float32",
-            "quick": arguments.quick,
-            "versions": versions(),
-            "plain": plain,
-        }
+        result = result_of(name, bench, arguments.quick)
         file = f"step-overhead-{slug(name)}-{slug(device_name(device))}"
         result["runs"] = earlier_runs(results_path(file, quick=arguments.quick), result, console)
         for count in [10] if arguments.quick else arguments.counts:
             for precision in tiers:
-                measured = {"count": count, "tier": precision, "load": round(os.getloadavg()[0], 1), "repeats": repeats}
-                run = {
-                    **measured,
-                    "plain_bytes": plain["held_bytes"] + plain["step_bytes"],
-                    **bench.run(count, precision),
-                }
+                run = run_of(result, bench, count, precision)
                 result["runs"] = with_run(result["runs"], run)
                 console.print(" ".join(cells_of(run)))
                 # After every run: what is measured is not lost when a later one takes too long.
                 save(file, result, markdown(result), quick=arguments.quick)
         console.print(table_of(result), *verdicts(result), sep="\n")
+
+
+def result_of(name: str, bench: Bench, quick: bool) -> dict[str, Any]:
+    """What all rows of a model have in common, the plain step among it; no `runs` yet."""
+    return {
+        "model": name,
+        "device": device_name(bench.device),
+        "threads": None if bench.device.type == "cuda" else torch.get_num_threads(),
+        "batch_size": bench.case.batch_size,
+        "image_size": bench.case.image_size,
+        "precision": "float32",
+        "quick": quick,
+        "versions": versions(),
+        "plain": {
+            "parameters": bench.parameters,
+            "flop": bench.flop(),
+            **bench.plain_memory(),
+            **bench.plain_calls(),
+        },
+    }
+
+
+def run_of(result: Mapping[str, Any], bench: Bench, count: int, precision: str) -> dict[str, Any]:
+    """One row, measured now."""
+    plain = result["plain"]
+    return {
+        "count": count,
+        "tier": precision,
+        "load": round(os.getloadavg()[0], 1),
+        "repeats": bench.repeats,
+        "plain_bytes": plain["held_bytes"] + plain["step_bytes"],
+        **bench.run(count, precision),
+    }
 
 
 class DrawnCheckpoint:
@@ -203,6 +219,9 @@ class DrawnCheckpoint:
         info = self.infos[name]
         window = self.pool[self._offset : self._offset + info.numel].view(info.shape)
         return 1 + window if len(info.shape) == 1 else window
+
+
+READERS[DrawnCheckpoint.format] = DrawnCheckpoint  # type: ignore[assignment]
 
 
 class OneBatch:

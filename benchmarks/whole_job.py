@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ladle_small_cnn import SmallCnn
+from ladle_small_cnn import SmallCnn, SmallCnnTask
 from measuring import clock, clock_text, device_name, held, median, parser_of, save, slug, wait
 from rich.console import Console
 from rich.table import Table
@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_engine import average
-from ladle_engine.pipeline.report import versions
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.tasks.examples import split
+from ladle_engine.versions import versions
 
 METHODS = ("twa", "auto")
 CONFIG: dict[str, Any] = {"num_channels": 1, "num_classes": 10, "image_size": 28, "batch_norm": False}
@@ -162,7 +162,8 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path) -> di
         folder / "val.npz",
         output=output,
         method=method,
-        task_options={"batch_size": BATCH_SIZE},
+        # By itself, so that it also runs where no task is installed.
+        task=SmallCnnTask.from_options({"batch_size": BATCH_SIZE}),
         device=device,
         progress=note,
     )
@@ -180,12 +181,16 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path) -> di
     }
 
 
+def validation_set(folder: Path) -> tuple[Tensor, Tensor]:
+    """float32 [N, 1, 28, 28] and int64 [N]."""
+    with np.load(folder / "val.npz") as arrays:
+        return torch.from_numpy(arrays["images"])[:, None].to(torch.float32) / 255, torch.from_numpy(arrays["labels"])
+
+
 def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]:
     """Seconds of what no job can do without, as plain torch."""
     files = sorted((folder / "checkpoints").glob("*.safetensors"))
-    with np.load(folder / "val.npz") as arrays:
-        images = torch.from_numpy(arrays["images"])[:, None].to(torch.float32) / 255
-        labels = torch.from_numpy(arrays["labels"])
+    images, labels = validation_set(folder)
     fit, select = split(len(labels), 0.5, 0)
     model = SmallCnn(**CONFIG).to(device).eval()
     seconds: dict[str, float] = {}

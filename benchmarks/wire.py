@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 from wire_rank import SUM, Size, write_checkpoints
 
-from ladle_engine.pipeline.report import versions
 from ladle_engine.placements.base import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
+from ladle_engine.versions import versions
 
 RANK = Path(__file__).with_name("wire_rank.py")
 PORT = 29577

@@ -17,7 +17,7 @@ import psutil
 import redis
 from redis.exceptions import RedisError
 
-from ladle_worker.family import before_exec
+from ladle_contracts.processes import end_with_parent
 from tests.polling import DEADLINE_S, until
 
 
@@ -55,7 +55,7 @@ class RedisServer:
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=before_exec(),
+                preexec_fn=end_with_parent(signal.SIGKILL),
             )
         until(self.answers, what="Redis to answer")
 
@@ -98,7 +98,7 @@ class Process:
                 env={**os.environ, **self.environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=before_exec(),
+                preexec_fn=end_with_parent(signal.SIGKILL),
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Ladle: a folder of checkpoints in, a better model out.
+"""Ladle makes one better model from a folder of checkpoints.
 
 from ladle import submit
 
@@ -63,7 +63,7 @@ _CONTRACTS = ("Event", "JobRecord", "JobResult", "JobSpec", "JobState")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name when it is first used: `import ladle`, and `ladle --help` with it, costs nothing."""
+    """Imports a name when it is first used, so that `import ladle` and `ladle --help` are quick."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _CONTRACTS:

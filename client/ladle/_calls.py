@@ -1,4 +1,4 @@
-"""Every request of the REST API as a value: what to send, and how to read the answer. Nothing here does any I/O."""
+"""Every request of the REST API as a value: what to send, and how to read the answer. There is no I/O here."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     repeatable: bool = True
-    """Sending it twice does no more than sending it once, so a lost answer may be asked for again."""
+    """Sending it twice has the same effect as sending it once, so it is sent again when the answer was lost."""
 
 
 def submit_job(spec: JobSpec, idempotency_key: str) -> Call[JobRecord]:
-    """Repeatable, because the key makes the service answer with the same job."""
+    """Repeatable, because for the same key the service returns the same job."""
     return Call(
         method="POST",
         path="/v1/jobs",
@@ -77,12 +77,12 @@ def list_jobs(
 
 
 def cancel_job(job_id: str) -> Call[JobRecord]:
-    """Repeatable: a second cancel of a job that is being cancelled changes nothing."""
+    """Repeatable, because cancelling twice changes nothing."""
     return Call(method="POST", path=_job_path(job_id, "cancel"), parse=_reader(JobRecord))
 
 
 def delete_job(job_id: str) -> Call[None]:
-    """Not repeatable: the second time it is not found."""
+    """Not repeatable, because the second time the job is not found."""
     return Call(method="DELETE", path=_job_path(job_id), parse=lambda _: None, repeatable=False)
 
 
@@ -93,7 +93,7 @@ def get_events(job_id: str, after: str | None = None, limit: int = PAGE) -> Call
 
 
 def follow_events(job_id: str, after: str | None) -> Call[None]:
-    """The stream; its events are read one by one, not by `parse`."""
+    """The event stream. Its events are read one by one, not by `parse`."""
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if after:
         headers[LAST_EVENT_HEADER] = after
@@ -101,7 +101,7 @@ def follow_events(job_id: str, after: str | None) -> Call[None]:
 
 
 def get_logs(job_id: str, tail: int) -> Call[LogTail]:
-    """The log's last lines."""
+    """The last lines of the log."""
     params = (("tail", str(tail)),)
     return Call(method="GET", path=_job_path(job_id, "logs"), params=params, parse=_reader(LogTail))
 
@@ -127,16 +127,16 @@ def get_tasks() -> Call[TaskList]:
 
 
 def get_version() -> Call[Version]:
-    """Which Ladle answers."""
+    """The version of the service."""
     return Call(method="GET", path="/version", parse=_reader(Version))
 
 
 def read_error(status: int, body: bytes) -> LadleError:
-    """The exception for an answer that is no success."""
+    """The exception for an answer that is not a success."""
     try:
         return error_of(Problem.model_validate_json(body, extra="ignore"))
     except ValidationError:
-        return UnexpectedAnswer(f"the answer is HTTP {status} without a problem that Ladle would send: {body[:200]!r}")
+        return UnexpectedAnswer(f"The answer is HTTP {status} and does not come from Ladle: {body[:200]!r}.")
 
 
 def _job_path(job_id: str, *more: str) -> str:
@@ -146,9 +146,10 @@ def _job_path(job_id: str, *more: str) -> str:
 def _reader(model: type[M]) -> Callable[[bytes], M]:
     def read(body: bytes) -> M:
         try:
-            # A newer service may say more than this client knows.
+            # A newer service may send fields that this client does not know.
             return model.model_validate_json(body, extra="ignore")
         except ValidationError as error:
-            raise UnexpectedAnswer(f"the answer is no {model.__name__}: is a Ladle service at this address?") from error
+            message = f"The answer is not a {model.__name__}. Is there a Ladle service at this address?"
+            raise UnexpectedAnswer(message) from error
 
     return read

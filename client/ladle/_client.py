@@ -26,10 +26,11 @@ PATIENCE_S = 10.0
 
 
 class Client:
-    """Talks to one Ladle service. Threads may share it.
+    """A connection to one Ladle service. Threads may share it.
 
-    Without `url` and `token` it takes LADLE_URL and LADLE_TOKEN, else the stack that `ladle up` started here.
-    `timeout` is for one answer, `patience` for asking again while nobody answers; both in seconds.
+    Without `url` and `token` it uses LADLE_URL and LADLE_TOKEN, or else the stack that `ladle up` started here.
+    `timeout` limits how long it waits for one answer, and `patience` how long it tries again while the service cannot
+    be reached. Both are in seconds.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Client:
         return Job(self._transport, record.id, record)
 
     def job(self, job_id: str) -> Job:
-        """A handle on a job that exists; asks nothing yet."""
+        """A handle for a job that exists. It does not ask the service yet."""
         return Job(self._transport, job_id)
 
     def jobs(
         self, *, state: JobState | str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[JobRecord]:
-        """All jobs, newest first; pages are fetched as they are needed."""
+        """All jobs, newest first. Pages are fetched as they are needed."""
         cursor = None
         while True:
             page = self._transport.send(_calls.list_jobs(state=state, labels=labels, cursor=cursor))
@@ -79,11 +80,11 @@ class Client:
         return self._transport.send(_calls.get_tasks()).tasks
 
     def version(self) -> Version:
-        """Which Ladle answers."""
+        """The version of the service."""
         return self._transport.send(_calls.get_version())
 
     def close(self) -> None:
-        """Closes the connections; jobs of this client cannot be asked any more."""
+        """Closes the connections. The jobs of this client can no longer be used."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -96,7 +97,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client`, to be awaited."""
+    """`Client` for asyncio: its methods are awaited."""
 
     def __init__(
         self,
@@ -117,13 +118,13 @@ class AsyncClient:
         return AsyncJob(self._transport, record.id, record)
 
     def job(self, job_id: str) -> AsyncJob:
-        """A handle on a job that exists; asks nothing yet."""
+        """A handle for a job that exists. It does not ask the service yet."""
         return AsyncJob(self._transport, job_id)
 
     async def jobs(
         self, *, state: JobState | str | None = None, labels: Mapping[str, str] | None = None
     ) -> AsyncIterator[JobRecord]:
-        """All jobs, newest first; pages are fetched as they are needed."""
+        """All jobs, newest first. Pages are fetched as they are needed."""
         cursor = None
         while True:
             page = await self._transport.send(_calls.list_jobs(state=state, labels=labels, cursor=cursor))
@@ -146,11 +147,11 @@ class AsyncClient:
         return (await self._transport.send(_calls.get_tasks())).tasks
 
     async def version(self) -> Version:
-        """Which Ladle answers."""
+        """The version of the service."""
         return await self._transport.send(_calls.get_version())
 
     async def close(self) -> None:
-        """Closes the connections; jobs of this client cannot be asked any more."""
+        """Closes the connections. The jobs of this client can no longer be used."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -170,28 +171,30 @@ def submit(
     token: str | None = None,
     **options: Unpack[SpecOptions],
 ) -> Job:
-    """Submits a folder of checkpoints and a validation set; returns at once with the job.
+    """Submits a folder of checkpoints and a validation set, and returns the job at once.
 
-    Options are those of the job spec: `task`, `method`, `checkpoints`, `train_set`, `select_fraction`, `metric`,
-    `output`, `resources`, `seed`, `priority`, `labels`. Relative paths are taken from the current folder.
+    The options are the parts of `ladle_contracts.JobSpec`. Relative paths are taken from the current folder.
 
         from ladle import submit
         print(submit("checkpoints", "val").result().folder)
 
-    Errors: ConfigurationError when no service is known, InvalidSpec for a wrong value or path, TypeError for an
-    option that does not exist, ServiceUnreachable when nobody answers.
+    Raises:
+        ConfigurationError: no service is known.
+        InvalidSpec: a value or a path is wrong.
+        TypeError: there is no such option.
+        ServiceUnreachable: the service cannot be reached.
     """
     return _shared_client(find_address(url, token)).submit(ckpt_dir, val_set, **options)
 
 
 @cache
 def _shared_client(address: Address) -> Client:
-    """One client for each address: a job needs its connections for as long as somebody holds it."""
+    """One client per address. It stays open because a job needs its connections for as long as somebody holds it."""
     client = Client(str(address), address.token)
     atexit.register(client.close)
     return client
 
 
 def _new_key() -> str:
-    """One for each submit: however often it is sent, it makes one job."""
+    """One key per submit: however often the request is sent, it makes one job."""
     return uuid.uuid4().hex

@@ -1,20 +1,23 @@
 """The exceptions of the client.
 
 * LadleError                 Anything that goes wrong here.
-  x ConfigurationError       No address, or one that cannot be used. Nothing was sent.
-  x InvalidSpec              The job's spec breaks a rule, found here or by the service. Also a ValueError.
-  x ServiceUnreachable       Nobody answers at the address, retries included. Also a ConnectionError.
-  x UnexpectedAnswer         Somebody answers, but not as Ladle would.
+  x ConfigurationError       No address is known, or it cannot be used. Nothing was sent.
+  x InvalidSpec              The job spec breaks a rule. Found here or by the service. Also a ValueError.
+  x ServiceUnreachable       The service cannot be reached, even after retries. Also a ConnectionError.
+  x UnexpectedAnswer         Something answered that is not a Ladle service.
   x ServiceError             The service refused: `code` is stable, `detail` is for people.
     + Unauthorized           The token is missing or wrong.
-    + NotFound               No such job, or it belongs to another token.
-    + Conflict               What is asked does not fit the present state: the output exists, the job has finished, ...
-    + Unavailable            The service runs, but cannot work now (its Redis is down), retries included.
+    + NotFound               There is no such job, or it belongs to another token.
+    + Conflict               The current state does not allow it: the output exists, the job has finished, ...
+    + Unavailable            The service runs but cannot work (its Redis is down), even after retries.
   x JobError                 The job ended without a result.
-    + JobFailed              `reason` is stable, `message` is for people, `log_tail` is the last lines of its log.
-    + JobCancelled           Somebody cancelled it.
+    + JobFailed              `reason` is stable, `message` is for people, `log_tail` has the last lines of its log.
+    + JobCancelled           Somebody cancelled the job.
 
-Waiting past a `timeout` raises Python's own TimeoutError; an option that does not exist raises TypeError.
+Waiting longer than a `timeout` raises Python's own TimeoutError. An option that does not exist raises TypeError.
+
+In messages an argument is written as `url=` and a field of the job spec by its path, as in `checkpoints.last`. The
+command relies on it to show flags instead.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 from typing import Any
 
 from ladle_contracts import ErrorCode, JobRecord, Problem, Reason
+from ladle_contracts.errors import SPEC_CODES
 
 
 class LadleError(Exception):
@@ -29,11 +33,11 @@ class LadleError(Exception):
 
 
 class ConfigurationError(LadleError):
-    """No address, or one that cannot be used."""
+    """No address is known, or it cannot be used."""
 
 
 class InvalidSpec(LadleError, ValueError):
-    """The job's spec breaks a rule: `errors` has one `{"field": ..., "message": ...}` each."""
+    """The job spec breaks a rule: `errors` has one `{"field": ..., "message": ...}` for each."""
 
     def __init__(
         self, message: str, *, code: str = ErrorCode.INVALID_SPEC, errors: tuple[dict[str, Any], ...] = ()
@@ -44,11 +48,11 @@ class InvalidSpec(LadleError, ValueError):
 
 
 class ServiceUnreachable(LadleError, ConnectionError):
-    """Nobody answers at the address."""
+    """The service cannot be reached."""
 
 
 class UnexpectedAnswer(LadleError):
-    """Somebody answers, but not as Ladle would."""
+    """Something answered that is not a Ladle service."""
 
 
 class ServiceError(LadleError):
@@ -63,7 +67,7 @@ class ServiceError(LadleError):
         self.errors = problem.errors
 
     def __reduce__(self) -> tuple[type[ServiceError], tuple[Problem]]:
-        """So that it can leave a process pool."""
+        """So that it can be pickled, as a process pool does."""
         return type(self), (self._problem,)
 
 
@@ -72,15 +76,15 @@ class Unauthorized(ServiceError):
 
 
 class NotFound(ServiceError):
-    """No such job, or it belongs to another token."""
+    """There is no such job, or it belongs to another token."""
 
 
 class Conflict(ServiceError):
-    """What is asked does not fit the present state."""
+    """The current state does not allow it."""
 
 
 class Unavailable(ServiceError):
-    """The service runs, but cannot work now."""
+    """The service runs but cannot work at the moment."""
 
 
 class JobError(LadleError):
@@ -96,22 +100,22 @@ class JobError(LadleError):
 
     @staticmethod
     def _describe(record: JobRecord) -> str:
-        return f"job {record.id} is {record.state}"
+        return f"Job {record.id} is {record.state}."
 
     def __reduce__(self) -> tuple[type[JobError], tuple[JobRecord]]:
-        """So that it can leave a process pool."""
+        """So that it can be pickled, as a process pool does."""
         return type(self), (self.record,)
 
 
 class JobFailed(JobError):
-    """The job failed; the text has the reason and the log's tail."""
+    """The job failed. The text has the reason and the end of the log."""
 
     @staticmethod
     def _describe(record: JobRecord) -> str:
-        lines = [f"job {record.id} failed: {record.message or 'no message'} [{record.reason or 'unknown'}]"]
+        lines = [f"Job {record.id} failed: {record.message or 'there is no message'} [{record.reason or 'unknown'}]"]
         tail = [line for line in record.log_tail if not record.message or record.message not in line]
         if tail:
-            lines += ["the log ends with:", *(f"    {line}" for line in tail)]
+            lines += ["The log ends with:", *(f"    {line}" for line in tail)]
         return "\n".join(lines)
 
 
@@ -120,31 +124,21 @@ class JobCancelled(JobError):
 
     @staticmethod
     def _describe(record: JobRecord) -> str:
-        return f"job {record.id} was cancelled"
+        return f"Job {record.id} was cancelled."
 
 
-SPEC_CODES = frozenset(
-    {
-        ErrorCode.INVALID_SPEC,
-        ErrorCode.PATH_NOT_ALLOWED,
-        ErrorCode.UNKNOWN_METHOD,
-        ErrorCode.UNKNOWN_TASK,
-        ErrorCode.UNKNOWN_OPTION,
-        ErrorCode.NOT_ENOUGH_NODES,
-    }
-)
 _BY_STATUS: dict[int, type[ServiceError]] = {401: Unauthorized, 404: NotFound, 409: Conflict, 503: Unavailable}
 
 
 def error_of(problem: Problem) -> LadleError:
-    """The exception for a problem that the service sent."""
+    """The exception for a problem that the service reported."""
     if problem.code in SPEC_CODES:
         return InvalidSpec(describe(problem), code=problem.code, errors=problem.errors)
     return _BY_STATUS.get(problem.status, ServiceError)(problem)
 
 
 def describe(problem: Problem) -> str:
-    """The problem's detail, with a line for each field that it does not tell of already."""
+    """The detail of a problem, and a line for each field that the detail does not mention."""
     fields = [
         f"  {error.get('field')}: {error.get('message')}"
         for error in problem.errors

@@ -1,4 +1,4 @@
-"""A job as a handle that mirrors `concurrent.futures.Future`; `AsyncJob` is the same to be awaited."""
+"""A handle for one job, like `concurrent.futures.Future`. `AsyncJob` is the same for asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GIVEN_UP = frozenset({JobState.CANCELLING, JobState.CANCELLED})
 
 
 class _Handle:
-    """What both kinds of handle know without asking."""
+    """What both kinds of handle know without asking the service."""
 
     def __init__(self, job_id: str, record: JobRecord | None = None) -> None:
         self.id = job_id
@@ -27,7 +27,7 @@ class _Handle:
 
     @property
     def _final(self) -> JobRecord | None:
-        """The record of a job that has ended, which never changes again."""
+        """The record of a job that has ended. It never changes again."""
         return self._record if self._record is not None and self._record.state in TERMINAL_STATES else None
 
     def __repr__(self) -> str:
@@ -36,7 +36,7 @@ class _Handle:
 
 
 class Job(_Handle):
-    """One job. Every method asks the service, until the job has ended: then its record is remembered."""
+    """One job. Every method asks the service until the job has ended. Then the record is remembered."""
 
     def __init__(self, transport: SyncTransport, job_id: str, record: JobRecord | None = None) -> None:
         super().__init__(job_id, record)
@@ -51,15 +51,15 @@ class Job(_Handle):
         return self._look().state in TERMINAL_STATES
 
     def running(self) -> bool:
-        """Whether its ranks are at work."""
+        """Whether its ranks are running."""
         return self._look().state in _RUNNING
 
     def cancelled(self) -> bool:
-        """Whether the job ended by a cancel."""
+        """Whether the job was cancelled."""
         return self._look().state is JobState.CANCELLED
 
     def wait(self, timeout: float | None = None) -> JobRecord:
-        """The record, once the job has ended. TimeoutError after `timeout` seconds; the job goes on then."""
+        """Waits for the end and returns the record. Raises TimeoutError after `timeout` seconds; the job continues."""
         waiter = Waiter(self.id, timeout)
         while True:
             try:
@@ -73,15 +73,15 @@ class Job(_Handle):
             time.sleep(waiter.next_pause())
 
     def result(self, timeout: float | None = None) -> JobResult:
-        """Waits for the result. JobFailed, JobCancelled or TimeoutError otherwise."""
+        """Waits for the result. Raises JobFailed, JobCancelled or TimeoutError."""
         return result_of_job(self.wait(timeout))
 
     def exception(self, timeout: float | None = None) -> JobError | None:
-        """Waits for the end; the error that `result` would raise, or None."""
+        """Waits for the end and returns the error that `result` would raise, or None."""
         return error_of_job(self.wait(timeout))
 
     def cancel(self) -> bool:
-        """Asks for an end. False when it is too late: the job has ended, or is moving its result to its place."""
+        """Cancels the job. False when it is too late: the job has ended or is already writing its result."""
         try:
             self._record = self._transport.send(_calls.cancel_job(self.id))
         except Conflict as error:
@@ -91,9 +91,10 @@ class Job(_Handle):
         return self._record.state in _GIVEN_UP
 
     def events(self, *, follow: bool = True, after: str | None = None) -> Iterator[Event]:
-        """What happened, each event once, from the start or after the event `after`.
+        """What happened, each event once, from the start or after the event with the id `after`.
 
-        With `follow` it goes on until the job ends, and over cut connections; without, it ends with the newest.
+        With `follow` it continues until the job ends, also over broken connections. Without it, it ends with the newest
+        event.
         """
         if follow:
             yield from self._transport.follow(Follower(self.id, after))
@@ -110,7 +111,7 @@ class Job(_Handle):
         return self._transport.send(_calls.get_logs(self.id, tail)).lines
 
     def delete(self) -> None:
-        """Forgets a job that has ended; its result folder stays."""
+        """Deletes the record of a job that has ended. Its result folder stays."""
         self._transport.send(_calls.delete_job(self.id))
 
     def _look(self, patience_s: float | None = None) -> JobRecord:
@@ -121,7 +122,7 @@ class Job(_Handle):
 
 
 class AsyncJob(_Handle):
-    """One job, to be awaited; every method means what it means at `Job`."""
+    """One job for asyncio. Every method does what it does in `Job`."""
 
     def __init__(self, transport: AsyncTransport, job_id: str, record: JobRecord | None = None) -> None:
         super().__init__(job_id, record)
@@ -136,15 +137,15 @@ class AsyncJob(_Handle):
         return (await self._look()).state in TERMINAL_STATES
 
     async def running(self) -> bool:
-        """Whether its ranks are at work."""
+        """Whether its ranks are running."""
         return (await self._look()).state in _RUNNING
 
     async def cancelled(self) -> bool:
-        """Whether the job ended by a cancel."""
+        """Whether the job was cancelled."""
         return (await self._look()).state is JobState.CANCELLED
 
     async def wait(self, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109  the same surface as Job
-        """The record, once the job has ended. TimeoutError after `timeout` seconds; the job goes on then."""
+        """Waits for the end and returns the record. Raises TimeoutError after `timeout` seconds; the job continues."""
         waiter = Waiter(self.id, timeout)
         while True:
             try:
@@ -158,15 +159,15 @@ class AsyncJob(_Handle):
             await asyncio.sleep(waiter.next_pause())
 
     async def result(self, timeout: float | None = None) -> JobResult:  # noqa: ASYNC109  the same surface as Job
-        """Waits for the result. JobFailed, JobCancelled or TimeoutError otherwise."""
+        """Waits for the result. Raises JobFailed, JobCancelled or TimeoutError."""
         return result_of_job(await self.wait(timeout))
 
     async def exception(self, timeout: float | None = None) -> JobError | None:  # noqa: ASYNC109
-        """Waits for the end; the error that `result` would raise, or None."""
+        """Waits for the end and returns the error that `result` would raise, or None."""
         return error_of_job(await self.wait(timeout))
 
     async def cancel(self) -> bool:
-        """Asks for an end. False when it is too late: the job has ended, or is moving its result to its place."""
+        """Cancels the job. False when it is too late: the job has ended or is already writing its result."""
         try:
             self._record = await self._transport.send(_calls.cancel_job(self.id))
         except Conflict as error:
@@ -176,7 +177,7 @@ class AsyncJob(_Handle):
         return self._record.state in _GIVEN_UP
 
     async def events(self, *, follow: bool = True, after: str | None = None) -> AsyncIterator[Event]:
-        """What happened, each event once, from the start or after the event `after`."""
+        """What happened, each event once, from the start or after the event with the id `after`."""
         if follow:
             async for event in self._transport.follow(Follower(self.id, after)):
                 yield event
@@ -194,7 +195,7 @@ class AsyncJob(_Handle):
         return (await self._transport.send(_calls.get_logs(self.id, tail))).lines
 
     async def delete(self) -> None:
-        """Forgets a job that has ended; its result folder stays."""
+        """Deletes the record of a job that has ended. Its result folder stays."""
         await self._transport.send(_calls.delete_job(self.id))
 
     async def _look(self, patience_s: float | None = None) -> JobRecord:

@@ -1,4 +1,4 @@
-"""When to ask again, and how long to wait before: a budget in seconds, exponential backoff, full jitter."""
+"""When to try again, and how long to wait before: a budget in seconds, exponential backoff, jitter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Backoff:
     """The pauses of one request, or of one stream that is followed."""
 
     patience_s: float
-    """How long failures in a row are borne; then `next_pause` is None."""
+    """How long failures in a row are retried. After that `next_pause` is None."""
     first_s: float = 0.1
     longest_s: float = 3.0
     clock: Callable[[], float] = time.monotonic
@@ -24,17 +24,17 @@ class Backoff:
     _failures: int = field(default=0, init=False)
 
     def succeeded(self) -> None:
-        """Something arrived: the next failure is the first one again."""
+        """Something arrived, so the next failure counts as the first."""
         self._failing_since, self._failures = None, 0
 
     def answered(self) -> None:
-        """Somebody is there, though nothing useful came: patience begins anew, the pauses go on growing."""
+        """The service answered, although with nothing useful: the budget starts again, the pauses keep growing."""
         self._failing_since = None
 
     def next_pause(self, asked_for_s: float | None = None) -> float | None:
-        """Seconds to wait after a failure, or None when patience is at its end.
+        """Seconds to wait after a failure, or None when the budget is used up.
 
-        `asked_for_s` is the service's own wish (`Retry-After`); it is obeyed while patience lasts.
+        `asked_for_s` is what the service asked for (`Retry-After`). It is respected within the budget.
         """
         now = self.clock()
         if self._failing_since is None:
@@ -49,7 +49,7 @@ class Backoff:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header; None for a date or nonsense, which our own pauses replace."""
+    """The seconds of a `Retry-After` header. None for a date or nonsense: then our own pauses apply."""
     if value is None or not value.isascii() or not value.isdigit():
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""From friendly options to a job spec."""
+"""From the options of `submit` to a job spec."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
 from ladle_contracts import JobSpec
+from ladle_contracts.rules import broken_rules
+from ladle_contracts.spec_fields import SPEC_FIELDS
 
 PathLike = str | os.PathLike[str]
 
@@ -22,8 +24,8 @@ OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir"
 def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]) -> JobSpec:
     """The spec for `submit(ckpt_dir, val_set, **options)`.
 
-    Relative paths are taken from the current folder. `None` means an option's default. TypeError for an option
-    that does not exist, InvalidSpec for a value that breaks a rule.
+    Relative paths are taken from the current folder. `None` means the option's default. Raises TypeError for an
+    option that does not exist, and InvalidSpec for a value that breaks a rule.
     """
     _check_names(options)
     fields: dict[str, Any] = {"ckpt_dir": absolute(ckpt_dir), "val_set": absolute(val_set)}
@@ -31,16 +33,16 @@ def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]
         if value is not None:
             fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
     try:
-        # As JSON, because that is what is sent: a list is a tuple there, and nothing else is guessed.
+        # Through JSON, because that is what is sent: lists become tuples, and nothing else is converted.
         return JobSpec.model_validate_json(json.dumps(fields, allow_nan=False))
     except ValidationError as error:
         raise _invalid(error) from error
     except (TypeError, ValueError) as error:
-        raise InvalidSpec(f"the options must be made of JSON values, but are not: {error}") from error
+        raise InvalidSpec(f"The options must consist of JSON values, but do not: {error}.") from error
 
 
 def absolute(path: PathLike) -> str:
-    """The path from the root, `~` expanded; `..` stays, since what it means depends on links the service sees."""
+    """The absolute path, with `~` expanded. `..` stays, because its meaning depends on links on the service's side."""
     return str(Path(path).expanduser().absolute())
 
 
@@ -48,13 +50,19 @@ def _check_names(options: Mapping[str, Any]) -> None:
     for name in options:
         if name in OPTIONS:
             continue
-        near = difflib.get_close_matches(name, OPTIONS, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else f"; the options are {', '.join(OPTIONS)}."
-        raise TypeError(f"submit() has no option `{name}`{hint}")
+        raise TypeError(f"submit() has no option `{name}`. {_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    parts = [field.path.partition(".")[0] for field in SPEC_FIELDS if field.name == name]
+    if len(parts) == 1:
+        return f'It is a field of `{parts[0]}`: {parts[0]}={{"{name}": ...}}.'
+    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"Did you mean `{near[0]}`?" if near else f"The options are {', '.join(OPTIONS)}."
 
 
 def _plain(value: Any) -> Any:
-    """Contracts as the mappings they are sent as; only what was set, so that the service's defaults hold."""
+    """A contract as the mapping that is sent: only what was set, so that the service's defaults hold."""
     return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
@@ -63,7 +71,7 @@ def _as_is(value: Any) -> Any:
 
 
 def _named(key: str) -> Callable[[Any], Any]:
-    """A lone string stands for `{key: string}`."""
+    """A string is short for `{key: string}`."""
     return lambda value: {key: value} if isinstance(value, str) else value
 
 
@@ -85,12 +93,11 @@ _FRIENDLY: dict[str, Callable[[Any], Any]] = {
 
 
 def _invalid(error: ValidationError) -> InvalidSpec:
-    errors = tuple(
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"], "value": item["input"]}
-        for item in error.errors()
-    )
-    lines = [f"  {item['field']}: {item['message']}, but it is {_short(item['value'])}" for item in errors]
-    return InvalidSpec("\n".join(["the job spec is not valid:", *lines]), errors=errors)
+    broken = broken_rules(error)
+    sentences = [f"`{each.field}` {each.describe(_short)}." for each in broken]
+    text = sentences[0] if len(sentences) == 1 else "\n  ".join(["The job spec is not valid:", *sentences])
+    errors = tuple({"field": each.field, "message": each.describe(_short), "value": each.value} for each in broken)
+    return InvalidSpec(text, errors=errors)
 
 
 def _short(value: Any) -> str:

@@ -27,12 +27,12 @@ class Stack:
 
 
 def stack_path() -> Path:
-    """Where the file lies; it is the user's own (0600)."""
+    """Where the file is. Only its user may read it (0600)."""
     return platformdirs.user_state_path("ladle") / "stack.json"
 
 
 class StackTaken(Exception):
-    """Another `ladle up` of this user runs: `stack`, or None while that one is still starting."""
+    """This user already runs a `ladle up`: `stack`, or None while it is still starting."""
 
     def __init__(self, stack: Stack | None) -> None:
         super().__init__(f"pid {stack.pid}" if stack else "starting")
@@ -41,17 +41,17 @@ class StackTaken(Exception):
 
 @contextmanager
 def sole_stack(path: Path | None = None) -> Iterator[Callable[[Stack], Path]]:
-    """Holds the user's one place for a stack; yields what announces it there. Raises `StackTaken`.
+    """Makes this process the user's only stack, and yields the function that announces it. Raises `StackTaken`.
 
-    The place is held by a lock, which the kernel takes back however this process ends. A process id would not do: it
-    may be another process's by now.
+    A lock decides, because the kernel releases it however this process ends. A process id would not do: it may belong
+    to another process by now.
     """
     path = path or stack_path()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock_path(path).open("a") as lock:
         if not _take(lock):
             raise StackTaken(read_stack(path))
-        # What a stack that was killed left.
+        # A stack that was killed leaves it behind.
         path.unlink(missing_ok=True)
         try:
             yield lambda stack: _write(stack, path)
@@ -60,7 +60,7 @@ def sole_stack(path: Path | None = None) -> Iterator[Callable[[Stack], Path]]:
 
 
 def read_stack(path: Path | None = None) -> Stack | None:
-    """The stack that runs now; None without a file, or when the process that wrote it has ended."""
+    """The stack that runs now. None without a file, or when the process that wrote it has ended."""
     path = path or stack_path()
     try:
         text = path.read_text()
@@ -71,7 +71,7 @@ def read_stack(path: Path | None = None) -> Stack | None:
 
 
 def _write(stack: Stack, path: Path) -> Path:
-    """In one step, readable by its owner alone: it holds a token."""
+    """In one step, and readable only by its owner, because it has a token in it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -86,8 +86,8 @@ def _lock_path(path: Path) -> Path:
 
 
 def _take(lock: IO[str], patience_s: float = 1.0) -> bool:
-    """A client that asks whether the lock is held has it for a moment: that is waited for."""
-    import fcntl  # not on Windows, where there is no stack to find, but a client
+    """Waits a moment, because a client that asks whether the lock is held holds it briefly itself."""
+    import fcntl  # does not exist on Windows, where the client works but there is no stack to find
 
     deadline = time.monotonic() + patience_s
     while True:
@@ -119,7 +119,7 @@ def _parse(text: str, path: Path) -> Stack:
         fields: dict[str, Any] = json.loads(text)
         stack = Stack(url=fields["url"], token=fields.get("token"), pid=fields["pid"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{path} is not a file that `ladle up` wrote; delete it.") from error
+        raise ConfigurationError(f"{path} is not a file that `ladle up` wrote. Delete it.") from error
     if not (isinstance(stack.url, str) and isinstance(stack.pid, int) and isinstance(stack.token, str | None)):
-        raise ConfigurationError(f"{path} is not a file that `ladle up` wrote; delete it.")
+        raise ConfigurationError(f"{path} is not a file that `ladle up` wrote. Delete it.")
     return stack

@@ -1,4 +1,4 @@
-"""Sending: the two thin places where the client does I/O. What is decided in common stands above them."""
+"""Sending: the only two places where the client does I/O. What they share is decided in the functions above them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ladle_contracts import Event
 T = TypeVar("T")
 
 STREAM_SILENCE_S = 60.0
-"""A stream that is silent for so long, keep-alives included, is dead."""
+"""A stream that sends nothing for this long, not even a keep-alive, is dead."""
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
@@ -48,19 +48,19 @@ def _request(call: Call[Any]) -> dict[str, Any]:
 
 
 def _pause_after_failure(address: Address, call: Call[Any], error: httpx2.TransportError, backoff: Backoff) -> float:
-    """Seconds to wait before sending again, or ServiceUnreachable."""
+    """Seconds to wait before sending again. Raises ServiceUnreachable when it makes no sense to try again."""
     may_repeat = call.repeatable or isinstance(error, _NEVER_SENT)
     pause_s = backoff.next_pause() if may_repeat else None
     if pause_s is None:
         what = str(error) or type(error).__name__
         raise ServiceUnreachable(
-            f"no Ladle service answers at {address} ({what}); `ladle doctor` says what is wrong, `ladle up` starts one."
+            f"No Ladle service answers at {address} ({what}). `ladle doctor` says what is wrong, `ladle up` starts one."
         ) from error
     return pause_s
 
 
 def _pause_after_refusal(call: Call[Any], response: httpx2.Response, backoff: Backoff) -> float:
-    """Seconds to wait before sending again, or the error that the service meant. The body has been read."""
+    """Seconds to wait before sending again. Raises the service's error otherwise. The body has been read."""
     pause_s = None
     if response.status_code in RETRY_STATUSES and (call.repeatable or response.status_code in (429, 503)):
         pause_s = backoff.next_pause(parse_retry_after(response.headers.get("retry-after")))
@@ -72,11 +72,11 @@ def _pause_after_refusal(call: Call[Any], response: httpx2.Response, backoff: Ba
 def _check_stream(response: httpx2.Response) -> None:
     kind = response.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "text/event-stream":
-        raise UnexpectedAnswer(f"events must come as text/event-stream, but come as {kind!r}.")
+        raise UnexpectedAnswer(f"Events must come as text/event-stream, but come as {kind!r}.")
 
 
 class SyncTransport:
-    """Sends calls, one thread waiting for each."""
+    """Sends calls and blocks until the answer is there."""
 
     def __init__(
         self, address: Address, *, timeout_s: float, patience_s: float, http: httpx2.BaseTransport | None = None
@@ -89,7 +89,7 @@ class SyncTransport:
         self._stream_timeout = httpx2.Timeout(timeout_s, read=STREAM_SILENCE_S)
 
     def send(self, call: Call[T], *, patience_s: float | None = None) -> T:
-        """The answer; repeats what may be repeated until patience ends."""
+        """The answer. Sends again what may be sent again, until the budget is used up."""
         backoff = Backoff(patience_s=self._patience_s if patience_s is None else patience_s)
         while True:
             try:
@@ -103,7 +103,7 @@ class SyncTransport:
             time.sleep(pause_s)
 
     def follow(self, follower: Follower) -> Iterator[Event]:
-        """Every event up to the one that ends the job, over as many connections as it takes."""
+        """Every event up to the one that ends the job, over as many connections as needed."""
         while not follower.finished:
             call = follower.call()
             try:
@@ -119,7 +119,7 @@ class SyncTransport:
                                 yield event
                             if follower.finished:
                                 return
-                        raise httpx2.ReadError("the stream ended before the job")
+                        raise httpx2.ReadError("the stream ended before the job did")
                     response.read()
                     pause_s = _pause_after_refusal(call, response, follower.backoff)
             except httpx2.TransportError as error:
@@ -153,7 +153,7 @@ class AsyncTransport:
         self._stream_timeout = httpx2.Timeout(timeout_s, read=STREAM_SILENCE_S)
 
     async def send(self, call: Call[T], *, patience_s: float | None = None) -> T:
-        """The answer; repeats what may be repeated until patience ends."""
+        """The answer. Sends again what may be sent again, until the budget is used up."""
         backoff = Backoff(patience_s=self._patience_s if patience_s is None else patience_s)
         while True:
             try:
@@ -167,7 +167,7 @@ class AsyncTransport:
             await asyncio.sleep(pause_s)
 
     async def follow(self, follower: Follower) -> AsyncIterator[Event]:
-        """Every event up to the one that ends the job, over as many connections as it takes."""
+        """Every event up to the one that ends the job, over as many connections as needed."""
         while not follower.finished:
             call = follower.call()
             try:
@@ -183,7 +183,7 @@ class AsyncTransport:
                                 yield event
                             if follower.finished:
                                 return
-                        raise httpx2.ReadError("the stream ended before the job")
+                        raise httpx2.ReadError("the stream ended before the job did")
                     await response.aread()
                     pause_s = _pause_after_refusal(call, response, follower.backoff)
             except httpx2.TransportError as error:

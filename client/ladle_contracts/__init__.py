@@ -1,6 +1,6 @@
 """What crosses a process boundary: job spec and record, events, results, error codes, names of queues and keys.
 
-The only package every other one may import. It depends on pydantic alone.
+It is the only package that every other package may import. It depends only on pydantic.
 """
 
 from ladle_contracts.errors import PROBLEM_TITLES, ErrorCode, Problem, Reason

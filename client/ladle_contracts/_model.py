@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Contract(BaseModel):
-    """Frozen and strict: an unknown field, or "1" where a number belongs, is an error and not a guess."""
+    """Frozen and strict: an unknown field is an error, and so is "1" where a number belongs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)

@@ -1,6 +1,6 @@
-"""The envelopes of the REST API: what is sent besides jobs, results and problems.
+"""The answers of the REST API besides jobs, results and problems.
 
-Lists travel inside an object, so that a field can be added beside them without breaking anyone.
+Lists are sent inside an object, so that a field can be added beside them without breaking a client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class EventPage(Contract):
 
     events: tuple[Event, ...]
     next_after: str | None = None
-    """Pass it as `after` to read on; absent when there was nothing more at the time."""
+    """Pass it as `after` to read on. Absent when there were no more events."""
 
 
 class LogTail(Contract):
@@ -30,31 +30,31 @@ class LogTail(Contract):
 
 
 class NodeList(Contract):
-    """All nodes that were ever registered."""
+    """All nodes that have ever registered."""
 
     nodes: tuple[NodeRecord, ...]
 
 
 class MethodList(Contract):
-    """The methods that the workers have."""
+    """The methods that the workers offer."""
 
     methods: tuple[MethodInfo, ...]
 
 
 class TaskList(Contract):
-    """The tasks that the workers have, plug-ins included."""
+    """The tasks that the workers offer, including plug-ins."""
 
     tasks: tuple[TaskInfo, ...]
 
 
 class Version(Contract):
-    """Which Ladle answers."""
+    """The version of the service."""
 
     version: str
     api: str = API_VERSION
 
 
 class Health(Contract):
-    """`alive`: the process runs. `ready`: Redis answers too."""
+    """`alive`: the process runs. `ready`: Redis answers as well."""
 
     status: str

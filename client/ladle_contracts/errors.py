@@ -1,4 +1,4 @@
-"""Error codes. They are stable: a program may compare them, a message is for people."""
+"""Error codes. They are stable, so programs may compare them. Messages are for people."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from ladle_contracts._model import Contract
 
 
 class Reason(StrEnum):
-    """Why a job did not succeed. The value stands in `JobRecord.reason` and is what the engine's errors carry."""
+    """Why a job did not succeed: the value of `JobRecord.reason`, and the `code` of the engine's errors."""
 
     # Checkpoints
     NO_CHECKPOINTS = "no-checkpoints"
-    """The folder is missing, empty or holds nothing that matches."""
+    """The folder is missing, is empty or has no checkpoint that matches."""
     TOO_FEW_CHECKPOINTS = "too-few-checkpoints"
     IDENTICAL_CHECKPOINTS = "identical-checkpoints"
     CORRUPT_CHECKPOINT = "corrupt-checkpoint"
     UNSAFE_CHECKPOINT = "unsafe-checkpoint"
-    """A pickle that asks for more than tensors. It was not run."""
+    """A pickle with more in it than tensors. It was not run."""
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
-    """Names, shapes or kinds differ between two checkpoints."""
+    """Names, shapes or types differ between two checkpoints."""
+    UNSUPPORTED_TENSORS = "unsupported-tensors"
+    """A tensor of a kind that has no average, such as a sparse or a quantised one."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
+    """NaN or infinity, or a result that its type cannot hold."""
+    AMBIGUOUS_ORDER = "ambiguous-order"
+    """The names allow two orders, and the job needs one: choose with `order`."""
+    UNREADABLE_INPUT = "unreadable-input"
+    """A file of the checkpoints is gone or cannot be opened."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
-    """No such task, or none could be inferred."""
+    """There is no such task, or it could not be inferred."""
     INVALID_TASK_OPTIONS = "invalid-task-options"
+    TASK_FAILED = "task-failed"
+    """The task's own code raised an error or broke the rules of a task; the message names file and line."""
     MODEL_MISMATCH = "model-mismatch"
-    """The task's model does not take these checkpoints."""
+    """These checkpoints do not fit the task's model."""
     INVALID_DATA = "invalid-data"
     """The data set cannot be read, or belongs to another task."""
     UNKNOWN_CLASSES = "unknown-classes"
@@ -42,13 +51,17 @@ class Reason(StrEnum):
     # Resources
     PATH_NOT_ALLOWED = "path-not-allowed"
     OUTPUT_EXISTS = "output-exists"
+    RESULTS_UNWRITABLE = "results-unwritable"
+    """The result's folder cannot be made or written."""
     DISK_FULL = "disk-full"
     OUT_OF_MEMORY = "out-of-memory"
     INVALID_PLACEMENT = "invalid-placement"
-    """The placement or precision cannot work with these ranks, this model or this device."""
+    """The placement or precision does not work with these ranks, this model or this device."""
     # The job's life
     CRASHED = "crashed"
-    """The ranks ended without saying why; the log's tail may."""
+    """The ranks ended without saying why. The end of the log may tell."""
+    INTERNAL_ERROR = "internal-error"
+    """A mistake in Ladle. The log has the traceback."""
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
     CANCELLED = "cancelled"
@@ -65,48 +78,58 @@ class ErrorCode(StrEnum):
     UNKNOWN_OPTION = "unknown-option"
     OUTPUT_EXISTS = "output-exists"
     NOT_ENOUGH_NODES = "not-enough-nodes"
-    """More nodes, or more ranks on one, than were ever registered."""
+    """The job needs more nodes, or more ranks per node, than have ever registered."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
-    """A web page of another site asks a service that has no tokens."""
+    """A web page of another site sends requests to a service without tokens."""
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     NOT_FINISHED = "not-finished"
-    """The call needs a finished job."""
+    """The request needs a job that has ended."""
     NO_RESULT = "no-result"
     """The job ended without a result."""
     ALREADY_FINISHED = "already-finished"
-    """A finished job cannot be cancelled."""
+    """A job that has ended cannot be cancelled."""
     IDEMPOTENCY_CONFLICT = "idempotency-conflict"
-    """The key was used before with another body."""
+    """The key was used with another body before."""
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     UNAVAILABLE = "unavailable"
-    """Redis does not answer; try again."""
+    """Redis does not answer. Try again."""
     INTERNAL = "internal"
 
+
+SPEC_CODES = (
+    ErrorCode.INVALID_SPEC,
+    ErrorCode.PATH_NOT_ALLOWED,
+    ErrorCode.UNKNOWN_METHOD,
+    ErrorCode.UNKNOWN_TASK,
+    ErrorCode.UNKNOWN_OPTION,
+    ErrorCode.NOT_ENOUGH_NODES,
+)
+"""What may be wrong with a job spec."""
 
 PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.INVALID_REQUEST: (422, "The request is not valid."),
     ErrorCode.INVALID_SPEC: (422, "The job spec is not valid."),
-    ErrorCode.PATH_NOT_ALLOWED: (422, "A path is missing or outside the allowed roots."),
+    ErrorCode.PATH_NOT_ALLOWED: (422, "A path does not exist or is outside the allowed folders."),
     ErrorCode.UNKNOWN_METHOD: (422, "No worker has this method."),
     ErrorCode.UNKNOWN_TASK: (422, "No worker has this task."),
     ErrorCode.UNKNOWN_OPTION: (422, "The method or task has no such option."),
-    ErrorCode.OUTPUT_EXISTS: (409, "The output folder exists."),
+    ErrorCode.OUTPUT_EXISTS: (409, "The output folder already exists."),
     ErrorCode.NOT_ENOUGH_NODES: (422, "The cluster is too small for this job."),
-    ErrorCode.UNAUTHORIZED: (401, "A valid bearer token is needed."),
-    ErrorCode.FORBIDDEN: (403, "This service takes no requests from other sites."),
-    ErrorCode.NOT_FOUND: (404, "There is no such thing here."),
-    ErrorCode.METHOD_NOT_ALLOWED: (405, "This address does not take that HTTP method."),
-    ErrorCode.NOT_FINISHED: (409, "The job has not finished."),
+    ErrorCode.UNAUTHORIZED: (401, "A valid bearer token is required."),
+    ErrorCode.FORBIDDEN: (403, "This service does not accept requests from other sites."),
+    ErrorCode.NOT_FOUND: (404, "There is nothing here by that name."),
+    ErrorCode.METHOD_NOT_ALLOWED: (405, "This address does not support that HTTP method."),
+    ErrorCode.NOT_FINISHED: (409, "The job has not ended yet."),
     ErrorCode.NO_RESULT: (404, "The job ended without a result."),
-    ErrorCode.ALREADY_FINISHED: (409, "The job has finished."),
+    ErrorCode.ALREADY_FINISHED: (409, "The job has already ended."),
     ErrorCode.IDEMPOTENCY_CONFLICT: (409, "The idempotency key was used with another body."),
     ErrorCode.BODY_TOO_LARGE: (413, "The request body is too large."),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON."),
-    ErrorCode.UNAVAILABLE: (503, "Ladle's store does not answer."),
-    ErrorCode.INTERNAL: (500, "Ladle failed."),
+    ErrorCode.UNAVAILABLE: (503, "Redis does not answer."),
+    ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
 """Code -> HTTP status and title."""
 
@@ -121,4 +144,4 @@ class Problem(Contract):
     detail: str
     instance: str | None = None
     errors: tuple[dict[str, JsonValue], ...] = ()
-    """For an invalid body: one `{"field": ..., "message": ...}` each, with the wrong value cut short."""
+    """For an invalid body: one `{"field": ..., "message": ...}` for each mistake. A long value is cut short."""

@@ -1,7 +1,7 @@
 """What happens to a job, in order. Each event is one entry of the job's Redis stream; the entry's id is the event's id.
 
-A rank writes `EventBody` lines (JSON, one a line) for its node agent; the agent gives them to Redis; the API sends
-`Event` to clients. Only `StateChanged` is written by the job's life itself (the Lua transitions).
+A rank writes one `EventBody` per line (JSON) for its node agent, the agent sends them to Redis, and the API sends
+`Event` to clients. Only `StateChanged` comes from elsewhere: the Lua scripts that change the job's state write it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,29 @@ class StateChanged(Contract):
 
 
 class StageStarted(Contract):
-    """The engine began a stage: see `Progress.stage` for the names."""
+    """The engine began a stage. `Progress.stage` has the names."""
 
     kind: Literal["stage"] = "stage"
     stage: str
     method: str | None = None
     total: int = 0
-    """How many units the stage has; 0 when unknown."""
+    """How many units the stage has. 0 if that is unknown."""
 
 
 class CheckpointsFound(Contract):
-    """The folder was read: these checkpoints take part, in this order."""
+    """The folder was read. These checkpoints take part, in this order."""
 
     kind: Literal["checkpoints"] = "checkpoints"
     names: tuple[str, ...]
     num_parameters: int
     dtype: str
     task: str
+    order: str = ""
+    """What the order is by: `step`, `epoch and step`, `number in the name`, `name` and so on."""
 
 
 class MemoryPlanned(Contract):
-    """How the directions are to be kept, and what that takes on each rank."""
+    """How the directions are stored, and how much memory each rank needs."""
 
     kind: Literal["memory"] = "memory"
     placement: str
@@ -58,7 +60,7 @@ class MemoryPlanned(Contract):
 
 
 class StepDone(Contract):
-    """Progress inside a stage. Sent a few times a second at most, not at every step."""
+    """Progress within a stage. Sent at most a few times per second, not at every step."""
 
     kind: Literal["step"] = "step"
     stage: str
@@ -77,7 +79,7 @@ class CandidateScored(Contract):
 
 
 class Warned(Contract):
-    """Something a person should know; the job goes on."""
+    """Something that a person should know. The job continues."""
 
     kind: Literal["warning"] = "warning"
     message: str
@@ -94,7 +96,7 @@ class Event(Contract):
     """One entry of a job's event stream."""
 
     id: str
-    """The Redis stream id, such as `1764000000000-0`: ordered, and a legal SSE id."""
+    """The Redis stream id, such as `1764000000000-0`. Ids are ordered, and valid as SSE ids."""
     job_id: str
     attempt: int
     time: datetime

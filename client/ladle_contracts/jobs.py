@@ -11,131 +11,167 @@ from pydantic import Field, JsonValue, field_validator
 from ladle_contracts._model import Contract
 from ladle_contracts.errors import Reason
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+_FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
+PATTERNS = {
+    _NAME: "must consist of lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
+    _FOLDER_NAME: "must be one folder name of letters, digits and `_.+=@-`, and begin with a letter or digit",
+}
+"""Regular expression -> the rule in words, for messages."""
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_NAME)]
 """Names of tasks, methods and metrics: lower case, as in `image-classification`."""
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path as the worker sees it. It must resolve inside an allowed root."""
+"""A path as the worker sees it. It must be inside an allowed folder after all links are followed."""
 
-FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$")]
-"""One path component; it never starts with a dot."""
+FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_NAME)]
+"""A single folder name that does not start with a dot."""
+
+Glob = Annotated[str, Field(min_length=1, max_length=500)]
+"""A shell pattern, such as `checkpoint-*`."""
 
 Label = Annotated[str, Field(max_length=200)]
 
 
 class JobState(StrEnum):
-    """Where a job is in its life. A terminal state never changes."""
+    """The state of a job. A terminal state never changes."""
 
     QUEUED = "queued"
-    """Waits for nodes; `waiting_for` says for what."""
+    """It waits for nodes. `waiting_for` says what is missing."""
     SCHEDULED = "scheduled"
-    """Nodes are reserved for it; they have not all claimed it yet."""
+    """Nodes are reserved for it, but not all of them have claimed it yet."""
     RUNNING = "running"
     """Its ranks read, train and judge."""
     FINALIZING = "finalizing"
-    """The model is written, verified and being moved to its place."""
+    """The model is written and verified, and is being moved to its place."""
     CANCELLING = "cancelling"
-    """A cancel was asked for; processes are being ended."""
+    """It was cancelled, and its processes are being ended."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def past_tense(self) -> str:
+        """For a sentence about a job that has ended: "it has already" `succeeded`, `failed` or `been cancelled`."""
+        return "been cancelled" if self is JobState.CANCELLED else str(self)
 
 
 TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 class TaskChoice(Contract):
-    """Which task the checkpoints solve. Without a name it is inferred from the folder's `config.json`."""
+    """What the checkpoints were trained to do."""
 
     name: Name | None = None
+    """The task that the checkpoints were trained for. By default it is read from the folder's `config.json`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the task."""
 
 
 class MethodChoice(Contract):
-    """How the coefficients are chosen: `auto` tries the usual ones and keeps the best, or one method by name."""
+    """How the coefficients are chosen."""
 
     name: Name = "auto"
+    """How the coefficients are chosen: `auto` tries the usual methods and keeps the best, any other name runs that
+    method alone."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the method."""
 
 
 class CheckpointFilter(Contract):
-    """Which checkpoints of the folder take part. The three conditions are combined."""
+    """Which checkpoints of the folder take part. A checkpoint must pass every filter that is given."""
 
-    pattern: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    """A glob on the checkpoint's path relative to the folder, such as `checkpoint-*`."""
+    pattern: Glob | None = None
+    """Take only checkpoints whose path inside the folder matches this glob."""
     last: Annotated[int, Field(ge=1)] | None = None
-    """Only the last n by step."""
+    """Take only the last n checkpoints."""
     steps: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    """Only these steps; a missing one is an error."""
+    """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
 
 
 class TrainSet(Contract):
     """The training data, if Ladle may use it."""
 
     path: PathText
+    """Training data. It must be other data than the validation set."""
     use: Literal["coefficients", "batchnorm"] = "coefficients"
-    """`coefficients`: train the coefficients on it (TWA-t) instead of on the fit split.
-    `batchnorm`: recompute BatchNorm statistics on it instead of on the fit split."""
+    """What the training data is for: to train the coefficients, or to recompute BatchNorm statistics."""
 
 
 class Output(Contract):
-    """The result's folder, inside the operator's results folder."""
+    """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The folder's name; the job's id when absent. An existing one is an error."""
+    """The name of the result's folder, which must not exist yet. By default it is the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
-    """`keep` is the checkpoints' own."""
+    """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20)] = 5_000_000_000
+    """The largest size of one weights file, in bytes. A larger model is split into several files."""
 
 
 class Resources(Contract):
-    """How many nodes at once, and how many ranks (processes) on each."""
+    """What the job runs on."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """One, in this version: the state machine reserves several, but ranks do not find each other across nodes yet."""
+    """How many worker machines the job uses. This version supports one."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many ranks (processes) run on each machine."""
     placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
-    """How directions lie over the ranks; `auto` takes what fits and sends least."""
+    """How the directions are spread over the ranks. `auto` takes what fits and communicates least."""
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4", "offload", "streamed"] = "auto"
-    """How directions are kept; `auto` takes the finest that fits. The result is recomputed from the checkpoints."""
+    """How precisely the directions are stored during the search. `auto` takes the finest that fits. The result is
+    always computed from the checkpoints themselves."""
 
 
+# A field's docstring is the help of the command's flag, the description in the JSON schema and the text in the docs.
+# CONTRIBUTING.md, "Add a job option", has the steps.
 class JobSpec(Contract):
-    """What a person asks for. Everything but the two paths has a default."""
+    """What a person asks for. Only the two paths are required."""
 
     ckpt_dir: PathText
+    """The folder of checkpoints."""
     val_set: PathText
+    """The validation set: a folder, an `.npz` file or a `.safetensors` file."""
     task: TaskChoice | None = None
+    """What the checkpoints were trained to do."""
     method: MethodChoice = MethodChoice()
+    """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
+    """Which checkpoints of the folder take part."""
     train_set: TrainSet | None = None
+    """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """The share of the validation set that judges the candidates and never trains."""
+    """The share of the validation set that judges the candidates. It never trains anything."""
     metric: Name | None = None
-    """What candidates are judged by; the task's first metric when absent."""
+    """The metric that judges the candidates. By default it is the task's first."""
     output: Output = Output()
+    """The folder that the result is written to."""
     resources: Resources = Resources()
+    """What the job runs on."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The seed of the splits and of the order of batches."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """A higher one runs first; equal ones by submit time."""
+    """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
     labels: Annotated[dict[str, Label], Field(max_length=50)] = Field(default_factory=dict)
+    """Labels of your own, to find the job by."""
 
     @field_validator("ckpt_dir", "val_set")
     @classmethod
     def _no_nul(cls, path: str) -> str:
         if "\0" in path:
-            raise ValueError("a path must not hold a NUL character")
+            raise ValueError("must not contain a NUL character")
         return path
 
 
 class Progress(Contract):
-    """The newest snapshot of a running attempt; the event stream has the history."""
+    """The latest snapshot of a running attempt. The event stream has the history."""
 
     stage: str = ""
     """`discover`, `check`, `measure`, `evaluate`, `train`, `select`, `write`, `verify`."""
     stage_done: int = 0
     stage_total: int = 0
-    """How much of the stage is done, in the stage's own units; 0 of 0 when it has none."""
+    """How much of the stage is done, in the stage's own units. 0 of 0 if it has none."""
     method: str | None = None
     step: int = 0
     total_steps: int = 0
@@ -156,20 +192,20 @@ class CandidateResult(Contract):
     fit: dict[str, float] = Field(default_factory=dict)
     """Metric -> value on the fit split."""
     gain: float | None = None
-    """On the select split, in the judging metric, oriented so that more is better: this candidate minus the best
-    checkpoint."""
+    """How much better than the best checkpoint this candidate is on the select split, in the metric that judges. It is
+    positive when the candidate is better, also when a lower metric is better."""
     gain_low: float | None = None
     gain_high: float | None = None
     """The paired 95 % confidence interval of `gain`."""
 
 
 class JobResult(Contract):
-    """What came out of a job that succeeded."""
+    """The result of a job that succeeded."""
 
     folder: str
     """The output folder, as the worker sees it."""
     method: Name
-    """The winner. `best` means that no average was better than the best checkpoint, and that is what was written."""
+    """The winner. `best` means that no average was better than the best checkpoint, which was written unchanged."""
     metric: Name
     higher_is_better: bool
     candidates: tuple[CandidateResult, ...]
@@ -186,7 +222,7 @@ class JobResult(Contract):
 
 
 class JobRecord(Contract):
-    """All that is known about a job."""
+    """Everything that is known about a job."""
 
     id: str
     spec: JobSpec
@@ -196,18 +232,18 @@ class JobRecord(Contract):
     """When the first attempt was claimed."""
     finished_at: datetime | None = None
     attempt: int = 0
-    """The number of the newest attempt, which is also its fencing token; 0 before the first."""
+    """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """Attempts that ended by a crash or a lost node. A cancel, or a wake-up that nobody answered, is none."""
+    """How many attempts ended with a crash or a lost node. A cancel does not count, nor a wake-up without an answer."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
-    """The nodes the newest attempt holds or held."""
+    """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
     """Why a queued job waits: `needs 2 nodes, 1 free`."""
     reason: Reason | None = None
-    """Why a failed job failed, or a cancelled one was; stable."""
+    """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None
-    """The reason in words: the thing, the rule and the value."""
+    """The reason in words."""
     log_tail: tuple[str, ...] = ()
     """The last lines of the failed attempt's log."""
     progress: Progress = Progress()

@@ -5,29 +5,29 @@ from __future__ import annotations
 PREFIX = "ladle:"
 
 QUEUE = PREFIX + "queue"
-"""Sorted set of queued job ids, ordered by priority (higher first), then submit time."""
+"""Sorted set of the ids of queued jobs: by priority (higher first), then by submit time."""
 ACTIVE = PREFIX + "active"
-"""Set of job ids that hold nodes."""
+"""Set of the ids of jobs that have nodes."""
 JOBS = PREFIX + "jobs"
 """Sorted set of all job ids by creation time."""
 NODES = PREFIX + "nodes"
-"""Set of the ids of all nodes ever registered."""
+"""Set of the ids of all nodes that have ever registered."""
 SCHEDULER_LOCK = PREFIX + "scheduler:lock"
 SCHEDULER_FENCE = PREFIX + "scheduler:fence"
 WAKE_CHANNEL = PREFIX + "wake"
-"""Publish anything here and the scheduler looks at once."""
+"""Publish anything here and the scheduler runs at once."""
 
 RUN_TASK = "ladle.run"
-"""The Celery task's name; its arguments are `(job_id, attempt, node_rank)`."""
+"""The name of the Celery task. Its arguments are `(job_id, attempt, node_rank)`."""
 
 
 def job(job_id: str) -> str:
-    """Hash: the record's fields."""
+    """Hash: the fields of the record."""
     return f"{PREFIX}job:{job_id}"
 
 
 def progress(job_id: str) -> str:
-    """Hash: the newest progress snapshot."""
+    """Hash: the latest progress snapshot."""
     return f"{PREFIX}job:{job_id}:progress"
 
 
@@ -37,22 +37,22 @@ def events(job_id: str) -> str:
 
 
 def log(job_id: str) -> str:
-    """List: the log's last lines, capped."""
+    """List: the last lines of the log."""
     return f"{PREFIX}job:{job_id}:log"
 
 
 def leases(job_id: str) -> str:
-    """Hash: node id -> end of its lease, in milliseconds of the server's clock."""
+    """Hash: node id -> end of its lease, in milliseconds of the Redis server's clock."""
     return f"{PREFIX}job:{job_id}:leases"
 
 
 def owner_jobs(owner: str) -> str:
-    """Sorted set of one token's job ids by creation time."""
+    """Sorted set of the ids of one token's jobs by creation time."""
     return f"{PREFIX}owner:{owner}:jobs"
 
 
 def idempotency(owner: str, key: str) -> str:
-    """Hash: the job id that this key made, and the digest of the body."""
+    """Hash: the id of the job that this key created, and the digest of the body."""
     return f"{PREFIX}idempotency:{owner}:{key}"
 
 

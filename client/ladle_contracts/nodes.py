@@ -1,7 +1,7 @@
 """A node, and the catalogue of what its engine can do.
 
-The service never imports torch, so it learns methods and tasks from the nodes: each one publishes what its own
-installation has, plug-ins included.
+The service never imports torch, so it learns the methods and tasks from the nodes. Each node publishes what is
+installed there, including plug-ins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class OptionInfo(Contract):
 
     name: str
     type: str
-    """`int`, `float`, `str`, `bool`, `list[str]`, ..., with ` | None` where it may be absent."""
+    """`int`, `float`, `str`, `bool`, `list[str]` and so on, with ` | None` if it may be absent."""
     default: JsonValue
     help: str
 
@@ -29,13 +29,13 @@ class MethodInfo(Contract):
     name: str
     summary: str
     reference: str
-    """The paper, with the equation or section."""
+    """The paper, with its equation or section."""
     reference_url: str
     options: tuple[OptionInfo, ...] = ()
 
 
 class TaskInfo(Contract):
-    """What the checkpoints solve: how their model, loss, metrics and data are had."""
+    """What checkpoints were trained to do: how to build their model, and how to get loss, metrics and data."""
 
     name: str
     summary: str
@@ -57,7 +57,7 @@ class NodeRecord(Contract):
     id: str
     host: str
     ranks: int
-    """How many ranks it takes at once: GPUs, or 1 to the number of cores without any."""
+    """How many ranks it can run at once: one per GPU, or one per core if there is no GPU."""
     gpus: tuple[str, ...] = ()
     version: str
     torch_version: str

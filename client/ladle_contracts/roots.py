@@ -1,6 +1,6 @@
-"""The operator's roots: a path that a stranger names must lie inside one, after every link is followed.
+"""The operator's roots: a path in a job must be inside one of them after all links are followed.
 
-The API checks when a job is submitted; the worker checks again, where the file is opened.
+The API checks it when a job is submitted. The worker checks it again, where the file is opened.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 
 
 class PathNotAllowed(ValueError):
-    """The path is missing or outside the allowed roots: the answer is the same, so that nobody can probe the disk."""
+    """The path does not exist or is outside the allowed roots. The answer is the same, so nobody can probe the disk."""
 
 
 def resolve_inside(path: str | os.PathLike[str], roots: Sequence[Path], *, field: str = "path") -> Path:
     """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
     refused = PathNotAllowed(
-        f"`{field}` must be an existing path inside the allowed roots, but `{os.fspath(path)}` is not. Ask the "
+        f"`{field}` must be an existing path inside the allowed folders, but `{os.fspath(path)}` is not. Ask the "
         f"operator which folders are allowed."
     )
     if not Path(path).is_absolute():

@@ -1,8 +1,8 @@
-"""The job's state machine: Lua scripts that the service and the workers run alike.
+"""The job's state machine: Lua scripts that both the service and the workers run.
 
-Each script checks and writes in one step. Its first lines say who sends what and what it answers. Register one with
-`redis.register_script(SCRIPTS["claim"])` and call it with `args=[...]`; keys are built in the prelude, so there are
-none to pass, and Redis Cluster is not supported.
+Each script checks and writes in one step. Its first lines list its arguments and its answers. Register a script with
+`redis.register_script(SCRIPTS["claim"])` and call it with `args=[...]`. The keys are built in the prelude, so none are
+passed, and Redis Cluster is not supported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ NAMES = (
     *("submit", "schedule", "claim", "renew", "report", "finalize", "end", "cancel", "reap"),
     *("register", "heartbeat", "leave", "elect"),
 )
+
+
+BACKOFF_MS = 1_000
+"""How long a job waits before its second attempt; the wait doubles for each further one."""
 
 
 def _load() -> dict[str, str]:

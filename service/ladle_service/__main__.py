@@ -1,4 +1,4 @@
-"""`python -m ladle_service` serves; `python -m ladle_service hash-token NAME` makes a line of the tokens file."""
+"""`python -m ladle_service` runs the service; `... hash-token NAME` makes a line for the tokens file."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
+from ladle_contracts.environment import explain_settings
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
 from ladle_service.settings import Settings
@@ -26,19 +27,19 @@ from ladle_service.settings import Settings
 logger = logging.getLogger("ladle_service")
 
 KEEP_ALIVE_S = 30
-"""Longer than the clients keep an idle connection, so that they never send into one that is being closed."""
+"""Longer than clients keep an idle connection, so that they never send into one that is being closed."""
 
 
 class Server(uvicorn.Server):
-    """Ends open event streams when it is told to stop, instead of waiting for them."""
+    """Ends open event streams when it has to stop, instead of waiting for them."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """In the main thread, where the event loop runs too. uvicorn's own would end the process by the signal
-        again afterwards: being asked to stop is no failure, and there is a socket to remove."""
+        """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
+        afterwards, but being asked to stop is not a failure, and there is a socket to remove."""
         self._app.state.stopping.set()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
@@ -50,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     hashing = commands.add_parser(
         "hash-token",
-        help="print a line for LADLE_TOKENS_FILE; a new token is shown on standard error",
-        description="Prints `NAME:hash`. Makes a new token and shows it on standard error, once.",
+        help="print a line for LADLE_TOKENS_FILE; the new token is shown on standard error",
+        description="Prints `NAME:hash`. Makes a new token and shows it once, on standard error.",
     )
-    hashing.add_argument("name", metavar="NAME", help="whose token it is: the owner of the jobs submitted with it")
-    hashing.add_argument("--stdin", action="store_true", help="take the token from standard input")
+    hashing.add_argument("name", metavar="NAME", help="the person it is for, who owns the jobs submitted with it")
+    hashing.add_argument("--stdin", action="store_true", help="read the token from standard input")
     commands.add_parser("schema", help="print the JSON schema of the job spec: docs/job-spec.schema.json")
     given = parser.parse_args(arguments)
     if given.command == "hash-token":
@@ -67,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _hash_token(name: str, *, from_stdin: bool) -> int:
     if not TOKEN_NAME.fullmatch(name):
-        print(f"`NAME` must be made of a-z, 0-9, `_`, `.` and `-`, but is {name!r}.", file=sys.stderr)
+        print(f"`NAME` must consist of a-z, 0-9, `_`, `.` and `-`, but is {name!r}.", file=sys.stderr)
         return 2
     token = sys.stdin.readline().strip() if from_stdin else make_token()
     if len(token) < 16:
-        print("the token must have at least 16 characters: it can be guessed otherwise.", file=sys.stderr)
+        print("The token must have at least 16 characters, because a shorter one can be guessed.", file=sys.stderr)
         return 2
     if not from_stdin:
-        print(f"the token of {name!r}, shown only now:\n{token}", file=sys.stderr)
+        print(f"The token of {name!r}, which is shown only now:\n{token}", file=sys.stderr)
     print(f"{name}:{hash_token(token)}")
     return 0
 
@@ -84,7 +85,7 @@ def _serve() -> int:
         settings = Settings()
         app = create_app(settings)
     except ValidationError as error:
-        print("ladle_service cannot start:", *_explain(error), sep="\n", file=sys.stderr)
+        print("ladle_service cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
     except (TokensFileError, OSError) as error:
         print(f"ladle_service cannot start: {error}", file=sys.stderr)
@@ -117,25 +118,15 @@ def _serve() -> int:
 
 
 def _set_up_logging(settings: Settings) -> None:
-    """uvicorn sets up its own loggers; this is for the rest."""
+    """For everything but uvicorn, which sets up its own loggers."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(name)s: %(message)s")
     for root in settings.roots:
         if not root.is_dir():
-            logger.warning("`LADLE_ROOTS` should hold folders, but %s is none: no job can name a path in it", root)
-
-
-def _explain(error: ValidationError) -> list[str]:
-    """One line for each variable."""
-    lines = []
-    for item in error.errors():
-        name = "_".join(["LADLE", *(str(part).upper() for part in item["loc"])]) if item["loc"] else ""
-        message = "must be set, but is not" if item["type"] == "missing" else item["msg"]
-        lines.append(f"  `{name}` {message}" if name else f"  {message.removeprefix('Value error, ')}")
-    return lines
+            logger.warning("`LADLE_ROOTS` must hold folders, but %s is not one, so no job can use a path in it", root)
 
 
 def _listen_privately(path: Path) -> socket.socket:
-    """A unix socket that its owner alone can open; uvicorn's own lets everybody in."""
+    """A unix socket that only its owner can open. uvicorn's own is open to everybody."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(str(path)) == 0:

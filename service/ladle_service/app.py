@@ -1,4 +1,4 @@
-"""The application: settings in, ASGI out."""
+"""Makes the ASGI application from the settings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Connect = Callable[[Settings], AbstractAsyncContextManager[JobStore]]
 
 
 def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAPI:
-    """The service. `connect` opens the store (and starts the scheduler) for as long as the application runs.
+    """The service. `connect` opens the store and starts the scheduler for as long as the application runs.
 
-    TokensFileError or OSError when the tokens file cannot be used.
+    Raises TokensFileError or OSError when the tokens file cannot be used.
     """
     tokens: TokenBook | None = None if settings.tokens_file is None else read_tokens(settings.tokens_file)
 
@@ -38,7 +38,7 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         openapi_url="/openapi.json",
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # its page loads scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
     )

@@ -1,4 +1,5 @@
-"""Who asks: bearer tokens, kept as hashes. Without a tokens file everybody on this machine may do everything."""
+"""Who sends a request: bearer tokens, stored as hashes. Without a tokens file everybody on this machine may do
+everything."""
 
 from __future__ import annotations
 
@@ -20,21 +21,21 @@ from ladle_service.problems import ApiError
 TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 OPEN_OWNER = "local"
-"""Whose the jobs are that were submitted without a token."""
+"""The owner of jobs that were submitted without a token."""
 
 
 class TokensFileError(ValueError):
-    """The tokens file cannot be used; the service does not start."""
+    """The tokens file cannot be used, so the service does not start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who asks."""
+    """Who sends a request."""
 
     owner: str
-    """The token's name: whose the jobs are that are submitted."""
+    """The name of the token, which owns the jobs that are submitted with it."""
     sees: str | None
-    """Whose jobs are shown; None shows all."""
+    """The owner whose jobs are shown. None shows all jobs."""
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -47,7 +48,7 @@ class TokenBook:
         self._hashes = dict(hashes)
 
     def find(self, token: str) -> Caller | None:
-        """Whose token this is. Compares with every hash in constant time, so that the time taken says nothing."""
+        """Who has this token. It compares with every hash in constant time, so that the duration reveals nothing."""
         presented = hash_token(token)
         found = None
         for name, digest in self._hashes.items():
@@ -57,17 +58,17 @@ class TokenBook:
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token. Tokens are random and long, so a fast hash is enough."""
+    """What is stored of a token. Tokens are long and random, so a fast hash is enough."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def make_token() -> str:
-    """A new token: 256 random bits."""
+    """A new token of 256 random bits."""
     return secrets.token_hex(32)
 
 
 def read_tokens(path: Path) -> TokenBook:
-    """Lines `name:sha256hex`; empty ones and those that begin with `#` are skipped."""
+    """Reads lines `name:sha256hex`. Empty lines and those that begin with `#` are skipped."""
     hashes: dict[str, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         text = line.strip()
@@ -76,21 +77,21 @@ def read_tokens(path: Path) -> TokenBook:
         name, _, digest = text.partition(":")
         if not (TOKEN_NAME.fullmatch(name) and SHA256_HEX.fullmatch(digest)):
             raise TokensFileError(
-                f"{path}, line {number}, must be `name:sha256 in hex`, but is not; "
+                f"{path}, line {number}, must be `name:sha256 in hex`, but is not. "
                 "`python -m ladle_service hash-token NAME` makes such a line."
             )
         if name in hashes:
-            raise TokensFileError(f"{path}, line {number}: the name {name!r} must be there once, but is there twice.")
+            raise TokensFileError(f"{path}, line {number}: the name {name!r} must occur only once, but occurs twice.")
         hashes[name] = digest
     if not hashes:
         raise TokensFileError(
-            f"{path} must have a line for each token, but has none: nobody could use the service; "
+            f"{path} must have a line for each token, but has none, so nobody could use the service. "
             "`python -m ladle_service hash-token NAME` makes such a line."
         )
     return TokenBook(hashes)
 
 
-_bearer = HTTPBearer(auto_error=False, description="Needed where the operator has configured a tokens file.")
+_bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
 
 
 async def identify(
@@ -102,7 +103,7 @@ async def identify(
         return OPEN_CALLER
     caller = tokens.find(credentials.credentials) if credentials is not None else None
     if caller is None:
-        detail = "The header `Authorization: Bearer TOKEN` must hold a valid token, but does not."
+        detail = "The header `Authorization: Bearer TOKEN` must have a valid token, but does not."
         raise ApiError(ErrorCode.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
     return caller
 

@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
 COMMAND_CONNECTIONS = 32
 STREAM_CONNECTIONS = 1000
-"""How many clients may follow events at once: each holds one connection."""
+"""How many clients may follow events at once. Each uses one connection."""
 RESTART_S = 1.0
 DRIVER = DriverInfo()
-"""Made once: each connection would otherwise look redis-py's version up in the file system, on the event loop."""
+"""Made once, because otherwise each connection reads redis-py's version from the disk, on the event loop."""
 
 
 @asynccontextmanager
 async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
-    """The store; the scheduler runs beside it. Starts without Redis too: `/readyz` says when it is there."""
+    """The store, with the scheduler beside it. It starts without Redis too: `/readyz` says when Redis is there."""
     url = settings.redis_url.get_secret_value()
     command_pool = BlockingConnectionPool.from_url(
         url, max_connections=COMMAND_CONNECTIONS, timeout=ANSWER_S, **_options(ANSWER_S)
     )
-    # A stream waits in Redis for a tick; it must not take a connection from those who only ask.
+    # A stream waits in Redis for a while. It must not take a connection away from short requests.
     stream_pool = ConnectionPool.from_url(
         url, max_connections=STREAM_CONNECTIONS, **_options(ANSWER_S + FOLLOW_TICK_MS / 1000)
     )
@@ -67,12 +67,12 @@ def _options(answer_s: float) -> dict[str, object]:
 
 
 async def _keep_running(scheduler: Scheduler) -> None:
-    """The scheduler bears a Redis that is away; what else goes wrong is our mistake, and must not stop all jobs."""
+    """The scheduler survives a Redis outage. Any other error is a bug of ours, and must not stop all jobs."""
     while True:
         try:
             await scheduler.run()
         except Exception:
-            logger.exception("the scheduler failed; it starts again")
+            logger.exception("the scheduler failed and is restarted")
         await asyncio.sleep(RESTART_S)
 
 

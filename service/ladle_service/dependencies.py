@@ -1,4 +1,4 @@
-"""What a request may say besides its body: path, query and headers, with their rules in one place."""
+"""What a request has besides its body: path, query and headers, with their rules in one place."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-"""Nothing that could lead a key astray in Redis."""
+"""No character that has a meaning in a Redis key."""
 EVENT_ID = r"^[0-9]{1,20}-[0-9]{1,20}$"
 LARGEST = 2**64 - 1
 
 
-def _job_id(job_id: Annotated[str, Path(description="The job's id, as `POST /v1/jobs` answered it.")]) -> str:
+def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answer of `POST /v1/jobs`.")]) -> str:
     if not JOB_ID.fullmatch(job_id):
         raise not_found("such job")
     return job_id
@@ -29,7 +29,7 @@ def _job_id(job_id: Annotated[str, Path(description="The job's id, as `POST /v1/
 def _in_range(event_id: str) -> str:
     """Redis refuses larger numbers."""
     if any(int(part) > LARGEST for part in event_id.split("-")):
-        raise ValueError("the parts of an event's id must be below 2**64")
+        raise ValueError("must be two numbers below 2^64")
     return event_id
 
 
@@ -42,7 +42,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=200,
         pattern=r"^[\x21-\x7e]+$",
-        description="Sending the same body with the same key again, within 24 hours, answers with the same job.",
+        description="The same body with the same key, sent again within 24 hours, returns the same job.",
     ),
 ]
 LastEventId = Annotated[
@@ -51,7 +51,7 @@ LastEventId = Annotated[
 
 
 class Query(BaseModel):
-    """An unknown parameter is an error: a misspelt filter would otherwise show everything."""
+    """An unknown parameter is an error, because a misspelt filter would otherwise show everything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,10 +61,10 @@ class ListQuery(Query):
 
     state: JobState | None = None
     label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=400)]], Field(max_length=20)] = Field(
-        default=[], description="`name=value`; given several times, all must match."
+        default=[], description="`name=value`. If it is given several times, all must match."
     )
     cursor: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None, description="The `next_cursor` of the page before."
+        default=None, description="The `next_cursor` of the previous page."
     )
     limit: Annotated[int, Field(ge=1, le=500)] = 50
 
@@ -72,7 +72,7 @@ class ListQuery(Query):
     @classmethod
     def _each_name_once(cls, pairs: list[str]) -> list[str]:
         if len({pair.partition("=")[0] for pair in pairs}) != len(pairs):
-            raise ValueError("each label must be asked for once")
+            raise ValueError("must name each label only once")
         return pairs
 
     @property
@@ -85,7 +85,7 @@ class EventsQuery(Query):
     """Which events."""
 
     after: EventId | None = Field(default=None, description="Only events after the one with this id.")
-    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=200, description="For JSON; a stream has no limit.")
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=200, description="For JSON. A stream has no limit.")
 
 
 class LogsQuery(Query):

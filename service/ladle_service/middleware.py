@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ladle_contracts import ErrorCode
+from ladle_contracts.network import is_loopback
 from ladle_service.problems import ApiError, problem_response
-from ladle_service.settings import is_loopback
 
 DRAIN_BYTES = 64 << 20
 DRAIN_S = 10.0
@@ -18,10 +18,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BodyLimit:
-    """Counts the body as it arrives, so that one without a Content-Length is stopped too.
+    """Counts the body while it arrives, so that a body without a Content-Length is stopped too.
 
-    What comes after the limit is read and thrown away, up to a bound: a client that is cut off while it sends
-    often never reads the answer that says why.
+    What comes after the limit is read and discarded, up to a bound: a client that is cut off while it sends often never
+    reads the answer that says why.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -37,7 +37,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            # A client that asks first, by `Expect: 100-continue`, has sent nothing yet.
+            # A client that sends `Expect: 100-continue` has not sent the body yet.
             if "expect" not in headers:
                 await _drain(receive)
             refusal = problem_response(ErrorCode.BODY_TOO_LARGE, self.detail, headers={"Connection": "close"})
@@ -65,8 +65,8 @@ class BodyLimit:
 class SameSite:
     """Protects a service without tokens from web pages that the same person has open.
 
-    A page of any site can make a browser send requests to this machine. It cannot choose the `Host` header, except
-    by a name of its own that leads here (DNS rebinding), and the browser says by `Origin` whose page it is.
+    A page of any site can make a browser send requests to this machine. It cannot choose the `Host` header, except with
+    a name of its own that points here (DNS rebinding), and the `Origin` header tells which site the page is from.
     """
 
     def __init__(self, app: ASGIApp, *, over_socket: bool) -> None:
@@ -91,7 +91,7 @@ class SameSite:
 
 
 def _name_of(host: str) -> str:
-    """The `Host` header without the port; nothing for one that is none."""
+    """The `Host` header without the port. Empty if it is not valid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -99,7 +99,7 @@ def _name_of(host: str) -> str:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads the rest of the body and forgets it."""
+    """Reads the rest of the body and discards it."""
     total = 0
     try:
         async with asyncio.timeout(DRAIN_S):

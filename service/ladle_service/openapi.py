@@ -9,11 +9,11 @@ from fastapi.openapi.utils import get_openapi
 
 from ladle_contracts import Problem
 
-DESCRIPTION = "Ladle serves one better model from a folder of checkpoints. See docs/rest.md."
+DESCRIPTION = "Ladle makes one better model from a folder of checkpoints. See docs/rest.md."
 
 
 def install(app: FastAPI) -> None:
-    """Replaces FastAPI's own document by one that says what is really sent."""
+    """Replaces FastAPI's own document with one that describes what is really sent."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -35,7 +35,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
-    # FastAPI declares its own shape for invalid requests, which is never sent.
+    # FastAPI declares its own format for invalid requests, which is never sent.
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for operations in document["paths"].values():
@@ -46,7 +46,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is optional can be absent; there is no way to send null in a query or a header."""
+    """An optional parameter can be absent. Null cannot be sent in a query or a header."""
     kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema

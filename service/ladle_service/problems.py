@@ -1,7 +1,7 @@
-"""Every error leaves as problem+json (RFC 9457) with a stable code.
+"""Every error is sent as problem+json (RFC 9457) with a stable code.
 
-Of what the client sent, a problem repeats the one wrong value, cut short; never a body, and never an unknown field's
-value, which may be anything.
+A problem repeats only the wrong value, cut short. It never repeats a whole body or the value of an unknown field, which
+may be anything.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
+from ladle_contracts.rules import broken_rules
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "1"
 MOST_ERRORS = 50
 LONGEST_NAME = LONGEST_VALUE = 100
-"""An unknown field is named; a body of nothing but unknown fields is not sent back."""
+"""Unknown fields are named, but a body of nothing but unknown fields is not sent back."""
 
 
 class ApiError(Exception):
@@ -51,7 +52,7 @@ class ApiError(Exception):
 
 def not_found(what: str) -> ApiError:
     """The same answer for what does not exist and for what belongs to somebody else."""
-    return ApiError(ErrorCode.NOT_FOUND, f"There is no {what} here.")
+    return ApiError(ErrorCode.NOT_FOUND, f"There is no {what}.")
 
 
 def field_error(field: str, message: str) -> dict[str, JsonValue]:
@@ -59,24 +60,18 @@ def field_error(field: str, message: str) -> dict[str, JsonValue]:
     return {"field": field, "message": message}
 
 
-def shown(value: str | int | float | bool | None) -> str:
-    """A value in a message, as JSON and cut short."""
+def shown(value: JsonValue) -> str:
+    """A value for a message: as JSON, and cut short."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
-    """Where, why, and the value if it is a plain one; pydantic's own `input`, `ctx` and `url` stay here."""
+    """Each rule that was broken, with the value if it is a plain one."""
     return [
-        field_error(".".join(str(part)[:LONGEST_NAME] for part in item["loc"]), item["msg"] + _but_is(item))
-        for item in error.errors()[:MOST_ERRORS]
+        field_error(".".join(part[:LONGEST_NAME] for part in each.field.split(".")), each.describe(shown))
+        for each in broken_rules(error)[:MOST_ERRORS]
     ]
-
-
-def _but_is(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    is_plain = value is None or isinstance(value, (str, int, float, bool))
-    return f", but is {shown(value)}" if is_plain and item["type"] not in ("extra_forbidden", "missing") else ""
 
 
 def problem_response(
@@ -88,7 +83,7 @@ def problem_response(
     status: int | None = None,
     instance: str | None = None,
 ) -> Response:
-    """The answer for one problem. `status` replaces the code's own."""
+    """The answer for one problem. `status` replaces the status of the code."""
     own_status, title = PROBLEM_TITLES[code]
     problem = Problem(
         title=title, status=status or own_status, code=code, detail=detail, errors=tuple(errors), instance=instance
@@ -98,7 +93,7 @@ def problem_response(
 
 
 def install(app: FastAPI) -> None:
-    """Every way in which a request can end badly."""
+    """Handlers for every way in which a request can fail."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -108,7 +103,7 @@ def install(app: FastAPI) -> None:
 
 
 def openapi_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
-    """What a route declares in OpenAPI: the problems it may answer, besides those that every route may."""
+    """What a route declares in OpenAPI: the problems that it may answer, and those that every route may answer."""
     by_status: dict[int, list[ErrorCode]] = {}
     for code in (*codes, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
         by_status.setdefault(PROBLEM_TITLES[code][0], []).append(code)
@@ -130,12 +125,12 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    detail = "A parameter of the request is not valid."
+    detail = "A parameter of the request breaks a rule. `errors` names each one."
     return problem_response(ErrorCode.INVALID_REQUEST, detail, errors=invalid_fields(error), instance=request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own: unknown addresses and methods, for the most part."""
+    """Starlette's own errors: mostly unknown addresses and methods."""
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -153,7 +148,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(app: FastAPI, path: str) -> list[str]:
-    """Every method of an address. Starlette knows one route at a time, and each of ours has one method."""
+    """Every method of an address. Starlette looks at one route at a time, and each of ours has one method."""
     return sorted(
         method.upper()
         for template, operations in app.openapi()["paths"].items()
@@ -163,28 +158,27 @@ def _methods_of(app: FastAPI, path: str) -> list[str]:
 
 
 async def _on_redis_error(request: Request, error: Exception) -> Response:
-    """Redis is away, loading or full: a client may try again. A command that it refuses is our own mistake."""
+    """Redis cannot be reached, is loading or is full: a client may try again. A command that it refuses is our bug."""
     if type(error) is ResponseError:
         raise error
-    logger.warning("the store does not answer: %r", error)
+    logger.warning("Redis does not answer: %r", error)
     return problem_response(
         ErrorCode.UNAVAILABLE,
-        "The store does not answer now; try again.",
+        "Redis does not answer at the moment. Try again.",
         headers={"Retry-After": RETRY_AFTER_S},
         instance=request.url.path,
     )
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left while it sent; nobody reads this, and it is nobody's mistake."""
-    return problem_response(ErrorCode.INVALID_REQUEST, "The body must arrive whole, but was cut off.")
+    """The client closed the connection while it was sending. Nobody reads this answer."""
+    return problem_response(ErrorCode.INVALID_REQUEST, "The body must be complete, but was cut off.")
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again after this answer, and the server logs it."""
-    return problem_response(
-        ErrorCode.INTERNAL, "Ladle failed to answer; the service's log says why.", instance=request.url.path
-    )
+    """After this answer Starlette raises the error again, and the server logs it."""
+    detail = "Ladle has made a mistake. The log of the service has the details."
+    return problem_response(ErrorCode.INTERNAL, detail, instance=request.url.path)
 
 
 _CODES = {

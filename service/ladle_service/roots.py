@@ -1,4 +1,4 @@
-"""Paths in a spec, against the operator's folders. They block on the file system: call them in a thread."""
+"""Checks the paths of a spec. The functions block on the file system, so call them in a thread."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ladle_service.problems import ApiError, field_error, shown
 
 
 def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
-    """`path-not-allowed`, naming each field whose path is missing or lies outside: the two are not told apart."""
+    """Raises `path-not-allowed` with each path that does not exist or is outside the roots. It does not tell which."""
     paths = {"ckpt_dir": spec.ckpt_dir, "val_set": spec.val_set}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
     refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
-        rule = "must be an existing path inside the allowed roots"
+        rule = "must be an existing path inside the allowed folders"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
-            f"{names} {rule}. Ask the operator which folders are allowed; `ladle up` takes more with --root.",
+            f"{names} {rule}. Ask the operator which folders are allowed. With `ladle up`, allow more with `--root`.",
             errors=[field_error(field, f"{rule}, but is {shown(path)}") for field, path in refused.items()],
         )
 
 
 def check_output(spec: JobSpec, results_dir: Path) -> None:
-    """`output-exists` when the name is taken; a job that is still running may take it later, and the worker looks."""
+    """Raises `output-exists` if the name is taken. A running job may take it later, so the worker checks again."""
     if spec.output.name is not None and os.path.lexists(results_dir / spec.output.name):
         rule = f"must be the name of a new folder, but {shown(spec.output.name)} exists"
-        message = f"`output.name` {rule}. Choose another, or leave it out to have the job's id."
+        message = f"`output.name` {rule}. Choose another name, or leave it out to use the job's id."
         raise ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])
 
 

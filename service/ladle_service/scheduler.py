@@ -1,7 +1,7 @@
-"""Reserves nodes for queued jobs, wakes the nodes, and ends attempts that nobody looks after.
+"""Reserves nodes for queued jobs, wakes the nodes, and ends attempts whose nodes no longer respond.
 
-Every API process runs one; a lock with a fencing number elects the one that acts. Its decisions are Lua scripts that
-check the fence, so a deposed scheduler that wakes up late changes nothing.
+Every API process runs one. A lock with a fencing number elects the one that acts. Its decisions are Lua scripts that
+check the fence, so a scheduler that has lost the lock changes nothing when it wakes up late.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ladle_contracts import keys
-from ladle_contracts.transitions import SCRIPTS
+from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_service.store import NODE_LIFE_MS
 
 logger = logging.getLogger(__name__)
 
 LOCK_MS = 10_000
 PERIOD_S = 0.5
-"""How often it looks when nothing wakes it."""
+"""How often it runs when nothing wakes it."""
 CLAIM_MS = 30_000
-"""How long woken nodes have to claim a job before they are given back."""
+"""How long the nodes that were woken have to claim a job before they are released."""
 RESEND_S = 3.0
-"""How often an unclaimed job's nodes are woken again: messages can vanish."""
-BACKOFF_MS = 1_000
-"""Wait before the second attempt; doubled for each further one."""
+"""How often the nodes of an unclaimed job are woken again, because messages can get lost."""
 SETTLE_S = 15.0
-"""After Redis was away nothing is reaped for as long as a lease lasts: the nodes could not renew either."""
+"""After a Redis outage no attempt is ended for as long as a lease lasts, because nodes could not renew either."""
 
 
 class Wakes(Protocol):
@@ -42,7 +40,7 @@ class Wakes(Protocol):
 
 
 class Scheduler:
-    """`run` until cancelled. `redis` must decode responses."""
+    """Call `run`, which ends only when it is cancelled. `redis` must decode responses."""
 
     def __init__(self, redis: Redis, waker: Wakes, *, settle_s: float = SETTLE_S, backoff_ms: int = BACKOFF_MS) -> None:
         # redis-py's annotations do not know that responses are decoded.
@@ -65,7 +63,7 @@ class Scheduler:
                 try:
                     await self.tick()
                 except (RedisError, OperationalError, OSError) as error:
-                    logger.warning("the scheduler cannot do its work in Redis: %r", error)
+                    logger.warning("the scheduler cannot work because of Redis: %r", error)
                     self._reap_from = time.monotonic() + self._settle_s
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), PERIOD_S)
@@ -74,7 +72,7 @@ class Scheduler:
             wake.cancel()
 
     async def tick(self) -> bool:
-        """One look at everything; False while another scheduler is the elected one."""
+        """One round. False while another scheduler is elected."""
         fence = await self._elect(args=[self._token, LOCK_MS])
         if not fence:
             return False
@@ -83,7 +81,7 @@ class Scheduler:
         return True
 
     async def resign(self) -> None:
-        """Gives the lock back, so that another takes over at once."""
+        """Releases the lock, so that another scheduler takes over at once."""
         if await self._redis.get(keys.SCHEDULER_LOCK) == self._token:
             await self._redis.delete(keys.SCHEDULER_LOCK)
 
@@ -107,7 +105,7 @@ class Scheduler:
                 attempt, *nodes = rest
                 await self._wake(job_id, int(attempt), nodes)
             elif answer in ("busy", "deposed"):
-                # Strictly in order: a small job does not overtake a large one that waits for nodes to become free.
+                # Strictly in order: a small job must not overtake a large one that waits for nodes.
                 return
 
     async def _wake_again(self, job_id: str) -> None:
@@ -122,7 +120,7 @@ class Scheduler:
             await self._waker.wake(node_id, job_id, attempt, node_rank)
 
     async def _listen(self) -> None:
-        """Turns published words into wake-ups; without them the period does."""
+        """Wakes the scheduler when something is published. Otherwise it runs once per period."""
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:

@@ -1,38 +1,34 @@
-"""What the operator configures, by environment variables that begin with `LADLE_`."""
+"""What the operator configures with environment variables that begin with `LADLE_`."""
 
 from __future__ import annotations
 
-import os
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-def _split_paths(value: Any) -> Any:
-    """`/data:/more` as two paths."""
-    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+from ladle_contracts.environment import PREFIX, check_absolute, split_paths
+from ladle_contracts.network import is_loopback
 
 
 class Settings(BaseSettings):
-    """One service's configuration. A wrong value ends the start with a message that names the variable."""
+    """The configuration of one service. With a wrong value it does not start, and says which variable is wrong."""
 
-    model_config = SettingsConfigDict(env_prefix="LADLE_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://`; it may hold a password."""
+    """`redis://`, `rediss://` or `unix://`, possibly with a password."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
     """Listen on this unix socket instead of on `host` and `port`."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)]
-    """Checkpoints and data sets must lie in one of these folders."""
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
+    """Checkpoints and data sets must be in one of these folders."""
     results_dir: Path
     """Where the workers write results."""
     tokens_file: Path | None = None
-    """Lines `name:sha256hex`. Without it nobody needs a token, and only this machine may reach the service."""
+    """Lines `name:sha256hex`. Without it nobody needs a token, and the service listens on this machine only."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
@@ -42,8 +38,8 @@ class Settings(BaseSettings):
     def _open_only_to_this_machine(self) -> Self:
         if self.tokens_file is None and self.uds is None and not is_loopback(self.host):
             raise ValueError(
-                f"`LADLE_HOST` must be a loopback address when there is no `LADLE_TOKENS_FILE`, but is {self.host!r}: "
-                "everybody in the network could submit jobs. Make a token with `python -m ladle_service hash-token`."
+                f"`LADLE_HOST` must be a loopback address when there is no `LADLE_TOKENS_FILE`, but is {self.host!r}. "
+                "Everybody in the network could submit jobs. Make a token with `python -m ladle_service hash-token`."
             )
         return self
 
@@ -51,23 +47,10 @@ class Settings(BaseSettings):
     @classmethod
     def _a_redis(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://, but does not")
+            raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
-        for name, paths in {"LADLE_ROOTS": self.roots, "LADLE_RESULTS_DIR": (self.results_dir,)}.items():
-            for path in paths:
-                if not path.is_absolute():
-                    raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
+        check_absolute(self.roots, self.results_dir)
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nothing but this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""From the body of a submit to a spec that this installation can run; or the problem, with the field's name."""
+"""From the body of a submit to a spec that this installation can run, or to a problem that names the field."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Info = TypeVar("Info", MethodInfo, TaskInfo)
 
 
 async def read_spec(request: Request) -> JobSpec:
-    """The body as a spec. Only JSON: a browser sends other kinds for any site, without asking."""
+    """The body as a spec. Only JSON, because a browser sends other types for any site without asking."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        detail = "The `Content-Type` header must be application/json, but is something else or absent."
+        detail = "The `Content-Type` header must be application/json, but is not."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, detail)
     body = await request.body()
     try:
@@ -33,27 +33,27 @@ async def read_spec(request: Request) -> JobSpec:
     except NotJson as error:
         raise ApiError(ErrorCode.INVALID_SPEC, f"The body must be JSON, but is not: {error}.") from error
     except ValidationError as error:
-        detail = "The job spec must follow the schema, but does not."
+        detail = "The job spec breaks a rule. `errors` names each field."
         raise ApiError(ErrorCode.INVALID_SPEC, detail, errors=invalid_fields(error)) from error
 
 
 def digest_of(spec: JobSpec) -> str:
-    """Equal for two bodies that ask for the same, whatever their spelling."""
+    """Equal for two bodies that ask for the same job, however they are written."""
     return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
 
 async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes: Sequence[NodeRecord]) -> None:
-    """What the schema cannot say. The worker checks all of it again, where the files are opened."""
+    """Checks what the schema cannot express. The worker checks it all again, where the files are opened."""
     _check_method(spec, catalog)
     _check_task(spec, catalog)
     _check_size(spec, nodes)
-    # File systems may be slow or far away: never on the event loop.
+    # Not on the event loop, because file systems may be slow.
     await asyncio.to_thread(check_paths, spec, settings.roots)
     await asyncio.to_thread(check_output, spec, settings.results_dir)
 
 
 def _check_method(spec: JobSpec, catalog: Catalog) -> None:
-    """While no worker is known, any name may turn out right. `auto` is no method of its own, but tries them all."""
+    """While no worker is known, any name may exist. `auto` is not a method itself, but tries several."""
     names = {method.name for method in catalog.methods}
     if not names or (spec.method.name == "auto" and "auto" not in names):
         return
@@ -62,7 +62,7 @@ def _check_method(spec: JobSpec, catalog: Catalog) -> None:
 
 
 def _check_task(spec: JobSpec, catalog: Catalog) -> None:
-    """The metric too; of a task that is still to be inferred, any task's."""
+    """Checks the metric too. If the task is still to be inferred, the metric of any task will do."""
     tasks = catalog.tasks
     if not tasks:
         return
@@ -89,22 +89,25 @@ def _check_options(field: str, options: Iterable[str], known: Sequence[OptionInf
 
 
 def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> ApiError:
-    """What would have been right."""
+    """The error for a name that does not exist, with those that do."""
     near = difflib.get_close_matches(name, known, n=1)
-    rule = f"must be among {', '.join(known)}" if known else "must be empty: there are no options"
-    message = f"`{field}` {rule}, but is {shown(name)}" + (f"; did you mean `{near[0]}`?" if near else ".")
+    rule = f"must be one of {', '.join(known)}" if known else "must be empty, because there are no options"
+    message = f"`{field}` {rule}, but is {shown(name)}." + (f" Did you mean `{near[0]}`?" if near else "")
     return ApiError(code, message, errors=[field_error(field, message)])
 
 
 def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord]) -> None:
-    """More than all nodes that were ever seen will not come by waiting. While none was seen, anything may come."""
+    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come."""
     if not nodes:
         return
-    wanted = spec.resources
+    wanted, largest = spec.resources, max(node.ranks for node in nodes)
     big_enough = sum(node.ranks >= wanted.ranks_per_node for node in nodes)
-    if big_enough < wanted.nodes:
-        message = (
-            f"`resources` must fit the cluster, but needs more: {len(nodes)} node(s) were ever registered, "
-            f"the largest takes {max(node.ranks for node in nodes)} rank(s)."
-        )
-        raise ApiError(ErrorCode.NOT_ENOUGH_NODES, message, errors=[field_error("resources", message)])
+    if wanted.ranks_per_node > largest:
+        raise _too_large("resources.ranks_per_node", largest, wanted.ranks_per_node, "the largest node has no more")
+    if wanted.nodes > big_enough:
+        raise _too_large("resources.nodes", big_enough, wanted.nodes, "no more nodes with so many ranks are known")
+
+
+def _too_large(field: str, most: int, value: int, reason: str) -> ApiError:
+    message = f"`{field}` must be at most {most}, because {reason}, but is {value}."
+    return ApiError(ErrorCode.NOT_ENOUGH_NODES, message, errors=[field_error(field, message)])

@@ -1,4 +1,4 @@
-"""Jobs in Redis, for the API. Every change is one of `ladle_contracts.transitions`; reading is plain commands."""
+"""Jobs in Redis, for the API. Every change is a script of `ladle_contracts.transitions`; reads are plain commands."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from ladle_contracts.transitions import SCRIPTS
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3
 NODE_LIFE_MS = 10_000
-"""A node whose heartbeat is older counts as dead."""
+"""A node whose heartbeat is older than this counts as dead."""
 FOLLOW_TICK_MS = 5_000
 FOLLOW_BATCH = 100
 LIST_BATCH = 200
 
 
 class IdempotencyConflict(Exception):
-    """The idempotency key was used before, with another body."""
+    """The idempotency key was used with another body before."""
 
 
 class JobStore:
-    """Redis errors (`redis.RedisError`) pass through: the API answers `unavailable`.
+    """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
-    `redis` must decode responses. `streams` is a pool of its own: every followed job holds one of its connections.
+    `redis` must decode responses. `streams` is a separate pool, because every job that is followed uses one connection.
     """
 
     def __init__(self, redis: Redis, streams: Redis) -> None:
@@ -60,7 +60,7 @@ class JobStore:
         await self._redis.ping()
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
-        """The job that this key made before, if any. Raises `IdempotencyConflict` for another body."""
+        """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
         job_id, known = await self._redis.hmget(keys.idempotency(owner, key), ["job", "digest"])
         record = await self.get(job_id, owner) if job_id else None
         if record is not None and known != digest:
@@ -70,7 +70,7 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False when the key made it before. Raises `IdempotencyConflict`."""
+        """Queues a job. False if the key created it before. Raises `IdempotencyConflict`."""
         answer, job_id = await self._submit(
             args=[
                 secrets.token_hex(10),
@@ -92,7 +92,7 @@ class JobStore:
         return record, answer == "created"
 
     async def get(self, job_id: str, owner: str | None) -> JobRecord | None:
-        """None when there is no such job, or it is another owner's. `owner=None` sees all."""
+        """None if there is no such job, or it belongs to another owner. `owner=None` sees all jobs."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.job(job_id))
             pipe.hget(keys.progress(job_id), "json")
@@ -110,7 +110,7 @@ class JobStore:
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """Newest first. The cursor names the last job of the page before and its time, so that it may be gone."""
+        """Newest first. The cursor has the last job of the previous page and its time, as the job may be deleted."""
         index = keys.JOBS if owner is None else keys.owner_jobs(owner)
         start = await self._after(index, cursor) if cursor is not None else 0
         found: list[JobRecord] = []
@@ -128,7 +128,7 @@ class JobStore:
         return JobPage(jobs=tuple(found))
 
     async def _after(self, index: str, cursor: str) -> int:
-        """Where a listing goes on; behind everything for a cursor that is none of ours."""
+        """Where a listing continues. For an invalid cursor that is the end."""
         created_ms, _, job_id = cursor.partition("-")
         if not created_ms.isdecimal():
             return int(await self._redis.zcard(index))
@@ -136,16 +136,16 @@ class JobStore:
         return int(await self._redis.zcount(index, f"({created_ms}", "+inf")) if rank is None else int(rank) + 1
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Asks for the job's end; see `cancel.lua` for what happens in which state."""
+        """Cancels the job. `cancel.lua` has what happens in which state."""
         await self._cancel(args=[job_id])
         record = await self.get(job_id, None)
         assert record is not None, "the caller has just seen it, and only terminal jobs are deleted"
         return record
 
     async def delete(self, job_id: str) -> None:
-        """Forgets a terminal job; the caller has checked that it is one. A terminal state never changes."""
+        """Deletes a job that has ended. The caller has checked that, and a terminal state never changes."""
         owner, key = await self._redis.hmget(keys.job(job_id), ["owner", "idempotency"])
-        # The key's life is a day: by now it may stand for a newer job.
+        # The key lives for a day, so by now it may belong to a newer job.
         if key and await self._redis.hget(keys.idempotency(owner or "", key), "job") != job_id:
             key = None
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -157,13 +157,13 @@ class JobStore:
             await pipe.execute()
 
     async def events(self, job_id: str, after: str | None, limit: int) -> tuple[Event, ...]:
-        """Oldest first, only those after the id `after`."""
+        """Oldest first, and only those after the id `after`."""
         start = f"({after}" if after else "-"
         entries = await self._redis.xrange(keys.events(job_id), min=start, count=limit)
         return tuple(_event(job_id, entry_id, fields) for entry_id, fields in entries)
 
     async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[Event | None]:
-        """Every event after the id `after` as it comes, None as a tick; ends behind a terminal state."""
+        """Every event after the id `after` as it happens, and None from time to time. Ends after a terminal state."""
         last = after or "0"
         while True:
             answer = await self._streams.xread({keys.events(job_id): last}, count=FOLLOW_BATCH, block=FOLLOW_TICK_MS)
@@ -183,11 +183,11 @@ class JobStore:
         return tuple(await self._redis.lrange(keys.log(job_id), -tail, -1))
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
-        """Every node that was ever registered, by id."""
+        """Every node that has ever registered, by id."""
         return tuple(node for node, _ in await self._nodes_with_catalogs())
 
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
-        """Each with the JSON of its catalogue."""
+        """Each node with the JSON of its catalogue."""
         seconds, micros = await self._redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found = []
@@ -197,7 +197,7 @@ class JobStore:
         return tuple(found)
 
     async def catalog(self) -> Catalog:
-        """What the nodes can do together; where two differ, one that is alive counts, then the first by id."""
+        """What the nodes offer together. Where two differ, a node that is alive counts, then the first by id."""
         methods: dict[str, MethodInfo] = {}
         tasks: dict[str, TaskInfo] = {}
         nodes = await self._nodes_with_catalogs()
@@ -209,7 +209,7 @@ class JobStore:
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
 
     async def _is_over(self, job_id: str, last: str) -> bool:
-        """Whether nothing can come any more: the job was deleted, or its last event was seen before."""
+        """Whether no more events can come: the job was deleted, or its last event was already seen."""
         state = await self._redis.hget(keys.job(job_id), "state")
         return state is None or (state in TERMINAL_STATES and not await self.events(job_id, last, 1))
 
@@ -219,7 +219,7 @@ def _cursor(record: JobRecord) -> str:
 
 
 def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
-    """The record from the fields of the job's hash; an empty field is an absent one."""
+    """The record from the fields of the job's hash. An empty field is an absent one."""
     return JobRecord(
         id=fields["id"],
         spec=JobSpec.model_validate_json(fields["spec"]),
@@ -267,7 +267,7 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
 
 
 def _list(text: str) -> list[Any]:
-    """A JSON list; Lua writes an empty one as `{}`."""
+    """A JSON list. Lua writes an empty list as `{}`."""
     return list(json.loads(text))
 
 

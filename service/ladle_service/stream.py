@@ -1,4 +1,4 @@
-"""A job's events as server-sent events. A Redis stream id is a legal SSE id, so `Last-Event-ID` resumes exactly."""
+"""A job's events as server-sent events. A Redis stream id is a valid SSE id, so `Last-Event-ID` resumes exactly."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ RECONNECT_MS = 1000
 
 
 def encode(event: Event) -> bytes:
-    """One event as it stands on the wire; its `event:` field is the kind, so that a page may listen to some only."""
+    """One event as bytes. Its `event:` field is the kind, so that a page can listen to some kinds only."""
     return format_sse_event(data_str=event.model_dump_json(), event=event.body.kind, id=event.id)
 
 
 async def sse_bytes(events: AsyncGenerator[Event | None], stopping: asyncio.Event) -> AsyncGenerator[bytes]:
-    """The stream's bytes until the job has ended, or the service stops: then clients come back and go on.
+    """The stream's bytes until the job has ended or the service stops. In that case clients connect again.
 
-    `None` among the events is a tick of the clock, sent as a comment so that nobody takes the silence for a death.
+    A `None` among the events is sent as a comment, so that nobody mistakes the silence for a dead connection.
     """
-    # At once, so that headers leave and the client knows it is connected.
+    # Sent at once, so that the client gets the headers and knows that it is connected.
     yield format_sse_event(retry=RECONNECT_MS)
     stop = asyncio.ensure_future(stopping.wait())
     following: asyncio.Future[Event | None] | None = None
@@ -43,10 +43,10 @@ async def sse_bytes(events: AsyncGenerator[Event | None], stopping: asyncio.Even
     except StopAsyncIteration:
         return
     except RedisError as error:
-        # Too late for a problem. The stream is cut, and the client comes back with the last id that it saw.
-        logger.warning("a stream was cut, the store does not answer: %r", error)
+        # It is too late for a problem. The stream is cut, and the client comes back with the last id that it saw.
+        logger.warning("a stream was cut because Redis does not answer: %r", error)
     finally:
-        # The client may be gone, and this task cancelled; the Redis connection is given back all the same.
+        # The Redis connection is returned even if the client is gone and this task is cancelled.
         with anyio.CancelScope(shield=True):
             stop.cancel()
             if following is not None and not following.done():

@@ -1,4 +1,4 @@
-"""What pydantic takes and JSON does not have: NaN, infinity, a name twice. It would be stored as null, or half."""
+"""Refuses what pydantic accepts but JSON does not have: NaN, infinity, and a name that occurs twice."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 
 class NotJson(ValueError):
-    """Says what is wrong; holds nothing of the text itself."""
+    """Says what is wrong, without any of the text itself."""
 
 
 def check_json(text: bytes) -> None:
-    """NotJson unless the text is JSON as RFC 8259 has it, with unique names."""
+    """Raises NotJson unless the text is JSON according to RFC 8259, with unique names."""
     try:
         json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
     except NotJson:
@@ -36,5 +36,5 @@ def _finite(text: str) -> float:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise NotJson("a name stands twice in one object")
+        raise NotJson("a name occurs twice in one object")
     return names

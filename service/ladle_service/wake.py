@@ -1,4 +1,4 @@
-"""Wakes nodes through Celery, by the task's name alone: the service never imports the worker."""
+"""Wakes nodes through Celery. It sends the task by its name, because the service never imports the worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
 
 
 class Waker:
-    """Sends `(job_id, attempt, node_rank)` to a node's own queue. Redis holds the truth; a message only wakes."""
+    """Sends `(job_id, attempt, node_rank)` to a node's own queue. That only wakes the node: the state is in Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._celery = Celery("ladle", broker=broker_url(redis_url), set_as_current=False)
@@ -19,7 +19,7 @@ class Waker:
             task_serializer="json",
             accept_content=["json"],
             task_ignore_result=True,
-            # Without time limits a connection that falls silent would hold the scheduler for minutes.
+            # Without time limits a dead connection would block the scheduler for minutes.
             broker_transport_options={
                 "visibility_timeout": VISIBILITY_TIMEOUT_S,
                 "socket_timeout": 5,
@@ -31,7 +31,7 @@ class Waker:
 
     async def wake(self, node_id: str, job_id: str, attempt: int, node_rank: int) -> None:
         """Raises `kombu.exceptions.OperationalError` when the broker does not answer."""
-        # kombu blocks; the event loop must not.
+        # kombu blocks, so it runs in a thread.
         await asyncio.to_thread(
             self._celery.send_task,
             keys.RUN_TASK,

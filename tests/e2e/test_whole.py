@@ -97,7 +97,7 @@ def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) ->
     status = terminal.end()
     text = terminal.text()
     assert status == 0, text
-    for words in ("choosing coefficients", "twa-layerwise", "gain over best", "Model:"):
+    for words in ("choosing coefficients", "twa-layerwise", "against best", "Model:"):
         assert words in text, words
     model = load_file(home / "ladle-results" / "mine" / "model.safetensors")
     assert model.keys() == load_file(home / "checkpoints" / "epoch-1.safetensors").keys()

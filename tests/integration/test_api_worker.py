@@ -40,7 +40,7 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
         result = job.result(timeout=DEADLINE_S)
         assert Path(result.folder, "model.safetensors").is_file()
         assert {"best", "uniform"} <= scored
-        with pytest.raises(InvalidSpec, match="did you mean `uniform`"):
+        with pytest.raises(InvalidSpec, match="Did you mean `uniform`"):
             client.submit(data / "good", data / "val.npz", method="unifrom")
 
 

@@ -196,7 +196,7 @@ def test_lost_nodes_count_and_the_last_failure_ends_the_job(machine: Machine) ->
         machine.claim(job, attempt, "a", lease_ms=EXPIRED)
         assert machine.reap(job) == state
     assert machine.field(job, "reason") == "node-lost"
-    assert "`a` stopped renewing" in machine.field(job, "message")
+    assert "Node `a` no longer responds." in machine.field(job, "message")
     assert machine.holder("a") == ""
     assert not machine.redis.smembers(keys.ACTIVE)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import runpy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ladle_contracts import Reason
-from ladle_engine import METHODS
+from ladle_engine import METHODS, average, combine_checkpoints
 from ladle_engine.options import describe_options
 from ladle_engine.tasks.image_classification import ImageClassification
 
@@ -42,6 +46,24 @@ def test_the_documents_name_every_method_command_and_option_of_the_built_in_task
     assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
 
 
+def test_the_tables_and_the_schema_that_come_from_the_contract_are_up_to_date() -> None:
+    """When they are not: `python docs/contract_tables.py`."""
+    texts = runpy.run_path(str(REPOSITORY / "docs" / "contract_tables.py"))["texts"]()
+    assert len(texts) == 4
+    for path, text in texts.items():
+        assert path.read_text() == text, path.name
+        assert path.suffix == ".json" or "<!-- from the contract: " in text, path.name
+
+
+@pytest.mark.parametrize("function", [average, combine_checkpoints])
+def test_every_argument_of_the_engines_functions_is_in_their_table_and_no_other(function: Callable[..., Any]) -> None:
+    page = (REPOSITORY / "docs" / "engine.md").read_text()
+    tables = [part for part in page.split("\n\n") if part.startswith("| argument |")]
+    table = tables[0] if function is average else tables[1]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    assert named == set(inspect.signature(function).parameters)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_page_with_its_source_and_its_options(name: str) -> None:
     page = (REPOSITORY / "docs" / "methods" / f"{name}.md").read_text()
@@ -52,11 +74,14 @@ def test_every_method_has_a_page_with_its_source_and_its_options(name: str) -> N
     assert year is None or year[0] in page
 
 
-def test_the_reasons_of_bad_checkpoints_and_data_are_explained() -> None:
-    pages = "".join((REPOSITORY / "docs" / name).read_text() for name in ("checkpoints.md", "tasks.md", "output.md"))
-    about_input = [reason for reason in Reason if "checkpoint" in reason or "data" in reason or "classes" in reason]
-    for reason in about_input:
-        assert f"`{reason}`" in pages, reason
+def test_every_reason_of_a_failed_job_is_explained() -> None:
+    tables = [
+        line
+        for name in ("checkpoints.md", "tasks.md", "output.md", "placements.md", "rest.md")
+        for line in (REPOSITORY / "docs" / name).read_text().splitlines()
+    ]
+    for reason in Reason:
+        assert any(f"`{reason}`" in line for line in tables), reason
 
 
 def test_make_help_names_every_target() -> None:

@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.lost_files import naming_lost_files
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO, plan_methods
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.fixed import needs_order
+from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.job import Job, Listener
@@ -28,10 +31,10 @@ from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, ignore
+from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
 from ladle_engine.resume_state import ResumeState, fingerprint, same_everywhere
 from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
-from ladle_engine.tasks import choose_task
+from ladle_engine.tasks import choose_task, identity_of
 from ladle_engine.tasks.base import Task
 
 
@@ -59,6 +62,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@naming_lost_files
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
     val_set: PathLike,
@@ -66,11 +70,13 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     output: PathLike,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
-    task: str | Task | None = None,
+    task: str | type[Task] | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
     pattern: str | None = None,
     last: int | None = None,
     steps: Sequence[int] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
     train_set: PathLike | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -94,10 +100,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
     Args:
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
-        task: the name of an installed task, a task of your own, or None to infer it from the folder's `config.json`.
+        task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
+            the folder's `config.json`.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
+        exclude: a glob, or several, of checkpoints to leave out.
+        order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
+            `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         train_set: training data, used for `coefficients` (TWA-t) or to recompute `batchnorm` statistics.
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
@@ -125,6 +135,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
+def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
+    """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
+    _open(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None}))
+
+
 def _open(request: Request) -> Job:
     """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights."""
     collectives = current_collectives()
@@ -132,11 +147,23 @@ def _open(request: Request) -> Job:
     plan = plan_methods(request.method, request.method_options or {})
     refuse_existing(Path(request.output))
     on_event(StageStarted(stage="discover"))
-    checkpoints = discover(Path(request.ckpt_dir), pattern=request.pattern, last=request.last, steps=request.steps)
-    task = choose_task(checkpoints, request.task, request.task_options or {})
+    checkpoints = discover(
+        Path(request.ckpt_dir),
+        pattern=request.pattern,
+        exclude=request.exclude,
+        last=request.last,
+        steps=request.steps,
+        order=request.order,
+    )
+    announce(checkpoints, on_event, order_matters=needs_order(plan))
+    refuse_bad_starts(plan, checkpoints.names)
+    task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
+    own = {"batch_size": task.batch_size, "task": identity_of(task)}
     splits = open_splits(request, task, checkpoints)
-    settings = {**request.deciding_settings(task), "batch_size": task.batch_size}
-    without_paths = {**request.deciding_settings(task, with_paths=False), "batch_size": task.batch_size}
+    for remark in splits.remarks:
+        on_event(Warned(message=remark))
+    settings = request.deciding_settings(task) | own
+    without_paths = request.deciding_settings(task, with_paths=False) | own
     same_everywhere(checkpoints, request.data_paths, without_paths, collectives)
     return Job(
         request=request,

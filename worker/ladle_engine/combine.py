@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.lost_files import naming_lost_files
+from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
-from ladle_engine.progress import ProgressCallback, StageStarted, ignore
+from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.versions import installed_version
 
 
+@naming_lost_files
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
@@ -29,44 +32,56 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     pattern: str | None = None,
     last: int | None = None,
     steps: Sequence[int] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes `sum_i weights_i w_i` of the checkpoints in `ckpt_dir` into the new folder `output`, with the side files.
 
-    Reads every weight once. Floating tensors are summed in float64 and rounded once; integer and boolean ones are the
-    last checkpoint's. Every tensor that is stored is written, tied ones under each of their names.
+    Reads every weight once. Floating and complex tensors are summed in float64 and rounded once; integer and boolean
+    ones are the last checkpoint's. Every tensor that it stores is written, under the name that it stores it by, tied
+    ones under each of theirs.
 
     Args:
-        weights: one per checkpoint in order of step; all the same, which is the arithmetic mean, when absent. A
+        weights: one per checkpoint in order; all the same, which is the arithmetic mean, when absent. A
             checkpoint of weight 0 is not read.
         allow_any_sum: takes weights that do not sum to 1.
-        dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        dtype: `keep`, `float32`, `bfloat16` or `float16`; complex tensors keep theirs.
         pattern: a glob on the checkpoints' names.
         last: only the last n checkpoints.
         steps: only these steps.
+        exclude: a glob, or several, of checkpoints to leave out.
+        order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
+            where the names leave it open.
 
     Raises:
         ValueError: `weights` or `dtype` breaks its rule.
-        CheckpointError: the checkpoints do not agree, or hold a NaN or an infinity.
+        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
+            the result does not fit the output's type.
         OutputError: `output` exists, or the disk is full.
     """
     if dtype not in OUTPUT_DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(OUTPUT_DTYPES)}, but is {dtype!r}.")
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, last=last, steps=steps)
+    checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
     K = len(checkpoints.checkpoints)
-    alpha_K = [1.0 / K] * K if weights is None else _checked(weights, K, allow_any_sum)
-    check_names(checkpoints)
-    floating = [name for name, info in checkpoints.tensors.items() if info.is_floating]
+    uneven = weights is not None and len({float(weight) for weight in weights}) > 1
+    announce(checkpoints, progress, order_matters=uneven)
+    alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
+    check_names(checkpoints, progress)
+    averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]
+    progress(_found(checkpoints, averaged))
     recipe = Recipe(
         checkpoints=checkpoints,
-        coefficients=Coefficients.whole_model(checkpoints.names, floating, alpha_K),
+        coefficients=Coefficients.whole_model(checkpoints.names, averaged, alpha_K),
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
     )
-    metadata = {"ladle_version": version("ladle")}
+    if recipe.coefficients.single() is None:
+        refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])
+    metadata = {"ladle_version": installed_version("ladle")}
     with torch.no_grad(), staged(Path(output)) as staging:
         digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
         verify_model(staging, recipe, digests, progress)
@@ -74,10 +89,24 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     return Path(output)
 
 
-def _checked(weights: Sequence[float], K: int, allow_any_sum: bool) -> list[float]:
+def _found(checkpoints: CheckpointSet, floating: Sequence[str]) -> CheckpointsFound:
+    dtypes = {str(checkpoints.tensors[name].dtype).removeprefix("torch.") for name in floating}
+    return CheckpointsFound(
+        names=checkpoints.names,
+        num_parameters=sum(checkpoints.tensors[name].numel for name in floating),
+        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
+        task="",
+        order=checkpoints.order,
+    )
+
+
+def _checked(weights: Sequence[float], names: Sequence[str], allow_any_sum: bool) -> list[float]:
     values = [float(weight) for weight in weights]
-    if len(values) != K:
-        raise ValueError(f"`weights` must be one for each of the {K} checkpoints, but are {len(values)}.")
+    if len(values) != len(names):
+        raise ValueError(
+            f"`weights` must be one for each of the {len(names)} checkpoints, but are {len(values)}. They are "
+            f"{', '.join(f'`{name}`' for name in names)}."
+        )
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"`weights` must be finite, but are {values}.")
     if not allow_any_sum and abs(math.fsum(values) - 1.0) > SUM_TOLERANCE:

@@ -21,6 +21,9 @@ class CheckpointsFound:
     num_parameters: int
     dtype: str
     task: str
+    """Empty where none is needed."""
+    order: str
+    """What the order of the names is by: `step`, `epoch and step`, `number in the name`, `name` and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)

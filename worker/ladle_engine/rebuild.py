@@ -12,18 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine.checkpoints import CheckpointSet, discover
+from ladle_engine.checkpoints.lost_files import naming_lost_files
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.output.digests import input_digests
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
-from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
+from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 
 
+@naming_lost_files
 def rebuild(
     coefficients: PathLike,
     ckpt_dir: PathLike,
@@ -56,7 +58,8 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
     """The same as a state dict in memory, for a notebook."""
     recipe = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
-        return {name: recipe.tensor(name, readers) for name in recipe.output_dtypes}
+        stored = written_names(recipe.checkpoints)
+        return {stored[name]: recipe.tensor(name, readers) for name in recipe.output_dtypes}
 
 
 def load_recipe(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> Recipe:

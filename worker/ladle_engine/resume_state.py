@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.atomic_folder import naming_the_full_disk
+from ladle_engine.versions import installed_version
 
 
 class ResumeState:
@@ -83,7 +83,7 @@ def fingerprint(checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapp
     `data` are files, or folders of them. Rank 0's counts: others may see copies.
     """
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in all_files(checkpoints, data)]
-    return digest([version("ladle"), files, settings])
+    return digest([installed_version("ladle"), files, settings])
 
 
 def same_everywhere(
@@ -94,7 +94,7 @@ def same_everywhere(
     Files may be copies, so the time of their last change does not count.
     """
     files = [(path.name, path.stat().st_size) for path in all_files(checkpoints, data)]
-    own = torch.tensor([int(digest([files, settings])[:15], 16)])
+    own = torch.tensor([int(digest([checkpoints.names, files, settings])[:15], 16)])
     seen = collectives.all_gather(own, [1] * collectives.size).tolist()
     others = [rank for rank, number in enumerate(seen) if number != seen[0]]
     if others:

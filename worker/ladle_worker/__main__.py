@@ -12,6 +12,7 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 from pydantic import ValidationError
 
 from ladle_contracts import keys
+from ladle_contracts.environment import explain_settings
 from ladle_worker.celery_app import make_app
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
@@ -22,9 +23,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "LADLE_" + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"`{name.rstrip('_')}`: {problem['msg']}", file=sys.stderr)
+        print("ladle_worker cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
     settings.results_dir.mkdir(parents=True, exist_ok=True)
     try:

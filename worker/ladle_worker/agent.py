@@ -1,4 +1,4 @@
-"""One attempt on this node: claim, launch the ranks, relay progress, put the result in its place, release."""
+"""One attempt on this node: claim, start the ranks, relay progress, move the result to its place, release."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STOPPED = {"cancel", "release", "lost"}
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
-    """Runs one attempt to its end and answers the job's new state. Raises `NotOurs` when the claim is refused."""
+    """Runs one attempt and returns the job's new state. Raises `NotOurs` if the claim is refused."""
     claim = Claim(settings, job_id, attempt)
     try:
         ended = Attempt(settings, claim).run()
-        # Lost: another attempt may be at work already, and everything here is its business.
+        # If it is lost, another attempt may already be running, and the files belong to that one.
         state = claim.end(ended) if ended is not None else "lost"
         if state in ("succeeded", "failed", "cancelled"):
             JobFolder(settings.results_dir, job_id).remove()
@@ -48,7 +48,7 @@ class Attempt:
         self._destination = self._job.destination(claim.spec)
 
     def run(self) -> Ended | None:
-        """None when the attempt is no longer ours."""
+        """None if the attempt is no longer ours."""
         try:
             return self._adopt() or self._start()
         except PathNotAllowed as error:
@@ -56,9 +56,16 @@ class Attempt:
         except OSError as error:
             logger.exception("the agent of job %s failed", self._claim.job_id)
             return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
+        except RedisError:
+            raise
+        except Exception as error:
+            # Another attempt would only meet it again, on this node or the next.
+            logger.exception("the agent of job %s failed", self._claim.job_id)
+            message = f"The node agent failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
+            return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
 
     def _adopt(self) -> Ended | None:
-        """The destination exists: what an earlier attempt of this job moved there, or somebody else's folder."""
+        """If the destination exists, it is the result of an earlier attempt of this job, or somebody else's folder."""
         if not os.path.lexists(self._destination):
             return None
         if _made_by(self._destination) == self._claim.job_id:
@@ -89,13 +96,13 @@ class Attempt:
             logger.warning("attempt %s of job %s was lost", self._claim.attempt, self._claim.job_id)
             return None
         if answer == "release":
-            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is going away.")
+            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
         return self._conclude(ranks.poll())
 
     def _write_job(self) -> None:
-        """Resolves every path inside the roots, here where the files are opened, and tells the ranks."""
+        """Resolves every path inside the roots, here where the files are opened, and writes them for the ranks."""
         spec, roots = self._claim.spec, self._settings.roots
         paths = {
             "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
@@ -118,7 +125,7 @@ class Attempt:
         write_whole(self._folder.job, job)
 
     def _watch(self, ranks: Ranks) -> str:
-        """Relays until the ranks end (`ok`) or must be ended. Redis may be away meanwhile: they go on."""
+        """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         relay = Relay(self._folder, self._claim)
         while True:
             running = ranks.poll() is None
@@ -141,7 +148,7 @@ class Attempt:
             return Ended(
                 outcome="crashed",
                 reason=Reason.CRASHED,
-                message=f"The ranks ended with status {status} and did not say why. The log's tail may.",
+                message=f"The ranks ended with status {status} and did not say why. Look at the end of the log.",
                 log_tail=log_tail(self._folder),
             )
         if not outcome["ok"]:
@@ -159,10 +166,10 @@ class Attempt:
         return self._commit(outcome)
 
     def _commit(self, outcome: dict[str, object]) -> Ended:
-        """Moves the verified folder to its place: whole, or not at all."""
+        """Moves the verified folder to its place, in one step."""
         staging = self._job.staging(self._claim.attempt)
         try:
-            # A rename onto a folder that holds anything fails, so nobody's result is ever replaced.
+            # A rename onto a folder with files in it fails, so no result is ever replaced.
             staging.rename(self._destination)
         except OSError:
             if not os.path.lexists(self._destination):
@@ -181,7 +188,7 @@ def _result(outcome: dict[str, object]) -> JobResult:
 
 
 def _made_by(destination: Path) -> str | None:
-    """The id of the job that made a result folder; None when no job did."""
+    """The id of the job that wrote a result folder. None if no job did."""
     try:
         report = json.loads((destination / "report.json").read_text())
     except (OSError, ValueError):

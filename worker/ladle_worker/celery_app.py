@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings, node: Node) -> Celery:
-    """Settings that were each paid for: DESIGN section 7."""
+    """The application, with settings that keep long jobs from being lost or run twice."""
     app = Celery("ladle", broker=broker_url(settings.redis_url.get_secret_value()))
     transport = {"visibility_timeout": VISIBILITY_TIMEOUT_S}
     app.conf.update(
@@ -48,7 +48,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
 
     @app.task(name=keys.RUN_TASK)
     def run(job_id: str, attempt: int, node_rank: int) -> None:
-        """The message only wakes; whether there is anything to do stands in Redis."""
+        """The message only wakes the node. Redis says whether there is anything to do."""
         try:
             state = run_attempt(settings, job_id, attempt)
         except NotOurs as error:
@@ -61,7 +61,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
 
 
 def _leave_first(node: Node, number: signal.Signals) -> None:
-    """Before Celery's handler: the agent then hands its job back while Celery waits."""
+    """Calls `leave` before Celery's own handler, so that the agent returns its job while Celery waits."""
     handler = signal.getsignal(number)
 
     def leave(received: int, frame: FrameType | None) -> None:
@@ -75,12 +75,12 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
 def _connect_signals(node: Node) -> None:
     def begin(**_: Any) -> None:
         node.start()
-        # Celery's own signal for it comes only after the soft shutdown, when the child is about to be killed.
+        # Celery's own signal comes only after the soft shutdown, when the child is about to be killed.
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
             _leave_first(node, number)
 
     def bind_child(**_: Any) -> None:
-        # However the main process ends, the child that runs the job ends with it, and its ranks with that.
+        # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
 
     signals.worker_ready.connect(begin, weak=False)

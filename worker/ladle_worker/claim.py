@@ -1,4 +1,4 @@
-"""A node agent's side of the job's state machine: every call carries the attempt number, the fencing token."""
+"""The node agent's side of the job's state machine. Every call passes the attempt number, the fencing token."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladle_contracts import JobResult, JobSpec, Progress, Reason
-from ladle_contracts.transitions import SCRIPTS
+from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import PATIENCE, connect
 from ladle_worker.settings import Settings
 
-BACKOFF_MS = 1_000
-"""Wait before the second attempt; doubled for each further one."""
-
 
 class NotOurs(Exception):
-    """The message is a duplicate or comes too late: the claim was refused."""
+    """The claim was refused, because the message is a duplicate or comes too late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +22,7 @@ class Ended:
     """How an attempt ended, for `Claim.end`."""
 
     outcome: str
-    """`succeeded`, `failed`, `crashed` or `released`; see `end.lua`."""
+    """`succeeded`, `failed`, `crashed` or `released`. `end.lua` explains them."""
     reason: Reason | None = None
     message: str = ""
     result: JobResult | None = None
@@ -35,12 +32,12 @@ class Ended:
 class Claim:
     """One attempt of one job, held by this node.
 
-    Changes of state wait for Redis to come back; renewals and reports raise `RedisError` at once, and are tried again
-    with the next one.
+    Changes of state wait until Redis is back. Renewals and reports raise `RedisError` at once, and the next one tries
+    again.
     """
 
     def __init__(self, settings: Settings, job_id: str, attempt: int) -> None:
-        """Claims. Raises `NotOurs`."""
+        """Claims the attempt. Raises `NotOurs`."""
         self.job_id = job_id
         self.attempt = attempt
         self._node = settings.node_id
@@ -61,19 +58,19 @@ class Claim:
         return answer
 
     def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
-        """Events and log lines up to `offset`; sent again with the same offset, it is written once. `RedisError`."""
+        """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
         self._quick.register_script(SCRIPTS["report"])(
             args=[self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
         )
 
     def finalize(self) -> str:
-        """`ok`: the result may be moved to its place. `cancel` or `lost`: it may not."""
+        """`ok`: the result may be moved to its place. `cancel` or `lost`: it must not be."""
         answer: str = self._call("finalize")
         return answer
 
     def end(self, ended: Ended) -> str:
-        """The job's new state, or `lost` when the attempt was no longer ours."""
+        """The job's new state, or `lost` if the attempt was no longer ours."""
         answer: str = self._call(
             "end",
             ended.outcome,

@@ -1,4 +1,4 @@
-"""Connections to Redis that outlast its restarts."""
+"""Connections to Redis that survive its restarts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from redis.retry import Retry
 from ladle_worker.settings import Settings
 
 PATIENCE = 600
-"""Tries, at most a second or so apart, before a change of state is given up: ten minutes."""
+"""How often a change of state is tried, about once per second: ten minutes."""
 
 
 def connect(settings: Settings, *, retries: int) -> Any:
-    """A client that decodes responses. `Any`: redis-py's annotations do not know that."""
+    """A client that decodes responses. The type is `Any` because redis-py's annotations do not know that."""
     return Redis.from_url(
         settings.redis_url.get_secret_value(),
         decode_responses=True,

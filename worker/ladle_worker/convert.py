@@ -1,7 +1,9 @@
-"""The one place where the contracts' models and the engine's values meet."""
+"""The only place that knows both the contracts' models and the engine's values."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from ladle_contracts import (
     StepDone,
     Warned,
 )
+from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField, value_of
 from ladle_engine import Outcome, progress
 
 
 def event_body(event: progress.ProgressEvent) -> EventBody:
-    """An engine's event as it goes to clients."""
+    """An event of the engine, as it is sent to clients."""
     match event:
         case progress.StageStarted():
             return StageStarted(**asdict(event))
@@ -36,53 +39,65 @@ def event_body(event: progress.ProgressEvent) -> EventBody:
         case progress.CandidateScored():
             return CandidateScored(candidate=candidate_result(event.score))
         case progress.Warned():
-            return Warned(message=event.message)
+            return Warned(message=in_spec_words(event.message))
 
 
 def candidate_result(score: progress.Score) -> CandidateResult:
     return CandidateResult(**asdict(score))
 
 
+ARGUMENTS = {
+    "method.name": "method",
+    "method.options": "method_options",
+    "task.name": "task",
+    "task.options": "task_options",
+    "train_set.path": "train_set",
+    "train_set.use": "train_set_use",
+    "output.name": "output",
+}
+"""Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
+PATHS = frozenset({"ckpt_dir", "val_set", "train_set.path", "output.name"})
+"""Resolved by the agent, which passes them on its own."""
+NOT_FOR_THE_ENGINE = frozenset({"resources.nodes", "resources.ranks_per_node", "priority", "labels"})
+
+
+def argument_of(field: SpecField) -> str:
+    """What the engine calls an option: `last` for `checkpoints.last`."""
+    return ARGUMENTS.get(field.path, field.name)
+
+
 def average_arguments(spec: JobSpec) -> dict[str, Any]:
-    """The spec as arguments of `ladle_engine.average`, but for the paths, which the agent has resolved."""
+    """The spec as arguments of `ladle_engine.average`, except for the paths, which the agent has resolved."""
     return {
-        "method": spec.method.name,
-        "method_options": dict(spec.method.options),
-        "task": spec.task.name if spec.task else None,
-        "task_options": dict(spec.task.options) if spec.task else {},
-        "pattern": spec.checkpoints.pattern,
-        "last": spec.checkpoints.last,
-        "steps": spec.checkpoints.steps,
-        "train_set_use": spec.train_set.use if spec.train_set else "coefficients",
-        "select_fraction": spec.select_fraction,
-        "metric": spec.metric,
-        "dtype": spec.output.dtype,
-        "max_shard_bytes": spec.output.max_shard_bytes,
-        "seed": spec.seed,
-        "placement": spec.resources.placement,
-        "precision": spec.resources.precision,
+        argument_of(field): value_of(spec, field)
+        for field in SPEC_FIELDS
+        if field.path not in PATHS | NOT_FOR_THE_ENGINE
     }
 
 
+def in_spec_words(message: str) -> str:
+    """A message of the engine with the spec's names for its arguments: `last=` becomes `checkpoints.last`."""
+    return _ARGUMENT.sub(lambda found: f"`{_OPTION_OF.get(found[1], found[1])}`", message)
+
+
+_ARGUMENT = re.compile("`([a-z_]+)=`")
+_OPTION_OF = {argument_of(field): field.path for field in SPEC_FIELDS if field.path not in NOT_FOR_THE_ENGINE}
+
+
 def job_result(outcome: Outcome, destination: Path) -> JobResult:
+    """The result of the engine, as it is sent to clients."""
+    fields = {each.name: getattr(outcome, each.name) for each in dataclasses.fields(outcome)}
     return JobResult(
-        folder=str(destination),
-        method=outcome.method,
-        metric=outcome.metric,
-        higher_is_better=outcome.higher_is_better,
-        candidates=tuple(candidate_result(score) for score in outcome.candidates),
-        best_checkpoint=outcome.best_checkpoint,
-        gain=outcome.gain,
-        gain_low=outcome.gain_low,
-        gain_high=outcome.gain_high,
-        num_checkpoints=outcome.num_checkpoints,
-        num_parameters=outcome.num_parameters,
-        duration_s=outcome.duration_s,
-        warnings=outcome.warnings,
-        files=dict(outcome.files),
+        **fields
+        | {
+            "folder": str(destination),
+            "candidates": tuple(candidate_result(score) for score in outcome.candidates),
+            "warnings": tuple(in_spec_words(warning) for warning in outcome.warnings),
+            "files": dict(outcome.files),
+        }
     )
 
 
 def catalog(methods: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> Catalog:
-    """The engine's plain values, checked."""
+    """The engine's catalogue, checked."""
     return Catalog.model_validate({"methods": methods, "tasks": tasks}, strict=False)

@@ -1,6 +1,6 @@
-"""Prints what this installation can do, as JSON: `python -m ladle_worker.describe`.
+"""Prints as JSON what this installation can do: `python -m ladle_worker.describe`.
 
-A process of its own, for the node's Celery process never imports torch.
+It is a separate process because the node's Celery process never imports torch.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def describe() -> dict[str, object]:
         "catalog": catalog(methods.catalog(), tasks.catalog()).model_dump(mode="json"),
         "gpus": gpus,
         "torch_version": torch.__version__,
+        "broken_tasks": broken,
         "ranks": len(gpus) or len(os.sched_getaffinity(0)),
     }
 

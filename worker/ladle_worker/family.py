@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
 
 import psutil
 
-PR_SET_PDEATHSIG = 1
+from ladle_contracts.processes import PR_SET_PDEATHSIG
 
 
 def die_with_parent(expected_parent: int | None = None) -> None:
-    """From now on the kernel kills this process when its parent ends, however that ends.
+    """From now on the kernel kills this process when its parent ends, however it ends.
 
-    If the parent ended before this call the signal would never come: with `expected_parent` that is noticed.
+    If the parent ended before this call, no signal comes. With `expected_parent` that case is noticed.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -23,23 +22,10 @@ def die_with_parent(expected_parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def before_exec() -> Callable[[], None]:
-    """For `Popen(preexec_fn=...)`: the library is loaded here, for a forked child should do as little as it can."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare
-
-
 def end_tree(pid: int, grace_s: float) -> None:
-    """Ends a process and all its descendants: SIGTERM, then SIGKILL after `grace_s`; returns when all are gone.
+    """Ends a process and all its descendants: SIGTERM, then SIGKILL after `grace_s`. Returns when all have ended.
 
-    torchrun gives every rank a session of its own, so a process group is not enough.
+    torchrun starts every rank in a session of its own, so a process group is not enough.
     """
     try:
         root = psutil.Process(pid)
@@ -48,7 +34,7 @@ def end_tree(pid: int, grace_s: float) -> None:
         return
     _signal(tree, signal.SIGTERM)
     _, alive = psutil.wait_procs(tree, timeout=grace_s)
-    # Children that were born meanwhile.
+    # Children that were started in the meantime.
     alive = [*alive, *(child for process in alive for child in _children(process))]
     _signal(alive, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=10)

@@ -1,4 +1,4 @@
-"""The files through which a node agent and its ranks talk; see docs/architecture.md, "The job folder"."""
+"""The files through which a node agent and its ranks communicate: docs/architecture.md, "The job folder"."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class JobFolder:
 
     @property
     def state(self) -> Path:
-        """The engine's resume state; survives attempts."""
+        """The engine's resume state, which later attempts use."""
         return self.path / "state"
 
     def attempt(self, number: int) -> AttemptFolder:
         return AttemptFolder(self.path / f"attempt-{number}")
 
     def staging(self, attempt: int) -> Path:
-        """Where rank 0 writes the model, beside its destination."""
+        """Where rank 0 writes the model, next to its destination."""
         return self.results_dir / f".ladle-{self.job_id}-{attempt}.tmp"
 
     def destination(self, spec: JobSpec) -> Path:
         return self.results_dir / (spec.output.name or self.job_id)
 
     def remove_staging(self) -> None:
-        """Whatever earlier attempts left half written."""
+        """Removes what earlier attempts left half written."""
         for folder in self.results_dir.glob(f".ladle-{self.job_id}-*.tmp"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """The working files of a job that has ended; its log is in Redis, its result in its place."""
+        """Removes the working files of a job that has ended. Its log is in Redis, and its result in its place."""
         self.remove_staging()
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -59,12 +59,12 @@ class AttemptFolder:
 
     @property
     def job(self) -> Path:
-        """What the agent tells the ranks."""
+        """What the agent writes for the ranks."""
         return self.path / "job.json"
 
     @property
     def events(self) -> Path:
-        """Rank 0 appends one JSON line an event."""
+        """Rank 0 appends one line of JSON per event."""
         return self.path / "events.jsonl"
 
     @property
@@ -74,11 +74,11 @@ class AttemptFolder:
 
     @property
     def outcome(self) -> Path:
-        """Written by rank 0 once, at its end."""
+        """Rank 0 writes it once, at the end."""
         return self.path / "outcome.json"
 
     def read_outcome(self) -> dict[str, Any] | None:
-        """None when the ranks ended without saying why."""
+        """None if the ranks ended without saying why."""
         if not self.outcome.exists():
             return None
         outcome: dict[str, Any] = json.loads(self.outcome.read_text())
@@ -86,14 +86,14 @@ class AttemptFolder:
 
 
 def jobs_with_folders(results_dir: Path) -> set[str]:
-    """The ids of all jobs that have left a working or staging folder in `results_dir`."""
+    """The ids of all jobs with a working or staging folder in `results_dir`."""
     working = {path.name for path in (results_dir / JOBS_FOLDER).glob("*")}
     staging = {path.name.removeprefix(".ladle-").rpartition("-")[0] for path in results_dir.glob(".ladle-*-*.tmp")}
     return working | staging
 
 
 def write_whole(path: Path, value: Any) -> None:
-    """JSON that is there whole or not at all."""
+    """Writes JSON in one step, so that a reader never sees half of it."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("w") as file:
         json.dump(value, file)

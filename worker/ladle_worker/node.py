@@ -1,4 +1,4 @@
-"""This node in Redis: registered, alive, and leaving in order. A thread of Celery's main process."""
+"""This node in Redis: it registers, sends heartbeats and leaves. It is a thread of Celery's main process."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
 SWEEP_S = 60.0
-"""How often working folders of jobs that have ended are looked for."""
+"""How often it looks for working folders of jobs that have ended."""
 
 
 class CannotDescribe(RuntimeError):
-    """The engine does not load on this machine."""
+    """The engine cannot be imported on this machine."""
 
 
 def describe() -> dict[str, Any]:
-    """Catalogue, GPUs and torch's version, from a process of its own. Raises `CannotDescribe`."""
+    """The catalogue, the GPUs and torch's version, from a separate process. Raises `CannotDescribe`."""
     done = subprocess.run(
         [sys.executable, "-m", "ladle_worker.describe"], capture_output=True, text=True, timeout=DESCRIBE_TIMEOUT_S
     )
@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
         logger.warning("%s", done.stderr.strip())
     if done.returncode != 0:
         raise CannotDescribe(
-            f"The engine must load on this machine, but does not: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "
+            f"The engine cannot be imported: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "
             f"Install it with `pip install 'ladle[worker]'`."
         )
     described: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 class Node:
-    """Registers, then beats until `leave`."""
+    """Registers, then sends heartbeats until `leave`."""
 
     def __init__(self, settings: Settings, described: dict[str, Any]) -> None:
         self._settings = settings
@@ -60,7 +60,7 @@ class Node:
         self._thread.start()
 
     def leave(self) -> None:
-        """Safe in a signal handler: the thread does the talking."""
+        """Safe in a signal handler, because the thread does the work."""
         self._leaving.set()
 
     def _run(self) -> None:
@@ -83,13 +83,13 @@ class Node:
         try:
             redis.register_script(SCRIPTS["leave"])(args=[self._settings.node_id])
         except RedisError as error:
-            logger.warning("the node leaves without a word, for Redis does not answer: %s", error)
+            logger.warning("the node could not tell Redis that it leaves: %s", error)
         redis.close()
 
     def _sweep(self, redis: Any) -> None:
-        """Removes what jobs left that ended while no agent of theirs was alive.
+        """Removes the files of jobs that ended while their agent was not running.
 
-        A job that this Redis does not know may be another installation's that shares the folder: it is left alone.
+        A job that this Redis does not know may belong to another installation that shares the folder, so it stays.
         """
         for job_id in jobs_with_folders(self._settings.results_dir):
             if redis.hget(keys.job(job_id), "state") in TERMINAL_STATES:

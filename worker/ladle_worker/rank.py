@@ -1,11 +1,11 @@
-"""One rank: reads what the agent wants, runs the engine, says how it ended. It knows no Redis and holds no password.
+"""One rank: reads the job, runs the engine and writes the outcome. It does not know Redis and has no password.
 
 torchrun ... -m ladle_worker.rank <attempt folder>
 """
 
 from __future__ import annotations
 
-# Before torch is imported, which takes seconds in which the parent may be killed.
+# Before torch is imported, because that takes seconds in which the parent may be killed.
 from ladle_worker.family import die_with_parent
 
 die_with_parent()
@@ -23,35 +23,44 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
-from ladle_engine import EngineError, Outcome, average  # noqa: E402
+from ladle_engine import Outcome, average  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
-from ladle_engine.storage.atomic_folder import FULL_DISK  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
+from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
-"""gloo's own default is 30 minutes, in which a hung job looks like a slow one."""
+"""gloo's own default is 30 minutes, and a job that hangs would look like a slow one for that long."""
 
 
 def main(attempt_folder: str) -> int:
-    """0 when the outcome was written, good or bad; anything else is a crash, which the agent tries again."""
+    """0 if the outcome was written, good or bad. Anything else is a crash, and the agent tries again."""
     folder = AttemptFolder(Path(attempt_folder))
     job = json.loads(folder.job.read_text())
     with _process_group() as rank, folder.events.open("a") as events:
         try:
             outcome = _average(job, events)
-        except (EngineError, MemoryError, torch.OutOfMemoryError, OSError) as error:
-            reason = _reason(error)
-            if reason is None:
+            result = job_result(outcome, Path(job["destination"])).model_dump(mode="json")
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
                 raise
-            print(f"[{reason}] {error}", file=sys.stderr)
-            # Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
-            write_whole(folder.outcome, {"ok": False, "reason": reason, "message": str(error)})
+            log_failure(failure, error)
+            _tell(folder, failure)
             return 0
         if rank == 0:
-            result = job_result(outcome, Path(job["destination"]))
-            write_whole(folder.outcome, {"ok": True, "result": result.model_dump(mode="json")})
+            write_whole(folder.outcome, {"ok": True, "result": result})
     return 0
+
+
+def _tell(folder: AttemptFolder, failure: Failure) -> None:
+    """Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
+
+    An error that nobody foresaw may only follow from one that another rank has told of already.
+    """
+    if failure.reason is Reason.INTERNAL_ERROR and folder.outcome.exists():
+        return
+    write_whole(folder.outcome, {"ok": False, "reason": failure.reason, "message": failure.message})
 
 
 def _average(job: dict[str, Any], events: TextIO) -> Outcome:
@@ -74,26 +83,15 @@ def _average(job: dict[str, Any], events: TextIO) -> Outcome:
     )
 
 
-def _reason(error: BaseException) -> Reason | None:
-    """The stable reason of an error that trying again would not mend; None for the others."""
-    if isinstance(error, EngineError):
-        return Reason(error.code)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return Reason.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return Reason.DISK_FULL
-    return None
-
-
 @contextmanager
 def _process_group() -> Iterator[int]:
-    """Initialised only when there is more than one rank; destroyed however the block ends. Yields the rank."""
+    """Yields the rank. With several ranks it also opens the process group, and destroys it however the block ends."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
     backend = "gloo"
     if torch.cuda.is_available():
-        # K x G numbers and values of examples lie in the host's memory; what placements cut lies on the GPUs. NCCL
+        # K x G numbers and the values of examples are in the host's memory, what placements divide is on the GPUs. NCCL
         # connects at the first collective of the latter, so a replicated job never needs it.
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -108,6 +106,6 @@ if __name__ == "__main__":
     status = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written and closed. Taking the interpreter down beside threads of torch was once seen to abort, which would
-    # count as a crash and take the other ranks along.
+    # Everything is written and closed. Ending the interpreter while threads of torch run was seen to abort once, which
+    # would count as a crash and end the other ranks too.
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Reads what rank 0 appends and gives it to Redis: events, the snapshot made of them, and the log."""
+"""Reads what rank 0 writes and sends it to Redis: events, the snapshot made from them, and the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class TailedFile:
-    """A file that grows. `read` gives its new whole lines; `keep` says that they have arrived."""
+    """A file that grows. `read` returns its new complete lines, and `keep` confirms that they were sent."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -25,7 +25,7 @@ class TailedFile:
         self._read_to = 0
 
     def read(self, *, to_end: bool = False) -> list[str]:
-        """New lines since the last `keep`; a last line without its end only with `to_end`."""
+        """The lines since the last `keep`. An unfinished last line is included only with `to_end`."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -33,11 +33,11 @@ class TailedFile:
             data = file.read(CHUNK_BYTES)
         if not (to_end and len(data) < CHUNK_BYTES) and not data.endswith(b"\n"):
             whole = data.rfind(b"\n") + 1
-            # One endless line is cut rather than waited for.
+            # A line without an end is cut, not waited for.
             data = data[:whole] if whole or len(data) < CHUNK_BYTES else data
         self._read_to = self.offset + len(data)
         text = data.decode(errors="replace")
-        # Not `splitlines`, which cuts at characters that JSON leaves inside a string.
+        # Not `splitlines`, which also splits at characters that JSON allows inside a string.
         return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
     def keep(self) -> None:
@@ -50,7 +50,7 @@ class TailedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One call of `Claim.report`, which is repeated as it is until it arrives."""
+    """One call of `Claim.report`, which is repeated unchanged until it arrives."""
 
     offset: int
     progress: Progress
@@ -69,10 +69,10 @@ class Relay:
         self._due: Report | None = None
 
     def send(self, *, to_end: bool = False) -> bool:
-        """Sends what is new; False when there was nothing. After a `RedisError` the next call sends the same again.
+        """Sends what is new. False if there was nothing. After a `RedisError` the next call sends the same again.
 
-        The same and no more: the first call may have arrived though its answer did not, and Redis tells a repetition by
-        its offset alone.
+        It sends exactly the same, because the first call may have arrived even if its answer did not, and Redis
+        recognises a repetition only by its offset.
         """
         self._due = self._due or self._next(to_end)
         if self._due is None:
@@ -90,7 +90,7 @@ class Relay:
         if not bodies and not lines:
             return None
         return Report(
-            # The sum of both offsets grows with every report, so it names this one.
+            # The sum of both offsets grows with every report, so it identifies the report.
             offset=self._events.read_to + self._log.read_to,
             progress=advance(self._progress, [EVENT_BODY.validate_json(line) for line in bodies]),
             bodies=bodies,

@@ -1,55 +1,48 @@
-"""What the operator configures, by environment variables that begin with `LADLE_`."""
+"""What the operator configures with environment variables that begin with `LADLE_`."""
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-def _split_paths(value: Any) -> Any:
-    """`/data:/more` as two paths."""
-    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 
 
 class Settings(BaseSettings):
-    """One node's configuration. A wrong value ends the start with a message that names the variable."""
+    """The configuration of one node. With a wrong value it does not start, and says which variable is wrong."""
 
-    model_config = SettingsConfigDict(env_prefix="LADLE_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://`; it may hold a password."""
+    """`redis://`, `rediss://` or `unix://`, possibly with a password."""
     node_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$")] = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
     )
     """Unique in the cluster, and the same after a restart."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)]
-    """Checkpoints and data sets must lie in one of these folders."""
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
+    """Checkpoints and data sets must be in one of these folders."""
     results_dir: Path
-    """Results and the jobs' working folders; on a cluster, the same folder on every node."""
+    """The folder of results and of jobs' working files. In a cluster it must be the same folder on every node."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
-    """How many ranks this node takes; its GPUs, or its cores without any, when absent."""
+    """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
     rank_module: str = "ladle_worker.rank"
-    """What torchrun runs; tests put a module of their own here."""
+    """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0)] = 15.0
-    """A node that does not renew for this long has lost its job."""
+    """A node that does not renew its lease for this long loses its job."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
-    """How often the agent looks at its ranks and renews its lease; a cancel is seen within this time."""
+    """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
-    """Between SIGTERM and SIGKILL."""
+    """The time between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0
-    """How long a stopping worker gives its agent to end the ranks and hand the job back; Celery waits all of it."""
+    """How long a stopping worker gives its agent to end the ranks and return the job. Celery always waits so long."""
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
-        for name, paths in {"LADLE_ROOTS": self.roots, "LADLE_RESULTS_DIR": (self.results_dir,)}.items():
-            for path in paths:
-                if not path.is_absolute():
-                    raise ValueError(f"`{name}` must hold absolute paths, but has {str(path)!r}.")
+        check_absolute(self.roots, self.results_dir)
         return self

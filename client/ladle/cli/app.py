@@ -1,4 +1,4 @@
-"""The commands. Each one parses, asks the client, and shows; heavy imports wait until a command needs them."""
+"""The commands. Each one parses, asks the client and shows the answer. Heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -13,102 +13,91 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ladle._errors import JobCancelled, JobFailed, LadleError
-from ladle.cli import options as spec_options
-from ladle.cli.options import SpecArguments
+from ladle._errors import JobCancelled, LadleError
+from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
+from ladle.cli.values import complete_state, job_state, whole_number
+from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="ladle",
-    help="One better model from a folder of checkpoints.",
-    epilog="Exit codes: 0 success, 1 the job or the call failed, 2 wrong usage, 130 cancelled.",
+    help="Make one better model from a folder of checkpoints.",
+    epilog="Exit codes: 0 success, 1 the job or the request failed, 2 wrong usage, 130 cancelled.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
-Url = Annotated[str | None, typer.Option(envvar="LADLE_URL", help="The service; that of `ladle up` when absent.")]
-Token = Annotated[str | None, typer.Option(envvar="LADLE_TOKEN", help="The bearer token.", show_envvar=True)]
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The service's address. By default that of `ladle up`. [env var: LADLE_URL]"),
+]
+Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer token. [env var: LADLE_TOKEN]")]
 
-# No markup: a path or a message may hold brackets of its own.
-# Into a file or a pipe tables need not be as narrow as a terminal that is not there.
+Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
+RESULTS = Path("ladle-results")
+
+# No markup, because a path or a message may have brackets of its own.
+# A file or a pipe has no width, so tables need not be narrow.
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 out = Console(highlight=False, markup=False, emoji=False, width=_width)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
-    """What the installed command runs: errors become one message and an exit code, never a traceback."""
+    """Runs the command. Errors become one message and an exit code, never a traceback."""
     try:
         app()
-    except JobFailed as error:
-        err.print(str(error), style="red")
-        sys.exit(FAILED)
     except JobCancelled as error:
-        err.print(str(error), style="yellow")
+        _complain(error, style="yellow")
         sys.exit(CANCELLED)
     except LadleError as error:
-        err.print(str(error), style="red")
+        _complain(error, style="red")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
 
 
+def _complain(error: LadleError, style: str) -> None:
+    err.print(in_flags(str(error)), style=style)
+
+
 @app.command()
+@with_job_flags
 def run(
-    ckpt_dir: spec_options.CkptDir,
-    val_set: spec_options.ValSet,
-    method: spec_options.Method = "auto",
-    method_option: spec_options.MethodOption = None,
-    task: spec_options.Task = None,
-    task_option: spec_options.TaskOption = None,
-    pattern: spec_options.Pattern = None,
-    last: spec_options.Last = None,
-    steps: spec_options.Steps = None,
-    train_set: spec_options.TrainSetPath = None,
-    train_set_use: spec_options.TrainSetUse = "coefficients",
-    select_fraction: spec_options.SelectFraction = None,
-    metric: spec_options.MetricName = None,
-    output: spec_options.OutputName = None,
-    dtype: spec_options.Dtype = "keep",
-    max_shard_bytes: spec_options.ShardBytes = None,
-    nodes: spec_options.Nodes = 1,
-    ranks_per_node: spec_options.RanksPerNode = 1,
-    placement: spec_options.Placement = "auto",
-    precision: spec_options.Precision = "auto",
-    seed: spec_options.Seed = 0,
-    priority: spec_options.Priority = 0,
-    label: spec_options.Labels = None,
-    results: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("ladle-results"),
+    job: JobArguments,
+    results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Start a stack, average one folder, show it live, and take the stack down.
+    """Start a stack, average one folder, show the job live, and take the stack down.
 
     Example: `ladle run runs/resnet/checkpoints data/val.npz`
     """
     from ladle.cli.local import run_once
 
-    given = dict(locals())
-    options = _spec_arguments(given).to_options()
-    inputs = _inputs(ckpt_dir, val_set, train_set)
-    _refuse_missing(inputs)
-    record = run_once(ckpt_dir, val_set, options, inputs, results, out=out, err=err, as_json=as_json)
+    _refuse_missing(job.inputs)
+    record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
 
 
 @app.command()
 def up(
     root: Annotated[
-        list[Path] | None, typer.Option(help="A folder jobs may read; may be repeated. The current one when absent.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder that jobs may read. [may be repeated; default: the current folder]"
+        ),
     ] = None,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = Path("ladle-results"),
-    port: Annotated[int, typer.Option(help="The service's port on 127.0.0.1.")] = 8337,
+    results: Results = RESULTS,
+    port: Annotated[
+        int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="The port of the service on 127.0.0.1.")
+    ] = 8337,
 ) -> None:
-    """Start the whole stack on this machine, and keep it until Ctrl-C.
+    """Start the whole stack on this machine and keep it running until Ctrl-C.
 
     Example: `ladle up --root /data --root ~/runs`
     """
@@ -118,63 +107,40 @@ def up(
 
 
 @app.command()
+@with_job_flags
 def submit(
-    ckpt_dir: spec_options.CkptDir,
-    val_set: spec_options.ValSet,
-    method: spec_options.Method = "auto",
-    method_option: spec_options.MethodOption = None,
-    task: spec_options.Task = None,
-    task_option: spec_options.TaskOption = None,
-    pattern: spec_options.Pattern = None,
-    last: spec_options.Last = None,
-    steps: spec_options.Steps = None,
-    train_set: spec_options.TrainSetPath = None,
-    train_set_use: spec_options.TrainSetUse = "coefficients",
-    select_fraction: spec_options.SelectFraction = None,
-    metric: spec_options.MetricName = None,
-    output: spec_options.OutputName = None,
-    dtype: spec_options.Dtype = "keep",
-    max_shard_bytes: spec_options.ShardBytes = None,
-    nodes: spec_options.Nodes = 1,
-    ranks_per_node: spec_options.RanksPerNode = 1,
-    placement: spec_options.Placement = "auto",
-    precision: spec_options.Precision = "auto",
-    seed: spec_options.Seed = 0,
-    priority: spec_options.Priority = 0,
-    label: spec_options.Labels = None,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Show it until it ends.")] = False,
+    job: JobArguments,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Show the job until it ends.")] = False,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a job to a running service; prints its id.
+    """Send a job to a running service and print its id.
 
     Example: `ladle submit checkpoints val.npz --method twa --method-option steps=200 --watch`
     """
-    given = dict(locals())
-    options = _spec_arguments(given).to_options()
     with _client(url, token) as client:
-        if url is None:
-            _refuse_missing(_inputs(ckpt_dir, val_set, train_set))
-        job = client.submit(ckpt_dir, val_set, **options)
+        if client.address.is_own_stack:
+            _refuse_missing(job.inputs)
+        handle = client.submit(job.ckpt_dir, job.val_set, **job.options)
         if watch_it:
-            _end_with(_watch(job, as_json), as_json)
+            _end_with(_watch(handle, as_json), as_json)
         elif as_json:
-            _print_json(job.status())
+            _print_json(handle.status())
         else:
-            typer.echo(job.id)
+            typer.echo(handle.id)
 
 
 @app.command()
 def watch(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Show a job until it ends. With `--json`: one event a line."""
+    """Show a job until it ends. With `--json` it prints one event per line."""
     with _client(url, token) as client:
         _end_with(_watch(client.job(job_id), as_json), as_json)
 
 
 @app.command()
 def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Show what is known about a job."""
+    """Show the state of a job."""
     from ladle.cli.render import record_summary
 
     with _client(url, token) as client:
@@ -184,9 +150,20 @@ def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at the most.")] = 20,
+    state: Annotated[
+        JobState | None,
+        typer.Option(
+            metavar="STATE",
+            parser=job_state,
+            autocompletion=complete_state,
+            help=f"List only jobs in this state. [{', '.join(JobState)}]",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="List only jobs with this label. [may be repeated]"),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", parser=whole_number(1), help="List at most this many jobs.")] = 20,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -196,7 +173,7 @@ def list_jobs(
 
     from ladle.cli.render import jobs_table
 
-    labels = {name: str(value) for name, value in spec_options.pairs(label, "--label", plain=True).items()}
+    labels = {name: str(value) for name, value in pairs(label, "--label", plain=True).items()}
     with _client(url, token) as client:
         records = list(islice(client.jobs(state=state, labels=labels or None), limit))
     _show(records, jobs_table, as_json)
@@ -204,23 +181,31 @@ def list_jobs(
 
 @app.command()
 def cancel(job_id: JobId, url: Url = None, token: Token = None) -> None:
-    """Ask for a job's end."""
+    """Cancel a job."""
     with _client(url, token) as client:
-        asked = client.job(job_id).cancel()
-    if not asked:
-        err.print(f"Too late: job {job_id} has ended, or is moving its result to its place.", style="yellow")
-        sys.exit(FAILED)
+        job = client.job(job_id)
+        if not job.cancel():
+            err.print(_why_too_late(job_id, job.status().state), style="yellow")
+            sys.exit(FAILED)
     typer.echo(f"Job {job_id} is being cancelled.")
+
+
+def _why_too_late(job_id: str, state: JobState) -> str:
+    if state is JobState.FINALIZING:
+        return f"Job {job_id} is already writing its result, so it can no longer be cancelled."
+    return f"Job {job_id} has already {state.past_tense}."
 
 
 @app.command()
 def logs(
     job_id: JobId,
-    tail: Annotated[int, typer.Option(min=1, max=2000, help="How many lines.")] = 100,
+    tail: Annotated[
+        int, typer.Option(metavar="N", parser=whole_number(1, 2000), help="Print this many lines. [1 to 2000]")
+    ] = 100,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Print the end of a job's log."""
+    """Print the last lines of a job's log."""
     with _client(url, token) as client:
         for line in client.job(job_id).logs(tail=tail):
             typer.echo(line)
@@ -228,7 +213,7 @@ def logs(
 
 @app.command()
 def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Wait for a job's result and print it."""
+    """Wait until a job has ended and print its result."""
     from ladle.cli.render import result_summary
 
     with _client(url, token) as client:
@@ -238,20 +223,20 @@ def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
 
 @app.command()
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the methods that the workers have, with their options."""
+    """List the methods and their options: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.methods(), catalog_view, as_json)
+    _show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
 @app.command()
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the tasks that the workers have, plug-ins included."""
+    """List the tasks, including plug-ins: those of the workers, or of this installation if no service is running."""
+    from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    with _client(url, token) as client:
-        _show(client.tasks(), catalog_view, as_json)
+    _show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
 @app.command()
@@ -265,11 +250,16 @@ def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
 
 @app.command()
 def doctor(
-    root: Annotated[list[Path] | None, typer.Option(help="A folder that jobs shall read.")] = None,
-    results: Annotated[Path, typer.Option(help="Where results shall go.")] = Path("ladle-results"),
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder that jobs will read. [may be repeated; default: the current folder]"
+        ),
+    ] = None,
+    results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Check Redis, torch, GPU, folders and disk, and say what to fix."""
+    """Check Redis, torch, the GPU, folders and the disk, and say what to fix."""
     from ladle.cli.doctor import examine
 
     findings = []
@@ -287,7 +277,7 @@ def doctor(
 
 @app.command()
 def version(url: Url = None, token: Token = None) -> None:
-    """Print the version of this command, and of the service if one answers."""
+    """Print the version of this command, and that of the service if there is one."""
     from importlib.metadata import version as installed
 
     typer.echo(f"ladle {installed('ladle')}")
@@ -295,18 +285,14 @@ def version(url: Url = None, token: Token = None) -> None:
         with _client(url, token) as client:
             typer.echo(f"service {client.version().version} at {client.address}")
     except LadleError as error:
-        err.print(f"service: {error}", style="dim")
-
-
-def _inputs(ckpt_dir: Path, val_set: Path, train_set: Path | None) -> list[Path]:
-    return [ckpt_dir, val_set, *([train_set] if train_set else [])]
+        err.print(in_flags(f"service: {error}"), style="dim")
 
 
 def _refuse_missing(paths: Iterable[Path]) -> None:
-    """Only for a stack of `ladle run` or `ladle up`: any other service may see folders that are not here."""
+    """Only for the stack of `ladle run` or `ladle up`. Any other service may see folders that are not here."""
     for path in paths:
         if not path.expanduser().exists():
-            raise typer.BadParameter(f"`{path}` does not exist.")
+            raise WrongUsage(f"`{path}` does not exist.")
 
 
 def _client(url: str | None, token: str | None) -> Any:
@@ -315,24 +301,18 @@ def _client(url: str | None, token: str | None) -> Any:
     return Client(url, token)
 
 
-def _spec_arguments(given: dict[str, Any]) -> SpecArguments:
-    from dataclasses import fields
-
-    return SpecArguments(**{field.name: given[field.name] for field in fields(SpecArguments)})
-
-
 def _watch(job: Any, as_json: bool) -> Any:
     from ladle.cli.watch import follow_job
 
     try:
         return follow_job(job, out, as_json=as_json)
     except KeyboardInterrupt:
-        err.print(f"Job {job.id} goes on: `ladle watch {job.id}` shows it, `ladle cancel {job.id}` ends it.")
+        err.print(f"Job {job.id} continues. `ladle watch {job.id}` shows it again, `ladle cancel {job.id}` ends it.")
         raise
 
 
 def _end_with(record: Any, as_json: bool) -> None:
-    """Shows the result, or raises what the end was."""
+    """Shows the result. Raises the job's error if there is none."""
     from ladle._follow import result_of_job
     from ladle.cli.render import result_summary
 

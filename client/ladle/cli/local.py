@@ -1,4 +1,4 @@
-"""`ladle up` and `ladle run`: a stack of one's own."""
+"""`ladle up` and `ladle run`: your own stack."""
 
 from __future__ import annotations
 
@@ -16,19 +16,29 @@ from rich.console import Console
 from rich.text import Text
 
 from ladle._job import Job
+from ladle._spec import build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
-from ladle.cli.stack import LocalStack, StackError, StackOptions, configured_redis, default_state, running_stack
+from ladle.cli.installed import refuse_bad_input
+from ladle.cli.stack import (
+    LocalStack,
+    StackError,
+    StackOptions,
+    configured_redis,
+    default_state,
+    need_extras,
+    running_stack,
+)
 from ladle.cli.watch import follow_job
 from ladle_contracts import JobRecord
 
 
 class Stopped(BaseException):
-    """A signal asked for the end. Not an Exception: nothing but the stack's own end may catch it."""
+    """A signal asked this program to end. Not an Exception, so that only the stack's own end catches it."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise `Stopped` here, once; a second one does not interrupt the end that follows."""
+    """SIGINT, SIGTERM and SIGHUP raise `Stopped` once. A second signal does not interrupt the end that follows."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for other in numbers:
@@ -45,7 +55,7 @@ def stoppable() -> Iterator[None]:
 
 
 def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, err: Console) -> int:
-    """The exit status of `ladle up`: 0 when it was asked to end, 1 when a part ended by itself."""
+    """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part ended by itself."""
     options = StackOptions(
         roots=[_existing(root) for root in roots],
         results=results.absolute(),
@@ -85,7 +95,13 @@ def run_once(
     err: Console,
     as_json: bool,
 ) -> JobRecord:
-    """A private stack for one job; its final record. A signal cancels the job first."""
+    """Runs one job on a private stack and returns its final record. A signal cancels the job first.
+
+    Input that the job would refuse is refused before the stack is started.
+    """
+    need_extras()
+    with err.status("looking at the input ..."):
+        refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
             roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"
@@ -121,25 +137,23 @@ def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
             yield announce
     except StackTaken as error:
         if error.stack is None:
-            raise StackError("Only one `ladle up` can run for a user, but another one is starting or ending.") from None
+            raise StackError("Another `ladle up` of yours is starting or ending. Try again in a moment.") from None
         raise StackError(
-            f"Only one `ladle up` can run for a user, but process {error.stack.pid} is one, at {error.stack.url}. Use "
-            f"it, or end it with `kill {error.stack.pid}`."
+            f"`ladle up` is already running at {error.stack.url} (process {error.stack.pid}). Use that one, or end it "
+            f"with `kill {error.stack.pid}`."
         ) from None
 
 
 def _existing(root: Path) -> Path:
     if not root.is_dir():
-        raise StackError(f"`--root` must be a folder, but `{root}` is not.")
+        raise StackError(f"`--root` must be a folder, but `{root}` is not one.")
     return root.resolve()
 
 
 def _introduce(stack: LocalStack, out: Console) -> None:
     options = stack.options
-    redis = (
-        "given by the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
-    )
-    out.print(Text.assemble(("Ladle is up.", "bold green"), " Ctrl-C takes it down."))
+    redis = "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
+    out.print(Text.assemble(("Ladle is running.", "bold green"), " Ctrl-C stops it."))
     out.print(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
     out.print(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")
     out.print(f"  redis    {redis}", soft_wrap=True)
@@ -147,4 +161,4 @@ def _introduce(stack: LocalStack, out: Console) -> None:
     out.print(f"  results  {options.results}", soft_wrap=True)
     out.print(f"  logs     {options.state}", soft_wrap=True)
     hint = ("ladle submit CKPT_DIR VAL_SET", "bold")
-    out.print(Text.assemble("Clients of this user find it by themselves: ", hint), soft_wrap=True)
+    out.print(Text.assemble("Your clients find it by themselves. Try: ", hint), soft_wrap=True)

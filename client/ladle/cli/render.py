@@ -1,4 +1,4 @@
-"""What the command shows: tables of jobs, candidates, nodes, methods."""
+"""What the command shows: tables of jobs, candidates, nodes and methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from ladle.cli.gains import better, better_between, compared, compared_between
+from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, NodeRecord, OptionInfo, TaskInfo
 
 STATE_STYLES = {
@@ -24,24 +26,39 @@ STATE_STYLES = {
 
 
 def candidates_table(candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None) -> Table:
-    """Filled in row by row while a job runs; the best so far, or the winner, stands out."""
-    metric = metric or (next(iter(candidates[0].select)) if candidates else "score")
+    """Filled in row by row while a job runs. The winner, or the best so far, is bold."""
+    metric = metric or judging_metric(candidates)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("method")
     table.add_column(metric, justify="right")
     if metric != "loss":
         table.add_column("loss", justify="right")
-    table.add_column("gain over best", justify="right")
+    table.add_column("against best", justify="right")
     table.add_column("95 % interval", justify="right")
     leader = winner or _leader(candidates)
     for candidate in candidates:
         row = [candidate.label, number(candidate.select.get(metric))]
         if metric != "loss":
             row.append(number(candidate.select.get("loss")))
-        is_bar = candidate.method == "best"
-        row += ["-", ""] if is_bar else [signed(candidate.gain), interval(candidate)]
+        row += [gain_over_best(candidate, metric) or "-", _interval(candidate, metric)]
         table.add_row(*row, style="bold" if candidate.method == leader else "")
     return table
+
+
+def judging_metric(candidates: Sequence[CandidateResult]) -> str:
+    """The metric that judges when the job does not name one: the task's first."""
+    return next(iter(candidates[0].select)) if candidates else "score"
+
+
+def gain_over_best(candidate: CandidateResult, metric: str) -> str:
+    """`1.20 points better`; empty for the best checkpoint itself."""
+    return "" if candidate.method == "best" or candidate.gain is None else better(metric, candidate.gain)
+
+
+def _interval(candidate: CandidateResult, metric: str) -> str:
+    if candidate.method == "best" or candidate.gain_low is None or candidate.gain_high is None:
+        return ""
+    return better_between(metric, candidate.gain_low, candidate.gain_high)
 
 
 def _leader(candidates: Sequence[CandidateResult]) -> str | None:
@@ -52,33 +69,38 @@ def _leader(candidates: Sequence[CandidateResult]) -> str | None:
 
 def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType:
     """The end of a job that succeeded, for people."""
-    verdict = Text()
-    if result.method == "best":
-        verdict.append("No average beat the best checkpoint", style="bold yellow")
-        verdict.append(f" on the select split, so the result is {result.best_checkpoint}, unchanged.")
-        verdict.append(_lower_loss(result))
-    elif result.gain == 0:
-        losses = _select_losses(result)
-        verdict.append(f"{result.method} wins", style="bold green")
-        verdict.append(
-            f": as good as {result.best_checkpoint} in {result.metric}, with a lower loss "
-            f"({number(losses[result.method])} against {number(losses['best'])})."
-        )
-    else:
-        verdict.append(f"{result.method} wins", style="bold green")
-        verdict.append(
-            f": {signed(result.gain)} {result.metric} over {result.best_checkpoint} "
-            f"({signed(result.gain_low)} to {signed(result.gain_high)})."
-        )
-        if result.gain_low <= 0:
-            verdict.append(" The interval holds zero: it may be chance.", style="yellow")
     seconds = f" in {duration(result.duration_s)}" if elapsed else ""
     facts = Text(f"{result.num_checkpoints} checkpoints of {result.num_parameters:,} parameters{seconds}", style="dim")
-    warnings = [Text(f"! {warning}", style="yellow") for warning in result.warnings]
+    warnings = [Text(f"! {in_flags(warning)}", style="yellow") for warning in result.warnings]
     where = Text.assemble("Model: ", (result.folder, "bold"))
-    return Group(
-        candidates_table(result.candidates, result.metric, result.method), "", verdict, facts, *warnings, where
+    table = candidates_table(result.candidates, result.metric, result.method)
+    return Group(table, "", _verdict(result), facts, *warnings, where)
+
+
+def _verdict(result: JobResult) -> Text:
+    if result.method == "best":
+        return Text.assemble(
+            ("No average was better than the best checkpoint", "bold yellow"),
+            f" on the select split, so the result is {result.best_checkpoint}, unchanged.",
+            _lower_loss(result),
+        )
+    winner = (f"{result.method} wins", "bold green")
+    if result.gain == 0:
+        losses = _select_losses(result)
+        return Text.assemble(
+            winner,
+            f": the same {result.metric} as {result.best_checkpoint}, with a lower loss "
+            f"({number(losses[result.method])} instead of {number(losses['best'])}).",
+        )
+    metric, higher = result.metric, result.higher_is_better
+    verdict = Text.assemble(
+        winner,
+        f": {compared(metric, higher, result.gain)} than {result.best_checkpoint} "
+        f"(95 % interval: {compared_between(metric, higher, result.gain_low, result.gain_high)}).",
     )
+    if result.gain_low <= 0:
+        verdict.append(" The interval includes zero, so this may be chance.", style="yellow")
+    return verdict
 
 
 def _lower_loss(result: JobResult) -> str:
@@ -88,8 +110,8 @@ def _lower_loss(result: JobResult) -> str:
     if result.metric == "loss" or lowest == result.method:
         return ""
     return (
-        f" {lowest} has a lower loss there ({number(losses[lowest])} against {number(losses[result.method])}): "
-        f"`--metric loss` would return it."
+        f" {lowest} has a lower loss ({number(losses[lowest])} instead of {number(losses[result.method])}). "
+        f"With `--metric loss` the loss decides."
     )
 
 
@@ -100,7 +122,7 @@ def _select_losses(result: JobResult) -> dict[str, float]:
 def jobs_table(records: Iterable[JobRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "submitted", "checkpoints", "method", "result"):
-        # Ids and results are for copying: the longest column, the path, is the one that folds.
+        # Ids and results are for copying, so only the longest column, the path, may wrap.
         table.add_column(name, no_wrap=name != "checkpoints", overflow="fold")
     for record in records:
         table.add_row(
@@ -116,8 +138,16 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
 
 def _outcome(record: JobRecord) -> str:
     if record.result is not None:
-        return f"{record.result.method} {signed(record.result.gain)}"
+        return _short_verdict(record.result)
     return record.waiting_for or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def _short_verdict(result: JobResult) -> str:
+    if result.method == "best":
+        return "best checkpoint"
+    if result.gain == 0:
+        return f"{result.method}: same {result.metric}, lower loss"
+    return f"{result.method}: {compared(result.metric, result.higher_is_better, result.gain)}"
 
 
 def record_summary(record: JobRecord) -> RenderableType:
@@ -131,13 +161,13 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_row("validation set", record.spec.val_set)
     rows.add_row("submitted", ago(record.created_at))
     if record.waiting_for:
-        rows.add_row("waits", record.waiting_for)
+        rows.add_row("waits because it", record.waiting_for)
     if record.nodes:
-        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}; {record.failures} failed")
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
     if record.progress.stage and record.result is None:
         rows.add_row("stage", f"{record.progress.stage} {record.progress.method or ''}".strip())
     if record.message and record.result is None:
-        rows.add_row("message", f"{record.message} [{record.reason}]")
+        rows.add_row("message", f"{in_flags(record.message)} [{record.reason}]")
     parts: list[RenderableType] = [rows]
     if record.result is not None:
         parts += ["", result_summary(record.result)]
@@ -194,16 +224,6 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4f}"
-
-
-def interval(candidate: CandidateResult) -> str:
-    if candidate.gain_low is None or candidate.gain_high is None:
-        return ""
-    return f"{candidate.gain_low:+.4f} to {candidate.gain_high:+.4f}"
-
-
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 5 min`"""
     whole = round(seconds)
@@ -215,7 +235,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """`1.2 GB`: decimal units, as disks and networks have them."""
+    """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
 
 

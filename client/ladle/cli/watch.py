@@ -1,4 +1,4 @@
-"""A job as it goes: a live view on a terminal, plain lines elsewhere."""
+"""A job while it runs: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle._job import Job
-from ladle.cli.render import STATE_STYLES, candidates_table, duration, number, signed, size
+from ladle.cli.render import (
+    STATE_STYLES,
+    candidates_table,
+    duration,
+    gain_over_best,
+    judging_metric,
+    number,
+    size,
+)
+from ladle.cli.wording import in_flags
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
@@ -41,7 +50,7 @@ STAGES = {
 
 @dataclass
 class View:
-    """What is known of the job so far, as one picture."""
+    """What is known about the job so far, as one picture."""
 
     job_id: str
     metric: str | None = None
@@ -61,7 +70,7 @@ class View:
     spinner: Spinner = field(default_factory=lambda: Spinner("dots"))
 
     def take(self, event: Event) -> None:
-        """Moves the picture on by one event."""
+        """Updates the picture with one event."""
         self.attempt = max(self.attempt, event.attempt)
         match event.body:
             case StateChanged(state=state, message=message):
@@ -101,9 +110,9 @@ class View:
             parts.append(self._stage_line())
         if self.candidates:
             parts += ["", candidates_table(self.candidates, self.metric)]
-        parts += [Text(f"! {warning}", style="yellow") for warning in self.warnings]
+        parts += [Text(f"! {in_flags(warning)}", style="yellow") for warning in self.warnings]
         if self.message and self.state not in ("failed", "cancelled"):
-            parts.append(Text(self.message, style="yellow"))
+            parts.append(Text(in_flags(self.message), style="yellow"))
         return Group(*parts)
 
     def head(self) -> RenderableType:
@@ -131,19 +140,19 @@ class View:
 
 
 def memory_line(plan: MemoryPlanned) -> str:
-    """`directions as float32, replicated: 12.0 MB a rank of 20.1 GB free (directions 8.0 MB, ...)`"""
+    """`directions as float32, replicated: 12.0 MB per rank, 20.1 GB free (directions 8.0 MB, ...)`"""
     parts = ", ".join(f"{name} {size(count)}" for name, count in plan.parts.items() if count)
     total, free = size(sum(plan.parts.values())), size(plan.available_bytes)
-    return f"directions as {plan.precision}, {plan.placement}: {total} a rank of {free} free ({parts})"
+    return f"directions as {plan.precision}, {plan.placement}: {total} per rank, {free} free ({parts})"
 
 
 def watch_job(job: Job, console: Console) -> JobRecord:
-    """Shows the job until it ends, and answers its final record."""
+    """Shows the job until it ends, and returns its final record."""
     record = job.status()
     view = View(job.id, metric=record.spec.metric, state=str(record.state))
     if not console.is_terminal:
         return _plain(job, view, console)
-    # The picture goes when the job ends: the summary that follows shows the same table for good.
+    # The picture disappears when the job ends, because the summary that follows shows the same table.
     with Live(view, console=console, refresh_per_second=10, transient=True):
         for event in job.events(follow=True):
             view.take(event)
@@ -152,7 +161,7 @@ def watch_job(job: Job, console: Console) -> JobRecord:
 
 
 def follow_job(job: Job, console: Console, *, as_json: bool) -> JobRecord:
-    """`watch_job`, or one event a line for programs."""
+    """`watch_job`, or for programs one event per line."""
     if not as_json:
         return watch_job(job, console)
     for event in job.events(follow=True):
@@ -161,7 +170,7 @@ def follow_job(job: Job, console: Console, *, as_json: bool) -> JobRecord:
 
 
 def _plain(job: Job, view: View, console: Console) -> JobRecord:
-    """One line for each thing a person would want in a log file; steps only now and then."""
+    """One line for each event that a person would want in a log file, and for some of the steps."""
     console.print(f"job {job.id}", highlight=False)
     last_step = float("-inf")
     for event in job.events(follow=True):
@@ -170,19 +179,20 @@ def _plain(job: Job, view: View, console: Console) -> JobRecord:
             if time.monotonic() - last_step < 5 and event.body.step < event.body.total:
                 continue
             last_step = time.monotonic()
-        if line := line_of(event):
+        if line := line_of(event, view.metric):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     return job.wait()
 
 
-def line_of(event: Event) -> str | None:
-    """An event as one line of plain text; None for those that say nothing new."""
+def line_of(event: Event, metric: str | None = None) -> str | None:
+    """An event as one line of plain text; None for those that say nothing new. `metric` is what judges candidates."""
     match event.body:
         case StateChanged(state=state, message=message):
-            # What a failed job says comes at the end, with the log's tail.
-            return f"{state}: {message}" if message and state != "failed" else str(state)
-        case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task):
-            return f"{len(names)} checkpoints, {num_parameters:,} parameters, {dtype}, {task}"
+            # Why a job failed is printed at the end, with the log's tail.
+            return f"{state}: {in_flags(message)}" if message and state != "failed" else str(state)
+        case CheckpointsFound(names=names, num_parameters=num_parameters, dtype=dtype, task=task, order=order):
+            found = f"{len(names)} checkpoints" + (f" in order of {order}" if order else "")
+            return f"{found}, {num_parameters:,} parameters, {dtype}, {task}"
         case MemoryPlanned():
             return memory_line(event.body)
         case StepDone(stage=stage, method=method, step=step, total=total, loss=loss):
@@ -190,8 +200,9 @@ def line_of(event: Event) -> str | None:
             return f"{what} {step}/{total}" + (f", loss {loss:.4f}" if loss is not None else "")
         case CandidateScored(candidate=candidate):
             scores = ", ".join(f"{name} {number(value)}" for name, value in candidate.select.items())
-            return f"{candidate.label}: {scores}, gain {signed(candidate.gain)}"
+            gain = gain_over_best(candidate, metric or judging_metric([candidate]))
+            return f"{candidate.label}: {scores}" + (f"; against the best checkpoint {gain}" if gain else "")
         case Warned(message=message):
-            return f"warning: {message}"
+            return f"warning: {in_flags(message)}"
         case _:
             return None

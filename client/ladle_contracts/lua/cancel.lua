@@ -1,4 +1,4 @@
--- queued -> cancelled; scheduled, running -> cancelling; finalizing goes on; terminal stays. ARGV: id. Answers the state.
+-- queued -> cancelled; scheduled, running -> cancelling; other states do not change. ARGV: id. Answers the state.
 local id = ARGV[1]
 local state = get(id, 'state')
 if not state then return '' end

@@ -1,4 +1,4 @@
--- scheduled -> running, when the last node has claimed. ARGV: id, attempt, node, lease in ms.
+-- scheduled -> running, once the last node has claimed. ARGV: id, attempt, node, lease in ms.
 -- Answers {'ok', spec, owner}, {'taken'} (this node has claimed this attempt before) or {'stale'}.
 local id, attempt, node, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if not is_current(id, attempt) or get(id, 'state') ~= 'scheduled' then return {'stale'} end

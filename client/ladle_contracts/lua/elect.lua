@@ -1,4 +1,4 @@
--- One scheduler at a time. ARGV: candidate's token, lock life in ms. Answers the fence of the elected one, or '' to others.
+-- Elects one scheduler. ARGV: the caller's token, life of the lock in ms. Answers the fence if it is elected, else ''.
 local token, life_ms = ARGV[1], ARGV[2]
 local lock = PREFIX .. 'scheduler:lock'
 local holder = redis.call('GET', lock)

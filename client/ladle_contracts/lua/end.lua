@@ -1,6 +1,6 @@
--- The end of an attempt, told by its node. ARGV: id, attempt, outcome, reason, message, result JSON, log tail JSON, backoff in ms.
--- Outcomes: 'succeeded'; 'failed' (trying again would not help); 'crashed' (counts, and is tried again);
--- 'released' (the node goes away: tried again without counting). A cancelled job ends as cancelled whatever the outcome.
+-- A node reports the end of an attempt. ARGV: id, attempt, outcome, reason, message, result JSON, log tail JSON, backoff in ms.
+-- Outcomes: 'succeeded'; 'failed' (trying again would not help); 'crashed' (counts as a failure, and is tried again);
+-- 'released' (the node shuts down; tried again, does not count). A cancelled job ends as cancelled with any outcome.
 -- Answers the new state, or 'lost'.
 local id, attempt, outcome, reason, message, result, log_tail, backoff_ms = unpack(ARGV)
 if not is_current(id, attempt) then return 'lost' end

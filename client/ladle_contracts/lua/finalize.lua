@@ -1,4 +1,4 @@
--- running -> finalizing: from here on a cancel comes too late. ARGV: id, attempt. Answers 'ok', 'cancel' or 'lost'.
+-- running -> finalizing: from now on the job can no longer be cancelled. ARGV: id, attempt. Answers 'ok', 'cancel' or 'lost'.
 local id, attempt = ARGV[1], ARGV[2]
 if not is_current(id, attempt) then return 'lost' end
 local state = get(id, 'state')

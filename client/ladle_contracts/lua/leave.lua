@@ -1,3 +1,3 @@
--- A node goes away in order: it gets no more jobs, and its agent hears of it at the next renewal. ARGV: node.
+-- A node shuts down: it gets no more jobs, and its agent learns it at the next renewal. ARGV: node.
 redis.call('HSET', node_key(ARGV[1]), 'leaving', 1)
 return 'ok'

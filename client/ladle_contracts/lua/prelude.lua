@@ -1,5 +1,5 @@
--- Stands before every script. All arguments are in ARGV; keys are built here, as in ladle_contracts/keys.py.
--- Times are milliseconds of the server's clock.
+-- Is put before every script. All arguments are in ARGV. The keys are built here, as in ladle_contracts/keys.py.
+-- Times are in milliseconds of the Redis server's clock.
 
 local TERMINAL = {succeeded = true, failed = true, cancelled = true}
 
@@ -17,7 +17,7 @@ local function text(number) return string.format('%.0f', number) end
 
 local function get(id, field) return redis.call('HGET', job_key(id), field) end
 
--- One entry of the job's stream; `body` is JSON of an EventBody.
+-- Appends to the job's event stream. `body` is the JSON of an EventBody.
 local function append(id, attempt, body)
   redis.call('XADD', events_key(id), 'MAXLEN', '~', 100000, '*',
              'attempt', attempt, 'time', text(now_ms()), 'body', body)
@@ -55,7 +55,7 @@ local function finish(id, state, reason, message)
   move(id, state, reason, message)
 end
 
--- Back to the queue. `failed` counts against max_failures and waits longer each time.
+-- Back to the queue. If the attempt `failed`, it counts towards max_failures, and the wait doubles each time.
 local function try_again(id, failed, reason, message, backoff_ms)
   local failures = tonumber(get(id, 'failures'))
   if failed then
@@ -75,7 +75,7 @@ local function try_again(id, failed, reason, message, backoff_ms)
   return 'queued'
 end
 
--- Whether this attempt is still the one that may act.
+-- Whether this attempt is still the current one.
 local function is_current(id, attempt)
   local state = get(id, 'state')
   return state and not TERMINAL[state] and state ~= 'queued' and get(id, 'attempt') == attempt

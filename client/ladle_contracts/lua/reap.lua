@@ -1,4 +1,4 @@
--- Ends an attempt that nobody looks after any more. ARGV: scheduler's fence, id, backoff in ms.
+-- Ends an attempt whose node no longer renews its lease. ARGV: scheduler's fence, id, backoff in ms.
 -- Answers 'alive', 'unclaimed' (its nodes may have missed the message), the new state, or 'deposed'.
 local fence, id, backoff_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', PREFIX .. 'scheduler:fence') ~= fence then return 'deposed' end
@@ -21,7 +21,7 @@ if state == 'cancelling' then
   return 'alive'
 end
 if expired then
-  return try_again(id, true, 'node-lost', 'Node `' .. expired .. '` stopped renewing its lease.', backoff_ms)
+  return try_again(id, true, 'node-lost', 'Node `' .. expired .. '` no longer responds.', backoff_ms)
 end
 if state == 'scheduled' then
   if tonumber(get(id, 'claim_by')) < now then
@@ -30,7 +30,7 @@ if state == 'scheduled' then
         redis.call('HSET', node_key(node), 'missed_at', text(now))
       end
     end
-    return try_again(id, false, 'node-lost', 'Not every node answered in time.', 0)
+    return try_again(id, false, 'node-lost', 'Not all nodes answered in time.', 0)
   end
   return 'unclaimed'
 end

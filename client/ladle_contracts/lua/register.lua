@@ -1,5 +1,5 @@
--- A node begins, or begins again. ARGV: node, then fields and values of its hash.
--- What an earlier life of this node held is lost: its lease ends now, so that the reaper need not wait for it.
+-- A node starts or restarts. ARGV: node, then fields and values of its hash.
+-- The job that it had before the restart is lost. Its lease ends now, so that the reaper does not have to wait.
 local node = ARGV[1]
 local held = redis.call('HGET', node_key(node), 'job')
 if held and held ~= '' and redis.call('HEXISTS', leases_key(held), node) == 1 then

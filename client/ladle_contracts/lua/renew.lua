@@ -1,5 +1,5 @@
--- The heartbeat of a lease. ARGV: id, attempt, node, lease in ms. Answers 'ok', 'cancel', 'release' (the node is going away)
--- or 'lost'.
+-- Renews a lease. ARGV: id, attempt, node, lease in ms. Answers 'ok', 'cancel', 'release' (the node shuts down) or
+-- 'lost'.
 local id, attempt, node, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if not is_current(id, attempt) or redis.call('HEXISTS', leases_key(id), node) == 0 then return 'lost' end
 redis.call('HSET', leases_key(id), node, text(now_ms() + lease_ms))

@@ -1,6 +1,6 @@
 -- Events, snapshot and log lines of the current attempt, in one step.
 -- ARGV: id, attempt, end of what is reported (a byte offset), progress JSON or '', number of events, events..., log lines...
--- A report that was sent twice, for its answer got lost, is written once. Answers 'ok' or 'lost'.
+-- A report that is sent twice, because its answer was lost, is written once. Answers 'ok' or 'lost'.
 local id, attempt, offset, progress, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 if not is_current(id, attempt) then return 'lost' end
 local field = 'offset:' .. attempt

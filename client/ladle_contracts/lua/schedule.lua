@@ -1,6 +1,7 @@
--- queued -> scheduled: all the nodes a job needs, or none. ARGV: scheduler's fence, id, claim time in ms, node life in ms.
--- Answers {'scheduled', attempt, node...}, {'busy'} (its nodes exist but work: jobs behind it wait),
--- {'impossible'} (too few such nodes are alive: jobs behind it may go first), {'skip'} or {'deposed'}.
+-- queued -> scheduled: reserves all the nodes that a job needs, or none. ARGV: scheduler's fence, id, claim time in ms,
+-- node life in ms.
+-- Answers {'scheduled', attempt, node...}, {'busy'} (its nodes have other jobs; jobs behind it wait), {'impossible'} (too
+-- few such nodes are alive; jobs behind it may start first), {'skip'} or {'deposed'}.
 local DOUBT_MS = 300000
 local fence, id, claim_ms, life_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('GET', PREFIX .. 'scheduler:fence') ~= fence then return {'deposed'} end
@@ -18,9 +19,9 @@ for _, node in ipairs(nodes) do
   local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at')
   if fields[1] and tonumber(fields[1]) + life_ms > now and fields[4] ~= '1' and tonumber(fields[2]) >= ranks then
     alive = alive + 1
-    -- A reservation whose job holds no nodes any more is a left-over.
+    -- A reservation whose job no longer has any nodes is a left-over.
     if not fields[3] or fields[3] == '' or redis.call('SISMEMBER', PREFIX .. 'active', fields[3]) == 0 then
-      -- A node that did not answer its last call is taken only when there is no other.
+      -- A node that did not answer the last time is used only if there is no other.
       if fields[5] and tonumber(fields[5]) + DOUBT_MS > now then
         doubtful[#doubtful + 1] = node
       else

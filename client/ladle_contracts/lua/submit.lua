@@ -1,4 +1,4 @@
--- - -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms.
+-- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms.
 -- Answers {'created', id}, {'replayed', id of the first time} or {'conflict', ''}.
 local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms = unpack(ARGV)
 local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. key
@@ -11,7 +11,7 @@ if key ~= '' then
   redis.call('HSET', idempotency, 'job', id, 'digest', digest)
   redis.call('PEXPIRE', idempotency, life_ms)
 end
--- The same call again, for its answer got lost on the way.
+-- The same call again, because its answer was lost on the way.
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
 local now = text(now_ms())
 redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state', 'queued', 'created_at', now,

@@ -1,4 +1,4 @@
-"""The REST API's addresses. Each file is one part of it."""
+"""The addresses of the REST API, one file per part."""
 
 from ladle_service.routes import catalogue, events, health, jobs, nodes
 

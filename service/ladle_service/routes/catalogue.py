@@ -1,4 +1,4 @@
-"""What the workers can do. The service never imports the engine: each node publishes what its installation has."""
+"""What the workers offer. The service never imports the engine, so each node publishes what is installed there."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ router = APIRouter(prefix="/v1", tags=["catalogue"])
 async def list_methods(
     caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
 ) -> MethodList:
-    """The ways to choose coefficients, with their options and where they come from."""
+    """The methods to choose coefficients, with their options and their sources."""
     return MethodList(methods=(await store.catalog()).methods)
 
 
 @router.get("/tasks", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))
 async def list_tasks(caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]) -> TaskList:
-    """What checkpoints may solve, with the options and metrics of each task."""
+    """The tasks that checkpoints may be trained for, with the options and metrics of each."""
     return TaskList(tasks=(await store.catalog()).tasks)

@@ -1,4 +1,4 @@
-"""What happened to a job: its events, as a list or as they come, and the end of its log."""
+"""What happened to a job: its events, as a list or live, and the end of its log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A page of events; or, with `Accept: text/event-stream`, each event as it comes.",
+        "description": "A page of events. With `Accept: text/event-stream`, each event as it happens.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
-    204: {"description": "For a stream: the job has ended, and nothing follows `Last-Event-ID`."},
+    204: {"description": "For a stream: the job has ended, and there is no event after `Last-Event-ID`."},
 }
 
 
@@ -39,15 +39,15 @@ async def get_events(
     query: Annotated[EventsQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> EventPage | Response:
-    """A job's events, oldest first. Server-sent events with `Accept: text/event-stream`: they go on where
-    `Last-Event-ID` (or else `after`) says, and end with the job."""
+    """A job's events, oldest first. With `Accept: text/event-stream` they are sent as server-sent events, which begin
+    after `Last-Event-ID` (or else `after`) and end with the job."""
     record = await find_job(store, job_id, caller)
     after = last_event_id or query.after
     if "text/event-stream" not in request.headers.get("accept", ""):
         events = tuple(await store.events(job_id, after, query.limit))
         return EventPage(events=events, next_after=events[-1].id if len(events) == query.limit else None)
     if record.state in TERMINAL_STATES and not await store.events(job_id, after, 1):
-        # 204 is how a browser's EventSource learns that it need not come back.
+        # 204 tells a browser's EventSource not to connect again.
         return Response(status_code=status.HTTP_204_NO_CONTENT)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return EventSourceResponse(sse_bytes(store.follow(job_id, after), request.app.state.stopping), headers=headers)
@@ -60,6 +60,6 @@ async def get_events(
 async def get_logs(
     job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[LogsQuery, Query()]
 ) -> LogTail:
-    """The last lines that the job's processes wrote."""
+    """The last lines that the job's processes printed."""
     await find_job(store, job_id, caller)
     return LogTail(lines=tuple(await store.logs(job_id, query.tail)))

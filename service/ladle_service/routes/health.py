@@ -1,4 +1,4 @@
-"""For monitors and the curious; no token is needed."""
+"""For monitoring. No token is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"])
 
 VERSION = version("ladle")
 READY_S = 2.0
-"""How soon Redis must answer."""
+"""How quickly Redis must answer."""
 
 
 @router.get("/healthz", responses=openapi_responses())
@@ -27,16 +27,16 @@ async def alive() -> Health:
 
 @router.get("/readyz", responses=openapi_responses())
 async def ready(store: StoreDependency) -> Health:
-    """Redis answers too: jobs can be submitted."""
+    """Redis answers as well, so jobs can be submitted."""
     try:
         async with asyncio.timeout(READY_S):
             await store.ping()
     except TimeoutError as error:
-        raise ApiError(ErrorCode.UNAVAILABLE, f"The store must answer within {READY_S} s, but does not.") from error
+        raise ApiError(ErrorCode.UNAVAILABLE, f"Redis must answer within {READY_S:g} s, but does not.") from error
     return Health(status="ready")
 
 
 @router.get("/version", responses=openapi_responses())
 async def get_version() -> Version:
-    """Which Ladle answers."""
+    """The version of the service."""
     return Version(version=VERSION)

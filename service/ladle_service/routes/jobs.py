@@ -1,4 +1,4 @@
-"""Submit, look at, cancel and delete jobs."""
+"""Submit, show, cancel and delete jobs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response, status
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult
+from ladle_contracts.errors import SPEC_CODES
 from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import (
     IdempotencyKey,
@@ -28,24 +29,16 @@ SPEC_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}}},
     }
 }
-SPEC_PROBLEMS = (
-    ErrorCode.INVALID_SPEC,
-    ErrorCode.PATH_NOT_ALLOWED,
-    ErrorCode.UNKNOWN_METHOD,
-    ErrorCode.UNKNOWN_TASK,
-    ErrorCode.UNKNOWN_OPTION,
-    ErrorCode.NOT_ENOUGH_NODES,
-)
 
 
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
     responses={
-        200: {"model": JobRecord, "description": "The idempotency key was used before: the job that it made."},
+        200: {"model": JobRecord, "description": "The idempotency key was used before: the job that it created."},
         **openapi_responses(
             ErrorCode.UNAUTHORIZED,
-            *SPEC_PROBLEMS,
+            *SPEC_CODES,
             ErrorCode.INVALID_REQUEST,
             ErrorCode.OUTPUT_EXISTS,
             ErrorCode.IDEMPOTENCY_CONFLICT,
@@ -64,18 +57,18 @@ async def submit_job(
     query: Annotated[NoQuery, Query()],
     key: IdempotencyKey = None,
 ) -> JobRecord:
-    """Checks a job spec and queues the job. The answer is there before the job starts: look at `Location`."""
+    """Checks a job spec and queues the job. It answers before the job starts: `Location` is the job's address."""
     spec = await read_spec(request)
     digest = digest_of(spec)
     try:
-        # Before the checks: since the first time the job may have made its output, which would then be in the way.
+        # Before the checks: the job of the first time may have written its output, which would now be in the way.
         record = await store.replay(caller.owner, key, digest) if key is not None else None
         created = record is None
         if record is None:
             await check_spec(spec, settings, await store.catalog(), await store.nodes())
             record, created = await store.submit(spec, caller.owner, key, digest)
     except IdempotencyConflict as error:
-        detail = "The `Idempotency-Key` header must be new for a new body, but was used with another one."
+        detail = "The `Idempotency-Key` header must be new for a new body, but was used with another body before."
         raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, detail) from error
     response.headers["Location"] = f"/v1/jobs/{record.id}"
     response.status_code = status.HTTP_202_ACCEPTED if created else status.HTTP_200_OK
@@ -95,7 +88,7 @@ async def list_jobs(caller: CallerDependency, store: StoreDependency, query: Ann
 async def get_job(
     job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
 ) -> JobRecord:
-    """All that is known about a job."""
+    """Everything that is known about a job."""
     return await find_job(store, job_id, caller)
 
 
@@ -109,11 +102,11 @@ async def get_job(
 async def cancel_job(
     job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
 ) -> JobRecord:
-    """Asks for the job's end. One that is already `finalizing` goes on, and its record says so."""
+    """Cancels the job. A job that is already `finalizing` continues, and its record says so."""
     record = await find_job(store, job_id, caller)
     if record.state not in TERMINAL_STATES:
         return await store.cancel(job_id)
-    raise ApiError(ErrorCode.ALREADY_FINISHED, f"The job must be going on to be cancelled, but is {record.state}.")
+    raise ApiError(ErrorCode.ALREADY_FINISHED, f"Job {job_id} has already {record.state.past_tense}.")
 
 
 @router.get(
@@ -129,14 +122,14 @@ async def cancel_job(
 async def get_result(
     job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
 ) -> JobResult:
-    """What came out of a job that succeeded."""
+    """The result of a job that succeeded."""
     record = await find_job(store, job_id, caller)
     if record.state not in TERMINAL_STATES:
-        raise ApiError(ErrorCode.NOT_FINISHED, f"The job must have ended to have a result, but is {record.state}.")
+        raise ApiError(ErrorCode.NOT_FINISHED, f"Job {job_id} has no result yet, because it is still {record.state}.")
     if record.result is None:
         raise ApiError(
             ErrorCode.NO_RESULT,
-            f"The job is {record.state}: {record.message or 'there is no message'} [{record.reason}]",
+            f"Job {job_id} has {record.state.past_tense}: {record.message or 'there is no message'} [{record.reason}]",
         )
     return record.result
 
@@ -151,10 +144,13 @@ async def get_result(
 async def delete_job(
     job_id: JobId, caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]
 ) -> None:
-    """Forgets a job that has ended, with its events and log. Its result folder stays."""
+    """Deletes the record of a job that has ended, with its events and its log. Its result folder stays."""
     record = await find_job(store, job_id, caller)
     if record.state not in TERMINAL_STATES:
-        raise ApiError(ErrorCode.NOT_FINISHED, f"The job must have ended to be deleted, but is {record.state}.")
+        raise ApiError(
+            ErrorCode.NOT_FINISHED,
+            f"Job {job_id} cannot be deleted yet, because it is still {record.state}. Cancel it first.",
+        )
     await store.delete(job_id)
 
 

@@ -17,11 +17,11 @@ router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
 
 @router.get("", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))
 async def list_nodes(caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]) -> NodeList:
-    """All worker machines that were ever registered; `alive` says which ones answer."""
+    """All worker machines that have ever registered. `alive` says which of them respond."""
     nodes = tuple(await store.nodes())
     if caller.sees is None:
         return NodeList(nodes=nodes)
-    # Which job a node is busy with is its owner's business.
+    # Only the owner of a job may see which node runs it.
     shown = [node.model_copy(update={"job_id": await _visible(store, node.job_id, caller.sees)}) for node in nodes]
     return NodeList(nodes=tuple(shown))
 

@@ -31,7 +31,8 @@ def test_the_argument_comes_before_the_environment_and_that_before_the_stack_fil
     assert find_address("http://argument", environment=environment).base_url == "http://argument"
     assert find_address(environment=environment).base_url == "http://from-environment"
     found = find_address(environment={})
-    assert (found.base_url, found.token) == ("http://127.0.0.1:9000", "stack-token")
+    assert (found.base_url, found.token, found.is_own_stack) == ("http://127.0.0.1:9000", "stack-token", True)
+    assert not find_address("http://127.0.0.1:9000", environment={}).is_own_stack
 
 
 @pytest.mark.usefixtures("announced")
@@ -109,11 +110,21 @@ def test_unix_sockets_are_addresses(url: str) -> None:
         "http://x:y",
         "/socket",
         "http://x/?a=1",
+        "http://[::1",
     ],
 )
 def test_what_is_no_address_is_refused_with_the_forms_that_are(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"`url` must"):
+    with pytest.raises(ConfigurationError, match=r"`url=` must"):
         parse_address(url)
+
+
+def test_a_wrong_value_from_the_environment_is_blamed_on_its_variable() -> None:
+    with pytest.raises(ConfigurationError, match=r"^`LADLE_URL` must be http"):
+        find_address(environment={"LADLE_URL": "nonsense"})
+    with pytest.raises(ConfigurationError, match=r"^`LADLE_TOKEN` must be printable"):
+        find_address("http://x", environment={"LADLE_TOKEN": "a b"})
+    with pytest.raises(ConfigurationError, match=r"^`url=` must be http"):
+        find_address("nonsense", environment={"LADLE_URL": "http://x"})
 
 
 def test_a_password_in_the_address_is_refused_without_repeating_it() -> None:
@@ -128,7 +139,7 @@ def test_a_token_is_never_shown() -> None:
 
 @pytest.mark.parametrize("token", ["a b", "a\nb", "ä"])
 def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
-    with pytest.raises(ConfigurationError, match="`token`"):
+    with pytest.raises(ConfigurationError, match="`token=`"):
         parse_address("http://host", token)
 
 

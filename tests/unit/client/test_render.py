@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ladle.cli import app
+from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.render import ago, candidates_table, duration, jobs_table, record_summary, result_summary
 from ladle.cli.watch import View, line_of
 from ladle_contracts import (
@@ -46,26 +47,75 @@ def result(method: str, *candidates: CandidateResult, metric: str = "accuracy", 
 def test_a_winner_is_named_with_its_gain_and_doubt() -> None:
     candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.92, 0.3, 0.02)
     sure = shown(result_summary(result("twa", *candidates, gain=0.02, gain_low=0.01, gain_high=0.03)))
-    assert "twa wins: +0.0200 accuracy over epoch-3 (+0.0100 to +0.0300)" in sure
+    assert "twa wins: accuracy 2.00 points higher than epoch-3 (95 % interval: 1.00 to 3.00 points higher)." in sure
     assert "chance" not in sure
     unsure = shown(result_summary(result("twa", *candidates, gain=0.02, gain_low=-0.01, gain_high=0.05)))
-    assert "it may be chance" in unsure
+    assert "The interval includes zero, so this may be chance." in unsure
 
 
 def test_when_nothing_beats_the_best_it_says_so_and_points_at_a_lower_loss() -> None:
     candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.89, 0.3, -0.01)
     text = shown(result_summary(result("best", *candidates, gain=0.0, gain_low=0.0, gain_high=0.0)))
-    assert "No average beat the best checkpoint" in text
-    assert "twa has a lower loss there (0.3000 against 0.4000): `--metric loss` would return it" in text
+    assert "No average was better than the best checkpoint" in text
+    assert "twa has a lower loss (0.3000 instead of 0.4000). With `--metric loss` the loss decides." in text
     by_loss = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.89, 0.5, -0.1)
     assert "--metric loss" not in shown(result_summary(result("best", *by_loss)))
 
 
+def test_a_lower_loss_reads_as_a_gain_and_never_as_an_increase() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.9, 0.3122, 0.0878)
+    changes = {"metric": "loss", "higher_is_better": False, "gain": 0.0878, "gain_low": -0.01, "gain_high": 0.2}
+    text = shown(result_summary(result("twa", *candidates).model_copy(update=changes)))
+    assert "twa wins: loss 0.0878 lower than epoch-3 (95 % interval: 0.0100 higher to 0.2000 lower)." in text
+    assert "0.0878 better  0.0778 to 0.0978 better" in text
+    assert "+" not in text
+    done = record(JobState.SUCCEEDED, result=result("twa", *candidates).model_copy(update=changes))
+    assert "twa: loss 0.0878 lower" in shown(jobs_table([done]))
+    line = line_of(event(CandidateScored(candidate=candidates[1])), "loss")
+    assert line == "twa: accuracy 0.9000, loss 0.3122; against the best checkpoint 0.0878 better"
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher", "gain", "in_a_table", "in_a_sentence"),
+    [
+        ("accuracy", True, 0.012, "1.20 points better", "accuracy 1.20 points higher"),
+        ("top5-accuracy", True, -0.012, "1.20 points worse", "top5-accuracy 1.20 points lower"),
+        ("loss", False, -0.5, "0.5000 worse", "loss 0.5000 higher"),
+        ("f1", True, 0.25, "0.2500 better", "f1 0.2500 higher"),
+        ("loss", False, 0.00001, "1e-05 better", "loss 1e-05 lower"),
+    ],
+)
+def test_a_gain_is_told_in_the_metrics_own_direction(
+    metric: str, higher: bool, gain: float, in_a_table: str, in_a_sentence: str
+) -> None:
+    assert better(metric, gain) == in_a_table
+    assert compared(metric, higher, gain) == in_a_sentence
+
+
+def test_an_interval_is_told_from_the_smaller_change_to_the_larger_one() -> None:
+    assert better_between("accuracy", 0.005, 0.018) == "0.50 to 1.80 better"
+    assert better_between("accuracy", -0.018, -0.005) == "0.50 to 1.80 worse"
+    assert better_between("loss", -0.01, 0.03) == "0.0100 worse to 0.0300 better"
+    assert compared_between("accuracy", True, 0.005, 0.018) == "0.50 to 1.80 points higher"
+    assert compared_between("loss", False, -0.01, 0.03) == "0.0100 higher to 0.0300 lower"
+
+
+def test_a_tie_that_the_loss_decides_is_told_as_one() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.9, 0.3, 0.0)
+    tied = result("twa", *candidates, gain=0.0, gain_low=0.0, gain_high=0.0)
+    text = shown(result_summary(tied))
+    assert "twa wins: the same accuracy as epoch-3, with a lower loss (0.3000 instead of 0.4000)." in text
+    assert "equal" in text
+    listed = shown(jobs_table([record(JobState.SUCCEEDED, result=tied)]))
+    assert "twa: same accuracy, lower loss" in listed
+
+
 def test_the_table_fills_in_row_by_row_and_the_bar_has_no_gain_of_its_own() -> None:
     rows = [candidate("best", 0.9, 0.4, 0.0)]
-    assert "+0.0000" not in shown(candidates_table(rows, "accuracy"))
+    assert "better" not in shown(candidates_table(rows, "accuracy"))
+    assert "equal" not in shown(candidates_table(rows, "accuracy"))
     rows.append(candidate("twa", 0.91, 0.3, 0.01))
-    assert "+0.0100  +0.0000 to +0.0200" in shown(candidates_table(rows, "accuracy"))
+    assert "1.00 points better  0.00 to 2.00 better" in shown(candidates_table(rows, "accuracy"))
 
 
 def event(body: object, attempt: int = 1) -> Event:
@@ -82,7 +132,8 @@ def test_the_live_view_shows_state_stage_step_loss_and_time_left() -> None:
         assert words in text
     view.take(event(CandidateScored(candidate=candidate("twa", 0.9, 0.3, 0.1))))
     view.take(event(CandidateScored(candidate=candidate("twa", 0.9, 0.3, 0.2))))
-    assert shown(view).count("+0.2000") == 1, "a second attempt scores a candidate again, and it stands there once"
+    once = "a second attempt scores a candidate again, and it is shown once"
+    assert shown(view).count("20.00 points better ") == 1, once
     view.take(event(StateChanged(state=JobState.QUEUED, message="the node went away"), attempt=2))
     again = shown(view)
     assert "attempt 2" in again

@@ -56,8 +56,14 @@ def test_friendly_forms_become_the_spec(options: dict[str, Any], field: str, wan
 
 
 def test_an_option_that_does_not_exist_is_named_with_the_nearest_one() -> None:
-    with pytest.raises(TypeError, match=r"no option `methd`; did you mean `method`\?"):
+    with pytest.raises(TypeError, match=r"no option `methd`\. Did you mean `method`\?"):
         spec(methd="twa")
+
+
+@pytest.mark.parametrize(("name", "part"), [("last", "checkpoints"), ("dtype", "output"), ("precision", "resources")])
+def test_a_field_of_a_part_is_shown_in_its_place(name: str, part: str) -> None:
+    with pytest.raises(TypeError, match=f'It is a field of `{part}`: {part}={{"{name}": ...}}'):
+        spec(**{name: 1})
 
 
 def test_an_option_like_no_other_is_answered_with_the_list() -> None:

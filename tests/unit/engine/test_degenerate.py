@@ -84,20 +84,24 @@ def test_frozen_tensors_stay_bit_identical_at_every_precision_in_every_method(tm
             assert torch.equal(state[name].view(torch.int32), tensor.view(torch.int32)), (score.method, name)
 
 
-def test_duplicates_and_a_rank_deficient_set_are_averaged_without_nan(tmp_path: Path) -> None:
+def test_near_duplicates_and_a_rank_deficient_set_are_averaged_without_nan(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net)
     first, second = (load_file(folder / f"step-{index}.safetensors") for index in (0, 1))
 
     def combined(index: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        # Two directions in all: the third is a copy, the others lie between.
+        # Two directions in all: the third is the first but for one rounding, the others lie between.
         share = (0.0, 1.0, 0.0, 0.5, 0.25)[index]
-        return {name: (1 - share) * first[name] + share * second[name] for name in state}
+        made = {name: (1 - share) * first[name] + share * second[name] for name in state}
+        if index == 2:
+            element = next(iter(made.values())).view(-1)[:1]
+            element.copy_(torch.nextafter(element, torch.tensor(torch.inf)))
+        return made
 
     edit(folder, combined)
     outcome = run(folder)
     assert {score.method for score in outcome.candidates} == set(METHODS)
-    assert any("hold the same weights, which count twice" in warning for warning in outcome.warnings)
+    assert any("hold the same parameters, which count twice" in warning for warning in outcome.warnings)
     saved = json.loads((tmp_path / "out" / "coefficients.json").read_text())["candidates"]
     for method, entry in saved.items():
         alpha_KG = torch.tensor(entry["alpha"], dtype=torch.float64)

@@ -24,11 +24,12 @@ from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.model.statistics import AveragedStatistics
 from ladle_engine.pipeline.prepare import supported_precision
-from ladle_engine.pipeline.report import versions
-from ladle_engine.placements import control_group, memory_probe
 from ladle_engine.placements import memory_plan as preflight
+from ladle_engine.placements import memory_probe
 from ladle_engine.progress import Warned, ignore
 from ladle_engine.resume_state import fingerprint
+from ladle_engine.storage import control_group
+from ladle_engine.versions import versions
 from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
@@ -151,7 +152,7 @@ def test_changed_data_batches_or_versions_are_another_state(tmp_path: Path, monk
     image.write_bytes(b"another")
     assert now(batch_size=8) != first
     second = now(batch_size=8)
-    monkeypatch.setattr("ladle_engine.resume_state.version", lambda name: "99")
+    monkeypatch.setattr("ladle_engine.resume_state.installed_version", lambda name: "99")
     assert now(batch_size=8) != second
 
 
@@ -362,21 +363,22 @@ class RunsOut(ToyTask):
 @pytest.mark.parametrize(
     ("when", "message"),
     [
+        (1, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
         (
-            1,
+            2,
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
-        (2, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
-        (5, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
+        (3, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
+        (6, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
     ],
-    ids=["trial", "every-plan", "step"],
+    ids=["first-batch", "trial", "every-plan", "step"],
 )
 def test_running_out_of_memory_is_an_error_with_its_own_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int, message: str
 ) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
     task = RunsOut(when)
-    if when == 2:
+    if when == 3:
         monkeypatch.setattr("ladle_engine.placements.memory_plan._choices", lambda *given: [("streamed", "replicated")])
     with pytest.raises(EngineError, match=message) as caught:
         average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa")
@@ -631,7 +633,8 @@ def test_what_overflows_in_the_outputs_dtype_is_noticed_when_it_is_judged(tmp_pa
     state = load_file(path)
     save_file(state | {"1.running_var": state["1.running_var"] + 1e5}, path)
     with pytest.raises(
-        EngineError, match=r"finite as torch\.float16, but `1\.running_var` of checkpoint `step-1\.safetensors` is too"
+        EngineError,
+        match=r"`1\.running_var` of checkpoint `step-1\.safetensors` is too large: it reaches 100001, and float16",
     ):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(norm_net), method="uniform",

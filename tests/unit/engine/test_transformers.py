@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -144,15 +145,77 @@ def test_the_preprocessors_size_and_the_options_over_it_decide_what_the_model_se
         task.preprocessing(checkpoints, task.shape(checkpoints))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"hidden_size": 200_000}, {"hidden_size": "8"}, {"hidden_size": -16}, {"patch_size": 0}], ids=str
-)
-def test_a_config_with_wrong_values_is_bad_input_and_takes_no_memory(
-    runs: Path, tmp_path: Path, wrong: dict[str, object]
-) -> None:
+def averaged_with(runs: Path, tmp_path: Path, name: str, changed: dict[str, object]) -> str:
+    """Changes a JSON file of the last checkpoint, and returns why the folder is then refused."""
     folder = copied(runs, tmp_path)
     home = folder / "checkpoint-30"
-    (home / "config.json").write_text(json.dumps(json.loads((home / "config.json").read_text()) | wrong))
+    source = runs / "run" / "checkpoint-30" / name
+    (home / name).write_text(json.dumps(json.loads(source.read_text()) | changed))
     with pytest.raises(EngineError) as caught:
         average(folder, runs / "val", output=tmp_path / "out", task_options={"batch_size": 8})
     assert caught.value.code == "model-mismatch"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": 200_000}, {"hidden_size": "8"}, {"hidden_size": -16}, {"patch_size": 0},
+        {"intermediate_size": 10**30}, {"model_type": ["vit"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_with_wrong_values_is_bad_input_and_takes_no_memory(
+    runs: Path, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    averaged_with(runs, tmp_path, "config.json", wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule", "value"),
+    [
+        ({"id2label": {"zero": "cat", "1": "dog"}}, "`id2label`.*keyed by the whole numbers from 0 to 1", "'zero'"),
+        ({"id2label": {"1": "cat", "2": "dog"}}, "`id2label`.*keyed by the whole numbers from 0 to 1", "'2'"),
+        ({"id2label": {"\u00b3": "cat"}}, "`id2label`.*keyed by the whole numbers from 0 to 0", "'\u00b3'"),
+        ({"id2label": ["cat", "dog"]}, "`id2label`.*an object that maps labels to names", "cat"),
+        ({"id2label": {}}, "`id2label`.*an object that maps labels to names", "{}"),
+        ({"id2label": None, "num_labels": "10"}, "`num_labels`.*a whole number of at least 1", "'10'"),
+        ({"id2label": None, "num_labels": 0}, "`num_labels`.*a whole number of at least 1", "0"),
+        ({"id2label": None, "num_labels": 2.0}, "`num_labels`.*a whole number of at least 1", "2.0"),
+        ({"id2label": None, "num_labels": 100_000_000}, "`num_labels`.*at most", "100000000"),
+        ({"num_labels": 7}, "`num_labels`.*3, as many as `id2label` has names", "7"),
+        ({"num_hidden_layers": 1_000_000}, "`num_hidden_layers`.*at most", "1000000"),
+        ({"num_channels": 0}, "`num_channels`.*a whole number of at least 1", "0"),
+        ({"num_channels": "3"}, "`num_channels`.*a whole number of at least 1", "'3'"),
+        ({"num_channels": True}, "`num_channels`.*a whole number of at least 1", "True"),
+        ({"image_size": 0}, "`image_size`.*a whole number from 1 to 4096", "0"),
+        ({"image_size": "16"}, "`image_size`.*a whole number from 1 to 4096", "'16'"),
+        ({"image_size": 10**9}, "`image_size`.*a whole number from 1 to 4096", "1000000000"),
+        ({"image_size": [16, -1]}, "`image_size`.*a whole number from 1 to 4096", "-1"),
+    ],
+    ids=str,
+)
+def test_a_wrong_number_in_a_config_is_named_with_its_rule_and_value(
+    runs: Path, tmp_path: Path, wrong: dict[str, object], rule: str, value: str
+) -> None:
+    message = averaged_with(runs, tmp_path, "config.json", wrong)
+    assert re.search(rf"{rule}.*, but is .*{re.escape(value)}", message), message
+    assert "`config.json`" in message
+
+
+def test_a_model_that_is_built_for_ever_is_refused_while_it_is_built(tmp_path: Path) -> None:
+    """Whatever the config calls what it has too many of."""
+    from ladle_engine import discover
+    from ladle_engine.tasks.image_classification import ImageClassification
+
+    config = transformers.EfficientNetConfig(
+        image_size=16, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=16, num_labels=2
+    )
+    model = transformers.EfficientNetForImageClassification(config)
+    for step in (1, 2):
+        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+    assert ImageClassification.from_options({}).build_model(discover(tmp_path))
+    path = tmp_path / "checkpoint-2" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"depth_coefficient": 1e7}))
+    with pytest.raises(EngineError, match=r"which hold [\d,]+ parameters, but describes [\d,]+ or more"):
+        ImageClassification.from_options({}).build_model(discover(tmp_path))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
+from ladle_engine.errors import TaskError
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import Grouping, group
 from ladle_engine.model.statistics import NoStatistics, RecomputedStatistics, Statistics
-from ladle_engine.options import option
+from ladle_engine.options import option, parse_options
 from ladle_engine.placements.fsdp_model import build_sharded
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.model_weights import ModelWeights
@@ -56,12 +57,16 @@ class ToyTask:
     metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="loss", higher_is_better=False),)
     options_type: ClassVar[type] = ToyOptions
 
-    def __init__(self, build: Callable[[], nn.Module], count: int = 64, batch_size: int = 8) -> None:
-        self.build = build
+    def __init__(self, build: Callable[[], nn.Module] | None = None, count: int = 64, batch_size: int = 8) -> None:
+        self.build = build or plain_net
         self.count = count
         self.batch_size = batch_size
-        self.losses_taken = 0
+        self._losses_taken = 0
+
+    @property
+    def losses_taken(self) -> int:
         """How often a gradient was wanted: once a step of one batch."""
+        return self._losses_taken
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
@@ -69,7 +74,8 @@ class ToyTask:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ToyTask:
-        return cls(plain_net)
+        parsed = parse_options(ToyOptions, options, owner="toy", error=TaskError, code="invalid-task-options")
+        return cls(batch_size=parsed.batch_size)
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         return self.build()
@@ -81,7 +87,7 @@ class ToyTask:
         return ToyData(self.count)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        self.losses_taken += 1
+        self._losses_taken += 1
         return (model(batch["x"]) - batch["y"]).square().mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -103,7 +103,7 @@ def test_a_spec_that_breaks_the_schema_is_refused_by_field(
         ({"seed": "1"}, 'but is "1"', ""),
         ({"output": {"name": "x" * 10_000}}, "xxx...", "x" * 200),
         ({"ckpt_dir": "/nowhere/at-all"}, 'but is "/nowhere/at-all"', ""),
-        ({"passwort": "hunter2"}, "Extra inputs are not permitted", "hunter2"),
+        ({"passwort": "hunter2"}, "must be left out, because there is no such field", "hunter2"),
     ],
 )
 def test_a_wrong_value_is_named_but_cut_short_and_an_unknown_fields_value_is_not(
@@ -193,7 +193,7 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         assert len(answers) == 1
         status, code, detail = answers.pop()
         assert (status, code) == (422, "path-not-allowed")
-        assert "`ckpt_dir` must be an existing path inside the allowed roots" in detail
+        assert "`ckpt_dir` must be an existing path inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
 
@@ -228,12 +228,12 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
     async def use() -> None:
         status, code, detail = await refusal_of(service, method={"name": "twaa"})
         assert (status, code) == (422, "unknown-method")
-        assert "must be among twa, uniform" in detail
-        assert "did you mean `twa`?" in detail
+        assert "must be one of twa, uniform" in detail
+        assert "Did you mean `twa`?" in detail
         assert (await refusal_of(service, task={"name": "chess"}))[1] == "unknown-task"
         _, code, detail = await refusal_of(service, method={"name": "twa", "options": {"epoch": 1}})
         assert code == "unknown-option"
-        assert "did you mean `epochs`?" in detail
+        assert "Did you mean `epochs`?" in detail
         _, code, detail = await refusal_of(service, method={"name": "uniform", "options": {"epochs": 1}})
         assert code == "unknown-option"
         assert "there are no options" in detail
@@ -241,7 +241,7 @@ def test_names_are_checked_against_what_the_workers_have(service: Service, run_a
         assert (await refusal_of(service, task=task))[1] == "unknown-option"
         _, code, detail = await refusal_of(service, metric="acuracy")
         assert code == "invalid-spec"
-        assert "did you mean `accuracy`?" in detail
+        assert "Did you mean `accuracy`?" in detail
 
     run_async(use())
 

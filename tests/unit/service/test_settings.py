@@ -67,8 +67,8 @@ def test_a_socket_needs_no_tokens(environment: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_command_names_the_variable_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     message = capsys.readouterr().err
-    assert "`LADLE_ROOTS` must be set, but is not" in message
-    assert "`LADLE_RESULTS_DIR` must be set, but is not" in message
+    assert "`LADLE_ROOTS` must be set" in message
+    assert "`LADLE_RESULTS_DIR` must be set" in message
 
 
 def test_the_command_says_why_it_does_not_open_to_the_network(
@@ -76,7 +76,7 @@ def test_the_command_says_why_it_does_not_open_to_the_network(
 ) -> None:
     environment.setenv("LADLE_HOST", "0.0.0.0")
     assert main([]) == 2
-    assert "everybody in the network could submit jobs" in capsys.readouterr().err
+    assert "Everybody in the network could submit jobs" in capsys.readouterr().err
 
 
 def test_the_command_shows_no_password_when_it_refuses_a_url(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from ladle_worker.family import before_exec, end_tree
+from ladle_contracts.processes import end_with_parent
+from ladle_worker.family import end_tree
 from tests.polling import SOON_S, until
 from tests.servers import is_alive
 
@@ -42,13 +43,14 @@ def test_ending_a_tree_that_has_ended_is_no_error() -> None:
 def test_a_child_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     parent = (
         "import subprocess, sys, time\n"
-        "from ladle_worker.family import before_exec\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], preexec_fn=before_exec())\n"
+        "import signal\nfrom ladle_contracts.processes import end_with_parent\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(command, preexec_fn=end_with_parent(signal.SIGKILL))\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(600)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, preexec_fn=before_exec()
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent(signal.SIGKILL)
     ) as process:
         assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))

@@ -9,54 +9,82 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.names import is_counter
+from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.errors import CheckpointError
-from ladle_engine.progress import Pace, ProgressCallback
+from ladle_engine.progress import Pace, ProgressCallback, Warned
 
 CHUNK_ELEMENTS = 1 << 24
 
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
-    """One pass over all files. Raises `CheckpointError`: mismatched, non-finite or identical."""
-    check_names(checkpoints)
+    """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
+    check_names(checkpoints, on_event)
+    if not any(info.is_floating for info in checkpoints.tensors.values()):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"Weights must be real numbers to be trained and judged, but those of `{checkpoints.reference.name}` are "
+            f"complex. `combine_checkpoints` averages them.",
+        )
+    refuse_codes(checkpoints)
     pace = Pace(on_event, "check", len(checkpoints.checkpoints))
     differs = False
     with open_checkpoint(checkpoints.reference) as reference:
         for done, checkpoint in enumerate(checkpoints.checkpoints):
             with open_checkpoint(checkpoint) as reader:
-                for name, info in checkpoints.tensors.items():
+                present = reader.tensors()
+                for name in (name for name in checkpoints.tensors if name in present):
                     tensor = reader.read(name)
-                    if info.is_floating:
+                    if checkpoints.tensors[name].is_averaged:
                         refuse_non_finite(checkpoint, name, tensor)
                     differs = differs or not _equal(tensor, reference.read(name))
             pace.step(done + 1)
     if not differs:
+        raise _identical(checkpoints)
+
+
+def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
+    """Names, shapes and kinds of all tensors; reads headers only. Says what the readers chose between, and which single
+    numbers are passed over.
+
+    Raises `CheckpointError` (mismatched, identical), or (unsupported) where nothing is there to average.
+    """
+    if not any(info.is_averaged for info in checkpoints.tensors.values()):
         raise CheckpointError(
-            "identical-checkpoints",
-            f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the "
-            f"same weights: there is nothing to average.",
+            "unsupported-tensors",
+            f"Checkpoints must hold floating-point weights, but the {len(checkpoints.tensors)} tensors of "
+            f"`{checkpoints.reference.name}` are all integers. Save the weights in floating point.",
         )
-
-
-def check_names(checkpoints: CheckpointSet) -> None:
-    """Names, shapes and kinds of all tensors; reads headers only. Raises `CheckpointError` (mismatched)."""
+    if checkpoints.identical:
+        raise _identical(checkpoints)
+    notes: dict[str, list[str]] = {}
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
-            _compare(checkpoints, checkpoint, reader.tensors())
+            passed_over = _compare(checkpoints, checkpoint, reader.tensors())
+            for note in (*reader.notes, *passed_over):
+                notes.setdefault(note, []).append(checkpoint.name)
+    for note, names in notes.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        on_event(Warned(message=f"`{names[0]}`{more}: {note}."))
 
 
-def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
+def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """At most one note: the counters that the reference lacks, and that are passed over."""
     expected, reference = checkpoints.tensors, checkpoints.reference.name
-    missing = [name for name in expected if name not in tensors]
+    missing = [name for name in expected if name not in tensors and not is_counter(expected[name])]
     extra = [name for name in tensors if name not in expected]
+    passed_over = [name for name in extra if is_counter(tensors[name])]
     if missing:
         close = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.5)
         hint = f" It has `{close[0]}` instead; was it renamed?" if close else ""
         raise _mismatch(f"`{checkpoint.name}` lacks the tensor `{missing[0]}`, which `{reference}` has.{hint}")
-    if extra:
-        raise _mismatch(f"`{checkpoint.name}` has the tensor `{extra[0]}`, which `{reference}` lacks.")
+    if unknown := [name for name in extra if name not in passed_over]:
+        raise _mismatch(f"`{checkpoint.name}` has the tensor `{unknown[0]}`, which `{reference}` lacks.")
     for name, info in tensors.items():
+        if name not in expected:
+            continue
         if info.shape != expected[name].shape:
             raise _mismatch(
                 f"`{name}` has shape {info.shape} in `{checkpoint.name}`, but {expected[name].shape} in `{reference}`."
@@ -66,11 +94,25 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
                 f"`{name}` is {info.dtype} in `{checkpoint.name}`, but {expected[name].dtype} in `{reference}`: a "
                 f"{_kind(info)} tensor and a {_kind(expected[name])} one."
             )
+    if not passed_over:
+        return []
+    names = ", ".join(f"`{name}`" for name in passed_over[:3]) + (" ..." if len(passed_over) > 3 else "")
+    return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
+
+
+def _identical(checkpoints: CheckpointSet) -> CheckpointError:
+    return CheckpointError(
+        "identical-checkpoints",
+        f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
+        f"weights: there is nothing to average.",
+    )
 
 
 def _kind(info: TensorInfo) -> str:
     if info.dtype is torch.bool:
         return "boolean"
+    if info.dtype.is_complex:
+        return "complex"
     return "floating" if info.is_floating else "integer"
 
 
@@ -86,7 +128,7 @@ def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
-                f"infinite values. Leave that checkpoint out with `checkpoints`.",
+                f"infinite values. Leave that checkpoint out with `exclude`.",
             )
 
 
@@ -104,11 +146,14 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _comparable(tensor: Tensor) -> Tensor:
+    """In a type that torch compares and sums."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
     return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
 
 
 def _mismatch(what: str) -> CheckpointError:
     return CheckpointError(
         "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `checkpoints`.",
+        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude`.",
     )

@@ -1,220 +1,195 @@
-"""Finds the checkpoints in a folder and puts them in order of step."""
+"""Finds the checkpoints in a folder: those that are wanted, each once and in order."""
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ladle_engine.checkpoints.readers import open_checkpoint, shards_of
+from ladle_engine.checkpoints.duplicates import each_once
+from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, is_folder, refuse_unreadable
+from ladle_engine.checkpoints.filters import Filters
+from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.order import Order, arrange, listed
+from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.side_files import read_config, side_files
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.errors import CheckpointError
+from ladle_engine.progress import ProgressCallback, Warned
 
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-WEIGHTS_IN_FOLDER = (
-    ("model.safetensors", "safetensors"),
-    ("model.safetensors.index.json", "safetensors"),
-    ("pytorch_model.bin", "pickle"),
-    ("pytorch_model.bin.index.json", "pickle"),
-)
-"""What a checkpoint's own folder holds, the preferred first."""
-
-NOT_WEIGHTS = re.compile(r"^(optim|scheduler|lr_scheduler|scaler|rng_state|training_args|random_states)", re.IGNORECASE)
-"""Files that trainers leave beside the weights."""
-
-STEP_PATTERNS = (
-    r"step[=_-]?(\d+)",
-    r"(?:epoch|iteration|iter|checkpoint|ckpt)[=_-]?(\d+)",
-    r"(?<!\d)(?<!\d\.)(\d+)(?!\d)(?!\.\d)",
-)
-"""Where a step stands in a name, the most telling place first; the last is any whole number, but no part of a metric
-such as 0.31."""
-
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-NOT_SIDE_FILES = ("*.index.json", "trainer_state.json", "coefficients.json", "report.json")
-MAX_SIDE_FILE_BYTES = 64 << 20
+MOST_NAMES = 5
+"""Of one reason, in a message."""
 
 
 def discover(
     folder: Path,
     *,
     pattern: str | None = None,
+    exclude: str | Sequence[str] | None = None,
     last: int | None = None,
-    steps: Sequence[int] | None = None,
+    steps: Sequence[int | float] | None = None,
+    order: str = "auto",
     names: Sequence[str] | None = None,
 ) -> CheckpointSet:
-    """Reads names and headers only. Raises `CheckpointError`: none, too few, corrupt or unsafe.
+    """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
     Args:
         pattern: a glob on the checkpoint's name, which is its path relative to the folder.
-        last: only the last n by step.
+        exclude: a glob, or several, of names to leave out.
+        last: only the last n in order, after copies are left out.
         steps: only these steps; a missing one is an error.
-        names: these checkpoints, in this order; a missing one is an error.
+        order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
+        names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
+
+    Raises:
+        CheckpointError: none, too few, unreadable, corrupt or unsafe; or `last` needs an order that the names leave
+            open.
+        ValueError: an argument breaks its own rule.
     """
-    if not folder.is_dir():
+    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir` must be a folder, but `{folder}` is not.")
-    found = sorted(_find(folder), key=_order)
-    if not found:
-        raise CheckpointError(
-            "no-checkpoints",
-            f"`ckpt_dir` must hold checkpoints (*.safetensors, {', '.join('*' + s for s in PICKLE_SUFFIXES)}, or "
-            f"sub-folders such as checkpoint-100/), but `{folder}` holds none.",
-        )
-    chosen = _named(found, folder, names) if names is not None else _filter(found, folder, pattern, last, steps)
-    if len(chosen) < 2:
-        raise CheckpointError(
-            "too-few-checkpoints",
-            f"`ckpt_dir` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}"
-            f"{'' if len(chosen) == len(found) else f' of {len(found)} that match `checkpoints`'}: {_names(chosen)}.",
-        )
-    reference = chosen[-1]
+    candidates, passed_over = scan(folder)
+    if names is not None:
+        chosen = [_named(name, candidates, passed_over, folder) for name in names]
+        return _opened(folder, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
+    idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
+    passed_over = [each for each in passed_over if filters.wants(each.name)]
+    wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
+    if not wanted:
+        raise _nothing(folder, filters, candidates, passed_over)
+    # What is refused, such as a link that leads out, is not opened.
+    refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
+    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
+    ordered = _last(arrange(once.checkpoints, order), last)
+    if len(ordered.checkpoints) < 2:
+        raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
+    found = _opened(folder, ordered, candidates)
+    passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
+    return replace(found, warnings=(*idle, *passed, *once.warnings, *found.warnings), identical=once.identical)
+
+
+def _last(order: Order, last: int | None) -> Order:
+    if last is None or last >= len(order.checkpoints):
+        return order
+    if order.doubt:
+        raise CheckpointError("ambiguous-order", order.doubt)
+    return replace(order, checkpoints=order.checkpoints[-last:])
+
+
+def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_matters: bool) -> None:
+    """Says what was passed over and why, once.
+
+    Raises `CheckpointError` (ambiguous-order) where the order matters and the names leave it open.
+    """
+    for warning in checkpoints.warnings:
+        on_event(Warned(message=warning))
+    if checkpoints.doubt is None:
+        return
+    if order_matters:
+        raise CheckpointError("ambiguous-order", checkpoints.doubt)
+    on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
+
+
+def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> CheckpointSet:
+    """The set, with what the reference says about all. Raises `CheckpointError` for what cannot be used."""
+    refusals = {each.checkpoint.name: each.refusal for each in candidates if each.refusal is not None}
+    for checkpoint in order.checkpoints:
+        if checkpoint.name in refusals:
+            raise refusals[checkpoint.name]
+        for path in checkpoint.files:
+            refuse_unreadable(path)
+    reference = order.checkpoints[-1]
     home = reference.files[0].parent
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
+    beside = side_files(folder, home)
     return CheckpointSet(
         folder=folder,
-        checkpoints=tuple(chosen),
+        checkpoints=order.checkpoints,
         tensors=tensors,
-        config=_read_config(folder, home),
-        side_files=tuple(_side_files(folder, home)),
+        config=read_config(folder, home),
+        side_files=beside.paths,
+        home=home,
+        order=order.reason,
+        doubt=order.doubt,
+        warnings=(f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else (),
     )
 
 
-def _find(folder: Path) -> Iterable[Checkpoint]:
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        _refuse_escape(entry, folder)
-        if entry.is_dir():
-            weights = _weights_in(entry)
-            if weights is not None:
-                yield _checkpoint(entry.name, *weights, step=_trainer_step(entry))
-        elif entry.suffix == ".safetensors":
-            yield _checkpoint(entry.name, (entry,), "safetensors")
-        elif entry.suffix in PICKLE_SUFFIXES and not NOT_WEIGHTS.match(entry.name):
-            yield _checkpoint(entry.name, (entry,), "pickle")
-
-
-def _weights_in(folder: Path) -> tuple[tuple[Path, ...], str] | None:
-    """The weight files of a checkpoint that has a folder of its own."""
-    for name, kind in WEIGHTS_IN_FOLDER:
-        path = folder / name
-        if path.is_file():
-            files = shards_of(path) if name.endswith(".json") else (path,)
-            for file in files:
-                _refuse_escape(file, folder.parent)
-            return files, kind
-    return None
-
-
-def _refuse_escape(path: Path, folder: Path) -> None:
-    """A link must not lead out of the folder that the operator allowed."""
-    if not path.resolve().is_relative_to(folder.resolve()):
+def _named(name: str, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver], folder: Path) -> Candidate:
+    found = next((each for each in candidates if each.checkpoint.name == name), None)
+    if found is None:
+        why = next((f": it is {each.reason}" for each in passed_over if each.name == name), "")
         raise CheckpointError(
-            "path-not-allowed", f"Everything in `ckpt_dir` must lie inside it, but `{path}` is a link that leads out."
+            "no-checkpoints", f"`ckpt_dir` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
         )
+    return found
 
 
-def _checkpoint(name: str, files: tuple[Path, ...], kind: str, step: int | None = None) -> Checkpoint:
-    return Checkpoint(name=name, step=_step_in(name) if step is None else step, files=files, format=kind)
-
-
-def _step_in(name: str) -> int | None:
-    """`epoch=3-step=1200.ckpt` is 1200; `checkpoint-500` is 500; `epoch=07-val_loss=0.31.pt` is 7."""
-    stem = re.sub(r"\.(safetensors|pt|pth|bin|ckpt)$", "", name)
-    for pattern in STEP_PATTERNS:
-        if numbers := re.findall(pattern, stem, re.IGNORECASE):
-            return int(numbers[-1])
-    return None
-
-
-def _trainer_step(folder: Path) -> int | None:
-    state = _read_json(folder / "trainer_state.json")
-    step = state.get("global_step") if state else None
-    return step if isinstance(step, int) else None
-
-
-def _order(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """By step; those without one last, by natural name."""
-    natural = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", checkpoint.name)]
-    return (checkpoint.step is None, checkpoint.step or 0, natural)
-
-
-def _filter(
-    found: list[Checkpoint], folder: Path, pattern: str | None, last: int | None, steps: Sequence[int] | None
-) -> list[Checkpoint]:
-    chosen = found
-    if pattern is not None and not isinstance(pattern, str):
-        raise ValueError(f"`pattern` must be a text, but is {pattern!r}.")
-    if steps is not None and (isinstance(steps, str) or not all(isinstance(step, int) for step in steps)):
-        raise ValueError(f"`steps` must be whole numbers, but are {steps!r}.")
-    if last is not None and (not isinstance(last, int) or last < 1):
-        raise ValueError(f"`last` must be at least 1, but is {last!r}.")
-    if pattern is not None:
-        chosen = [checkpoint for checkpoint in chosen if fnmatch.fnmatchcase(checkpoint.name, pattern)]
-        if not chosen:
-            raise CheckpointError(
-                "no-checkpoints",
-                f"`pattern` must match a checkpoint in `{folder}`, but `{pattern}` matches none of: {_names(found)}.",
-            )
-    if steps is not None:
-        present = {checkpoint.step for checkpoint in chosen}
-        if missing := [step for step in steps if step not in present]:
-            raise CheckpointError(
-                "no-checkpoints",
-                f"`steps` must be steps of checkpoints in `{folder}`, but {missing[0]} is none. There are: "
-                f"{', '.join(str(step) for step in sorted(step for step in present if step is not None))}.",
-            )
-        chosen = [checkpoint for checkpoint in chosen if checkpoint.step in steps]
-    return chosen if last is None else chosen[-last:]
-
-
-def _named(found: list[Checkpoint], folder: Path, names: Sequence[str]) -> list[Checkpoint]:
-    by_name = {checkpoint.name: checkpoint for checkpoint in found}
-    if missing := [name for name in names if name not in by_name]:
+def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> list[Checkpoint]:
+    if filters.steps is None:
+        return list(wanted)
+    step_of = {each.name: each.step for each in arrange(wanted, filters.order).checkpoints}
+    present = sorted({step for step in step_of.values() if step is not None})
+    if missing := [step for step in filters.steps if step not in present]:
         raise CheckpointError(
-            "no-checkpoints", f"`ckpt_dir` must hold the checkpoint `{missing[0]}`, but `{folder}` does not."
+            "no-checkpoints",
+            f"`steps` must be steps of checkpoints in `{folder}`, but {missing[0]} is none. There are: "
+            f"{', '.join(map(str, present)) or 'none'}.",
         )
-    return [by_name[name] for name in names]
+    return [each for each in wanted if step_of[each.name] in filters.steps]
 
 
-def _names(checkpoints: Sequence[Checkpoint]) -> str:
-    names = [f"`{checkpoint.name}`" for checkpoint in checkpoints[:10]]
-    return ", ".join(names) + (f" and {len(checkpoints) - 10} more" if len(checkpoints) > 10 else "") or "none"
+def _idle(filters: Filters, folder: Path, names: Iterable[str]) -> list[str]:
+    """Says where `exclude` does nothing, perhaps misspelt."""
+    globs = filters.idle([*names, *(entry.name for entry in folder.iterdir())])
+    return [f"`exclude` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
 
 
-def _read_config(*folders: Path) -> Mapping[str, Any] | None:
-    return next((config for folder in folders if (config := _read_json(folder / "config.json")) is not None), None)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """None when there is no such file. Raises `CheckpointError` for one that is not a JSON object."""
-    if not path.is_file():
-        return None
-    try:
-        parsed = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            "corrupt-checkpoint", f"`{path}` must be a JSON file, but does not parse ({error})."
-        ) from error
-    if not isinstance(parsed, dict):
-        raise CheckpointError(
-            "corrupt-checkpoint", f"`{path}` must be a JSON object, but is a {type(parsed).__name__}."
+def _nothing(
+    folder: Path, filters: Filters, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver]
+) -> CheckpointError:
+    passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    if candidates:
+        there = [each.checkpoint for each in candidates]
+        matched = any(filters.matches(each.name) for each in there)
+        rule = (
+            f"`exclude` must leave some checkpoints of `{folder}`, but leaves none of"
+            if matched
+            else f"`pattern` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
         )
-    return parsed
+        return CheckpointError("no-checkpoints", f"{rule}: {listed(there)}.{passed}")
+    entries = sorted(entry.name for entry in folder.iterdir())
+    holds = f" It holds: {_several(entries)}." if entries else " It is empty."
+    return CheckpointError(
+        "no-checkpoints",
+        f"`ckpt_dir` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, or "
+        f"folders such as checkpoint-100/), but `{folder}` holds none.{passed}{holds}",
+    )
 
 
-def _side_files(*folders: Path) -> Iterable[Path]:
-    """Config, tokenizer and the like, by name once, the checkpoint folder's own first. Never a pickle."""
-    seen: set[str] = set()
-    for folder in dict.fromkeys(folders):
-        for pattern in SIDE_FILES:
-            for path in sorted(folder.glob(pattern)):
-                skipped = any(fnmatch.fnmatchcase(path.name, other) for other in NOT_SIDE_FILES)
-                plain = path.is_file() and path.resolve().is_relative_to(folders[0].resolve())
-                if not skipped and plain and path.name not in seen and path.stat().st_size <= MAX_SIDE_FILE_BYTES:
-                    seen.add(path.name)
-                    yield path
+def _too_few(
+    folder: Path, chosen: Sequence[Checkpoint], found: int, passed_over: Sequence[PassedOver]
+) -> CheckpointError:
+    of = "" if len(chosen) == found else f" of {found} that `pattern`, `exclude`, `steps` and `last` leave"
+    passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    return CheckpointError(
+        "too-few-checkpoints",
+        f"`ckpt_dir` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}{of}: "
+        f"{listed(chosen)}.{passed}",
+    )
+
+
+def with_reasons(passed_over: Sequence[PassedOver]) -> str:
+    """`a`, `b` (reason); `c` (another)."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for each in passed_over:
+        by_reason[each.reason].append(each.name)
+    return "; ".join(f"{_several(names)} ({reason})" for reason, names in by_reason.items())
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(f"`{name}`" for name in names[:MOST_NAMES]) + more

@@ -4,75 +4,101 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ladle_engine.checkpoints.pickle_entries import entries_of
 from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.state_dicts import Inert, NumpyArray, StateDict, find_state_dict
+from ladle_engine.checkpoints.tensor_kinds import CLASSES, unsupported
 from ladle_engine.errors import CheckpointError
 
 MINIMUM_TORCH = (2, 10)
 """Earlier versions run code from a file in spite of `weights_only=True`."""
 
-NESTING_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
-"""Where training scripts keep the weights inside a checkpoint, the most telling name first."""
-EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict")
-"""Taken only where there is nothing else: an EMA is another model than the one trained."""
+STAND_INS: list[Any] = [
+    (Inert, "numpy.dtype"),
+    *((Inert, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (NumpyArray, "numpy.ndarray"),
+    *((NumpyArray, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+"""What trainers often leave beside the weights (a best accuracy, a random state): torch puts classes of ours there, so
+that nothing of numpy's is called."""
+
+_LOADING = threading.Lock()
+"""Stand-ins are torch's setting of the whole process: two loads would take them from each other."""
+
+UNSAFE_ADVICE = "Save the weights alone (`torch.save(model.state_dict(), ...)`), best as safetensors."
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Raises `CheckpointError`: unsafe for a pickle that wants more than tensors, corrupt for a broken one."""
+def load_state_dict(path: Path) -> StateDict:
+    """Raises `CheckpointError`: unsafe for a pickle that wants more than tensors and plain values, corrupt for a
+    broken one, unsupported for a kind of tensor that cannot be averaged."""
     _check_torch()
-    loaded = _load(path)
-    tensors = _find_tensors(loaded)
-    if tensors is None:
-        raise corrupt(
-            path,
-            f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
-            f"holds {_describe(loaded)}; if it is no checkpoint, leave it out with `checkpoints`",
-        )
-    return tensors
+    return find_state_dict(path, _load(path))
 
 
 def _load(path: Path) -> Any:
     try:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return _weights_only(path, mmap=True)
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
             # The format of before torch 1.6 cannot be mapped; it is read whole, weights-only all the same.
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _weights_only(path, mmap=False)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted or "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            what = f"`{wanted.group(1)}`" if wanted else "something else"
-            raise CheckpointError(
-                "unsafe-checkpoint",
-                f"The checkpoint file `{path}` must hold tensors only, but its pickle asks for {what}. It was not run. "
-                f"Save the weights alone, best as safetensors.",
-            ) from error
-        raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
-    except MemoryError:
+        raise _refusal(path, str(error)) from error
+    except (MemoryError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.
-        raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(error)})") from error
+        raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(str(error))})") from error
 
 
-def _find_tensors(loaded: Any) -> dict[str, Tensor] | None:
-    """The state dict, which may be nested: `{"model": {...}, "optimizer": ...}`."""
-    if not isinstance(loaded, Mapping):
-        return None
-    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        return {str(name): value for name, value in loaded.items()}
-    for key in (*NESTING_KEYS, *EMA_KEYS):
-        if key in loaded and (found := _find_tensors(loaded[key])) is not None:
-            return found
-    return None
+def _weights_only(path: Path, mmap: bool) -> Any:
+    with _LOADING, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
+        # Protocol 3 loads all the same; for newer ones there is an error besides.
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _refusal(path: Path, said: str) -> CheckpointError:
+    """What torch said, in terms of the file's entries."""
+    entries = entries_of(path)
+    if wanted := re.search(r"GLOBAL (\S+)", said):
+        return _unwanted(path, wanted.group(1), entries.get(wanted.group(1), ()))
+    # Some kinds of tensors torch loads only when the module of their class was imported.
+    if kind := next((kind for kind in CLASSES if kind in entries), None):
+        return _unwanted(path, kind, entries[kind])
+    if re.search(r"Unsupported operand 1[45]\d\b", said):
+        return CheckpointError(
+            "unsafe-checkpoint",
+            f"The checkpoint file `{path}` must have the pickle protocol 2, which `torch.save` writes, but has a newer "
+            f"one, which torch does not read safely. {UNSAFE_ADVICE}",
+        )
+    if "weights_only" in said.lower() and "unsupported" in said.lower():
+        return CheckpointError(
+            "unsafe-checkpoint",
+            f"The checkpoint file `{path}` must hold tensors and plain values only, but its pickle asks for something "
+            f"else. It was not run. {UNSAFE_ADVICE}",
+        )
+    return corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(said)})")
+
+
+def _unwanted(path: Path, wanted: str, keys: tuple[str, ...]) -> CheckpointError:
+    if wanted in CLASSES:
+        return unsupported(path, keys[-1] if keys else "an entry", CLASSES[wanted])
+    entry = " / ".join(f"`{key}`" for key in keys)
+    return CheckpointError(
+        "unsafe-checkpoint",
+        f"The checkpoint file `{path}` must hold tensors and plain values only, but "
+        f"{f'its entry {entry} asks' if keys else 'its pickle asks'} for `{wanted}`. It was not run. {UNSAFE_ADVICE}",
+    )
 
 
 def _check_torch() -> None:
@@ -85,11 +111,5 @@ def _check_torch() -> None:
         )
 
 
-def _describe(loaded: Any) -> str:
-    if isinstance(loaded, Mapping):
-        return "a dict of " + (", ".join(f"`{key}`" for key in list(loaded)[:6]) or "nothing")
-    return f"a {type(loaded).__name__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _first_line(text: str) -> str:
+    return (text.splitlines() or ["no reason was given"])[0][:200]

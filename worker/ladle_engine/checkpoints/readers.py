@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +12,11 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickle_file import load_state_dict
 from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
+from ladle_engine.checkpoints.tensor_kinds import dense
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
-
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""Prefixes that DistributedDataParallel, torch.compile and FSDP put before every name."""
 
 
 class SafetensorsReader:
@@ -34,7 +32,8 @@ class SafetensorsReader:
                     raise corrupt(path, f"must not repeat `{name}`, which `{self._file_of[name].name}` has too")
                 stored[name] = info
                 self._file_of[name] = path
-        self._stored_name = unwrapped(stored)
+        self.notes: tuple[str, ...] = ()
+        self._stored_name = asked_for(checkpoint.like, stored)
         self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
         self._open: dict[Path, Any] = {}
         self._opening = threading.Lock()
@@ -51,6 +50,9 @@ class SafetensorsReader:
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
+
+    def stored_names(self) -> Mapping[str, str]:
+        return self._stored_name
 
     def read(self, name: str) -> Tensor:
         original = self._stored_name[name]
@@ -69,13 +71,20 @@ class PickleReader:
     """One `.pt` file or the shards of an index, read weights-only; memory-mapped where its format allows."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        stored: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        notes: list[str] = []
         for path in checkpoint.files:
             loaded = load_state_dict(path)
-            if repeated := stored.keys() & loaded.keys():
+            if repeated := self._weights.keys() & loaded.tensors.keys():
                 raise corrupt(path, f"must not repeat `{min(repeated)}`, which another shard has too")
-            stored |= loaded
-        self._weights = {name: stored[original] for name, original in unwrapped(stored).items()}
+            self._weights |= loaded.tensors
+            notes += loaded.notes
+        self.notes: tuple[str, ...] = tuple(dict.fromkeys(notes))
+        stored = {
+            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
+        }
+        self._stored_name = asked_for(checkpoint.like, stored)
+        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +95,13 @@ class PickleReader:
         self._weights.clear()
 
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return {
-            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
-        }
+        return self._tensors
+
+    def stored_names(self) -> Mapping[str, str]:
+        return self._stored_name
 
     def read(self, name: str) -> Tensor:
-        return self._weights[name].detach()
+        return dense(self._weights[self._stored_name[name]])
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:
@@ -128,32 +138,3 @@ READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {
     "safetensors": SafetensorsReader,
     "pickle": PickleReader,
 }
-
-
-def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Name without wrappers -> name as stored. A wrapper is taken off only when every name has it."""
-    mapping = {name: name for name in names}
-    while mapping:
-        prefix = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in mapping)), None)
-        if prefix is None:
-            break
-        mapping = {name.removeprefix(prefix): original for name, original in mapping.items()}
-    return mapping
-
-
-def shards_of(index: Path) -> tuple[Path, ...]:
-    """The files that an index names, each checked to be a plain name beside it. Raises `CheckpointError`."""
-    try:
-        parsed = json.loads(index.read_text())
-        names = sorted(set(parsed["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise corrupt(index, "must be a JSON object with a `weight_map` of file names") from error
-    shards = []
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise corrupt(index, f"must name shards beside it, but names {name!r}")
-        shard = index.parent / name
-        if not shard.is_file():
-            raise corrupt(index, f"names the shard `{name}`, but there is no such file")
-        shards.append(shard)
-    return tuple(shards)

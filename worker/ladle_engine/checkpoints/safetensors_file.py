@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ladle_engine.checkpoints.tensor_kinds import dtype_kind, unsupported
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.errors import CheckpointError
 
@@ -28,12 +29,23 @@ DTYPES: dict[str, torch.dtype] = {
     "U64": torch.uint64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "C64": torch.complex64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+UNSUPPORTED_DTYPES = {
+    "F4": "float4_e2m1fn_x2",
+    "F6_E2M3": "float6_e2m3",
+    "F6_E3M2": "float6_e3m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+"""Types of the format that have no average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +80,15 @@ def read_header(path: Path) -> Header:
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise corrupt(path, f"must describe `{name}` by dtype, shape and data_offsets")
-    if entry["dtype"] not in DTYPES:
-        raise corrupt(path, f"has `{name}` of dtype {entry['dtype']!r}, which Ladle does not know")
+    dtype = entry["dtype"]
+    if isinstance(dtype, str) and dtype in UNSUPPORTED_DTYPES:
+        raise unsupported(path, name, dtype_kind(UNSUPPORTED_DTYPES[dtype]))
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise corrupt(path, f"has `{name}` of dtype {dtype!r}, which Ladle does not know")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
         raise corrupt(path, f"must give `{name}` a shape and two offsets of whole numbers")
-    info = TensorInfo(shape=tuple(shape), dtype=DTYPES[entry["dtype"]])
+    info = TensorInfo(shape=tuple(shape), dtype=DTYPES[dtype])
     if offsets[1] - offsets[0] != math.prod(shape) * info.dtype.itemsize:
         raise corrupt(path, f"has `{name}` of shape {shape}, which does not fill its {offsets[1] - offsets[0]:,} bytes")
     return info

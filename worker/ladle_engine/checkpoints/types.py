@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+FLOATING_DTYPES = frozenset(
+    {
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    }
+)
+"""float8_e8m0fnu and float4_e2m1fn_x2 are not here: scales and packed codes of quantised weights have no average."""
+
+INTEGER_DTYPES = frozenset(
+    {
+        *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    }
+)
+
+SUPPORTED_DTYPES = FLOATING_DTYPES | INTEGER_DTYPES | {torch.complex64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +42,26 @@ class TensorInfo:
     def is_floating(self) -> bool:
         return self.dtype.is_floating_point
 
+    @property
+    def is_averaged(self) -> bool:
+        """Floating or complex; all others are taken from one checkpoint."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
 
 class TensorReader(Protocol):
-    """One open checkpoint. Names are normalised: wrappers such as `module.` are gone."""
+    """One open checkpoint. Its names are the reference's, whatever prefixes the file has."""
+
+    notes: tuple[str, ...]
+    """What was decided while it was opened and the user should know, without the checkpoint's name."""
 
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
+    def stored_names(self) -> Mapping[str, str]:
+        """Name -> name in the file."""
+        ...
+
     def read(self, name: str) -> Tensor:
-        """The tensor in its own dtype, on the CPU, memory-mapped where the format allows: never write to it."""
+        """The tensor in its own dtype, on the CPU, contiguous, memory-mapped where possible: never write to it."""
         ...
 
 
@@ -42,11 +71,13 @@ class Checkpoint:
 
     name: str
     """Its path relative to the folder: `epoch-3.safetensors`, `checkpoint-100`."""
-    step: int | None
+    step: int | float | None
     files: tuple[Path, ...]
     """The weight files: one, or the shards of an index."""
     format: str
     """A key of `readers.READERS`."""
+    like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
+    """The tensors of its set: the names under which its own are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +92,21 @@ class CheckpointSet:
     """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
     side_files: tuple[Path, ...]
     """Config, tokenizer and other small files that belong to the model and are copied to the output."""
+    home: Path
+    """The folder of the reference checkpoint's files."""
+    order: str = "name"
+    """What the order is by, for people: `step`, `epoch and step`, `number in the name`."""
+    doubt: str | None = None
+    """Where the names allow two orders: which, and how to choose."""
+    warnings: tuple[str, ...] = ()
+    """What was passed over or left out, and why."""
+    identical: bool = False
+    """All hold the same weights."""
+
+    def __post_init__(self) -> None:
+        # Every checkpoint is to answer to the reference's names, whatever prefixes its own file has.
+        asked = tuple(replace(checkpoint, like=self.tensors) for checkpoint in self.checkpoints)
+        object.__setattr__(self, "checkpoints", asked)
 
     @property
     def names(self) -> tuple[str, ...]:

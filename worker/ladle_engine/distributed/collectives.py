@@ -18,6 +18,10 @@ from torch.distributed.distributed_c10d import _get_default_store as get_default
 
 from ladle_engine.errors import EngineError
 
+# torch 2.13 gave these two new names, and warns of the old ones.
+_all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 ROLL_CALL_S = 5.0
 """How long ranks have to answer after a collective has failed."""
 
@@ -138,12 +142,12 @@ class ProcessGroup:
                 dist.all_to_all_single(parts, tensor, group=self.group)
                 return parts.view(self.size, -1).sum(dim=0)
             shard = tensor.new_empty(len(tensor) // self.size)
-            dist.reduce_scatter_single(shard, tensor, group=self.group)
+            _reduce_scatter_single(shard, tensor, group=self.group)
             return shard
 
     def all_gather_into(self, whole: Tensor, shard: Tensor) -> None:
         with self._translate_collective_errors():
-            dist.all_gather_single(whole, shard, group=self.group)
+            _all_gather_single(whole, shard, group=self.group)
 
     def differentiable_all_reduce(self, tensor: Tensor) -> Tensor:
         summed: Tensor = _DifferentiableSum.apply(tensor, self)  # type: ignore[no-untyped-call]  # torch has no types
@@ -191,7 +195,7 @@ class ProcessGroup:
             yield
         except RuntimeError as error:
             # A model has errors of its own, which another attempt would not mend.
-            if isinstance(error, RankLostError) or not _is_of_a_collective(error):
+            if isinstance(error, RankLostError) or not is_lost_rank(error):
                 raise
             raise _lost(error) from error
 
@@ -205,9 +209,12 @@ class ProcessGroup:
             raise _lost(error) from error
 
 
-def _is_of_a_collective(error: RuntimeError) -> bool:
-    """gloo has no class of its own for its errors, but each names the place in its source."""
-    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed."""
+    if isinstance(error, (RankLostError, dist.DistError)):
+        return True
+    # gloo has no class of its own for its errors, but each names the place in its source.
+    return isinstance(error, RuntimeError) and re.search(r"gloo/\S+\.(cc|h):\d+", str(error)) is not None
 
 
 def _lost(error: RuntimeError) -> RankLostError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping
 
 
@@ -19,6 +21,10 @@ class FixedMethod:
 
     weight_vectors: ClassVar[int] = 0
     mixes: ClassVar[bool] = True
+    combines_checkpoints: ClassVar[bool] = True
+
+    def check(self, options: Any, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        return
 
     def starts_from(self, options: Any) -> str | None:
         return None
@@ -50,6 +56,12 @@ class Method(Protocol):
     """Vectors of the model's size that it keeps besides the directions; the memory plan counts them."""
     mixes: ClassVar[bool]
     """Whether it may choose anything but a single checkpoint."""
+    combines_checkpoints: ClassVar[bool]
+    """Whether what it chooses is a combination of checkpoints and nothing else, from which others can start."""
+
+    def check(self, options: Any, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        """Raises `MethodError` for options that cannot work with these checkpoints. Called before any method runs."""
+        ...
 
     def starts_from(self, options: Any) -> str | None:
         """The checkpoint or the method that training starts from; None where nothing is trained."""

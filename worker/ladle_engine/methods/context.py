@@ -20,6 +20,7 @@ from ladle_engine.evaluation.statistics_choice import StatisticsChoice
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
+from ladle_engine.output.overflow import largest, limit, too_large
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
@@ -99,8 +100,6 @@ class MethodContext:
     on_event: ProgressCallback
     choices: dict[str, Choice] = field(default_factory=dict, init=False)
     """What the methods that have run chose, by name."""
-    choosing: list[str] = field(default_factory=list, init=False)
-    """The methods that are running: the first one, the one that it starts from, and so on."""
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     evaluations: Evaluations = field(init=False)
 
@@ -143,8 +142,8 @@ class MethodContext:
         if single is not None:
             name = self.checkpoints.names[single]
             self.binding.load(self.checkpoints.checkpoints[single])
-            if too_large := self._round(self.binding.parameters) + self._round(self.binding.statistics):
-                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", too_large))
+            if peaks := self._round(self.binding.parameters) | self._round(self.binding.statistics):
+                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
@@ -158,14 +157,14 @@ class MethodContext:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
-        too_large = self._round(self.binding.parameters)
+        peaks = self._round(self.binding.parameters)
         if recomputed is None:
             recomputed = self.statistics.policy.recompute(coefficients.alpha_KG, groups)
         else:
             for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)
-        if too_large := too_large + self._round(self.binding.statistics):
-            raise MethodError("non-finite-loss", self._too_large("the average", too_large))
+        if peaks := peaks | self._round(self.binding.statistics):
+            raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
 
     def use_reference_counters(self) -> None:
@@ -176,29 +175,29 @@ class MethodContext:
             target.copy_(self._reference_counters[name])
 
     @torch.no_grad()
-    def _round(self, tensors: Mapping[str, Tensor]) -> list[str]:
+    def _round(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """What is judged is what will be written: rounded to the output's type.
 
-        Collective: the names of those that are too large for it. They are the same on every rank, because each may hold
-        only a part.
+        Collective: those that are too large for it, with their largest value. They are the same on every rank, because
+        each may hold only a part.
         """
         rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
         if not rounded:
-            return []
-        infinite = torch.zeros(len(rounded))
+            return {}
+        peaks = torch.zeros(len(rounded))
         for index, name in enumerate(rounded):
             local, _ = local_part(tensors[name])
+            peak = largest(local)
+            if not peak < limit(self.output_dtypes[name]):
+                peaks[index] = peak
             local.copy_(local.to(self.output_dtypes[name]))
-            infinite[index] = not bool(torch.isfinite(local).all())
-        return [
-            name for name, count in zip(rounded, self.collectives.all_reduce(infinite).tolist(), strict=True) if count
-        ]
+        size = self.collectives.size
+        of_all = self.collectives.all_gather(peaks, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
+        return {name: peak for name, peak in zip(rounded, of_all.tolist(), strict=True) if peak != 0.0}
 
-    def _too_large(self, what: str, names: Sequence[str]) -> str:
-        return (
-            f"Weights must be finite as {self.output_dtypes[names[0]]}, but `{names[0]}` of {what} is too large for "
-            f"it. Choose another `dtype`."
-        )
+    def _too_large(self, whose: str, peaks: Mapping[str, float]) -> str:
+        name, peak = next(iter(peaks.items()))
+        return too_large(name, whose, peak, self.output_dtypes[name])
 
     def race(
         self,

@@ -15,7 +15,8 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod, NoOptions
-from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.methods.context import Choice, MethodContext, Plan
+from ladle_engine.model.binding import Binding
 from ladle_engine.options import option
 
 ALL_K = 32
@@ -89,13 +90,16 @@ class LastK(FixedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
 
-    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
-        K = len(context.checkpoints.names)
+    def check(self, options: LastKOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        K = len(checkpoint_names)
         if options.k is not None and options.k > K:
             raise MethodError(
                 "invalid-method-options",
                 f"`k` of method `last-k` must be at most the number of checkpoints ({K}), but is {options.k}.",
             )
+
+    def choose(self, context: MethodContext, options: LastKOptions) -> Choice:
+        K = len(context.checkpoints.names)
         k = options.k or self._choose_k(context, K)
         return Choice(coefficients=last_k(context, k), label=f"last-k (k = {k})")
 
@@ -176,3 +180,9 @@ def ema(context: MethodContext, decay: float) -> Coefficients:
     alpha_K = (1 - decay) * decay**ages_K
     alpha_K[0] = decay ** (K - 1)
     return context.coefficients(alpha_K)
+
+
+def needs_order(plan: Plan) -> bool:
+    """Whether all that was asked for goes by the order of the checkpoints. `auto` tries other methods too."""
+    asked = set(plan.methods) - {Best.name}
+    return bool(asked) and asked <= {LastK.name, Ema.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.model.groups import HELP, Grouping, group
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
 from ladle_engine.progress import Warned
 
@@ -37,18 +39,20 @@ class Given(FixedMethod):
     def grouping(self, options: GivenOptions) -> Grouping:
         return options.groups
 
+    def check(self, options: GivenOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        groups = group(binding, options.groups)
+        wrong = _wrong_sum(_as_matrix(options.coefficients, tuple(checkpoint_names), groups.names), groups)
+        if wrong is not None and not options.any_sum:
+            total, where = wrong
+            raise _invalid(f"sum to 1{where}, unless `any_sum` is true", f"{total:.7g} in sum")
+
     def choose(self, context: MethodContext, options: GivenOptions) -> Choice:
         groups = group(context.binding, options.groups)
         names = context.checkpoints.names
         alpha_KG = _as_matrix(options.coefficients, names, groups.names)
-        sums_G = alpha_KG.sum(dim=0)
-        wrong = [g for g, total in enumerate(sums_G.tolist()) if abs(total - 1.0) > SUM_TOLERANCE]
         label = self.name
-        if wrong:
-            total = float(sums_G[wrong[0]])
-            where = f" in group `{groups.names[wrong[0]]}`" if len(groups) > 1 else ""
-            if not options.any_sum:
-                raise _invalid(f"sum to 1{where}, unless `any_sum` is true", f"{total:.7g} in sum")
+        if wrong := _wrong_sum(alpha_KG, groups):
+            total, where = wrong
             context.on_event(
                 Warned(message=f"The given coefficients sum to {total:.7g}{where}: the result is not an average.")
             )
@@ -57,6 +61,15 @@ class Given(FixedMethod):
             coefficients=Coefficients(checkpoints=names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG),
             label=label,
         )
+
+
+def _wrong_sum(alpha_KG: Tensor, groups: Groups) -> tuple[float, str] | None:
+    """The first one that is not 1, and in which group."""
+    sums_G = alpha_KG.sum(dim=0).tolist()
+    for name, total in zip(groups.names, sums_G, strict=True):
+        if abs(total - 1.0) > SUM_TOLERANCE:
+            return total, f" in group `{name}`" if len(groups) > 1 else ""
+    return None
 
 
 def _as_matrix(given: Any, names: tuple[str, ...], groups: tuple[str, ...]) -> Tensor:

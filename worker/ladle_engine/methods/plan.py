@@ -1,15 +1,19 @@
-"""`auto`: which methods run, with which options."""
+"""Which methods run, with which options; and what is refused before any of them does."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ladle_engine.errors import MethodError
+from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Plan
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
+from ladle_engine.methods.trained import CENTRE, ONE_WEIGHT, bad_start
+from ladle_engine.model.binding import Binding
+from ladle_engine.model.groups import Groups, group, whole_model
 from ladle_engine.options import option, parse_options
 
 
@@ -91,3 +95,74 @@ def _with_starts(methods: list[str], options: Mapping[str, Any]) -> list[str]:
             if start in METHODS:
                 waiting.append(start)
     return found
+
+
+def refuse_bad_starts(plan: Plan, checkpoint_names: Sequence[str]) -> None:
+    """Raises `MethodError` for a `start` that is no checkpoint and no method, or that leads back to where it began."""
+    for name in plan.with_starts:
+        passed = [name]
+        while (start := _start(plan, passed[-1])) is not None and start != CENTRE and start not in checkpoint_names:
+            _refuse_start(passed[-1], start, checkpoint_names)
+            if start in passed:
+                _refuse_circle(passed[passed.index(start) :])
+            passed.append(start)
+
+
+def refuse_bad_options(plan: Plan, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+    """Raises `MethodError` for options that cannot work with these checkpoints or this model."""
+    for name in plan.with_starts:
+        try:
+            METHODS[name].check(plan.options[name], binding, checkpoint_names)
+        except MethodError as error:
+            if name in plan.methods:
+                raise
+            starter = next(other for other in plan.with_starts if _start(plan, other) == name)
+            raise MethodError(
+                error.code,
+                f"Method `{starter}` starts from `{name}`, whose options go into `options` of `auto`. {error.message}",
+            ) from error
+        start = _start(plan, name)
+        if start is not None and start not in checkpoint_names and start in METHODS:
+            _refuse_finer(plan, name, start, binding)
+
+
+def _refuse_finer(plan: Plan, name: str, start: str, binding: Binding) -> None:
+    """A group cannot start from several groups of a trained method, which have weights of their own."""
+    if not isinstance(METHODS[start], TrainedMethod):
+        return
+    own, theirs = _groups(plan, name, binding), _groups(plan, start, binding)
+    pairs = {(own.of[tensor], theirs.of[tensor]) for tensor in binding.floating}
+    for index, group_name in enumerate(own.names):
+        if len([pair for pair in pairs if pair[0] == index]) > 1:
+            raise bad_start(name, ONE_WEIGHT, f"`{start}` with several in the group `{group_name}`")
+
+
+def _start(plan: Plan, name: str) -> str | None:
+    return METHODS[name].starts_from(plan.options[name])
+
+
+def _groups(plan: Plan, name: str, binding: Binding) -> Groups:
+    grouping = METHODS[name].grouping(plan.options[name])
+    return whole_model(binding) if grouping is None else group(binding, grouping)
+
+
+def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> None:
+    if start == method:
+        raise bad_start(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
+    if start in METHODS:
+        if not METHODS[start].combines_checkpoints:
+            raise bad_start(method, "be a combination of checkpoints", f"`{start}`, one of random directions")
+        return
+    known = [*checkpoint_names, *METHODS]
+    near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
+    raise bad_start(
+        method,
+        f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
+        f"`{start}`",
+        f" Did you mean `{near[0]}`?" if near else "",
+    )
+
+
+def _refuse_circle(methods: Sequence[str]) -> None:
+    steps = ", ".join(f"`{one}` from `{next}`" for one, next in zip(methods, [*methods[1:], methods[0]], strict=True))
+    raise MethodError("invalid-method-options", f"`start` must not lead back to its own method, but these do: {steps}.")

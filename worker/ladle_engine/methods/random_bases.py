@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
+from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
@@ -49,14 +51,17 @@ class RandomBases(TrainedMethod):
     )
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1804.08838"
     options_type: ClassVar[type] = RandomOptions
+    combines_checkpoints: ClassVar[bool] = False
 
-    def choose(self, context: MethodContext, options: RandomOptions) -> Choice:
-        if options.dimensions > context.binding.num_parameters:
+    def check(self, options: RandomOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        if options.dimensions > binding.num_parameters:
             raise MethodError(
                 "invalid-method-options",
                 f"`dimensions` of method `random` must be at most the number of parameters "
-                f"({context.binding.num_parameters}), but is {options.dimensions}.",
+                f"({binding.num_parameters}), but is {options.dimensions}.",
             )
+
+    def choose(self, context: MethodContext, options: RandomOptions) -> Choice:
         groups = group(context.binding, options.groups)
         start = Coefficients(
             checkpoints=context.checkpoints.names,

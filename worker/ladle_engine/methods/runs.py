@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.errors import MethodError
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.registry import METHODS
 
@@ -12,20 +11,9 @@ def run_once(context: MethodContext, method: str) -> Choice:
     """Collective: what a method chose earlier in this job, before a crash, or just now.
 
     A method that the job does not name (others may start from it) runs with the job's options for it, or the defaults.
-    Raises `MethodError`, also for methods that start from each other.
     """
-    if method in context.choosing:
-        circle = " and ".join(f"`{name}`" for name in context.choosing)
-        raise MethodError(
-            "invalid-method-options",
-            f"`start` must not lead back to its own method, but {circle} start from each other.",
-        )
     if method not in context.choices:
-        context.choosing.append(method)
-        try:
-            context.choices[method] = _load(context, method) or _run(context, method)
-        finally:
-            context.choosing.remove(method)
+        context.choices[method] = _load(context, method) or _run(context, method)
     return context.choices[method]
 
 

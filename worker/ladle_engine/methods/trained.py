@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -116,7 +115,7 @@ class TrainedOptions:
 
 
 def start_of(context: MethodContext, method: str, start: str, groups: Groups) -> Tensor:
-    """Collective: float64 K x G. Raises `MethodError` for a name that is neither a checkpoint nor another method."""
+    """Collective: float64 K x G. `start` is a name that `refuse_bad_starts` lets through."""
     K = len(context.checkpoints.names)
     if start == CENTRE:
         return torch.full((K, len(groups)), 1.0 / K, dtype=torch.float64)
@@ -124,48 +123,26 @@ def start_of(context: MethodContext, method: str, start: str, groups: Groups) ->
         alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
         alpha_KG[context.checkpoints.names.index(start)] = 1.0
         return alpha_KG
-    methods = context.plan.options
-    if start == method:
-        raise _invalid(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
-    if start not in methods:
-        known = [*context.checkpoints.names, *methods]
-        near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
-        raise _invalid(
-            method,
-            f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in methods if name != method)}",
-            f"`{start}`" + (f" (perhaps `{near[0]}` is meant)" if near else ""),
-        )
-    try:
-        return _regroup(method, context.choice_of(start).coefficients, groups)
-    except MethodError as error:
-        if error.code != "invalid-method-options" or error.message.startswith("`start`"):
-            raise
-        raise MethodError(
-            error.code,
-            f"Method `{method}` starts from `{start}`, whose options go into `options` of `auto`. {error.message}",
-        ) from error
+    return _regroup(method, context.choice_of(start).coefficients, groups)
 
 
 def _regroup(method: str, coefficients: Coefficients, groups: Groups) -> Tensor:
     """The same weights, a column for each of `groups`."""
-    if coefficients.random is not None:
-        raise _invalid(method, "be a combination of checkpoints", "one of random directions")
     columns: list[Tensor | None] = [None] * len(groups)
     for name, group in groups.of.items():
         column_K = coefficients.of(name)
         known_K = columns[group]
         if known_K is not None and not torch.equal(known_K, column_K):
-            raise _invalid(
-                method,
-                "have one weight for each checkpoint in every group, which finer `groups` may give",
-                f"one with several in the group `{groups.names[group]}`",
-            )
+            raise bad_start(method, ONE_WEIGHT, f"one with several in the group `{groups.names[group]}`")
         columns[group] = column_K
     return torch.stack([column_K for column_K in columns if column_K is not None], dim=1)
 
 
-def _invalid(method: str, rule: str, value: str) -> MethodError:
-    return MethodError("invalid-method-options", f"`start` of method `{method}` must {rule}, but is {value}.")
+ONE_WEIGHT = "have one weight for each checkpoint in every group, which finer `groups` may give"
+
+
+def bad_start(method: str, rule: str, value: str, hint: str = "") -> MethodError:
+    return MethodError("invalid-method-options", f"`start` of method `{method}` must {rule}, but is {value}.{hint}")
 
 
 def trainer_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from ladle_engine.methods.trained import (
     start_of,
     trainer_for,
 )
+from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.options import option
 from ladle_engine.subspace.bases import BASES, Convex, Layered, Linear, MakeBasis, gram_schmidt, principal
@@ -120,15 +122,14 @@ class PcaSubspace(Twa):
     def basis(self, options: PrincipalOptions) -> MakeBasis:
         return lambda geometry, groups: principal(geometry, groups, options.dimensions)
 
-    def choose(self, context: MethodContext, options: PrincipalOptions) -> Choice:  # type: ignore[override]  # its own options, by options_type
-        most = len(context.checkpoints.names) - 1
+    def check(self, options: PrincipalOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        most = len(checkpoint_names) - 1
         if options.dimensions is not None and options.dimensions > most:
             raise MethodError(
                 "invalid-method-options",
                 f"`dimensions` of method `{self.name}` must be at most one less than the number of checkpoints "
                 f"({most}), but is {options.dimensions}.",
             )
-        return super().choose(context, options)
 
 
 class LearnedSoup(TrainedMethod):

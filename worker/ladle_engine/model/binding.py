@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import UninitializedTensorMixin
 
+from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
-from ladle_engine.errors import CheckpointError, TaskError
+from ladle_engine.checkpoints.tensor_kinds import same_bits
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.errors import CheckpointError, EngineError, TaskError
+from ladle_engine.model.fitting import fit_model
 from ladle_engine.model.local_shard import local_part
 
 
@@ -29,6 +32,17 @@ class Binding:
     """Integer and boolean buffers: never averaged, they come from the reference checkpoint."""
     aliases: Mapping[str, str]
     """Further names of tied tensors in the checkpoints -> the name that stands for them."""
+    unused: tuple[str, ...]
+    """Tensors of the checkpoints that the model does not take; the result has the reference's."""
+    reference: Checkpoint
+    """Has the counters that another checkpoint may lack."""
+
+    @property
+    def note(self) -> str | None:
+        """What to tell about the tensors that are not used."""
+        if not self.unused:
+            return None
+        return f"The task's model has no use for {_some(self.unused)}. The result has the last checkpoint's."
 
     @property
     def num_parameters(self) -> int:
@@ -46,41 +60,50 @@ class Binding:
             for name, parameter in self.parameters.items():
                 local, start = local_part(parameter)
                 local.copy_(reader.read(name).reshape(-1)[start : start + local.numel()])
-            for name, target in {**self.statistics, **self.counters}.items():
+            for name, target in self.statistics.items():
                 target.copy_(reader.read(name))
+            for name, value in self._counters_in(reader).items():
+                self.counters[name].copy_(value)
 
     def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """One checkpoint's integer and boolean buffers."""
+        """One checkpoint's integer and boolean buffers; the reference's for those that it lacks."""
         if not self.counters:
             return {}
         with open_checkpoint(checkpoint) as reader:
-            return {name: reader.read(name).clone() for name in self.counters}
+            return self._counters_in(reader)
+
+    def _counters_in(self, reader: TensorReader) -> dict[str, Tensor]:
+        present = reader.tensors()
+        found = {name: reader.read(name).clone() for name in self.counters if name in present}
+        if lacking := [name for name in self.counters if name not in found]:
+            with open_checkpoint(self.reference) as reference:
+                found |= {name: reference.read(name).clone() for name in lacking}
+        return found
 
 
-def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str] | None = None) -> Binding:
-    """`stored_names` are those that differ: name in the model -> name in the checkpoints.
+def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str, str | None] | None = None) -> Binding:
+    """`stored_names` are those that differ by more than a prefix: name in the model -> name in the checkpoints, or None
+    for a tensor that the model makes itself. A name that the model lacks stands for a tensor that it has no use for.
 
-    Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape differs.
+    Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape or kind differs.
     """
+    _refuse_lazy(model)
     present = checkpoints.tensors
+    fitted = fit_model(model, present, stored_names or {})
     parameters: dict[str, nn.Parameter] = {}
     statistics: dict[str, Tensor] = {}
     counters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    for names in _tied_names(model, stored_names or {}):
-        tensor = names[0][1]
-        stored = [name for name, _ in names if name in present]
+    for in_model, tensor, stored in fitted.wanted:
         if not stored:
             raise _mismatch(
-                f"has the tensor `{names[0][0]}` of shape {tuple(tensor.shape)}, but the checkpoints have none of that "
-                f"name"
+                f"has the tensor `{in_model}` of shape {tuple(tensor.shape)}, but the checkpoints have none of that "
+                f"name; they have {_some(present)}"
             )
         name = stored[0]
-        if present[name].shape != tuple(tensor.shape):
-            raise _mismatch(
-                f"wants `{name}` to have shape {tuple(tensor.shape)}, but in the checkpoints it has "
-                f"{present[name].shape}"
-            )
+        if name in parameters or name in statistics or name in counters:
+            raise _mismatch(f"has two tensors that are `{name}` in the checkpoints, and does not tie them")
+        _refuse_other_kind(name, present[name], tensor)
         aliases |= dict.fromkeys(stored[1:], name)
         if isinstance(tensor, nn.Parameter):
             parameters[name] = tensor
@@ -92,24 +115,82 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
         if not isinstance(tensor, DTensor):
             # Flat vectors are cut in the order of rows, which a model in `channels_last` does not have.
             tensor.data = tensor.data.contiguous()
-    known = {*parameters, *statistics, *counters, *aliases}
-    if extra := [name for name in present if name not in known]:
+    for in_model, tensor in fitted.made_by_model:
+        _refuse_unmade(in_model, tensor)
+    unused = [name for name in present if name not in {*parameters, *statistics, *counters, *aliases}]
+    # Neither a buffer that the model makes itself, nor a single whole number of a wrapper's.
+    if extra := [name for name in unused if name not in fitted.known and not is_counter(present[name])]:
         raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")
     _check_ties(checkpoints, aliases)
-    return Binding(model=model, parameters=parameters, statistics=statistics, counters=counters, aliases=aliases)
+    _refuse_differing_complex(checkpoints)
+    return Binding(
+        model=model,
+        parameters=parameters,
+        statistics=statistics,
+        counters=counters,
+        aliases=aliases,
+        unused=tuple(unused),
+        reference=checkpoints.reference,
+    )
 
 
-def _tied_names(model: nn.Module, stored_names: Mapping[str, str]) -> list[list[tuple[str, Tensor]]]:
-    """The model's tensors, each with all the names it has in the checkpoints."""
-    names_of: dict[int, list[tuple[str, Tensor]]] = {}
+def _refuse_lazy(model: nn.Module) -> None:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, UninitializedTensorMixin):
             raise _mismatch(
                 f"has the tensor `{name}`, whose shape no input has given yet. Run the model on an example in "
                 f"`build_model`"
             )
-        names_of.setdefault(id(tensor), []).append((stored_names.get(name, name), tensor))
-    return list(names_of.values())
+
+
+def _refuse_unmade(name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, DTensor):
+        raise EngineError(
+            "invalid-placement",
+            f"`placement` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would hold "
+            f"all of it.",
+        )
+
+
+def _refuse_other_kind(name: str, info: TensorInfo, tensor: Tensor) -> None:
+    if info.shape != tuple(tensor.shape):
+        raise _mismatch(
+            f"wants `{name}` to have shape {tuple(tensor.shape)}, but in the checkpoints it has {info.shape}"
+        )
+    if tensor.is_complex() and isinstance(tensor, nn.Parameter):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"Weights must be real numbers to be trained and judged, but `{name}` is complex. "
+            f"`combine_checkpoints` averages it.",
+        )
+    if (info.is_floating, info.dtype.is_complex) != (tensor.is_floating_point(), tensor.is_complex()):
+        raise _mismatch(f"wants `{name}` to be {_word(tensor.dtype)}, but in the checkpoints it is {_word(info.dtype)}")
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(f"`{name}`" for name in list(names)[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _refuse_differing_complex(checkpoints: CheckpointSet) -> None:
+    """Complex buffers, such as rotary frequencies, are taken from the reference like counters."""
+    names = [name for name, info in checkpoints.tensors.items() if info.dtype.is_complex]
+    if not names:
+        return
+    with open_checkpoint(checkpoints.reference) as reference:
+        for checkpoint in checkpoints.checkpoints:
+            with open_checkpoint(checkpoint) as reader:
+                for name in names:
+                    if not same_bits(reader.read(name), reference.read(name)):
+                        raise CheckpointError(
+                            "unsupported-tensors",
+                            f"Complex tensors must be the same in all checkpoints, but `{name}` differs between "
+                            f"`{checkpoint.name}` and `{checkpoints.reference.name}`. `combine_checkpoints` averages "
+                            f"it.",
+                        )
 
 
 def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
@@ -119,11 +200,11 @@ def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
             for alias, name in aliases.items():
-                if not torch.equal(reader.read(alias), reader.read(name)):
+                if not same_bits(reader.read(alias), reader.read(name)):
                     raise CheckpointError(
                         "mismatched-checkpoints",
-                        f"`{alias}` must equal `{name}`, for the model ties them, but in `{checkpoint.name}` they "
-                        f"differ.",
+                        f"`{alias}` must equal `{name}` because the model ties them, but in `{checkpoint.name}` "
+                        f"they differ.",
                     )
 
 

@@ -32,7 +32,7 @@ def refuse_observing(checkpoints: CheckpointSet, binding: Binding) -> None:
     with open_all(checkpoints) as readers:
         for name in switches:
             for checkpoint, reader in zip(checkpoints.checkpoints, readers, strict=True):
-                if bool(reader.read(name).any()):
+                if name in reader.tensors() and bool(reader.read(name).any()):
                     raise TaskError(
                         "model-mismatch",
                         f"`{name}` must be 0, but is 1 in `{checkpoint.name}`: the quantiser would change with every "

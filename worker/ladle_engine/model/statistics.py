@@ -6,7 +6,6 @@ section 3.2), or averaged like weights; `evaluation.statistics_choice` finds out
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,7 +21,7 @@ from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups
 from ladle_engine.model.quantisers import quantiser_buffers
 from ladle_engine.model.spectral_norm import spectral_vectors
-from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.examples import Examples, even_batches
 
 MAX_EXAMPLES = 2_048
 """More examples than this no longer change the statistics (benchmarks/results/batch_norm.md)."""
@@ -165,7 +164,7 @@ class RecomputedStatistics:
         task, indices = self._examples.task, self._examples.indices
         self.training_mode()
         with self._taking_means() as means, self._collectives.translate_collective_errors():
-            for batch in indices.tensor_split(math.ceil(len(indices) / task.batch_size)):
+            for batch in even_batches(indices, task.batch_size):
                 _, share = share_of(len(batch), self._collectives)
                 own = batch[share]
                 means.begin(len(batch), len(own))

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.safetensors_file import read_header
+from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
 from ladle_engine.output.digests import digests_of, sha256_on_disk
@@ -49,10 +50,12 @@ def write_model(
     )
     done = 0
     digests: dict[str, str] = {}
+    stored = written_names(recipe.checkpoints)
     with open_all(recipe.checkpoints) as readers, _read_ahead(recipe, readers) as ahead:
         for file_name, tensor_names in zip(names, shards, strict=True):
             infos = {
-                name: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape) for name in tensor_names
+                stored[name]: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape)
+                for name in tensor_names
             }
             with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
                 for name in tensor_names:
@@ -61,7 +64,7 @@ def write_model(
                     pace.step(done)
             digests[file_name] = writer.digest()
     if len(shards) > 1:
-        weight_map = {name: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
+        weight_map = {stored[name]: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
         total = sum(_bytes_of(recipe, name) for name in recipe.output_dtypes)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = (json.dumps(index, indent=2) + "\n").encode()
@@ -95,17 +98,26 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_ev
         if path.suffix == ".safetensors":
             found |= read_header(path).tensors
         pace.step(done + 1)
+    stored = written_names(recipe.checkpoints)
     expected = {
-        name: TensorInfo(shape=recipe.checkpoints.tensors[name].shape, dtype=dtype)
+        stored[name]: TensorInfo(shape=recipe.checkpoints.tensors[name].shape, dtype=dtype)
         for name, dtype in recipe.output_dtypes.items()
     }
     assert found == expected, "the header must describe what the recipe says"
 
 
+def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
+    """Name -> name in the output, which is the one in the reference's file: wrappers' prefixes are put back."""
+    with open_checkpoint(checkpoints.reference) as reader:
+        return reader.stored_names()
+
+
 def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
     """Config, tokenizer and the like, beside the model."""
     for side_file in checkpoints.side_files:
-        shutil.copyfile(side_file, folder / side_file.name)
+        target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(side_file, target)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

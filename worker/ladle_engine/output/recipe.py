@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
+from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients, RandomPart
+from ladle_engine.errors import CheckpointError
+from ladle_engine.output.overflow import SATURATING, largest, limit, too_large
 
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once."""
@@ -46,18 +49,20 @@ class Recipe:
     def blocks(self, name: str, readers: Sequence[TensorReader]) -> Iterator[Tensor]:
         """The flat output tensor `name` in parts of at most `BLOCK_ELEMENTS`, which may be memory-mapped.
 
-        Raises `CheckpointError` (non-finite-weights) that names the checkpoint.
+        Raises `CheckpointError` (non-finite-weights) that names the checkpoint or, where it is the sum that the
+        output's type cannot hold, the tensor and its largest value.
         """
         dtype = self.output_dtypes[name]
-        checked = not dtype.is_floating_point
+        is_sound = False
         for block in self._blocks(name, readers, dtype):
-            if not checked and not has_finite_sum(block):
+            if not is_sound and _is_suspect(block):
                 self._refuse_non_finite(name, readers)
-                checked = True
+                self._refuse_overflow(name, readers)
+                is_sound = True
             yield block
 
     def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in self.statistics or self._copied_from(name) is not None:
+        if name in self.statistics or self._copied_from(name, readers) is not None:
             (tensor,) = self.sources(name, readers)
             return _parts(tensor, dtype)
         weights, alpha_K = [reader.read(name) for reader in readers], self.coefficients.of(name)
@@ -66,27 +71,50 @@ class Recipe:
             return combine(weights, alpha_K, dtype)
         return _with_random(combine(weights, alpha_K, torch.float64), random, name, group, dtype)
 
-    def _copied_from(self, name: str) -> int | None:
+    def _copied_from(self, name: str, readers: Sequence[TensorReader]) -> int | None:
         """The checkpoint whose tensor is taken as it is; None for a sum."""
         single = self.coefficients.single()
-        if single is None and name not in self.coefficients.group_of:
-            # Integer and boolean tensors are counters and masks: the reference's, never averaged.
-            return len(self.checkpoints.checkpoints) - 1
-        return single
+        if single is None and name in self.coefficients.group_of:
+            return None
+        # Counters, masks and what the model has no use for are the reference's, never averaged; and a counter that a
+        # single checkpoint lacks.
+        has_it = single is not None and name in readers[single].tensors()
+        return single if has_it else len(readers) - 1
 
     def sources(self, name: str, readers: Sequence[TensorReader]) -> list[Tensor]:
         """What the output tensor `name` is made from, which may be memory-mapped."""
         if name in self.statistics:
             return [self.statistics[name]]
-        if (single := self._copied_from(name)) is not None:
+        if (single := self._copied_from(name, readers)) is not None:
             return [readers[single].read(name)]
         alpha_K = self.coefficients.of(name).tolist()
         return [reader.read(name) for reader, alpha in zip(readers, alpha_K, strict=True) if alpha != 0.0]
 
     def _refuse_non_finite(self, name: str, readers: Sequence[TensorReader]) -> None:
-        """Returns when all are finite: then only the sum is not, or not in the output's type."""
+        """Returns when all that the tensor is made from are finite: then only the sum may not be."""
+        if name in self.statistics:
+            return
         for checkpoint, reader in zip(self.checkpoints.checkpoints, readers, strict=True):
             refuse_non_finite(checkpoint, name, reader.read(name))
+
+    def _refuse_overflow(self, name: str, readers: Sequence[TensorReader]) -> None:
+        """Returns when all numbers are finite in the output's type: then only the sum over them was not."""
+        dtype = self.output_dtypes[name]
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        value = max(largest(block) for block in self._blocks(name, readers, wide))
+        if not value < limit(dtype):
+            single = self._copied_from(name, readers)
+            whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
+            raise CheckpointError("non-finite-weights", too_large(name, whose, value, dtype))
+
+
+def _is_suspect(block: Tensor) -> bool:
+    """Whether some of the numbers may not be what was summed; exactly those are looked for where this says yes."""
+    if not (block.is_floating_point() or block.is_complex()):
+        return False
+    if block.dtype in SATURATING and largest(block) == torch.finfo(block.dtype).max:
+        return True
+    return not has_finite_sum(block)
 
 
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
@@ -105,11 +133,17 @@ def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[s
 def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """`sum_i alpha_i w_i`, flat, in blocks; accumulated in float64 in the order of the checkpoints and rounded once.
 
-    A tensor that is the same everywhere comes out bit for bit: the weights sum to 1 only up to rounding.
+    Complex numbers are summed as pairs. A tensor that is the same everywhere comes out bit for bit: the weights sum to
+    1 only up to rounding.
     """
     averages = abs(float(alpha_K.sum()) - 1.0) <= SUM_TOLERANCE
-    if averages and all(_same(weights[0], other) for other in weights[1:]):
+    if averages and all(same_bits(weights[0], other) for other in weights[1:]):
         yield from _parts(weights[0], dtype)
+        return
+    if dtype.is_complex:
+        pairs = [torch.view_as_real(tensor) for tensor in weights]
+        for block in combine(pairs, alpha_K, dtype.to_real()):
+            yield torch.view_as_complex(block.view(-1, 2))
         return
     used = [
         (tensor.reshape(-1), float(alpha))
@@ -150,10 +184,3 @@ def _parts(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     flat = tensor.reshape(-1)
     for start in range(0, len(flat), BLOCK_ELEMENTS):
         yield flat[start : start + BLOCK_ELEMENTS].to(dtype)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    # The comparison ends at the first difference: tensors that were trained cost a page each.
-    if one.dtype != other.dtype:
-        return False
-    return bool(torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)))

@@ -23,21 +23,23 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             *_table(report, list(dict.fromkeys([metric, "loss"]))),
             "",
-            f"The select split ({report['splits']['select']} examples) judged the candidates and trained nothing; the "
-            f"fit split ({report['splits']['fit']} examples) and what else the job names trained coefficients. The "
-            f"interval is that of a paired comparison with the best single checkpoint. The last column is of "
-            f"{report['splits']['fit_judged']} examples of the fit split.",
+            f"The candidates were judged on the select split ({report['splits']['select']} examples), which was not "
+            f"used for training. The coefficients were trained on the fit split ({report['splits']['fit']} examples), "
+            f"or on the training set that the job names. The interval is that of a paired comparison with the best "
+            f"single checkpoint. The last column is measured on {report['splits']['fit_judged']} examples of the fit "
+            f"split.",
             "",
             *_statistics(report["statistics"]),
             "## Load",
             "```python",
             "from safetensors.torch import load_file",
             'weights = load_file("model.safetensors")',
-            "# or from_pretrained(folder), where config.json is one of transformers",
+            "# or from_pretrained(folder), if config.json is one of transformers'",
             "```",
             "",
             "## Rebuild",
-            "`coefficients.json` and the original checkpoints make this model again bit for bit, or another candidate:",
+            "With `coefficients.json` and the original checkpoints you can rebuild this model, or any other candidate, "
+            "bit for bit:",
             "```python",
             "from ladle_engine import rebuild",
             'rebuild("coefficients.json", "path/to/checkpoints", output="again")',
@@ -47,27 +49,27 @@ def model_card(report: Mapping[str, Any]) -> str:
             *[f"- `{name}`" for name in names],
             "",
             *_warnings(report),
-            f"Made by Ladle {report['versions']['ladle']}; all figures are in `report.json`.",
+            f"Made by Ladle {report['versions']['ladle']}. All figures are in `report.json`.",
             "",
         ]
     )
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
-    gain, metric = report["gain"], report["metric"]["name"]
+    gain, metric = report["gain"], report["metric"]
     if report["winner"] == "best":
         return (
             "No average was better than the best checkpoint on the select split, so this is that checkpoint, unchanged."
         )
     if gain["value"] == 0:
         return (
-            f"As good as the best checkpoint in {metric} on the select split, with a lower loss there "
-            f"({_select_loss(report, report['winner']):.4f} against {_select_loss(report, 'best'):.4f})."
+            f"This model has the same {metric['name']} as the best checkpoint on the select split, with a lower loss "
+            f"({_select_loss(report, report['winner']):.4f} instead of {_select_loss(report, 'best'):.4f})."
         )
-    sure = "" if gain["low"] > 0 else " The interval holds zero: the gain may be chance."
+    chance = "" if gain["low"] > 0 else " The interval includes zero, so this may be chance."
     return (
-        f"Better than the best checkpoint by {gain['value']:+.4f} in {metric} on the select split (95 % interval "
-        f"{gain['low']:+.4f} to {gain['high']:+.4f}).{sure}"
+        f"This model is better than the best checkpoint: on the select split its {metric['name']} is "
+        f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
 
 
@@ -89,26 +91,40 @@ def _number(loss: float | None) -> str:
     return "no number" if loss is None else f"{loss:.4f}"
 
 
+def _compared(metric: Mapping[str, Any], gain: float) -> str:
+    """`0.0120 higher`, `0.0878 lower`: a gain is positive when the model is better, which is a *lower* loss."""
+    return f"{abs(gain):.4f} {'higher' if (gain >= 0) == metric['higher_is_better'] else 'lower'}"
+
+
+def _interval(metric: Mapping[str, Any], low: float, high: float) -> str:
+    return f"{_compared(metric, low)} to {_compared(metric, high)}"
+
+
 def _select_loss(report: Mapping[str, Any], method: str) -> float:
     values = [row["select"]["loss"] for row in report["candidates"] if row["method"] == method]
     return float(values[0])
 
 
 def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
-    """One row a candidate: its values on the select split, its gain, and what it had on the fit split."""
-    heads = ["method", *metrics, "gain over best", "95 % interval", f"{metrics[0]}, fit split"]
+    """One row per candidate: its values on the select split, the comparison with the best, the fit split's value."""
+    judging = report["metric"]
+    heads = ["method", *metrics, f"{metrics[0]} against best", "95 % interval", f"{metrics[0]}, fit split"]
     rows = []
     for row in report["candidates"]:
         mark = "**" if row["method"] == report["winner"] else ""
         cells = [
             f"{mark}{row['label']}{mark}",
             *(f"{row['select'][metric]:.4f}" for metric in metrics),
-            f"{row['gain']:+.4f}",
-            f"{row['gain_low']:+.4f} to {row['gain_high']:+.4f}",
+            *(["", ""] if row["method"] == "best" else _comparison(judging, row)),
             f"{row['fit'][metrics[0]]:.4f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
+
+
+def _comparison(metric: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    gain = _compared(metric, row["gain"]) if row["gain"] else "equal"
+    return [gain, _interval(metric, row["gain_low"], row["gain_high"])]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:

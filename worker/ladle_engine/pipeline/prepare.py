@@ -12,26 +12,31 @@ from ladle_engine.checkpoints import CheckpointSet, check
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
-from ladle_engine.errors import EngineError, TaskError
+from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.evaluation.statistics_choice import StatisticsChoice, StatisticsChooser
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.methods.plan import refuse_bad_options
 from ladle_engine.model.batch_norm import batch_norms
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
 from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.trial_step import TrialStep
 from ladle_engine.placements.base import SHARDED_MODEL
 from ladle_engine.placements.fsdp_model import build_sharded
-from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans
+from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans, spare_host_bytes
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
 from ladle_engine.subspace.geometry import Geometry, measure
 from ladle_engine.tasks.base import Metric, Task
+
+EXAMPLES_SHARE = 0.5
+"""Of the memory that the plan leaves, at most, holds examples that are prepared, so that none is prepared twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +88,21 @@ def bind_model(job: Job) -> BoundModel:
     if is_sharded:
         model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
     else:
-        model = job.task.build_model(job.checkpoints).to(device=job.device, dtype=torch.float32)
+        # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
+        model = job.task.build_model(job.checkpoints).to(job.device).float()
     binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
+    refuse_bad_options(job.plan, binding, job.checkpoints.names)
     job.on_event(_found(job.task, job.checkpoints, binding))
+    if binding.note:
+        job.on_event(Warned(message=binding.note))
+    check_first_batch(job, binding)
     return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
 
 
 def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
     """Collective: the ways to keep directions that fit beside a training step, the best first.
+
+    Part of what the best one leaves goes to the examples.
 
     Raises `EngineError` (out-of-memory) with the numbers where none does.
     """
@@ -104,25 +116,23 @@ def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
     )
     fitting = plans(demand, job.device, job.collectives, job.request.placement, model.precision, model.is_sharded)
     job.on_event(MemoryPlanned(**asdict(fitting[0])))
+    spare = spare_host_bytes(fitting[0], demand, job.device, job.collectives)
+    job.splits.keep_examples(int(EXAMPLES_SHARE * spare))
     return fitting
 
 
 def make_statistics(job: Job, binding: Binding, weights: ModelWeights) -> StatisticsChoice:
     """Collective: how BatchNorm's statistics and other floating buffers of mixtures are made.
 
-    Raises `TaskError` where a rank would see too few examples of a batch, and for buffers that change while the model
-    is judged.
+    Raises `TaskError` (invalid-task-options) or `DataError` (too-little-data) where a rank would see too few examples
+    of a batch, and `TaskError` (model-mismatch) for buffers that change while the model is judged.
     """
     refuse_observing(job.checkpoints, binding)
     if not job.plan.mixes:
         return StatisticsChoice(policy=NoStatistics(binding))
-    # A batch of one, which is none for BatchNorm, never reaches the ranks: statistics are averaged then.
-    if batch_norms(binding.model) and 1 < job.task.batch_size < 2 * job.collectives.size:
-        raise TaskError(
-            "invalid-task-options",
-            f"`batch_size` must be at least 2 per rank, because the model has BatchNorm, but is "
-            f"{job.task.batch_size} with {job.collectives.size} ranks.",
-        )
+    # With batches of one there are no batch statistics, and nothing is taken over ranks.
+    if batch_norms(binding.model) and job.task.batch_size > 1:
+        _refuse_empty_shares(job)
     choice = StatisticsChooser(
         checkpoints=job.checkpoints,
         binding=binding,
@@ -135,6 +145,24 @@ def make_statistics(job: Job, binding: Binding, weights: ModelWeights) -> Statis
     if choice.warning:
         job.on_event(Warned(message=choice.warning))
     return choice
+
+
+def _refuse_empty_shares(job: Job) -> None:
+    """BatchNorm's statistics are those of a batch over all ranks, and each rank must have an example of it."""
+    ranks = job.collectives.size
+    if job.task.batch_size < 2 * ranks:
+        raise TaskError(
+            "invalid-task-options",
+            f"`batch_size` must be at least 2 per rank, because the model has BatchNorm, but is "
+            f"{job.task.batch_size} with {ranks} ranks.",
+        )
+    examples = min(len(job.splits.coefficients), len(job.splits.statistics))
+    if examples < ranks:
+        raise DataError(
+            "too-little-data",
+            f"There must be an example to fit for each of {ranks} ranks, because the model has BatchNorm, but there "
+            f"are {examples}. Give more examples or fewer ranks.",
+        )
 
 
 def load_mean(checkpoints: CheckpointSet, binding: Binding, weights: ModelWeights) -> None:
@@ -152,7 +180,8 @@ def measure_geometry(job: Job, binding: Binding) -> Geometry:
     for one, other in geometry.duplicates():
         job.on_event(
             Warned(
-                message=f"`{names[one]}` and `{names[other]}` hold the same weights, which count twice. Leave one out."
+                message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
+                f"one out with `exclude`."
             )
         )
     return geometry
@@ -229,4 +258,5 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
         num_parameters=binding.num_parameters,
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
+        order=checkpoints.order,
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ladle_engine.output.model_writer import copy_side_files, verify_model, writ
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.versions import installed_version, versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def write_output(
         output_dtypes=context.output_dtypes,
         statistics=winner.judged.statistics,
     )
-    metadata = {"ladle_version": version("ladle"), "ladle_method": winner.method} | {
+    metadata = {"ladle_version": installed_version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
     digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=context.on_event)
@@ -66,7 +65,8 @@ def write_output(
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(model_card(report))
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def coefficients_json(
@@ -155,16 +155,6 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
     evaluation = context.evaluations.known(context.one_checkpoint(index), split)
     return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("ladle", "safetensors", "numpy", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:

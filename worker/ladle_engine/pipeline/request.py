@@ -35,12 +35,14 @@ class Request:
     output: PathLike
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
-    task: str | Task | None = None
+    task: str | type[Task] | Task | None = None
     """What it comes to, and its options, decide the result; see `deciding_settings`."""
     task_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
     pattern: str | None = field(default=None, metadata=DECIDES)
     last: int | None = field(default=None, metadata=DECIDES)
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
+    exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
+    order: str = field(default="auto", metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default="coefficients", metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)

@@ -11,7 +11,7 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.errors import DataError
 from ladle_engine.pipeline.request import TRAIN_SET_USES, Request
-from ladle_engine.tasks.base import Task
+from ladle_engine.tasks.base import DataSet, HasRemarks, KeepsExamples, Task
 from ladle_engine.tasks.examples import Examples, split
 
 DEVICES = ("cpu", "cuda")
@@ -27,6 +27,22 @@ class Splits:
     statistics: Examples
     """Recomputes BatchNorm."""
 
+    @property
+    def data_sets(self) -> list[DataSet]:
+        """Each one once."""
+        return list({id(part.data): part.data for part in (self.fit, self.statistics)}.values())
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should be told of the data."""
+        return [remark for data in self.data_sets if isinstance(data, HasRemarks) for remark in data.remarks]
+
+    def keep_examples(self, max_bytes: int) -> None:
+        """Lets the data sets keep what they prepare, in so much memory together."""
+        keeping = [data for data in self.data_sets if isinstance(data, KeepsExamples)]
+        for data in keeping:
+            data.keep(max_bytes // len(keeping))
+
 
 def open_splits(
     request: Request,
@@ -38,18 +54,13 @@ def open_splits(
     val_set = Path(request.val_set)
     train_set = Path(request.train_set) if request.train_set is not None else None
     data = task.open_data(val_set, checkpoints)
-    if len(data) < task.batch_size:
-        raise DataError(
-            "too-little-data",
-            f"`val_set` must hold at least one batch of {task.batch_size} examples, but `{val_set}` holds {len(data)}. "
-            f"Give more examples or a smaller task option `batch_size`.",
-        )
     fit_indices, select_indices = split(len(data), request.select_fraction, request.seed)
     if min(len(fit_indices), len(select_indices)) < 2:
         raise DataError(
             "too-little-data",
             f"`select_fraction` must leave at least 2 examples on each side, but {request.select_fraction} of "
-            f"{len(data)} examples is {len(select_indices)} to select and {len(fit_indices)} to fit.",
+            f"{len(data)} examples is {len(select_indices)} to select and {len(fit_indices)} to fit."
+            + (f" Give more examples than `{val_set}` holds." if len(data) < 4 else ""),
         )
     fit = Examples(task=task, data=data, indices=fit_indices, device=where)
     select = Examples(task=task, data=data, indices=select_indices, device=where)

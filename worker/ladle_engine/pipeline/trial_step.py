@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
@@ -14,6 +15,7 @@ from ladle_engine.model.batch_norm import batch_norms, each_on_its_own
 from ladle_engine.model.binding import Binding
 from ladle_engine.placements.memory_probe import available_bytes
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.guard import backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +62,36 @@ class TrialStep:
 
     def run(self) -> None:
         """One forward and backward pass, whose gradients are freed as they arrive: what a training step takes."""
-
-        def free(parameter: torch.nn.Parameter) -> None:
-            parameter.grad = None
-
         model, task = self.binding.model, self.examples.task
-        handles = [
-            parameter.register_post_accumulate_grad_hook(free)
-            for parameter in self.binding.parameters.values()
-            if parameter.requires_grad
-        ]
-        # As coefficients are trained: batch statistics keep more for backward than running ones.
-        model.eval()
-        modules = batch_norms(model)
-        for module in modules:
-            module.train()
-        try:
-            with each_on_its_own(modules):
-                task.loss(model, self.examples.batch(self.indices)).backward()
-        finally:
-            for handle in handles:
-                handle.remove()
+        with training_pass(self.binding):
+            backward(task, task.loss(model, self.examples.batch(self.indices)))
+
+
+@contextmanager
+def training_pass(binding: Binding) -> Iterator[list[nn.Parameter]]:
+    """Inside, the model is in the mode in which coefficients are trained, and gradients are freed as they arrive.
+
+    The list fills with the parameters that got one.
+    """
+    arrived: list[nn.Parameter] = []
+
+    def free(parameter: nn.Parameter) -> None:
+        parameter.grad = None
+        arrived.append(parameter)
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(free)
+        for parameter in binding.parameters.values()
+        if parameter.requires_grad
+    ]
+    # Batch statistics keep more for backward than running ones.
+    binding.model.eval()
+    modules = batch_norms(binding.model)
+    for module in modules:
+        module.train()
+    try:
+        with each_on_its_own(modules):
+            yield arrived
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -23,7 +23,7 @@ def build_sharded(task: Task, checkpoints: CheckpointSet, collectives: Collectiv
     Raises `EngineError` (invalid-placement) for a model that FSDP2 does not take.
     """
     with parameters_on_meta():
-        model = task.build_model(checkpoints).to(torch.float32)
+        model = task.build_model(checkpoints).float()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     mesh = init_device_mesh(device.type, (collectives.size,))
     blocks = set(layers_of([name for name, _ in model.named_parameters()]).values())

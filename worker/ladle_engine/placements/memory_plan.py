@@ -205,6 +205,15 @@ def host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectiv
     return kept
 
 
+def spare_host_bytes(plan: MemoryPlan, demand: Demand, device: torch.device, collectives: Collectives) -> int:
+    """How much of the host's usable memory the plan leaves, on this rank."""
+    if device.type == "cpu":
+        spare = USABLE_SHARE * plan.available_bytes - plan.needed_bytes
+    else:
+        spare = USABLE_SHARE * available_bytes(torch.device("cpu")) - host_bytes(plan, demand, device, collectives)
+    return max(int(spare), 0)
+
+
 def _matrices_bytes(demand: Demand) -> int:
     """One K x K matrix of float64 per tensor."""
     return 8 * demand.tensors * demand.checkpoints**2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psutil
@@ -11,7 +10,7 @@ import torch
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.rows import make_rows
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
-from ladle_engine.placements import control_group
+from ladle_engine.storage.host_memory import free_host_bytes
 
 
 def supported(precision: str, device: torch.device) -> bool:
@@ -30,15 +29,13 @@ def supported(precision: str, device: torch.device) -> bool:
 
 
 def available_bytes(device: torch.device) -> int:
-    """What the device, or this machine within its control groups' limits, has free."""
+    """What the device, or this rank's share of the machine, has free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # torch keeps what it has freed, and gives it out again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + kept)
-    free = min([int(psutil.virtual_memory().available), *control_group.free_bytes()])
-    # torchrun's variable: the ranks of this machine share its memory, while each has a GPU of its own.
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return free_host_bytes()
 
 
 class PeakMemory:

@@ -13,14 +13,24 @@ from pathlib import Path
 from ladle_engine.errors import OutputError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def refuse_existing(output: Path) -> None:
-    """Raises `OutputError` (output-exists)."""
+    """Raises `OutputError`: output-exists, or results-unwritable where it cannot be made."""
     if os.path.lexists(output):
         raise OutputError(
             "output-exists", f"`output` must be a new folder, but `{output}` exists. Choose another name."
         )
+    parent = next(parent for parent in output.absolute().parents if os.path.lexists(parent))
+    if not parent.is_dir():
+        raise _unwritable(output, f"`{parent}` is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise _unwritable(output, f"`{parent}` does not let you write into it")
+
+
+def _unwritable(output: Path, why: str) -> OutputError:
+    return OutputError("results-unwritable", f"`output` must be a folder that can be made, but is `{output}`: {why}.")
 
 
 @contextmanager
@@ -29,11 +39,20 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     refuse_existing(folder)
     try:
         with naming_the_full_disk("output", folder.parent):
-            folder.mkdir(parents=True)
+            _make(folder)
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise _unwritable(folder, error.strerror or str(error)) from error
 
 
 @contextmanager
@@ -63,9 +82,12 @@ def staged(output: Path) -> Iterator[Path]:
         try:
             staging.rename(output)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                refuse_existing(output)
+            elif error.errno in UNWRITABLE:
+                raise _unwritable(output, error.strerror or str(error)) from error
+            else:
                 raise
-            refuse_existing(output)
         sync_folder(output.parent)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -31,6 +31,25 @@ class DataSet(Protocol):
 
     def batch(self, indices: Tensor) -> Batch:
         """The examples at `indices` (int64 [B]), on the CPU."""
+        ...
+
+
+@runtime_checkable
+class KeepsExamples(Protocol):
+    """A data set that can keep what it has prepared, since every example is asked for many times."""
+
+    def keep(self, max_bytes: int) -> None:
+        """It may take so much memory from now on, and none before. What its batches hold stays the same."""
+        ...
+
+
+@runtime_checkable
+class HasRemarks(Protocol):
+    """A data set of which its user should be told something."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Sentences; each becomes a warning."""
         ...
 
 
@@ -60,8 +79,12 @@ class Task(Protocol):
         """The architecture with any weights; the engine fills them in."""
         ...
 
-    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
-        """Name in the model's `state_dict` -> name in the checkpoints, where the two differ."""
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        """Name in the model's `state_dict` -> name in the checkpoints, where the two differ by more than a prefix.
+
+        None for a tensor that the model makes itself and the checkpoints lack. A key that is not in the `state_dict`
+        stands for a tensor of the checkpoints that the model has no use for.
+        """
         ...
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def head(self, most: int) -> Examples:
+        return self.take(slice(0, most))
 
     def sample(self, most: int) -> Examples:
         """At most so many, in random order, the same every time: data often come sorted by class."""
@@ -49,3 +53,15 @@ def split(total: int, select_fraction: float, seed: int) -> tuple[Tensor, Tensor
     shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     num_select = round(total * select_fraction)
     return shuffled[num_select:].sort().values, shuffled[:num_select].sort().values
+
+
+def even_batches(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Cut into batches as equal as can be: a short last one would weigh as little as it is long.
+
+    None is of a single example, whose batch has no variance for BatchNorm, unless `batch_size` says so: then one batch
+    may be longer by one.
+    """
+    count = math.ceil(len(indices) / batch_size)
+    if batch_size > 1:
+        count = min(count, max(len(indices) // 2, 1))
+    return indices.tensor_split(count)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,35 +14,41 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
+from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
+from ladle_engine.tasks.preprocessing import (
+    DEVIATIONS,
+    MAX_SIDE,
+    MEANS,
+    PlainPreprocessing,
+    Preprocessing,
+    all_within,
+)
+from ladle_engine.tasks.processor import Overrides, open_processor
+from ladle_engine.tasks.processor_file import find_processor
 from ladle_engine.tasks.transformers_names import stored_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    batch_size: int = option(128, "examples a batch, to train and to evaluate", at_least=1)
+    batch_size: int = option(128, "examples per batch, to train and to evaluate", at_least=1)
     image_size: int | None = option(
-        None, "height and width the images are resized to; the model's when absent", at_least=1
+        None,
+        "height and width of what the model gets; the processor's when absent",
+        at_least=1,
+        at_most=MAX_SIDE,
     )
-    mean: list[float] | None = option(None, "per channel, subtracted; the preprocessor's when absent")
-    std: list[float] | None = option(None, "per channel, divided by; the preprocessor's when absent")
+    mean: list[float] | None = option(None, "per channel, subtracted; the processor's when absent")
+    std: list[float] | None = option(None, "per channel, divided by; the processor's when absent")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """What happens to images in 0..1 before the model sees them."""
-
-    size: tuple[int, int] | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if self.size is not None and tuple(images.shape[-2:]) != self.size:
-            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True, align_corners=False)
-        if self.mean is not None and self.std is not None:
-            images = (images - torch.tensor(self.mean).view(-1, 1, 1)) / torch.tensor(self.std).view(-1, 1, 1)
-        return images
+    def check(self, owner: str) -> None:
+        for name, values, bounds in (("mean", self.mean, MEANS), ("std", self.std, DEVIATIONS)):
+            if values is not None and (not values or not all_within(values, bounds)):
+                raise TaskError(
+                    "invalid-task-options",
+                    f"`{name}` of {owner} must be numbers from {bounds[0]:g} to {bounds[1]:g}, but is {values}.",
+                )
 
 
 class ImageClassification:
@@ -58,9 +62,10 @@ class ImageClassification:
     )
     options_type: ClassVar[type] = ImageOptions
 
-    def __init__(self, options: ImageOptions) -> None:
-        self.options = options
-        self.batch_size = options.batch_size
+    def __init__(self, options: ImageOptions | None = None) -> None:
+        """The defaults of `options_type` where there are no options."""
+        self.options: ImageOptions = self.options_type() if options is None else options
+        self.batch_size = self.options.batch_size
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -79,62 +84,63 @@ class ImageClassification:
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         """The architecture alone: no download, no code from the folder, and whatever weights."""
         # transformers takes seconds to import, which a plug-in with a model of its own does not need.
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
-        config = dict(checkpoints.config or {})
-        model_type = config.pop("model_type", None)
-        try:
-            parsed = AutoConfig.for_model(model_type, **config)
-            with torch.device("meta"):
-                outline = AutoModelForImageClassification.from_config(parsed, trust_remote_code=False)
-            _refuse_oversized(outline, checkpoints)
-            model: nn.Module = AutoModelForImageClassification.from_config(parsed, trust_remote_code=False)
-        except (TaskError, MemoryError):
-            raise
-        except Exception as error:
-            # Wrong values fail wherever the model first uses them: ZeroDivisionError, RuntimeError, ImportError ...
-            raise TaskError(
-                "model-mismatch",
-                f"`config.json` must describe an image classifier of transformers, but its model_type is "
-                f"{model_type!r} ({type(error).__name__}: {str(error)[:300]}).",
-            ) from error
+        config = model_config.parse_config(checkpoints)
+        with model_config.translated(checkpoints):
+            with model_config.no_larger_than(checkpoints):
+                AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         return model
 
-    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str]:
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         # A plug-in's own model has no names but its own.
         return stored_names(model, checkpoints) if hasattr(model, "from_pretrained") else {}
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
-        config = checkpoints.config or {}
-        labels = config.get("id2label")
-        if isinstance(labels, dict) and labels:
-            names = {str(name): int(label) for label, name in labels.items()}
-            return ImageShape(channels=config.get("num_channels", 3), num_classes=len(labels), class_ids=names)
-        # transformers leaves `id2label` out where it is its default of two.
-        return ImageShape(
-            channels=config.get("num_channels", 3), num_classes=config.get("num_labels", 2), class_ids=None
-        )
+        config = model_config.checked(checkpoints)
+        num_classes, names = model_config.class_ids(config)
+        return ImageShape(channels=model_config.num_channels(config), num_classes=num_classes, class_ids=names)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         shape = self.shape(checkpoints)
-        preprocessing = self.preprocessing(checkpoints, shape)
-        return open_images(path, shape, preprocessing.size, preprocessing)
+        stored = sum(info.numel for info in checkpoints.tensors.values())
+        if shape.num_classes > stored:
+            raise TaskError(
+                "model-mismatch",
+                f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
+                f"describes {shape.num_classes:,} classes.",
+            )
+        return open_images(path, shape, self.preprocessing(checkpoints, shape))
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
-        """The options first, then `preprocessor_config.json`, then the model's own image size."""
-        saved = _read_preprocessor(checkpoints)
-        size = _size(self.options.image_size or saved.get("size") or (checkpoints.config or {}).get("image_size"))
-        normalise = saved.get("do_normalize", bool(saved))
-        mean = self.options.mean or (saved.get("image_mean") if normalise else None)
-        std = self.options.std or (saved.get("image_std") if normalise else None)
-        for name, values in (("mean", mean), ("std", std)):
+        """The folder's processor with the task's options in its place; without one, a resize to the model's size."""
+        options = self._overrides(shape)
+        file = find_processor(checkpoints)
+        if file is not None and shape.channels in (1, 3):
+            return open_processor(file, checkpoints, shape.channels, options)
+        if (options.mean is None) != (options.std is None):
+            absent = "mean" if options.mean is None else "std"
+            raise TaskError(
+                "invalid-task-options",
+                f"`mean` and `std` must be given together where no processor lies beside the checkpoints, but "
+                f"`{absent}` is absent.",
+            )
+        side = self.options.image_size
+        size = model_config.image_size(checkpoints.config or {}) if side is None else (side, side)
+        return PlainPreprocessing(size=size, mean=options.mean, std=options.std)
+
+    def _overrides(self, shape: ImageShape) -> Overrides:
+        given = {"mean": self.options.mean, "std": self.options.std}
+        for name, values in given.items():
             if values is not None and len(values) != shape.channels:
                 raise TaskError(
                     "invalid-task-options",
                     f"`{name}` must have one number for each of {shape.channels} channels, but is {values}.",
                 )
-        return Preprocessing(size=size, mean=tuple(mean) if mean else None, std=tuple(std) if std else None)
+        per_channel = {name: tuple(values) if values is not None else None for name, values in given.items()}
+        return Overrides(image_size=self.options.image_size, mean=per_channel["mean"], std=per_channel["std"])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(model, batch), batch["labels"])
@@ -148,41 +154,13 @@ class ImageClassification:
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]; a model of transformers answers with an object, others with the tensor."""
-        answer = model(batch["pixel_values"])
+        images = batch["pixel_values"]
+        try:
+            answer = model(images)
+        except ValueError as error:
+            # Images of another size or number of channels, most of all.
+            raise TaskError(
+                "model-mismatch", f"The model must take a batch of the shape {tuple(images.shape)}, but says: {error}"
+            ) from error
         logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
         return logits.to(torch.float32)
-
-
-def _refuse_oversized(outline: nn.Module, checkpoints: CheckpointSet) -> None:
-    """`outline` has shapes and no memory: a stranger's config may ask for any amount of it."""
-    wanted = sum(parameter.numel() for parameter in outline.parameters())
-    stored = sum(math.prod(info.shape) for info in checkpoints.tensors.values())
-    if wanted > 2 * stored:
-        raise TaskError(
-            "model-mismatch",
-            f"`config.json` must describe the model of these checkpoints, but describes {wanted:,} parameters, and "
-            f"they hold {stored:,}.",
-        )
-
-
-def _read_preprocessor(checkpoints: CheckpointSet) -> Mapping[str, Any]:
-    path = next((path for path in checkpoints.side_files if path.name == "preprocessor_config.json"), None)
-    if path is None:
-        return {}
-    try:
-        parsed = json.loads(path.read_text())
-    except ValueError as error:
-        raise TaskError("model-mismatch", f"`{path}` must be a JSON file, but does not parse ({error}).") from error
-    return parsed if isinstance(parsed, dict) else {}
-
-
-def _size(value: Any) -> tuple[int, int] | None:
-    """224, [224, 224], {"height": 224, "width": 224} or {"shortest_edge": 224}"""
-    if isinstance(value, dict):
-        edge = value.get("shortest_edge")
-        value = (value.get("height", edge), value.get("width", edge))
-    if isinstance(value, int):
-        return (value, value)
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(edge, int) for edge in value):
-        return (value[0], value[1])
-    return None

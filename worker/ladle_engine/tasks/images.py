@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from PIL import Image
 from torch import Tensor
 
-from ladle_engine.checkpoints.safetensors_file import read_header
-from ladle_engine.errors import CheckpointError, DataError
+from ladle_engine.errors import DataError
+from ladle_engine.tasks.class_folders import find_images, find_labels
+from ladle_engine.tasks.image_arrays import as_images, as_labels, read_arrays
+from ladle_engine.tasks.image_files import MODES, decode
+from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.preprocessing import PlainPreprocessing, Preprocessing
+from ladle_engine.tasks.processor import FolderPreprocessing
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
-"""No other decoder looks at a stranger's file: PIL would go by its contents, and start Ghostscript for some."""
-IMAGE_KEYS = ("images", "x", "pixel_values", "data")
-LABEL_KEYS = ("labels", "y", "targets", "label")
-MAX_PIXELS = 64_000_000
-"""A larger image is refused before it is decoded: its file may be a bomb."""
-MAX_ARRAY_BYTES = 64 << 30
+__all__ = ["ArrayImages", "DecodedImages", "ImageShape", "open_images"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class ImageShape:
-    """What the model takes."""
-
-    channels: int
-    num_classes: int
-    class_ids: Mapping[str, int] | None
-    """Class name -> label, where the model's config says."""
-
-
-Transform = Callable[[Tensor], Tensor]
-"""float32 [B, C, H, W] in 0..1 for uint8 images, as they are for float ones -> what the model takes."""
+MAX_THREADS = 16
 
 
 class ArrayImages:
-    """Images and labels in memory."""
+    """Images and labels in memory that need next to no work: floating ones, or uint8 that are only scaled."""
 
-    def __init__(self, images: Tensor, labels: Tensor, transform: Transform) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, preprocessing: Preprocessing, remarks: Sequence[str] = ()
+    ) -> None:
         self._images = images
         self._labels = labels
-        self._transform = transform
+        self._preprocessing = preprocessing
+        self.remarks = remarks
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -55,198 +43,178 @@ class ArrayImages:
     def batch(self, indices: Tensor) -> Mapping[str, Tensor]:
         images = self._images[indices]
         floats = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
-        return {"pixel_values": self._transform(floats), "labels": self._labels[indices]}
+        return {"pixel_values": self._preprocessing.of_array(floats), "labels": self._labels[indices]}
 
 
-class FolderImages:
-    """Image files, decoded when they are asked for."""
+class ImageSource(Protocol):
+    def open(self, index: int) -> Image.Image: ...
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    files: Sequence[Path]
+    mode: str | None
+
+    def open(self, index: int) -> Image.Image:
+        return decode(self.files[index], self.mode)
+
+    def name(self, index: int) -> str:
+        return str(self.files[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArray:
+    images: Tensor
+    """uint8 [N, 1 or 3, H, W]"""
+    path: Path
+
+    def open(self, index: int) -> Image.Image:
+        pixels = self.images[index]
+        return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy())
+
+    def name(self, index: int) -> str:
+        return f"image {index} of {self.path}"
+
+
+class DecodedImages:
+    """Images that are decoded and prepared when they are asked for, by several threads, and kept while there is room.
+
+    What a batch holds does not depend on the threads, nor on what is kept.
+    """
 
     def __init__(
-        self, files: Sequence[Path], labels: Tensor, channels: int, size: tuple[int, int], transform: Transform
+        self, source: ImageSource, labels: Tensor, preprocessing: Preprocessing, remarks: Sequence[str] = ()
     ) -> None:
-        self._files = files
+        self._source = source
         self._labels = labels
-        self._mode = "L" if channels == 1 else "RGB"
-        self._size = size
-        self._transform = transform
+        self._preprocessing = preprocessing
+        self._threads = ThreadPoolExecutor(num_threads(), thread_name_prefix="ladle-images")
+        self._first: tuple[int, tuple[int, ...]] | None = None
+        """An image, and the shape that it and so all others have."""
+        self._kept: dict[int, Tensor] = {}
+        self._room_bytes = 0
+        self.remarks = remarks
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._labels)
+
+    def keep(self, max_bytes: int) -> None:
+        """Images that are prepared from now on stay in memory, up to so many bytes."""
+        self._room_bytes = max_bytes
 
     def batch(self, indices: Tensor) -> Mapping[str, Tensor]:
-        images = torch.stack([self._decode(self._files[index]) for index in indices.tolist()])
-        return {"pixel_values": self._transform(images.to(torch.float32) / 255), "labels": self._labels[indices]}
+        wanted = indices.tolist()
+        missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
+        made = dict(zip(missing, self._threads.map(self._prepare, missing), strict=True))
+        for index, image in made.items():
+            self._check_shape(index, image)
+            self._keep(index, image)
+        images = [made[index] if index in made else self._kept[index] for index in wanted]
+        return {"pixel_values": torch.stack(images), "labels": self._labels[indices]}
 
-    def _decode(self, path: Path) -> Tensor:
-        """uint8 [C, H, W]"""
-        height, width = self._size
+    def _prepare(self, index: int) -> Tensor:
+        image = self._source.open(index)
         try:
-            with Image.open(path, formats=DECODERS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(
-                        "invalid-data",
-                        f"An image must have at most {MAX_PIXELS:,} pixels, but `{path}` has {image.width} x "
-                        f"{image.height}.",
-                    )
-                image.draft(self._mode, (width, height))
-                pixels = np.array(image.convert(self._mode).resize((width, height), Image.Resampling.BILINEAR))
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError("invalid-data", f"`{path}` must be an image, but does not decode ({error}).") from error
-        tensor = torch.from_numpy(pixels)
-        return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
-
-
-def open_images(
-    path: Path, shape: ImageShape, size: tuple[int, int] | None, transform: Transform
-) -> ArrayImages | FolderImages:
-    """Raises `DataError`: missing, empty, of another kind or shape, not finite, or of unknown classes."""
-    if path.is_dir():
-        return _open_folder(path, shape, size, transform)
-    if not path.is_file():
-        raise DataError("invalid-data", f"A data set must be a file or a folder, but there is none at `{path}`.")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise DataError(
-            "invalid-data",
-            f"An image set must be a folder of class folders, an .npz or a .safetensors file, but is `{path.name}`.",
-        )
-    arrays = _load_npz(path) if path.suffix == ".npz" else _load_safetensors(path)
-    images, labels = _pick(arrays, IMAGE_KEYS, path), _pick(arrays, LABEL_KEYS, path)
-    return ArrayImages(_as_images(images, shape, path), _as_labels(labels, len(images), shape, path), transform)
-
-
-def _load_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-        if declared > MAX_ARRAY_BYTES:
+            return self._preprocessing.of_image(image).contiguous()
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Whatever a processor of transformers raises for an image that it is not made for.
             raise DataError(
-                "invalid-data", f"`{path}` must unpack to at most {MAX_ARRAY_BYTES:,} bytes, but declares {declared:,}."
+                "invalid-data",
+                f"`{self._source.name(index)}` must be an image that can be prepared for the model, but that fails "
+                f"({type(error).__name__}: {str(error)[:300]}).",
+            ) from error
+
+    def _check_shape(self, index: int, image: Tensor) -> None:
+        if self._first is None:
+            self._first = index, tuple(image.shape)
+        other, shape = self._first
+        if tuple(image.shape) != shape:
+            raise DataError(
+                "invalid-data",
+                f"All images must come out of the preprocessing with the same shape, but `{self._source.name(other)}` "
+                f"has {shape} and `{self._source.name(index)}` has {tuple(image.shape)}. Give the task option "
+                f"`image_size`.",
             )
-        # A pickled array could carry code: it is refused, not read.
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        # What a damaged archive raises depends on where it is damaged: zlib.error, NotImplementedError and more.
+
+    def _keep(self, index: int, image: Tensor) -> None:
+        """The first to come stay: all are asked for equally often, so to put one in another's place gains nothing."""
+        if image.nbytes <= self._room_bytes:
+            self._room_bytes -= image.nbytes
+            self._kept[index] = image
+
+
+def num_threads() -> int:
+    """This rank's share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1), MAX_THREADS)
+
+
+def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
+    """Raises `DataError`: missing, empty, of another kind or shape, not finite, or of unknown classes."""
+    try:
+        if path.is_dir():
+            return _open_folder(path, shape, preprocessing)
+        if not path.is_file():
+            raise DataError("invalid-data", f"A data set must be a file or a folder, but there is none at `{path}`.")
+        if path.suffix.lower() not in (".npz", ".safetensors"):
+            raise DataError(
+                "invalid-data",
+                f"An image set must be a folder of class folders, an .npz or a .safetensors file, but is "
+                f"`{path.name}`.",
+            )
+        return _open_arrays(path, shape, preprocessing)
+    except OSError as error:
         raise DataError(
-            "invalid-data", f"`{path}` must be an .npz of plain arrays, but does not read ({error})."
+            "invalid-data", f"`{error.filename or path}` must be readable, but is not ({error.strerror})."
         ) from error
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        read_header(path)
-        return load_file(path)
-    except (CheckpointError, SafetensorError) as error:
-        raise DataError("invalid-data", f"`{path}` must be a safetensors file, but does not read ({error}).") from error
+def _open_folder(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> DecodedImages:
+    if shape.channels not in MODES:
+        raise DataError(
+            "invalid-data",
+            f"Image files must be for a model of 1 or 3 channels, but this one takes {shape.channels}. Give arrays in "
+            f"an .npz or a .safetensors file.",
+        )
+    folders = find_images(path)
+    label_of, remark = find_labels(folders, shape)
+    files = [file for images in folders.images.values() for file in images]
+    labels = [label_of[name] for name, images in folders.images.items() for _ in images]
+    mode = None if preprocessing.takes_any_mode else MODES[shape.channels]
+    if isinstance(preprocessing, PlainPreprocessing) and preprocessing.size is None:
+        preprocessing = replace(preprocessing, size=decode(files[0], mode).size[::-1])
+    remarks = filter(None, (remark, folders.remark()))
+    return DecodedImages(ImageFiles(files=files, mode=mode), torch.tensor(labels), preprocessing, tuple(remarks))
 
 
-def _pick(arrays: Mapping[str, Tensor], keys: Sequence[str], path: Path) -> Tensor:
-    for key in keys:
-        if key in arrays:
-            return arrays[key]
-    raise DataError(
-        "invalid-data",
-        f"`{path.name}` must hold an array named {' or '.join(f'`{key}`' for key in keys)}, but holds "
-        f"{', '.join(f'`{name}`' for name in arrays) or 'none'}.",
+def _open_arrays(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
+    stored_images, stored_labels = read_arrays(path)
+    images = as_images(stored_images, shape, path)
+    labels = as_labels(stored_labels, len(images), shape, path)
+    if images.is_floating_point():
+        remark = _remark_on_floats(images, preprocessing, path)
+        return ArrayImages(images, labels, preprocessing, () if remark is None else (remark,))
+    plain = isinstance(preprocessing, PlainPreprocessing)
+    if shape.channels not in MODES or (plain and preprocessing.size in (None, tuple(images.shape[2:]))):
+        return ArrayImages(images, labels, preprocessing)
+    return DecodedImages(ImageArray(images=images, path=path), labels, preprocessing)
+
+
+def _remark_on_floats(images: Tensor, preprocessing: Preprocessing, path: Path) -> str | None:
+    """Floating images have been through the processor; those that only look as if they had not are worth a word."""
+    if not isinstance(preprocessing, FolderPreprocessing):
+        return None
+    least, most = (float(value) for value in images.aminmax())
+    if preprocessing.mean is None or preprocessing.options.mean is not None or least < 0 or most > 1:
+        return None
+    return (
+        f"The floating images of `{path}` go to the model as they are. They lie within 0 and 1, as if "
+        f"`{preprocessing.path.name}` had not been applied to them: if so, store them as uint8, or give the task "
+        f"options `mean` and `std`."
     )
-
-
-def _as_images(images: Tensor, shape: ImageShape, path: Path) -> Tensor:
-    """[N, C, H, W] from [N, H, W], [N, H, W, C] or [N, C, H, W]."""
-    given = tuple(images.shape)
-    if len(images) == 0:
-        raise DataError("empty-data", f"An image set must hold examples, but `{path.name}` holds none.")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise DataError(
-            "invalid-data", f"Images must be uint8 or floating, but in `{path.name}` they are {images.dtype}."
-        )
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and images.shape[1] != shape.channels and images.shape[3] == shape.channels:
-        images = images.permute(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] != shape.channels:
-        raise DataError(
-            "invalid-data",
-            f"Images must have the shape N x H x W, N x H x W x C or N x C x H x W with C = {shape.channels}, as the "
-            f"model takes them, but in `{path.name}` they have {given}. Is this the set of another task?",
-        )
-    if images.is_floating_point() and not bool(torch.isfinite(images).all()):
-        raise DataError("invalid-data", f"Images must be finite, but `{path.name}` holds NaN or infinite values.")
-    return images
-
-
-def _as_labels(labels: Tensor, num_images: int, shape: ImageShape, path: Path) -> Tensor:
-    """int64 [N]"""
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or len(labels) != num_images:
-        raise DataError(
-            "invalid-data",
-            f"Labels must be {num_images} whole numbers, one an image, but in `{path.name}` they are {labels.dtype} of "
-            f"shape {tuple(labels.shape)}.",
-        )
-    labels = labels.to(torch.int64)
-    unknown = sorted({label for label in labels.tolist() if not 0 <= label < shape.num_classes})
-    if unknown:
-        raise DataError(
-            "unknown-classes",
-            f"Labels must be from 0 to {shape.num_classes - 1}, the model's classes, but `{path.name}` has "
-            f"{', '.join(str(label) for label in unknown[:10])}.",
-        )
-    return labels
-
-
-def _open_folder(path: Path, shape: ImageShape, size: tuple[int, int] | None, transform: Transform) -> FolderImages:
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    ids = _class_ids(classes, shape, path)
-    files: list[Path] = []
-    labels: list[int] = []
-    for name in classes:
-        for file in sorted((path / name).iterdir()):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                if not file.resolve().is_relative_to(path.resolve()):
-                    raise DataError(
-                        "path-not-allowed", f"Images must lie inside `{path}`, but `{file}` leads out of it."
-                    )
-                files.append(file)
-                labels.append(ids[name])
-    if not files:
-        raise DataError(
-            "empty-data",
-            f"An image folder must hold one sub-folder a class with {', '.join(IMAGE_SUFFIXES)} files, but `{path}` "
-            f"holds {len(classes)} sub-folders and no image in them.",
-        )
-    return FolderImages(files, torch.tensor(labels), shape.channels, size or _first_size(files[0]), transform)
-
-
-def _class_ids(classes: Sequence[str], shape: ImageShape, path: Path) -> Mapping[str, int]:
-    """By the config's names where it has any; else in alphabetical order, which is what training loaders do."""
-    names = shape.class_ids
-    if names is not None and all(name in names for name in classes):
-        return names
-    placeholder = names is None or all(name == f"LABEL_{label}" for name, label in names.items())
-    if not placeholder:
-        assert names is not None
-        unknown = [name for name in classes if name not in names]
-        raise DataError(
-            "unknown-classes",
-            f"Class folders must be named as in the model's config ({', '.join(list(names)[:10])}), but `{path}` has "
-            f"{', '.join(f'`{name}`' for name in unknown[:10])}.",
-        )
-    if all(name.isdigit() and int(name) < shape.num_classes for name in classes):
-        return {name: int(name) for name in classes}
-    if len(classes) != shape.num_classes:
-        raise DataError(
-            "unknown-classes",
-            f"There must be one class folder for each of the model's {shape.num_classes} classes, but `{path}` has "
-            f"{len(classes)}: {', '.join(classes[:10])}.",
-        )
-    return {name: label for label, name in enumerate(classes)}
-
-
-def _first_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path, formats=DECODERS) as image:
-            return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError("invalid-data", f"`{path}` must be an image, but does not decode ({error}).") from error

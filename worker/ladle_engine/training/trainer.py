@@ -22,7 +22,7 @@ from ladle_engine.model.statistics import Statistics
 from ladle_engine.placements.base import Placement
 from ladle_engine.progress import ProgressCallback
 from ladle_engine.resume_state import ResumeState
-from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.examples import Examples, even_batches
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings
 
@@ -60,8 +60,7 @@ class Trainer:
         self.statistics.training_mode()
         self.load_statistics(weights_KG)
         loss, gradient_KG = 0.0, torch.zeros_like(weights_KG)
-        # Cut evenly: a short last part would weigh as little as it is long, but have batch statistics of its own.
-        for batch in indices.tensor_split(math.ceil(len(indices) / self.examples.task.batch_size)):
+        for batch in even_batches(indices, self.examples.task.batch_size):
             _, share = share_of(len(batch), self.collectives)
             own, weight = batch[share], (share.stop - share.start) / len(indices)
             if not len(own):

@@ -1,0 +1,75 @@
+"""What the worker that is installed beside this command can do. It is asked in a process of its own: it needs torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ladle._address import URL_VARIABLE
+from ladle._client import Client
+from ladle._errors import ConfigurationError, LadleError, ServiceUnreachable
+from ladle.cli.stack import StackError, has_extra
+from ladle_contracts import Catalog, JobSpec
+
+TAIL_LINES = 12
+
+
+class Refused(LadleError):
+    """The job would fail before it had read any weights."""
+
+
+def refuse_bad_input(spec: JobSpec, results: Path) -> None:
+    """Raises `Refused` with the message and the reason that the job itself would fail with."""
+    request = {"spec": spec.model_dump(mode="json"), "results": str(results)}
+    done = _ask("precheck", json.dumps(request))
+    answer = _last_line(done)
+    if answer is None:
+        raise StackError("\n".join(["The worker cannot look at the input. It says:", *_tail(done.stderr)]))
+    if answer["ok"]:
+        return
+    tail = [line for line in _tail(done.stderr) if answer["message"] not in line]
+    lines = ["The log ends with:", *tail] if tail else []
+    raise Refused("\n".join([f"The job cannot run: {answer['message']} [{answer['reason']}]", *lines]))
+
+
+def describe() -> dict[str, Any]:
+    """Catalogue, tasks that do not load, GPUs and torch's version. Raises `StackError`."""
+    done = _ask("describe")
+    described: dict[str, Any] | None = _last_line(done)
+    if described is None:
+        raise StackError((_tail(done.stderr) or ["no message"])[-1].strip())
+    return described
+
+
+def catalog_part(part: str, url: str | None, token: str | None, err: Console) -> Any:
+    """`methods` or `tasks` of the service or, where no service is named and none answers, of this installation."""
+    try:
+        with Client(url, token) as client:
+            return getattr(client, part)()
+    except (ConfigurationError, ServiceUnreachable):
+        if url or os.environ.get(URL_VARIABLE) or not has_extra("worker"):
+            raise
+    err.print("No service is running. This is what is installed here:", style="dim")
+    return getattr(Catalog.model_validate_json(json.dumps(describe()["catalog"])), part)
+
+
+def _ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"ladle_worker.{module}"], input=text, capture_output=True, text=True, check=False
+    )
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> Any:
+    """The answer, below whatever a plug-in prints; None where the process failed."""
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+
+
+def _tail(text: str) -> list[str]:
+    return [f"    {line}" for line in text.splitlines()[-TAIL_LINES:]]

@@ -1,0 +1,253 @@
+"""The flags that describe a job, once for `run` and `submit`.
+
+Only a flag's name, its placeholder and its panel are written here. Help text, default and rule come from the contract.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from ladle._errors import InvalidSpec
+from ladle._spec import build_spec
+from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
+
+P = ParamSpec("P")
+
+FIELDS = {field.path: field for field in SPEC_FIELDS}
+ARGUMENTS = {"ckpt_dir": "CKPT_DIR", "val_set": "VAL_SET"}
+
+
+class WrongUsage(typer.BadParameter):
+    """The command line is wrong. The message says all, so typer's own "Invalid value" does not stand before it."""
+
+    def format_message(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of the command and the option of the job that it sets."""
+
+    path: str
+    """`checkpoints.last`"""
+    name: str
+    """`--last`"""
+    placeholder: str
+    """What stands for the value in the help: `N`."""
+    hint: str = ""
+    """What only a user of the command must know."""
+
+    @property
+    def parameter(self) -> str:
+        """The flag as a Python name: `last`."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    @property
+    def field(self) -> SpecField:
+        return FIELDS[self.path]
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.field.schema.get("type") == "object"
+
+    @property
+    def default(self) -> str:
+        """What holds without the flag; empty when nothing does."""
+        return "" if self.field.default in (None, {}, ()) else str(self.field.default)
+
+    @property
+    def help(self) -> str:
+        """The contract's text, and in brackets what a value may be."""
+        facts = [
+            self.field.limits,
+            "may be repeated" if self.is_repeatable else "",
+            f"default: {self.default}" if self.default else "",
+        ]
+        brackets = "; ".join(fact for fact in facts if fact)
+        return " ".join(part for part in (self.field.help, self.hint, f"[{brackets}]" if brackets else "") if part)
+
+
+PANELS: dict[str, tuple[Flag, ...]] = {
+    "Which checkpoints": (
+        Flag("checkpoints.pattern", "--pattern", "GLOB"),
+        Flag("checkpoints.last", "--last", "N"),
+        Flag("checkpoints.steps", "--steps", "N,N,..."),
+    ),
+    "Task and data": (
+        Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
+        Flag("task.options", "--task-option", "NAME=VALUE", "`ladle tasks` lists them for every task."),
+        Flag("train_set.path", "--train-set", "PATH"),
+        Flag("train_set.use", "--train-set-use", "USE"),
+        Flag("select_fraction", "--select-fraction", "SHARE"),
+        Flag("metric", "--metric", "NAME"),
+    ),
+    "Method": (
+        Flag("method.name", "--method", "NAME", "`ladle methods` lists the names."),
+        Flag("method.options", "--method-option", "NAME=VALUE", "`ladle methods` lists them for every method."),
+        Flag("seed", "--seed", "N"),
+    ),
+    "Result": (
+        Flag("output.name", "--output", "NAME"),
+        Flag("output.dtype", "--dtype", "TYPE"),
+        Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
+    ),
+    "Machines and queue": (
+        Flag("resources.nodes", "--nodes", "N"),
+        Flag("resources.ranks_per_node", "--ranks-per-node", "N"),
+        Flag("resources.placement", "--placement", "NAME"),
+        Flag("resources.precision", "--precision", "NAME"),
+        Flag("priority", "--priority", "N"),
+        Flag("labels", "--label", "NAME=VALUE"),
+    ),
+}
+"""Title of a panel in the help -> its flags. A new option of a job needs one line here."""
+
+FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
+FLAG_OF = ARGUMENTS | {flag.path: flag.name for flag in FLAGS}
+"""Path in the spec -> what the command calls it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobArguments:
+    """The job that a command line describes; the arguments of `ladle.submit`."""
+
+    ckpt_dir: Path
+    val_set: Path
+    options: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file or folder that the job reads."""
+        train_set = self.options.get("train_set", {}).get("path")
+        return [self.ckpt_dir, self.val_set, *([train_set] if train_set else [])]
+
+
+def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:
+    """Gives a command the two paths and all flags of a job. It is called with what they describe, checked.
+
+    A rule that is broken ends the program with a message about the flag, before anything is sent or started.
+    """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    parameters = [*map(_path_parameter, ARGUMENTS), *(_parameter(*each) for each in _in_panels()), *own]
+
+    @wraps(command)
+    def with_flags(**given: Any) -> None:
+        values = {name: given.pop(name) for name in (*ARGUMENTS, *(flag.parameter for flag in FLAGS))}
+        command(_job_arguments(values), **given)  # type: ignore[call-arg]  # typer passes what the signature says
+
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_flags
+
+
+def flag_for(path: str) -> str:
+    """The flag of a field, or of the option that the field is inside: `--steps` for `checkpoints.steps.1`."""
+    while path not in FLAG_OF and "." in path:
+        path = path.rpartition(".")[0]
+    return FLAG_OF.get(path, path)
+
+
+def pairs(texts: Sequence[str] | None, flag: str, *, plain: bool) -> dict[str, Any]:
+    """`["steps=32"]` as `{"steps": 32}`: values are JSON where they can be, else text. With `plain` all are text."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise WrongUsage(f"`{flag}` must be NAME=VALUE, but is {text!r}.")
+        found[name] = value if plain else _json_or_text(value)
+    return found
+
+
+def _in_panels() -> list[tuple[Flag, str]]:
+    return [(flag, panel) for panel, flags in PANELS.items() for flag in flags]
+
+
+def _path_parameter(name: str) -> inspect.Parameter:
+    argument = typer.Argument(metavar=ARGUMENTS[name], help=FIELDS[name].help)
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[Path, argument])
+
+
+def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
+    """Always None by default: what nobody gave is not sent, so that the service's default holds."""
+    option = typer.Option(
+        flag.name, metavar=flag.placeholder, help=flag.help, rich_help_panel=panel, autocompletion=_choices(flag)
+    )
+    kind: Any = list[str] if flag.is_repeatable else Path if flag.path.endswith(".path") else str
+    return inspect.Parameter(
+        flag.parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _choices(flag: Flag) -> Callable[[str], list[str]] | None:
+    """What the shell completes."""
+    choices = flag.field.schema.get("enum")
+    if choices is None:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
+    options: dict[str, Any] = {}
+    for flag in FLAGS:
+        given = values[flag.parameter]
+        if given not in (None, [], ()):
+            part, _, name = flag.path.rpartition(".")
+            (options.setdefault(part, {}) if part else options)[name] = _read(given, flag)
+    job = JobArguments(ckpt_dir=values["ckpt_dir"], val_set=values["val_set"], options=options)
+    try:
+        build_spec(job.ckpt_dir, job.val_set, job.options)
+    except InvalidSpec as error:
+        sentences = [f"`{flag_for(each['field'])}` {each['message']}." for each in error.errors]
+        raise WrongUsage("\n".join(sentences) or str(error)) from error
+    return job
+
+
+def _read(given: Any, flag: Flag) -> Any:
+    """The text of a flag as the value that the spec wants. What is no number stays text, and breaks the spec's rule."""
+    schema = flag.field.schema
+    match schema.get("type"):
+        case "object":
+            plain = schema.get("additionalProperties", {}).get("type") == "string"
+            return pairs(given, flag.name, plain=plain)
+        case "array":
+            return _numbers(given, flag.name)
+        case "integer" | "number":
+            return _number(given)
+        case _:
+            return given
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError, OverflowError):
+            value = kind(text)
+            return value if math.isfinite(value) else text
+    return text
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise WrongUsage(f"`{flag}` must be whole numbers with commas between, but is {text!r}.") from error
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,23 @@
+"""Messages in the command's words: the client speaks of arguments and fields, the command of flags."""
+
+from __future__ import annotations
+
+import re
+
+from ladle.cli.job_flags import FLAG_OF
+
+_NAMED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)(=?)`")
+
+
+def in_flags(message: str) -> str:
+    """A message with the command's flags in the place of what a program would pass.
+
+    An argument is marked by its `=`: `url=` becomes `--url`. A field of a job spec is known by its full path:
+    `checkpoints.last` becomes `--last`.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, is_argument = found[1], bool(found[2])
+        return f"`--{name.replace('_', '-')}`" if is_argument else f"`{FLAG_OF.get(name, name)}`"
+
+    return _NAMED.sub(flag, message)

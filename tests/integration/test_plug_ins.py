@@ -1,0 +1,134 @@
+"""Faults of plug-ins through a real worker: what would come again ends the first attempt, a crash does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladle_contracts import JobRecord, JobSpec, JobState, MethodChoice, Reason, Resources, TaskChoice
+from tests.builders import make_checkpoints, make_val_set
+from tests.integration.life import Cluster, cluster
+from tests.plug_ins import install, line_of, task_source
+from tests.servers import redis_server, running, worker_process
+
+REPOSITORY = Path(__file__).parents[2]
+
+SOURCES = {
+    "raises": task_source(
+        "raises",
+        "def loss(self, model, batch):\n    return model(batch['pixel_values']).sum() / self.temperature",
+    ),
+    "exits": task_source("exits", "def build_model(self, checkpoints):\n    sys.exit('the licence has expired')"),
+    "does-not-load": "import no_such_library\n",
+    "column": task_source(
+        "column",
+        "def evaluate(self, model, batch):\n"
+        "    return {name: values[:, None] for name, values in super().evaluate(model, batch).items()}",
+    ),
+    "killed": task_source("killed", "def build_model(self, checkpoints):\n    os.kill(os.getpid(), signal.SIGKILL)"),
+    "bad-disk": task_source(
+        "bad-disk",
+        "def open_data(self, path, checkpoints):\n"
+        "    seen = checkpoints.folder.parent / 'seen'\n"
+        "    if not seen.exists():\n"
+        "        seen.touch()\n"
+        "        raise OSError(5, 'Input/output error')\n"
+        "    return super().open_data(path, checkpoints)",
+    ),
+}
+
+
+def path_with(*folders: Path) -> str:
+    """A `PYTHONPATH` with these in front of what is there."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+class Jobs:
+    """A worker with plug-ins, and jobs that name them."""
+
+    def __init__(self, made: Cluster, root: Path, files: dict[str, Path]) -> None:
+        self.made = made
+        self.root = root
+        self.files = files
+
+    def run(self, task: str, **more: Any) -> JobRecord:
+        spec = JobSpec(
+            ckpt_dir=str(self.root / "checkpoints"), val_set=str(self.root / "val.npz"), task=TaskChoice(name=task),
+            method=MethodChoice(name="uniform"), **more,
+        )  # fmt: skip
+        return self.made.finish(self.made.submit(spec))
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    root, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("plug-ins")
+    make_checkpoints(root / "checkpoints")
+    make_val_set(root / "val.npz")
+    files = {name: install(folder / "site", name, source) for name, source in SOURCES.items()}
+    with redis_server(folder) as server, cluster(server) as made:
+        process = worker_process(folder, server, root)
+        process.environment = {**process.environment, "PYTHONPATH": path_with(folder / "site", REPOSITORY)}
+        with running(process):
+            yield Jobs(made, root, files)
+
+
+@pytest.mark.parametrize(
+    ("task", "where", "words"),
+    [
+        ("raises", "self.temperature", "AttributeError: 'Task' object has no attribute 'temperature'"),
+        ("exits", "sys.exit(", "SystemExit: the licence has expired"),
+        ("does-not-load", "no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+    ],
+)
+def test_an_error_of_a_plug_in_ends_the_first_attempt_and_the_log_has_its_traceback(
+    jobs: Jobs, task: str, where: str, words: str
+) -> None:
+    record = jobs.run(task)
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.TASK_FAILED), record
+    assert (record.attempt, record.failures) == (1, 0), "it would only come again"
+    file = jobs.files[task]
+    assert f"Task `{task}` fails" in (record.message or "")
+    assert f"({file}, line {line_of(file, where)}): {words}" in (record.message or "")
+    assert any(line.startswith("Traceback") for line in record.log_tail)
+    assert any(f'File "{file}", line {line_of(file, where)}' in line for line in record.log_tail)
+
+
+def test_metrics_of_a_wrong_shape_end_the_first_attempt(jobs: Jobs) -> None:
+    record = jobs.run("column")
+    assert (record.reason, record.attempt) == (Reason.TASK_FAILED, 1)
+    assert "`evaluate` of task `column` must return one value per example for `accuracy`" in (record.message or "")
+    assert "but returns float32 [8, 1]" in (record.message or "")
+
+
+def test_an_error_on_two_ranks_is_told_once(jobs: Jobs) -> None:
+    record = jobs.run("raises", resources=Resources(ranks_per_node=2))
+    assert (record.reason, record.attempt) == (Reason.TASK_FAILED, 1)
+
+
+def test_a_plug_in_that_is_killed_is_tried_again(jobs: Jobs) -> None:
+    record = jobs.run("killed")
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.CRASHED)
+    assert (record.attempt, record.failures) == (3, 3)
+
+
+def test_a_disk_that_fails_for_a_moment_is_tried_again(jobs: Jobs) -> None:
+    record = jobs.run("bad-disk")
+    assert record.state == JobState.SUCCEEDED, record
+    assert (record.attempt, record.failures) == (2, 1)
+
+
+def test_a_mistake_in_ladle_ends_the_first_attempt_and_says_so(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "data" / "checkpoints")
+    make_val_set(tmp_path / "data" / "val.npz")
+    with redis_server(tmp_path) as server, cluster(server) as made:
+        process = worker_process(tmp_path, server, tmp_path / "data", RANK_MODULE="tests.integration.buggy_rank")
+        process.environment = {**process.environment, "PYTHONPATH": path_with(REPOSITORY)}
+        with running(process):
+            record = Jobs(made, tmp_path / "data", {}).run("small-cnn")
+    assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.INTERNAL_ERROR, 1), record
+    assert "KeyError: 'a mistake'. This is a mistake in Ladle" in (record.message or "")
+    assert any("buggy_rank.py" in line for line in record.log_tail)

@@ -1,0 +1,117 @@
+"""The command's flags for a job are the contract's options, and what they say is checked before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ladle.cli.app import app, run, submit
+from ladle.cli.job_flags import ARGUMENTS, FLAGS, JobArguments, with_job_flags
+from ladle.cli.wording import in_flags
+from ladle_contracts.spec_fields import SPEC_FIELDS
+
+RUNNER = CliRunner()
+
+
+def parsed(arguments: Sequence[str]) -> JobArguments:
+    """What a command of these flags is called with."""
+    given: list[JobArguments] = []
+    program = typer.Typer()
+
+    @program.command()
+    @with_job_flags
+    def command(job: JobArguments) -> None:
+        given.append(job)
+
+    done = RUNNER.invoke(program, ["c", "v", *arguments])
+    assert done.exit_code == 0, done.stderr
+    return given[0]
+
+
+def refused(arguments: Sequence[str]) -> str:
+    """The message, as one line without its frame."""
+    done = RUNNER.invoke(app, ["run", "c", "v", *arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    return " ".join(line.strip("│ ") for line in done.stderr.splitlines())
+
+
+def test_every_option_of_a_job_has_one_flag() -> None:
+    assert sorted([*ARGUMENTS, *(flag.path for flag in FLAGS)]) == sorted(field.path for field in SPEC_FIELDS)
+    assert len({flag.parameter for flag in FLAGS}) == len(FLAGS)
+
+
+@pytest.mark.parametrize("command", [run, submit])
+def test_both_commands_take_all_flags_and_show_the_contracts_help(command: Any) -> None:
+    parameters = inspect.signature(command).parameters
+    assert {*ARGUMENTS, *(flag.parameter for flag in FLAGS)} <= set(parameters)
+    for flag in FLAGS:
+        assert flag.field.help, f"`{flag.path}` must have a docstring in the contract"
+        (option,) = parameters[flag.parameter].annotation.__metadata__
+        assert flag.field.help in option.help
+        assert flag.field.limits in option.help
+
+
+def test_what_is_not_given_is_not_sent() -> None:
+    assert parsed([]).options == {}
+    assert parsed(["--last", "3"]).options == {"checkpoints": {"last": 3}}
+
+
+def test_values_are_read_as_what_they_are() -> None:
+    job = parsed(
+        [
+            *("--steps", "100,200", "--select-fraction", "0.25", "--seed", "7", "--pattern", "7"),
+            *("--method-option", "steps=40", "--method-option", "groups=layers", "--method-option", 'a={"b": [1]}'),
+            *("--label", "run=1", "--label", "equation=a=b", "--train-set", "t"),
+        ]
+    )
+    assert job.options == {
+        "checkpoints": {"pattern": "7", "steps": [100, 200]},
+        "select_fraction": 0.25,
+        "seed": 7,
+        "method": {"options": {"steps": 40, "groups": "layers", "a": {"b": [1]}}},
+        "labels": {"run": "1", "equation": "a=b"},
+        "train_set": {"path": Path("t")},
+    }
+    assert job.inputs == [Path("c"), Path("v"), Path("t")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--last", "0"], "`--last` must be at least 1, but is 0."),
+        (["--last", "x"], "`--last` must be a whole number, but is 'x'."),
+        (["--seed", "1.5"], "`--seed` must be a whole number, but is 1.5."),
+        (["--steps", "1,x"], "`--steps` must be whole numbers with commas between, but is '1,x'."),
+        (["--select-fraction", "2"], "`--select-fraction` must be below 1, but is 2."),
+        (["--select-fraction", "nan"], "`--select-fraction` must be a number, but is 'nan'."),
+        (["--dtype", "int4"], "`--dtype` must be `keep`, `float32`, `bfloat16` or `float16`, but is 'int4'."),
+        (["--train-set-use", "batchnorm"], "`--train-set` must be given."),
+        (["--label", "a"], "`--label` must be NAME=VALUE, but is 'a'."),
+        (["--label", f"a={'x' * 300}"], "`--label` must have at most 200 characters, but is 'xxx"),
+        (["--output", "../up"], "`--output` must be one folder name"),
+        (["--pattern", ""], "`--pattern` must not be empty"),
+        (["--last", "0", "--priority", "101"], "`--priority` must be at most 100, but is 101."),
+    ],
+)
+def test_a_rule_that_is_broken_is_told_by_flag_before_anything_starts(arguments: list[str], message: str) -> None:
+    assert message in refused(arguments)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("pass `url=`.", "pass `--url`."),
+        ("`checkpoints.last` must be at most 3", "`--last` must be at most 3"),
+        ("`val_set` and `train_set.path`", "`VAL_SET` and `--train-set`"),
+        ("`last` is a link to `config.json`", "`last` is a link to `config.json`"),
+        ("`metric` must be among accuracy", "`--metric` must be among accuracy"),
+    ],
+)
+def test_the_clients_words_become_the_commands(said: str, told: str) -> None:
+    assert in_flags(said) == told

@@ -1,0 +1,322 @@
+"""What training scripts save around the weights: taken where torch loads it weights-only, else refused by its entry."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import random
+import sys
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ladle_engine import CheckpointError, combine_checkpoints, discover
+from ladle_engine.checkpoints.pickle_entries import entries_of
+from ladle_engine.checkpoints.pickle_file import load_state_dict
+from ladle_engine.progress import ProgressEvent, Warned
+
+
+def state(number: int) -> dict[str, Tensor]:
+    return {"w": torch.full((2,), float(number)), "b": torch.tensor(float(number))}
+
+
+def optimizer() -> dict[str, Any]:
+    return {"state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
+
+
+def combined(folder: Path, make: Callable[[int], object]) -> tuple[dict[str, Tensor], list[str]]:
+    """The model, and what was said."""
+    folder.mkdir(exist_ok=True)
+    said: list[str] = []
+
+    def listen(event: ProgressEvent) -> None:
+        if isinstance(event, Warned):
+            said.append(event.message)
+
+    for number in (1, 2):
+        torch.save(make(number), folder / f"epoch-{number}.pt")
+    return load_file(combine_checkpoints(folder, output=folder / "out", progress=listen) / "model.safetensors"), said
+
+
+READ: dict[str, Callable[[int], object]] = {
+    "bare": state,
+    "ordered": lambda i: OrderedDict(state(i)),
+    "a module's own": lambda i: with_metadata(state(i)),
+    "under state_dict": lambda i: {
+        "state_dict": state(i),
+        "epoch": 3,
+        "arch": "resnet18",
+        "best_acc1": torch.tensor(0.9),
+    },
+    "with everything": lambda i: {
+        "model": state(i),
+        "optimizer": optimizer(),
+        "lr_scheduler": {"last_epoch": 3, "milestones": Counter({30: 1})},
+        "scaler": {"scale": 65536.0},
+        "rng_state": torch.get_rng_state(),
+        "python_rng": random.getstate(),
+        "numpy_rng": np.random.get_state(),
+        "best": np.float64(0.9),
+        "accuracy": np.float32(0.9),
+        "step": np.int64(3),
+        "done": np.bool_(True),
+        "args": {"lr": 0.1, "betas": (0.9, 0.99), "name": None},
+        "loss": torch.tensor([0.3]),
+    },
+    "flat with an epoch": lambda i: {**state(i), "epoch": 3},
+    "flat with an optimiser": lambda i: {**state(i), "optimizer": {}, "lr_scheduler": optimizer()},
+    "flat with a full optimiser": lambda i: {**state(i), "optimizer_state_dict": optimizer()},
+    "flat with extra state": lambda i: {**state(i), "layer._extra_state": None},
+    "flat with a dict as extra state": lambda i: {**state(i), "layer._extra_state": {"amax": torch.ones(3)}},
+    "flat with a list and a text": lambda i: {
+        **state(i),
+        "classes": ["a", "b"],
+        "version": "1.0",
+        "size": torch.Size([2]),
+    },
+    "flat with a number of numpy's": lambda i: {**state(i), "best": np.float64(1.0)},
+    "lightning": lambda i: {
+        "epoch": 3,
+        "global_step": 100,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": state(i),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 4}}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.1)}},
+        "optimizer_states": [optimizer()],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "under a name of its own": lambda i: {"generator_state": state(i), "epoch": 3, "optim_g": optimizer()},
+    "under a name beside a loss": lambda i: {"netG": state(i), "loss": torch.tensor(0.3), "iters": [1, 2]},
+    "twice nested": lambda i: {"checkpoint": {"model_state": state(i), "epoch": 3}},
+    "the same dict twice": lambda i: twice(state(i)),
+}
+
+
+def with_metadata(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    model = nn.Module()
+    for name, tensor in tensors.items():
+        model.register_parameter(name, nn.Parameter(tensor))
+    return model.state_dict()
+
+
+def twice(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {"first": tensors, "again": tensors}
+
+
+@pytest.mark.parametrize("make", READ.values(), ids=READ)
+def test_the_weights_are_found_among_what_trainers_save(tmp_path: Path, make: Callable[[int], object]) -> None:
+    model, said = combined(tmp_path / "in", make)
+    assert {name: tensor.tolist() for name, tensor in model.items()} == {"w": [1.5, 1.5], "b": 1.5}
+    assert all("left out, because they are not weights" in message for message in said)
+
+
+def test_what_stands_among_the_tensors_and_is_left_out_is_said_once(tmp_path: Path) -> None:
+    _, said = combined(tmp_path / "in", lambda i: {**state(i), "epoch": i, "optimizer": optimizer()})
+    assert said == ["`epoch-1.pt` and 1 more: left out, because they are not weights: `epoch`, `optimizer`."]
+    _, said = combined(tmp_path / "nested", lambda i: {"model": state(i), "epoch": i, "optimizer": optimizer()})
+    assert said == []
+
+
+AVERAGES: dict[str, tuple[Callable[[int], object], str]] = {
+    "ema beside": (
+        lambda i: {"model": state(i), "ema": state(9 * i)},
+        "the model under `model` is used, and the average (EMA) under `ema` is not",
+    ),
+    "timm": (
+        lambda i: {"state_dict": state(i), "state_dict_ema": state(9 * i), "epoch": 3},
+        "the model under `state_dict` is used, and the average (EMA) under `state_dict_ema` is not",
+    ),
+    "basicsr": (
+        lambda i: {"params": state(i), "params_ema": state(9 * i)},
+        "the model under `params` is used, and the average (EMA) under `params_ema` is not",
+    ),
+    "unknown names": (
+        lambda i: {"network": state(i), "ema_network": state(9 * i)},
+        "the model under `network` is used, and the average (EMA) under `ema_network` is not",
+    ),
+    "alone": (lambda i: {"params_ema": state(i)}, "only the average (EMA) under `params_ema` is there, and is used"),
+    "alone with a step": (
+        lambda i: {"model_ema": state(i), "optimizer": optimizer()},
+        "only the average (EMA) under `model_ema` is there, and is used",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), AVERAGES.values(), ids=AVERAGES)
+def test_an_average_beside_the_model_is_told_of(tmp_path: Path, make: Callable[[int], object], words: str) -> None:
+    model, said = combined(tmp_path / "in", make)
+    assert model["w"].tolist() == [1.5, 1.5]
+    assert said == [f"`epoch-1.pt` and 1 more: {words}."]
+
+
+def test_the_settings_of_an_average_are_no_average(tmp_path: Path) -> None:
+    _, said = combined(tmp_path / "in", lambda i: {"model": state(i), "ema": {"decay": 0.99}})
+    assert said == []
+
+
+@dataclass
+class Config:
+    """A class of the user's."""
+
+    lr: float = 0.1
+
+
+class Mine(Tensor):
+    """A tensor of the user's."""
+
+
+UNSAFE: dict[str, tuple[Callable[[int], object], str, str]] = {
+    "namespace": (
+        lambda i: {"state_dict": state(i), "args": argparse.Namespace(lr=0.1)},
+        "its entry `args` asks for `argparse.Namespace`",
+        "unsafe-checkpoint",
+    ),
+    "a class within": (
+        lambda i: {"model": state(i), "extra": {"config": [1, {"inner": Config()}]}},
+        f"its entry `extra` / `config` / `inner` asks for `{__name__}.Config`",
+        "unsafe-checkpoint",
+    ),
+    "a path": (
+        lambda i: {"model": state(i), "hyper_parameters": {"root": Path("data")}},
+        "its entry `hyper_parameters` / `root` asks for `pathlib.",
+        "unsafe-checkpoint",
+    ),
+    "a subclass of Tensor": (
+        lambda i: {"model": {**state(i), "v": torch.ones(2).as_subclass(Mine)}},
+        f"its entry `model` / `v` asks for `{__name__}.Mine`",
+        "unsafe-checkpoint",
+    ),
+    "a function": (
+        lambda i: {**state(i), "collate": entries_of},
+        "its entry `collate` asks for `ladle_engine.checkpoints.pickle_entries.entries_of`",
+        "unsafe-checkpoint",
+    ),
+    "a default dict": (
+        lambda i: {"model": state(i), "logs": defaultdict(list)},
+        "its entry `logs` asks for `",
+        "unsafe-checkpoint",
+    ),
+    "a whole module": (
+        lambda i: nn.Linear(2, 2),
+        "its pickle asks for `torch.nn.modules.linear.Linear`",
+        "unsafe-checkpoint",
+    ),
+    "a module inside": (
+        lambda i: {"model": nn.Linear(2, 2), "epoch": 3},
+        "its entry `model` asks for `torch.nn.modules.linear.Linear`",
+        "unsafe-checkpoint",
+    ),
+    "an array among the weights": (
+        lambda i: {**state(i), "scale": np.ones(3)},
+        "`scale` in `{file}` is a numpy array",
+        "unsupported-tensors",
+    ),
+    "arrays alone": (lambda i: {"w": np.ones(3)}, "`w` in `{file}` is a numpy array", "unsupported-tensors"),
+    "a dict among the weights": (
+        lambda i: {**state(i), "head": {"w": torch.ones(2)}},
+        "holds tensors and, under `head`, more of them in a dict",
+        "corrupt-checkpoint",
+    ),
+    "two models": (
+        lambda i: {"generator": state(i), "discriminator": state(i)},
+        "must hold one state dict, but `generator` and `discriminator` each hold one",
+        "corrupt-checkpoint",
+    ),
+    "numbers alone": (lambda i: {"epoch": 3, "loss": 0.1}, "holds a dict of `epoch`, `loss`", "corrupt-checkpoint"),
+    "a list": (lambda i: [torch.ones(2)], "holds a list", "corrupt-checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("make", "words", "code"), UNSAFE.values(), ids=UNSAFE)
+def test_what_is_refused_is_named_by_its_entry(
+    tmp_path: Path, make: Callable[[int], object], words: str, code: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        combined(tmp_path, make)
+    assert caught.value.code == code, caught.value
+    assert words.replace("{file}", str(tmp_path / "epoch-2.pt")) in caught.value.message
+    assert str(tmp_path / "epoch-2.pt") in caught.value.message
+    if code == "unsafe-checkpoint":
+        assert "It was not run. Save the weights alone" in caught.value.message
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_newer_pickle_protocols_are_refused_with_what_to_do(tmp_path: Path, protocol: int, zipped: bool) -> None:
+    for number in (1, 2):
+        torch.save(
+            state(number), tmp_path / f"{number}.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped
+        )
+    if protocol < 4:
+        assert set(discover(tmp_path).tensors) == {"w", "b"}
+        return
+    with pytest.raises(CheckpointError, match="must have the pickle protocol 2") as caught:
+        discover(tmp_path)
+    assert caught.value.code == "unsafe-checkpoint"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_entries_are_followed_through_every_protocol_and_format(tmp_path: Path, zipped: bool, protocol: int) -> None:
+    value = {"model": state(1), "more": [{"args": argparse.Namespace(config=Config())}], "again": Config()}
+    path = tmp_path / "x.pt"
+    torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    entries = entries_of(path)
+    assert entries["argparse.Namespace"] == ("more", "args")
+    assert entries[f"{__name__}.Config"] == ("more", "args", "config")
+
+
+def test_a_plain_pickle_is_followed_too_and_damage_gives_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickle.dumps({"args": argparse.Namespace()}))
+    assert entries_of(path) == {"argparse.Namespace": ("args",)}
+    path.write_bytes(path.read_bytes()[:-10])
+    assert entries_of(path) == {}
+    assert entries_of(tmp_path / "absent.pt") == {}
+
+
+def self_referring() -> dict[str, Any]:
+    value: dict[str, Any] = {"epoch": 1}
+    value |= {f"k{number}": value for number in range(300)}
+    value["model"] = value
+    return value
+
+
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"w": torch.ones(2)}
+    for _ in range(levels):
+        value = {"model": value}
+    return value
+
+
+@pytest.mark.parametrize("make", [self_referring, lambda: deep(6), lambda: deep(3000)], ids=["itself", "six", "3000"])
+def test_dicts_within_themselves_or_too_deep_are_refused(tmp_path: Path, make: Callable[[], object]) -> None:
+    # torch.save recurses; the file is small all the same.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        torch.save(make(), tmp_path / "x.pt")
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(CheckpointError, match="must hold a state dict of tensors") as caught:
+        load_state_dict(tmp_path / "x.pt")
+    assert caught.value.code == "corrupt-checkpoint"
+
+
+def test_loading_leaves_torchs_list_of_safe_classes_as_it_was(tmp_path: Path) -> None:
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    torch.save({"model": state(1), "best": np.float64(1.0)}, tmp_path / "x.pt")
+    assert load_state_dict(tmp_path / "x.pt").tensors.keys() == {"w", "b"}
+    assert set(map(str, torch.serialization.get_safe_globals())) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "x.pt", weights_only=True)

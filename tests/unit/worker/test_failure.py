@@ -1,0 +1,113 @@
+"""Which errors end a job for good, under which reason, and which are worth another attempt."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from ladle_contracts import Reason
+from ladle_engine.distributed.collectives import RankLostError
+from ladle_engine.errors import DataError, TaskError
+from ladle_worker.agent import Attempt
+from ladle_worker.claim import Ended
+from ladle_worker.failure import failure_of, log_failure
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DataError("empty-data", "none"), Reason.EMPTY_DATA),
+        (TaskError("task-failed", "it fails"), Reason.TASK_FAILED),
+        (TaskError("a-code-of-its-own", "it fails"), Reason.TASK_FAILED),
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Reason.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL),
+        (KeyError("x"), Reason.INTERNAL_ERROR),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), Reason.INTERNAL_ERROR),
+        (FileNotFoundError(errno.ENOENT, "No such file"), Reason.INTERNAL_ERROR),
+        (PermissionError(errno.EACCES, "Permission denied"), Reason.INTERNAL_ERROR),
+        (ValueError("`last` must be at least 1, but is 0."), Reason.INTERNAL_ERROR),
+    ],
+    ids=str,
+)
+def test_what_would_come_again_is_final(error: Exception, reason: Reason) -> None:
+    failure = failure_of(error)
+    assert failure is not None
+    assert failure.reason is reason
+    assert failure.message, "it says something"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RankLostError("rank 1 did not answer"),
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"),
+        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    ],
+    ids=str,
+)
+def test_a_lost_rank_or_disk_is_worth_another_attempt(error: Exception) -> None:
+    assert failure_of(error) is None
+
+
+def test_a_mistake_in_ladle_is_named_with_its_place_and_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    from ladle_engine.coefficients import Coefficients
+
+    try:
+        Coefficients.whole_model((), (), None)  # type: ignore[arg-type]
+    except Exception as error:
+        failure = failure_of(error)
+        assert failure is not None
+        log_failure(failure, error)
+    assert failure.reason is Reason.INTERNAL_ERROR
+    assert "coefficients.py, line " in failure.message
+    log = capsys.readouterr().err
+    assert log.startswith("Traceback")
+    assert log.endswith(f"[internal-error] {failure.message}\n")
+
+
+def test_the_log_has_the_traceback_of_the_tasks_own_error_and_not_of_ladles(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        try:
+            raise KeyError("theirs")
+        except KeyError as cause:
+            raise TaskError("task-failed", "Task `x` fails.") from cause
+    except TaskError as error:
+        log_failure(failure_of(error), error)  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["KeyError: 'theirs'", "[task-failed] Task `x` fails."]
+    assert not any("TaskError" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "failed"),
+        (KeyError("progress"), "failed"),
+        (OSError(errno.EIO, "Input/output error"), "crashed"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_the_agent_is_final_too_and_not_a_lost_node(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str
+) -> None:
+    def fail(self: Attempt) -> Ended | None:
+        raise error
+
+    monkeypatch.setattr(Attempt, "_adopt", fail)
+
+    class Claimed:
+        job_id, attempt, spec = "job", 1, type("Spec", (), {"output": type("Output", (), {"name": "out"})})
+
+    settings = type("Settings", (), {"results_dir": Path("results")})
+    ended = Attempt(settings, Claimed()).run()  # type: ignore[arg-type]
+    assert ended is not None
+    assert ended.outcome == outcome
+    assert ended.reason is (Reason.INTERNAL_ERROR if outcome == "failed" else Reason.CRASHED)

@@ -1,0 +1,187 @@
+"""What the files of one folder are, by their names and status. None is opened but an index."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladle_engine.checkpoints.name_parts import sounds_like_weights
+from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
+from ladle_engine.checkpoints.types import Checkpoint
+from ladle_engine.errors import CheckpointError
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
+NOT_WEIGHTS = re.compile(
+    r"(optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|trainer|adapter_model|train\.|sampler|dataloader|"
+    r"opt[0-9]+\.|.*(optim|model)_states)",
+    re.IGNORECASE,
+)
+"""Files that trainers leave beside the weights."""
+UNFINISHED = re.compile(
+    r"(.*[-_.])?tmp([-_.].*)?|.*\.(temp|part|partial|incomplete|crdownload|download)", re.IGNORECASE
+)
+FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude`."
+BY_ITS_NAME = "still being written, by its name"
+OTHER_FORMATS = {
+    ".h5": "Keras",
+    ".hdf5": "Keras",
+    ".keras": "Keras",
+    ".msgpack": "Flax",
+    ".gguf": "GGUF",
+    ".onnx": "ONNX",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+    ".distcp": "torch.distributed.checkpoint",
+    ".pdparams": "Paddle",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A checkpoint by its name. Where it cannot be used, `refusal` says why; it is raised if the job would use it."""
+
+    checkpoint: Checkpoint
+    refusal: CheckpointError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """An entry that might be taken for a checkpoint, and why it is not used."""
+
+    name: str
+    reason: str
+
+
+def files_in(entries: Sequence[Path], root: Path) -> Iterator[Candidate | PassedOver]:
+    """The checkpoints among the files of one folder: single files, and shards with their index."""
+    indices = [entry for entry in entries if INDEX.fullmatch(entry.name)]
+    for index in indices:
+        yield _sharded(index, root)
+    for entry in entries:
+        if not SHARD.fullmatch(entry.name):
+            if (found := _single(entry, root)) is not None:
+                yield found
+        elif not indices:
+            yield PassedOver(name=entry.name, reason="a shard without its index")
+
+
+def is_unfinished(name: str) -> bool:
+    return UNFINISHED.fullmatch(name) is not None
+
+
+def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> CheckpointError:
+    return CheckpointError(
+        "unreadable-input", f"`{path}` must be readable, but is not: {error.strerror or error}. {what_to_do}"
+    )
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises `CheckpointError` (unreadable-input)."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise unreadable(path, error, FIX_OR_EXCLUDE) from error
+
+
+def problem_of(path: Path, root: Path) -> CheckpointError | str | None:
+    """Why a file cannot be used: an error where a person must decide, a reason where it can be passed over."""
+    if leads_out(path, root):
+        return leading_out(path)
+    try:
+        found = path.stat()
+    except OSError as error:
+        return why_missing(path, error) or unreadable(path, error, FIX_OR_EXCLUDE)
+    if not stat.S_ISREG(found.st_mode):
+        return "not a regular file"
+    return None if found.st_size else "empty"
+
+
+def why_missing(path: Path, error: OSError) -> str | None:
+    if error.errno == errno.ELOOP:
+        return "a link to itself"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "a link to nothing" if path.is_symlink() else "removed just now"
+    return None
+
+
+def leading_out(path: Path) -> CheckpointError:
+    return CheckpointError(
+        "path-not-allowed",
+        f"Everything that is used in `ckpt_dir` must lie inside it, but `{path}` is a link that leads out. Copy it "
+        f"into the folder, or leave it out with `exclude`.",
+    )
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether it leaves the folder by a link. Nothing outside is looked at."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _sharded(index: Path, root: Path) -> Candidate | PassedOver:
+    reader = "safetensors" if ".safetensors." in index.name else "pickle"
+    if (problem := problem_of(index, root)) is not None:
+        return _found(index.name, (index,), reader, problem)
+    try:
+        shards = shards_of(index)
+    except CheckpointError as error:
+        return _found(index.name, (index,), reader, error)
+    except OSError as error:
+        return _found(index.name, (index,), reader, unreadable(index, error, FIX_OR_EXCLUDE))
+    return _found(index.name, shards, reader, _problem_of_shards(shards, root))
+
+
+def _problem_of_shards(shards: Sequence[Path], root: Path) -> CheckpointError | str | None:
+    for shard in shards:
+        if not os.path.lexists(shard):
+            return f"names `{shard.name}`, which is not there"
+        if (problem := problem_of(shard, root)) is not None:
+            return f"its shard `{shard.name}` is {problem}" if isinstance(problem, str) else problem
+    return None
+
+
+def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
+    name, suffix = path.name, path.suffix.lower()
+    if NOT_WEIGHTS.match(name) or not (WEIGHTS.search(name) or suffix in OTHER_FORMATS) or is_folder(path):
+        return None
+    if suffix in OTHER_FORMATS:
+        reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
+        return PassedOver(name=name, reason=reason) if sounds_like_weights(name) else None
+    if is_unfinished(name):
+        return PassedOver(name=name, reason=BY_ITS_NAME)
+    if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):
+        return None
+    problem = problem_of(path, root)
+    if problem is None and suffix == ".tar" and _is_archive(path):
+        problem = "an archive of files"
+    return _found(name, (path,), "safetensors" if suffix == ".safetensors" else "pickle", problem)
+
+
+def _found(
+    name: str, files: tuple[Path, ...], reader: str, problem: CheckpointError | str | None
+) -> Candidate | PassedOver:
+    if isinstance(problem, str):
+        return PassedOver(name=name, reason=problem)
+    return Candidate(checkpoint=Checkpoint(name=name, step=None, files=files, format=reader), refusal=problem)
+
+
+def _is_archive(path: Path) -> bool:
+    """A tar file; `torch.save` makes none, though some call its files `.tar`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(262)[257:] == b"ustar"
+    except OSError:
+        return False

@@ -1,0 +1,60 @@
+"""Which of the checkpoints found are wanted: `pattern`, `exclude`, `steps`, `last` and names."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ladle_engine.checkpoints.order import ORDERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Raises `ValueError` where one breaks its rule."""
+
+    pattern: str | None = None
+    exclude: str | Sequence[str] | None = None
+    last: int | None = None
+    steps: Sequence[int | float] | None = None
+    order: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None and not isinstance(self.pattern, str):
+            raise ValueError(f"`pattern` must be a text, but is {self.pattern!r}.")
+        if not all(isinstance(glob, str) for glob in self.excluded):
+            raise ValueError(f"`exclude` must be a text or several, but is {self.exclude!r}.")
+        if self.steps is not None and (isinstance(self.steps, str) or not all(map(_is_number, self.steps))):
+            raise ValueError(f"`steps` must be whole numbers, but are {self.steps!r}.")
+        if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
+            raise ValueError(f"`last` must be at least 1, but is {self.last!r}.")
+        if self.order not in ORDERS:
+            raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, but is {self.order!r}.")
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The globs of `exclude`."""
+        if self.exclude is None:
+            return ()
+        return (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
+
+    def matches(self, name: str) -> bool:
+        """Whether `pattern` takes a name."""
+        return self.pattern is None or _matches(name, self.pattern)
+
+    def wants(self, name: str) -> bool:
+        """Whether `pattern` takes a name and `exclude` does not."""
+        return self.matches(name) and not any(_matches(name, glob) for glob in self.excluded)
+
+    def idle(self, names: Sequence[str]) -> list[str]:
+        """The globs of `exclude` that match none of the names."""
+        return [glob for glob in self.excluded if not any(_matches(name, glob) for name in names)]
+
+
+def _matches(name: str, glob: str) -> bool:
+    """A glob of a folder takes what lies in the folder too."""
+    return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in (name, name.partition("/")[0]))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

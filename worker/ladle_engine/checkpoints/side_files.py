@@ -1,0 +1,156 @@
+"""Files beside the weights: what the model needs to be used again, without what describes the model it was."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out, unreadable, why_missing
+from ladle_engine.errors import CheckpointError
+
+OF_THE_OLD_MODEL = (
+    *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
+    *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metrics*", "*predictions*"),
+    *(
+        "eval_*",
+        "test_*",
+        "train_*",
+        "train.*",
+        "log.*",
+        "logs.*",
+        "log_*",
+        "logs_*",
+        "*history*",
+        "loss*",
+        "*loss.json",
+    ),
+    *("coefficients.json", "report.json", "wandb*", "events.out.*", "readme*", "latest*", "last_checkpoint*"),
+    *("requirements*.txt", "environment.y*ml", "dataset_info.json"),
+)
+"""Scores, logs, settings of the training, indices of the old shards, the old model's card."""
+NEVER = re.compile(
+    r"""
+      safetensors|pth?|bin|ckpt|tar|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
+    | pkl|pickle|joblib|np[yz]|pyc?|ipynb|sh|so|c|cpp|cu|js|exe|slurm|sbatch
+    | png|jpe?g|gif|svg|pdf|mp4|wav|zip|t?gz|bz2|xz|zst|7z|[ct]sv|jsonl|ndjson|parquet|arrow|db|sqlite|lmdb
+    | log|out|err|html|md|rst|lock|te?mp|part|partial|incomplete|bak|orig|swp|md5|sha256|pid
+    """,
+    re.VERBOSE,
+)
+"""Suffixes of weights, pickles, code, pictures, archives, data and logs."""
+WITHOUT_SUFFIX = ("license*", "notice*", "*vocab*", "*merges*", "*tokenizer*", "*dict*", "*bpe*")
+TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps a tokenizer's further chat templates."""
+PICKLES = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
+"""How a pickle, and a file of `torch.save`, begins, whatever its name."""
+MOST_BYTES = 64 << 20
+MOST_BYTES_IN_ALL = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideFiles:
+    paths: tuple[Path, ...]
+    left_out: tuple[str, ...]
+    """What belongs to the model and is not copied all the same, each with the reason."""
+
+
+def side_files(folder: Path, home: Path) -> SideFiles:
+    """Config, tokenizer and the like, each name once: the folder's own, then those of the reference checkpoint's home.
+
+    Raises `CheckpointError` (unreadable-input) for one that cannot be read.
+    """
+    paths: dict[Path, Path] = {}
+    left_out: dict[Path, str] = {}
+    room = MOST_BYTES_IN_ALL
+    for base in dict.fromkeys((folder, home)):
+        for path in _belonging(base, folder):
+            name = path.relative_to(base)
+            if name in paths or (usable := _usable(path, folder, room)) is None:
+                continue
+            if isinstance(usable, str):
+                left_out[name] = f"`{name}` ({usable})"
+            else:
+                room -= usable
+                paths[name] = path
+    return SideFiles(paths=tuple(paths.values()), left_out=tuple(left_out.values()))
+
+
+def side_name(path: Path, folder: Path, home: Path) -> Path:
+    """A side file's place beside the model that is written."""
+    return path.relative_to(home if path.is_relative_to(home) else folder)
+
+
+def read_config(folder: Path, home: Path) -> dict[str, Any] | None:
+    """`config.json` of the folder or, without one, of the reference checkpoint's home. Raises `CheckpointError`."""
+    for path in dict.fromkeys((folder / "config.json", home / "config.json")):
+        if leads_out(path, folder):
+            raise leading_out(path)
+        if path.is_file():
+            return _read_object(path)
+    return None
+
+
+def _belonging(base: Path, folder: Path) -> Iterator[Path]:
+    for place in (base, base / TEMPLATES, *_modules(base)):
+        if place.is_dir() and not leads_out(place, folder):
+            yield from (path for path in sorted(place.iterdir()) if _belongs(path.name.lower()) and not path.is_dir())
+
+
+def _belongs(name: str) -> bool:
+    suffix = name.rpartition(".")[2] if "." in name else None
+    if name.startswith(".") or is_unfinished(name) or any(fnmatch.fnmatchcase(name, old) for old in OF_THE_OLD_MODEL):
+        return False
+    if suffix is None:
+        return any(fnmatch.fnmatchcase(name, kept) for kept in WITHOUT_SUFFIX)
+    return not NEVER.fullmatch(suffix)
+
+
+def _usable(path: Path, folder: Path, room: int) -> int | str | None:
+    """Its size; or why it is left out; or None where that is not worth a word."""
+    if leads_out(path, folder):
+        return "a link that leads out"
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        with path.open("rb") as file:
+            if file.read(4).startswith(PICKLES):
+                return None
+    except OSError as error:
+        if (reason := why_missing(path, error)) is None:
+            raise unreadable(path, error) from error
+        return reason
+    return f"too large: {found.st_size:,} bytes" if found.st_size > min(MOST_BYTES, room) else found.st_size
+
+
+def _modules(base: Path) -> list[Path]:
+    """The folders that sentence-transformers' `modules.json` names, such as `1_Pooling`."""
+    try:
+        names = [module["path"] for module in json.loads((base / "modules.json").read_text())]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [
+        base / name for name in names if isinstance(name, str) and name and Path(name).name == name and name != ".."
+    ]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            "corrupt-checkpoint", f"`{path}` must be a JSON file, but does not parse ({error})."
+        ) from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(
+            "corrupt-checkpoint", f"`{path}` must be a JSON object, but is a {type(parsed).__name__}."
+        )
+    return parsed

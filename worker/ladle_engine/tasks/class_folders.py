@@ -1,0 +1,203 @@
+"""A folder of class folders: which files are images, and which label each folder stands for."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ladle_engine.errors import DataError
+from ladle_engine.tasks.image_files import SUFFIXES
+from ladle_engine.tasks.image_shape import ImageShape
+
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
+"""Names of parts of a data set, which are no classes."""
+
+Labels = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders:
+    root: Path
+    images: Mapping[str, Sequence[Path]]
+    """Name of each folder in `root` -> the images in it, however deep; in order of their names."""
+    passed_over: Sequence[Path] = field(default_factory=list)
+    """Files in the folders that are no images."""
+
+    def remark(self) -> str | None:
+        """What is passed over, in words."""
+        if not self.passed_over:
+            return None
+        names = [str(path.relative_to(self.root)) for path in self.passed_over]
+        return (
+            f"{len(names)} files in the class folders of `{self.root}` are passed over, because they are not "
+            f"{', '.join(SUFFIXES)}: {_listed(names)}."
+        )
+
+
+def find_images(root: Path) -> ClassFolders:
+    """Hidden files and folders are left out. Raises `DataError`: a link leads out of `root`, or nothing is found."""
+    passed_over: list[Path] = []
+    images: dict[str, list[Path]] = {}
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        images[entry.name] = []
+        for path, is_regular in sorted(_files_below(entry, root.resolve(), set())):
+            is_image = is_regular and path.suffix.lower() in SUFFIXES
+            (images[entry.name] if is_image else passed_over).append(path)
+    if not any(images.values()):
+        beside = sum(entry.suffix.lower() in SUFFIXES for entry in root.iterdir())
+        raise DataError(
+            "empty-data",
+            f"An image folder must hold one sub-folder per class with {', '.join(SUFFIXES)} files, but `{root}` holds "
+            f"{len(images)} sub-folders and no image in them"
+            + (f", only {beside} images beside them." if beside else f"{_kinds(passed_over)}."),
+        )
+    return ClassFolders(root=root, images=images, passed_over=passed_over)
+
+
+def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """Whatever is no folder, and whether it is a regular file; a pipe or a broken link is not. `root` is resolved.
+
+    A folder to which links lead once more is walked once.
+    """
+    if folder.is_symlink():
+        _refuse_escape(folder, root)
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                _refuse_escape(path, root)
+            # `Path` says no for a link that leads to itself, where an entry raises.
+            where = path if entry.is_symlink() else entry
+            if where.is_dir():
+                yield from _files_below(path, root, seen)
+            else:
+                yield path, where.is_file()
+
+
+def _refuse_escape(link: Path, root: Path) -> None:
+    try:
+        inside = link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        # It leads to itself, so nowhere.
+        inside = True
+    if not inside:
+        raise DataError("path-not-allowed", f"Images must lie inside `{root}`, but `{link}` leads out of it.")
+
+
+def _kinds(files: Sequence[Path]) -> str:
+    kinds = Counter(file.suffix.lower() or file.name for file in files)
+    return f", but files of other kinds ({', '.join(kind for kind, _ in kinds.most_common(5))})" if kinds else ""
+
+
+def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str | None]:
+    """Folder name -> label for every folder with images, and what should be said of it.
+
+    One scheme names all folders; the first that does is taken. Raises `DataError` (unknown-classes).
+    """
+    names = [name for name, images in folders.images.items() if images]
+    known = shape.class_ids or {}
+    for scheme in (_by_name, _by_loose_name, _by_default_name, _by_number):
+        labels = scheme(names, known, shape.num_classes)
+        if labels is not None:
+            return labels, _remark_on_numbers(names, shape) if scheme is _by_number else None
+    _refuse_splits(folders, names, shape)
+    if not _has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
+        for candidates in (list(folders.images), names):
+            if len(candidates) == shape.num_classes:
+                return {name: label for label, name in enumerate(sorted(candidates))}, None
+        raise DataError(
+            "unknown-classes",
+            f"There must be one class folder for each of the model's {shape.num_classes} classes, or folders named by "
+            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {_listed(names)}.",
+        )
+    unknown = [name for name in names if _by_loose_name([name], known, shape.num_classes) is None]
+    raise DataError(
+        "unknown-classes",
+        f"Class folders must be named as in the model's config ({_listed(list(known))}) or by number from 0 to "
+        f"{shape.num_classes - 1}, but `{folders.root}` has "
+        f"{_listed(unknown or names, quote='`')}.",
+    )
+
+
+def _by_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
+    return known if all(name in known for name in names) else None
+
+
+def _by_loose_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
+    """Whatever the case, and with spaces, `_` and `-` alike; or by one of several names, as in `tench, Tinca tinca`."""
+    ways = [(_loose(way), label) for name, label in known.items() for way in {name, *name.split(",")}]
+    labels_of: dict[str, set[int]] = {}
+    for way, label in ways:
+        labels_of.setdefault(way, set()).add(label)
+    found = {name: labels_of.get(_loose(name), set()) for name in names}
+    if any(len(labels) != 1 for labels in found.values()):
+        return None
+    return {name: min(labels) for name, labels in found.items()}
+
+
+def _loose(name: str) -> str:
+    # A Mac decomposes accented letters in names of files.
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+
+
+def _by_default_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
+    """`LABEL_3`, as transformers names a label without a name."""
+    return _numbered([re.fullmatch(r"label[ _-]?(\d+)", name, re.ASCII | re.IGNORECASE) for name in names], num_classes)
+
+
+def _by_number(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
+    return _numbered([re.fullmatch(r"(\d+)", name, re.ASCII) for name in names], num_classes)
+
+
+def _numbered(matches: Sequence[re.Match[str] | None], num_classes: int) -> Labels | None:
+    labels = {match[0]: int(match[1]) for match in matches if match is not None}
+    fits = len(labels) == len(matches) and all(label < num_classes for label in labels.values())
+    return labels if fits else None
+
+
+def _has_names(shape: ImageShape) -> bool:
+    names = shape.class_ids
+    return names is not None and any(name != f"LABEL_{label}" for name, label in names.items())
+
+
+def _remark_on_numbers(names: Sequence[str], shape: ImageShape) -> str | None:
+    if _has_names(shape) or sorted(names) == sorted(names, key=int):
+        return None
+    return (
+        "Class folders are named by number, and taken as these labels. Loaders that sort folders as text put 10 before "
+        "2: if the model was trained with such a loader, give its `config.json` an `id2label` with the folders' names."
+    )
+
+
+def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShape) -> None:
+    """Raises `DataError` where a folder is not a class, but holds class folders."""
+    for name in names:
+        inner = [image.relative_to(folders.root / name).parts for image in folders.images[name]]
+        if any(len(parts) == 1 for parts in inner):
+            continue
+        below = sorted({parts[0] for parts in inner})
+        alone = len(names) == 1 < shape.num_classes
+        if alone or name.casefold() in SPLITS or _by_loose_name(below, shape.class_ids or {}, shape.num_classes):
+            raise DataError(
+                "unknown-classes",
+                f"An image folder must hold one sub-folder per class, but `{folders.root}` holds `{name}`, which holds "
+                f"sub-folders itself ({_listed(below)}). Did you mean `{folders.root / name}`?",
+            )
+
+
+def _listed(names: Sequence[str], quote: str = "") -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(f"{quote}{name}{quote}" for name in names[:10]) + more

@@ -1,0 +1,193 @@
+"""The rules of `Task`: each function says how a value breaks one, or None. `guard` raises it, `testing` collects it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ladle_engine.options import describe_options
+from ladle_engine.tasks.base import Metric
+
+METHODS = ("recognises", "from_options", "build_model", "stored_names", "open_data", "loss", "evaluate")
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+"""Of tasks and metrics, as a job's spec takes them."""
+SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule and what was found instead: "`loss` of task `x` must RULE, but VALUE."."""
+
+    part: str
+    """The method or attribute of the task."""
+    rule: str
+    value: str
+
+    def message(self, task: str, place: str = "") -> str:
+        return f"`{self.part}` of task `{task}` must {self.rule}, but {self.value}{place}."
+
+
+def broken_declarations(task: Any) -> list[Broken]:
+    """Of a task's class, or of an instance: what needs neither options nor checkpoints."""
+    found = [
+        Broken(name, "be a method", f"is {shown(getattr(task, name, None))}")
+        for name in METHODS
+        if not callable(getattr(task, name, None))
+    ]
+    name, summary = getattr(task, "name", None), getattr(task, "summary", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        found.append(Broken("name", "be lower-case letters, digits, `-`, `_` and `.`", f"is {shown(name)}"))
+    if not isinstance(summary, str):
+        found.append(Broken("summary", "be a text", f"is {shown(summary)}"))
+    return [
+        *found, *_broken_metrics(getattr(task, "metrics", None)), *_broken_options(getattr(task, "options_type", None)),
+    ]  # fmt: skip
+
+
+def _broken_metrics(metrics: Any) -> list[Broken]:
+    if not isinstance(metrics, Sequence) or not metrics or not all(isinstance(metric, Metric) for metric in metrics):
+        return [Broken("metrics", "be a tuple of at least one `Metric`", f"is {shown(metrics)}")]
+    found = [
+        Broken("metrics", "have names of lower-case letters, digits, `-`, `_` and `.`", f"has {shown(metric.name)}")
+        for metric in metrics
+        if not isinstance(metric.name, str) or not NAME.fullmatch(metric.name)
+    ]
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        found.append(Broken("metrics", "have a name of its own for each", f"has {', '.join(map(str, names))}"))
+    loss = next((metric for metric in metrics if metric.name == "loss"), None)
+    if loss is None:
+        found.append(Broken("metrics", "have one named `loss`", f"has only {', '.join(map(str, names))}"))
+    elif loss.higher_is_better:
+        found.append(Broken("metrics", "have a `loss` of which less is better", "says that more of it is better"))
+    return found
+
+
+def _broken_options(options_type: Any) -> list[Broken]:
+    if not (isinstance(options_type, type) and dataclasses.is_dataclass(options_type)):
+        return [Broken("options_type", "be a dataclass of `option` fields", f"is {shown(options_type)}")]
+    try:
+        json.dumps(describe_options(options_type))
+    except Exception as error:
+        # Annotations that do not resolve, defaults that are no JSON values: NameError, TypeError, AttributeError ...
+        return [Broken("options_type", "have defaults and types that JSON has", f"fails with {shown(error)}")]
+    return []
+
+
+def broken_batch_size(batch_size: Any) -> Broken | None:
+    if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1:
+        return None
+    return Broken("batch_size", "be a whole number from 1", f"is {shown(batch_size)}")
+
+
+def broken_model(model: Any) -> Broken | None:
+    if isinstance(model, nn.Module):
+        return None
+    return Broken("build_model", "return a `torch.nn.Module`", f"returns {shown(model)}")
+
+
+def broken_names(names: Any) -> Broken | None:
+    """What `stored_names` returns."""
+    if isinstance(names, Mapping) and all(
+        isinstance(name, str) and (stored is None or isinstance(stored, str)) for name, stored in names.items()
+    ):
+        return None
+    return Broken("stored_names", "return a mapping from names to names, `{}` for none", f"returns {shown(names)}")
+
+
+def broken_data(data: Any) -> Broken | None:
+    """What `open_data` returns."""
+    if hasattr(data, "__len__") and callable(getattr(data, "batch", None)):
+        return None
+    return Broken("open_data", "return a data set with `__len__` and `batch`", f"returns {shown(data)}")
+
+
+def broken_batch(batch: Any, count: int) -> Broken | None:
+    """What a data set's `batch` returns for `count` indices."""
+    part = "open_data(...).batch"
+    if not isinstance(batch, Mapping) or not batch:
+        return Broken(part, "return a mapping from names to tensors", f"returns {shown(batch)}")
+    for name, tensor in batch.items():
+        if not isinstance(tensor, Tensor):
+            return Broken(part, f"return a tensor for `{name}`", f"returns {shown(tensor)}")
+        if tensor.ndim == 0 or len(tensor) != count:
+            rule = f"return tensors whose first dimension is the example, {count} of them here"
+            return Broken(part, rule, f"returns {shown(tensor)} for `{name}`")
+    return None
+
+
+def broken_loss(loss: Any, device: torch.device) -> Broken | None:
+    """What `loss` returns for a batch on `device`."""
+    rule = "return the mean loss over the batch, a float32 scalar tensor"
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or loss.dtype != torch.float32:
+        return Broken("loss", rule, f"returns {shown(loss)}")
+    if loss.device != device:
+        return Broken("loss", f"return a tensor on the batch's device, {device}", f"returns one on {loss.device}")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        value = "returns a tensor without a gradient (`detach`, `item` and `argmax` lose it)"
+        return Broken("loss", "be differentiable by the model's parameters", value)
+    return None
+
+
+def broken_scores(scores: Any, metrics: Sequence[Metric], count: int, device: torch.device) -> Broken | None:
+    """What `evaluate` returns for a batch of `count` examples on `device`."""
+    if not isinstance(scores, Mapping):
+        return Broken("evaluate", "return a mapping from metric names to tensors", f"returns {shown(scores)}")
+    for metric in metrics:
+        if metric.name not in scores:
+            names = ", ".join(f"`{name}`" for name in scores) or "none"
+            return Broken("evaluate", f"return every metric of `metrics`, so `{metric.name}` too", f"returns {names}")
+        values = scores[metric.name]
+        if not isinstance(values, Tensor) or values.shape != (count,) or values.dtype != torch.float32:
+            rule = f"return one value per example for `{metric.name}`, float32 [{count}] here"
+            return Broken("evaluate", rule, f"returns {shown(values)}")
+        if values.device not in (device, torch.device("cpu")):
+            rule = f"return values on the batch's device, {device}, for `{metric.name}`"
+            return Broken("evaluate", rule, f"returns some on {values.device}")
+    return None
+
+
+def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric]) -> Broken | None:
+    """The first metric with values that are not finite, or beyond the range that it declares."""
+    for metric in metrics:
+        values = scores[metric.name].detach().to(device="cpu", dtype=torch.float64)
+        if not bool(torch.isfinite(values).all()):
+            return Broken("evaluate", f"return finite values for `{metric.name}`", f"returns {_extremes(values)}")
+        if bool(((values < metric.low) | (values > metric.high)).any()):
+            rule = f"return values from {metric.low:g} to {metric.high:g} for `{metric.name}`, as `metrics` says"
+            return Broken("evaluate", rule, f"returns {_extremes(values)}")
+    return None
+
+
+def broken_finite(loss: float, count: int, weights: str) -> Broken | None:
+    """`weights` says whose they are."""
+    if math.isfinite(loss):
+        return None
+    return Broken("loss", "be finite", f"is {loss} on the first {count} examples with the weights of {weights}")
+
+
+def shown(value: Any) -> str:
+    """A value in a few words: a tensor by type and shape, others by type and the beginning of their text."""
+    if isinstance(value, Tensor):
+        where = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{where}"
+    if value is None:
+        return "None"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        # A plug-in's own `__repr__` may fail as well.
+        text = "without a text"
+    return f"{type(value).__name__} {text[:SHOWN_CHARS]}"
+
+
+def _extremes(values: Tensor) -> str:
+    return f"values from {float(values.min()):g} to {float(values.max()):g}"

@@ -1,0 +1,141 @@
+"""The engine's edge to a task: every call goes through here, so that its faults are told as such, by name and line.
+
+What comes back is checked against the rules of `Task` each time. That costs nothing beside a model's pass, and no later
+piece of the engine meets a value of another kind or shape than it was made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.tasks import contract
+from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, KeepsExamples, Metric, Task
+from ladle_engine.tasks.contract import Broken
+from ladle_engine.tasks.faults import place_of, task_failed, task_faults
+from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
+
+
+def guard(task: Task) -> Task:
+    """The same task behind a guard. Raises `TaskError` (task-failed) for one whose declarations break the rules."""
+    return cast(Task, _guarded(task))
+
+
+def identity_of(task: Task) -> Mapping[str, Any]:
+    """What tells this task from any other: its type, version and source, and the state in which it was made."""
+    return _guarded(task).identity
+
+
+def refuse(task: Task, broken: Broken) -> NoReturn:
+    """Raises `TaskError` (task-failed)."""
+    _guarded(task).refuse(broken)
+
+
+def backward(task: Task, loss: Tensor) -> None:
+    """The gradients of a loss of the task, whose network may have functions of its own that fail here."""
+    with _guarded(task).faults("loss"):
+        loss.backward()
+
+
+class GuardedTask:
+    """A task whose faults are `TaskError`s, and whose answers follow the rules."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._module = type(task).__module__
+        for broken in contract.broken_declarations(task)[:1]:
+            self.refuse(broken)
+        self.name: str = task.name
+        self.summary: str = task.summary
+        self.metrics: tuple[Metric, ...] = tuple(task.metrics)
+        self.options_type: type = task.options_type
+        batch_size = getattr(task, "batch_size", None)
+        self._check(contract.broken_batch_size(batch_size))
+        self.batch_size: int = task.batch_size
+        # Now, before any use fills caches: the same job then has the same identity in every process.
+        self.identity = {**identity_of_type(type(task)), "state": state_of(task)}
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        model: nn.Module = self._call("build_model", checkpoints)
+        self._check(contract.broken_model(model))
+        return model
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        names: Mapping[str, str | None] = self._call("stored_names", model, checkpoints)
+        self._check(contract.broken_names(names))
+        return names
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        data = self._call("open_data", path, checkpoints)
+        self._check(contract.broken_data(data))
+        return GuardedData(self, data)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        loss: Tensor = self._call("loss", model, batch)
+        self._check(contract.broken_loss(loss, _device_of(batch)))
+        return loss
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        scores: Mapping[str, Tensor] = self._call("evaluate", model, batch)
+        count = len(next(iter(batch.values())))
+        self._check(contract.broken_scores(scores, self.metrics, count, _device_of(batch)))
+        return scores
+
+    def faults(self, part: str, function: object = None) -> AbstractContextManager[None]:
+        """For a block in which the task's own code runs."""
+        return task_faults(self.name, f"in `{part}`", self._module, function or getattr(self._task, part, None))
+
+    def refuse(self, broken: Broken, function: object = None) -> NoReturn:
+        place = place_of(function or getattr(self._task, broken.part, None))
+        raise task_failed(broken.message(name_of(self._task), place), self._module)
+
+    def _call(self, part: str, *arguments: object) -> Any:
+        with self.faults(part):
+            return getattr(self._task, part)(*arguments)
+
+    def _check(self, broken: Broken | None) -> None:
+        if broken is not None:
+            self.refuse(broken)
+
+
+class GuardedData:
+    """A data set under the same guard as its task."""
+
+    def __init__(self, task: GuardedTask, data: DataSet) -> None:
+        self._task = task
+        self._data = data
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        with self._task.faults("open_data(...).remarks"):
+            return [str(remark) for remark in self._data.remarks] if isinstance(self._data, HasRemarks) else []
+
+    def keep(self, max_bytes: int) -> None:
+        if isinstance(self._data, KeepsExamples):
+            with self._task.faults("open_data(...).keep", self._data.keep):
+                self._data.keep(max_bytes)
+
+    def __len__(self) -> int:
+        with self._task.faults("open_data(...).__len__", type(self._data).__len__):
+            return len(self._data)
+
+    def batch(self, indices: Tensor) -> Batch:
+        with self._task.faults("open_data(...).batch", self._data.batch):
+            batch = self._data.batch(indices)
+        if broken := contract.broken_batch(batch, len(indices)):
+            self._task.refuse(broken, self._data.batch)
+        return batch
+
+
+def _guarded(task: Task) -> GuardedTask:
+    return task if isinstance(task, GuardedTask) else GuardedTask(task)
+
+
+def _device_of(batch: Batch) -> torch.device:
+    return next(iter(batch.values())).device

@@ -1,0 +1,60 @@
+"""Image files of strangers: decoded by one of four decoders, within bounds, and upright."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
+
+from ladle_engine.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
+"""No other decoder looks at a stranger's file: PIL would go by its contents, and start Ghostscript for some."""
+MODES = {1: "L", 3: "RGB"}
+"""PIL's name of an image with so many channels."""
+MAX_PIXELS = 64_000_000
+"""A larger image is refused before it is decoded: its file may be a bomb."""
+
+
+def decode(path: Path, mode: str | None) -> Image.Image:
+    """The image in `mode`, or as it is stored with None; turned upright as its EXIF orientation says.
+
+    Raises `DataError` (invalid-data) that names the file.
+    """
+    try:
+        with Image.open(path, formats=DECODERS) as opened:
+            _refuse_size(path, opened)
+            upright = opened.getexif().get(Base.Orientation, 1) == 1
+            image = _in_mode(opened if upright else ImageOps.exif_transpose(opened), mode)
+            image.load()
+            return image
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        # What a damaged file raises depends on where it is damaged: ValueError, struct.error, EOFError and more.
+        raise DataError(
+            "invalid-data", f"`{path}` must be an image, but does not decode ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _refuse_size(path: Path, image: Image.Image) -> None:
+    if not 1 <= image.width * image.height <= MAX_PIXELS:
+        raise DataError(
+            "invalid-data",
+            f"An image must have 1 to {MAX_PIXELS:,} pixels, but `{path}` has {image.width} x {image.height}.",
+        )
+
+
+def _in_mode(image: Image.Image, mode: str | None) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # PIL would cut off at 255 what has 16 bits per pixel.
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if mode is None or image.mode == mode:
+        return image
+    if "transparency" in image.info:
+        # A palette with transparent colours is converted in two steps, as PIL asks for.
+        image = image.convert("RGBA")
+    return image.convert(mode)

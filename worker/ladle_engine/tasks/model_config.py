@@ -1,0 +1,158 @@
+"""What `config.json` says of an image classifier of transformers, checked before it is believed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import TaskError
+from ladle_engine.tasks.preprocessing import MAX_SIDE
+
+LAYERS = re.compile(r"layers|depth|blocks|stages")
+
+
+def parse_config(checkpoints: CheckpointSet) -> Any:
+    """The config as transformers knows it. Raises `TaskError` (model-mismatch)."""
+    # transformers takes seconds to import, which a plug-in with a model of its own does not need.
+    from transformers import AutoConfig
+
+    values = dict(checked(checkpoints))
+    model_type = values.pop("model_type", None)
+    with translated(checkpoints):
+        return AutoConfig.for_model(model_type, **values)
+
+
+def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
+    """The config, none of whose lengths is beyond what the tensors can be for: transformers makes lists of them.
+
+    Raises `TaskError` (model-mismatch), also where there is none: nothing else says which model it is.
+    """
+    config = checkpoints.config
+    if config is None:
+        raise TaskError(
+            "model-mismatch",
+            f"Task `image-classification` must have a `config.json` of transformers, which names the model, but "
+            f"`{checkpoints.folder}` has none. Copy it there; for a model of your own write a task: see docs/tasks.md.",
+        )
+    longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
+    _refuse_more(config, "num_labels", longest)
+    for name in filter(LAYERS.search, config):
+        _refuse_more(config, name, len(checkpoints.tensors))
+    return config
+
+
+@contextmanager
+def translated(checkpoints: CheckpointSet) -> Iterator[None]:
+    """Wrong values fail wherever transformers first uses them: ZeroDivisionError, RuntimeError, ImportError ..."""
+    try:
+        yield
+    except (TaskError, MemoryError):
+        raise
+    except Exception as error:
+        raise TaskError(
+            "model-mismatch",
+            f"`config.json` must describe an image classifier of transformers, but its model_type is "
+            f"{(checkpoints.config or {}).get('model_type')!r} ({type(error).__name__}: {str(error)[:300]}).",
+        ) from error
+
+
+@contextmanager
+def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
+    """Inside, a model that has more than twice the parameters of the checkpoints is refused while it is built.
+
+    A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
+    """
+    stored = sum(info.numel for info in checkpoints.tensors.values())
+    most_tensors = 10 * len(checkpoints.tensors) + 1000
+    seen: dict[int, nn.Parameter] = {}
+    wanted = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal wanted
+        if parameter is None or id(parameter) in seen:
+            return
+        # Kept alive, so that no other gets its id.
+        seen[id(parameter)] = parameter
+        wanted += parameter.numel()
+        if wanted > 2 * stored or len(seen) > most_tensors:
+            raise TaskError(
+                "model-mismatch",
+                f"`config.json` must describe the model of these checkpoints, which hold {stored:,} parameters, but "
+                f"describes {wanted:,} or more.",
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        handle.remove()
+
+
+def num_channels(config: Mapping[str, Any]) -> int:
+    return whole_number(config, "num_channels") or 3
+
+
+def image_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width that the model takes; None where the config does not say."""
+    value = _of_images(config, "image_size")
+    if value is None:
+        return None
+    sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        raise _refused("image_size", f"a whole number from 1 to {MAX_SIDE}, or two", value)
+    return (sides[0], sides[1])
+
+
+def class_ids(config: Mapping[str, Any]) -> tuple[int, Mapping[str, int] | None]:
+    """How many classes the model knows, and the labels by their names where the config has names.
+
+    A name that several labels have is left out: it says nothing about any of them.
+    """
+    num_labels = whole_number(config, "num_labels")
+    names = config.get("id2label")
+    if names is None:
+        # transformers leaves `id2label` out where it is its default of two.
+        return num_labels or 2, None
+    if not isinstance(names, dict) or not names:
+        raise _refused("id2label", "an object that maps labels to names", names)
+    labels = {str(label): label for label in range(len(names))}
+    if names.keys() != labels.keys():
+        wrong = next(key for key in names if key not in labels)
+        raise _refused("id2label", f"keyed by the whole numbers from 0 to {len(names) - 1}", wrong)
+    if num_labels not in (None, len(names)):
+        raise _refused("num_labels", f"{len(names)}, as many as `id2label` has names", num_labels)
+    counts = Counter(str(name) for name in names.values())
+    return len(names), {str(name): labels[key] for key, name in names.items() if counts[str(name)] == 1}
+
+
+def whole_number(config: Mapping[str, Any], name: str) -> int | None:
+    value = _of_images(config, name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise _refused(name, "a whole number of at least 1", value)
+    return value
+
+
+def _of_images(config: Mapping[str, Any], name: str) -> Any:
+    """Models of text and images, such as CLIP's, keep what is about images in a part of their config."""
+    value, part = config.get(name), config.get("vision_config")
+    return part.get(name) if value is None and isinstance(part, dict) else value
+
+
+def _refuse_more(config: Mapping[str, Any], name: str, most: int) -> None:
+    value = config.get(name)
+    numbers = value if isinstance(value, list) else [value]
+    if sum(number for number in numbers if isinstance(number, int)) > most:
+        raise _refused(name, f"at most {most}, as the tensors of the checkpoints say", value)
+
+
+def _refused(name: str, rule: str, value: Any) -> TaskError:
+    return TaskError("model-mismatch", f"`{name}` in `config.json` must be {rule}, but is {repr(value)[:100]}.")
