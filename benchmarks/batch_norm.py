@@ -64,7 +64,7 @@ def taking(way: str) -> Iterator[None]:
         recomputed = RecomputedStatistics(chooser.checkpoints, chooser.binding, chooser.examples, chooser.collectives)
         return replace(choice, policy=averaged if way == "averaged" else recomputed)
 
-    StatisticsChooser.choose = forced  # type: ignore[method-assign]  # for as long as the block lasts
+    StatisticsChooser.choose = forced  # type: ignore[method-assign,assignment]  # for as long as the block lasts
     try:
         yield
     finally:
@@ -119,7 +119,7 @@ def section(jobs: Jobs, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """One table: methods by old and new."""
 
     def mean(policy: str, method: str, metric: str) -> float:
-        return sum(found["test"][found[policy]][method][metric] for found in runs) / len(runs)
+        return float(sum(found["test"][found[policy]][method][metric] for found in runs) / len(runs))
 
     head = ["method", *(f"{policy} {metric}" for metric in ("loss", "accuracy") for policy in ("old", "new"))]
     rows = [

@@ -67,7 +67,7 @@ def train(
     """SGD with momentum; a state after every epoch."""
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     model.train()
-    states = []
+    states: list[State] = []
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels), generator=generator).split(32):
             if len(chosen) < 8:
@@ -151,6 +151,7 @@ def measure(network: str, kind: str, seed: int) -> Iterator[dict[str, Any]]:
             fit = fitted[:count]
             row: dict[str, Any] = {"network": network, "kind": kind, "seed": seed, "mixture": mixture, "count": count}
             row["values"] = count * positions
+            row["few"] = mixture in ("last two", "first and last")
             load(model, states, alpha_K)
             for way in ("averaged", "recomputed"):
                 if way == "recomputed":
@@ -160,36 +161,43 @@ def measure(network: str, kind: str, seed: int) -> Iterator[dict[str, Any]]:
             yield row
 
 
-RULES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
-    "always averaged": lambda row, uniform: False,
-    "always recomputed": lambda row, uniform: True,
-    "from 512 images (old)": lambda row, uniform: row["count"] >= 512,
-    "from 512 values per channel": lambda row, uniform: row["values"] >= 512,
-    "lower fit loss, each mixture": lambda row, uniform: row["recomputed_fit"] <= row["averaged_fit"],
-    "lower fit loss, few by two": lambda row, uniform: uniform["few"] if "two" in row["mixture"] else uniform["many"],
-    "lower fit loss of uniform (new)": lambda row, uniform: uniform["many"],
+Row = Mapping[str, Any]
+
+RULES: Mapping[str, Callable[[Row, Row, Row], bool]] = {
+    "always averaged": lambda row, uniform, two: False,
+    "always recomputed": lambda row, uniform, two: True,
+    "from 512 images (old)": lambda row, uniform, two: row["count"] >= 512,
+    "from 512 values per channel": lambda row, uniform, two: row["values"] >= 512,
+    "lower fit loss, each mixture": lambda row, uniform, two: is_lower(row),
+    "lower fit loss, few as the last two": lambda row, uniform, two: is_lower(two if row["few"] else uniform),
+    "lower fit loss of uniform": lambda row, uniform, two: is_lower(uniform),
+    "the same from 16 images (new)": lambda row, uniform, two: row["count"] >= 16 and is_lower(uniform),
 }
-"""Name -> whether statistics are recomputed, from a mixture's row and from what was found for the job."""
+"""Name -> whether statistics are recomputed, by the rows of a mixture and of two others of the same checkpoints."""
 
 
-def excess(rows: Sequence[Mapping[str, Any]], rule: str) -> float:
-    """Of the test loss over the better way, in percent."""
-    jobs = {_job(row): {"many": False, "few": False} for row in rows}
+def is_lower(row: Row) -> bool:
+    """On the fit split, with recomputed statistics."""
+    return bool(row["recomputed_fit"] <= row["averaged_fit"])
+
+
+def excesses(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """Per row, rule -> logarithm of the test loss over that of the better way."""
+    known = {(_job(row), row["mixture"]): row for row in rows}
+    found = []
     for row in rows:
-        if row["mixture"] in ("uniform", "last two"):
-            which = "many" if row["mixture"] == "uniform" else "few"
-            jobs[_job(row)][which] = row["recomputed_fit"] <= row["averaged_fit"]
-    logs = [
-        math.log(
-            row["recomputed_test" if RULES[rule](row, jobs[_job(row)]) else "averaged_test"]
-            / min(row["recomputed_test"], row["averaged_test"])
+        uniform, two = (known[_job(row), mixture] for mixture in ("uniform", "last two"))
+        better = min(row["recomputed_test"], row["averaged_test"])
+        found.append(
+            {
+                rule: math.log(row["recomputed_test" if recomputes(row, uniform, two) else "averaged_test"] / better)
+                for rule, recomputes in RULES.items()
+            }
         )
-        for row in rows
-    ]
-    return 100 * sum(logs) / len(logs)
+    return found
 
 
-def _job(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _job(row: Row) -> tuple[Any, ...]:
     return tuple(row[key] for key in ("network", "kind", "seed", "count"))
 
 
@@ -197,7 +205,7 @@ def enough(seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Test loss of the uniform average of epochs on Fashion-MNIST, by how many images statistics are recomputed on."""
     (train_images, labels), (test_images, test_labels) = (fashion_mnist(which) for which in ("train", "t10k"))
     images, tested = (each.float()[:, None] / 255 for each in (train_images, test_images))
-    builds = {
+    builds: dict[str, Callable[[], nn.Module]] = {
         "multilayer, 1 position": lambda: nn.Sequential(
             nn.Flatten(), *_dense(784, 64), *_dense(64, 64), nn.Linear(64, 10)
         ),
@@ -222,17 +230,21 @@ def enough(seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield {"network": name, "seed": seed, "losses": losses}
 
 
-def tabulate(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Rule -> what is counted in -> excess."""
-    parts: dict[str, list[Mapping[str, Any]]] = {"all": list(rows)}
-    for key in ("count", "kind", "network", "mixture"):
-        for row in rows:
-            parts.setdefault(f"{row[key]} images" if key == "count" else str(row[key]), []).append(row)
-    return {rule: {part: round(excess(chosen, rule), 2) for part, chosen in parts.items()} for rule in RULES}
+def tabulate(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Rule -> what is counted in -> excess in percent."""
+    parts: dict[str, list[dict[str, float]]] = {}
+    for row, found in zip(rows, excesses(rows), strict=True):
+        for part in ("all", f"{row['count']} images", row["kind"], row["network"], row["mixture"]):
+            parts.setdefault(part, []).append(found)
+    order = ["all", *(f"{count} images" for count in COUNTS), *KINDS, *NETWORKS, *mixtures(2, seed=0)]
+    return {
+        rule: {part: round(100 * sum(each[rule] for each in parts[part]) / len(parts[part]), 2) for part in order}
+        for rule in RULES
+    }
 
 
 def markdown(table: Mapping[str, Mapping[str, float]], sizes: Sequence[Mapping[str, Any]], seeds: int) -> str:
-    parts = [part for part in next(iter(table.values())) if part not in ("12 images", "32 images", "128 images")]
+    parts = [part for part in next(iter(table.values())) if part not in ("32 images", "128 images")]
     body = [[rule, *(f"{found[part]:.1f}" for part in parts)] for rule, found in table.items()]
     by_size = [
         [size["network"], str(size["seed"]), *(f"{loss:.4f}" for loss in size["losses"].values())] for size in sizes

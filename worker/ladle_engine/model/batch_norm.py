@@ -40,7 +40,8 @@ def synchronise(modules: Iterable[RunningNorm], collectives: Collectives) -> Non
     """
     for module in modules:
         if not isinstance(module, _Synchronised):
-            module.__class__ = _synchronised(type(module))
+            own: Any = type(module)
+            module.__class__ = _synchronised(own)
         module.__dict__["collectives"] = collectives
 
 
@@ -102,9 +103,9 @@ class _OverRanks(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        instead = {F.batch_norm: self._batch_norm, F.instance_norm: self._instance_norm}.get(func)
-        self.used = self.used or instead is not None
-        return (instead or func)(*args, **(kwargs or {}))
+        over_ranks: dict[Any, Any] = {F.batch_norm: self._batch_norm, F.instance_norm: self._instance_norm}
+        self.used = self.used or func in over_ranks
+        return over_ranks.get(func, func)(*args, **(kwargs or {}))
 
     def _batch_norm(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -136,7 +136,7 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
 
 def _refuse_lazy(model: nn.Module) -> None:
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise _mismatch(
                 f"has the tensor `{name}`, whose shape no input has given yet. Run the model on an example in "
                 f"`build_model`"

@@ -24,7 +24,7 @@ from ladle_engine.model.spectral_norm import spectral_vectors
 from ladle_engine.tasks.examples import Examples, even_batches
 
 MAX_EXAMPLES = 2_048
-"""More examples than this no longer change the statistics (benchmarks/results/batch_norm.md)."""
+"""More examples than this no longer change the statistics (benchmarks/results/batch-norm-rules.md)."""
 
 
 class Statistics(Protocol):
