@@ -34,6 +34,7 @@ class Best(FixedMethod):
     reference: ClassVar[str] = "Li et al. 2023, tables 5-7"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
+    mixes: ClassVar[bool] = False
 
     def choose(self, context: MethodContext, options: NoOptions) -> Choice:
         index = best_of(context, range(len(context.checkpoints.names)), self.name)
@@ -50,6 +51,7 @@ class SecondBest(FixedMethod):
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
+    mixes: ClassVar[bool] = False
 
     def choose(self, context: MethodContext, options: NoOptions) -> Choice:
         K = len(context.checkpoints.names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -86,6 +87,7 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
 
     Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape or kind differs.
     """
+    _refuse_lazy(model)
     present = checkpoints.tensors
     fitted = fit_model(model, present, stored_names or {})
     parameters: dict[str, nn.Parameter] = {}
@@ -130,6 +132,15 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
         unused=tuple(unused),
         reference=checkpoints.reference,
     )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if is_lazy(tensor):
+            raise _mismatch(
+                f"has the tensor `{name}`, whose shape no input has given yet. Run the model on an example in "
+                f"`build_model`"
+            )
 
 
 def _refuse_unmade(name: str, tensor: Tensor) -> None:
