@@ -20,12 +20,14 @@ from pathlib import Path
 
 import image_sets
 import language_sets
+import solar_cells
 import torch
 from causal_lm import CausalLmTask
 from ladle_small_cnn import SmallCnnTask
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
+from solar_cells import SolarCells
 from sources import CACHE
 from torch import Tensor
 
@@ -137,6 +139,7 @@ def _tail_of(whole: str, folder: Path, seed: int) -> None:
 
 SETS: dict[str, SetKind] = {
     "digits": SetKind(make=image_sets.digits),
+    "digits-bn": SetKind(make=image_sets.digits_batch_norm),
     "fashion-plain": SetKind(make=partial(image_sets.fashion, batch_norm=False)),
     "fashion-bn": SetKind(make=partial(image_sets.fashion, batch_norm=True)),
     "fashion-plain-tail": SetKind(make=partial(_tail_of, "fashion-plain")),
@@ -145,6 +148,7 @@ SETS: dict[str, SetKind] = {
     "fashion-bn-head": SetKind(make=partial(image_sets.fashion_head, batch_norm=True)),
     "finetunes": SetKind(make=image_sets.fine_tunes),
     "gpt2-docs": SetKind(make=language_sets.gpt2_docs, task=CausalLmTask),
+    "solar-cells": SetKind(make=solar_cells.solar_cells, task=SolarCells),
 }
 
 

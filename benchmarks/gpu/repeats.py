@@ -8,9 +8,10 @@ from typing import NoReturn
 
 from measuring import table_lines
 
-from gpu.jobs import Cut, Done, Job, cut_after, make, saving_always
+from gpu.jobs import Done, Job, make
 from gpu.parts import Found, Setting, require
 from gpu.ranks import NOT_RUN, start
+from gpu.switches import Cut, cut_after, saving_always
 
 JOBS = {
     "float32": Job(),

@@ -268,26 +268,12 @@ def test_a_train_set_trains_the_coefficients_and_the_whole_val_set_chooses(data:
     assert plain.candidates[1].select != with_train.candidates[1].select
 
 
-def test_a_small_batch_norm_set_is_averaged_with_a_warning_unless_a_train_set_is_named(tmp_path: Path) -> None:
-    checkpoints = make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
-    val = make_val_set(tmp_path / "val.npz")
-    outcome = average(checkpoints, val, output=tmp_path / "one", method="uniform")
-    assert any("BatchNorm statistics are averaged" in warning for warning in outcome.warnings)
-    assert "averaged" in (tmp_path / "one" / "README.md").read_text()
-    train = make_val_set(tmp_path / "train.npz", count=640, start=0)
-    outcome = average(
-        checkpoints, val, output=tmp_path / "two", method="uniform", train_set=train, train_set_use="batchnorm"
-    )
-    assert not outcome.warnings
-    assert json.loads((tmp_path / "two" / "report.json").read_text())["statistics"] == "recomputed"
-
-
 def test_a_train_set_that_cannot_train_is_refused_and_so_is_its_use_without_one(data: Path, tmp_path: Path) -> None:
     one = make_val_set(tmp_path / "train.npz", count=1, start=0)
     message = refused("too-little-data", data, tmp_path, train_set=one)
-    assert "`train_set` must hold at least 2 examples, but" in message
+    assert "`train_set=` must hold at least 2 examples, but" in message
     message = refused("invalid-data", data, tmp_path, train_set_use="batchnorm")
-    assert message == "`train_set` must be given with `train_set_use: batchnorm`, but is absent."
+    assert message == "`train_set=` must be given with `train_set_use: batchnorm`, but is absent."
 
 
 def test_recomputed_statistics_are_those_of_the_data(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def test_averaged_statistics_are_filled_in_without_being_read_back(tmp_path: Pat
     groups = GROUPINGS["model"](binding)
     alpha_KG = torch.full((3, 1), 1 / 3, dtype=torch.float64)
     on_meta = {name: buffer.to("meta") for name, buffer in binding.statistics.items()}
-    AveragedStatistics(checkpoints, binding.model, on_meta).load_weights(alpha_KG, groups)
-    statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
+    AveragedStatistics(checkpoints, replace(binding, statistics=on_meta)).load_weights(alpha_KG, groups)
+    statistics = AveragedStatistics(checkpoints, binding)
     statistics.load_weights(alpha_KG, groups)
     placed = {name: buffer.clone() for name, buffer in binding.statistics.items()}
     assert placed.keys() == statistics.recompute(alpha_KG, groups).keys()

@@ -38,7 +38,7 @@ def test_a_sum_that_overflows_a_narrower_type_is_refused(tmp_path: Path) -> None
     folder = saved(tmp_path / "in", *({"w": torch.tensor([1e5 * n, 1.0]), "b": torch.ones(2) * n} for n in (1, 2)))
     message = refused(lambda: combine_checkpoints(folder, output=tmp_path / "out", dtype="float16"))
     assert "`w` of the average is too large: it reaches 150000, and float16 ends at 65504" in message
-    assert "Choose a wider `dtype`" in message
+    assert "Choose a wider `dtype=`" in message
     assert not (tmp_path / "out").exists()
     model = load_file(combine_checkpoints(folder, output=tmp_path / "out", dtype="bfloat16") / "model.safetensors")
     assert bool(torch.isfinite(model["w"]).all())

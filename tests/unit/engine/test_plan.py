@@ -22,7 +22,7 @@ from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.methods import AUTO_METHODS, plan_methods
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
-from ladle_engine.model.statistics import AveragedStatistics, NoStatistics, choose_statistics
+from ladle_engine.model.statistics import AveragedStatistics
 from ladle_engine.pipeline.prepare import supported_precision
 from ladle_engine.placements import memory_plan as preflight
 from ladle_engine.placements import memory_probe
@@ -30,7 +30,6 @@ from ladle_engine.progress import Warned, ignore
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.storage import control_group
 from ladle_engine.subspace.first_reading import measure
-from ladle_engine.tasks.examples import Examples
 from ladle_engine.versions import versions
 from tests.builders import quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
@@ -184,7 +183,7 @@ def test_an_argument_that_breaks_its_own_rule_is_refused_at_once(
 
 def test_the_validation_set_is_no_training_set(tmp_path: Path) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    with pytest.raises(DataError, match="`train_set` must be other data than `val_set`, half of which judges"):
+    with pytest.raises(DataError, match="`train_set=` must be other data than `val_set=`, half of which judges"):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
             train_set=tmp_path / "checkpoints" / "..",
@@ -211,13 +210,13 @@ def test_a_machine_without_room_is_refused_with_the_numbers(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"placement": "everywhere"}, "`placement` must be one of auto, replicated"),
-        ({"precision": "int3"}, "`precision` must be one of auto, float32"),
-        ({"placement": "sharded-model"}, "`placement` must be another one with a single rank"),
-        ({"precision": "offload"}, "`precision` must be another one on cpu, but is `offload`"),
+        ({"placement": "everywhere"}, "`placement=` must be one of auto, replicated"),
+        ({"precision": "int3"}, "`precision=` must be one of auto, float32"),
+        ({"placement": "sharded-model"}, "`placement=` must be another one with a single rank"),
+        ({"precision": "offload"}, "`precision=` must be another one on cpu, but is `offload`"),
         (
             {"placement": "by-checkpoint", "precision": "streamed"},
-            "`precision` must be another one with `by-checkpoint`",
+            "`precision=` must be another one with `by-checkpoint`",
         ),
     ],
     ids=str,
@@ -260,7 +259,7 @@ def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
 def test_a_precision_without_a_finer_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch, "float32")
     with pytest.raises(
-        EngineError, match=r"`precision` must be one that cpu supports on every rank.*`float32`"
+        EngineError, match=r"`precision=` must be one that cpu supports on every rank.*`float32`"
     ) as caught:
         supported_precision("float32", CPU, SingleProcess(), ignore)
     assert caught.value.code == "invalid-placement"
@@ -449,24 +448,10 @@ def test_a_model_with_a_tensor_more_or_less_than_the_files_is_refused(tmp_path: 
         bind(torch.nn.Sequential(torch.nn.Linear(6, 8)), checkpoints)
 
 
-def test_a_model_without_statistics_needs_no_policy_and_a_small_set_averages_them(tmp_path: Path) -> None:
-    plain = write_checkpoints(tmp_path / "plain", plain_net)
-    few = Examples(task=ToyTask(plain_net), data=ToyData(64), indices=torch.arange(64), device=CPU)
-    statistics, warning = choose_statistics(plain, bind(plain_net(), plain), few, SingleProcess())
-    assert isinstance(statistics, NoStatistics)
-    assert warning is None
-    normed = write_checkpoints(tmp_path / "normed", norm_net, count=3)
-    binding = bind(norm_net(), normed)
-    statistics, warning = choose_statistics(normed, binding, replace(few, task=ToyTask(norm_net)), SingleProcess())
-    assert isinstance(statistics, AveragedStatistics)
-    assert warning is not None
-    assert "there are 64" in warning
-
-
 def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, norm_net, count=3)
     binding = bind(norm_net(), checkpoints)
-    statistics = AveragedStatistics(checkpoints, binding.model, binding.statistics)
+    statistics = AveragedStatistics(checkpoints, binding)
     groups = GROUPINGS["model"](binding)
     recomputed = statistics.recompute(torch.tensor([[2.0], [-1.5], [0.5]], dtype=torch.float64), groups)
     with open_checkpoint(checkpoints.checkpoints[0]) as first, open_checkpoint(checkpoints.checkpoints[2]) as last:
@@ -474,37 +459,6 @@ def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
             expected = 0.8 * first.read(name) + 0.2 * last.read(name)
             assert torch.allclose(recomputed[name], expected)
     assert bool((recomputed["1.running_var"] > 0).all())
-
-
-class SpyMode(ToyTask):
-    """Notes which mode the model's modules are in while coefficients are trained and while it is judged."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: torch.nn.Sequential(norm_net(), torch.nn.Dropout(0.5)), count=1200)
-        self.trained: set[tuple[bool, bool]] = set()
-        self.judged: set[tuple[bool, bool]] = set()
-
-    def loss(self, model: Any, batch: Any) -> torch.Tensor:
-        self.trained.add((model[0][1].training, model[1].training))
-        return super().loss(model, batch)
-
-    def evaluate(self, model: Any, batch: Any) -> Any:
-        self.judged.add((model[0][1].training, model[1].training))
-        return super().evaluate(model, batch)
-
-
-def test_coefficients_are_trained_on_batch_statistics_without_dropout_and_judged_in_evaluation_mode(
-    tmp_path: Path,
-) -> None:
-    task = SpyMode()
-    write_checkpoints(tmp_path / "checkpoints", task.build)
-    average(
-        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method="twa",
-        method_options={"steps": 3},
-    )  # fmt: skip
-    assert task.trained == {(True, False)}
-    # BatchNorm is in training mode only while its statistics are recomputed.
-    assert task.judged == {(False, False), (True, False)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -656,15 +610,6 @@ def test_a_last_batch_of_one_example_does_not_stop_batch_norm(tmp_path: Path, co
         method="uniform",
     )  # fmt: skip
     assert (tmp_path / "out" / "model.safetensors").exists()
-
-
-def test_batches_of_one_are_refused_where_the_model_has_batch_norm(tmp_path: Path) -> None:
-    write_checkpoints(tmp_path / "checkpoints", norm_net)
-    with pytest.raises(TaskError, match="must be at least 2 per rank, because the model"):
-        average(
-            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out",
-            task=ToyTask(norm_net, count=1100, batch_size=1), method="twa",
-        )  # fmt: skip
 
 
 def test_what_overflows_in_the_outputs_dtype_is_noticed_when_it_is_judged(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {count:,} NaN or infinite values. "
-                f"Leave that checkpoint out with `exclude`.",
+                f"Leave that checkpoint out with `exclude=`.",
             )
 
 
@@ -169,5 +169,5 @@ def _comparable(tensor: Tensor) -> Tensor:
 def _mismatch(what: str) -> CheckpointError:
     return CheckpointError(
         "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude`.",
+        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude=`.",
     )

@@ -20,7 +20,7 @@ class FixedMethod:
     """For methods that train nothing: they keep no vectors, start from nothing and have no groups."""
 
     weight_vectors: ClassVar[int] = 0
-    needs_directions: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
     combines_checkpoints: ClassVar[bool] = True
 
     def check(self, options: Any, binding: Binding, checkpoint_names: Sequence[str]) -> None:
@@ -54,8 +54,8 @@ class Method(Protocol):
     options_type: ClassVar[type]
     weight_vectors: ClassVar[int]
     """Vectors of the model's size that it keeps besides the directions; the memory plan counts them."""
-    needs_directions: ClassVar[bool]
-    """Whether it needs them at all: what only picks checkpoints does without."""
+    mixes: ClassVar[bool]
+    """Whether it may choose anything but a single checkpoint."""
     combines_checkpoints: ClassVar[bool]
     """Whether what it chooses is a combination of checkpoints and nothing else, from which others can start."""
 

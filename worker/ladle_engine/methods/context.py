@@ -18,10 +18,10 @@ from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.evaluation.cache import Evaluations
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.racing import race
+from ladle_engine.evaluation.statistics_choice import StatisticsChoice
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
-from ladle_engine.model.statistics import Statistics
 from ladle_engine.output.overflow import largest, limit, too_large
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
@@ -65,10 +65,10 @@ class Plan:
     """The methods that run, and those that they start from."""
     groupings: tuple[Grouping, ...]
     """Of all of `with_starts`."""
+    mixes: bool
+    """Whether any of `with_starts` may choose anything but a single checkpoint."""
     weight_vectors: int
     """The most vectors of the model's size that one of them keeps besides the directions."""
-    needs_directions: bool
-    """Whether one of them combines checkpoints."""
 
 
 @dataclass(kw_only=True)
@@ -90,7 +90,8 @@ class MethodContext:
     """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay) or multiples; never trains."""
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
-    statistics: Statistics
+    statistics: StatisticsChoice
+    """How those of mixtures are made."""
     weights: ModelWeights
     """Fills the model with combinations of the checkpoints."""
     output_dtypes: Mapping[str, torch.dtype]
@@ -157,7 +158,7 @@ class MethodContext:
                 coefficients.random.add_to(local, name, start, groups.of[name])
         peaks = self._round(self.binding.parameters)
         if recomputed is None:
-            recomputed = self.statistics.recompute(coefficients.alpha_KG, groups)
+            recomputed = self.statistics.policy.recompute(coefficients.alpha_KG, groups)
         else:
             for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)

@@ -29,12 +29,12 @@ SHORTEST_MEMORY = 1.25
 class Best(FixedMethod):
     """The bar that the others must clear, set as high as the select split makes it."""
 
-    needs_directions: ClassVar[bool] = False
     name: ClassVar[str] = "best"
     summary: ClassVar[str] = "The best single checkpoint on the select split: what every average has to beat."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-7"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
+    mixes: ClassVar[bool] = False
 
     def choose(self, context: MethodContext, options: NoOptions) -> Choice:
         index = best_of(context, range(len(context.checkpoints.names)), self.name)
@@ -46,12 +46,12 @@ class Best(FixedMethod):
 class SecondBest(FixedMethod):
     """How far the best checkpoint stands out."""
 
-    needs_directions: ClassVar[bool] = False
     name: ClassVar[str] = "second-best"
     summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
+    mixes: ClassVar[bool] = False
 
     def choose(self, context: MethodContext, options: NoOptions) -> Choice:
         K = len(context.checkpoints.names)

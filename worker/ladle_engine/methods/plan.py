@@ -78,8 +78,8 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         options=options,
         with_starts=tuple(needed),
         groupings=tuple(grouping for grouping in groupings if grouping is not None),
+        mixes=any(METHODS[name].mixes for name in needed),
         weight_vectors=max(METHODS[name].weight_vectors for name in needed),
-        needs_directions=any(METHODS[name].needs_directions for name in needed),
     )
 
 

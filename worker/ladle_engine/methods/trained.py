@@ -158,8 +158,8 @@ def trainer_for(
         method=method,
         model=context.binding.model,
         placement=placement or context.weights.placement(groups),
-        statistics=context.statistics,
-        load_statistics=lambda weights_KG: context.statistics.load_weights(
+        statistics=context.statistics.policy,
+        load_statistics=lambda weights_KG: context.statistics.policy.load_weights(
             weights_KG if statistics_alpha_KG is None else statistics_alpha_KG, groups
         ),
         groups=groups,

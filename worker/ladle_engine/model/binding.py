@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -97,6 +98,7 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
 
     Raises `TaskError` (model-mismatch) naming the first tensor that only one side has, or whose shape or kind differs.
     """
+    _refuse_lazy(model)
     present = checkpoints.tensors
     fitted = fit_model(model, present, stored_names or {})
     parameters: dict[str, nn.Parameter] = {}
@@ -142,12 +144,21 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
     )
 
 
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if is_lazy(tensor):
+            raise _mismatch(
+                f"has the tensor `{name}`, whose shape no input has given yet. Run the model on an example in "
+                f"`build_model`"
+            )
+
+
 def _refuse_unmade(name: str, tensor: Tensor) -> None:
     if isinstance(tensor, DTensor):
         raise EngineError(
             "invalid-placement",
-            f"`placement` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would hold "
-            f"all of it.",
+            f"`placement=` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would "
+            f"hold all of it.",
         )
 
 

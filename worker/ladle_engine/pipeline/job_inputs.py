@@ -59,7 +59,8 @@ class JobInputs:
             raise EngineError(
                 "inputs-changed",
                 f"An attempt at this job did not end, and the next one must have the same files, but `{path}` {how}. "
-                f"Restore it or, to begin anew with the files as they are, give another `state_dir`.",
+                f"Restore it, or begin anew with the files as they are: submit the job again or, in Python, give "
+                f"another `state_dir`.",
             )
 
     def _load(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             f"single checkpoint. The last column is measured on {report['splits']['fit_judged']} examples of the fit "
             f"split.",
             "",
+            *_statistics(report["statistics"]),
             "## Load",
             "```python",
             "from safetensors.torch import load_file",
@@ -70,6 +71,24 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"This model is better than the best checkpoint: on the select split its {metric['name']} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _statistics(chosen: Mapping[str, Any]) -> list[str]:
+    """Nothing where there was nothing to choose."""
+    losses, way = chosen["fit_loss"], chosen["mixtures"]
+    if not losses:
+        return []
+    other = next(name for name in losses if name != way)
+    return [
+        f"BatchNorm's statistics of an average are {way}. So the mean of all checkpoints has a loss of "
+        f"{_number(losses[way])} on the fit split, and of {_number(losses[other])} with {other} ones. They are "
+        f"recomputed on {chosen['examples']} examples. A single checkpoint keeps its own.",
+        "",
+    ]
+
+
+def _number(loss: float | None) -> str:
+    return "no number" if loss is None else f"{loss:.4f}"
 
 
 def _compared(metric: Mapping[str, Any], gain: float) -> str:

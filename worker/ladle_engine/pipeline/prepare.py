@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
@@ -14,12 +15,15 @@ from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import DataError, EngineError, TaskError
+from ladle_engine.evaluation.statistics_choice import StatisticsChoice, StatisticsChooser
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.methods.plan import refuse_bad_options
+from ladle_engine.model.batch_norm import batch_norms
 from ladle_engine.model.binding import Binding, bind
-from ladle_engine.model.groups import group
-from ladle_engine.model.statistics import Statistics, choose_statistics
+from ladle_engine.model.groups import group, whole_model
+from ladle_engine.model.quantisers import refuse_observing
+from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.output.recipe import output_dtypes
 from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
@@ -67,7 +71,7 @@ def prepare(job: Job) -> MethodContext:
         fit=job.splits.fit,
         select=job.splits.select,
         coefficient_examples=job.splits.coefficients,
-        statistics=make_statistics(job, model.binding),
+        statistics=make_statistics(job, model.binding, weights),
         weights=weights,
         output_dtypes=dtypes,
         seed=job.request.seed,
@@ -120,18 +124,30 @@ def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:
     return fitting
 
 
-def make_statistics(job: Job, binding: Binding) -> Statistics:
-    """The policy for BatchNorm's statistics and other floating buffers; warns where it is second best.
+def make_statistics(job: Job, binding: Binding, weights: ModelWeights) -> StatisticsChoice:
+    """Collective: how BatchNorm's statistics and other floating buffers of mixtures are made.
 
     Raises `TaskError` (invalid-task-options) or `DataError` (too-little-data) where a rank would see too few examples
-    of a batch.
+    of a batch, and `TaskError` (model-mismatch) for buffers that change while the model is judged.
     """
-    statistics, warning = choose_statistics(job.checkpoints, binding, job.splits.statistics, job.collectives)
-    if warning:
-        job.on_event(Warned(message=warning))
-    if statistics.name == "recomputed":
+    refuse_observing(job.checkpoints, binding)
+    if not job.plan.mixes:
+        return StatisticsChoice(policy=NoStatistics(binding))
+    # With batches of one there are no batch statistics, and nothing is taken over ranks.
+    if batch_norms(binding.model) and job.task.batch_size > 1:
         _refuse_empty_shares(job)
-    return statistics
+    choice = StatisticsChooser(
+        checkpoints=job.checkpoints,
+        binding=binding,
+        examples=job.splits.statistics,
+        fit=job.splits.fit,
+        collectives=job.collectives,
+        state=job.state,
+        load_mean=partial(load_mean, job.checkpoints, binding, weights),
+    ).choose()
+    if choice.warning:
+        job.on_event(Warned(message=choice.warning))
+    return choice
 
 
 def _refuse_empty_shares(job: Job) -> None:
@@ -152,13 +168,21 @@ def _refuse_empty_shares(job: Job) -> None:
         )
 
 
+def load_mean(checkpoints: CheckpointSet, binding: Binding, weights: ModelWeights) -> None:
+    """Collective: fills the model with the mean of all checkpoints, but for its statistics."""
+    for name, values in binding.counters_of(checkpoints.reference).items():
+        binding.counters[name].copy_(values)
+    K, groups = len(checkpoints.names), whole_model(binding)
+    weights.placement(groups).load_weights(torch.full((K, 1), 1 / K, dtype=torch.float64), groups)
+
+
 def read_first(job: Job, weights: ModelWeights) -> Geometry:
     """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights.
 
     Raises `CheckpointError` (non-finite, identical, mismatched), and `EngineError` (inputs-changed) where an earlier
     attempt at this job read other files.
     """
-    read = weights.read_first(job.plan.needs_directions)
+    read = weights.read_first(job.plan.mixes)
     if not read.differ:
         raise identical(job.checkpoints)
     with together(job.collectives):
@@ -171,7 +195,7 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
         job.on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
-                f"one out with `exclude`."
+                f"one out with `exclude=`."
             )
         )
     return read.geometry
@@ -223,8 +247,8 @@ def supported_precision(
     if finer is None:
         raise EngineError(
             "invalid-placement",
-            f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
-            f"supported either. Try `precision: {STREAMED}`.",
+            f"`precision=` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer "
+            f"is supported either. Try `precision: {STREAMED}`.",
         )
     on_event(Warned(message=f"Directions are kept as {finer}, because {device} does not support {precision}."))
     return finer
@@ -237,7 +261,7 @@ def choose_metric(task: Task, name: str | None) -> Metric:
     known = {metric.name: metric for metric in task.metrics}
     if name not in known:
         raise TaskError(
-            "unknown-metric", f"`metric` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
+            "unknown-metric", f"`metric=` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
         )
     return known[name]
 

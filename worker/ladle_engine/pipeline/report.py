@@ -147,6 +147,7 @@ def report_json(
                 **asdict(candidate.score),
                 "coefficients": candidate.choice.coefficients.alpha_KG.T.tolist(),
                 "groups": list(candidate.choice.coefficients.groups),
+                "statistics": context.statistics.of(candidate.choice.coefficients),
                 "curve": candidate.choice.losses,
                 "seconds": round(candidate.seconds, 3),
             }
@@ -175,7 +176,7 @@ def report_json(
             "fit_judged": len(winner.judged.fit),
             "seed": context.seed,
         },
-        "statistics": context.statistics.name,
+        "statistics": context.statistics.to_json(),
         "memory": dict(run.memory),
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),

@@ -67,13 +67,13 @@ class ModelWeights:
     def __post_init__(self) -> None:
         self.exact = ExactWeights(self.checkpoints, self.binding)
 
-    def read_first(self, needs_directions: bool) -> FirstRead:
-        """Collective: the job's first reading of all files, which fills the directions where a method needs them.
+    def read_first(self, mixes: bool) -> FirstRead:
+        """Collective: the job's first reading of all files, which fills the directions where a method mixes them.
 
         Raises as `FirstReading.conclude`.
         """
         assert self.first_reading is not None, "it is the first thing that a job does with its weights"
-        if needs_directions:
+        if mixes:
             self.placement(whole_model(self.binding))
         if not self.first_reading.is_read:
             self.first_reading.read_share()

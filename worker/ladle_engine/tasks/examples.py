@@ -28,6 +28,11 @@ class Examples:
     def head(self, most: int) -> Examples:
         return self.take(slice(0, most))
 
+    def sample(self, most: int) -> Examples:
+        """At most so many, in random order, the same every time: data often come sorted by class."""
+        shuffled = torch.randperm(len(self.indices), generator=torch.Generator().manual_seed(0))
+        return Examples(task=self.task, data=self.data, indices=self.indices[shuffled[:most]], device=self.device)
+
     def take(self, part: slice) -> Examples:
         return Examples(task=self.task, data=self.data, indices=self.indices[part], device=self.device)
 
