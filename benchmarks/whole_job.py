@@ -1,13 +1,14 @@
 """What a whole job costs over the sum of its necessary parts: every file read once, K evaluations on the select split,
 the steps that fit coefficients, one file written.
 
-    python benchmarks/whole_job.py [--device cuda] [--quick]
+    python benchmarks/whole_job.py [--device cuda] [--cold] [--quick]
 
 A wide small CNN of 6.4 million parameters (26 MB a file), trained a little on made images; `ladle_engine.average` with
 `twa`, then with its default `auto`. Beside every job, in turn with it, the parts run as plain torch: as many forward
 and backward passes as the job's methods took, one plain evaluation of every checkpoint. An untimed job comes first. The
 files are in the page cache in both, so reading is what it costs to touch every byte; waiting for the disk is not in CPU
-time, which is what is measured on a CPU.
+time, which is what is measured on a CPU. With `--cold` the checkpoints leave the page cache before each job and each
+part, and wall-clock time is measured. How often a job reads all checkpoints, and opens one, is counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from torch import Tensor
 
 from ladle_engine import average
 from ladle_engine.progress import ProgressEvent, StageStarted
+from ladle_engine.storage.input_file import COUNTS
+from ladle_engine.storage.page_cache import leave_cache
 from ladle_engine.tasks.examples import split
 from ladle_engine.versions import versions
 
@@ -40,7 +44,7 @@ WIDTH, QUICK_WIDTH = 128, 64
 BATCH_SIZE = 128
 GOAL = 1.25
 NECESSARY = {
-    "read every file once": ("discover", "check", "measure"),
+    "read every file once": ("discover", "check"),
     "evaluate every checkpoint": ("evaluate best",),
     "write one file": ("write",),
 }
@@ -56,6 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="in the validation set")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--cold", action="store_true", help="read from the disk, and measure wall-clock time")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.checkpoints, arguments.images, arguments.repeats = 4, 512, 1
@@ -69,21 +74,26 @@ def main() -> None:
         make(folder, arguments.checkpoints, arguments.images)
         file_bytes = next((folder / "checkpoints").glob("*.safetensors")).stat().st_size
         # Imports and compiled kernels are there afterwards.
-        run_job(folder, arguments.methods[-1], device, folder / "untimed")
-        jobs = [compare(folder, method, device, arguments.repeats, console) for method in arguments.methods]
+        run_job(folder, arguments.methods[-1], device, folder / "untimed", cold=False)
+        jobs = [
+            compare(folder, method, device, arguments.repeats, console, cold=arguments.cold)
+            for method in arguments.methods
+        ]
     result = {
         "device": device_name(device),
         "threads": arguments.threads if device.type == "cpu" else None,
         "checkpoints": arguments.checkpoints,
         "file_bytes": file_bytes,
         "images": arguments.images,
+        "cold": arguments.cold,
         "quick": arguments.quick,
         "versions": versions(),
         "jobs": jobs,
     }
     for job in jobs:
         console.print(table_of(job), *verdicts(job), sep="\n")
-    console.print(save(f"whole-job-{slug(device_name(device))}", result, markdown(result), quick=arguments.quick))
+    name = f"whole-job-{slug(device_name(device))}{'-cold' if arguments.cold else ''}"
+    console.print(save(name, result, markdown(result), quick=arguments.quick))
 
 
 def make(folder: Path, count: int, num_images: int) -> None:
@@ -105,14 +115,16 @@ def make(folder: Path, count: int, num_images: int) -> None:
         save_file(model.state_dict(), folder / "checkpoints" / f"step-{number + 1:03}.safetensors")
 
 
-def compare(folder: Path, method: str, device: torch.device, repeats: int, console: Console) -> dict[str, Any]:
+def compare(
+    folder: Path, method: str, device: torch.device, repeats: int, console: Console, *, cold: bool
+) -> dict[str, Any]:
     """The job and its parts, in turn; the parts come first once, which warms up."""
     runs = []
-    parts_of(folder, device, steps=2)
+    parts_of(folder, device, steps=2, cold=False)
     for repeat in range(repeats):
         load = os.getloadavg()[0]
-        job = run_job(folder, method, device, folder / f"{method}-{repeat}")
-        parts = parts_of(folder, device, job["fit_steps"])
+        job = run_job(folder, method, device, folder / f"{method}-{repeat}", cold=cold)
+        parts = parts_of(folder, device, job["fit_steps"], cold=cold)
         runs.append({"load": round(load, 1), "job": job, "parts": parts, "ratio": job["seconds"] / sum(parts.values())})
         console.print(f"{method}: {job['seconds']:.1f} s over {sum(parts.values()):.1f} s is {runs[-1]['ratio']:.2f}")
     names = dict.fromkeys(stage for run in runs for stage in run["job"]["stages"])
@@ -122,6 +134,8 @@ def compare(folder: Path, method: str, device: torch.device, repeats: int, conso
         "method": method,
         "fit_steps": runs[0]["job"]["fit_steps"],
         "evaluated": runs[0]["job"]["evaluated"],
+        "readings": runs[0]["job"]["readings"],
+        "openings": runs[0]["job"]["openings"],
         "seconds": median(run["job"]["seconds"] for run in runs),
         "stages": stages,
         "parts": parts,
@@ -145,18 +159,39 @@ def verdicts(job: Mapping[str, Any]) -> list[str]:
     return [
         f"`{job['method']}` takes {job['ratio']:.2f} times its parts; the goal of {GOAL} {held(job['ratio'] <= GOAL)}.",
         f"Beyond its parts, in s (a part's name: what its stages take longer): {', '.join(named) or 'nothing'}.",
+        f"It reads all checkpoints {job['readings']:.2f} times, and opens each {job['openings']} time(s).",
     ]
 
 
-def run_job(folder: Path, method: str, device: torch.device, output: Path) -> dict[str, Any]:
-    """Seconds in all and by stage: from one `StageStarted` to the next."""
+def seconds_now(device: torch.device, cold: bool) -> float:
+    """Who waits for the disk takes no CPU time."""
+    return time.perf_counter() if cold else clock(device)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("*.safetensors"))
+
+
+def leave_page_cache(files: Iterable[Path]) -> None:
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            leave_cache(opened, 0, 0)
+
+
+def run_job(folder: Path, method: str, device: torch.device, output: Path, *, cold: bool) -> dict[str, Any]:
+    """Seconds in all and by stage, from one `StageStarted` to the next, and what was read."""
     marks: list[tuple[float, str]] = []
+    files = checkpoint_files(folder)
+    if cold:
+        leave_page_cache(files)
+    COUNTS.clear()
 
     def note(event: ProgressEvent) -> None:
         if isinstance(event, StageStarted):
-            marks.append((clock(device), event.stage + (f" {event.method}" if event.method else "")))
+            marks.append((seconds_now(device, cold), event.stage + (f" {event.method}" if event.method else "")))
 
-    started = clock(device)
+    started = seconds_now(device, cold)
     average(
         folder / "checkpoints",
         folder / "val.npz",
@@ -167,7 +202,7 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path) -> di
         device=device,
         progress=note,
     )
-    ended = clock(device)
+    ended = seconds_now(device, cold)
     stages: dict[str, float] = {"before the first stage": marks[0][0] - started}
     for (start, stage), (stop, _) in zip(marks, [*marks[1:], (ended, "")], strict=True):
         stages[stage] = stages.get(stage, 0.0) + stop - start
@@ -178,6 +213,8 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path) -> di
         "fit_steps": sum(len(candidate["curve"]) for candidate in report["candidates"]),
         "fitted": [candidate["method"] for candidate in report["candidates"] if candidate["curve"]],
         "evaluated": sum(each["select"]["examples"] for each in report["checkpoints"] if each["select"]),
+        "readings": sum(COUNTS.bytes[file] for file in files) / sum(file.stat().st_size for file in files),
+        "openings": max(COUNTS.opens[file] for file in files),
     }
 
 
@@ -187,9 +224,11 @@ def validation_set(folder: Path) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(arrays["images"])[:, None].to(torch.float32) / 255, torch.from_numpy(arrays["labels"])
 
 
-def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]:
+def parts_of(folder: Path, device: torch.device, steps: int, *, cold: bool) -> dict[str, float]:
     """Seconds of what no job can do without, as plain torch."""
-    files = sorted((folder / "checkpoints").glob("*.safetensors"))
+    files = checkpoint_files(folder)
+    if cold:
+        leave_page_cache(files)
     images, labels = validation_set(folder)
     fit, select = split(len(labels), 0.5, 0)
     model = SmallCnn(**CONFIG).to(device).eval()
@@ -197,28 +236,28 @@ def parts_of(folder: Path, device: torch.device, steps: int) -> dict[str, float]
 
     def timed(part: str, started: float) -> None:
         wait(device)
-        seconds[part] = seconds.get(part, 0.0) + clock(device) - started
+        seconds[part] = seconds.get(part, 0.0) + seconds_now(device, cold) - started
 
     def loss_over(indices: Tensor) -> Tensor:
         return F.cross_entropy(model(images[indices].to(device)), labels[indices].to(device))
 
     for file in files:
-        started = clock(device)
+        started = seconds_now(device, cold)
         # What is memory-mapped has not been read before it is copied.
         model.load_state_dict({name: tensor.clone() for name, tensor in load_file(file).items()})
         timed("read every file once", started)
-        started = clock(device)
+        started = seconds_now(device, cold)
         with torch.no_grad():
             for batch in select.split(BATCH_SIZE):
                 loss_over(batch)
         timed("evaluate every checkpoint", started)
-    started = clock(device)
+    started = seconds_now(device, cold)
     for step in range(steps):
         chosen = fit[torch.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE) % len(fit)]
         model.zero_grad()
         loss_over(chosen).backward()
     timed("fit steps", started)
-    started = clock(device)
+    started = seconds_now(device, cold)
     output = folder / "plain.safetensors"
     save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, output)
     with output.open("rb") as written:
@@ -241,10 +280,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Whole job on {result['device']}",
         "",
-        f"Made by `python benchmarks/whole_job.py{' --quick' if result['quick'] else ''}`: {result['checkpoints']} "
-        f"checkpoints of {result['file_bytes'] / 1e6:.0f} MB, {result['images']} images. A job's "
-        f"{clock_text(result['threads'])} by stage, and beside it, in turn with it, its necessary parts as plain "
-        f"torch; medians. The goal is {GOAL} times the parts.",
+        f"Made by `python benchmarks/whole_job.py{' --cold' if result['cold'] else ''}"
+        f"{' --quick' if result['quick'] else ''}`: {result['checkpoints']} checkpoints of "
+        f"{result['file_bytes'] / 1e6:.0f} MB{', from the disk' if result['cold'] else ''}, {result['images']} images. "
+        f"A job's {'wall-clock time' if result['cold'] else clock_text(result['threads'])} by stage, and beside it, in "
+        f"turn with it, its necessary parts as plain torch; medians. The goal is {GOAL} times the parts.",
     ]
     for job in result["jobs"]:
         ratios = [run["ratio"] for run in job["runs"]]
