@@ -192,7 +192,7 @@ class Progress(Contract):
     """The latest snapshot of a running attempt. The event stream has the history."""
 
     stage: str = ""
-    """`discover`, `check`, `measure`, `evaluate`, `train`, `select`, `write`, `verify`."""
+    """`discover`, `check`, `evaluate`, `train`, `select`, `write`, `verify`."""
     stage_done: int = 0
     stage_total: int = 0
     """How much of the stage is done, in the stage's own units. 0 of 0 if it has none."""

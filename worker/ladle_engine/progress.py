@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
     stage: str
-    """`discover`, `check`, `measure`, `evaluate`, `train`, `select`, `write` or `verify`."""
+    """`discover`, `check`, `evaluate`, `train`, `select`, `write` or `verify`."""
     method: str | None = None
     total: int = 0
 

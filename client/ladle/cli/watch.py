@@ -39,7 +39,6 @@ from ladle_contracts import (
 STAGES = {
     "discover": "finding checkpoints",
     "check": "checking checkpoints",
-    "measure": "measuring distances",
     "evaluate": "evaluating checkpoints",
     "train": "choosing coefficients",
     "select": "judging on the select split",

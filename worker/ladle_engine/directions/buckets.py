@@ -92,6 +92,12 @@ def position_of(piece: Piece, reader: TensorReader) -> tuple[int, int]:
     return file, offset + piece.start * reader.tensors()[piece.name].dtype.itemsize
 
 
+def num_chunks(buckets: Sequence[Bucket], num_checkpoints: int) -> int:
+    """How many `read_chunks` yields for all of them."""
+    step = chunk_length(num_checkpoints, multiple_of=BLOCK)
+    return sum(-(-bucket.length // step) for bucket in buckets)
+
+
 def read_chunks(readers: Sequence[TensorReader], bucket: Bucket, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Yields `(elements, weights_KC)`: the same elements of a bucket from every checkpoint, converted.
 

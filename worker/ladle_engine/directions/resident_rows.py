@@ -117,9 +117,7 @@ class ResidentRows:
     def expand_into_by_torch(self, out_P: Tensor, weights_N: Tensor) -> None:
         """`expand_into` without Triton, on any device."""
         if self._precision == "float32":
-            for elements in self._float32_chunks():
-                out_C = out_P[elements]
-                torch.addmv(out_C, self.codes_NQ[:, elements].T, weights_N, out=out_C)
+            self._expand_float32(out_P, weights_N)
             return
         scratch = self._scratch()
         for blocks, elements in self._chunks():
@@ -128,6 +126,17 @@ class ResidentRows:
                 torch.addmv(sum_C, self._decode(group, blocks, scratch).T, weights_N[group], out=sum_C)
             out_C = out_P[elements]
             out_C += self._in_given_order(sum_C)[: len(out_C)]
+
+    def _expand_float32(self, out_P: Tensor, weights_N: Tensor) -> None:
+        # A single checkpoint has one row: reading all of them would take N times as long. A GPU is not asked, because
+        # it would be waited for.
+        used = weights_N.nonzero().flatten().tolist() if weights_N.device.type == "cpu" else []
+        if len(used) == 1:
+            out_P.add_(self.codes_NQ[used[0], : self._length], alpha=float(weights_N[used[0]]))
+            return
+        for elements in self._float32_chunks():
+            out_C = out_P[elements]
+            torch.addmv(out_C, self.codes_NQ[:, elements].T, weights_N, out=out_C)
 
     def copied_into(self, memory: Tensor) -> ResidentRows:
         """The same rows in the front of other memory (uint8); from pinned memory, without waiting for the copy."""

@@ -33,7 +33,7 @@ from ladle_engine.placements.fsdp_model import build_sharded
 from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans, spare_host_bytes
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
-from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
+from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, StageStarted, Warned
 from ladle_engine.subspace.first_reading import FirstReading
 from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
@@ -55,6 +55,7 @@ class BoundModel:
 
 def prepare(job: Job) -> MethodContext:
     """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
+    job.on_event(StageStarted(stage="check"))
     check_headers(job.checkpoints, job.on_event)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)

@@ -22,7 +22,7 @@ from ladle_engine.checkpoints.chunks import Piece, differs, same_tensors
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
-from ladle_engine.directions.buckets import Bucket
+from ladle_engine.directions.buckets import Bucket, num_chunks
 from ladle_engine.directions.checkpoint_directions import CentredChunk, Keep, fill_directions
 from ladle_engine.distributed.agreement import raise_everywhere
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
@@ -129,20 +129,18 @@ class FirstReading:
         keep: Keep,
         copies: Copies,
     ) -> None:
-        elements = sum(bucket.length for bucket in buckets)
-        pace = Pace(self._on_event, "check", elements)
-        done = number = 0
+        pace = Pace(self._on_event, "check", num_chunks(buckets, len(readers)))
+        number = 0
 
         def see(index: int, chunk: CentredChunk) -> None:
-            nonlocal done, number
+            nonlocal number
             pieces = buckets[index].cut(chunk.elements.start, chunk.elements.stop).pieces
             self._check(readers, pieces, chunk)
             if number % copies.count == copies.number:
                 self._sums.add(pieces, chunk)
             keep(index, chunk)
             number += 1
-            done += len(chunk.centre_C)
-            pace.step(done)
+            pace.step(number)
 
         fill_directions(hashed.readers, buckets, see)
 
