@@ -217,8 +217,17 @@ class DrawnCheckpoint:
 
     def read(self, name: str) -> Tensor:
         info = self.infos[name]
-        window = self.pool[self._offset : self._offset + info.numel].view(info.shape)
-        return 1 + window if len(info.shape) == 1 else window
+        values = torch.empty(info.numel)
+        self.read_into(name, 0, values)
+        return values.view(info.shape)
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        out.copy_(self.pool[self._offset + start :][: len(out)])
+        if len(self.infos[name].shape) == 1:
+            out += 1
+
+    def position(self, name: str) -> tuple[int, int]:
+        return 0, list(self.infos).index(name)
 
 
 READERS[DrawnCheckpoint.format] = DrawnCheckpoint  # type: ignore[assignment]

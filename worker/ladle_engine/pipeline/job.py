@@ -61,9 +61,12 @@ class Listener:
 
 
 def refuse_changed(job: Job) -> None:
-    """Collective: raises `EngineError` (inputs-changed) on every rank where a file is not what it was on any."""
+    """Collective: raises `EngineError` (inputs-changed) on every rank where a file is not what it was on any.
+
+    Folders of data are looked at before the result is committed.
+    """
     with together(job.collectives):
-        job.inputs.refuse_changed()
+        job.inputs.refuse_changed(folders=False)
 
 
 @contextmanager

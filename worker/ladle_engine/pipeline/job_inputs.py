@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ladle_engine.errors import EngineError
+from ladle_engine.errors import EngineError, OutputError
 from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.resume_state import ResumeState, digest
 from ladle_engine.storage.atomic_folder import naming_the_full_disk
@@ -49,7 +49,12 @@ class JobInputs:
     def end(self) -> None:
         """No attempt of this job is going to follow: the next one may have other files."""
         self._known["is_over"] = True
-        self._save()
+        try:
+            self._save()
+        except OutputError:
+            # On a full disk less is remembered, which does no harm: all states are then made anew.
+            assert self._path is not None, "nothing else is saved"
+            self._path.unlink()
 
     def _refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for path in [*before, *now]:

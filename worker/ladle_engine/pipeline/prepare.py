@@ -188,7 +188,7 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
         raise identical(job.checkpoints)
     with together(job.collectives):
         # Before the digests are believed: what was read first and what was hashed must be the same.
-        job.inputs.refuse_changed()
+        job.inputs.refuse_changed(folders=False)
         job.inputs.know(read.digests)
         job.record.confirm(job.inputs)
     names = job.checkpoints.names

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladle_engine.errors import EngineError
@@ -45,10 +46,10 @@ class Inputs:
             self._digests[path] = HashedFile(file).digest()
 
     def add_folder(self, folder: Path) -> None:
-        """All files below, of which none is opened."""
-        self._folders[folder] = tuple(_files_below(folder))
-        for path in self._folders[folder]:
-            self._identities[path] = Identity.of(path.stat())
+        """All files below but hidden ones. None is opened."""
+        found = dict(_files_below(folder))
+        self._folders[folder] = tuple(found)
+        self._identities |= found
 
     def know(self, digests: Mapping[Path, str]) -> None:
         """The digests of what was read. Raises `EngineError` (inputs-changed) where another one is known."""
@@ -78,12 +79,16 @@ class Inputs:
     def files_in(self, folder: Path) -> int:
         return len(self._folders[folder])
 
-    def refuse_changed(self) -> None:
+    def refuse_changed(self, *, folders: bool = True) -> None:
         """Raises `EngineError` (inputs-changed) naming the first file that is gone, or not the same any more.
 
-        What was not there at the beginning does not count: nothing of it was read.
+        What was not there at the beginning does not count: nothing of it was read. Without `folders`, what is in them
+        is not looked at: they may hold a million files.
         """
+        passed_over = set() if folders else {path for paths in self._folders.values() for path in paths}
         for path, identity in self._identities.items():
+            if path in passed_over:
+                continue
             try:
                 found = Identity.of(path.stat())
             except OSError as error:
@@ -113,14 +118,17 @@ class Inputs:
             return HashedFile(file).digest() == self._digests[path]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[tuple[Path, Identity]]:
     """In order of their names."""
     for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(place, name)
-            if path.is_file():
-                yield path
+            # A link to nothing, and what was removed just now, is not there.
+            with suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield path, Identity.of(status)
 
 
 def _how(before: Identity, now: Identity) -> str:
