@@ -332,6 +332,7 @@ class Bench:
             tensors=self.infos,
             config=None,
             side_files=(),
+            home=Path("drawn"),
         )
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = written(drawn, Path(folder)) if precision == STREAMED else drawn
@@ -466,7 +467,14 @@ def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:
         path = folder / f"{checkpoint.name}.safetensors"
         save_file({name: reader.read(name).clone() for name in drawn.tensors}, path)
         files.append(Checkpoint(name=path.name, step=checkpoint.step, files=(path,), format="safetensors"))
-    return CheckpointSet(folder=folder, checkpoints=tuple(files), tensors=drawn.tensors, config=None, side_files=())
+    return CheckpointSet(
+        folder=folder,
+        checkpoints=tuple(files),
+        tensors=drawn.tensors,
+        config=None,
+        side_files=(),
+        home=folder,
+    )
 
 
 def row_precision_of(precision: str) -> str:

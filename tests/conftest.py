@@ -13,6 +13,7 @@ WORKER_BYTES = 4 << 30
 """What one process of the suite may need at its peak, with the ranks that its tests start."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """For `-n auto`: a worker per core that nobody else keeps busy, as far as memory lasts; one at least."""
     cores = len(os.sched_getaffinity(0))

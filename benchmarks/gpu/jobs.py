@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gpu.switches import convolutions
 from ladle_engine import average
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.options import option
 from ladle_engine.progress import ProgressCallback, ignore
-from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch, Metric
 
 SIDE = 8
@@ -72,10 +71,6 @@ class Images:
         return {"images": self._images[indices], "labels": self._labels[indices]}
 
 
-class Cut(BaseException):
-    """Stands for the end of the process: nothing but the one who raised it should catch it."""
-
-
 class MadeImages:
     """Classifies the images that `make` writes."""
 
@@ -84,10 +79,9 @@ class MadeImages:
     metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="loss", higher_is_better=False),)
     options_type: ClassVar[type] = ImagesOptions
 
-    def __init__(self, build: Callable[[], nn.Module], *, on_loss: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
         self.batch_size = ImagesOptions().batch_size
         self._build = build
-        self._on_loss = on_loss
         self.losses_taken = 0
         """How often a gradient was wanted."""
 
@@ -111,7 +105,6 @@ class MadeImages:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         self.losses_taken += 1
-        self._on_loss(self.losses_taken)
         return F.cross_entropy(model(batch["images"]), batch["labels"])
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -163,11 +156,10 @@ class Job:
         output: Path,
         *,
         state: Path | None = None,
-        on_loss: Callable[[int], None] = lambda count: None,
         on_event: ProgressCallback = ignore,
     ) -> Done:
         """`folder` is what `make` filled; on ranks other than 0 of several nothing can be read afterwards."""
-        task = MadeImages(NETS[self.net], on_loss=on_loss)
+        task = MadeImages(NETS[self.net])
         with convolutions(tf32=self.tf32):
             outcome = average(
                 folder / "checkpoints",
@@ -208,12 +200,17 @@ class Done:
         return torch.cat([found.flatten(), random.flatten()])
 
     @property
+    def curve(self) -> list[float]:
+        """The loss of every training step, or of every pass over all examples."""
+        curves = {each["method"]: each["curve"] for each in self.report["candidates"]}
+        return list(curves[self.method])
+
+    @property
     def bits(self) -> dict[str, str]:
         """All that a repeated run must have equal to the last bit."""
-        curves = {each["method"]: each["curve"] for each in self.report["candidates"]}
         return {
             "coefficients": json.dumps(self._chosen, sort_keys=True),
-            "loss curve": json.dumps(curves[self.method]),
+            "loss curve": json.dumps(self.curve),
             "model": hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest(),
         }
 
@@ -226,26 +223,3 @@ class Done:
 def apart(one: Tensor, other: Tensor) -> float:
     """The largest difference."""
     return float((one - other).abs().max())
-
-
-@contextmanager
-def convolutions(*, tf32: bool) -> Iterator[None]:
-    """Inside, a GPU's convolutions may round their factors to TF32's 11 bits, or must take all 24."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32
-    cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before
-
-
-@contextmanager
-def saving_always() -> Iterator[None]:
-    """Inside, a resume state is saved after every step, and not every few seconds."""
-    before = ResumeState.is_due
-    ResumeState.is_due = lambda state: True  # type: ignore[assignment,method-assign]  # for as long as the block lasts
-    try:
-        yield
-    finally:
-        ResumeState.is_due = before  # type: ignore[method-assign]  # as it was

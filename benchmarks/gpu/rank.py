@@ -4,8 +4,8 @@
 
 FOLDER holds `jobs.json`, a list of names and of the fields of `gpu.jobs.Job`, and MADE what `gpu.jobs.make` made for
 each of their networks. Rank 0 writes `ended.json`: name -> `ok`, or what was raised. With `--ranks-per-node` so many
-ranks count as a node. With `--cut-after` the process ends without a word in its N-th training step, as if it had been
-killed.
+ranks count as a node. With `--cut-after` the process ends without a word once N training steps are saved, as if it had
+been killed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 sys.path[:0] = [str(REPOSITORY / "worker"), str(REPOSITORY / "benchmarks")]
 
-from ladle_worker.family import die_with_parent  # noqa: E402
+from gpu.processes import die_with_parent  # noqa: E402
 
 die_with_parent()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from contextlib import nullcontext  # noqa: E402
 from datetime import timedelta  # noqa: E402
+from typing import NoReturn  # noqa: E402
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from gpu.jobs import Job, saving_always  # noqa: E402
+from gpu.jobs import Job  # noqa: E402
+from gpu.switches import cut_after, saving_always  # noqa: E402
 
 TIMEOUT = timedelta(seconds=40)
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("device", choices=("cpu", "cuda"))
     parser.add_argument("backend")
     parser.add_argument("--ranks-per-node", type=int)
-    parser.add_argument("--cut-after", type=int)
+    parser.add_argument("--cut-after", type=int, default=sys.maxsize)
     arguments = parser.parse_args()
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
@@ -72,19 +72,15 @@ def _run(name: str, job: Job, arguments: argparse.Namespace, device: torch.devic
     folder = arguments.folder
     made, output, state = arguments.made / job.net, folder / "outputs" / name, folder / "states" / name
     try:
-        with saving_always() if arguments.cut_after else nullcontext():
-            job.run(made, device, output, state=state, on_loss=_cut(arguments.cut_after))
+        with saving_always(), cut_after(arguments.cut_after, _end):
+            job.run(made, device, output, state=state)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "ok"
 
 
-def _cut(after: int | None) -> Callable[[int], None]:
-    def end(count: int) -> None:
-        if count == after:
-            os._exit(9)
-
-    return end
+def _end() -> NoReturn:
+    os._exit(9)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from gpu.jobs import Job
 from gpu.machine import without_folders
-from ladle_worker.family import before_exec, end_tree
+from gpu.processes import die_with_parent, end_tree
 
 SCRIPT = Path(__file__).with_name("rank.py")
 ALLOWED_S = 150
-GRACE_S = 5
 LAST_LINES = 60
 NOT_RUN = "was not run to its end"
 
@@ -67,15 +66,15 @@ def _run(command: list[str], ranks: int) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=before_exec(),
+        preexec_fn=die_with_parent,
     )
     try:
         said, _ = process.communicate(timeout=ALLOWED_S)
     except subprocess.TimeoutExpired:
-        end_tree(process.pid, GRACE_S)
+        end_tree(process.pid)
         said, _ = process.communicate()
         said += f"\nended after {ALLOWED_S} s"
     finally:
-        end_tree(process.pid, GRACE_S)
+        end_tree(process.pid)
     last = without_folders(said).strip().splitlines()[-LAST_LINES:]
     return [*last, f"exit status {process.returncode}"]

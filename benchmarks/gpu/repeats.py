@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from measuring import table_lines
 
-from gpu.jobs import Cut, Done, Job, make, saving_always
+from gpu.jobs import Done, Job, make
 from gpu.parts import Found, Setting, require
 from gpu.ranks import NOT_RUN, start
+from gpu.switches import Cut, cut_after, saving_always
 
 JOBS = {
     "float32": Job(),
@@ -65,11 +67,11 @@ def resume(setting: Setting) -> Found:
         whole = {name: _run(setting, job, f"{name}-whole") for name, job in jobs.items()}
         for name, job in jobs.items():
             state = setting.folder / "states" / name
-            _cut(setting, job, f"{name}-cut", state, after=whole[name].losses_taken // 2)
+            _cut(setting, job, f"{name}-cut", state, after=len(whole[name].curve) // 2)
             different[name] = {"cut": _taken_up(setting, job, f"{name}-resumed", state, whole[name])}
         killed = setting.folder / "killed"
         for name in IN_A_PROCESS[:1] if setting.few else IN_A_PROCESS:
-            after = ("--cut-after", str(whole[name].losses_taken // 2))
+            after = ("--cut-after", str(len(whole[name].curve) // 2))
             ended = start(killed, setting.folder, {name: jobs[name]}, setting.device.type, options=after)
             require(ended.jobs[name] == NOT_RUN, f"{name} was to be killed in its middle, but: {ended.jobs[name]}")
             state = killed / "states" / name
@@ -89,15 +91,15 @@ def _done(folder: Path, job: Job, name: str) -> Done:
 
 
 def _cut(setting: Setting, job: Job, name: str, state: Path, after: int) -> None:
-    def cut(count: int) -> None:
-        if count == after:
-            raise Cut
+    def cut() -> NoReturn:
+        raise Cut
 
     try:
-        job.run(setting.folder / job.net, setting.device, setting.folder / name, state=state, on_loss=cut)
+        with cut_after(after, cut):
+            _run(setting, job, name, state)
     except Cut:
         return
-    raise AssertionError(f"{name} must be cut in its step {after}, but ran to its end")
+    raise AssertionError(f"{name} must be cut after {after} steps, but ran to its end")
 
 
 def _taken_up(setting: Setting, job: Job, name: str, state: Path, whole: Done) -> list[str]:

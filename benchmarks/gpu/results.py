@@ -16,7 +16,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
     """Both files, each replaced at once; the JSON's path."""
     name = f"gpu-check-{slug(result['machine']['device'])}{'-quick' if result['quick'] else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(result, indent=1) + "\n"), (".md", markdown(result))):
+    for suffix, text in ((".json", json.dumps(result, indent=1, default=str) + "\n"), (".md", markdown(result))):
         temporary = folder / f".{name}{suffix}.tmp"
         temporary.write_text(text)
         temporary.replace(folder / f"{name}{suffix}")

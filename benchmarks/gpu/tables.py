@@ -106,7 +106,7 @@ def _wanted(setting: Setting) -> list[Wanted]:
     if setting.small:
         config = ResNetConfig(num_labels=1000, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])  # type: ignore[call-arg]  # a field of its base class
         tiny = steps_bench.Case(build=ResNetForImageClassification, config=config, image_size=16, batch_size=4)
-        return _of("resnet-tiny", tiny, (3, ("float32", "int4")))
+        return _of("resnet-tiny", tiny, (3, ("float32", "int4", STREAMED)))
     resnet, vit = (steps_bench.ON_GPU[name] for name in ("resnet-50", "vit-b-16"))
     if setting.quick:
         return _of("resnet-50", resnet, (10, ("float32", "int8")))

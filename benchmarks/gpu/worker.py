@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -25,10 +24,9 @@ import torch
 
 from gpu.machine import load, without_folders
 from gpu.parts import Budget, Found, Part, Setting, Skipped
-from ladle_worker.family import die_with_parent, end_tree
+from gpu.processes import die_with_parent, end_tree
 
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
-GRACE_S = 5.0
 Record = dict[str, Any]
 """What goes into the JSON file of a part."""
 
@@ -75,7 +73,7 @@ class Worker:
 
     def end(self) -> None:
         if self._process is not None:
-            end_tree(self._process.pid, GRACE_S)
+            end_tree(self._process.pid)
             self._process.join()
             self._process = None
 
@@ -85,7 +83,7 @@ class Worker:
             self._connection, theirs = context.Pipe()
             sys.stdout.flush()
             sys.stderr.flush()
-            self._process = context.Process(target=_serve, args=(theirs, self._connection, self._orders, os.getpid()))
+            self._process = context.Process(target=_serve, args=(theirs, self._connection, self._orders))
             self._process.start()
             # The other end must be the child's alone, or its death would not be seen.
             theirs.close()
@@ -101,9 +99,9 @@ def _how(exit_code: int) -> str:
     return f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with status {exit_code}"
 
 
-def _serve(connection: Connection, parents: Connection, orders: Orders, parent: int) -> None:
+def _serve(connection: Connection, parents: Connection, orders: Orders) -> None:
     """The process's life."""
-    die_with_parent(parent)
+    die_with_parent()
     parents.close()
     while True:
         try:

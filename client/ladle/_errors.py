@@ -140,7 +140,7 @@ def error_of(problem: Problem) -> LadleError:
 def describe(problem: Problem) -> str:
     """The detail of a problem, and a line for each field that the detail does not mention."""
     fields = [
-        f"  {error.get('field')}: {error.get('message')}"
+        f"  `{error.get('field')}` {error.get('message')}."
         for error in problem.errors
         if str(error.get("message")) not in problem.detail
     ]

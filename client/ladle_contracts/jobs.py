@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
 
 from ladle_contracts._model import Contract
 from ladle_contracts.errors import Reason
@@ -30,6 +30,25 @@ FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_
 
 Glob = Annotated[str, Field(min_length=1, max_length=500)]
 """A shell pattern, such as `checkpoint-*`."""
+
+
+def _one_or_several(value: Any) -> Any:
+    """A single text stands for a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_several, json_schema_input_type=Glob | tuple[Glob, ...])]
+"""A shell pattern, or a list of them."""
+
+Step = Annotated[
+    float,
+    Field(allow_inf_nan=False),
+    AfterValidator(lambda step: int(step) if step.is_integer() else step),
+    PlainSerializer(lambda step: step, return_type=int | float),
+]
+"""A step or an epoch, such as 1000 or 0.25. A whole one stays a whole number."""
 
 Label = Annotated[str, Field(max_length=200)]
 
@@ -84,9 +103,14 @@ class CheckpointFilter(Contract):
 
     pattern: Glob | None = None
     """Take only checkpoints whose path inside the folder matches this glob."""
+    exclude: Globs = ()
+    """Leave out checkpoints whose path inside the folder matches this glob, or one of several."""
+    order: Literal["auto", "step", "epoch", "name", "modified"] = "auto"
+    """How the checkpoints are ordered: by the step or the epoch in their names, by name, or by the time of their last
+    change. `auto` reads the order from the names."""
     last: Annotated[int, Field(ge=1)] | None = None
     """Take only the last n checkpoints."""
-    steps: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
 
 

@@ -94,6 +94,6 @@ def test_by_node_is_refused_where_ranks_do_not_divide_into_equal_nodes(tmp_path:
         wait_for(ranks)
     for rank in range(3):
         assert (tmp_path / f"said-{rank}").read_text() == (
-            "[invalid-placement] `placement` must be another one where nodes differ in their number of ranks, but is "
+            "[invalid-placement] `placement=` must be another one where nodes differ in their number of ranks, but is "
             "`by-node`: 3 ranks are on nodes of 1 and 2."
         )

@@ -35,11 +35,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
     data = stack.folder / "data"
     with stack.client() as client:
-        job = client.submit(data / "good", data / "val.npz", method="uniform", task="small-cnn", output="averaged")
+        some = {"exclude": "epoch-1.*", "order": "name"}
+        job = client.submit(
+            data / "good", data / "val.npz", method="uniform", task="small-cnn", output="averaged", checkpoints=some
+        )
         scored = {event.body.candidate.method for event in job.events() if isinstance(event.body, CandidateScored)}
         result = job.result(timeout=DEADLINE_S)
         assert Path(result.folder, "model.safetensors").is_file()
         assert {"best", "uniform"} <= scored
+        assert result.num_checkpoints == 3, "one of four is excluded"
         with pytest.raises(InvalidSpec, match="Did you mean `uniform`"):
             client.submit(data / "good", data / "val.npz", method="unifrom")
 

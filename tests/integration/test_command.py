@@ -53,6 +53,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         stack,
         *("--method", "twa", "--method-option", "steps=40", "--method-option", "groups=layers"),
         *("--task-option", "batch_size=16", "--pattern", "epoch-*", "--last", "5"),
+        *("--exclude", "*-3*", "--order", "name"),
         *("--select-fraction", "0.4", "--metric", "loss", "--output", "mine", "--dtype", "bfloat16"),
         *("--max-shard-bytes", "2000000", "--seed", "7", "--priority", "3", "--label", "run=a", "--label", "n=1"),
         *("--ranks-per-node", "2", "--train-set", stack.paths[1], "--train-set-use", "batchnorm"),
@@ -61,6 +62,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
     assert spec["method"] == {"name": "twa", "options": {"steps": 40, "groups": "layers"}}
     assert spec["task"] == {"name": None, "options": {"batch_size": 16}}, "of the task that will be inferred"
     assert (spec["checkpoints"]["pattern"], spec["checkpoints"]["last"]) == ("epoch-*", 5)
+    assert (spec["checkpoints"]["exclude"], spec["checkpoints"]["order"]) == (["*-3*"], "name")
     assert (spec["select_fraction"], spec["metric"], spec["seed"], spec["priority"]) == (0.4, "loss", 7, 3)
     assert spec["output"] == {"name": "mine", "dtype": "bfloat16", "max_shard_bytes": 2_000_000}
     assert spec["labels"] == {"run": "a", "n": "1"}
@@ -133,7 +135,7 @@ def test_the_machines_are_listed(stack: Stack, node: ScriptedNode) -> None:
     [
         (["submit", "/etc", "/etc/passwd"], 1, 'but is "/etc"'),
         (["submit", "a", "b", "--method-option", "steps"], 2, "NAME=VALUE, but is 'steps'"),
-        (["submit", "a", "b", "--steps", "1,x"], 2, "whole numbers"),
+        (["submit", "a", "b", "--steps", "1,x"], 2, "numbers with commas between"),
         (["submit", "a", "b", "--select-fraction", "2"], 2, "`--select-fraction` must be below 1, but is 2."),
         (["submit", "a", "b", "--dtype", "int4"], 2, "`--dtype` must be `keep`"),
         (["submit", "a", "b", "--url", "nonsense"], 1, "`--url` must be http://host:port"),

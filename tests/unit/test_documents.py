@@ -84,6 +84,19 @@ def test_every_reason_of_a_failed_job_is_explained() -> None:
         assert any(f"`{reason}`" in line for line in tables), reason
 
 
+def test_every_file_that_the_recipes_name_is_there() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:worker|client|service|tests|docs|examples|benchmarks)/[^`<> ]+)`", text)
+    assert len(named) > 20
+    for name in named:
+        assert (REPOSITORY / name).exists() or "NAME" in name, name
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs" / "decisions").glob("0*.md")), ids=lambda page: page.name)
+def test_a_decision_fits_one_page(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= 60
+
+
 def test_make_help_names_every_target() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)

@@ -135,6 +135,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
+@naming_lost_files
 def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
     _open(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None}))

@@ -28,7 +28,7 @@ from ladle_engine.tasks.base import Batch, DataSet, Task
 from ladle_engine.tasks.choose import make_task, recognises
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import ADVICE
-from ladle_engine.tasks.guard import guard
+from ladle_engine.tasks.guard import backward, guard
 from ladle_engine.tasks.identity import name_of
 from ladle_engine.tasks.installed import load_task
 
@@ -212,7 +212,7 @@ class _Values:
 
     def gradient(self, loss: Tensor) -> None:
         self.model.zero_grad()
-        loss.backward()
+        backward(self.task, loss)
         if all(parameter.grad is None for parameter in self.model.parameters()):
             self.check.found(Broken("loss", "depend on the model's parameters", "none of them gets a gradient"))
         self.model.zero_grad()

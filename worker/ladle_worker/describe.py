@@ -30,4 +30,6 @@ def describe() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe()))
+    print(json.dumps(describe()), flush=True)
+    # A plug-in may print once more while Python ends, or have a thread that never does.
+    os._exit(0)

@@ -16,11 +16,13 @@ from ladle_contracts import JobSpec
 from ladle_worker.launch import RANK_VARIABLES
 
 
-def main() -> int:
+def main() -> None:
     request = json.load(sys.stdin)
     os.environ.update({name: value for name, value in RANK_VARIABLES.items() if name not in os.environ})
-    print(json.dumps(answer(JobSpec.model_validate_json(json.dumps(request["spec"])), Path(request["results"]))))
-    return 0
+    told = answer(JobSpec.model_validate_json(json.dumps(request["spec"])), Path(request["results"]))
+    print(json.dumps(told), flush=True)
+    # A plug-in may print once more while Python ends, or have a thread that never does.
+    os._exit(0)
 
 
 def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
@@ -48,4 +50,4 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

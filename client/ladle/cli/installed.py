@@ -1,4 +1,4 @@
-"""What the worker that is installed beside this command can do. It is asked in a process of its own: it needs torch."""
+"""Asks the worker that is installed here what it can do, in a separate process because it needs torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TAIL_LINES = 12
 
 
 class Refused(LadleError):
-    """The job would fail before it had read any weights."""
+    """The job would fail before it reads any weights."""
 
 
 def refuse_bad_input(spec: JobSpec, results: Path) -> None:
-    """Raises `Refused` with the message and the reason that the job itself would fail with."""
+    """Raises `Refused` with the message and the reason of the job that would fail."""
     request = {"spec": spec.model_dump(mode="json"), "results": str(results)}
     done = _ask("precheck", json.dumps(request))
     answer = _last_line(done)
     if answer is None:
-        raise StackError("\n".join(["The worker cannot look at the input. It says:", *_tail(done.stderr)]))
+        raise StackError("\n".join(["The worker could not check the input:", *_tail(done.stderr)]))
     if answer["ok"]:
         return
     tail = [line for line in _tail(done.stderr) if answer["message"] not in line]
@@ -39,7 +39,7 @@ def refuse_bad_input(spec: JobSpec, results: Path) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Catalogue, tasks that do not load, GPUs and torch's version. Raises `StackError`."""
+    """The catalogue, tasks that cannot be loaded, the GPUs and torch's version. Raises `StackError`."""
     done = _ask("describe")
     described: dict[str, Any] | None = _last_line(done)
     if described is None:
@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 def catalog_part(part: str, url: str | None, token: str | None, err: Console) -> Any:
-    """`methods` or `tasks` of the service or, where no service is named and none answers, of this installation."""
+    """`methods` or `tasks` of the service. If no service is named and none answers, those of this installation."""
     try:
         with Client(url, token) as client:
             return getattr(client, part)()
@@ -66,7 +66,7 @@ def _ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> Any:
-    """The answer, below whatever a plug-in prints; None where the process failed."""
+    """The answer, which comes after anything that a plug-in prints. None if the process failed."""
     lines = done.stdout.splitlines()
     return json.loads(lines[-1]) if done.returncode == 0 and lines else None
 

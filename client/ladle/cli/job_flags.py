@@ -58,7 +58,11 @@ class Flag:
 
     @property
     def is_repeatable(self) -> bool:
-        return self.field.schema.get("type") == "object"
+        """Whether its values are texts, of which the option takes several."""
+        return any(
+            kind["type"] == "object" or (kind["type"] == "array" and kind["items"]["type"] == "string")
+            for kind in self.field.schema.get("anyOf", [self.field.schema])
+        )
 
     @property
     def default(self) -> str:
@@ -80,6 +84,8 @@ class Flag:
 PANELS: dict[str, tuple[Flag, ...]] = {
     "Which checkpoints": (
         Flag("checkpoints.pattern", "--pattern", "GLOB"),
+        Flag("checkpoints.exclude", "--exclude", "GLOB"),
+        Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
     ),
@@ -239,11 +245,11 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _numbers(text: str, flag: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise WrongUsage(f"`{flag}` must be whole numbers with commas between, but is {text!r}.") from error
+def _numbers(text: str, flag: str) -> list[int | float]:
+    numbers = [_number(part) for part in text.split(",")]
+    if any(isinstance(number, str) for number in numbers):
+        raise WrongUsage(f"`{flag}` must be numbers with commas between, but is {text!r}.")
+    return [number for number in numbers if not isinstance(number, str)]
 
 
 def _json_or_text(text: str) -> Any:

@@ -97,10 +97,10 @@ def run_once(
 ) -> JobRecord:
     """Runs one job on a private stack and returns its final record. A signal cancels the job first.
 
-    Input that the job would refuse is refused before the stack is started.
+    Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
-    with err.status("looking at the input ..."):
+    with err.status("checking the input ..."):
         refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(

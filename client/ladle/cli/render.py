@@ -122,8 +122,8 @@ def _select_losses(result: JobResult) -> dict[str, float]:
 def jobs_table(records: Iterable[JobRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "submitted", "checkpoints", "method", "result"):
-        # Ids and results are for copying, so only the longest column, the path, may wrap.
-        table.add_column(name, no_wrap=name != "checkpoints", overflow="fold")
+        # Ids are for copying and states for reading at a glance, so only the longest columns may wrap.
+        table.add_column(name, no_wrap=name not in ("checkpoints", "result"), overflow="fold")
     for record in records:
         table.add_row(
             record.id,
@@ -240,4 +240,9 @@ def size(count: int) -> str:
 
 
 def ago(moment: datetime) -> str:
-    return f"{duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"
+    """`8 s ago`, `3 min ago`, `2 h ago`, `5 days ago`"""
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // (86400 if unit == 'days' else length)} {unit} ago"
+    return f"{seconds} s ago"

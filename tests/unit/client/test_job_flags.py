@@ -65,13 +65,19 @@ def test_what_is_not_given_is_not_sent() -> None:
 def test_values_are_read_as_what_they_are() -> None:
     job = parsed(
         [
-            *("--steps", "100,200", "--select-fraction", "0.25", "--seed", "7", "--pattern", "7"),
+            *("--steps", "100,0.25", "--exclude", "best*", "--exclude", "tmp/*", "--order", "epoch"),
+            *("--select-fraction", "0.25", "--seed", "7", "--pattern", "7"),
             *("--method-option", "steps=40", "--method-option", "groups=layers", "--method-option", 'a={"b": [1]}'),
             *("--label", "run=1", "--label", "equation=a=b", "--train-set", "t"),
         ]
     )
     assert job.options == {
-        "checkpoints": {"pattern": "7", "steps": [100, 200]},
+        "checkpoints": {
+            "pattern": "7",
+            "exclude": ["best*", "tmp/*"],
+            "order": "epoch",
+            "steps": [100, 0.25],
+        },
         "select_fraction": 0.25,
         "seed": 7,
         "method": {"options": {"steps": 40, "groups": "layers", "a": {"b": [1]}}},
@@ -87,7 +93,9 @@ def test_values_are_read_as_what_they_are() -> None:
         (["--last", "0"], "`--last` must be at least 1, but is 0."),
         (["--last", "x"], "`--last` must be a whole number, but is 'x'."),
         (["--seed", "1.5"], "`--seed` must be a whole number, but is 1.5."),
-        (["--steps", "1,x"], "`--steps` must be whole numbers with commas between, but is '1,x'."),
+        (["--steps", "1,x"], "`--steps` must be numbers with commas between, but is '1,x'."),
+        (["--order", "size"], "`--order` must be `auto`, `step`, `epoch`, `name` or `modified`, but is 'size'."),
+        (["--exclude", "best*", "--exclude", ""], "`--exclude` must not be empty, but is ''."),
         (["--select-fraction", "2"], "`--select-fraction` must be below 1, but is 2."),
         (["--select-fraction", "nan"], "`--select-fraction` must be a number, but is 'nan'."),
         (["--dtype", "int4"], "`--dtype` must be `keep`, `float32`, `bfloat16` or `float16`, but is 'int4'."),
@@ -115,3 +123,20 @@ def test_a_rule_that_is_broken_is_told_by_flag_before_anything_starts(arguments:
 )
 def test_the_clients_words_become_the_commands(said: str, told: str) -> None:
     assert in_flags(said) == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["up", "--port", "x"], "'--port': must be a whole number from 0 to 65535, but is 'x'."),
+        (["up", "--port", "70000"], "'--port': must be a whole number from 0 to 65535, but is '70000'."),
+        (["list", "--limit", "0"], "'--limit': must be a whole number of at least 1, but is '0'."),
+        (["list", "--state", "asleep"], "'--state': must be one of queued, scheduled"),
+        (["list", "--label", "a"], "`--label` must be NAME=VALUE, but is 'a'."),
+        (["logs", "j", "--tail", "1.5"], "'--tail': must be a whole number from 1 to 2000, but is '1.5'."),
+    ],
+)
+def test_other_flags_say_their_rule_too(arguments: list[str], message: str) -> None:
+    done = RUNNER.invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert message in done.stderr

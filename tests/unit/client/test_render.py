@@ -154,6 +154,23 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8, "8 s ago"), (90, "1 min ago"), (3599, "59 min ago"), (86400 + 60, "24 h ago"), (5 * 86400, "5 days ago")],
+)
+def test_how_long_ago_is_told_in_one_unit(seconds: int, text: str) -> None:
+    assert ago(datetime.now(UTC) - timedelta(seconds=seconds)) == text
+
+
+def test_a_narrow_terminal_still_shows_whole_ids_and_states() -> None:
+    rows = [record(JobState.SUCCEEDED, id="d1f92b01d6186bd4b85e"), record(JobState.FINALIZING, id="0" * 20)]
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(jobs_table(rows))
+    for words in ("d1f92b01d6186bd4b85e", "succeeded", "finalizing"):
+        assert words in capture.get()
+
+
 def test_a_clock_that_goes_wrong_shows_no_negative_time() -> None:
     assert ago(datetime.now(UTC) + timedelta(minutes=5)) == "0 s ago"
 

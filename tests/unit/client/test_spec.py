@@ -43,6 +43,11 @@ def test_dots_stay_in_a_path_because_links_decide_what_they_mean() -> None:
         ({"task": None}, "task", None),
         ({"checkpoints": "step-*"}, "checkpoints", CheckpointFilter(pattern="step-*")),
         ({"checkpoints": {"steps": [1, 2]}}, "checkpoints", CheckpointFilter(steps=(1, 2))),
+        (
+            {"checkpoints": {"exclude": "best*", "order": "name"}},
+            "checkpoints",
+            CheckpointFilter(exclude=("best*",), order="name"),
+        ),
         ({"checkpoints": CheckpointFilter(steps=(1, 2))}, "checkpoints", CheckpointFilter(steps=(1, 2))),
         ({"train_set": {"path": Path("/t"), "use": "batchnorm"}}, "train_set", TrainSet(path="/t", use="batchnorm")),
         ({"output": "better"}, "output", Output(name="better")),

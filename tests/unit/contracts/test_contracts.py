@@ -41,6 +41,21 @@ def test_a_spec_needs_two_paths_and_has_a_default_for_the_rest() -> None:
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_exclude_takes_one_glob_or_several_and_both_ask_for_the_same() -> None:
+    one, several = (
+        JobSpec.model_validate_json(json.dumps(MINIMAL | {"checkpoints": {"exclude": given}}))
+        for given in ("best*", ["best*"])
+    )
+    assert one == several
+    assert one.checkpoints.exclude == ("best*",)
+    assert JobSpec.model_validate_json(one.model_dump_json()) == one
+
+
+def test_a_step_may_be_a_part_of_an_epoch_and_a_whole_one_stays_whole() -> None:
+    spec = JobSpec.model_validate_json(json.dumps(MINIMAL | {"checkpoints": {"steps": [100, 0.25]}}))
+    assert spec.model_dump_json().count('"steps":[100,0.25]') == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

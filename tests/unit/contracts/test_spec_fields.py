@@ -24,7 +24,9 @@ def test_only_the_two_paths_are_required() -> None:
     ("path", "kind", "limits", "default"),
     [
         ("checkpoints.last", "whole number", "at least 1", None),
-        ("checkpoints.steps", "list of whole numbers", "", None),
+        ("checkpoints.steps", "list of numbers", "", None),
+        ("checkpoints.exclude", "text or list of text", "", ()),
+        ("checkpoints.order", "text", "`auto`, `step`, `epoch`, `name` or `modified`", "auto"),
         ("select_fraction", "number", "above 0 and below 1", 0.5),
         ("output.dtype", "text", "`keep`, `float32`, `bfloat16` or `float16`", "keep"),
         ("resources.ranks_per_node", "whole number", "1 to 64", 1),

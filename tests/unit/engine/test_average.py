@@ -271,9 +271,9 @@ def test_a_train_set_trains_the_coefficients_and_the_whole_val_set_chooses(data:
 def test_a_train_set_that_cannot_train_is_refused_and_so_is_its_use_without_one(data: Path, tmp_path: Path) -> None:
     one = make_val_set(tmp_path / "train.npz", count=1, start=0)
     message = refused("too-little-data", data, tmp_path, train_set=one)
-    assert "`train_set` must hold at least 2 examples, but" in message
+    assert "`train_set=` must hold at least 2 examples, but" in message
     message = refused("invalid-data", data, tmp_path, train_set_use="batchnorm")
-    assert message == "`train_set` must be given with `train_set_use: batchnorm`, but is absent."
+    assert message == "`train_set=` must be given with `train_set_use: batchnorm`, but is absent."
 
 
 def test_recomputed_statistics_are_those_of_the_data(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_names_that_allow_two_orders_are_told_with_both(names: str, one: str, ot
     assert doubt is not None
     assert one in doubt
     assert other in doubt
-    assert "Choose one with `order`" in doubt
+    assert "Choose one with `order=`" in doubt
 
 
 def folder_of(folder: Path, *names: str) -> Path:

@@ -108,6 +108,17 @@ def test_a_link_inside_the_folder_is_a_checkpoint(tmp_path: Path) -> None:
     assert discover(folder).names == (*TWO, "epoch-3.safetensors")
 
 
+def test_a_result_of_ladle_among_the_checkpoints_is_passed_over_and_said(tmp_path: Path) -> None:
+    folder = two(tmp_path)
+    combine_checkpoints(folder, output=folder / "mean")
+    assert discover(folder).names == (*TWO, "mean"), "only a folder that says so is a result"
+    for name in ("coefficients.json", "report.json"):
+        (folder / "mean" / name).write_text("{}")
+    found = discover(folder)
+    assert found.names == TWO
+    assert "`mean` (a result of Ladle)" in found.warnings[0]
+
+
 HALF_WRITTEN = {
     "checkpoint-80": ("config.json", "holds no weights"),
     "checkpoint-81": ("model-00001-of-00002.safetensors", "a shard without its index"),
@@ -230,8 +241,8 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 
 OTHERS = {
-    "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir`"),
-    "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir`"),
+    "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir=`"),
+    "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir=`"),
     "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
     "step-10": (".metadata __0_0.distcp", "in torch.distributed.checkpoint format"),
     "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),

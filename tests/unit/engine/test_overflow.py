@@ -14,6 +14,7 @@ from ladle_engine import CheckpointError, MethodError, average, combine_checkpoi
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.output.recipe import BLOCK_ELEMENTS, Recipe
+from ladle_engine.progress import ProgressEvent, StageStarted
 from tests.unit.engine.toy import ToyTask, norm_net, plain_net
 
 F8 = {torch.float8_e4m3fn: 448, torch.float8_e5m2: 57344, torch.float8_e4m3fnuz: 240, torch.float8_e5m2fnuz: 57344}
@@ -37,7 +38,7 @@ def test_a_sum_that_overflows_a_narrower_type_is_refused(tmp_path: Path) -> None
     folder = saved(tmp_path / "in", *({"w": torch.tensor([1e5 * n, 1.0]), "b": torch.ones(2) * n} for n in (1, 2)))
     message = refused(lambda: combine_checkpoints(folder, output=tmp_path / "out", dtype="float16"))
     assert "`w` of the average is too large: it reaches 150000, and float16 ends at 65504" in message
-    assert "Choose a wider `dtype`" in message
+    assert "Choose a wider `dtype=`" in message
     assert not (tmp_path / "out").exists()
     model = load_file(combine_checkpoints(folder, output=tmp_path / "out", dtype="bfloat16") / "model.safetensors")
     assert bool(torch.isfinite(model["w"]).all())
@@ -134,12 +135,21 @@ def test_average_refuses_a_checkpoint_that_the_output_cannot_hold_before_any_tra
         state["0.weight"][0, 0] = 1e5 if number == 2 else 1.0
 
     folder = checkpoints_of(tmp_path / "in", plain_net, huge)
+    stages: list[str] = []
+
+    def listen(event: ProgressEvent) -> None:
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+
     task = ToyTask(plain_net)
     message = refused(
-        lambda: average(folder, folder, output=tmp_path / "out", task=task, method="twa", dtype="float16")
+        lambda: average(
+            folder, folder, output=tmp_path / "out", task=task, method="twa", dtype="float16", progress=listen
+        )
     )
     assert "`0.weight` of checkpoint `step-2.safetensors` is too large: it reaches 100000, and float16" in message
-    assert task.losses_taken <= 1, "the trial step that measures memory, and no training"
+    assert "evaluate" in stages
+    assert "train" not in stages
 
 
 def test_average_refuses_statistics_that_the_output_cannot_hold(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_argument_that_breaks_its_own_rule_is_refused_at_once(
 
 def test_the_validation_set_is_no_training_set(tmp_path: Path) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    with pytest.raises(DataError, match="`train_set` must be other data than `val_set`, half of which judges"):
+    with pytest.raises(DataError, match="`train_set=` must be other data than `val_set=`, half of which judges"):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
             train_set=tmp_path / "checkpoints" / "..",
@@ -228,13 +228,13 @@ def test_a_machine_without_room_is_refused_with_the_numbers(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"placement": "everywhere"}, "`placement` must be one of auto, replicated"),
-        ({"precision": "int3"}, "`precision` must be one of auto, float32"),
-        ({"placement": "sharded-model"}, "`placement` must be another one with a single rank"),
-        ({"precision": "offload"}, "`precision` must be another one on cpu, but is `offload`"),
+        ({"placement": "everywhere"}, "`placement=` must be one of auto, replicated"),
+        ({"precision": "int3"}, "`precision=` must be one of auto, float32"),
+        ({"placement": "sharded-model"}, "`placement=` must be another one with a single rank"),
+        ({"precision": "offload"}, "`precision=` must be another one on cpu, but is `offload`"),
         (
             {"placement": "by-checkpoint", "precision": "streamed"},
-            "`precision` must be another one with `by-checkpoint`",
+            "`precision=` must be another one with `by-checkpoint`",
         ),
     ],
     ids=str,
@@ -277,7 +277,7 @@ def test_a_precision_that_the_device_lacks_falls_back_to_the_next_finer_one(
 def test_a_precision_without_a_finer_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch, "float32")
     with pytest.raises(
-        EngineError, match=r"`precision` must be one that cpu supports on every rank.*`float32`"
+        EngineError, match=r"`precision=` must be one that cpu supports on every rank.*`float32`"
     ) as caught:
         supported_precision("float32", CPU, SingleProcess(), ignore)
     assert caught.value.code == "invalid-placement"

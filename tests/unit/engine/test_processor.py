@@ -84,7 +84,9 @@ def pixel_values(folder: Path, val: Path, **options: Any) -> Tensor:
 
 
 def by_transformers(folder: Path, images: Sequence[Image.Image], **options: Any) -> Tensor:
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     values: Tensor = processor(images=images, return_tensors="pt", **options)["pixel_values"]
     return values
 

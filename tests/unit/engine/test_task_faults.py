@@ -198,6 +198,7 @@ AT_ONCE: dict[str, tuple[type[ToyTask], str]] = {
     "batch_size 0": (toy(__init__=lambda self: ToyTask.__init__(self, batch_size=0)), "from 1, but is int 0"),
     "batch_size of text": (toy(__init__=lambda self: ToyTask.__init__(self, batch_size="8")), "but is str '8'"),  # type: ignore[arg-type]
     "batch_size True": (toy(__init__=lambda self: ToyTask.__init__(self, batch_size=True)), "but is bool True"),
+    "a property that fails": (toy(summary=property(lambda self: 1 / 0)), "fails in its declarations"),
     "a missing method": (toy(stored_names=None), "`stored_names` of task `toy` must be a method, but is None"),
 }
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ladle import Client, submit
+from ladle.cli.job_flags import FLAG_OF
+from ladle.cli.wording import in_flags
 from ladle_contracts import JobSpec
-from ladle_contracts.spec_fields import SPEC_FIELDS
-from ladle_engine import average
+from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
+from ladle_engine import average, combine_checkpoints, rebuild
+from ladle_engine.testing import check_task
 from ladle_worker.convert import NOT_FOR_THE_ENGINE, PATHS, argument_of, average_arguments, in_spec_words
 
+REPOSITORY = Path(__file__).parents[3]
 MINIMAL = JobSpec(ckpt_dir="/c", val_set="/v")
 OF_THE_RANK = {"device", "state_dir", "provenance", "progress", "commit"}
 """Arguments of `average` that no job can choose."""
@@ -56,3 +65,25 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
 )
 def test_an_argument_in_a_message_is_told_as_the_option_and_a_file_of_that_name_is_not(said: str, told: str) -> None:
     assert in_spec_words(said) == told
+
+
+@pytest.mark.parametrize("field", [field for field in SPEC_FIELDS if field.path not in NOT_FOR_THE_ENGINE])
+def test_a_user_of_the_command_reads_the_flag_where_the_engine_names_its_argument(field: SpecField) -> None:
+    message = f"Choose another `{argument_of(field)}=`."
+    assert in_flags(in_spec_words(message)) == f"Choose another `{FLAG_OF[field.path]}`."
+
+
+@pytest.mark.parametrize(
+    ("folder", "functions"),
+    [
+        ("worker/ladle_engine", (average, combine_checkpoints, rebuild, check_task)),
+        ("client/ladle", (Client, submit)),
+    ],
+)
+def test_no_message_names_an_argument_that_does_not_exist(
+    folder: str, functions: tuple[Callable[..., Any], ...]
+) -> None:
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for file in (REPOSITORY / folder).rglob("*.py"):
+        named = set(re.findall(r"`([a-z_]+)=`", file.read_text()))
+        assert named <= known, f"{file.name} names {sorted(named - known)}"

@@ -128,7 +128,7 @@ def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
-                f"infinite values. Leave that checkpoint out with `exclude`.",
+                f"infinite values. Leave that checkpoint out with `exclude=`.",
             )
 
 
@@ -155,5 +155,5 @@ def _comparable(tensor: Tensor) -> Tensor:
 def _mismatch(what: str) -> CheckpointError:
     return CheckpointError(
         "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude`.",
+        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude=`.",
     )

@@ -49,7 +49,7 @@ def discover(
     """
     filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
     if not is_folder(folder):
-        raise CheckpointError("no-checkpoints", f"`ckpt_dir` must be a folder, but `{folder}` is not.")
+        raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     candidates, passed_over = scan(folder)
     if names is not None:
         chosen = [_named(name, candidates, passed_over, folder) for name in names]
@@ -123,7 +123,7 @@ def _named(name: str, candidates: Sequence[Candidate], passed_over: Sequence[Pas
     if found is None:
         why = next((f": it is {each.reason}" for each in passed_over if each.name == name), "")
         raise CheckpointError(
-            "no-checkpoints", f"`ckpt_dir` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
+            "no-checkpoints", f"`ckpt_dir=` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
         )
     return found
 
@@ -136,7 +136,7 @@ def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> l
     if missing := [step for step in filters.steps if step not in present]:
         raise CheckpointError(
             "no-checkpoints",
-            f"`steps` must be steps of checkpoints in `{folder}`, but {missing[0]} is none. There are: "
+            f"`steps=` must be steps of checkpoints in `{folder}`, but {missing[0]} is none. There are: "
             f"{', '.join(map(str, present)) or 'none'}.",
         )
     return [each for each in wanted if step_of[each.name] in filters.steps]
@@ -145,7 +145,7 @@ def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> l
 def _idle(filters: Filters, folder: Path, names: Iterable[str]) -> list[str]:
     """Says where `exclude` does nothing, perhaps misspelt."""
     globs = filters.idle([*names, *(entry.name for entry in folder.iterdir())])
-    return [f"`exclude` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
+    return [f"`exclude=` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
 
 
 def _nothing(
@@ -156,28 +156,28 @@ def _nothing(
         there = [each.checkpoint for each in candidates]
         matched = any(filters.matches(each.name) for each in there)
         rule = (
-            f"`exclude` must leave some checkpoints of `{folder}`, but leaves none of"
+            f"`exclude=` must leave some checkpoints of `{folder}`, but leaves none of"
             if matched
-            else f"`pattern` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
+            else f"`pattern=` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
         )
         return CheckpointError("no-checkpoints", f"{rule}: {listed(there)}.{passed}")
     entries = sorted(entry.name for entry in folder.iterdir())
     holds = f" It holds: {_several(entries)}." if entries else " It is empty."
     return CheckpointError(
         "no-checkpoints",
-        f"`ckpt_dir` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, or "
-        f"folders such as checkpoint-100/), but `{folder}` holds none.{passed}{holds}",
+        f"`ckpt_dir=` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, "
+        f"or folders such as checkpoint-100/), but `{folder}` holds none.{passed}{holds}",
     )
 
 
 def _too_few(
     folder: Path, chosen: Sequence[Checkpoint], found: int, passed_over: Sequence[PassedOver]
 ) -> CheckpointError:
-    of = "" if len(chosen) == found else f" of {found} that `pattern`, `exclude`, `steps` and `last` leave"
+    of = "" if len(chosen) == found else f" of {found} that `pattern=`, `exclude=`, `steps=` and `last=` leave"
     passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
     return CheckpointError(
         "too-few-checkpoints",
-        f"`ckpt_dir` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}{of}: "
+        f"`ckpt_dir=` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}{of}: "
         f"{listed(chosen)}.{passed}",
     )
 

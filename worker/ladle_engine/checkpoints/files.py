@@ -26,7 +26,7 @@ NOT_WEIGHTS = re.compile(
 UNFINISHED = re.compile(
     r"(.*[-_.])?tmp([-_.].*)?|.*\.(temp|part|partial|incomplete|crdownload|download)", re.IGNORECASE
 )
-FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude`."
+FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude=`."
 BY_ITS_NAME = "still being written, by its name"
 OTHER_FORMATS = {
     ".h5": "Keras",
@@ -114,8 +114,8 @@ def why_missing(path: Path, error: OSError) -> str | None:
 def leading_out(path: Path) -> CheckpointError:
     return CheckpointError(
         "path-not-allowed",
-        f"Everything that is used in `ckpt_dir` must lie inside it, but `{path}` is a link that leads out. Copy it "
-        f"into the folder, or leave it out with `exclude`.",
+        f"Everything that is used in `ckpt_dir=` must lie inside it, but `{path}` is a link that leads out. Copy it "
+        f"into the folder, or leave it out with `exclude=`.",
     )
 
 

@@ -43,6 +43,8 @@ OTHER_FOLDERS = {
     "global_step*/*_model_states.pt": "in DeepSpeed format: convert it with its zero_to_fp32.py",
 }
 """What a folder in a format that Ladle does not read holds."""
+A_RESULT = frozenset({"coefficients.json", "report.json"})
+"""What Ladle writes beside a model."""
 LEFT_BY_TRAINERS = frozenset({"trainer_state.json", "optimizer.pt", "optimizer.bin", "training_args.bin"})
 USUAL_NAMES = frozenset({"model", "weights", "pytorch_model", "diffusion_pytorch_model", "open_clip_pytorch_model"})
 FILE_TYPE = re.compile(r"\.[A-Za-z]\w*$")
@@ -100,6 +102,8 @@ def _look_at_folder(path: Path, root: Path) -> list[Candidate | PassedOver]:
     found = list(files_in(entries, root))
     if is_unfinished(name):
         return [PassedOver(name=name, reason=BY_ITS_NAME)] if found or names_a_time(name) else []
+    if {entry.name for entry in entries} >= A_RESULT:
+        return [PassedOver(name=name, reason="a result of Ladle")]
     candidates = [each for each in found if isinstance(each, Candidate)]
     if (chosen := _usual(candidates)) is None and (reason := _other_format(path)) is not None:
         return [PassedOver(name=name, reason=reason)]
@@ -144,13 +148,13 @@ def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | P
     """Why a folder is no checkpoint; None where nobody would take it for one."""
     candidates = [each for each in found if isinstance(each, Candidate)]
     if len(candidates) > 1:
-        return f"holds {len(candidates)} checkpoints of its own: give it as `ckpt_dir` to average them"
+        return f"holds {len(candidates)} checkpoints of its own: give it as `ckpt_dir=` to average them"
     for each in found:
         if isinstance(each, PassedOver):
             return f"its `{each.name}` is no use: {each.reason}"
         return f"holds only `{each.checkpoint.name}`, which may be another model"
     if any(_holds_weights(child) for child in entries[:MOST_CHILDREN] if not leads_out(child, root)):
-        return "holds folders with checkpoints: give it as `ckpt_dir` to average them"
+        return "holds folders with checkpoints: give it as `ckpt_dir=` to average them"
     half_written = any((path / name).is_file() for name in LEFT_BY_TRAINERS)
     return "holds no weights" if half_written or names_a_time(path.name) else None
 

@@ -33,7 +33,7 @@ def naming_lost_files(call: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise CheckpointError(
                 "unreadable-input",
-                f"The files of `ckpt_dir` must stay while the job runs, but `{path}` cannot be opened any more: "
+                f"The files of `ckpt_dir=` must stay while the job runs, but `{path}` cannot be opened any more: "
                 f"{error.strerror or 'no such file'}.",
             ) from error
 

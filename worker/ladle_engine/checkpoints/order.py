@@ -51,7 +51,7 @@ def arrange(checkpoints: Sequence[Checkpoint], how: str = "auto") -> Order:
     if not any(readings[how](time) for time in times):
         raise CheckpointError(
             "ambiguous-order",
-            f"`order` must be something that the names hold, but is `{how}`, and there is none in {listed(stamped)}.",
+            f"`order=` must be something that the names hold, but is `{how}`, and there is none in {listed(stamped)}.",
         )
     return Order(checkpoints=_by_time(stamped, time_of, readings[how]), reason=how)
 
@@ -98,7 +98,7 @@ def _reason(times: Sequence[Time], complete: Sequence[str]) -> str:
 
 def _doubt(why: str, orders: dict[str, tuple[Checkpoint, ...]]) -> str:
     shown = "; ".join(f"`{how}` gives {listed(checkpoints)}" for how, checkpoints in orders.items())
-    return f"The names of the checkpoints must give one order, but {why}. Choose one with `order`: {shown}."
+    return f"The names of the checkpoints must give one order, but {why}. Choose one with `order=`: {shown}."
 
 
 def _by_time(checkpoints: Sequence[Checkpoint], time_of: dict[str, Time], reading: Reading) -> tuple[Checkpoint, ...]:

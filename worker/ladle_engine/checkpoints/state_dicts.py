@@ -68,7 +68,7 @@ def find_state_dict(path: Path, loaded: Any) -> StateDict:
         raise corrupt(
             path,
             f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
-            f"holds {_describe(loaded)}. If it is not a checkpoint, leave it out with `exclude`",
+            f"holds {_describe(loaded)}. If it is not a checkpoint, leave it out with `exclude=`",
         )
     return found
 

@@ -175,7 +175,7 @@ class ProcessGroup:
         if len(sizes) > 1 or self.size % own:
             raise EngineError(
                 "invalid-placement",
-                f"`placement` must be another one where nodes differ in their number of ranks, but is `by-node`: "
+                f"`placement=` must be another one where nodes differ in their number of ranks, but is `by-node`: "
                 f"{self.size} ranks are on nodes of {' and '.join(str(size) for size in sizes)}.",
             )
         if own == self.size:

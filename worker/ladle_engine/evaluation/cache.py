@@ -220,7 +220,7 @@ def _check(more: Evaluation, coefficients: Coefficients, split: str, metrics: tu
             "non-finite-loss",
             f"The loss of every checkpoint must be finite on the validation set, but that of "
             f"`{coefficients.checkpoints[single]}` is {more.means()['loss']} on the {split} split. Leave it out with "
-            f"`exclude`.",
+            f"`exclude=`.",
         )
     for metric in metrics:
         values = more.values[metric.name]

@@ -147,8 +147,8 @@ def _refuse_unmade(name: str, tensor: Tensor) -> None:
     if isinstance(tensor, DTensor):
         raise EngineError(
             "invalid-placement",
-            f"`placement` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would hold "
-            f"all of it.",
+            f"`placement=` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would "
+            f"hold all of it.",
         )
 
 

@@ -142,5 +142,5 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            "disk-full", f"`output` must have {needed:,} bytes of free disk, but `{folder.parent}` has {free:,}."
+            "disk-full", f"`output=` must have {needed:,} bytes of free disk, but `{folder.parent}` has {free:,}."
         )

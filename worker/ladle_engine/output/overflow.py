@@ -34,5 +34,5 @@ def too_large(name: str, whose: str, value: float, dtype: torch.dtype) -> str:
     return (
         f"Weights must fit the type that they are written in, but `{name}` of {whose} is too large: it reaches "
         f"{value:.6g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.6g}. Choose a wider "
-        f"`dtype`."
+        f"`dtype=`."
     )

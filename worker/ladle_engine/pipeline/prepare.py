@@ -181,7 +181,7 @@ def measure_geometry(job: Job, binding: Binding) -> Geometry:
         job.on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
-                f"one out with `exclude`."
+                f"one out with `exclude=`."
             )
         )
     return geometry
@@ -232,8 +232,8 @@ def supported_precision(
     if finer is None:
         raise EngineError(
             "invalid-placement",
-            f"`precision` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer is "
-            f"supported either. Try `precision: {STREAMED}`.",
+            f"`precision=` must be one that {device} supports on every rank, but is `{precision}`, and nothing finer "
+            f"is supported either. Try `precision: {STREAMED}`.",
         )
     on_event(Warned(message=f"Directions are kept as {finer}, because {device} does not support {precision}."))
     return finer
@@ -246,7 +246,7 @@ def choose_metric(task: Task, name: str | None) -> Metric:
     known = {metric.name: metric for metric in task.metrics}
     if name not in known:
         raise TaskError(
-            "unknown-metric", f"`metric` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
+            "unknown-metric", f"`metric=` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
         )
     return known[name]
 

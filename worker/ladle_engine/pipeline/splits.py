@@ -58,7 +58,7 @@ def open_splits(
     if min(len(fit_indices), len(select_indices)) < 2:
         raise DataError(
             "too-little-data",
-            f"`select_fraction` must leave at least 2 examples on each side, but {request.select_fraction} of "
+            f"`select_fraction=` must leave at least 2 examples on each side, but {request.select_fraction} of "
             f"{len(data)} examples is {len(select_indices)} to select and {len(fit_indices)} to fit."
             + (f" Give more examples than `{val_set}` holds." if len(data) < 4 else ""),
         )
@@ -68,19 +68,19 @@ def open_splits(
         if request.train_set_use != TRAIN_SET_USES[0]:
             raise DataError(
                 "invalid-data",
-                f"`train_set` must be given with `train_set_use: {request.train_set_use}`, but is absent.",
+                f"`train_set=` must be given with `train_set_use: {request.train_set_use}`, but is absent.",
             )
         return Splits(fit=fit, select=select, coefficients=fit, statistics=fit)
     if train_set.exists() and val_set.exists() and train_set.samefile(val_set):
         raise DataError(
             "invalid-data",
-            f"`train_set` must be other data than `val_set`, half of which judges, but both are `{train_set}`.",
+            f"`train_set=` must be other data than `val_set=`, half of which judges, but both are `{train_set}`.",
         )
     train_data = task.open_data(train_set, checkpoints)
     if len(train_data) < 2:
         raise DataError(
             "too-little-data",
-            f"`train_set` must hold at least 2 examples, but `{train_set}` holds {len(train_data)}.",
+            f"`train_set=` must hold at least 2 examples, but `{train_set}` holds {len(train_data)}.",
         )
     order = torch.randperm(len(train_data), generator=torch.Generator().manual_seed(request.seed))
     train = Examples(task=task, data=train_data, indices=order, device=where)

@@ -36,7 +36,7 @@ def build_sharded(task: Task, checkpoints: CheckpointSet, collectives: Collectiv
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
     except (ValueError, NotImplementedError) as error:
         raise EngineError(
-            "invalid-placement", f"`placement` must be another one for this model, but is `sharded-model`: {error}"
+            "invalid-placement", f"`placement=` must be another one for this model, but is `sharded-model`: {error}"
         ) from error
     model.to_empty(device=device)
     with torch.no_grad():

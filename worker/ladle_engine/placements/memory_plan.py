@@ -247,7 +247,7 @@ def _refuse_impossible(
     demand: Demand, device: torch.device, collectives: Collectives, placement: str, precision: str
 ) -> None:
     def refuse(field: str, rule: str, value: str) -> EngineError:
-        return EngineError("invalid-placement", f"`{field}` must {rule}, but is {value}.")
+        return EngineError("invalid-placement", f"`{field}=` must {rule}, but is {value}.")
 
     if placement not in (AUTO, *PLACEMENTS):
         raise refuse("placement", f"be one of {', '.join((AUTO, *PLACEMENTS))}", f"`{placement}`")

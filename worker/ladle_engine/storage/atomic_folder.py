@@ -20,7 +20,7 @@ def refuse_existing(output: Path) -> None:
     """Raises `OutputError`: output-exists, or results-unwritable where it cannot be made."""
     if os.path.lexists(output):
         raise OutputError(
-            "output-exists", f"`output` must be a new folder, but `{output}` exists. Choose another name."
+            "output-exists", f"`output=` must be a new folder, but `{output}` exists. Choose another name."
         )
     parent = next(parent for parent in output.absolute().parents if os.path.lexists(parent))
     if not parent.is_dir():
@@ -30,7 +30,7 @@ def refuse_existing(output: Path) -> None:
 
 
 def _unwritable(output: Path, why: str) -> OutputError:
-    return OutputError("results-unwritable", f"`output` must be a folder that can be made, but is `{output}`: {why}.")
+    return OutputError("results-unwritable", f"`output=` must be a folder that can be made, but is `{output}`: {why}.")
 
 
 @contextmanager

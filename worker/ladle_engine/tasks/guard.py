@@ -134,7 +134,11 @@ class GuardedData:
 
 
 def _guarded(task: Task) -> GuardedTask:
-    return task if isinstance(task, GuardedTask) else GuardedTask(task)
+    if isinstance(task, GuardedTask):
+        return task
+    # Attributes may be properties: code of the task's own.
+    with task_faults(type(task).__name__, "in its declarations", type(task).__module__):
+        return GuardedTask(task)
 
 
 def _device_of(batch: Batch) -> torch.device:

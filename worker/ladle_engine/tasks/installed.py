@@ -43,11 +43,11 @@ def load_task(name: str) -> type[Task]:
     module = found[0].module
     with task_faults(name, "on import", module):
         task: Any = found[0].load()
-    if not isinstance(task, type):
-        rule = f"The entry point `{name}` must name a class"
-        raise task_failed(f"{rule}, but `{found[0].value}` is {shown(task)}.", module)
-    for broken in broken_declarations(task)[:1]:
-        raise task_failed(broken.message(name, f" ({found[0].value})"), module)
+        if not isinstance(task, type):
+            rule = f"The entry point `{name}` must name a class"
+            raise task_failed(f"{rule}, but `{found[0].value}` is {shown(task)}.", module)
+        for broken in broken_declarations(task)[:1]:
+            raise task_failed(broken.message(name, f" ({found[0].value})"), module)
     return task
 
 

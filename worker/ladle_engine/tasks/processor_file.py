@@ -63,8 +63,11 @@ def build_processor(file: ProcessorFile, checkpoints: CheckpointSet) -> Any:
     """
     _refuse_absurd(file)
     # transformers takes seconds to import, which a folder without a processor does not need.
-    from transformers import CONFIG_MAPPING, AutoImageProcessor
+    from transformers import CONFIG_MAPPING
     from transformers.image_processing_utils import BaseImageProcessor
+
+    # From where it is defined: older versions of transformers themselves hand it out only beside torchvision.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     values = {name: value for name, value in file.values.items() if name != "auto_map"}
     config = None
