@@ -43,7 +43,8 @@ OLD = {
     "data": ["train.jsonl", "data.csv", "curve.png", "archive.zip", "features.npy"],
     "pickles": ["state.pkl", "vocab.pickle", "tokenizer.joblib"],
     "unfinished": ["tokenizer.json.tmp", "vocab.txt.part", ".hidden.json"],
-    "Ladle's own": ["coefficients.json", "report.json"],
+    "Ladle's coefficients": ["coefficients.json"],
+    "Ladle's report": ["report.json"],
 }
 
 
@@ -115,3 +116,5 @@ def test_a_config_outside_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         discover(folder)
     assert caught.value.code == "path-not-allowed"
+    # `exclude` leaves out checkpoints, and no config.
+    assert caught.value.message.endswith("is a link that leads out. Copy it into the folder.")

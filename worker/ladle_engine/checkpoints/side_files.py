@@ -90,7 +90,7 @@ def read_config(folder: Path, home: Path) -> dict[str, Any] | None:
     """`config.json` of the folder or, without one, of the reference checkpoint's home. Raises `CheckpointError`."""
     for path in dict.fromkeys((folder / "config.json", home / "config.json")):
         if leads_out(path, folder):
-            raise leading_out(path)
+            raise leading_out(path, or_else="")
         if path.is_file():
             return _read_object(path)
     return None

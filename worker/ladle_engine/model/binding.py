@@ -209,4 +209,8 @@ def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
 
 
 def _mismatch(what: str) -> TaskError:
-    return TaskError("model-mismatch", f"The task's model {what}. Is `config.json` the one of these checkpoints?")
+    return TaskError(
+        "model-mismatch",
+        f"The task's model {what}. Is `config.json` the one of these checkpoints? A task of your own says in "
+        f"`stored_names` what its tensors are called there.",
+    )
