@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """The names allow two orders, and the job needs one: choose with `order`."""
     UNREADABLE_INPUT = "unreadable-input"
     """A file of the checkpoints is gone or cannot be opened."""
+    INPUTS_CHANGED = "inputs-changed"
+    """A checkpoint, a data set or the config changed or vanished while the job ran, or before its next attempt."""
     # Task and data
     UNKNOWN_TASK = "unknown-task"
     """There is no such task, or it could not be inferred."""

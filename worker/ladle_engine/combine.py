@@ -10,8 +10,9 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
-from ladle_engine.checkpoints.lost_files import naming_lost_files
+from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
+from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
@@ -21,7 +22,7 @@ from ladle_engine.storage.atomic_folder import refuse_existing, staged
 from ladle_engine.versions import installed_version
 
 
-@naming_lost_files
+@keeping_files_open()
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
@@ -59,6 +60,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         ValueError: `weights` or `dtype` breaks its rule.
         CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
             the result does not fit the output's type.
+        EngineError: (inputs-changed) a file was changed meanwhile.
         OutputError: `output` exists, or the disk is full.
     """
     if dtype not in OUTPUT_DTYPES:
@@ -66,6 +68,27 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        inputs = inputs_of(checkpoints, readers)
+        with inputs.blamed():
+            recipe = _recipe(checkpoints, weights, allow_any_sum, dtype, progress)
+            metadata = {"ladle_version": installed_version("ladle")}
+            digests = write_model(
+                staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
+            )
+            verify_model(staging, recipe, digests, progress)
+            copy_side_files(checkpoints, staging, inputs)
+        inputs.refuse_changed()
+    return Path(output)
+
+
+def _recipe(
+    checkpoints: CheckpointSet,
+    weights: Sequence[float] | None,
+    allow_any_sum: bool,
+    dtype: str,
+    progress: ProgressCallback,
+) -> Recipe:
     K = len(checkpoints.checkpoints)
     uneven = weights is not None and len({float(weight) for weight in weights}) > 1
     announce(checkpoints, progress, order_matters=uneven)
@@ -81,12 +104,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     )
     if recipe.coefficients.single() is None:
         refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])
-    metadata = {"ladle_version": installed_version("ladle")}
-    with torch.no_grad(), staged(Path(output)) as staging:
-        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress)
-        verify_model(staging, recipe, digests, progress)
-        copy_side_files(checkpoints, staging)
-    return Path(output)
+    return recipe
 
 
 def _found(checkpoints: CheckpointSet, floating: Sequence[str]) -> CheckpointsFound:

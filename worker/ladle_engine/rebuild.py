@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ladle_engine.checkpoints import CheckpointSet, discover
-from ladle_engine.checkpoints.lost_files import naming_lost_files
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.hashing import HashedReaders
+from ladle_engine.checkpoints.inputs import inputs_of
+from ladle_engine.checkpoints.readers import keeping_files_open, open_all
+from ladle_engine.checkpoints.safetensors_file import read_all
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
-from ladle_engine.output.digests import input_digests
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
@@ -25,7 +25,7 @@ from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 
 
-@naming_lost_files
+@keeping_files_open()
 def rebuild(
     coefficients: PathLike,
     ckpt_dir: PathLike,
@@ -43,27 +43,46 @@ def rebuild(
 
     Raises:
         CheckpointError: the folder lacks one of the checkpoints, or one has changed since.
+        EngineError: (inputs-changed) a file was changed meanwhile.
         MethodError: there is no such candidate.
         OutputError: `output` exists, or the disk is full.
     """
-    recipe = load_recipe(coefficients, ckpt_dir, candidate)
-    with staged(Path(output)) as staging:
-        digests = write_model(staging, recipe, max_shard_bytes=max_shard_bytes, metadata={}, on_event=progress)
-        verify_model(staging, recipe, digests, progress)
-        copy_side_files(recipe.checkpoints, staging)
+    recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
+    with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
+        inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
+        with inputs.blamed():
+            digests = write_model(
+                staging,
+                recipe,
+                max_shard_bytes=max_shard_bytes,
+                metadata={},
+                on_event=progress,
+                readers=hashed.readers,
+            )
+            _refuse_others(hashed.digests(), expected)
+            verify_model(staging, recipe, digests, progress)
+            copy_side_files(recipe.checkpoints, staging, inputs)
+        inputs.refuse_changed()
     return Path(output)
 
 
 def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
-    recipe = load_recipe(coefficients, ckpt_dir, candidate)
+    recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
-        stored = written_names(recipe.checkpoints)
-        return {stored[name]: recipe.tensor(name, readers) for name in recipe.output_dtypes}
+        stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
+        state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
+        _refuse_others(hashed.digests(), expected)
+    return state
 
 
-def load_recipe(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> Recipe:
-    """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints it names, unchanged."""
+def load_recipe(
+    coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None
+) -> tuple[Recipe, dict[Path, str]]:
+    """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
+
+    With the recipe come the digests that the weight files must have.
+    """
     path = _coefficients_file(Path(coefficients))
     saved = _read(path)
     chosen = candidate or saved["winner"]
@@ -72,17 +91,22 @@ def load_recipe(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | Non
         raise MethodError("unknown-method", f"`candidate` must be one of {known}, but is `{chosen}`.")
     entry = saved["candidates"][chosen]
     checkpoints = discover(Path(ckpt_dir), names=entry["checkpoints"])
-    _refuse_changed(checkpoints, saved["sha256"])
     statistics = {}
     if entry["statistics"]:
-        stored = load_file(path.parent / STATISTICS_FILE)
+        stored = read_all(path.parent / STATISTICS_FILE)
         statistics = {name: stored[f"{chosen}/{name}"] for name in entry["statistics"]}
-    return Recipe(
+    recipe = Recipe(
         checkpoints=checkpoints,
         coefficients=Coefficients.from_json(entry),
         output_dtypes={name: getattr(torch, dtype) for name, dtype in saved["output_dtypes"].items()},
         statistics=statistics,
     )
+    expected = {
+        path: saved["sha256"][checkpoint.name].get(path.name, "")
+        for checkpoint in checkpoints.checkpoints
+        for path in checkpoint.files
+    }
+    return recipe, expected
 
 
 def _coefficients_file(path: Path) -> Path:
@@ -105,13 +129,11 @@ def _read(path: Path) -> dict[str, Any]:
     return saved
 
 
-def _refuse_changed(checkpoints: CheckpointSet, digests: Mapping[str, Mapping[str, str]]) -> None:
-    found = input_digests(checkpoints)
-    for checkpoint in checkpoints.checkpoints:
-        for file in checkpoint.files:
-            if found[checkpoint.name][file.name] != digests[checkpoint.name].get(file.name):
-                raise CheckpointError(
-                    "mismatched-checkpoints",
-                    f"Every checkpoint must be the one that the coefficients were made for, but `{file}` has changed "
-                    f"since: its SHA-256 differs.",
-                )
+def _refuse_others(found: Mapping[Path, str], expected: Mapping[Path, str]) -> None:
+    for file, digest in found.items():
+        if digest != expected[file]:
+            raise CheckpointError(
+                "mismatched-checkpoints",
+                f"Every checkpoint must be the one that the coefficients were made for, but `{file}` has changed "
+                f"since: its SHA-256 differs.",
+            )

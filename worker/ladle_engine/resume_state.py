@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,13 @@ import torch
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
+from ladle_engine.progress import ProgressCallback, Warned, ignore
 from ladle_engine.storage.atomic_folder import naming_the_full_disk
+from ladle_engine.storage.inputs import Inputs
+from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 from ladle_engine.versions import installed_version
+
+SUFFIX = ".pt"
 
 
 class ResumeState:
@@ -26,25 +30,31 @@ class ResumeState:
     def __init__(
         self,
         folder: Path | None,
-        fingerprint: str,
+        key: str,
         *,
         collectives: Collectives | None = None,
         every_s: float = 2.0,
+        on_event: ProgressCallback = ignore,
     ) -> None:
+        """`key` names the job: a folder may hold the states of several."""
         self._collectives = collectives or SingleProcess()
         # Others may see copies of the files, at another place or of another time, or have a folder of their own: they
         # would find another state than rank 0, or none, and train from another step.
-        self._folder = folder / fingerprint if folder and self._collectives.rank == 0 else None
+        self._folder = folder / key if folder and self._collectives.rank == 0 else None
         self._every_s = every_s
+        self._on_event = on_event
         self._last_save = time.monotonic()
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def folder(self) -> Path | None:
+        """Rank 0's."""
+        return self._folder
+
     def load(self, key: str) -> dict[str, Any] | None:
-        """Collective: what rank 0 has saved, on every rank."""
-        path = self._path(key)
-        found = path.read_bytes() if path is not None and path.exists() else b""
-        content = self._collectives.broadcast(found)
+        """Collective: what rank 0 has saved, on every rank. What is damaged is discarded, with a warning."""
+        content = self._collectives.broadcast(self._read(key))
         if not content:
             return None
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
@@ -55,45 +65,53 @@ class ResumeState:
         path = self._path(key)
         if path is None:
             return
-        temporary = path.with_suffix(".tmp")
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(value), buffer)
-        try:
-            with naming_the_full_disk("state_dir", path.parent), temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with naming_the_full_disk("state_dir", path.parent):
+            write_sealed(path, buffer.getvalue())
         self._last_save = time.monotonic()
 
     def is_due(self) -> bool:
         """Whether `every_s` has passed since the last save; never on other ranks than 0."""
         return self._folder is not None and time.monotonic() - self._last_save >= self._every_s
 
+    def discard(self) -> None:
+        """Forgets everything that was saved."""
+        for path in self._folder.glob(f"*{SUFFIX}") if self._folder else ():
+            path.unlink()
+
+    def _read(self, key: str) -> bytes:
+        """Nothing where there is nothing, or what is there is damaged."""
+        path = self._path(key)
+        if path is None or not path.exists():
+            return b""
+        content = read_sealed(path)
+        if content is not None:
+            return content
+        self._on_event(
+            Warned(message=f"The saved state `{path}` is damaged and is not used. What it was for begins anew.")
+        )
+        path.unlink()
+        return b""
+
     def _path(self, key: str) -> Path | None:
-        return self._folder / f"{key}.pt" if self._folder else None
+        return self._folder / f"{key}{SUFFIX}" if self._folder else None
 
 
-def fingerprint(checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapping[str, Any]) -> str:
-    """Names what a state belongs to, so that it is never resumed after the files or the settings changed.
-
-    `data` are files, or folders of them. Rank 0's counts: others may see copies.
-    """
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in all_files(checkpoints, data)]
-    return digest([installed_version("ladle"), files, settings])
+def job_key(settings: Mapping[str, Any]) -> str:
+    """Names what a state belongs to: a job of these settings. Whether its files are the same, `JobInputs` tells."""
+    return digest([installed_version("ladle"), settings])
 
 
 def same_everywhere(
-    checkpoints: CheckpointSet, data: Iterable[Path], settings: Mapping[str, Any], collectives: Collectives
+    checkpoints: CheckpointSet, inputs: Inputs, settings: Mapping[str, Any], collectives: Collectives
 ) -> None:
     """Collective. Raises `EngineError` where ranks were called with other arguments or see other files.
 
     Files may be copies, so the time of their last change does not count.
     """
-    files = [(path.name, path.stat().st_size) for path in all_files(checkpoints, data)]
+    files = [(path.name, size) for path, size in inputs.sizes.items()]
     own = torch.tensor([int(digest([checkpoints.names, files, settings])[:15], 16)])
     seen = collectives.all_gather(own, [1] * collectives.size).tolist()
     others = [rank for rank, number in enumerate(seen) if number != seen[0]]
@@ -103,13 +121,6 @@ def same_everywhere(
             f"Every rank must see the same files and settings, but rank {others[0]} does not see those of rank 0: on "
             f"this rank `{checkpoints.folder}` holds {len(checkpoints.names)} checkpoints, in all {len(files)} files.",
         )
-
-
-def all_files(checkpoints: CheckpointSet, data: Iterable[Path]) -> list[Path]:
-    """What decides the result: weights, config and other side files, and data."""
-    weights = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
-    examples = [path for root in data for path in (sorted(root.rglob("*")) if root.is_dir() else [root])]
-    return [*weights, *checkpoints.side_files, *(path for path in examples if path.is_file())]
 
 
 def digest(values: Any) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle_engine import METHODS, CheckpointError, Outcome, average, candidate_state, rebuild
-from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints import chunks, discover
 from ladle_engine.directions import buckets
 from ladle_engine.directions import checkpoint_directions as directions
 from ladle_engine.directions import resident_rows as rows
@@ -235,7 +235,7 @@ def test_a_tensor_larger_than_a_chunk_and_a_bucket_is_read_in_parts(
     (tmp_path / "out").rename(tmp_path / "whole")
     placed = placed_weights(folder, precision)
 
-    monkeypatch.setattr(buckets, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 1)
     for limit in ("FLOAT32_CHUNK_LENGTH", "DECODED_ELEMENTS"):
         monkeypatch.setattr(rows, limit, BLOCK)
     read: list[tuple[int, slice]] = []

@@ -9,7 +9,7 @@ from ladle_engine.checkpoints import discover
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.progress import ignore
-from ladle_engine.subspace.geometry import measure
+from ladle_engine.subspace.first_reading import measure
 from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 

@@ -26,7 +26,7 @@ from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.progress import ignore
 from ladle_engine.random_signs import random_signs
 from ladle_engine.subspace.bases import BASES, gram_schmidt, principal
-from ladle_engine.subspace.geometry import measure
+from ladle_engine.subspace.first_reading import measure
 from ladle_engine.tasks.examples import split
 from ladle_engine.training.batch_order import BatchOrder
 from ladle_engine.training.settings import TrainSettings

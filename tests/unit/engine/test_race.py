@@ -79,8 +79,8 @@ def evaluations_of(task: TableTask, seed: int = 0, state: ResumeState | None = N
         task=task, data=Indices(task.count), indices=torch.arange(task.count), device=torch.device("cpu")
     )
     return Evaluations(
-        {"select": examples}, model=model, load_weights=load_weights, coarse=lambda: None, collectives=SingleProcess(),
-        state=state or ResumeState(None, ""), seed=seed,
+        {"select": examples}, model=model, load_weights=load_weights, approximate=lambda coefficients: None,
+        collectives=SingleProcess(), state=state or ResumeState(None, ""), seed=seed,
     )  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ladle_engine import CheckpointError, combine_checkpoints, discover
 from ladle_engine.checkpoints.pickle_entries import entries_of
-from ladle_engine.checkpoints.pickle_file import load_state_dict
+from ladle_engine.checkpoints.pickle_file import stored_tensors
 from ladle_engine.progress import ProgressEvent, Warned
+from ladle_engine.storage.input_file import InputFile
 
 
 def state(number: int) -> dict[str, Tensor]:
@@ -317,15 +318,19 @@ def test_dicts_within_themselves_or_too_deep_are_refused(tmp_path: Path, make: C
         torch.save(make(), tmp_path / "x.pt")
     finally:
         sys.setrecursionlimit(limit)
-    with pytest.raises(CheckpointError, match="must hold a state dict of tensors") as caught:
-        load_state_dict(tmp_path / "x.pt")
+    with (
+        InputFile(tmp_path / "x.pt") as file,
+        pytest.raises(CheckpointError, match="must hold a state dict of tensors") as caught,
+    ):
+        stored_tensors(file)
     assert caught.value.code == "corrupt-checkpoint"
 
 
 def test_loading_leaves_torchs_list_of_safe_classes_as_it_was(tmp_path: Path) -> None:
     before = set(map(str, torch.serialization.get_safe_globals()))
     torch.save({"model": state(1), "best": np.float64(1.0)}, tmp_path / "x.pt")
-    assert load_state_dict(tmp_path / "x.pt").tensors.keys() == {"w", "b"}
+    with InputFile(tmp_path / "x.pt") as file:
+        assert stored_tensors(file).tensors.keys() == {"w", "b"}
     assert set(map(str, torch.serialization.get_safe_globals())) == before
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "x.pt", weights_only=True)

@@ -100,8 +100,7 @@ def test_weights_of_any_sign_sum_in_float64(tmp_path: Path) -> None:
 
 def test_a_frozen_tensor_comes_out_bit_for_bit_even_with_signed_zeros_and_denormals() -> None:
     frozen = torch.tensor([-0.0, 0.0, 1e-42, 0.1])
-    blocks = combine([frozen, frozen.clone()], torch.tensor([0.3, 0.7], dtype=torch.float64), torch.float32)
-    combined = torch.cat(list(blocks))
+    combined = combine([frozen, frozen.clone()], torch.tensor([0.3, 0.7], dtype=torch.float64), torch.float32)
     assert torch.equal(combined.view(torch.int32), frozen.view(torch.int32))
 
 

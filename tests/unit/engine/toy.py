@@ -25,7 +25,7 @@ from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import ignore
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.bases import Linear, MakeBasis, own_lengths
-from ladle_engine.subspace.geometry import measure
+from ladle_engine.subspace.first_reading import measure
 from ladle_engine.tasks.base import Batch, Metric
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.training.trainer import Trainer

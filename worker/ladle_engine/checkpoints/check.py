@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.chunks import blocks_of, chunks_of, differs
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
-from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
+from ladle_engine.checkpoints.readers import open_all, open_checkpoint
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback, Warned
-
-CHUNK_ELEMENTS = 1 << 24
 
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
+    with open_all(checkpoints) as readers:
+        check_headers(checkpoints, on_event)
+        pace = Pace(on_event, "check", len(checkpoints.tensors))
+        differ = False
+        for done, name in enumerate(sorted(checkpoints.tensors, key=readers[-1].position)):
+            differ = check_tensor(checkpoints, readers, name) or differ
+            pace.step(done + 1)
+    if not differ:
+        raise identical(checkpoints)
+
+
+def check_headers(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
+    """All that can be refused before weights are read, for checkpoints that are trained and judged.
+
+    Raises `CheckpointError`: mismatched or unsupported.
+    """
     check_names(checkpoints, on_event)
     if not any(info.is_floating for info in checkpoints.tensors.values()):
         raise CheckpointError(
@@ -29,20 +44,28 @@ def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
             f"complex. `combine_checkpoints` averages them.",
         )
     refuse_codes(checkpoints)
-    pace = Pace(on_event, "check", len(checkpoints.checkpoints))
-    differs = False
-    with open_checkpoint(checkpoints.reference) as reference:
-        for done, checkpoint in enumerate(checkpoints.checkpoints):
-            with open_checkpoint(checkpoint) as reader:
-                present = reader.tensors()
-                for name in (name for name in checkpoints.tensors if name in present):
-                    tensor = reader.read(name)
-                    if checkpoints.tensors[name].is_averaged:
-                        refuse_non_finite(checkpoint, name, tensor)
-                    differs = differs or not _equal(tensor, reference.read(name))
-            pace.step(done + 1)
-    if not differs:
-        raise _identical(checkpoints)
+
+
+def check_tensor(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> bool:
+    """Whether a tensor is not the same in all checkpoints that have it.
+
+    Raises `CheckpointError` (non-finite-weights).
+    """
+    if not checkpoints.tensors[name].is_averaged:
+        return differs(name, readers)
+    if checkpoints.tensors[name].dtype.is_complex:
+        refuse_non_finite(checkpoints, readers, name)
+        return differs(name, readers)
+    differ = False
+    for _, weights_KC in chunks_of(readers, name, torch.float64):
+        if not math.isfinite(float(weights_KC.sum())):
+            refuse_non_finite(checkpoints, readers, name)
+        differ = differ or rows_differ(weights_KC)
+    return differ
+
+
+def rows_differ(weights_KC: Tensor) -> bool:
+    return bool((weights_KC[1:] != weights_KC[:1]).any())
 
 
 def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
@@ -58,7 +81,7 @@ def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
             f"`{checkpoints.reference.name}` are all integers. Save the weights in floating point.",
         )
     if checkpoints.identical:
-        raise _identical(checkpoints)
+        raise identical(checkpoints)
     notes: dict[str, list[str]] = {}
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
@@ -100,7 +123,7 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
     return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
 
 
-def _identical(checkpoints: CheckpointSet) -> CheckpointError:
+def identical(checkpoints: CheckpointSet) -> CheckpointError:
     return CheckpointError(
         "identical-checkpoints",
         f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
@@ -116,19 +139,14 @@ def _kind(info: TensorInfo) -> str:
     return "floating" if info.is_floating else "integer"
 
 
-def refuse_non_finite(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
-    """Raises `CheckpointError` (non-finite-weights) naming the tensor."""
-    flat = tensor.reshape(-1)
-    for start in range(0, len(flat), CHUNK_ELEMENTS):
-        chunk = _comparable(flat[start : start + CHUNK_ELEMENTS])
-        if has_finite_sum(chunk):
-            continue
-        finite = torch.isfinite(chunk)
-        if not bool(finite.all()):
+def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> None:
+    """Raises `CheckpointError` (non-finite-weights) naming the first checkpoint whose tensor is not finite."""
+    for checkpoint, reader in zip(checkpoints.checkpoints, readers, strict=True):
+        if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in blocks_of(reader, name)):
             raise CheckpointError(
                 "non-finite-weights",
-                f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {int((~finite).sum()):,} NaN or "
-                f"infinite values. Leave that checkpoint out with `exclude=`.",
+                f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {count:,} NaN or infinite values. "
+                f"Leave that checkpoint out with `exclude=`.",
             )
 
 
@@ -139,10 +157,6 @@ def has_finite_sum(tensor: Tensor) -> bool:
     """
     tensor = _comparable(tensor)
     return math.isfinite(float(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))))
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(_comparable(one), _comparable(other))
 
 
 def _comparable(tensor: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ladle_engine.checkpoints.chunks import same_tensors
 from ladle_engine.checkpoints.name_parts import LAST_WORDS, words_of
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import Checkpoint, TensorReader
 from ladle_engine.errors import CheckpointError
 
@@ -111,8 +111,10 @@ def _sampled(reader: TensorReader) -> bytes:
     digest = hashlib.sha256(repr([(name, tensors[name]) for name in names]).encode(errors="surrogatepass"))
     stride = max(1, len(names) // SAMPLED_TENSORS)
     for name in [*names[::stride], *names[-1:]]:
-        flat = reader.read(name).reshape(-1)
-        sampled = flat[:: max(1, len(flat) // SAMPLED_ELEMENTS)].contiguous()
+        places = range(0, tensors[name].numel, max(1, tensors[name].numel // SAMPLED_ELEMENTS))
+        sampled = torch.empty(len(places), dtype=tensors[name].dtype)
+        for number, place in enumerate(places):
+            reader.read_into(name, place, sampled[number : number + 1])
         digest.update(bytes(sampled.view(torch.uint8).tolist()))
     return digest.digest()
 
@@ -132,6 +134,6 @@ def _compared(alike: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
 def _equal(one: Checkpoint, other: Checkpoint) -> bool:
     try:
         with open_checkpoint(one) as first, open_checkpoint(other) as second:
-            return all(same_bits(first.read(name), second.read(name)) for name in first.tensors())
+            return all(same_tensors((first, name), (second, name)) for name in first.tensors())
     except (CheckpointError, OSError):
         return False

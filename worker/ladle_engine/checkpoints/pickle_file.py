@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import threading
@@ -13,9 +14,13 @@ import torch
 
 from ladle_engine.checkpoints.pickle_entries import entries_of
 from ladle_engine.checkpoints.safetensors_file import corrupt
-from ladle_engine.checkpoints.state_dicts import Inert, NumpyArray, StateDict, find_state_dict
-from ladle_engine.checkpoints.tensor_kinds import CLASSES, unsupported
-from ladle_engine.errors import CheckpointError
+from ladle_engine.checkpoints.state_dicts import Inert, NumpyArray, find_state_dict
+from ladle_engine.checkpoints.stored import InMemory, StoredFile, in_file
+from ladle_engine.checkpoints.tensor_kinds import CLASSES, stored_at, unsupported
+from ladle_engine.checkpoints.zip_records import InputStream, is_zip, records_of
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.storage.hashed_file import load_whole
+from ladle_engine.storage.input_file import InputFile
 
 MINIMUM_TORCH = (2, 10)
 """Earlier versions run code from a file in spite of `weights_only=True`."""
@@ -35,36 +40,60 @@ _LOADING = threading.Lock()
 UNSAFE_ADVICE = "Save the weights alone (`torch.save(model.state_dict(), ...)`), best as safetensors."
 
 
-def load_state_dict(path: Path) -> StateDict:
+def stored_tensors(file: InputFile) -> StoredFile:
     """Raises `CheckpointError`: unsafe for a pickle that wants more than tensors and plain values, corrupt for a
     broken one, unsupported for a kind of tensor that cannot be averaged."""
     _check_torch()
-    return find_state_dict(path, _load(path))
-
-
-def _load(path: Path) -> Any:
+    if is_zip(file) and (stored := _places(file)) is not None:
+        return stored
+    # The format of before torch 1.6, or an archive that does not tell where its tensors are.
+    content, loaded_file = load_whole(file)
     try:
-        try:
-            return _weights_only(path, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            # The format of before torch 1.6 cannot be mapped; it is read whole, weights-only all the same.
-            return _weights_only(path, mmap=False)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, str(error)) from error
-    except (MemoryError, FileNotFoundError, PermissionError):
+        found = find_state_dict(file.path, _weights_only(file.path, io.BytesIO(content), "cpu"))
+    except (MemoryError, EngineError):
         raise
     except Exception as error:
         # What a damaged pickle raises depends on where it is damaged: TypeError, struct.error, AssertionError and more.
-        raise corrupt(path, f"must be a PyTorch file, but does not parse ({_first_line(str(error))})") from error
+        raise corrupt(file.path, f"must be a PyTorch file, but does not parse ({_first_line(str(error))})") from error
+    tensors = {name: InMemory(tensor=tensor) for name, tensor in found.tensors.items()}
+    return StoredFile(file=loaded_file, tensors=tensors, notes=found.notes)
 
 
-def _weights_only(path: Path, mmap: bool) -> Any:
+def _places(file: InputFile) -> StoredFile | None:
+    """Where the tensors are in the file, of which only the archive's directory and the pickle are read.
+
+    None where torch does not tell, or where what stands there is not what it tells of.
+    """
+    records = records_of(file)
+    if records is None:
+        return None
+    try:
+        # On the device `meta` a tensor has no numbers, and torch notes where those of its storage are.
+        found = find_state_dict(file.path, _weights_only(file.path, InputStream(file), "meta"))
+    except (MemoryError, EngineError):
+        raise
+    except Exception:
+        # Some kinds of tensors cannot be made there, and damage shows in many ways: a whole load tells them apart.
+        return None
+    places = {}
+    for name, tensor in found.tensors.items():
+        start = stored_at(tensor)
+        if start is None:
+            return None
+        places[name] = place = in_file(tensor, start)
+        if not records.holds(start, place.offset, place.num_bytes):
+            raise corrupt(file.path, f"must hold all numbers of `{name}`, but its record is too short")
+    return StoredFile(file=file, tensors=places, notes=found.notes)
+
+
+def _weights_only(path: Path, content: Any, device: str) -> Any:
     with _LOADING, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
         # Protocol 3 loads all the same; for newer ones there is an error besides.
         warnings.filterwarnings("ignore", "Detected pickle protocol")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        try:
+            return torch.load(content, map_location=device, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _refusal(path, str(error)) from error
 
 
 def _refusal(path: Path, said: str) -> CheckpointError:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ladle_engine.checkpoints.chunks import same_tensors
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
 
@@ -86,9 +86,9 @@ def _counts(name: str, info: TensorInfo, has_scales: bool) -> bool:
 def _differs(name: str, reader: TensorReader, reference: TensorReader) -> bool:
     if name not in reader.tensors():
         return False
+    if reader.tensors()[name].dtype == reference.tensors()[name].dtype:
+        return not same_tensors((reader, name), (reference, name))
     one, other = reader.read(name), reference.read(name)
-    if one.dtype == other.dtype:
-        return not same_bits(one, other)
     wide = torch.float64 if one.is_floating_point() else torch.int64
     return not torch.equal(one.to(wide), other.to(wide))
 

@@ -1,52 +1,47 @@
-"""One reader per format: a checkpoint as named tensors."""
+"""A checkpoint as named tensors, whatever its format, read by place and never through a memory map."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ladle_engine.checkpoints import pickle_file, safetensors_file
 from ladle_engine.checkpoints.names import asked_for
-from ladle_engine.checkpoints.pickle_file import load_state_dict
-from ladle_engine.checkpoints.safetensors_file import corrupt, read_header
-from ladle_engine.checkpoints.tensor_kinds import dense
+from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.storage.hashed_file import LoadedFile, Range
+from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
+
+FORMATS: dict[str, Callable[[InputFile], StoredFile]] = {
+    "safetensors": safetensors_file.stored_tensors,
+    "pickle": pickle_file.stored_tensors,
+}
+"""What finds the tensors of one file."""
+
+MOST_KEPT_FILES = 256
+"""That stay open when nobody reads them."""
 
 
-class SafetensorsReader:
-    """One file, or the shards of an index; memory-mapped. Several threads may read."""
+class CheckpointReader:
+    """One open checkpoint: a file, or the shards of an index. Several threads may read."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._file_of: dict[str, Path] = {}
-        stored: dict[str, TensorInfo] = {}
-        for path in checkpoint.files:
-            header = read_header(path)
-            for name, info in header.tensors.items():
-                if name in stored:
-                    raise corrupt(path, f"must not repeat `{name}`, which `{self._file_of[name].name}` has too")
-                stored[name] = info
-                self._file_of[name] = path
-        self.notes: tuple[str, ...] = ()
-        self._stored_name = asked_for(checkpoint.like, stored)
-        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
-        self._open: dict[Path, Any] = {}
-        self._opening = threading.Lock()
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self._open.clear()
+    def __init__(self, stored: Sequence[StoredFile], like: Mapping[str, TensorInfo]) -> None:
+        """`like` are the tensors by whose names its own are asked for."""
+        self.files: Sequence[BytesSource] = [each.file for each in stored]
+        self.notes = tuple(dict.fromkeys(note for each in stored for note in each.notes))
+        self.like = like
+        self._stored = stored
+        self._number_of = _file_of_each(stored)
+        infos = {name: stored[number].tensors[name].info for name, number in self._number_of.items()}
+        self._stored_name = asked_for(like, infos)
+        self._tensors = {name: infos[original] for name, original in self._stored_name.items()}
+        self._dense: tuple[str, Tensor] | None = None
+        """The last tensor whose numbers do not stand one after the other in the file: it may be read in parts."""
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
@@ -55,86 +50,146 @@ class SafetensorsReader:
         return self._stored_name
 
     def read(self, name: str) -> Tensor:
+        place = self._place(name)
+        return place.dense(self._file(name))
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        place = self._place(name)
+        if not out.numel():
+            return
+        if place.is_plain:
+            self._file(name).read_into(bytes_of(out), place.offset + start * out.itemsize)
+            return
+        dense = self._dense
+        if dense is None or dense[0] != name:
+            self._dense = dense = (name, place.dense(self._file(name)).view(-1))
+        out.copy_(dense[1][start : start + len(out)])
+
+    def position(self, name: str) -> tuple[int, int]:
+        return self._number_of[self._stored_name[name]], self._place(name).offset
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        place = self._place(name)
+        if not isinstance(place, InFile) or not place.is_plain:
+            return None
+        return self._number_of[self._stored_name[name]], (place.offset, place.offset + place.num_bytes)
+
+    def through(self, files: Sequence[BytesSource]) -> CheckpointReader:
+        other = object.__new__(CheckpointReader)
+        other.__dict__ |= self.__dict__ | {"files": files, "_dense": None}
+        return other
+
+    def _place(self, name: str) -> Place:
         original = self._stored_name[name]
-        path = self._file_of[original]
-        try:
-            with self._opening:
-                if path not in self._open:
-                    self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-            tensor: Tensor = self._open[path].get_tensor(original)
-        except SafetensorError as error:
-            raise corrupt(path, f"must be a safetensors file, but does not read ({error})") from error
-        return tensor
+        return self._stored[self._number_of[original]].tensors[original]
+
+    def _file(self, name: str) -> BytesSource:
+        return self.files[self._number_of[self._stored_name[name]]]
 
 
-class PickleReader:
-    """One `.pt` file or the shards of an index, read weights-only; memory-mapped where its format allows."""
+def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
+    """Tensor name -> which file holds it."""
+    number_of: dict[str, int] = {}
+    for number, each in enumerate(stored):
+        for name in each.tensors:
+            if name in number_of:
+                other = stored[number_of[name]].file.path.name
+                raise corrupt(each.file.path, f"must not repeat `{name}`, which `{other}` has too")
+            number_of[name] = number
+    return number_of
+
+
+class _OpenFiles:
+    """The files of one checkpoint that is open."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._weights: dict[str, Tensor] = {}
-        notes: list[str] = []
-        for path in checkpoint.files:
-            loaded = load_state_dict(path)
-            if repeated := self._weights.keys() & loaded.tensors.keys():
-                raise corrupt(path, f"must not repeat `{min(repeated)}`, which another shard has too")
-            self._weights |= loaded.tensors
-            notes += loaded.notes
-        self.notes: tuple[str, ...] = tuple(dict.fromkeys(notes))
-        stored = {
-            name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in self._weights.items()
-        }
-        self._stored_name = asked_for(checkpoint.like, stored)
-        self._tensors = {name: stored[original] for name, original in self._stored_name.items()}
+        with ExitStack() as resources:
+            files = [resources.enter_context(InputFile(path)) for path in checkpoint.files]
+            self._stored = [FORMATS[checkpoint.format](file) for file in files]
+            self._resources = resources.pop_all()
+        self._readers: list[CheckpointReader] = []
+        self.holders = 0
 
-    def __enter__(self) -> Self:
-        return self
+    def reader(self, like: Mapping[str, TensorInfo]) -> CheckpointReader:
+        found = next((reader for reader in self._readers if reader.like is like), None)
+        if found is None:
+            self._readers.append(found := CheckpointReader(self._stored, like))
+        return found
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._weights.clear()
+    @property
+    def takes_memory(self) -> bool:
+        return any(isinstance(each.file, LoadedFile) for each in self._stored)
 
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._tensors
+    def close(self) -> None:
+        self._resources.close()
 
-    def stored_names(self) -> Mapping[str, str]:
-        return self._stored_name
 
-    def read(self, name: str) -> Tensor:
-        return dense(self._weights[self._stored_name[name]])
+class _Pool:
+    """What is open, by the paths of its files."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._open: dict[tuple[Path, ...], _OpenFiles] = {}
+        self._keepers = 0
+
+    @contextmanager
+    def reader(self, checkpoint: Checkpoint) -> Iterator[TensorReader]:
+        with self._lock:
+            held = self._open.get(checkpoint.files) or _OpenFiles(checkpoint)
+            self._open[checkpoint.files] = held
+            held.holders += 1
+        try:
+            yield held.reader(checkpoint.like)
+        finally:
+            with self._lock:
+                held.holders -= 1
+                self._close_idle()
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        with self._lock:
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keepers -= 1
+                self._close_idle()
+
+    def _close_idle(self) -> None:
+        """All that nobody reads or, where somebody keeps them, what takes memory or is too many."""
+        kept = 0
+        for files, held in list(self._open.items()):
+            kept += len(files)
+            if not held.holders and (not self._keepers or held.takes_memory or kept > MOST_KEPT_FILES):
+                del self._open[files]
+                held.close()
+
+
+_pool = _Pool()
+
+
+@contextmanager
+def keeping_files_open() -> Iterator[None]:
+    """Inside, files that were opened stay open, and each is opened once: whoever opens it again goes on with it."""
+    with _pool.keeping():
+        yield
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorReader]:
-    """Raises `CheckpointError` (corrupt, unsafe) that names the file."""
+    """Whoever opens a checkpoint that is open already reads the same files.
+
+    Raises `CheckpointError` (corrupt, unsafe, unsupported, unreadable) that names the file.
+    """
     return READERS[checkpoint.format](checkpoint)
 
 
-class OpenCheckpoints:
-    """All K checkpoints open at once; what the formats allow is memory-mapped, so this costs no memory."""
-
-    def __init__(self, checkpoints: CheckpointSet) -> None:
-        self._stack = ExitStack()
-        self.readers: list[TensorReader] = []
-        with ExitStack() as stack:
-            for checkpoint in checkpoints.checkpoints:
-                self.readers.append(stack.enter_context(open_checkpoint(checkpoint)))
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> list[TensorReader]:
-        return self.readers
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stack.close()
+@contextmanager
+def open_all(checkpoints: CheckpointSet) -> Iterator[list[TensorReader]]:
+    """All K checkpoints open at once. Nothing is read but what is asked for, so this costs no memory."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_checkpoint(checkpoint)) for checkpoint in checkpoints.checkpoints]
 
 
-def open_all(checkpoints: CheckpointSet) -> OpenCheckpoints:
-    return OpenCheckpoints(checkpoints)
-
-
-READERS: dict[str, Callable[[Checkpoint], SafetensorsReader | PickleReader]] = {
-    "safetensors": SafetensorsReader,
-    "pickle": PickleReader,
-}
+READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = dict.fromkeys(FORMATS, _pool.reader)
+"""`Checkpoint.format` -> what opens one."""

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ladle_engine.checkpoints.stored import InFile, StoredFile
 from ladle_engine.checkpoints.tensor_kinds import dtype_kind, unsupported
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.errors import CheckpointError
+from ladle_engine.storage.input_file import InputFile
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 1_000_000
@@ -51,20 +54,26 @@ UNSUPPORTED_DTYPES = {
 @dataclass(frozen=True, kw_only=True)
 class Header:
     tensors: dict[str, TensorInfo]
+    offsets: dict[str, int]
+    """Tensor name -> its first byte in the file."""
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
     """Raises `CheckpointError` (corrupt-checkpoint) naming the file, the rule and the value."""
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise corrupt(path, f"must be at least 8 bytes long, but is {file_bytes}")
-        header_bytes = int.from_bytes(prefix, "little")
-        if header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
-            raise corrupt(path, f"is {file_bytes:,} bytes long, but its header claims {header_bytes:,} bytes")
-        text = file.read(header_bytes)
+    with InputFile(path) as file:
+        return header_of(file)
+
+
+def header_of(file: InputFile) -> Header:
+    """Raises as `read_header`."""
+    path = file.path
+    if file.size < 8:
+        raise corrupt(path, f"must be at least 8 bytes long, but is {file.size}")
+    header_bytes = int.from_bytes(file.read(0, 8), "little")
+    if header_bytes > min(MAX_HEADER_BYTES, file.size - 8):
+        raise corrupt(path, f"is {file.size:,} bytes long, but its header claims {header_bytes:,} bytes")
+    text = file.read(8, header_bytes)
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -73,8 +82,24 @@ def read_header(path: Path) -> Header:
         raise corrupt(path, f"must have a header object of at most {MAX_TENSORS:,} tensors")
     metadata = parsed.pop("__metadata__", {})
     tensors = {name: _tensor_info(path, name, entry) for name, entry in parsed.items()}
-    _check_offsets(path, parsed, data_bytes=file_bytes - 8 - header_bytes)
-    return Header(tensors=tensors, metadata=metadata if isinstance(metadata, dict) else {})
+    _check_offsets(path, parsed, data_bytes=file.size - 8 - header_bytes)
+    offsets = {name: 8 + header_bytes + entry["data_offsets"][0] for name, entry in parsed.items()}
+    return Header(tensors=tensors, offsets=offsets, metadata=metadata if isinstance(metadata, dict) else {})
+
+
+def stored_tensors(file: InputFile) -> StoredFile:
+    """Raises as `read_header`."""
+    header = header_of(file)
+    return StoredFile(
+        file=file,
+        tensors={name: InFile(info=info, offset=header.offsets[name]) for name, info in header.tensors.items()},
+    )
+
+
+def read_all(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in memory. Raises as `read_header`."""
+    with InputFile(path) as file:
+        return {name: place.dense(file) for name, place in stored_tensors(file).tensors.items()}
 
 
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:

@@ -49,6 +49,12 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
+def stored_at(tensor: Tensor) -> int | None:
+    """The byte of its file where the numbers of a tensor's storage begin; None where torch did not note it."""
+    offset: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    return offset
+
+
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two dense tensors of one shape are the same; works for every type, and a NaN equals itself."""
     # The comparison ends at the first difference: tensors that were trained cost a page each.
@@ -77,7 +83,7 @@ def _special_kind(value: Any) -> str | None:
         return f"a sparse tensor ({str(value.layout).removeprefix('torch.')}). Save `tensor.to_dense()`"
     if value.is_quantized:
         return f"a quantised tensor ({str(value.dtype).removeprefix('torch.')}). Save `tensor.dequantize()`"
-    if value.is_meta:
+    if value.is_meta and stored_at(value) is None:
         return "a meta tensor, which has a shape but no values"
     if value.dtype not in SUPPORTED_DTYPES:
         return dtype_kind(value.dtype)

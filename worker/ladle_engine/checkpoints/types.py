@@ -11,6 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ladle_engine.storage.hashed_file import Range
+from ladle_engine.storage.input_file import BytesSource
+
 FLOATING_DTYPES = frozenset(
     {
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -61,7 +64,31 @@ class TensorReader(Protocol):
         ...
 
     def read(self, name: str) -> Tensor:
-        """The tensor in its own dtype, on the CPU, contiguous, memory-mapped where possible: never write to it."""
+        """The tensor in its own dtype, on the CPU, contiguous."""
+        ...
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        """Fills `out`, flat, contiguous and of the tensor's dtype, with its numbers from `start` on.
+
+        Raises `EngineError` (inputs-changed) where the file has become shorter.
+        """
+        ...
+
+    def position(self, name: str) -> tuple[int, int]:
+        """Which file it is in, and its first byte there. Who reads in this order reads each file from front to back."""
+        ...
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        """Which file it is in, and all bytes that it has there; None where its numbers do not stand there in order."""
+        ...
+
+    @property
+    def files(self) -> Sequence[BytesSource]:
+        """What its tensors are read from."""
+        ...
+
+    def through(self, files: Sequence[BytesSource]) -> TensorReader:
+        """The same tensors, read from other sources of the same files."""
         ...
 
 

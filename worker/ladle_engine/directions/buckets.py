@@ -6,32 +6,18 @@ Shape suffixes: K checkpoints, P elements of one bucket, C elements of one chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ladle_engine.checkpoints.chunks import Piece, chunk_length, read_pieces
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.directions.formats import BLOCK
 from ladle_engine.model.local_shard import local_part
 
 BUCKET_ELEMENTS = 1 << 24
 """A bucket closes when it has this many (64 MiB as float32); a larger tensor is one alone."""
-
-CHUNK_NUMBERS = 1 << 22
-"""How many numbers, over all checkpoints, are read and converted at once (32 MiB as float64)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Consecutive elements of one flattened parameter."""
-
-    name: str
-    start: int
-    """In the parameter."""
-    length: int
-    offset: int
-    """In the bucket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +73,31 @@ def flat_copy(parameters: Mapping[str, nn.Parameter], bucket: Bucket) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0)
 
 
+def in_order_of_files(buckets: Sequence[Bucket], reader: TensorReader) -> tuple[Bucket, ...]:
+    """The same buckets, each with its pieces in the order in which a checkpoint's files have them."""
+    ordered = []
+    for bucket in buckets:
+        pieces: list[Piece] = []
+        offset = 0
+        for piece in sorted(bucket.pieces, key=lambda piece: position_of(piece, reader)):
+            pieces.append(replace(piece, offset=offset))
+            offset += piece.length
+        ordered.append(Bucket(pieces=tuple(pieces)))
+    return tuple(ordered)
+
+
+def position_of(piece: Piece, reader: TensorReader) -> tuple[int, int]:
+    """Which file of a checkpoint it is in, and its first byte there."""
+    file, offset = reader.position(piece.name)
+    return file, offset + piece.start * reader.tensors()[piece.name].dtype.itemsize
+
+
 def read_chunks(readers: Sequence[TensorReader], bucket: Bucket, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Yields `(elements, weights_KC)`: the same elements of a bucket from every checkpoint, converted.
 
-    Every chunk begins at a multiple of `formats.BLOCK`. What is memory-mapped is read by slice.
+    Every chunk begins at a multiple of `formats.BLOCK`.
     """
-    chunk = max(CHUNK_NUMBERS // max(len(readers), 1) // BLOCK * BLOCK, BLOCK)
-    # Asked for once: a reader takes longer to find a tensor than to give a small part of it.
-    stored = {piece.name: [reader.read(piece.name).reshape(-1) for reader in readers] for piece in bucket.pieces}
-    for start in range(0, bucket.length, chunk):
-        stop = min(start + chunk, bucket.length)
-        weights_KC = torch.empty(len(readers), stop - start, dtype=dtype)
-        for piece in bucket.cut(start, stop).pieces:
-            target = slice(piece.offset, piece.offset + piece.length)
-            source = slice(piece.start, piece.start + piece.length)
-            for row_C, weights_P in zip(weights_KC, stored[piece.name], strict=True):
-                row_C[target] = weights_P[source]
-        yield slice(start, stop), weights_KC
+    step = chunk_length(len(readers), multiple_of=BLOCK)
+    for start in range(0, bucket.length, step):
+        elements = slice(start, min(start + step, bucket.length))
+        yield elements, read_pieces(readers, bucket.cut(elements.start, elements.stop).pieces, dtype)

@@ -8,23 +8,48 @@ A model is `s c + sum_i alpha_i (w_i - c)` with `s = sum_i alpha_i`, which is 1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_all
-from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions.buckets import Bucket, read_chunks
+from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
+from ladle_engine.directions.buckets import Bucket, position_of, read_chunks
 from ladle_engine.directions.formats import OFFLOAD, Rows
 from ladle_engine.directions.rows import make_rows
+from ladle_engine.storage.read_ahead import read_ahead
 
 STREAMED = "streamed"
-"""Nothing is kept: every step reads the memory-mapped files again."""
+"""Nothing is kept: every step reads the files again."""
 
 OFFLOADED = "offload"
 """float32 in the host's memory, brought to the GPU in pieces at each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredChunk:
+    """Some elements of a bucket: `c` and all `w_i - c`, in float64."""
+
+    elements: slice
+    centre_C: Tensor
+    directions_KC: Tensor
+
+
+Keep = Callable[[int, CentredChunk], None]
+"""Takes a chunk of the bucket of an index."""
+
+Fill = Callable[[Sequence[Bucket], Keep], None]
+"""Reads all chunks of some buckets."""
+
+
+def centred(elements: slice, weights_KC: Tensor) -> CentredChunk:
+    """Takes the memory of `weights_KC`, float64."""
+    centre_C = weights_KC.mean(dim=0)
+    return CentredChunk(elements=elements, centre_C=centre_C, directions_KC=weights_KC.sub_(centre_C))
 
 
 class Directions(Protocol):
@@ -46,30 +71,23 @@ class Directions(Protocol):
 
 
 class ResidentDirections:
-    """Directions in memory, on the model's device or beside it, at one of `formats.ROW_PRECISIONS`."""
+    """Directions in memory, on the model's device or beside it, at one of `formats.ROW_PRECISIONS`.
+
+    They are zeros until every chunk of every bucket was kept.
+    """
 
     def __init__(
-        self,
-        checkpoints: CheckpointSet,
-        buckets: Sequence[Bucket],
-        rows: slice,
-        precision: str,
-        device: torch.device,
+        self, buckets: Sequence[Bucket], num_checkpoints: int, rows: slice, precision: str, device: torch.device
     ) -> None:
-        self._base: list[Tensor] = []
-        self._rows: list[Rows] = []
-        K = len(checkpoints.checkpoints)
-        N = len(range(K)[rows])
-        with open_all(checkpoints) as readers:
-            for bucket in buckets:
-                base_P = torch.empty(bucket.length, dtype=torch.float32, device=device)
-                kept = make_rows(precision, N, bucket.length, device)
-                for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
-                    centre_C = weights_KC.mean(dim=0)
-                    base_P[elements] = centre_C.to(base_P)
-                    kept.fill(elements.start, weights_KC.sub_(centre_C)[rows])
-                self._base.append(base_P)
-                self._rows.append(kept)
+        self._slice = rows
+        N = len(range(num_checkpoints)[rows])
+        self._base = [torch.empty(bucket.length, dtype=torch.float32, device=device) for bucket in buckets]
+        self._rows: list[Rows] = [make_rows(precision, N, bucket.length, device) for bucket in buckets]
+
+    def keep(self, index: int, chunk: CentredChunk) -> None:
+        """One chunk of the bucket at `index`."""
+        self._base[index][chunk.elements] = chunk.centre_C.to(self._base[index])
+        self._rows[index].fill(chunk.elements.start, chunk.directions_KC[self._slice])
 
     def base_weights_G(self, weights_KG: Tensor) -> Tensor:
         return weights_KG.sum(dim=0)
@@ -89,12 +107,13 @@ class ResidentDirections:
 
 
 class StreamedDirections:
-    """Nothing resident: every step reads the memory-mapped files again. Slower, and fits where nothing else does."""
+    """Nothing resident: every step reads the files again. Slower, and fits where nothing else does."""
 
     def __init__(
         self, checkpoints: CheckpointSet, buckets: Sequence[Bucket], rows: slice, device: torch.device
     ) -> None:
-        self._open = open_all(checkpoints)
+        self._open = ExitStack()
+        self._readers = self._open.enter_context(open_all(checkpoints))
         self._buckets = buckets
         self._slice = rows
         self._device = device
@@ -103,7 +122,7 @@ class StreamedDirections:
         return weights_KG.sum(dim=0)
 
     def compose_into(self, out_P: Tensor, index: int, weights_N: Tensor, base_weight: float) -> None:
-        for elements, weights_KC in read_chunks(self._open.readers, self._buckets[index], torch.float32):
+        for elements, weights_KC in read_chunks(self._readers, self._buckets[index], torch.float32):
             weights_KC = weights_KC.to(self._device)
             centre_C = weights_KC.mean(dim=0)
             moved_C = weights_N @ weights_KC.sub_(centre_C)[self._slice]
@@ -111,7 +130,7 @@ class StreamedDirections:
 
     def project(self, index: int, gradient_P: Tensor) -> Tensor:
         projected_N: Tensor | None = None
-        for elements, weights_KC in read_chunks(self._open.readers, self._buckets[index], torch.float32):
+        for elements, weights_KC in read_chunks(self._readers, self._buckets[index], torch.float32):
             weights_KC = weights_KC.to(self._device)
             directions_NC = weights_KC.sub_(weights_KC.mean(dim=0))[self._slice]
             part_N = directions_NC @ gradient_P[elements]
@@ -129,9 +148,29 @@ def open_directions(
     precision: str,
     device: torch.device,
     rows: slice = slice(None),
+    fill: Fill | None = None,
 ) -> Directions:
-    """The directions of the checkpoints in `rows`; `precision` is one of `ROW_PRECISIONS`, `offload` or `streamed`."""
+    """The directions of the checkpoints in `rows`; `precision` is one of `ROW_PRECISIONS`, `offload` or `streamed`.
+
+    `fill` reads them, for whoever wants to do more with what is read; `fill_directions` when absent.
+    """
     if precision == STREAMED:
         return StreamedDirections(checkpoints, buckets, rows, device)
     precision = f"{OFFLOAD}float32" if precision == OFFLOADED else precision
-    return ResidentDirections(checkpoints, buckets, rows, precision, device)
+    directions = ResidentDirections(buckets, len(checkpoints.checkpoints), rows, precision, device)
+    if fill is None:
+        with open_all(checkpoints) as readers:
+            fill_directions(readers, buckets, directions.keep)
+    else:
+        fill(buckets, directions.keep)
+    return directions
+
+
+def fill_directions(readers: Sequence[TensorReader], buckets: Sequence[Bucket], keep: Keep) -> None:
+    """Reads every bucket of every checkpoint once, in the order of the files."""
+    filled = [index for index, bucket in enumerate(buckets) if bucket.pieces]
+    filled.sort(key=lambda index: position_of(buckets[index].pieces[0], readers[-1]))
+    chunks = ((index, *chunk) for index in filled for chunk in read_chunks(readers, buckets[index], torch.float64))
+    with read_ahead(chunks) as ready:
+        for index, elements, weights_KC in ready:
+            keep(index, centred(elements, weights_KC))

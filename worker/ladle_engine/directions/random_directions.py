@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ladle_engine.directions.buckets import CHUNK_NUMBERS, Bucket, flat_copy
+from ladle_engine.directions.buckets import Bucket, flat_copy
 from ladle_engine.random_signs import random_signs
+
+SIGNS_AT_ONCE = 1 << 22
+"""How many are drawn at once, over all rows (16 MiB)."""
 
 
 class RandomDirections:
@@ -48,7 +51,7 @@ class RandomDirections:
         return
 
     def _chunks(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        chunk = max(CHUNK_NUMBERS // max(len(self._rows), 1), 256)
+        chunk = max(SIGNS_AT_ONCE // max(len(self._rows), 1), 256)
         for piece in self._buckets[index].pieces:
             for first in range(0, piece.length, chunk):
                 length = min(chunk, piece.length - first)

@@ -59,7 +59,7 @@ class Evaluations:
         *,
         model: nn.Module,
         load_weights: LoadWeights,
-        coarse: Callable[[], str | None],
+        approximate: Callable[[Coefficients], str | None],
         collectives: Collectives,
         state: ResumeState,
         seed: int,
@@ -69,8 +69,8 @@ class Evaluations:
         self._splits = {name: in_rounds(examples, self.rounds[name], seed) for name, examples in splits.items()}
         self._model = model
         self._load_weights = load_weights
-        self._coarse = coarse
-        """The precision of directions from which mixtures are placed now, if it is less than float32's."""
+        self._approximate = approximate
+        """The precision of the directions from which a model is placed now, if that is not exactly what is written."""
         self._collectives = collectives
         self._state = state
         self._known = {
@@ -87,7 +87,12 @@ class Evaluations:
 
     def known(self, coefficients: Coefficients, split: str) -> Evaluation | None:
         """What is known already; None where it is nothing."""
-        return self._record(coefficients).on.get(split)
+        known = self._record(coefficients).on.get(split)
+        if coefficients.single() is None:
+            return known
+        # What is known exactly is only rounded in the other, and better.
+        exact = self._record(coefficients, exactly=True).on.get(split)
+        return known if exact is None or (known is not None and len(known) > len(exact)) else exact
 
     def first(self, coefficients: Coefficients, split: str, end: int) -> Evaluation:
         """Collective: the values on the first `end` examples or, where they are known, on more.
@@ -155,8 +160,8 @@ class Evaluations:
         self._save_not_before = now + (now - started) / SAVING_SHARE
 
     def _record(self, coefficients: Coefficients, exactly: bool = False) -> _Known:
-        coarse = None if exactly or coefficients.single() is not None else self._coarse()
-        key = coefficients.digest if coarse is None else f"{coefficients.digest}-{coarse}"
+        precision = None if exactly else self._approximate(coefficients)
+        key = coefficients.digest if precision is None else f"{coefficients.digest}-{precision}"
         return self._known.setdefault(key, _Known())
 
     def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
@@ -108,7 +110,7 @@ class MethodContext:
             {"fit": self.fit, "select": self.select},
             model=self.binding.model,
             load_weights=self.load_weights,
-            coarse=self.weights.coarse,
+            approximate=self._approximate,
             collectives=self.collectives,
             state=self.state,
             seed=self.seed,
@@ -136,21 +138,18 @@ class MethodContext:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
 
         `recomputed` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
-        files where the directions are coarser than float32.
+        files: for a mixture, where the directions are coarser than float32.
         """
         single = coefficients.single()
         if single is not None:
-            name = self.checkpoints.names[single]
-            self.binding.load(self.checkpoints.checkpoints[single])
-            if peaks := self._round(self.binding.parameters) | self._round(self.binding.statistics):
-                raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
+            self._load_single(single, coefficients, exactly)
             return {}
         self.use_reference_counters()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
         # Opening a placement may lower the precision, where memory runs out.
         placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
         if placement is None or (exactly and self.weights.coarse()):
-            self.weights.load_exactly(coefficients.alpha_KG, groups)
+            self.weights.exact.load(coefficients)
         else:
             placement.load_weights(coefficients.alpha_KG, groups)
         if coefficients.random is not None:
@@ -166,6 +165,25 @@ class MethodContext:
         if peaks := peaks | self._round(self.binding.statistics):
             raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
+
+    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool) -> None:
+        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
+            if self.weights.holds_singles and not exactly:
+                groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
+                self.weights.placement(groups).load_weights(coefficients.alpha_KG, groups)
+            elif not self.weights.exact.load_awaited(coefficients):
+                self.binding.load_parameters(reader)
+            self.binding.load_buffers(reader)
+        if peaks := self._round(self.binding.parameters) | self._round(self.binding.statistics):
+            name = self.checkpoints.names[index]
+            raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
+
+    def _approximate(self, coefficients: Coefficients) -> str | None:
+        """The precision of the directions from which a model is placed now, where it is not quite what will be written:
+        a checkpoint itself is only rounded to float32."""
+        if coefficients.single() is not None:
+            return "float32" if self.weights.holds_singles else None
+        return self.weights.coarse()
 
     def use_reference_counters(self) -> None:
         """What a mixture has of them, whichever checkpoint the model held before."""
@@ -217,6 +235,19 @@ class MethodContext:
 
     def whole_model(self) -> Groups:
         return whole_model(self.binding)
+
+    @property
+    def judges_from_files(self) -> bool:
+        """Whether models are not judged as the directions give them: they can share a reading of the files."""
+        return self.weights.coarse() is not None
+
+    def reading_together(self, mixtures: Sequence[Coefficients]) -> AbstractContextManager[None]:
+        """Inside, these are judged in this order, with as few readings of the files as memory allows.
+
+        Directions are freed: no method may run after it.
+        """
+        self.weights.close()
+        return self.weights.exact.awaiting(mixtures)
 
     def judge(self, coefficients: Coefficients) -> Judged:
         """Collective: values on the select split and on the first round of the fit split.

@@ -53,17 +53,28 @@ class Binding:
         """All names that get coefficients."""
         return (*self.parameters, *self.statistics)
 
-    @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
         """Fills the model with one checkpoint, exactly (converted to the model's dtype)."""
         with open_checkpoint(checkpoint) as reader:
-            for name, parameter in self.parameters.items():
-                local, start = local_part(parameter)
-                local.copy_(reader.read(name).reshape(-1)[start : start + local.numel()])
-            for name, target in self.statistics.items():
-                target.copy_(reader.read(name))
-            for name, value in self._counters_in(reader).items():
-                self.counters[name].copy_(value)
+            self.load_parameters(reader)
+            self.load_buffers(reader)
+
+    @torch.no_grad()
+    def load_parameters(self, reader: TensorReader) -> None:
+        """Fills this rank's part of the parameters with one checkpoint's, converted to the model's dtype."""
+        for name, parameter in self.parameters.items():
+            local, start = local_part(parameter)
+            stored = torch.empty(local.numel(), dtype=reader.tensors()[name].dtype)
+            reader.read_into(name, start, stored)
+            local.copy_(stored)
+
+    @torch.no_grad()
+    def load_buffers(self, reader: TensorReader) -> None:
+        """Fills statistics and counters with one checkpoint's."""
+        for name, target in self.statistics.items():
+            target.copy_(reader.read(name))
+        for name, value in self._counters_in(reader).items():
+            self.counters[name].copy_(value)
 
     def counters_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """One checkpoint's integer and boolean buffers; the reference's for those that it lacks."""
@@ -74,10 +85,10 @@ class Binding:
 
     def _counters_in(self, reader: TensorReader) -> dict[str, Tensor]:
         present = reader.tensors()
-        found = {name: reader.read(name).clone() for name in self.counters if name in present}
+        found = {name: reader.read(name) for name in self.counters if name in present}
         if lacking := [name for name in self.counters if name not in found]:
             with open_checkpoint(self.reference) as reference:
-                found |= {name: reference.read(name).clone() for name in lacking}
+                found |= {name: reference.read(name) for name in lacking}
         return found
 
 
@@ -121,7 +132,6 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
     # Neither a buffer that the model makes itself, nor a single whole number of a wrapper's.
     if extra := [name for name in unused if name not in fitted.known and not is_counter(present[name])]:
         raise _mismatch(f"has no tensor `{extra[0]}`, but the checkpoints do ({len(extra)} such tensors)")
-    _check_ties(checkpoints, aliases)
     _refuse_differing_complex(checkpoints)
     return Binding(
         model=model,
@@ -191,21 +201,6 @@ def _refuse_differing_complex(checkpoints: CheckpointSet) -> None:
                             f"`{checkpoint.name}` and `{checkpoints.reference.name}`. `combine_checkpoints` averages "
                             f"it.",
                         )
-
-
-def _check_ties(checkpoints: CheckpointSet, aliases: Mapping[str, str]) -> None:
-    """What the model ties must be equal in every file, or averaging would silently drop one of the two."""
-    if not aliases:
-        return
-    for checkpoint in checkpoints.checkpoints:
-        with open_checkpoint(checkpoint) as reader:
-            for alias, name in aliases.items():
-                if not same_bits(reader.read(alias), reader.read(name)):
-                    raise CheckpointError(
-                        "mismatched-checkpoints",
-                        f"`{alias}` must equal `{name}` because the model ties them, but in `{checkpoint.name}` "
-                        f"they differ.",
-                    )
 
 
 def _mismatch(what: str) -> TaskError:

@@ -1,4 +1,4 @@
-"""SHA-256 of files."""
+"""SHA-256 of what was written."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.storage.page_cache import leave_cache
-
-
-def input_digests(checkpoints: CheckpointSet) -> dict[str, dict[str, str]]:
-    """SHA-256 of every weight file: checkpoint -> file -> digest."""
-    paths = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
-    digests = dict(digests_of(paths, sha256_of))
-    return {
-        checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
-        for checkpoint in checkpoints.checkpoints
-    }
 
 
 def digests_of(paths: Sequence[Path], digest: Callable[[Path], str]) -> Iterator[tuple[Path, str]]:

@@ -13,9 +13,11 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.safetensors_file import read_header
@@ -23,10 +25,13 @@ from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
 from ladle_engine.output.digests import digests_of, sha256_on_disk
-from ladle_engine.output.recipe import BLOCK_ELEMENTS, Recipe
+from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.safetensors_writer import SafetensorsWriter
 from ladle_engine.progress import Pace, ProgressCallback
-from ladle_engine.storage.read_ahead import ReadAhead, read_ahead
+from ladle_engine.storage.hashed_file import load_whole
+from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.inputs import Inputs
+from ladle_engine.storage.read_ahead import read_ahead
 
 SINGLE_FILE = "model.safetensors"
 
@@ -34,34 +39,37 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 def write_model(
-    folder: Path, recipe: Recipe, *, max_shard_bytes: int, metadata: Mapping[str, str], on_event: ProgressCallback
+    folder: Path,
+    recipe: Recipe,
+    *,
+    max_shard_bytes: int,
+    metadata: Mapping[str, str],
+    on_event: ProgressCallback,
+    readers: Sequence[TensorReader] | None = None,
 ) -> dict[str, str]:
     """Writes `model.safetensors`, or shards with an index, and returns each file's SHA-256.
 
-    Raises `OutputError` (disk-full) before the first byte when the disk has not enough room.
+    `readers` are the checkpoints', for whoever watches what is read. Raises `OutputError` (disk-full) before the first
+    byte when the disk has not enough room.
     """
     shards = _shards(recipe, max_shard_bytes)
     _refuse_full_disk(folder, sum(_bytes_of(recipe, name) for name in recipe.output_dtypes))
-    pace = Pace(on_event, "write", len(recipe.output_dtypes))
     names = (
         [SINGLE_FILE]
         if len(shards) == 1
         else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )
-    done = 0
     digests: dict[str, str] = {}
     stored = written_names(recipe.checkpoints)
-    with open_all(recipe.checkpoints) as readers, _read_ahead(recipe, readers) as ahead:
+    with open_all(recipe.checkpoints) as opened, _blocks(recipe, readers or opened, opened, on_event) as blocks:
         for file_name, tensor_names in zip(names, shards, strict=True):
             infos = {
                 stored[name]: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape)
                 for name in tensor_names
             }
             with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
-                for name in tensor_names:
-                    writer.add(ahead.follow(recipe.blocks(name, readers)))
-                    done += 1
-                    pace.step(done)
+                for _ in tensor_names:
+                    writer.add(blocks())
             digests[file_name] = writer.digest()
     if len(shards) > 1:
         weight_map = {stored[name]: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
@@ -73,13 +81,32 @@ def write_model(
     return digests
 
 
-def _read_ahead(recipe: Recipe, readers: Sequence[TensorReader]) -> AbstractContextManager[ReadAhead]:
-    widest = max(info.dtype.itemsize for info in recipe.checkpoints.tensors.values())
-    return read_ahead(
-        (recipe.sources(name, readers) for name in recipe.output_dtypes),
-        BLOCK_ELEMENTS,
-        block_bytes=BLOCK_ELEMENTS * widest * len(readers),
-    )
+@contextmanager
+def _blocks(
+    recipe: Recipe, readers: Sequence[TensorReader], others: Sequence[TensorReader], on_event: ProgressCallback
+) -> Iterator[Callable[[], Iterator[Tensor]]]:
+    """What gives the blocks of the output tensors, one tensor after the other. The next ones are read meanwhile.
+
+    `others` are readers of the same checkpoints that may be used at the same time.
+    """
+    pace = Pace(on_event, "write", len(recipe.output_dtypes))
+    names = iter(enumerate(recipe.output_dtypes, start=1))
+
+    def read() -> Iterator[tuple[int, list[Tensor]] | None]:
+        for name in recipe.output_dtypes:
+            yield from recipe.sources(name, readers)
+            # The end of a tensor: one without any numbers has no block.
+            yield None
+
+    with read_ahead(read()) as ready:
+
+        def blocks() -> Iterator[Tensor]:
+            number, name = next(names)
+            while (made_of := next(ready)) is not None:
+                yield recipe.block(name, *made_of, others)
+            pace.step(number)
+
+        yield blocks
 
 
 def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_event: ProgressCallback) -> None:
@@ -112,12 +139,18 @@ def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
         return reader.stored_names()
 
 
-def copy_side_files(checkpoints: CheckpointSet, folder: Path) -> None:
-    """Config, tokenizer and the like, beside the model."""
+def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) -> None:
+    """Config, tokenizer and the like, beside the model.
+
+    Raises `EngineError` (inputs-changed) where one is not what `inputs` know.
+    """
     for side_file in checkpoints.side_files:
+        with InputFile(side_file) as file:
+            content, loaded = load_whole(file)
+        inputs.know({side_file: loaded.sha256})
         target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
         target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(side_file, target)
+        target.write_bytes(content)
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,12 +12,15 @@ from torch import Tensor
 from ladle_engine.checkpoints.check import has_finite_sum, refuse_non_finite
 from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
-from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients, RandomPart
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import CheckpointError
 from ladle_engine.output.overflow import SATURATING, largest, limit, too_large
 
 BLOCK_ELEMENTS = 1 << 20
-"""How many elements of a tensor are written at once."""
+"""How many elements of a tensor are written at once, at most."""
+
+SOURCE_BYTES = 16 << 20
+"""What is read at once, of all checkpoints together."""
 
 SUMMED_ELEMENTS = 1 << 15
 """How many are summed at once: they stay in the cache, and torch starts no parallel region for so few. Where another
@@ -42,69 +46,92 @@ class Recipe:
     """Buffers that were made for this mixture and are not the checkpoints' sum."""
 
     def tensor(self, name: str, readers: Sequence[TensorReader]) -> Tensor:
-        """The output tensor `name`, in memory of its own, on the CPU."""
+        """The output tensor `name`, in memory of its own, on the CPU. Raises as `block`."""
         start = torch.empty(0, dtype=self.output_dtypes[name])
-        return torch.cat([start, *self.blocks(name, readers)]).view(self.checkpoints.tensors[name].shape)
+        blocks = [self.block(name, *made_of, readers) for made_of in self.sources(name, readers)]
+        return torch.cat([start, *blocks]).view(self.checkpoints.tensors[name].shape)
 
-    def blocks(self, name: str, readers: Sequence[TensorReader]) -> Iterator[Tensor]:
-        """The flat output tensor `name` in parts of at most `BLOCK_ELEMENTS`, which may be memory-mapped.
+    def sources(self, name: str, readers: Sequence[TensorReader]) -> Iterator[tuple[int, list[Tensor]]]:
+        """What the output tensor `name` is made from, read block by block: `(start, the same numbers of each)`."""
+        if name in self.statistics:
+            flat = self.statistics[name].reshape(-1)
+            for start in range(0, len(flat), BLOCK_ELEMENTS):
+                yield start, [flat[start : start + BLOCK_ELEMENTS]]
+            return
+        used = [readers[index] for index in self.used(name, readers)]
+        itemsize = max(reader.tensors()[name].dtype.itemsize for reader in used)
+        length = self.checkpoints.tensors[name].numel
+        step = min(max(SOURCE_BYTES // (itemsize * len(used)), SUMMED_ELEMENTS), BLOCK_ELEMENTS)
+        for start in range(0, length, step):
+            blocks = []
+            for reader in used:
+                blocks.append(torch.empty(min(step, length - start), dtype=reader.tensors()[name].dtype))
+                reader.read_into(name, start, blocks[-1])
+            yield start, blocks
+
+    def block(self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]) -> Tensor:
+        """The flat output tensor `name` from `start` on, made from one item of `sources`.
 
         Raises `CheckpointError` (non-finite-weights) that names the checkpoint or, where it is the sum that the
         output's type cannot hold, the tensor and its largest value.
         """
         dtype = self.output_dtypes[name]
-        is_sound = False
-        for block in self._blocks(name, readers, dtype):
-            if not is_sound and _is_suspect(block):
-                self._refuse_non_finite(name, readers)
-                self._refuse_overflow(name, readers)
-                is_sound = True
-            yield block
+        block = self._made(name, start, sources, dtype)
+        if _is_suspect(block):
+            if name not in self.statistics:
+                refuse_non_finite(self.checkpoints, readers, name)
+            self._refuse_overflow(name, start, sources, readers)
+        return block
 
-    def _blocks(self, name: str, readers: Sequence[TensorReader], dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in self.statistics or self._copied_from(name, readers) is not None:
-            (tensor,) = self.sources(name, readers)
-            return _parts(tensor, dtype)
-        weights, alpha_K = [reader.read(name) for reader in readers], self.coefficients.of(name)
-        random, group = self.coefficients.random, self.coefficients.group_of[name]
+    def used(self, name: str, readers: Sequence[TensorReader]) -> list[int]:
+        """The checkpoints that the output tensor `name` is made from."""
+        if name in self.statistics:
+            return []
+        if (copied := self._copied_from(name, readers)) is not None:
+            return [copied]
+        return self._summed(name)
+
+    def files(self, readers: Sequence[TensorReader]) -> set[Path]:
+        """The weight files that anything is made from."""
+        used = {index for name in self.output_dtypes for index in self.used(name, readers)}
+        return {path for index in used for path in self.checkpoints.checkpoints[index].files}
+
+    def _made(self, name: str, start: int, sources: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        if name in self.statistics or self._is_copied(name):
+            return sources[0].to(dtype)
+        alpha, random = self.coefficients.of(name)[self._summed(name)], self.coefficients.random
         if random is None:
-            return combine(weights, alpha_K, dtype)
-        return _with_random(combine(weights, alpha_K, torch.float64), random, name, group, dtype)
+            return combine(sources, alpha, dtype)
+        block = combine(sources, alpha, torch.float64)
+        random.add_to(block, name, start, self.coefficients.group_of[name])
+        return block.to(dtype)
+
+    def _summed(self, name: str) -> list[int]:
+        return [index for index, alpha in enumerate(self.coefficients.of(name).tolist()) if alpha != 0.0]
+
+    def _is_copied(self, name: str) -> bool:
+        return self.coefficients.single() is not None or name not in self.coefficients.group_of
 
     def _copied_from(self, name: str, readers: Sequence[TensorReader]) -> int | None:
         """The checkpoint whose tensor is taken as it is; None for a sum."""
-        single = self.coefficients.single()
-        if single is None and name in self.coefficients.group_of:
+        if not self._is_copied(name):
             return None
         # Counters, masks and what the model has no use for are the reference's, never averaged; and a counter that a
         # single checkpoint lacks.
+        single = self.coefficients.single()
         has_it = single is not None and name in readers[single].tensors()
         return single if has_it else len(readers) - 1
 
-    def sources(self, name: str, readers: Sequence[TensorReader]) -> list[Tensor]:
-        """What the output tensor `name` is made from, which may be memory-mapped."""
-        if name in self.statistics:
-            return [self.statistics[name]]
-        if (single := self._copied_from(name, readers)) is not None:
-            return [readers[single].read(name)]
-        alpha_K = self.coefficients.of(name).tolist()
-        return [reader.read(name) for reader, alpha in zip(readers, alpha_K, strict=True) if alpha != 0.0]
-
-    def _refuse_non_finite(self, name: str, readers: Sequence[TensorReader]) -> None:
-        """Returns when all that the tensor is made from are finite: then only the sum may not be."""
-        if name in self.statistics:
-            return
-        for checkpoint, reader in zip(self.checkpoints.checkpoints, readers, strict=True):
-            refuse_non_finite(checkpoint, name, reader.read(name))
-
-    def _refuse_overflow(self, name: str, readers: Sequence[TensorReader]) -> None:
+    def _refuse_overflow(
+        self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]
+    ) -> None:
         """Returns when all numbers are finite in the output's type: then only the sum over them was not."""
         dtype = self.output_dtypes[name]
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        value = max(largest(block) for block in self._blocks(name, readers, wide))
+        value = largest(self._made(name, start, sources, wide))
         if not value < limit(dtype):
-            single = self._copied_from(name, readers)
-            whose = "the average" if single is None else f"`{self.checkpoints.names[single]}`"
+            copied = self._copied_from(name, readers)
+            whose = "the average" if copied is None else f"`{self.checkpoints.names[copied]}`"
             raise CheckpointError("non-finite-weights", too_large(name, whose, value, dtype))
 
 
@@ -130,57 +157,32 @@ def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[s
     }
 
 
-def combine(weights: Sequence[Tensor], alpha_K: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """`sum_i alpha_i w_i`, flat, in blocks; accumulated in float64 in the order of the checkpoints and rounded once.
+def combine(weights: Sequence[Tensor], alpha: Tensor, dtype: torch.dtype) -> Tensor:
+    """`sum_i alpha_i w_i` of flat tensors; accumulated in float64 in the order of the checkpoints and rounded once.
 
-    Complex numbers are summed as pairs. A tensor that is the same everywhere comes out bit for bit: the weights sum to
-    1 only up to rounding.
+    Complex numbers are summed as pairs. Numbers that are the same everywhere come out bit for bit: the weights sum to 1
+    only up to rounding.
     """
-    averages = abs(float(alpha_K.sum()) - 1.0) <= SUM_TOLERANCE
+    averages = abs(float(alpha.sum()) - 1.0) <= SUM_TOLERANCE
     if averages and all(same_bits(weights[0], other) for other in weights[1:]):
-        yield from _parts(weights[0], dtype)
-        return
+        return weights[0].to(dtype)
     if dtype.is_complex:
-        pairs = [torch.view_as_real(tensor) for tensor in weights]
-        for block in combine(pairs, alpha_K, dtype.to_real()):
-            yield torch.view_as_complex(block.view(-1, 2))
-        return
-    used = [
-        (tensor.reshape(-1), float(alpha))
-        for tensor, alpha in zip(weights, alpha_K.tolist(), strict=True)
-        if alpha != 0.0
-    ]
-    is_mean = averages and len({alpha for _, alpha in used}) == 1
+        pairs = [torch.view_as_real(tensor).view(-1) for tensor in weights]
+        return torch.view_as_complex(combine(pairs, alpha, dtype.to_real()).view(-1, 2))
+    shares = alpha.tolist()
+    is_mean = averages and len(set(shares)) == 1
     scratch_2C = torch.empty(2, SUMMED_ELEMENTS, dtype=torch.float64)
-    for start in range(0, weights[0].numel(), BLOCK_ELEMENTS):
-        block = torch.empty(min(BLOCK_ELEMENTS, weights[0].numel() - start), dtype=dtype)
-        position = start
-        for part_C in block.split(SUMMED_ELEMENTS):
-            sum_C, wide_C = scratch_2C[:, : len(part_C)]
-            sum_C.zero_()
-            for tensor, alpha in used:
-                wide_C.copy_(tensor[position : position + len(part_C)])
-                # Equal weights are a mean: one division at the end is the arithmetic mean exactly, K products are not.
-                sum_C.add_(wide_C, alpha=1.0 if is_mean else alpha)
-            if is_mean:
-                sum_C.div_(len(used))
-            part_C.copy_(sum_C)
-            position += len(part_C)
-        yield block
-
-
-def _with_random(
-    blocks: Iterator[Tensor], random: RandomPart, name: str, group: int, dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Adds a tensor's random directions to its blocks, in float64, and rounds once."""
-    start = 0
-    for block in blocks:
-        random.add_to(block, name, start, group)
-        start += len(block)
-        yield block.to(dtype)
-
-
-def _parts(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    flat = tensor.reshape(-1)
-    for start in range(0, len(flat), BLOCK_ELEMENTS):
-        yield flat[start : start + BLOCK_ELEMENTS].to(dtype)
+    block = torch.empty(weights[0].numel(), dtype=dtype)
+    position = 0
+    for part_C in block.split(SUMMED_ELEMENTS):
+        sum_C, wide_C = scratch_2C[:, : len(part_C)]
+        sum_C.zero_()
+        for tensor, share in zip(weights, shares, strict=True):
+            wide_C.copy_(tensor[position : position + len(part_C)])
+            # Equal weights are a mean: one division at the end is the arithmetic mean exactly, K products are not.
+            sum_C.add_(wide_C, alpha=1.0 if is_mean else share)
+        if is_mean:
+            sum_C.div_(len(weights))
+        part_C.copy_(sum_C)
+        position += len(part_C)
+    return block

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ladle_engine.errors import MethodError
@@ -39,35 +41,55 @@ class Candidate:
         )
 
 
-def run_methods(context: MethodContext) -> list[Candidate]:
-    """Collective: one candidate a method, `best` first.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a method chose, not judged yet."""
+
+    method: str
+    choice: Choice
+    seconds: float
+
+
+def run_methods(context: MethodContext, after_each: Callable[[], None]) -> list[Candidate]:
+    """Collective, as `after_each` may be: one candidate per method, `best` first.
 
     With several methods to try, one that cannot be had (`LEFT_OUT`) is left out with a warning; alone, it raises
-    `MethodError`.
+    `MethodError`. Those that can only be judged from the files are judged last, all of them from one reading.
     """
     candidates: list[Candidate] = []
+    waiting: list[Chosen] = []
+
+    def judge(chosen: Chosen) -> None:
+        with leaving_out(context, chosen.method):
+            candidates.append(_judged(context, chosen, candidates[0] if candidates else None))
+            after_each()
+            context.on_event(CandidateScored(score=candidates[-1].score))
+
     for method in context.plan.methods:
         started = time.monotonic()
-        try:
+        with leaving_out(context, method):
             choice = run_once(context, method)
-            context.on_event(StageStarted(stage="select", method=method))
-            judged = _judge(context, method, choice)
-        except MethodError as error:
-            if error.code not in LEFT_OUT or len(context.plan.methods) <= 2:
-                raise
-            context.on_event(Warned(message=f"Method `{method}` was left out. {error.message}"))
-            continue
-        bar = candidates[0].judged if candidates else judged
-        candidate = Candidate(
-            method=method,
-            choice=choice,
-            judged=judged,
-            gain=gain_over(judged.select, bar.select, context.metric),
-            seconds=time.monotonic() - started,
-        )
-        candidates.append(candidate)
-        context.on_event(CandidateScored(score=candidate.score))
-    return candidates
+            chosen = Chosen(method=method, choice=choice, seconds=time.monotonic() - started)
+            if context.judges_from_files:
+                waiting.append(chosen)
+            else:
+                judge(chosen)
+    if waiting:
+        with context.reading_together([chosen.choice.coefficients for chosen in waiting]):
+            for chosen in waiting:
+                judge(chosen)
+    return sorted(candidates, key=lambda candidate: context.plan.methods.index(candidate.method))
+
+
+@contextmanager
+def leaving_out(context: MethodContext, method: str) -> Iterator[None]:
+    """Among several methods, turns an error that says something about this one alone into a warning."""
+    try:
+        yield
+    except MethodError as error:
+        if error.code not in LEFT_OUT or len(context.plan.methods) <= 2:
+            raise
+        context.on_event(Warned(message=f"Method `{method}` was left out. {error.message}"))
 
 
 def winner_of(candidates: list[Candidate], context: MethodContext) -> Candidate:
@@ -75,13 +97,23 @@ def winner_of(candidates: list[Candidate], context: MethodContext) -> Candidate:
     return candidates[pick([candidate.judged.select for candidate in candidates], context.metric)]
 
 
-def _judge(context: MethodContext, method: str, choice: Choice) -> Judged:
-    judged = context.judge(choice.coefficients)
+def _judged(context: MethodContext, chosen: Chosen, best: Candidate | None) -> Candidate:
+    """Raises `MethodError` (non-finite-loss)."""
+    started = time.monotonic()
+    context.on_event(StageStarted(stage="select", method=chosen.method))
+    judged = context.judge(chosen.choice.coefficients)
     for split, known in (("select", judged.select), ("fit", judged.fit)):
         if not known.is_finite:
             raise MethodError(
                 "non-finite-loss",
-                f"The loss of method `{method}` must be finite on the validation set, but is {known.means()['loss']} "
-                f"on the {split} split.",
+                f"The loss of method `{chosen.method}` must be finite on the validation set, but is "
+                f"{known.means()['loss']} on the {split} split.",
             )
-    return judged
+    bar = judged if best is None else best.judged
+    return Candidate(
+        method=chosen.method,
+        choice=chosen.choice,
+        judged=judged,
+        gain=gain_over(judged.select, bar.select, context.metric),
+        seconds=chosen.seconds + time.monotonic() - started,
+    )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.errors import EngineError
 from ladle_engine.methods.context import Plan
+from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import Splits
 from ladle_engine.progress import ProgressCallback, ProgressEvent, Warned
 from ladle_engine.resume_state import ResumeState
+from ladle_engine.storage.inputs import Inputs
 from ladle_engine.tasks.base import Metric, Task
 
 
@@ -29,7 +35,11 @@ class Job:
     checkpoints: CheckpointSet
     splits: Splits
     collectives: Collectives
+    inputs: Inputs
+    """All files that the result depends on."""
     state: ResumeState
+    record: JobInputs
+    """What earlier attempts at this job have read."""
     on_event: Listener
 
     @property
@@ -48,3 +58,30 @@ class Listener:
         if isinstance(event, Warned):
             self.warnings.append(event.message)
         self.progress(event)
+
+
+def refuse_changed(job: Job) -> None:
+    """Collective: raises `EngineError` (inputs-changed) on every rank where a file is not what it was on any."""
+    with together(job.collectives):
+        job.inputs.refuse_changed()
+
+
+@contextmanager
+def attempt(job: Job) -> Iterator[None]:
+    """Collective at its beginning. Remembers the job's files until it has ended, well or by a mistake of the user's.
+
+    An attempt that follows a crash must have the same ones. Raises `EngineError` (inputs-changed) where it has not, and
+    for an error that comes of a file's being changed.
+    """
+    with together(job.collectives):
+        job.record.begin(job.inputs)
+    try:
+        with job.inputs.blamed():
+            yield
+    except EngineError as error:
+        if error.code != "inputs-changed":
+            job.record.end()
+        raise
+    # Who commits the result may still fail, and try again.
+    if job.request.commit:
+        job.record.end()

@@ -8,9 +8,11 @@ from functools import partial
 
 import torch
 
-from ladle_engine.checkpoints import CheckpointSet, check
+from ladle_engine.checkpoints import CheckpointSet
+from ladle_engine.checkpoints.check import check_headers, identical
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
+from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives, largest_over_ranks, smallest_over_ranks
 from ladle_engine.errors import DataError, EngineError, TaskError
 from ladle_engine.evaluation.statistics_choice import StatisticsChoice, StatisticsChooser
@@ -32,7 +34,8 @@ from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans, sp
 from ladle_engine.placements.memory_probe import PeakMemory, supported
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallback, Warned
-from ladle_engine.subspace.geometry import Geometry, measure
+from ladle_engine.subspace.first_reading import FirstReading
+from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.contract import broken_memory
 from ladle_engine.tasks.guard import refuse
@@ -53,8 +56,8 @@ class BoundModel:
 
 
 def prepare(job: Job) -> MethodContext:
-    """Collective: checks the files, builds the model, plans memory and measures the directions."""
-    check(job.checkpoints, job.on_event)
+    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
+    check_headers(job.checkpoints, job.on_event)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
@@ -66,7 +69,7 @@ def prepare(job: Job) -> MethodContext:
         task=job.task,
         metric=job.metric,
         binding=model.binding,
-        geometry=measure_geometry(job, model.binding),
+        geometry=read_first(job, weights),
         fit=job.splits.fit,
         select=job.splits.select,
         coefficient_examples=job.splits.coefficients,
@@ -178,24 +181,35 @@ def load_mean(checkpoints: CheckpointSet, binding: Binding, weights: ModelWeight
     weights.placement(groups).load_weights(torch.full((K, 1), 1 / K, dtype=torch.float64), groups)
 
 
-def measure_geometry(job: Job, binding: Binding) -> Geometry:
-    """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights."""
-    geometry = measure(job.checkpoints, binding, job.on_event, job.collectives, job.device)
+def read_first(job: Job, weights: ModelWeights) -> Geometry:
+    """Collective: lengths and angles of the directions. Warns of checkpoints that hold the same weights.
+
+    Raises `CheckpointError` (non-finite, identical, mismatched), and `EngineError` (inputs-changed) where an earlier
+    attempt at this job read other files.
+    """
+    read = weights.read_first(job.plan.mixes)
+    if not read.differ:
+        raise identical(job.checkpoints)
+    with together(job.collectives):
+        # Before the digests are believed: what was read first and what was hashed must be the same.
+        job.inputs.refuse_changed()
+        job.inputs.know(read.digests)
+        job.record.confirm(job.inputs)
     names = job.checkpoints.names
-    for one, other in geometry.duplicates():
+    for one, other in read.geometry.duplicates():
         job.on_event(
             Warned(
                 message=f"`{names[one]}` and `{names[other]}` hold the same parameters, which count twice. Leave "
                 f"one out with `exclude=`."
             )
         )
-    return geometry
+    return read.geometry
 
 
 def open_weights(
     job: Job, model: BoundModel, memory_plans: Sequence[MemoryPlan], dtypes: Mapping[str, torch.dtype]
 ) -> ModelWeights:
-    """What fills the model; directions are read when a method first needs them."""
+    """What fills the model."""
     binding = model.binding
     return ModelWeights(
         checkpoints=job.checkpoints,
@@ -207,6 +221,7 @@ def open_weights(
         on_event=job.on_event,
         narrow_output=any(dtypes[name].itemsize < 4 for name in binding.floating),
         groupings=[group(binding, grouping) for grouping in job.plan.groupings],
+        first_reading=FirstReading(job.checkpoints, binding, job.on_event, job.collectives, job.device),
     )
 
 

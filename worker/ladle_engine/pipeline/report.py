@@ -12,13 +12,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ladle_engine.checkpoints.hashing import HashedReaders
+from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.side_files import side_name
+from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.methods.context import MethodContext
-from ladle_engine.output.digests import input_digests
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 
 
@@ -33,6 +37,10 @@ class Run:
     warnings: tuple[str, ...]
     memory: Mapping[str, Any]
     """How the directions were kept, and why."""
+    inputs: Inputs
+    """Everything that was read."""
+    data: Mapping[str, Path]
+    """Argument -> data set."""
 
 
 def write_output(
@@ -45,7 +53,7 @@ def write_output(
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
-    Raises `OutputError` (disk-full), or `OSError` from a disk that fills up meanwhile.
+    Raises `OutputError` (disk-full), `OSError` from a disk that fills up meanwhile, or `EngineError` (inputs-changed).
     """
     recipe = Recipe(
         checkpoints=context.checkpoints,
@@ -56,11 +64,21 @@ def write_output(
     metadata = {"ladle_version": installed_version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
-    digests = write_model(folder, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=context.on_event)
+    with open_all(context.checkpoints) as readers:
+        hashed = HashedReaders(readers, recipe.files(readers))
+        digests = write_model(
+            folder,
+            recipe,
+            max_shard_bytes=max_shard_bytes,
+            metadata=metadata,
+            on_event=context.on_event,
+            readers=hashed.readers,
+        )
+        run.inputs.know(hashed.digests())
     verify_model(folder, recipe, digests, context.on_event)
-    copy_side_files(context.checkpoints, folder)
+    copy_side_files(context.checkpoints, folder, run.inputs)
     _write_statistics(folder, candidates)
-    inputs = input_digests(context.checkpoints)
+    inputs = inputs_json(context.checkpoints, run)
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
@@ -69,17 +87,34 @@ def write_output(
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def coefficients_json(
-    context: MethodContext, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
-    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`.
+def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
+    """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
+    digests, inputs = run.inputs.digests, run.inputs
+    side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
+    return {
+        "checkpoints": {
+            checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
+            for checkpoint in checkpoints.checkpoints
+        },
+        "side_files": {name: digests[path] for path, name in side_files.items()},
+        "data": {
+            name: {"sha256": digests[path]}
+            if path in digests
+            else {"files": inputs.files_in(path), "sha256_of_names_and_sizes": inputs.listing_digest(path)}
+            for name, path in run.data.items()
+        },
+    }
 
-    `inputs` are checkpoint -> file -> SHA-256.
-    """
+
+def coefficients_json(
+    context: MethodContext, candidates: list[Candidate], winner: Candidate, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Enough to rebuild the model, and every other candidate, from the original files; see `rebuild`."""
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
-        "sha256": inputs,
+        "sha256": inputs["checkpoints"],
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
             candidate.method: {
@@ -97,7 +132,7 @@ def report_json(
     winner: Candidate,
     run: Run,
     digests: Mapping[str, str],
-    inputs: Mapping[str, Mapping[str, str]],
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = context.checkpoints.names
     lengths_K = context.geometry.lengths_KG(context.whole_model())[:, 0]
@@ -125,7 +160,7 @@ def report_json(
                 "fit": _known(context, index, "fit"),
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
-                "files": inputs[checkpoint.name],
+                "files": inputs["checkpoints"][checkpoint.name],
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
@@ -146,6 +181,7 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
         "versions": versions(),
         "files": dict(digests),
     }

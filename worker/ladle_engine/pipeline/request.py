@@ -74,7 +74,13 @@ class Request:
     @property
     def data_paths(self) -> tuple[Path, ...]:
         """The validation set and, where there is one, the training set."""
-        return tuple(Path(path) for path in (self.val_set, self.train_set) if path is not None)
+        return tuple(self.data.values())
+
+    @property
+    def data(self) -> dict[str, Path]:
+        """The same by the arguments' names."""
+        given = {"val_set": self.val_set, "train_set": self.train_set}
+        return {name: Path(path) for name, path in given.items() if path is not None}
 
     def deciding_settings(self, task: Task, *, with_paths: bool = True) -> dict[str, Any]:
         """What decides the result, as plain JSON values; `task` is the one that was chosen."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions.buckets import flat_copy, make_buckets, read_chunks
-from ladle_engine.directions.checkpoint_directions import OFFLOADED, open_directions
+from ladle_engine.directions.buckets import Bucket, flat_copy, in_order_of_files, make_buckets
+from ladle_engine.directions.checkpoint_directions import OFFLOADED, Directions, open_directions
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.directions.resident_rows import kernels_failure
@@ -19,12 +19,20 @@ from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import Binding
-from ladle_engine.model.groups import Groups, layers_of
-from ladle_engine.model.local_shard import local_part
-from ladle_engine.placements.base import OpenDirections, Placement, PlacementInputs
+from ladle_engine.model.groups import Groups, layers_of, whole_model
+from ladle_engine.placements.base import (
+    BY_CHECKPOINT,
+    BY_NODE,
+    REPLICATED,
+    OpenDirections,
+    Placement,
+    PlacementInputs,
+)
+from ladle_engine.placements.exact_weights import ExactWeights
 from ladle_engine.placements.memory_plan import MemoryPlan
 from ladle_engine.placements.strategies import open_placement
 from ladle_engine.progress import ProgressCallback, Warned
+from ladle_engine.subspace.first_reading import Copies, FirstRead, FirstReading
 
 
 @dataclass(kw_only=True)
@@ -43,8 +51,12 @@ class ModelWeights:
     narrow_output: bool = False
     """Whether the output has numbers of less than 32 bits. The mean of a few of them often lies just between two, and
     would be rounded to one when composed in float32 and to the other when written."""
+    first_reading: FirstReading | None = None
+    """The job's, until `read_first` has had its way: the directions are filled while the files are read for it."""
     groupings: Sequence[Groups] = ()
     """Those of all methods that will run: buckets fit each, and so do not depend on which one comes first."""
+    exact: ExactWeights = field(init=False)
+    """Mixtures from the files, for where the directions are coarse."""
     _open: Placement | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
     _told: set[str] = field(default_factory=set, init=False)
@@ -52,8 +64,24 @@ class ModelWeights:
     _key_of: dict[str, object] = field(default_factory=dict, init=False)
     """Parameter -> what it may share a bucket with, in the open placement."""
 
+    def __post_init__(self) -> None:
+        self.exact = ExactWeights(self.checkpoints, self.binding)
+
+    def read_first(self, mixes: bool) -> FirstRead:
+        """Collective: the job's first reading of all files, which fills the directions where a method mixes them.
+
+        Raises as `FirstReading.conclude`.
+        """
+        assert self.first_reading is not None, "it is the first thing that a job does with its weights"
+        if mixes:
+            self.placement(whole_model(self.binding))
+        if not self.first_reading.is_read:
+            self.first_reading.read_share()
+        reading, self.first_reading = self.first_reading, None
+        return reading.conclude()
+
     def placement(self, groups: Groups) -> Placement:
-        """Collective. Opened at the first use: a job that only picks a checkpoint never pays for directions.
+        """Collective. Opened at the first use.
 
         Buckets are cut by layer and by `groupings`; for a grouping that cuts them they are made again.
         """
@@ -71,19 +99,10 @@ class ModelWeights:
         """The precision of the directions, if a mixture composed from them is not the one that will be written."""
         return self.plan.precision if self.narrow_output or self.plan.precision in ROW_PRECISIONS[1:] else None
 
-    @torch.no_grad()
-    def load_exactly(self, alpha_KG: Tensor, groups: Groups) -> None:
-        """Writes `sum_i alpha_i w_i`, in float64 from the files, into this rank's elements of the model."""
-        parameters = self.binding.parameters
-        with open_all(self.checkpoints) as readers:
-            for bucket in make_buckets(parameters, groups.of.__getitem__):
-                alpha_K = alpha_KG[:, groups.of[bucket.pieces[0].name]]
-                for elements, weights_KC in read_chunks(readers, bucket, torch.float64):
-                    summed_C = alpha_K @ weights_KC
-                    for piece in bucket.cut(elements.start, elements.stop).pieces:
-                        local, start = local_part(parameters[piece.name])
-                        target = local[piece.start - start : piece.start - start + piece.length]
-                        target.copy_(summed_C[piece.offset : piece.offset + piece.length])
+    @property
+    def holds_singles(self) -> bool:
+        """Whether the directions give single checkpoints, but for the rounding of float32, faster than the files."""
+        return self._open is not None and self.plan.precision == "float32"
 
     def random_placement(self, groups: Groups, seed: int, count: int) -> Placement:
         """Collective: `count` random directions around what the model now holds. Close it to get the others again."""
@@ -150,11 +169,22 @@ class ModelWeights:
             )
 
     def _open_directions(self, groups: Groups) -> Placement:
-        return self._opened(
-            groups,
-            lambda buckets, rows: open_directions(self.checkpoints, buckets, self.plan.precision, self.device, rows),
-            len(self.checkpoints.names),
-        )
+        return self._opened(groups, self._directions, len(self.checkpoints.names))
+
+    def _directions(self, buckets: Sequence[Bucket], rows: slice) -> Directions:
+        first = self.first_reading
+        fill = None if first is None else partial(first.fill, copies=self._copies())
+        return open_directions(self.checkpoints, buckets, self.plan.precision, self.device, rows, fill)
+
+    def _copies(self) -> Copies:
+        """The ranks that have the same elements as this one."""
+        ranks, placement = self.collectives, self.plan.placement
+        if placement == BY_NODE:
+            node = ranks.split_by_node()
+            return Copies(count=ranks.size // node.size, number=ranks.rank // node.size)
+        if placement in (REPLICATED, BY_CHECKPOINT):
+            return Copies(count=ranks.size, number=ranks.rank)
+        return Copies()
 
     def _opened(self, groups: Groups, directions: OpenDirections, count: int) -> Placement:
         parameters = self.binding.parameters
@@ -164,12 +194,17 @@ class ModelWeights:
         }
         inputs = PlacementInputs(
             parameters=parameters,
-            buckets=make_buckets(parameters, self._key_of.__getitem__),
+            buckets=self._buckets(),
             open_directions=directions,
             world=self.collectives,
             count=count,
         )
         return open_placement(self.plan.placement, inputs)
+
+    def _buckets(self) -> tuple[Bucket, ...]:
+        buckets = make_buckets(self.binding.parameters, self._key_of.__getitem__)
+        with open_checkpoint(self.checkpoints.reference) as reader:
+            return in_order_of_files(buckets, reader)
 
     def _serves(self, groups: Groups) -> bool:
         """Whether every bucket lies in one group; the same answer on every rank."""

@@ -1,22 +1,21 @@
-"""Lengths, angles and distances of the directions (paper, section 4.1), from one pass over the files.
+"""Lengths, angles and distances of the directions (paper, section 4.1).
 
 Shape suffixes: K checkpoints, G groups, T parameter tensors, C elements of one chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_all
-from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.directions.buckets import Bucket, Piece, read_chunks
-from ladle_engine.distributed.collectives import Collectives, SingleProcess
+from ladle_engine.checkpoints.chunks import Piece
+from ladle_engine.directions.checkpoint_directions import CentredChunk
+from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups
-from ladle_engine.progress import Pace, ProgressCallback
 
 RELATIVE_LENGTH_THRESHOLD = 1e-6
 """A direction shorter than this share of the centre's norm is rounding noise (float32 resolves 6e-8) and is dropped:
@@ -82,34 +81,29 @@ def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> T
     return values_T.new_zeros((len(groups), *values_T.shape[1:])).index_add_(0, index_T, values_T)
 
 
-def measure(
-    checkpoints: CheckpointSet,
-    binding: Binding,
-    on_event: ProgressCallback,
-    collectives: Collectives | None = None,
-    device: torch.device | None = None,
-) -> Geometry:
-    """Collective: one pass over all files, each rank over its share of the tensors."""
-    collectives = collectives or SingleProcess()
-    names = tuple(binding.parameters)
-    K = len(checkpoints.checkpoints)
-    gram_TKK = torch.zeros(len(names), K, K, dtype=torch.float64)
-    centre_squared_T = torch.zeros(len(names), dtype=torch.float64)
-    mine = range(collectives.rank, len(names), collectives.size)
-    pace = Pace(on_event, "measure", len(mine))
-    with open_all(checkpoints) as readers:
-        for done, t in enumerate(mine):
-            length = checkpoints.tensors[names[t]].numel
-            bucket = Bucket(pieces=(Piece(name=names[t], start=0, length=length, offset=0),))
-            for _, weights_KC in read_chunks(readers, bucket, torch.float64):
-                weights_KC = weights_KC.to(device or "cpu")
-                centre_C = weights_KC.mean(dim=0)
-                directions_KC = weights_KC.sub_(centre_C)
-                gram_TKK[t] += (directions_KC @ directions_KC.T).cpu()
-                centre_squared_T[t] += float(centre_C @ centre_C)
-            pace.step(done + 1)
-    return Geometry(
-        names=names,
-        gram_TKK=collectives.all_reduce(gram_TKK),
-        centre_squared_T=collectives.all_reduce(centre_squared_T),
-    )
+class GeometrySums:
+    """What a `Geometry` is added up from, chunk by chunk."""
+
+    def __init__(self, binding: Binding, num_checkpoints: int, device: torch.device) -> None:
+        self._names = tuple(binding.parameters)
+        self._index = {name: t for t, name in enumerate(self._names)}
+        self._device = device
+        self._gram_TKK = torch.zeros(len(self._names), num_checkpoints, num_checkpoints, dtype=torch.float64)
+        self._centre_squared_T = torch.zeros(len(self._names), dtype=torch.float64)
+
+    def add(self, pieces: Sequence[Piece], chunk: CentredChunk) -> None:
+        """`pieces` are those of the chunk, with offsets in it."""
+        centre_C, directions_KC = chunk.centre_C.to(self._device), chunk.directions_KC.to(self._device)
+        for piece in pieces:
+            elements = slice(piece.offset, piece.offset + piece.length)
+            t, part_KC, part_C = self._index[piece.name], directions_KC[:, elements], centre_C[elements]
+            self._gram_TKK[t] += (part_KC @ part_KC.T).cpu()
+            self._centre_squared_T[t] += float(part_C @ part_C)
+
+    def over_ranks(self, collectives: Collectives) -> Geometry:
+        """Collective."""
+        return Geometry(
+            names=self._names,
+            gram_TKK=collectives.all_reduce(self._gram_TKK),
+            centre_squared_T=collectives.all_reduce(self._centre_squared_T),
+        )

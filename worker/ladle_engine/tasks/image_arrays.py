@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from numpy.lib import format as npy
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ladle_engine.checkpoints.safetensors_file import read_header
+from ladle_engine.checkpoints.safetensors_file import stored_tensors
 from ladle_engine.errors import CheckpointError, DataError
 from ladle_engine.storage.host_memory import free_host_bytes
+from ladle_engine.storage.input_file import InputFile
 from ladle_engine.tasks.image_shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
@@ -86,12 +86,12 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> Tensor:
 
 def _read_safetensors(path: Path) -> tuple[Tensor, Tensor]:
     try:
-        stored = read_header(path).tensors
-        images, labels = (_pick(stored, keys, path) for keys in (IMAGE_KEYS, LABEL_KEYS))
-        _refuse_large(path, sum(stored[name].numel * stored[name].dtype.itemsize for name in (images, labels)))
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(images), file.get_tensor(labels)
-    except (CheckpointError, SafetensorError) as error:
+        with InputFile(path) as file:
+            stored = stored_tensors(file).tensors
+            images, labels = (stored[_pick(stored, keys, path)] for keys in (IMAGE_KEYS, LABEL_KEYS))
+            _refuse_large(path, sum(each.info.numel * each.info.dtype.itemsize for each in (images, labels)))
+            return images.dense(file), labels.dense(file)
+    except CheckpointError as error:
         raise DataError("invalid-data", f"`{path}` must be a safetensors file, but does not read ({error}).") from error
 
 

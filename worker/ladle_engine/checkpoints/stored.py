@@ -1,0 +1,97 @@
+"""Where a checkpoint's tensors are: at places in its files, or in memory where a format does not tell the place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladle_engine.checkpoints.tensor_kinds import dense
+from ladle_engine.checkpoints.types import TensorInfo
+from ladle_engine.storage.hashed_file import LoadedFile
+from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFile:
+    """A tensor whose numbers stand in a file."""
+
+    info: TensorInfo
+    offset: int
+    """Of its first number, in bytes."""
+    stride: tuple[int, ...] | None = None
+    """In numbers, as torch counts; None where they stand one after the other."""
+    is_negated: bool = False
+    is_conjugated: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """From the first number to the last, with what lies between."""
+        if self.stride is None or not self.info.numel:
+            return self.info.numel * self.info.dtype.itemsize
+        last = sum((size - 1) * step for size, step in zip(self.info.shape, self.stride, strict=True))
+        return (last + 1) * self.info.dtype.itemsize
+
+    def dense(self, file: BytesSource) -> Tensor:
+        """All numbers, in their order."""
+        numbers = torch.empty(self.num_bytes // self.info.dtype.itemsize, dtype=self.info.dtype)
+        if numbers.numel():
+            file.read_into(bytes_of(numbers), self.offset)
+        values = numbers.view(self.info.shape) if self.stride is None else self._strided(numbers)
+        values = values.conj().resolve_conj() if self.is_conjugated else values
+        return values.neg() if self.is_negated else values
+
+    def _strided(self, numbers: Tensor) -> Tensor:
+        assert self.stride is not None
+        if not self.info.numel:
+            return numbers.view(self.info.shape)
+        return numbers.as_strided(self.info.shape, self.stride).contiguous()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether any run of its numbers can be read as it stands."""
+        return self.stride is None and not self.is_negated and not self.is_conjugated
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """A tensor of a file that was read whole."""
+
+    tensor: Tensor
+
+    @property
+    def info(self) -> TensorInfo:
+        return TensorInfo(shape=tuple(self.tensor.shape), dtype=self.tensor.dtype)
+
+    offset = 0
+    is_plain = False
+
+    def dense(self, file: BytesSource) -> Tensor:
+        """All numbers, in their order; the file is not read again."""
+        return dense(self.tensor)
+
+
+Place = InFile | InMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One file's tensors by the names that it gives them."""
+
+    file: InputFile | LoadedFile
+    tensors: Mapping[str, Place]
+    notes: tuple[str, ...] = ()
+    """What was chosen between, for people."""
+
+
+def in_file(tensor: Tensor, storage_offset_bytes: int) -> InFile:
+    """Where the numbers of a tensor are whose storage begins at this byte. Its device does not matter."""
+    return InFile(
+        info=TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype),
+        offset=storage_offset_bytes + int(tensor.storage_offset()) * tensor.itemsize,
+        stride=None if tensor.is_contiguous() else tuple(tensor.stride()),
+        is_negated=tensor.is_neg(),
+        is_conjugated=tensor.is_conj(),
+    )

@@ -1,0 +1,167 @@
+"""Files that are read: opened once, by position, and never through a memory map.
+
+A file that shrinks under a memory map ends the process with SIGBUS; here it is a short read, which is an error that
+names the file. Opening does not block, so a pipe among the files cannot hold up a job.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.storage.descriptors import allow_more_descriptors
+
+MAX_READ_BYTES = 1 << 30
+"""What one call may ask for; Linux gives at most 2 GiB."""
+
+
+class Identity(NamedTuple):
+    """Which file stands at a path, and when it was changed. Nobody but the system sets `changed_ns`."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class ReadCounts:
+    """How often files were opened and how many bytes were asked for, by path. For tests and benchmarks."""
+
+    def __init__(self) -> None:
+        self.opens: Counter[Path] = Counter()
+        self.bytes: Counter[Path] = Counter()
+        self._lock = threading.Lock()
+
+    def opened(self, path: Path) -> None:
+        with self._lock:
+            self.opens[path] += 1
+
+    def read(self, path: Path, num_bytes: int) -> None:
+        with self._lock:
+            self.bytes[path] += num_bytes
+
+    def clear(self) -> None:
+        with self._lock:
+            self.opens.clear()
+            self.bytes.clear()
+
+
+COUNTS = ReadCounts()
+"""Of this process."""
+
+
+class BytesSource(Protocol):
+    """What gives bytes by position: a file, or one whose digest is made on the way."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fills all of `buffer`. Raises `EngineError` (inputs-changed) where the file ends before that."""
+        ...
+
+
+class InputFile:
+    """One regular file, open for reading. Several threads may read.
+
+    Raises `CheckpointError` (unreadable-input) for what is no regular file, or cannot be opened or read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = _open(path)
+        try:
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise unreadable(path, "must be a regular file, but is a pipe, a device or a folder")
+        except BaseException:
+            self.close()
+            raise
+        self.identity = Identity.of(status)
+        self.size = self.identity.size
+        COUNTS.opened(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fills all of `buffer`. Raises `EngineError` (inputs-changed) where the file ends before that."""
+        COUNTS.read(self.path, len(buffer))
+        while len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[:MAX_READ_BYTES]], offset)
+            except OSError as error:
+                raise unreadable(self.path, f"cannot be read: {error.strerror}") from error
+            if count == 0:
+                raise changed(
+                    self.path, f"was {self.size:,} bytes long and has become shorter ({self._length_now():,} bytes)"
+                )
+            buffer, offset = buffer[count:], offset + count
+
+    def read(self, offset: int, length: int) -> bytes:
+        content = bytearray(length)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _length_now(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU, to read into."""
+    return tensor.view(-1).view(torch.uint8).numpy().data.cast("B")
+
+
+def changed(path: Path, how: str) -> EngineError:
+    """What a job says that judged other bytes than there are now."""
+    return EngineError(
+        "inputs-changed",
+        f"Every file of a job must stay as it is until the job has ended, but `{path}` {how}. There is no result. Run "
+        f"the job again.",
+    )
+
+
+def unreadable(path: Path, how: str) -> CheckpointError:
+    return CheckpointError("unreadable-input", f"The file `{path}` {how}.")
+
+
+def _open(path: Path) -> int:
+    while True:
+        try:
+            # A pipe would otherwise wait for somebody who writes.
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EMFILE and allow_more_descriptors():
+                continue
+            raise unreadable(path, f"cannot be opened: {error.strerror}") from error
