@@ -16,7 +16,9 @@ from ladle_engine.errors import CheckpointError
 
 OF_THE_OLD_MODEL = (
     *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
-    *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metrics*", "*predictions*"),
+    *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metric*", "*predictions*"),
+    *("*scores*", "eval.*", "evaluation*", "*summary*", "trainer_config*", "hyperparameters*", "command.*", "cmd.*"),
+    *("git_*", "git-*", "stdout*", "stderr*", "nohup*"),
     *(
         "eval_*",
         "test_*",
