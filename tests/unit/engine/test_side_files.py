@@ -34,6 +34,8 @@ NEEDED = {
 }
 OLD = {
     "scores": ["all_results.json", "eval_results.json", "train_results.json", "test_results.json", "metrics.json"],
+    "more scores": ["scores.json", "eval.json", "evaluation.json", "summary.json", "best_metric.txt"],
+    "how it was run": ["command.txt", "hyperparameters.yaml", "git_info.json", "stdout.txt", "trainer_config.json"],
     "training": ["trainer_state.json", "trainer_log.jsonl", "trainer_log_history.json", "training_args.json"],
     "settings": ["args.yaml", "optimizer.json", "scheduler.bin", "rng_state.pth"],
     "logs": ["train.log", "log.txt", "slurm-12.out", "events.out.tfevents.1.x", "wandb-summary.json", "history.json"],
@@ -43,7 +45,8 @@ OLD = {
     "data": ["train.jsonl", "data.csv", "curve.png", "archive.zip", "features.npy"],
     "pickles": ["state.pkl", "vocab.pickle", "tokenizer.joblib"],
     "unfinished": ["tokenizer.json.tmp", "vocab.txt.part", ".hidden.json"],
-    "Ladle's own": ["coefficients.json", "report.json"],
+    "Ladle's coefficients": ["coefficients.json"],
+    "Ladle's report": ["report.json"],
 }
 
 
@@ -115,3 +118,5 @@ def test_a_config_outside_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         discover(folder)
     assert caught.value.code == "path-not-allowed"
+    # `exclude` leaves out checkpoints, and no config.
+    assert caught.value.message.endswith("is a link that leads out. Copy it into the folder.")
