@@ -70,6 +70,12 @@ def test_what_tells_of_the_old_model_is_not_copied(tmp_path: Path, names: list[s
     assert [path.name for path in output.iterdir()] == ["model.safetensors"]
 
 
+def test_ladles_own_report_is_not_copied(tmp_path: Path) -> None:
+    folder = two(tmp_path / "in")
+    (folder / "report.json").write_text("{}")
+    assert discover(folder).side_files == ()
+
+
 def test_a_pickle_is_not_copied_whatever_its_name(tmp_path: Path) -> None:
     folder = two(tmp_path / "in")
     (folder / "tokenizer.model").write_bytes(pickle.dumps({"a": 1}))
