@@ -410,7 +410,7 @@ def test_arguments_of_any_sequence_type_go_into_the_report(data: Path, tmp_path:
 
 
 def test_a_method_of_another_kind_or_a_near_miss_gets_a_hint(data: Path, tmp_path: Path) -> None:
-    assert "`method_options`" in refused("unknown-method", data, tmp_path, method={"name": "twa"})
+    assert "`method_options=`" in refused("unknown-method", data, tmp_path, method={"name": "twa"})
     assert "Did you mean `twa`?" in refused("unknown-method", data, tmp_path, method="tva")
     infinite = {"prior": float("inf")}
     assert "finite" in refused("invalid-method-options", data, tmp_path, method="twa", method_options=infinite)
