@@ -59,6 +59,11 @@ class Request:
     commit: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("ckpt_dir", "val_set", "output", "train_set", "state_dir"):
+            path = getattr(self, name)
+            may_be_absent = name in ("train_set", "state_dir")
+            if not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
+                raise ValueError(f"`{name}` must be a path, but is {path!r}.")
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
