@@ -6,37 +6,28 @@ plan -> train -> select -> write. Every step is a call into the file of its name
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints import announce, discover
-from ladle_engine.checkpoints.inputs import add_data, inputs_of
-from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.determinism import deterministic
-from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
-from ladle_engine.methods import AUTO, plan_methods
+from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
-from ladle_engine.methods.fixed import needs_order
-from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
-from ladle_engine.pipeline.job import Job, Listener, attempt, refuse_changed
-from ladle_engine.pipeline.job_inputs import JobInputs
-from ladle_engine.pipeline.prepare import choose_metric, prepare
+from ladle_engine.pipeline.job import Job, refuse_changed
+from ladle_engine.pipeline.open_job import opened
+from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import Request
-from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.placements.memory_plan import AUTO as ANY
-from ladle_engine.progress import ProgressCallback, Score, StageStarted, Warned, ignore
-from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
-from ladle_engine.storage.atomic_folder import fresh_folder, refuse_existing, staged
-from ladle_engine.tasks import choose_task, identity_of
+from ladle_engine.progress import ProgressCallback, Score, ignore
+from ladle_engine.storage.atomic_folder import fresh_folder, staged
 from ladle_engine.tasks.base import Task
 
 
@@ -113,8 +104,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         metric: what candidates are judged by; the task's first when absent.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         seed: of the splits and of the order of batches.
-        placement: how directions lie over ranks: `auto`, or one of `placements.PLACEMENTS`.
-        precision: how directions are kept: `auto`, or one of `preflight.PRECISIONS`.
+        placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
+        precision: how directions are kept: `auto`, or one of `placements.memory_plan.PRECISIONS`.
         state_dir: a folder from which a repeated call with the same arguments and unchanged files goes on.
         provenance: words of your own for `report.json`.
         progress: called with every `ladle_engine.progress` event, on rank 0.
@@ -128,7 +119,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     # Here, where the arguments are all that there is.
     request = Request(**locals())
     started = time.monotonic()
-    with _opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
+    with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context)
         files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
@@ -137,63 +128,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
 def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
-    with _opened(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None})):
+    with opened(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None})):
         return
-
-
-@contextmanager
-def _opened(request: Request) -> Iterator[Job]:
-    """Collective: finds the checkpoints, the task and the data, and refuses what cannot work. Reads no weights, and
-    holds their files open."""
-    collectives = current_collectives()
-    on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    plan = plan_methods(request.method, request.method_options or {})
-    refuse_existing(Path(request.output))
-    on_event(StageStarted(stage="discover"))
-    with ExitStack() as open_files:
-        open_files.enter_context(keeping_files_open())
-        checkpoints = discover(
-            Path(request.ckpt_dir),
-            pattern=request.pattern,
-            exclude=request.exclude,
-            last=request.last,
-            steps=request.steps,
-            order=request.order,
-        )
-        announce(checkpoints, on_event, order_matters=needs_order(plan))
-        refuse_bad_starts(plan, checkpoints.names)
-        readers = open_files.enter_context(open_all(checkpoints))
-        # Config and data before they are used: what the task reads of them must be what is known.
-        inputs = inputs_of(checkpoints, readers)
-        task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
-        own = {"batch_size": task.batch_size, "task": identity_of(task)}
-        add_data(inputs, request.data_paths)
-        splits = open_splits(request, task, checkpoints)
-        for remark in splits.remarks:
-            on_event(Warned(message=remark))
-        without_paths = request.deciding_settings(task, with_paths=False) | own
-        same_everywhere(checkpoints, inputs, without_paths, collectives)
-        state = ResumeState(
-            Path(request.state_dir) if request.state_dir else None,
-            job_key(request.deciding_settings(task) | own),
-            collectives=collectives,
-            on_event=on_event,
-        )
-        job = Job(
-            request=request,
-            plan=plan,
-            task=task,
-            metric=choose_metric(task, request.metric),
-            checkpoints=checkpoints,
-            splits=splits,
-            collectives=collectives,
-            inputs=inputs,
-            state=state,
-            record=JobInputs(state, on_event),
-            on_event=on_event,
-        )
-        with attempt(job):
-            yield job
 
 
 def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner: Candidate) -> Mapping[str, int]:

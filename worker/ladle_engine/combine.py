@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.request import refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 from ladle_engine.versions import installed_version
@@ -57,7 +58,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
             where the names leave it open.
 
     Raises:
-        ValueError: `weights` or `dtype` breaks its rule.
+        ValueError: `weights`, `dtype` or `max_shard_bytes` breaks its rule.
         CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
             the result does not fit the output's type.
         EngineError: (inputs-changed) a file was changed meanwhile.
@@ -65,13 +66,15 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     """
     if dtype not in OUTPUT_DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(OUTPUT_DTYPES)}, but is {dtype!r}.")
+    refuse_number("max_shard_bytes", max_shard_bytes, 1)
+    values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
     checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
-            recipe = _recipe(checkpoints, weights, allow_any_sum, dtype, progress)
+            recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)
             metadata = {"ladle_version": installed_version("ladle")}
             digests = write_model(
                 staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
@@ -84,13 +87,13 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
 
 def _recipe(
     checkpoints: CheckpointSet,
-    weights: Sequence[float] | None,
+    weights: list[float] | None,
     allow_any_sum: bool,
     dtype: str,
     progress: ProgressCallback,
 ) -> Recipe:
     K = len(checkpoints.checkpoints)
-    uneven = weights is not None and len({float(weight) for weight in weights}) > 1
+    uneven = weights is not None and len(set(weights)) > 1
     announce(checkpoints, progress, order_matters=uneven)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
     check_names(checkpoints, progress)
@@ -118,8 +121,18 @@ def _found(checkpoints: CheckpointSet, floating: Sequence[str]) -> CheckpointsFo
     )
 
 
-def _checked(weights: Sequence[float], names: Sequence[str], allow_any_sum: bool) -> list[float]:
-    values = [float(weight) for weight in weights]
+def _numbers(weights: Sequence[float]) -> list[float]:
+    try:
+        if isinstance(weights, str | Mapping):
+            raise TypeError("neither a text nor names have an order")
+        return [float(weight) for weight in weights]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`weights` must be a list of numbers, one per checkpoint in order, but is {weights!r}."
+        ) from error
+
+
+def _checked(values: list[float], names: Sequence[str], allow_any_sum: bool) -> list[float]:
     if len(values) != len(names):
         raise ValueError(
             f"`weights` must be one for each of the {len(names)} checkpoints, but are {len(values)}. They are "

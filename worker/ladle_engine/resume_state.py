@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import ProgressCallback, Warned, ignore
-from ladle_engine.storage.atomic_folder import naming_the_full_disk
+from ladle_engine.storage.atomic_folder import make_folder, naming_the_full_disk
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 from ladle_engine.versions import installed_version
@@ -45,7 +45,7 @@ class ResumeState:
         self._on_event = on_event
         self._last_save = time.monotonic()
         if self._folder:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder, "state_dir", may_exist=True)
 
     @property
     def folder(self) -> Path | None:

@@ -135,10 +135,12 @@ class _Check:
                     self.found(Broken("recognises", rule, f"returns True for one with {kind}"))
                     return
 
-    def binding(self, task: Task, checkpoints: CheckpointSet) -> Binding:
+    def binding(self, task: Task, checkpoints: CheckpointSet) -> Binding | None:
         model, again = (task.build_model(checkpoints).float() for _ in range(2))
         if list(model.state_dict()) != list(again.state_dict()):
             self.found(Broken("build_model", "return the same architecture each time", "returns another one"))
+        if self.found(contract.broken_memory(model)):
+            return None
         names = task.stored_names(model, checkpoints)
         for name, stored in names.items():
             # Others stand for tensors of the checkpoints that the model has no use for.

@@ -73,6 +73,9 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
 
 
 def _connect_signals(node: Node) -> None:
+    def register(**_: Any) -> None:
+        node.register()
+
     def begin(**_: Any) -> None:
         node.start()
         # Celery's own signal comes only after the soft shutdown, when the child is about to be killed.
@@ -83,5 +86,8 @@ def _connect_signals(node: Node) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
 
+    # Before anything is consumed: registering ends the lease of the job that the node held before it restarted. It must
+    # not come after the child has claimed a new job.
+    signals.worker_init.connect(register, weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)

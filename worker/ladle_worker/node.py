@@ -54,7 +54,18 @@ class Node:
         self._settings = settings
         self._described = described
         self._leaving = threading.Event()
+        self._is_registered = False
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
+
+    def register(self) -> None:
+        """Before the first message is consumed. Where Redis does not answer yet, the thread does it later."""
+        redis = connect(self._settings, retries=0)
+        try:
+            self._register(redis)
+        except RedisError as error:
+            logger.warning("the node cannot reach Redis: %s", error)
+        finally:
+            redis.close()
 
     def start(self) -> None:
         self._thread.start()
@@ -65,15 +76,13 @@ class Node:
 
     def _run(self) -> None:
         redis = connect(self._settings, retries=0)
-        registered = False
         sweep_at = time.monotonic()
         while not self._leaving.is_set():
             try:
-                if not registered:
-                    redis.register_script(SCRIPTS["register"])(args=self._fields())
-                    logger.info("node %s is ready", self._settings.node_id)
+                if not self._is_registered:
+                    self._register(redis)
                 beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
-                registered = beat == "ok"
+                self._is_registered = beat == "ok"
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + SWEEP_S
                     self._sweep(redis)
@@ -85,6 +94,11 @@ class Node:
         except RedisError as error:
             logger.warning("the node could not tell Redis that it leaves: %s", error)
         redis.close()
+
+    def _register(self, redis: Any) -> None:
+        redis.register_script(SCRIPTS["register"])(args=self._fields())
+        self._is_registered = True
+        logger.info("node %s is ready", self._settings.node_id)
 
     def _sweep(self, redis: Any) -> None:
         """Removes the files of jobs that ended while their agent was not running.

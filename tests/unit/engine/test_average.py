@@ -16,6 +16,7 @@ from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
 from ladle_engine.resume_state import ResumeState
 from tests.builders import make_checkpoints, make_val_set, quick_options
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 ALL = {"methods": list(METHODS), "options": quick_options(4)}
 
@@ -410,10 +411,18 @@ def test_arguments_of_any_sequence_type_go_into_the_report(data: Path, tmp_path:
 
 
 def test_a_method_of_another_kind_or_a_near_miss_gets_a_hint(data: Path, tmp_path: Path) -> None:
-    assert "`method_options`" in refused("unknown-method", data, tmp_path, method={"name": "twa"})
+    assert "`method_options=`" in refused("unknown-method", data, tmp_path, method={"name": "twa"})
     assert "Did you mean `twa`?" in refused("unknown-method", data, tmp_path, method="tva")
     infinite = {"prior": float("inf")}
     assert "finite" in refused("invalid-method-options", data, tmp_path, method="twa", method_options=infinite)
+
+
+def test_a_data_path_of_which_only_the_task_knows_what_it_stands_for_is_no_error(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    average(
+        tmp_path / "checkpoints", "the test split", output=tmp_path / "out", task=ToyTask(plain_net), method="uniform"
+    )
+    assert json.loads((tmp_path / "out" / "coefficients.json").read_text())["inputs"]["data"] == {"val_set": {}}
 
 
 def test_a_tie_is_called_one_in_the_card(tmp_path: Path, data: Path) -> None:

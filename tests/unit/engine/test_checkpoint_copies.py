@@ -86,6 +86,22 @@ def test_the_model_at_the_top_of_a_trainers_folder_counts_as_its_last_checkpoint
     assert "they count once, as `checkpoint-20`" in found.warnings[0]
 
 
+def test_a_sharded_model_at_the_top_is_one_checkpoint_beside_sharded_ones(tmp_path: Path) -> None:
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=32)
+    for step in (10, 20):
+        torch.manual_seed(step)
+        model = ViTForImageClassification(config)
+        model.save_pretrained(tmp_path / f"checkpoint-{step}", max_shard_size="10KB")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    found = discover(tmp_path)
+    assert found.names == ("checkpoint-10", "checkpoint-20")
+    told = ("`checkpoint-20` and `model.safetensors.index.json` hold the same weights: they count once",)
+    assert tuple(warning.partition(", as")[0] for warning in found.warnings) == told
+    torch.manual_seed(30)
+    ViTForImageClassification(config).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert discover(tmp_path).names == ("checkpoint-10", "checkpoint-20", "model.safetensors.index.json")
+
+
 def test_of_copies_without_a_step_the_last_stays_in_its_place(tmp_path: Path) -> None:
     folder = epochs(tmp_path, 1, 2)
     save_file(state(3.0), folder / "last.safetensors")

@@ -68,6 +68,9 @@ RIGHT_ORDERS = {
     "another script": "模型-9.pt, 模型-10.pt",
     "superscripts": "7, 7², 8",
     "the beginning": "init.pt, epoch-1.pt, epoch-2.pt",
+    "before fine-tuning": "pretrained.pt, epoch-1.pt, epoch-2.pt",
+    "model soups": "zeroshot.pt, checkpoint_1.pt, checkpoint_2.pt",
+    "epoch and step in one letter each": "e1s900.pt, e1s1000.pt, e2s100.pt",
 }
 
 

@@ -244,9 +244,13 @@ OTHERS = {
     "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir=`"),
     "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir=`"),
     "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
+    "checkpoint-1": ("pytorch_model_fsdp_0/.metadata", "in torch.distributed.checkpoint format"),
+    "checkpoint": ("step-1/.metadata step-2/.metadata", "in torch.distributed.checkpoint format"),
     "step-10": (".metadata __0_0.distcp", "in torch.distributed.checkpoint format"),
     "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),
     "model.gguf": ("", "in GGUF format, which Ladle does not read"),
+    "step-3.npz": ("", "in NumPy format, which Ladle does not read"),
+    "step-3": ("", "its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar"),
     "model.keras": ("", "in Keras format, which Ladle does not read"),
 }
 
@@ -263,6 +267,101 @@ def test_where_nothing_is_found_what_there_is_is_named(tmp_path: Path, name: str
     assert error.code == "no-checkpoints"
     assert f"`{name}` (" in str(error)
     assert reason in str(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch-3", "epoch-3.pt.gz", "epoch-3.pt.bak", "epoch-3.pt~", "epoch-3.model", "ckpt_3.zip"]
+)
+def test_a_checkpoint_by_its_name_with_no_suffix_that_is_read_is_said(tmp_path: Path, name: str) -> None:
+    folder = two(tmp_path)
+    torch.save(state(3.0), folder / name)
+    found = discover(folder)
+    assert found.names == TWO
+    assert found.warnings == (
+        f"Passed over in `{folder}`: `{name}` (its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar).",
+    )
+
+
+@pytest.mark.parametrize("name", ["epoch-1_optimizer.pt", "2_scheduler.pt", "epoch-3-optim.pth", "epoch_3.rng.pt"])
+def test_what_training_needs_besides_is_no_checkpoint_wherever_its_name_says_so(tmp_path: Path, name: str) -> None:
+    folder = two(tmp_path)
+    torch.save({"exp_avg": torch.ones(2)}, folder / name)
+    found = discover(folder)
+    assert found.names == TWO
+    assert found.warnings == (
+        f"Passed over in `{folder}`: `{name}` (what a trainer keeps beside the weights, by its name).",
+    )
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+OTHER_CONTENTS: dict[str, tuple[str, bytes, str]] = {
+    "Git LFS": (".safetensors", POINTER, "a pointer of Git LFS to the file. Run `git lfs pull`"),
+    "Git LFS as .pt": (".pt", POINTER, "a pointer of Git LFS to the file. Run `git lfs pull`"),
+    "a web page": (".bin", b"\n<!DOCTYPE html><html>404</html>", "a web page or XML. Download the file again"),
+    "an error of a store": (".ckpt", b"<?xml version='1.0'?><Error/>", "a web page or XML. Download the file again"),
+    "compressed": (".pt", b"\x1f\x8b\x08\x00more", "compressed. Unpack it"),
+    "Keras": (".ckpt", b"\x89HDF\r\n\x1a\n", "in HDF5 format"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content", "words"), OTHER_CONTENTS.values(), ids=OTHER_CONTENTS)
+def test_contents_that_are_no_checkpoint_are_named_with_what_to_do(
+    tmp_path: Path, suffix: str, content: bytes, words: str
+) -> None:
+    folder = two(tmp_path)
+    (folder / f"epoch-3{suffix}").write_bytes(content)
+    error = refused(folder)
+    assert error.code == "corrupt-checkpoint"
+    assert f"`{folder / f'epoch-3{suffix}'}` must hold weights, but is" in error.message
+    assert words in error.message
+    assert error.message.endswith(", or leave it out with `exclude=`.")
+    assert discover(folder, exclude="epoch-3*").names == TWO
+
+
+def test_a_suffix_of_another_format_is_named_with_the_right_one(tmp_path: Path) -> None:
+    for zipped in (True, False):
+        folder = two(tmp_path / str(zipped))
+        torch.save(state(3.0), folder / "epoch-3.safetensors", _use_new_zipfile_serialization=zipped)
+        assert "is a file of `torch.save`. Rename it to end in `.pt`" in refused(folder).message
+    folder = two(tmp_path / "other")
+    save_file(state(3.0), folder / "epoch-3.pt")
+    assert "is a safetensors file. Rename it to end in `.safetensors`" in refused(folder).message
+
+
+@pytest.mark.parametrize("names", ["step1_rank{}.pt", "model-rank-{}.pth", "consolidated.0{}.pth"])
+def test_files_of_several_ranks_are_no_checkpoints_of_their_own(tmp_path: Path, names: str) -> None:
+    for rank in (0, 1):
+        torch.save(state(float(rank)), tmp_path / names.format(rank))
+    error = refused(tmp_path)
+    assert error.code == "mismatched-checkpoints"
+    assert f"`{names.format(0)}` and `{names.format(1)}` are parts of one, by the ranks in their names" in error.message
+
+
+@pytest.mark.parametrize("names", ["step1_rank0 step2_rank0", "lora_rank8 lora_rank16", "frank1 frank0"])
+def test_one_rank_of_each_and_other_ranks_are_checkpoints(tmp_path: Path, names: str) -> None:
+    for number, name in enumerate(names.split()):
+        torch.save(state(float(number)), tmp_path / f"{name}.pt")
+    assert len(discover(tmp_path).names) == 2
+
+
+def test_the_same_weights_from_every_rank_count_once(tmp_path: Path) -> None:
+    for step in (1, 2):
+        for rank in (0, 1):
+            torch.save(state(float(step)), tmp_path / f"step{step}_rank{rank}.pt")
+    assert discover(tmp_path).names == ("step1_rank0.pt", "step2_rank0.pt")
+
+
+def test_averages_of_training_beside_other_checkpoints_are_said(tmp_path: Path) -> None:
+    folder = two(tmp_path)
+    for number in (1, 2):
+        save_file(state(10.0 + number), folder / f"epoch-{number}-ema.safetensors")
+    found = discover(folder)
+    assert found.warnings == (
+        "`epoch-1-ema.safetensors` and 1 more are averages (EMA or SWA) by name, and the other checkpoints are not. "
+        "`exclude=` leaves one kind out.",
+    )
+    assert discover(folder, exclude="*ema*").warnings == ()
+    assert discover(folder, pattern="*ema*").warnings == ()
 
 
 def test_a_folder_without_anything_like_a_checkpoint_is_listed(tmp_path: Path) -> None:

@@ -322,6 +322,10 @@ def test_a_wrong_option_is_named_with_its_rule_and_value(
         ({"resample": 99}, "can apply to an image"),
         ({"rescale_factor": "a"}, "can apply to an image"),
         ({"preprocess": "a"}, "can apply to an image"),
+        (
+            {"image_processor_type": "MineImageProcessor"},
+            r"fails \(its `image_processor_type` is none that this version",
+        ),
         ({"image_processor_type": 7}, "can apply to an image"),
         ({"image_processor_type": "AutoImageProcessor"}, "can apply to an image"),
         ({"image_processor_type": "AutoModel"}, "can apply to an image"),

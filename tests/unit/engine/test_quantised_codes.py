@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils import prune
 
 from ladle_engine import CheckpointError, check, combine_checkpoints, discover
 from ladle_engine.checkpoints.tensor_kinds import same_bits
@@ -137,6 +138,21 @@ def test_codes_that_differ_are_refused_by_name(tmp_path: Path, make: Make, name:
         assert f"but `{name}` (" in caught.value.message
         assert "`step-1.safetensors` and `step-2.safetensors`" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_pruned_weights_that_differ_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
+    for folder, seeds in (("same", (0, 0)), ("other", (0, 1))):
+        (tmp_path / folder).mkdir()
+        for number, seed in enumerate(seeds, start=1):
+            layer = torch.nn.Linear(8, 4)
+            torch.manual_seed(seed)
+            prune.random_unstructured(layer, "weight", 0.5)
+            torch.save(layer.state_dict(), tmp_path / folder / f"epoch-{number}.pt")
+    mask = torch.load(tmp_path / "same" / "epoch-1.pt")["weight_mask"]
+    output = combine_checkpoints(tmp_path / "same", output=tmp_path / "out")
+    assert torch.equal(load_file(output / "model.safetensors")["weight_mask"], mask)
+    with pytest.raises(CheckpointError, match=r"`weight_mask` .* differs between `epoch-1.pt` and `epoch-2.pt`"):
+        combine_checkpoints(tmp_path / "other", output=tmp_path / "none")
 
 
 @pytest.mark.parametrize(("make", "name"), CODES.values(), ids=CODES)

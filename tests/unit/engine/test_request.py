@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ladle_engine import average
+from ladle_engine import OutputError, average, combine_checkpoints
 from ladle_engine.pipeline.request import Request
-from tests.unit.engine.toy import ToyTask, plain_net
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 DECIDING = {"ckpt_dir": "a", "val_set": "b"}
 
@@ -60,3 +61,27 @@ def test_paths_may_differ_between_ranks() -> None:
     task = ToyTask(plain_net)
     assert one.deciding_settings(task) != other.deciding_settings(task)
     assert one.deciding_settings(task, with_paths=False) == other.deciding_settings(task, with_paths=False)
+
+
+@pytest.mark.parametrize("name", ["ckpt_dir", "val_set", "output", "train_set", "state_dir"])
+def test_what_is_no_path_is_refused_by_name(name: str) -> None:
+    for value in (["a", "b"], 3, *([None] if name in ("ckpt_dir", "val_set", "output") else [])):
+        with pytest.raises(ValueError, match=f"`{name}` must be a path, but is"):
+            Request(**{**DECIDING, "output": "out", name: value})
+
+
+def test_a_state_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    with pytest.raises(OutputError, match="`state_dir=` must be a folder that can be made") as caught:
+        average(
+            tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
+            state_dir=tmp_path / "state",
+        )  # fmt: skip
+    assert caught.value.code == "results-unwritable"
+
+
+def test_an_output_where_nothing_can_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path, plain_net)
+    with pytest.raises(OutputError, match="`output=` must be a folder that can be made"):
+        combine_checkpoints(tmp_path, output="/proc/ladle")

@@ -34,6 +34,8 @@ NEEDED = {
 }
 OLD = {
     "scores": ["all_results.json", "eval_results.json", "train_results.json", "test_results.json", "metrics.json"],
+    "more scores": ["scores.json", "eval.json", "evaluation.json", "summary.json", "best_metric.txt"],
+    "how it was run": ["command.txt", "hyperparameters.yaml", "git_info.json", "stdout.txt", "trainer_config.json"],
     "training": ["trainer_state.json", "trainer_log.jsonl", "trainer_log_history.json", "training_args.json"],
     "settings": ["args.yaml", "optimizer.json", "scheduler.bin", "rng_state.pth"],
     "logs": ["train.log", "log.txt", "slurm-12.out", "events.out.tfevents.1.x", "wandb-summary.json", "history.json"],
@@ -43,7 +45,8 @@ OLD = {
     "data": ["train.jsonl", "data.csv", "curve.png", "archive.zip", "features.npy"],
     "pickles": ["state.pkl", "vocab.pickle", "tokenizer.joblib"],
     "unfinished": ["tokenizer.json.tmp", "vocab.txt.part", ".hidden.json"],
-    "Ladle's own": ["coefficients.json", "report.json"],
+    "Ladle's coefficients": ["coefficients.json"],
+    "Ladle's report": ["report.json"],
 }
 
 
@@ -65,6 +68,12 @@ def test_what_tells_of_the_old_model_is_not_copied(tmp_path: Path, names: list[s
         (folder / place / name).write_text('{"weight_map": {"w": "gone.safetensors"}}')
     output = combine_checkpoints(folder, output=tmp_path / "out")
     assert [path.name for path in output.iterdir()] == ["model.safetensors"]
+
+
+def test_ladles_own_report_is_not_copied(tmp_path: Path) -> None:
+    folder = two(tmp_path / "in")
+    (folder / "report.json").write_text("{}")
+    assert discover(folder).side_files == ()
 
 
 def test_a_pickle_is_not_copied_whatever_its_name(tmp_path: Path) -> None:
@@ -115,3 +124,5 @@ def test_a_config_outside_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         discover(folder)
     assert caught.value.code == "path-not-allowed"
+    # `exclude` leaves out checkpoints, and no config.
+    assert caught.value.message.endswith("is a link that leads out. Copy it into the folder.")

@@ -193,6 +193,10 @@ AT_ONCE: dict[str, tuple[type[ToyTask], str]] = {
     "an empty batch": (data(lambda batch: {}), "must return a mapping from names to tensors, but returns dict {}"),
     "a list": (data(lambda batch: {**batch, "names": ["a"] * 8}), "must return a tensor for `names`"),
     "no model": (toy(build_model=lambda self, checkpoints: print), "must return a `torch.nn.Module`"),
+    "a model without memory": (
+        toy(build_model=lambda self, checkpoints: plain_net().to("meta")),
+        "must return a model whose tensors have memory, but returns `0.weight` on the device `meta`",
+    ),
     "no data": (toy(open_data=lambda self, path, checkpoints: []), "must return a data set with `__len__` and"),
     "batch_size of none": (toy(__init__=lambda self: None), "`batch_size` of task `toy` must be a whole number from 1"),
     "batch_size 0": (toy(__init__=lambda self: ToyTask.__init__(self, batch_size=0)), "from 1, but is int 0"),

@@ -75,6 +75,7 @@ READ: dict[str, Callable[[int], object]] = {
     "flat with an epoch": lambda i: {**state(i), "epoch": 3},
     "flat with an optimiser": lambda i: {**state(i), "optimizer": {}, "lr_scheduler": optimizer()},
     "flat with a full optimiser": lambda i: {**state(i), "optimizer_state_dict": optimizer()},
+    "flat with the loss reached": lambda i: {**state(i), "loss": torch.tensor(0.1 * i), "val_loss": torch.tensor(1)},
     "flat with extra state": lambda i: {**state(i), "layer._extra_state": None},
     "flat with a dict as extra state": lambda i: {**state(i), "layer._extra_state": {"amax": torch.ones(3)}},
     "flat with a list and a text": lambda i: {
@@ -249,6 +250,14 @@ def test_what_is_refused_is_named_by_its_entry(
     assert str(tmp_path / "epoch-2.pt") in caught.value.message
     if code == "unsafe-checkpoint":
         assert "It was not run. Save the weights alone" in caught.value.message
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:.torch.load. received a zip file")
+def test_a_torchscript_archive_is_named_as_one(tmp_path: Path) -> None:
+    for number in (1, 2):
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / f"epoch-{number}.pt")
+    with pytest.raises(CheckpointError, match="it is a TorchScript archive, which Ladle does not read"):
+        discover(tmp_path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,13 +96,25 @@ def test_tied_tensors_are_written_under_each_name_that_is_stored(tmp_path: Path)
     [
         ([0.5, 0.5], r"one for each of the 3 checkpoints, but are 2"),
         ([float("nan"), 0.5, 0.5], r"`weights` must be finite, but are \[nan, 0.5, 0.5\]"),
+        (0.5, r"must be a list of numbers, one per checkpoint in order, but is 0.5"),
+        ("abc", r"must be a list of numbers, one per checkpoint in order, but is 'abc'"),
+        ([None, 0.5, 0.5], r"must be a list of numbers, one per checkpoint in order, but is \[None, 0.5, 0.5\]"),
+        ({"a": 0.5, "b": 0.5}, r"must be a list of numbers, one per checkpoint in order, but is \{'a'"),
         ([0.5, 0.5, 0.5], r"must sum to 1 without `allow_any_sum`, but sum to 1.5"),
     ],
 )
-def test_bad_weights_are_refused_and_leave_nothing(tmp_path: Path, weights: list[float], message: str) -> None:
+def test_bad_weights_are_refused_and_leave_nothing(tmp_path: Path, weights: Any, message: str) -> None:
     folder = folder_of(tmp_path, states())
     with pytest.raises(ValueError, match=message):
         combine_checkpoints(folder, output=tmp_path / "out", weights=weights)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("size", [0, -1, "5GB", True, None, 1.5])
+def test_a_size_of_shards_that_is_no_whole_number_is_refused_and_leaves_nothing(tmp_path: Path, size: Any) -> None:
+    folder = folder_of(tmp_path, states())
+    with pytest.raises(ValueError, match="`max_shard_bytes` must be a whole number from 1 to 2\\^63 - 1, but is"):
+        combine_checkpoints(folder, output=tmp_path / "out", max_shard_bytes=size)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 

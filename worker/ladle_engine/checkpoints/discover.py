@@ -15,6 +15,7 @@ from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.side_files import read_config, side_files
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
+from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import ProgressCallback, Warned
 
@@ -66,8 +67,13 @@ def discover(
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
     found = _opened(folder, ordered, candidates)
+    refuse_parts(found.names)
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
-    return replace(found, warnings=(*idle, *passed, *once.warnings, *found.warnings), identical=once.identical)
+    return replace(
+        found,
+        warnings=(*idle, *passed, *once.warnings, *mixed_averages(found.names), *found.warnings),
+        identical=once.identical,
+    )
 
 
 def _last(order: Order, last: int | None) -> Order:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_engine.checkpoints.name_parts import sounds_like_weights
+from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
+from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
@@ -39,7 +40,18 @@ OTHER_FORMATS = {
     ".pickle": "pickle",
     ".distcp": "torch.distributed.checkpoint",
     ".pdparams": "Paddle",
+    ".npz": "NumPy",
+    ".tflite": "TensorFlow Lite",
+    ".mlmodel": "Core ML",
+    ".pt2": "torch.export",
+    ".t7": "Torch7",
 }
+NOT_READ = re.compile(
+    r"(|model|weights?|params?|mdl|chkpt|state|zip|t?gz|bz2|xz|zst|bak|old|orig|save|[0-9]+|.*~)", re.IGNORECASE
+)
+"""Suffixes of files that may well be checkpoints, if their names say when they were saved."""
+TRAINING_WORDS = frozenset({"optimizer", "optimiser", "optim", "scheduler", "scaler", "rng"})
+"""In a name such as `epoch-1-optimizer.pt`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +94,17 @@ def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> Che
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises `CheckpointError` (unreadable-input)."""
+    """Raises `CheckpointError` (unreadable-input), or (corrupt-checkpoint) for what begins as another kind of file."""
     try:
         with path.open("rb") as file:
-            file.read(1)
+            found = other_kind(path.suffix.lower(), file.read(BEGINNING))
     except OSError as error:
         raise unreadable(path, error, FIX_OR_EXCLUDE) from error
+    if found is not None:
+        raise CheckpointError(
+            "corrupt-checkpoint",
+            f"The checkpoint file `{path}` must hold weights, but is {found}, or leave it out with `exclude=`.",
+        )
 
 
 def problem_of(path: Path, root: Path) -> CheckpointError | str | None:
@@ -111,11 +128,11 @@ def why_missing(path: Path, error: OSError) -> str | None:
     return None
 
 
-def leading_out(path: Path) -> CheckpointError:
+def leading_out(path: Path, or_else: str = ", or leave it out with `exclude=`") -> CheckpointError:
     return CheckpointError(
         "path-not-allowed",
         f"Everything that is used in `ckpt_dir=` must lie inside it, but `{path}` is a link that leads out. Copy it "
-        f"into the folder, or leave it out with `exclude=`.",
+        f"into the folder{or_else}.",
     )
 
 
@@ -155,19 +172,29 @@ def _problem_of_shards(shards: Sequence[Path], root: Path) -> CheckpointError | 
 
 def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
-    if NOT_WEIGHTS.match(name) or not (WEIGHTS.search(name) or suffix in OTHER_FORMATS) or is_folder(path):
+    if NOT_WEIGHTS.match(name) or is_folder(path):
         return None
     if suffix in OTHER_FORMATS:
         reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
         return PassedOver(name=name, reason=reason) if sounds_like_weights(name) else None
-    if is_unfinished(name):
+    if WEIGHTS.search(name) and is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):
-        return None
+        return _not_read(path, root)
+    if words_of(name) & TRAINING_WORDS:
+        return PassedOver(name=name, reason="what a trainer keeps beside the weights, by its name")
     problem = problem_of(path, root)
     if problem is None and suffix == ".tar" and _is_archive(path):
         problem = "an archive of files"
     return _found(name, (path,), "safetensors" if suffix == ".safetensors" else "pickle", problem)
+
+
+def _not_read(path: Path, root: Path) -> PassedOver | None:
+    may_be_one = NOT_READ.fullmatch(path.suffix.removeprefix(".")) and names_a_time(path.name)
+    if not may_be_one or problem_of(path, root) is not None:
+        return None
+    read = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+    return PassedOver(name=path.name, reason=f"its name ends in none of {read}")
 
 
 def _found(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ladle_engine.checkpoints.order import ORDERS
@@ -22,12 +22,14 @@ class Filters:
     def __post_init__(self) -> None:
         if self.pattern is not None and not isinstance(self.pattern, str):
             raise ValueError(f"`pattern` must be a text, but is {self.pattern!r}.")
-        if not all(isinstance(glob, str) for glob in self.excluded):
+        if self.exclude is not None and not (isinstance(self.exclude, str) or _are(str, self.exclude)):
             raise ValueError(f"`exclude` must be a text or several, but is {self.exclude!r}.")
-        if self.steps is not None and (isinstance(self.steps, str) or not all(map(_is_number, self.steps))):
-            raise ValueError(f"`steps` must be whole numbers, but are {self.steps!r}.")
-        if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
-            raise ValueError(f"`last` must be at least 1, but is {self.last!r}.")
+        if self.steps is not None and not _are((int, float), self.steps):
+            raise ValueError(f"`steps` must be a list of whole numbers, but is {self.steps!r}.")
+        if self.last is not None and not _is(int, self.last):
+            raise ValueError(f"`last` must be a whole number, but is {self.last!r}.")
+        if self.last is not None and self.last < 1:
+            raise ValueError(f"`last` must be at least 1, but is {self.last}.")
         if self.order not in ORDERS:
             raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, but is {self.order!r}.")
 
@@ -56,5 +58,9 @@ def _matches(name: str, glob: str) -> bool:
     return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in (name, name.partition("/")[0]))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are(kind: type | tuple[type, ...], values: object) -> bool:
+    return isinstance(values, Iterable) and not isinstance(values, str) and all(_is(kind, each) for each in values)
+
+
+def _is(kind: type | tuple[type, ...], value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -37,6 +37,7 @@ WEIGHTS_IN_FOLDER = (
 OTHER_FOLDERS = {
     "adapter_config.json": "an adapter, which Ladle does not read",
     ".metadata": "in torch.distributed.checkpoint format, which Ladle does not read",
+    "*/.metadata": "in torch.distributed.checkpoint format, which Ladle does not read",
     "saved_model.pb": "in TensorFlow format, which Ladle does not read",
     "_CHECKPOINT_METADATA": "in Orbax format, which Ladle does not read",
     "*_model_states.pt": "in DeepSpeed format: convert it with its zero_to_fp32.py",

@@ -60,7 +60,7 @@ OWN_WORD = re.compile(
     re.VERBOSE,
 )
 """A number that follows one of these without a separator is the checkpoint's own: `checkpoint3`, but not `resnet18`."""
-FIRST_WORDS = frozenset({"init", "initial"})
+FIRST_WORDS = frozenset({"init", "initial", "pretrained", "untrained", "zeroshot"})
 LAST_WORDS = frozenset({"last", "latest", "final"})
 
 TOKEN = re.compile(
@@ -80,6 +80,7 @@ METRIC_DIGITS = re.compile(
 )
 """`top1_93.5`, `f1=0.9`: the first number is part of the metric's name."""
 THOUSANDS = re.compile(r"([^\W\d_]*)([-_=]?)([0-9]{1,3}(?:(?P<mark>[_,])[0-9]{3})(?:(?P=mark)[0-9]{3})*)(?![0-9_,])")
+EPOCH_AND_STEP = re.compile(r"e[0-9]+[si][0-9]+")
 FULL_WIDTH_ZERO = 0xFF10
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![^\W_])[0-9a-z]+(?![^\W_])")
 
@@ -160,7 +161,12 @@ def _hidden(found: re.Match[str]) -> str:
     text = found[0]
     words = re.findall(r"[a-z]+", text)
     changes = len(re.findall(r"(?<=[0-9])[a-z]|(?<=[a-z])[0-9]", text))
-    known = any(len(word) > 1 and (_time(word) or OWN_WORD.fullmatch(word)) for word in words) or all(map(_time, words))
+    # A hash rarely looks like `e3s1000`.
+    known = (
+        EPOCH_AND_STEP.fullmatch(text) is not None
+        or any(len(word) > 1 and (_time(word) or OWN_WORD.fullmatch(word)) for word in words)
+        or all(map(_time, words))
+    )
     return text if "-" not in text and (changes < 3 or known) else re.sub(r"[-0-9]", _letter, text)
 
 

@@ -141,4 +141,6 @@ def _check_torch() -> None:
 
 
 def _first_line(text: str) -> str:
+    if "TorchScript" in text:
+        return "it is a TorchScript archive, which Ladle does not read: save the original model's `state_dict()`"
     return (text.splitlines() or ["no reason was given"])[0][:200]

@@ -66,9 +66,16 @@ def codes_of(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[str, ...]]:
         scales = tuple(each for each in scales_in[name.rpartition(".")[0]] + scales_in[name] if each != name)
         if info.is_floating and info.dtype.itemsize == 1 and scales:
             found[name] = scales
-        elif not info.is_averaged and not _counts(name, info, has_scales=bool(scales)):
+        elif _is_pruning_mask(name, tensors) or (
+            not info.is_averaged and not _counts(name, info, has_scales=bool(scales))
+        ):
             found[name] = ()
     return found
+
+
+def _is_pruning_mask(name: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Of `torch.nn.utils.prune`, which keeps `weight_orig` and `weight_mask` in the place of `weight`."""
+    return name.endswith("_mask") and name.removesuffix("_mask") + "_orig" in tensors
 
 
 def _counts(name: str, info: TensorInfo, has_scales: bool) -> bool:
@@ -97,7 +104,12 @@ def _refusal(checkpoints: CheckpointSet, checkpoint: Checkpoint, name: str) -> C
     info = checkpoints.tensors[name]
     what = f"`{name}` ({str(info.dtype).removeprefix('torch.')}, shape {info.shape})"
     where = f"`{checkpoint.name}` and `{checkpoints.reference.name}`"
-    if info.is_floating:
+    if _is_pruning_mask(name, checkpoints.tensors):
+        message = (
+            f"Masks of pruned weights must be the same in all checkpoints, but {what} differs between {where}. Save "
+            f"the weights after `torch.nn.utils.prune.remove`, which applies the mask."
+        )
+    elif info.is_floating:
         message = (
             f"Weights must be numbers and not codes, but {what} and its scale differ between {where}, and neither can "
             f"be averaged without the other. Save the weights in floating point, without scales."

@@ -16,7 +16,9 @@ from ladle_engine.errors import CheckpointError
 
 OF_THE_OLD_MODEL = (
     *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
-    *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metrics*", "*predictions*"),
+    *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metric*", "*predictions*"),
+    *("*scores*", "eval.*", "evaluation*", "*summary*", "trainer_config*", "hyperparameters*", "command.*", "cmd.*"),
+    *("git_*", "git-*", "stdout*", "stderr*", "nohup*"),
     *(
         "eval_*",
         "test_*",
@@ -90,7 +92,7 @@ def read_config(folder: Path, home: Path) -> dict[str, Any] | None:
     """`config.json` of the folder or, without one, of the reference checkpoint's home. Raises `CheckpointError`."""
     for path in dict.fromkeys((folder / "config.json", home / "config.json")):
         if leads_out(path, folder):
-            raise leading_out(path)
+            raise leading_out(path, or_else="")
         if path.is_file():
             return _read_object(path)
     return None

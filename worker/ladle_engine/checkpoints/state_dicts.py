@@ -146,7 +146,8 @@ def _is_weight(value: Any) -> bool:
 def _is_besides(key: Any, value: Any) -> bool:
     """Whether an entry among the tensors may be passed over: it holds no numbers of the model's."""
     if isinstance(value, Tensor):
-        return False
+        # The loss that was reached is often a tensor. A name with a dot is a module's.
+        return value.dim() == 0 and "." not in str(key) and not _is_weights_key(key)
     return not _is_weights_key(key) or str(key).endswith("_extra_state") or _is_plain(value)
 
 

@@ -30,7 +30,7 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
     """
     if not isinstance(name, str):
         raise MethodError(
-            "unknown-method", f"`method` must be a name, with its options in `method_options`, but is {name!r}."
+            "unknown-method", f"`method=` must be a name, with its options in `method_options=`, but is {name!r}."
         )
     if name == AUTO:
         auto = parse_options(
@@ -39,7 +39,7 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         wanted, given = auto.methods, dict[str, Any](auto.options)
     else:
         wanted, given = [name], {name: options}
-    fields = ("methods", "options") if name == AUTO else ("method", "method")
+    fields = ("methods", "options") if name == AUTO else ("method=", "method=")
     for field, method in [*((fields[0], each) for each in wanted), *((fields[1], each) for each in given)]:
         if method not in METHODS:
             known = list(METHODS) if name == AUTO else [AUTO, *METHODS]

@@ -204,4 +204,8 @@ def _refuse_differing_complex(checkpoints: CheckpointSet) -> None:
 
 
 def _mismatch(what: str) -> TaskError:
-    return TaskError("model-mismatch", f"The task's model {what}. Is `config.json` the one of these checkpoints?")
+    return TaskError(
+        "model-mismatch",
+        f"The task's model {what}. Is `config.json` the one of these checkpoints? A task of your own says in "
+        f"`stored_names` what its tensors are called there.",
+    )

@@ -37,6 +37,8 @@ from ladle_engine.progress import CheckpointsFound, MemoryPlanned, ProgressCallb
 from ladle_engine.subspace.first_reading import FirstReading
 from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
+from ladle_engine.tasks.contract import broken_memory
+from ladle_engine.tasks.guard import refuse
 
 EXAMPLES_SHARE = 0.5
 """Of the memory that the plan leaves, at most, holds examples that are prepared, so that none is prepared twice."""
@@ -92,8 +94,11 @@ def bind_model(job: Job) -> BoundModel:
     if is_sharded:
         model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
     else:
+        model = job.task.build_model(job.checkpoints)
+        if broken := broken_memory(model):
+            refuse(job.task, broken)
         # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
-        model = job.task.build_model(job.checkpoints).to(job.device).float()
+        model = model.to(job.device).float()
     binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
     refuse_bad_options(job.plan, binding, job.checkpoints.names)
     job.on_event(_found(job.task, job.checkpoints, binding))

@@ -89,7 +89,7 @@ def write_output(
 
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
-    digests, inputs = run.inputs.digests, run.inputs
+    digests = run.inputs.digests
     side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
     return {
         "checkpoints": {
@@ -97,13 +97,17 @@ def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
             for checkpoint in checkpoints.checkpoints
         },
         "side_files": {name: digests[path] for path, name in side_files.items()},
-        "data": {
-            name: {"sha256": digests[path]}
-            if path in digests
-            else {"files": inputs.files_in(path), "sha256_of_names_and_sizes": inputs.listing_digest(path)}
-            for name, path in run.data.items()
-        },
+        "data": {name: _data_json(path, run.inputs) for name, path in run.data.items()},
     }
+
+
+def _data_json(path: Path, inputs: Inputs) -> dict[str, Any]:
+    """Empty for a path of which only the task knows what it stands for."""
+    if path in inputs.digests:
+        return {"sha256": inputs.digests[path]}
+    if path in inputs.folders:
+        return {"files": inputs.files_in(path), "sha256_of_names_and_sizes": inputs.listing_digest(path)}
+    return {}
 
 
 def coefficients_json(

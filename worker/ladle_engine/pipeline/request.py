@@ -59,6 +59,11 @@ class Request:
     commit: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("ckpt_dir", "val_set", "output", "train_set", "state_dir"):
+            path = getattr(self, name)
+            may_be_absent = name in ("train_set", "state_dir")
+            if not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
+                raise ValueError(f"`{name}` must be a path, but is {path!r}.")
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
@@ -68,8 +73,7 @@ class Request:
         if not isinstance(self.select_fraction, (int, float)) or not 0 < self.select_fraction < 1:
             raise ValueError(f"`select_fraction` must be between 0 and 1, but is {self.select_fraction!r}.")
         for name, number, least in (("seed", self.seed, 0), ("max_shard_bytes", self.max_shard_bytes, 1)):
-            if not isinstance(number, int) or not least <= number < 2**63:
-                raise ValueError(f"`{name}` must be a whole number from {least} to 2^63 - 1, but is {number!r}.")
+            refuse_number(name, number, least)
 
     @property
     def data_paths(self) -> tuple[Path, ...]:
@@ -90,6 +94,12 @@ class Request:
             if each.metadata.get("decides") and (with_paths or not each.metadata.get("is_path"))
         }
         return settings | {"task": task.name}
+
+
+def refuse_number(name: str, number: object, least: int) -> None:
+    """Raises `ValueError` for what is not a whole number of the size that files and torch take."""
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**63:
+        raise ValueError(f"`{name}` must be a whole number from {least} to 2^63 - 1, but is {number!r}.")
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,10 @@ from pathlib import Path
 from ladle_engine.errors import OutputError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+UNWRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+    errno.ELOOP,
+)
 
 
 def refuse_existing(output: Path) -> None:
@@ -29,8 +32,10 @@ def refuse_existing(output: Path) -> None:
         raise _unwritable(output, f"`{parent}` does not let you write into it")
 
 
-def _unwritable(output: Path, why: str) -> OutputError:
-    return OutputError("results-unwritable", f"`output=` must be a folder that can be made, but is `{output}`: {why}.")
+def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError:
+    return OutputError(
+        "results-unwritable", f"`{argument}=` must be a folder that can be made, but is `{folder}`: {why}."
+    )
 
 
 @contextmanager
@@ -39,20 +44,21 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     refuse_existing(folder)
     try:
         with naming_the_full_disk("output", folder.parent):
-            _make(folder)
+            make_folder(folder, "output")
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path, argument: str, *, may_exist: bool = False) -> None:
+    """With its parents. Raises `OutputError` (results-unwritable) that names the argument."""
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=may_exist)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise _unwritable(folder, error.strerror or str(error)) from error
+        raise _unwritable(folder, error.strerror or str(error), argument) from error
 
 
 @contextmanager

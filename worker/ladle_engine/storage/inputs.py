@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,6 +75,11 @@ class Inputs:
             line = f"{path.relative_to(folder)} {tuple(identity) if with_times else identity.size}\n"
             sha256.update(line.encode(errors="surrogateescape"))
         return sha256.hexdigest()
+
+    @property
+    def folders(self) -> Collection[Path]:
+        """Those that were added."""
+        return self._folders.keys()
 
     def files_in(self, folder: Path) -> int:
         return len(self._folders[folder])

@@ -94,6 +94,14 @@ def broken_model(model: Any) -> Broken | None:
     return Broken("build_model", "return a `torch.nn.Module`", f"returns {shown(model)}")
 
 
+def broken_memory(model: nn.Module) -> Broken | None:
+    """Of a model that is not to be sharded: every tensor must have memory."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if (name := next((name for name, tensor in tensors if tensor.is_meta), None)) is None:
+        return None
+    return Broken("build_model", "return a model whose tensors have memory", f"returns `{name}` on the device `meta`")
+
+
 def broken_names(names: Any) -> Broken | None:
     """What `stored_names` returns."""
     if isinstance(names, Mapping) and all(

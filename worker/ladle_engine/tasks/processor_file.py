@@ -117,10 +117,13 @@ def translated(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Wrong values fail wherever the processor first uses them: ZeroDivisionError, TypeError, KeyError ...
+        said = f"{type(error).__name__}: {str(error)[:300]}"
+        if "Unrecognized image processor" in said:
+            # transformers tells of the temporary folder, and lists all that it has.
+            said = "its `image_processor_type` is none that this version of transformers has"
         raise TaskError(
             "model-mismatch",
-            f"`{path}` must be a processor that transformers can apply to an image, but that fails "
-            f"({type(error).__name__}: {str(error)[:300]}).",
+            f"`{path}` must be a processor that transformers can apply to an image, but that fails ({said}).",
         ) from error
 
 

@@ -1,0 +1,30 @@
+"""What a file with a checkpoint's suffix is, when it is no checkpoint: told by how it begins."""
+
+from __future__ import annotations
+
+import re
+
+BEGINNING = 512
+"""Bytes that are enough to tell."""
+
+BEGINS_WITH = {
+    rb"version https://git-lfs": "a pointer of Git LFS to the file. Run `git lfs pull`",
+    rb"\s*<(!doctype|html|\?xml)": "a web page or XML. Download the file again",
+    rb"\x89HDF": "in HDF5 format, as Keras writes it, which Ladle does not read. Convert it",
+    rb"GGUF": "in GGUF format, which Ladle does not read. Convert it",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed. Unpack it",
+}
+OF_SAFETENSORS = re.compile(rb".{8}\s*\{", re.DOTALL)
+OF_TORCH = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]", re.DOTALL)
+
+
+def other_kind(suffix: str, beginning: bytes) -> str | None:
+    """What it is and what to do; None where its contents suit its suffix, or say nothing."""
+    for pattern, found in BEGINS_WITH.items():
+        if re.match(pattern, beginning, re.DOTALL | re.IGNORECASE):
+            return found
+    if suffix == ".safetensors":
+        is_torch = OF_TORCH.match(beginning) and not OF_SAFETENSORS.match(beginning)
+        return "a file of `torch.save`. Rename it to end in `.pt`" if is_torch else None
+    is_safetensors = OF_SAFETENSORS.match(beginning) and not OF_TORCH.match(beginning)
+    return "a safetensors file. Rename it to end in `.safetensors`" if is_safetensors else None

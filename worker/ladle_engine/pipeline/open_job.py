@@ -1,0 +1,86 @@
+"""From a request to a job: everything is found, opened and checked before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.inputs import add_data, inputs_of
+from ladle_engine.checkpoints.readers import keeping_files_open, open_all
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.distributed.collectives import current_collectives
+from ladle_engine.methods import plan_methods
+from ladle_engine.methods.fixed import needs_order
+from ladle_engine.methods.plan import refuse_bad_starts
+from ladle_engine.pipeline.job import Job, Listener, attempt
+from ladle_engine.pipeline.job_inputs import JobInputs
+from ladle_engine.pipeline.prepare import choose_metric
+from ladle_engine.pipeline.request import Request
+from ladle_engine.pipeline.splits import open_splits
+from ladle_engine.progress import StageStarted, Warned, ignore
+from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
+from ladle_engine.storage.atomic_folder import refuse_existing
+from ladle_engine.tasks import choose_task, identity_of
+
+
+@contextmanager
+def opened(request: Request) -> Iterator[Job]:
+    """Collective: finds the checkpoints, the task and the data, and refuses what cannot work.
+
+    Reads no weights. The files stay open inside the block.
+    """
+    collectives = current_collectives()
+    on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
+    plan = plan_methods(request.method, request.method_options or {})
+    refuse_existing(Path(request.output))
+    on_event(StageStarted(stage="discover"))
+    with ExitStack() as open_files:
+        open_files.enter_context(keeping_files_open())
+        checkpoints = _discover(request)
+        announce(checkpoints, on_event, order_matters=needs_order(plan))
+        refuse_bad_starts(plan, checkpoints.names)
+        readers = open_files.enter_context(open_all(checkpoints))
+        # Config and data before they are used: what the task reads of them must be what is known.
+        inputs = inputs_of(checkpoints, readers)
+        task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
+        own = {"batch_size": task.batch_size, "task": identity_of(task)}
+        add_data(inputs, request.data_paths)
+        splits = open_splits(request, task, checkpoints)
+        for remark in splits.remarks:
+            on_event(Warned(message=remark))
+        without_paths = request.deciding_settings(task, with_paths=False) | own
+        same_everywhere(checkpoints, inputs, without_paths, collectives)
+        state = ResumeState(
+            Path(request.state_dir) if request.state_dir else None,
+            job_key(request.deciding_settings(task) | own),
+            collectives=collectives,
+            on_event=on_event,
+        )
+        job = Job(
+            request=request,
+            plan=plan,
+            task=task,
+            metric=choose_metric(task, request.metric),
+            checkpoints=checkpoints,
+            splits=splits,
+            collectives=collectives,
+            inputs=inputs,
+            state=state,
+            record=JobInputs(state, on_event),
+            on_event=on_event,
+        )
+        with attempt(job):
+            yield job
+
+
+def _discover(request: Request) -> CheckpointSet:
+    return discover(
+        Path(request.ckpt_dir),
+        pattern=request.pattern,
+        exclude=request.exclude,
+        last=request.last,
+        steps=request.steps,
+        order=request.order,
+    )
