@@ -74,7 +74,7 @@ def main() -> None:
         make(folder, arguments.checkpoints, arguments.images)
         file_bytes = next((folder / "checkpoints").glob("*.safetensors")).stat().st_size
         # Imports and compiled kernels are there afterwards.
-        run_job(folder, arguments.methods[-1], device, folder / "untimed", cold=False)
+        run_job(folder, arguments.methods[-1], device, folder / "untimed")
         jobs = [
             compare(folder, method, device, arguments.repeats, console, cold=arguments.cold)
             for method in arguments.methods
@@ -120,7 +120,7 @@ def compare(
 ) -> dict[str, Any]:
     """The job and its parts, in turn; the parts come first once, which warms up."""
     runs = []
-    parts_of(folder, device, steps=2, cold=False)
+    parts_of(folder, device, steps=2)
     for repeat in range(repeats):
         load = os.getloadavg()[0]
         job = run_job(folder, method, device, folder / f"{method}-{repeat}", cold=cold)
@@ -179,7 +179,7 @@ def leave_page_cache(files: Iterable[Path]) -> None:
             leave_cache(opened, 0, 0)
 
 
-def run_job(folder: Path, method: str, device: torch.device, output: Path, *, cold: bool) -> dict[str, Any]:
+def run_job(folder: Path, method: str, device: torch.device, output: Path, *, cold: bool = False) -> dict[str, Any]:
     """Seconds in all and by stage, from one `StageStarted` to the next, and what was read."""
     marks: list[tuple[float, str]] = []
     files = checkpoint_files(folder)
@@ -224,7 +224,7 @@ def validation_set(folder: Path) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(arrays["images"])[:, None].to(torch.float32) / 255, torch.from_numpy(arrays["labels"])
 
 
-def parts_of(folder: Path, device: torch.device, steps: int, *, cold: bool) -> dict[str, float]:
+def parts_of(folder: Path, device: torch.device, steps: int, *, cold: bool = False) -> dict[str, float]:
     """Seconds of what no job can do without, as plain torch."""
     files = checkpoint_files(folder)
     if cold:

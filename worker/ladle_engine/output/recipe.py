@@ -19,7 +19,7 @@ from ladle_engine.output.overflow import SATURATING, largest, limit, too_large
 BLOCK_ELEMENTS = 1 << 20
 """How many elements of a tensor are written at once, at most."""
 
-SOURCE_BYTES = 16 << 20
+SOURCE_BYTES = 4 << 20
 """What is read at once, of all checkpoints together."""
 
 SUMMED_ELEMENTS = 1 << 15
