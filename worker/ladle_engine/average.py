@@ -106,7 +106,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
         precision: how directions are kept: `auto`, or one of `placements.memory_plan.PRECISIONS`.
-        state_dir: a folder from which a repeated call with the same arguments and unchanged files goes on.
+        state_dir: a folder from which a repeated call with the same arguments goes on. After a call that did not end,
+            the files must be the same.
         provenance: words of your own for `report.json`.
         progress: called with every `ladle_engine.progress` event, on rank 0.
         commit: write beside `output` and rename at the end; without it, write to `output` itself, for a caller that
@@ -122,6 +123,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context)
+        refuse_changed(job, folders=True)
         files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 

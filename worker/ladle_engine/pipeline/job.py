@@ -60,13 +60,13 @@ class Listener:
         self.progress(event)
 
 
-def refuse_changed(job: Job) -> None:
+def refuse_changed(job: Job, *, folders: bool = False) -> None:
     """Collective: raises `EngineError` (inputs-changed) on every rank where a file is not what it was on any.
 
-    Folders of data are looked at before the result is committed.
+    `folders` of data take longer: they are looked at once all methods have run, and before the result is committed.
     """
     with together(job.collectives):
-        job.inputs.refuse_changed(folders=False)
+        job.inputs.refuse_changed(folders=folders)
 
 
 @contextmanager

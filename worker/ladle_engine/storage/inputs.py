@@ -21,14 +21,15 @@ class Inputs:
     """
 
     def __init__(self) -> None:
-        self._identities: dict[Path, Identity] = {}
-        self._folders: dict[Path, tuple[Path, ...]] = {}
+        self._files: dict[Path, Identity] = {}
+        self._folders: dict[Path, dict[Path, Identity]] = {}
         self._digests: dict[Path, str] = {}
 
     @property
     def sizes(self) -> dict[Path, int]:
         """Of all files, those in folders too."""
-        return {path: identity.size for path, identity in self._identities.items()}
+        groups = (self._files, *self._folders.values())
+        return {path: identity.size for group in groups for path, identity in group.items()}
 
     @property
     def digests(self) -> Mapping[Path, str]:
@@ -37,19 +38,17 @@ class Inputs:
 
     def add(self, path: Path, identity: Identity) -> None:
         """A file that somebody else has opened."""
-        self._identities[path] = identity
+        self._files[path] = identity
 
     def add_hashed(self, path: Path) -> None:
         """Reads a file whole. Raises as `InputFile`."""
         with InputFile(path) as file:
-            self._identities[path] = file.identity
+            self._files[path] = file.identity
             self._digests[path] = HashedFile(file).digest()
 
     def add_folder(self, folder: Path) -> None:
         """All files below but hidden ones. None is opened."""
-        found = dict(_files_below(folder))
-        self._folders[folder] = tuple(found)
-        self._identities |= found
+        self._folders[folder] = dict(_files_below(folder))
 
     def know(self, digests: Mapping[Path, str]) -> None:
         """The digests of what was read. Raises `EngineError` (inputs-changed) where another one is known."""
@@ -59,8 +58,7 @@ class Inputs:
 
     def summary(self) -> dict[str, str]:
         """Each file with its size, each folder with a digest of the names and sizes in it."""
-        in_folders = {path for paths in self._folders.values() for path in paths}
-        sizes = {str(path): str(size) for path, size in self.sizes.items() if path not in in_folders}
+        sizes = {str(path): str(identity.size) for path, identity in self._files.items()}
         return sizes | {str(folder): self.listing_digest(folder) for folder in self._folders}
 
     def times(self) -> dict[str, str]:
@@ -70,8 +68,7 @@ class Inputs:
     def listing_digest(self, folder: Path, *, with_times: bool = False) -> str:
         """SHA-256 of the names and sizes of all files in a folder that was added."""
         sha256 = hashlib.sha256()
-        for path in self._folders[folder]:
-            identity = self._identities[path]
+        for path, identity in self._folders[folder].items():
             line = f"{path.relative_to(folder)} {tuple(identity) if with_times else identity.size}\n"
             sha256.update(line.encode(errors="surrogateescape"))
         return sha256.hexdigest()
@@ -90,19 +87,9 @@ class Inputs:
         What was not there at the beginning does not count: nothing of it was read. Without `folders`, what is in them
         is not looked at: they may hold a million files.
         """
-        passed_over = set() if folders else {path for paths in self._folders.values() for path in paths}
-        for path, identity in self._identities.items():
-            if path in passed_over:
-                continue
-            try:
-                found = Identity.of(path.stat())
-            except OSError as error:
-                gone = isinstance(error, FileNotFoundError)
-                raise changed(path, "is gone" if gone else f"cannot be reached any more: {error.strerror}") from error
-            if found != identity:
-                if not self._is_the_same(path, identity, found):
-                    raise changed(path, _how(identity, found))
-                self._identities[path] = found
+        for group in (self._files, *(self._folders.values() if folders else ())):
+            for path, identity in group.items():
+                group[path] = self._still_the_same(path, identity)
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -116,7 +103,18 @@ class Inputs:
                 raise changed_file from error
             raise
 
-    def _is_the_same(self, path: Path, identity: Identity, found: Identity) -> bool:
+    def _still_the_same(self, path: Path, identity: Identity) -> Identity:
+        """Its identity now, which is another one where it was touched or copied."""
+        try:
+            found = Identity.of(path.stat())
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            raise changed(path, "is gone" if gone else f"cannot be reached any more: {error.strerror}") from error
+        if found != identity and not self._holds_the_same(path, identity, found):
+            raise changed(path, _how(identity, found))
+        return found
+
+    def _holds_the_same(self, path: Path, identity: Identity, found: Identity) -> bool:
         if found.size != identity.size or path not in self._digests:
             return False
         with InputFile(path) as file:
