@@ -29,8 +29,8 @@ def auto_job(setting: Setting) -> Found:
     output = setting.folder / "output"
     if setting.on_gpu:
         # Imports, compiled kernels and cuDNN's plans are there afterwards.
-        whole_job.run_job(setting.folder, "twa", setting.device, setting.folder / "untimed")
-    job = whole_job.run_job(setting.folder, "auto", setting.device, output)
+        whole_job.run_job(setting.folder, "twa", setting.device, setting.folder / "untimed", cold=False)
+    job = whole_job.run_job(setting.folder, "auto", setting.device, output, cold=False)
     timed = [*job["stages"].items(), ("all", job["seconds"])]
     found = Found(
         says=f"{job['seconds']:.1f} s in all, {job['fit_steps']} steps",

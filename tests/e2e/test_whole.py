@@ -169,10 +169,10 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
     assert folder.name in ladle("list").stdout
     assert "twa-layerwise" in ladle("methods").stdout
     assert "small-cnn" in ladle("tasks").stdout
-    assert "1 node(s) alive" in ladle("doctor").stdout
+    assert "nodes alive: 1" in ladle("doctor").stdout
     second = ladle("up")
     assert second.returncode == 1
-    assert f"kill {up.pid}" in second.stderr.replace("\n", " ")
+    assert f"kill {up.pid}" in " ".join(second.stderr.split())
     job = ladle("submit", "checkpoints", "val.npz", "--method", "twa", "--method-option", "steps=100000").stdout.strip()
     until(lambda: "stage  train" in re.sub(r" +", "  ", ladle("status", job).stdout), what="training")
     assert ladle("cancel", job).returncode == 0
