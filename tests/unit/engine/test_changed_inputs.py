@@ -141,6 +141,8 @@ def test_files_that_are_touched_or_copied_or_new_do_not_matter(folder: Path) -> 
     def touch() -> None:
         for path in (*(folder / "checkpoints").iterdir(), folder / "val.npz"):
             path.touch()
+            path.chmod(0o640)
+            os.link(path, folder / f"link-{path.name}")
         path = folder / "checkpoints" / "epoch-2.safetensors"
         shutil.copy(path, folder / "copy")
         (folder / "copy").replace(path)
