@@ -23,6 +23,7 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.methods import AUTO_METHODS
+from ladle_engine.placements import exact_weights
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import COUNTS, InputFile
@@ -127,6 +128,24 @@ def test_auto_reads_all_files_three_times_at_most_and_opens_each_once(tmp_path: 
     assert counted.readings - counted.at["write"] <= 1 + SMALL, "one writes"
     assert counted.readings <= 3 + SMALL
     assert counted.most_openings == 1
+
+
+def test_with_little_memory_candidates_are_judged_from_more_readings_and_just_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(as_files(tmp_path / "in", "bfloat16"))
+    scores, readings = [], []
+    for name, free in (("much", 1 << 40), ("little", 0)):
+        monkeypatch.setattr(exact_weights, "available_bytes", lambda device, free=free: free)
+        counted = Counted(counted.files)
+        outcome = average(
+            tmp_path / "in", tmp_path, output=tmp_path / name, task=ToyTask(wide_net),
+            method_options={"options": QUICK}, progress=counted,
+        )  # fmt: skip
+        scores.append([score.select for score in outcome.candidates])
+        readings.append(counted.readings)
+    assert scores[0] == scores[1]
+    assert readings[1] > readings[0] + 2
 
 
 def test_tied_tensors_that_are_stored_twice_are_compared_without_another_reading(tmp_path: Path) -> None:
