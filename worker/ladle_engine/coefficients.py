@@ -26,7 +26,7 @@ SUM_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPart:
-    """`sum over draws t and rows m of weights[t, m, g] * signs(seed, t, m)`; see `directions.random_signs`."""
+    """`sum over draws t and rows m of weights[t, m, g] * signs(seed, t, m)`; see `random_signs`."""
 
     seed: int
     weights_TMG: Tensor

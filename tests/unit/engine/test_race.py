@@ -299,7 +299,7 @@ def test_ranks_call_the_model_equally_often_and_get_the_values_of_one_process(si
 
 
 class Judge:
-    """A workspace whose race is decided by a function of k."""
+    """A context whose race is decided by a function of k."""
 
     def __init__(self, K: int, score: Callable[[int], float]) -> None:
         self.checkpoints = SimpleNamespace(names=tuple(f"step-{i}" for i in range(K)))

@@ -73,7 +73,7 @@ class Plan:
 
 @dataclass(kw_only=True)
 class MethodContext:
-    """Made once a job by `average`; methods read it and place coefficients in its model."""
+    """Made once per job by `average`; methods read it and place coefficients in its model."""
 
     plan: Plan
     run_method: Callable[[MethodContext, str], Choice]

@@ -1,4 +1,4 @@
-"""Runs a method once a job, with the job's options, whoever asks for what it chose."""
+"""Runs a method once per job, with the job's options, whoever asks for what it chose."""
 
 from __future__ import annotations
 

@@ -246,10 +246,10 @@ def supported_precision(
         return precision
     as_fine = ROW_PRECISIONS[: ROW_PRECISIONS.index(precision) + 1]
     # Every rank asks for all of them: with another precision on each the ranks' models would drift apart.
-    had = {precision: smallest_over_ranks(supported(precision, device), collectives) for precision in reversed(as_fine)}
+    had = {each: smallest_over_ranks(supported(each, device), collectives) for each in reversed(as_fine)}
     if had[precision]:
         return precision
-    finer = next((precision for precision, by_all in had.items() if by_all), None)
+    finer = next((each for each, by_all in had.items() if by_all), None)
     if finer is None:
         raise EngineError(
             "invalid-placement",
