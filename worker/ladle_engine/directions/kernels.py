@@ -142,7 +142,7 @@ def _expand(
 
 
 def project(precision: str, codes_NQ: Tensor, scales_NB: Tensor | None, gradient_P: Tensor) -> Tensor:
-    """float32 [N]: `rows @ gradient`, for rows stored as `resident_rows.ResidentRows` does; each row fills whole blocks."""
+    """float32 [N]: `rows @ gradient`, rows stored as `resident_rows.ResidentRows` does, each in whole blocks."""
     count, length = len(codes_NQ), len(gradient_P)
     if count == 0 or length == 0:
         return gradient_P.new_zeros(count)
