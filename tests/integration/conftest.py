@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.api_stack import ScriptedNode, Stack, api_stack
-from tests.servers import RedisServer, redis_server
+from tests.integration.life import Cluster, Gate, cluster
+from tests.servers import Process, RedisServer, redis_server, running, worker_process
 
 
 @pytest.fixture
@@ -28,3 +29,23 @@ def node(stack: Stack) -> Iterator[ScriptedNode]:
     made = ScriptedNode(stack.server)
     yield made
     made.close()
+
+
+@pytest.fixture
+def made(server: RedisServer) -> Iterator[Cluster]:
+    with cluster(server) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
+    """Its ranks can be held at a point by `gate`. `data` is the test file's own: a root with checkpoints and data."""
+    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
+    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with running(process):
+        yield process
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "results" / "gates")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason
 from tests.builders import make_checkpoints, make_val_set
-from tests.integration.life import Cluster, Gate, cluster
+from tests.integration.life import Cluster, Gate
 from tests.polling import until
-from tests.servers import Process, RedisServer, running, worker_process
+from tests.servers import Process
 
 
 @pytest.fixture
@@ -22,25 +22,6 @@ def data(tmp_path: Path) -> Path:
     make_checkpoints(tmp_path / "data" / "checkpoints")
     make_val_set(tmp_path / "data" / "val.npz")
     return tmp_path / "data"
-
-
-@pytest.fixture
-def made(server: RedisServer) -> Iterator[Cluster]:
-    with cluster(server) as made:
-        yield made
-
-
-@pytest.fixture
-def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
-    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
-    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with running(process):
-        yield process
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "results" / "gates")
 
 
 def spec_of(data: Path) -> JobSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,25 +25,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoints(root / "checkpoints")
     make_val_set(root / "val.npz")
     return root
-
-
-@pytest.fixture
-def made(server: RedisServer) -> Iterator[Cluster]:
-    with cluster(server) as made:
-        yield made
-
-
-@pytest.fixture
-def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
-    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
-    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with running(process):
-        yield process
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "results" / "gates")
 
 
 def spec(data: Path, **changes: object) -> JobSpec:
