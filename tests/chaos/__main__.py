@@ -61,7 +61,7 @@ def _rounds(
     for position, shape in enumerate(shapes):
         done = run(made, Plan(-position, shape, ()), seed)
         assert done.fields["state"] == "succeeded", f"without any fault: {done.fields}"
-        undisturbed[shape] = Undisturbed.of(made.results / done.output)
+        undisturbed[shape] = Undisturbed.of(made, done)
         stages = (
             f"{body['stage']}-{body.get('method') or ''}" for body in bodies(made, done) if body["kind"] == "stage"
         )

@@ -23,10 +23,13 @@ class Undisturbed:
 
     coefficients: Any
     model: str
+    told: Counter[tuple[str, ...]]
 
     @classmethod
-    def of(cls, result: Path) -> Undisturbed:
-        return cls(coefficients(result), digest(result / "model.safetensors"))
+    def of(cls, world: World, done: Round) -> Undisturbed:
+        result = world.results / done.output
+        told = Counter(told[1:] for told in what_was_told(world, done))
+        return cls(coefficients(result), digest(result / "model.safetensors"), told)
 
 
 def broken(world: World, done: Round, undisturbed: Mapping[Shape, Undisturbed]) -> list[str]:
@@ -34,7 +37,7 @@ def broken(world: World, done: Round, undisturbed: Mapping[Shape, Undisturbed]) 
     return [
         *one_ending(world, done),
         *one_result_or_none(world, done, undisturbed[done.plan.shape]),
-        *every_event_once(world, done),
+        *every_event_once(world, done, undisturbed[done.plan.shape]),
         *nothing_left(world, done),
     ]
 
@@ -47,10 +50,8 @@ def one_ending(world: World, done: Round) -> Iterator[str]:
         yield f"it ended as {ending}: {done.fields.get('message')}"
     if int(done.fields["failures"]) > sum(fault.failures for _, fault in done.plan.faults) and state != "failed":
         yield f"{done.fields['failures']} failures were counted"
-    ends = [
-        body["state"] for body in bodies(world, done) if body["kind"] == "state" and body["state"] in TERMINAL_STATES
-    ]
-    if ends != [state]:
+    states = [body["state"] for body in bodies(world, done) if body["kind"] == "state"]
+    if (ends := [each for each in states if each in TERMINAL_STATES]) != [state]:
         yield f"the events end as {ends}, the record as {state}"
 
 
@@ -83,7 +84,7 @@ def is_what_it_says(world: World, done: Round, result: Path) -> Iterator[str]:
         yield "the model is not the average of the files that it names"
 
 
-def every_event_once(world: World, done: Round) -> Iterator[str]:
+def every_event_once(world: World, done: Round, expected: Undisturbed) -> Iterator[str]:
     if done.watched.error is not None:
         yield f"a client that followed it got {done.watched.error!r}"
     with world.redis() as client:
@@ -91,11 +92,17 @@ def every_event_once(world: World, done: Round) -> Iterator[str]:
     if done.watched.event_ids != ids:
         missed, extra = set(ids) - set(done.watched.event_ids), Counter(done.watched.event_ids) - Counter(ids)
         yield f"a client missed the events {sorted(missed)} and got {sorted(extra)} too often"
-    told = Counter(json.dumps(body, sort_keys=True) for body in bodies(world, done, of_attempts=True))
-    if twice := [
-        text for text, count in told.items() if count > 1 and '"step"' not in text and '"warning"' not in text
-    ]:
-        yield f"reported twice: {twice}"
+    for told, count in Counter(what_was_told(world, done)).items():
+        if count > expected.told[told[1:]]:
+            yield f"attempt {told[0]} reported {count} times: {told[1:]}"
+
+
+def what_was_told(world: World, done: Round) -> Iterator[tuple[str, str, str, str]]:
+    """Attempt, kind, stage and method of what a rank reports as often in every run."""
+    for body in bodies(world, done):
+        if body["kind"] in ("stage", "checkpoints", "memory", "candidate"):
+            method = body.get("method") or body.get("candidate", {}).get("method") or ""
+            yield body["attempt"], body["kind"], body.get("stage", ""), method
 
 
 def nothing_left(world: World, done: Round) -> Iterator[str]:
@@ -128,14 +135,11 @@ def _stays(what: str, look: Callable[[], list[Any]]) -> Iterator[str]:
         yield f"{what} were left: {[str(each) for each in look()]}"
 
 
-def bodies(world: World, done: Round, *, of_attempts: bool = False) -> list[dict[str, Any]]:
-    """The events of a job, as they are in Redis; with the attempt in them, only what ranks reported."""
+def bodies(world: World, done: Round) -> list[dict[str, Any]]:
+    """The events of a job, as they are in Redis, each with its attempt."""
     with world.redis() as client:
         entries = client.xrange(keys.events(done.job_id))
-    found = [
-        json.loads(fields["body"]) | ({"attempt": fields["attempt"]} if of_attempts else {}) for _, fields in entries
-    ]
-    return [body for body in found if not (of_attempts and body["kind"] == "state")]
+    return [json.loads(fields["body"]) | {"attempt": fields["attempt"]} for _, fields in entries]
 
 
 def digest(path: Path) -> str:
