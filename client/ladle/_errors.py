@@ -16,7 +16,7 @@
 
 Waiting longer than a `timeout` raises Python's own TimeoutError. An option that does not exist raises TypeError.
 
-A message is safe to print: what comes from a job, a path or a service is escaped in it where a terminal would obey it. The
+A message is safe to print: what a terminal would obey in the words of a job, a path or a service is escaped in it. The
 attributes have the original texts.
 
 In messages an argument is written as `url=` and a field of the job spec by its path, as in `checkpoints.last`. The

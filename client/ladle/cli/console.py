@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import typer
 from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -82,7 +81,7 @@ class SafeGroup(TyperGroup):
         with _safe_usage_errors():
             return super().make_context(*args, **extra)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """typer's own."""
         with _safe_usage_errors():
             return super().invoke(ctx)

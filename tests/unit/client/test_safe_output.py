@@ -113,7 +113,9 @@ class HostileService:
 
     def events(self) -> list[Event]:
         last = StateChanged(state=self.record.state, message=HOSTILE)
-        return [event(number, body).model_copy(update={"job_id": HOSTILE}) for number, body in enumerate((*BODIES, last))]
+        return [
+            event(number, body).model_copy(update={"job_id": HOSTILE}) for number, body in enumerate((*BODIES, last))
+        ]
 
 
 @pytest.fixture(params=[SUCCEEDED, FAILED], ids=["succeeded", "failed"])
@@ -132,7 +134,8 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     def ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:
         catalog = Catalog(methods=(METHOD,), tasks=(TASK,)).model_dump(mode="json")
         described = {
-            "catalog": catalog, "gpus": [HOSTILE], "torch_version": HOSTILE, "broken_tasks": {HOSTILE: HOSTILE}, "ranks": 1,
+            "catalog": catalog, "gpus": [HOSTILE], "torch_version": HOSTILE, "ranks": 1,
+            "broken_tasks": {HOSTILE: HOSTILE},
         }  # fmt: skip
         refused = {"ok": False, "reason": "task-failed", "message": HOSTILE}
         answer = json.dumps(described if module == "describe" else refused)
@@ -197,10 +200,14 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in ("up", "logs", "cancel", "version")]
+JSON_LINES = [
+    [*lines[0], "--json"] for name, lines in SHOWING.items() if name not in ("up", "logs", "cancel", "version")
+]
 
 
-@pytest.mark.parametrize("arguments", [*LINES, *JSON_LINES, ["nothing" + FOLDER], ["list", "--x" + FOLDER], ["list", FOLDER]])
+@pytest.mark.parametrize(
+    "arguments", [*LINES, *JSON_LINES, ["nothing" + FOLDER], ["list", "--x" + FOLDER], ["list", FOLDER]]
+)
 def test_foreign_text_is_only_ever_text(
     service: HostileService,
     arguments: list[str],

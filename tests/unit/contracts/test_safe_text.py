@@ -15,7 +15,9 @@ import ladle_contracts.safe_text
 import ladle_engine.safe_text
 from tests.hostile import HARMLESS, HOSTILE, NOT_UTF8, unsafe_in
 
-MODULES = pytest.mark.parametrize("module", [ladle_contracts.safe_text, ladle_engine.safe_text], ids=lambda m: m.__name__)
+MODULES = pytest.mark.parametrize(
+    "module", [ladle_contracts.safe_text, ladle_engine.safe_text], ids=lambda m: m.__name__
+)
 
 
 def test_contracts_and_engine_have_the_same_file() -> None:
