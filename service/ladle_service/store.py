@@ -56,8 +56,9 @@ class JobStore:
         self._submit = redis.register_script(SCRIPTS["submit"])
         self._cancel = redis.register_script(SCRIPTS["cancel"])
 
-    async def ping(self) -> None:
-        await self._redis.ping()
+    async def check(self) -> None:
+        """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
+        await self._redis.set(keys.PROBE, "", xx=True)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""

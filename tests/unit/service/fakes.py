@@ -160,7 +160,7 @@ class FakeStore:
     async def catalog(self) -> Catalog:
         return self.known
 
-    async def ping(self) -> None:
+    async def check(self) -> None:
         self._fail()
 
     def happen(self, job_id: str, body: EventBody) -> Event:
