@@ -42,9 +42,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
         afterwards, but being asked to stop is not a failure, and there is a socket to remove."""
-        self._app.state.stopping.set()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.store.end_streams()
+        await super().shutdown(sockets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
