@@ -8,7 +8,7 @@ import unicodedata
 from types import ModuleType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ladle_contracts.safe_text
@@ -64,6 +64,7 @@ def test_every_character_that_unicode_calls_a_control_or_a_format_is_escaped() -
             assert ladle_contracts.safe_text.one_line(f"a{char}b").startswith("a\\"), ascii(char)
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet=HOSTILE + NOT_UTF8 + HARMLESS))
 def test_whatever_comes_stays_on_its_line_and_twice_is_once(text: str) -> None:
     once = ladle_contracts.safe_text.one_line(text)

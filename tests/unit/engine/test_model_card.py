@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -50,6 +50,7 @@ def kinds(markdown: str) -> list[str]:
 PLAIN = {"inline", "text", "code_inline", "paragraph_open", "paragraph_close"}
 
 
+@settings(max_examples=80, deadline=None)
 @given(FOREIGN)
 def test_a_code_span_shows_the_text_as_it_is(text: str) -> None:
     assert kinds(code(text)) == ["paragraph_open", "inline", "code_inline", "paragraph_close"]
@@ -57,6 +58,7 @@ def test_a_code_span_shows_the_text_as_it_is(text: str) -> None:
     assert not unsafe_in(code(text)) - {"\u200c", "\u200d"}
 
 
+@settings(max_examples=80, deadline=None)
 @given(FOREIGN)
 @example("The file `a` must be whole, but is `<b>`.")
 def test_a_sentence_is_a_paragraph_of_text_and_code(text: str) -> None:
@@ -69,6 +71,7 @@ def test_a_sentence_is_a_paragraph_of_text_and_code(text: str) -> None:
     assert text_of(words(text)).translate(without) == one_line(text).translate(without), "nothing is lost"
 
 
+@settings(max_examples=80, deadline=None)
 @given(FOREIGN, FOREIGN)
 def test_a_cell_stays_in_its_row_and_column(one: str, two: str) -> None:
     table = f"| a | b |\n|---|---|\n| {cell(one)} | **{cell(two)}** |\n\nafter"
@@ -111,6 +114,7 @@ def skeleton(card: str) -> list[str]:
     return [token.type for token in PARSER.parse(card.partition("\n---\n")[2]) if token.type != "inline"]
 
 
+@settings(max_examples=80, deadline=None)
 @given(FOREIGN)
 @example(HOSTILE)
 @example(NOT_UTF8)
