@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,14 @@ from ladle_contracts.safe_text import one_line
 ATTEMPTS = 8
 """How often links are followed anew where somebody exchanges them meanwhile."""
 
+MACHINE_FAULTS = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+        *(errno.ENOTCONN, errno.ECONNREFUSED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+"""Say something about a disk or this process, and nothing about a path."""
+
 PathLike = str | os.PathLike[str]
 
 
@@ -30,7 +39,7 @@ class Roots:
     """Opens paths below the roots, whose descriptors it holds from the beginning until `close`.
 
     Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
-    allows nothing; one that is a link allows what it leads to now.
+    allows nothing; one that is a link allows what it leads to now. Raises `OSError` where a disk does not answer.
     """
 
     def __init__(self, folders: Sequence[PathLike]) -> None:
@@ -39,8 +48,10 @@ class Roots:
         for real in sorted({os.path.realpath(folder) for folder in folders}, key=len, reverse=True):
             try:
                 self._held[real] = os.open(real, PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno in MACHINE_FAULTS:
+                    self.close()
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -63,10 +74,15 @@ class Roots:
         return self._open(path, flags)[0]
 
     def resolve(self, path: PathLike) -> Path:
-        """The path without links, of a regular file or folder. Raises `PathNotAllowed` for anything else."""
+        """The path without links, of a regular file or folder.
+
+        Raises `PathNotAllowed` for anything else, and `OSError` where a disk does not answer.
+        """
         try:
             descriptor, real = self._open(path, PATH_ONLY)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+                raise
             raise PathNotAllowed(f"{_shown(path)} must be an existing file or folder inside the roots") from error
         mode = _status_of(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -79,7 +95,8 @@ class Roots:
         return _status_of(self.open(path, PATH_ONLY))
 
     def _open(self, path: PathLike, flags: int) -> tuple[int, str]:
-        real = os.fspath(path)
+        # Two slashes at the beginning would be kept, and mean the same.
+        real = path = re.sub("^/+", "/", os.fspath(path))
         for _ in range(ATTEMPTS):
             # Most paths have no links: then the first attempt, which looks for none, is all there is.
             if (below := self._root_of(real)) is not None:
@@ -108,7 +125,10 @@ class Roots:
 
 
 def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:
-    """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
+    """The path without links and `..`.
+
+    Raises `PathNotAllowed`, whose message names `field` and the path as given, and `OSError` as `Roots.resolve`.
+    """
     refused = PathNotAllowed(
         f"`{field}` must be an existing file or folder inside the allowed folders, but {_shown(path)} is not. Ask the "
         f"operator which folders are allowed."
