@@ -18,7 +18,7 @@ from ladle_service import scheduler
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate, cluster
 from tests.polling import until
-from tests.servers import Process, RedisServer, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, redis_server, running, worker_process
 
 METHOD = MethodChoice(name="uniform")
 POINTS = ("finalize", "rename", "end")
@@ -79,9 +79,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         with redis_server(folder) as server, cluster(server) as made:
             # What is left is for the agents themselves to remove.
             settings = {"SWEEP_S": "3600", "RANKS": "1"}
-            first = worker_process(folder, server, folder / "data", NODE_ID="node-1", **settings)
+            first = gated_worker(folder, server, folder / "data", NODE_ID="node-1", **settings)
             first.arguments[-1] = "tests.integration.gated_worker"
-            first.environment = {**first.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
             second = worker_process(folder, server, folder / "data", NODE_ID="node-2", **settings)
             with running(first), running(second):
                 until(lambda: len(made.call(made.store.nodes())) == 2, what="both nodes to register")

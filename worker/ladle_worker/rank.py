@@ -25,6 +25,7 @@ import torch.distributed as dist  # noqa: E402
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
+from ladle_worker.boundary import confine_reading  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
 from ladle_worker.disk_faults import naming_disk_faults  # noqa: E402
 from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
@@ -91,6 +92,7 @@ class Events:
 
 def _average(job: dict[str, Any], events: Events) -> Outcome:
     spec = JobSpec.model_validate_json(json.dumps(job["spec"]))
+    confine_reading(job["roots"])
     return average(
         job["ckpt_dir"],
         job["val_set"],
