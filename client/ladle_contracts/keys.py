@@ -28,6 +28,11 @@ def job(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}"
 
 
+def deleted(job_id: str) -> str:
+    """Hash, which expires: `state` and `output` of a job that was deleted, for whoever finds files of it."""
+    return f"{PREFIX}deleted:{job_id}"
+
+
 def progress(job_id: str) -> str:
     """Hash: the latest progress snapshot."""
     return f"{PREFIX}job:{job_id}:progress"

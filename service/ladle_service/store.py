@@ -31,6 +31,8 @@ from ladle_service.following import Feeds
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3
+DELETED_LIFE_S = 7 * 24 * 3600
+"""How long Redis remembers how a deleted job ended."""
 NODE_LIFE_MS = 10_000
 """A node whose heartbeat is older than this counts as dead."""
 LIST_BATCH = 200
@@ -141,12 +143,20 @@ class JobStore:
         return record
 
     async def delete(self, job_id: str) -> None:
-        """Deletes a job that has ended. The caller has checked that, and a terminal state never changes."""
-        owner, key = await self._redis.hmget(keys.job(job_id), ["owner", "idempotency"])
+        """Deletes a job that has ended. The caller has checked that, and a terminal state never changes.
+
+        For a week Redis still knows how it ended, so that nodes can remove what they find of it.
+        """
+        fields = ("owner", "idempotency", "state", "spec")
+        owner, key, state, spec = await self._redis.hmget(keys.job(job_id), fields)
         # The key lives for a day, so by now it may belong to a newer job.
         if key and await self._redis.hget(keys.idempotency(owner or "", key), "job") != job_id:
             key = None
         async with self._redis.pipeline(transaction=True) as pipe:
+            if spec:
+                output = JobSpec.model_validate_json(spec).output.name or job_id
+                pipe.hset(keys.deleted(job_id), mapping={"state": state, "output": output})
+                pipe.expire(keys.deleted(job_id), DELETED_LIFE_S)
             pipe.delete(keys.job(job_id), keys.progress(job_id), keys.events(job_id), keys.log(job_id))
             pipe.zrem(keys.JOBS, job_id)
             pipe.zrem(keys.owner_jobs(owner or ""), job_id)

@@ -55,8 +55,13 @@ local function finish(id, state, reason, message)
   move(id, state, reason, message)
 end
 
--- Back to the queue. If the attempt `failed`, it counts towards max_failures, and the wait doubles each time.
+-- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
+-- max_failures, and the wait doubles each time.
 local function try_again(id, failed, reason, message, backoff_ms)
+  if get(id, 'cancel_asked') then
+    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+    return 'cancelled'
+  end
   local failures = tonumber(get(id, 'failures'))
   if failed then
     failures = failures + 1
