@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ladle import Client, LadleError, ServiceError, Unavailable
+from ladle import Client, Unavailable
 from ladle._job import Job
 from ladle_contracts import JobState
 from tests.builders import make_checkpoints, make_val_set
@@ -15,7 +15,6 @@ from tests.integration.life import Gate
 from tests.integration.redis_faults import FAULTS, cannot_save
 from tests.polling import DEADLINE_S, SOON_S, until
 from tests.servers import Process, gated_worker, running
-
 
 FROM_A_WRITE = {"MASTERDOWN": "READONLY"}
 """What a write is told, where a read is told something else."""
@@ -56,8 +55,7 @@ def refusal(stack: Stack, client: Client) -> str:
     """What the API says to a submit; empty if it takes the job."""
     try:
         submit(stack, client)
-    except ServiceError as error:
-        assert isinstance(error, Unavailable), error
+    except Unavailable as error:
         return str(error)
     return ""
 
@@ -102,6 +100,4 @@ def test_a_job_that_ends_while_redis_refuses_writes_waits_and_succeeds(
         until(lambda: worker.text().count("cannot save its data") > said, what="the worker to wait")
     record = job.wait(timeout=DEADLINE_S)
     assert (record.state, record.attempt, record.failures) == (JobState.SUCCEEDED, 1, 0), record
-    with pytest.raises(LadleError):
-        patient.job("nonesuch").status()
     patient.close()

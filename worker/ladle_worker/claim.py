@@ -32,8 +32,8 @@ class Ended:
 class Claim:
     """One attempt of one job, held by this node.
 
-    Changes of state wait until Redis can be used. Renewals and reports raise `RedisError` at once, and the next one tries
-    again.
+    Changes of state wait until Redis can be used. Renewals and reports raise `RedisError` at once, and the next one
+    tries again.
     """
 
     def __init__(self, settings: Settings, job_id: str, attempt: int) -> None:
