@@ -38,7 +38,6 @@ def make_app(settings: Settings, node: Node) -> Celery:
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=settings.soft_shutdown_s,
-        worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
         broker_transport_options=transport,
@@ -68,7 +67,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
 def patient_consumer(node: Node) -> type[Consumer]:
     """Celery's consumer, which connects only when Redis takes writes: without them it can only fail again."""
 
-    class PatientConsumer(Consumer):  # type: ignore[misc]  # celery has no annotations
+    class PatientConsumer(Consumer):
         def connect(self) -> Any:
             node.wait_for_redis(between=maybe_shutdown)
             return super().connect()
@@ -89,6 +88,9 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
 
 
 def _connect_signals(node: Node) -> None:
+    def keep_log(**_: Any) -> None:
+        """Celery leaves the log as it is if somebody answers this signal."""
+
     def begin(**_: Any) -> None:
         node.start()
         # Celery's own signal comes only after the soft shutdown, when the child is about to be killed.
@@ -99,5 +101,6 @@ def _connect_signals(node: Node) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
 
+    signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)
