@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 from ladle_contracts.network import is_loopback
+from ladle_service.retention import Retention
+
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -30,9 +33,27 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     """Lines `name:sha256hex`. Without it nobody needs a token, and the service listens on this machine only."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    keep_jobs_days: Days = 365.0
+    """How long Redis keeps jobs that have ended. Their results stay on the disk."""
+    keep_events_days: Days = 30.0
+    """How long it keeps all events and the log of a job that has ended. The last event is kept with the job."""
+    keep_nodes_days: Days = 7.0
+    """How long a node that is gone is listed."""
+    keep_jobs_most: Annotated[int, Field(ge=0)] = 100_000
+    """How many jobs that have ended it keeps; then the oldest ones go. For each of these four, 0 means no limit."""
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def retention(self) -> Retention:
+        """How long Redis keeps what is over."""
+        return Retention(
+            jobs_days=self.keep_jobs_days,
+            events_days=self.keep_events_days,
+            nodes_days=self.keep_nodes_days,
+            most_jobs=self.keep_jobs_most,
+        )
 
     @model_validator(mode="after")
     def _open_only_to_this_machine(self) -> Self:
