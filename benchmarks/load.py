@@ -2,8 +2,9 @@
 
     python benchmarks/load.py [--before COMMIT] [--only watchers ...] [--quick]
 
-Each measure starts the real service of both commits on a real Redis of its own, with 1,024 open files as the soft limit,
-as usual on Linux:
+Each measure starts the real service of both commits on a real Redis of its own. The soft limit is 1,024 open files, as
+usual on Linux.
+
 watchers    many clients follow one job, whose events come five times per second; memory, descriptors, what arrives
 half-open   many connections that send nothing or half a request; whether `/healthz` goes on answering
 submit      20 owners submit while many jobs are queued
@@ -50,6 +51,11 @@ OWNERS = 20
 EVENTS, EVENTS_PER_S = 100, 5
 ARRIVE_S, CLOSE_S, ASK_S, IDLE_S = 120.0, 90.0, 20.0, 15.0
 NODE = "node"
+HALF_REQUESTS = (
+    b"",
+    b"GET /healthz HTTP/1.1\r\nHos",
+    b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
+)
 
 Row = tuple[str, str]
 
@@ -115,7 +121,9 @@ def main() -> None:
                 with running(source, Path(temporary) / f"{name}-{side}") as service:
                     sides.append(dict(MEASURES[name](service, size)))
                 console.print(name, side, sides[-1])
-            rows += [{"measure": name, "what": what, "before": sides[0][what], "after": sides[1][what]} for what in sides[1]]
+            rows += [
+                {"measure": name, "what": what, "before": sides[0][what], "after": sides[1][what]} for what in sides[1]
+            ]
     result = {
         "machine": device_name_of_host(),
         "before": arguments.before,
@@ -209,7 +217,9 @@ def half_open(service: Running, size: Size) -> Iterable[Row]:
     log_kb = service.log_kb
     with asking_for_health(service.port, 0.02) as asked, crowd(service.port) as clients:
         time.sleep(1)
-        clients.come(size.clients, [b"", b"GET /healthz HTTP/1.1\r\nHos", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"])
+        clients.come(
+            size.clients, [b"", b"GET /healthz HTTP/1.1\r\nHos", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"]
+        )
         time.sleep(ASK_S)
         yield "open files of the service", str(service.process.num_fds())
         yield "memory", f"{service.rss_mb:.0f} MB"
@@ -353,11 +363,12 @@ def _wait(predicate: Callable[[], bool], timeout_s: float) -> None:
 
 
 def _start(arguments: list[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    die = end_with_parent(signal.SIGKILL)
+    end_too = end_with_parent(signal.SIGKILL)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def prepare() -> None:
-        die()
+        if end_too is not None:
+            end_too()
         resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_FILES, hard))
 
     with log.open("ab") as output:

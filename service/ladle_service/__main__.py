@@ -20,14 +20,14 @@ from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
 from ladle_contracts.environment import explain_settings
+from ladle_service import logs
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
+from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
+from ladle_service.listening import allow_connections
 from ladle_service.settings import Settings
 
 logger = logging.getLogger("ladle_service")
-
-KEEP_ALIVE_S = 30
-"""Longer than clients keep an idle connection, so that they never send into one that is being closed."""
 
 
 class Server(uvicorn.Server):
@@ -94,14 +94,21 @@ def _serve() -> int:
         print(f"ladle_service cannot start: {error}", file=sys.stderr)
         return 2
     _set_up_logging(settings)
+    connections = ConnectionLimits(
+        most=allow_connections(settings.max_connections), request_s=settings.request_timeout_s
+    )
     config = uvicorn.Config(
         app,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
+        loop="ladle_service.listening:EventLoop",
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
         lifespan="on",
+        log_config=None,
         log_level=settings.log_level,
     )
     server = Server(config, app)
@@ -121,8 +128,7 @@ def _serve() -> int:
 
 
 def _set_up_logging(settings: Settings) -> None:
-    """For everything but uvicorn, which sets up its own loggers."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(name)s: %(message)s")
+    logs.set_up(settings.log_level)
     for root in settings.roots:
         if not root.is_dir():
             logger.warning("`LADLE_ROOTS` must hold folders, but %s is not one, so no job can use a path in it", root)
