@@ -24,12 +24,11 @@ from ladle_contracts.logs import set_up_logging
 from ladle_contracts.safe_text import one_line
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
+from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
+from ladle_service.listening import allow_connections
 from ladle_service.settings import Settings
 
 logger = logging.getLogger("ladle_service")
-
-KEEP_ALIVE_S = 30
-"""Longer than clients keep an idle connection, so that they never send into one that is being closed."""
 
 
 class Server(uvicorn.Server):
@@ -97,8 +96,14 @@ def _serve() -> int:
         return 2
     set_up_logging(settings.log_level)
     _warn_of_roots(settings)
+    connections = ConnectionLimits(
+        most=allow_connections(settings.max_connections), request_s=settings.request_timeout_s
+    )
     config = uvicorn.Config(
         app,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
+        loop="ladle_service.listening:EventLoop",
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.shutdown_grace_s,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from ladle_contracts import ErrorCode
 from ladle_service import openapi, problems
 from ladle_service.auth import TokenBook, read_tokens
 from ladle_service.backend import connect_backend
+from ladle_service.limits import OwnerLimits, count_request
 from ladle_service.middleware import BodyLimit, SameSite
-from ladle_service.routes import ROUTERS
-from ladle_service.routes.health import VERSION
+from ladle_service.routes import ROUTERS, health
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 
@@ -33,7 +34,7 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
 
     app = FastAPI(
         title="Ladle",
-        version=VERSION,
+        version=health.VERSION,
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         openapi_url="/openapi.json",
@@ -43,8 +44,11 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
     )
     app.state.settings = settings
     app.state.tokens = tokens
+    app.state.limits = OwnerLimits(requests_per_s=settings.max_requests_per_s, streams=settings.max_streams_per_owner)
+    app.include_router(health.router)
     for router in ROUTERS:
-        app.include_router(router)
+        limited = problems.openapi_responses(ErrorCode.TOO_MANY_REQUESTS)
+        app.include_router(router, dependencies=[Depends(count_request)], responses=limited)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
