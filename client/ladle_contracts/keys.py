@@ -14,6 +14,8 @@ NODES = PREFIX + "nodes"
 """Set of the ids of all nodes that have ever registered."""
 SCHEDULER_LOCK = PREFIX + "scheduler:lock"
 SCHEDULER_FENCE = PREFIX + "scheduler:fence"
+TOKENS_USED = PREFIX + "tokens:used"
+"""Hash: id of a token -> when it was last used, in seconds since 1970, to the minute."""
 WAKE_CHANNEL = PREFIX + "wake"
 """Publish anything here and the scheduler runs at once."""
 

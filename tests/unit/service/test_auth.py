@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from ladle_contracts import JobState
-from ladle_service.auth import TokenBook, TokensFileError, hash_token, read_tokens
+from ladle_contracts.tokens import Scope, StoredToken, TokensFileError, hash_token
+from ladle_service import auth
+from ladle_service.auth import TokenBook, Tokens
 from tests.unit.service.fakes import Service, make_service, node
 from tests.unit.service.test_jobs import problem_of
 
@@ -109,10 +111,10 @@ def test_every_hash_is_compared_whether_or_not_one_matched(monkeypatch: pytest.M
         return left == right
 
     monkeypatch.setattr("ladle_service.auth.hmac.compare_digest", compare)
-    book = TokenBook({name: hash_token(name) for name in ("a", "b", "c")})
+    book = TokenBook([StoredToken(name=name, digest=hash_token(name)) for name in ("a", "b", "c")])
     found = book.find("a")
     assert found is not None
-    assert found.owner == "a"
+    assert found.name == "a"
     assert len(compared) == 3
 
 
@@ -124,7 +126,12 @@ def test_every_hash_is_compared_whether_or_not_one_matched(monkeypatch: pytest.M
         ("ann\n", "line 1"),
         (f"ann:{hash_token('x')}\nbob:plain-text-token\n", "line 2"),
         (f"Ann Smith:{hash_token('x')}\n", "line 1"),
-        (f"ann:{hash_token('x')}\nann:{hash_token('y')}\n", "twice"),
+        (f"ann:{hash_token('x')}\nbob:{hash_token('x')}\n", "twice"),
+        (f"ann:{hash_token('x')} scope=root\n", "must have a scope of read, submit, admin"),
+        (f"ann:{hash_token('x')} scope=read scope=admin\n", "each once"),
+        (f"ann:{hash_token('x')} colour=red\n", "something else"),
+        (f"ann:{hash_token('x')} expires=tomorrow\n", "times like"),
+        (f"ann:{hash_token('x')} plain-text-token\n", "something else"),
         (f"ann:{hash_token('x').upper()}\n", "line 1"),
     ],
 )
@@ -134,7 +141,7 @@ def test_a_tokens_file_that_is_wrong_stops_the_start_and_shows_no_secret(
     path = tmp_path / "tokens"
     path.write_text(text)
     with pytest.raises(TokensFileError, match=message) as caught:
-        read_tokens(path)
+        Tokens(path)
     assert "plain-text-token" not in str(caught.value)
 
 
