@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ def _serve() -> int:
         settings = Settings()
         app = create_app(settings)
         if settings.audit_log is not None:
-            log_to(settings.audit_log)
+            atexit.register(log_to(settings.audit_log).stop)
     except ValidationError as error:
         print("ladle_service cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2

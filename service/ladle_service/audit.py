@@ -8,8 +8,9 @@ import os
 import re
 import time
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
+from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,16 +29,20 @@ REFUSALS_PER_S = 20
 LONGEST_PATH = 200
 
 
-def log_to(path: Path) -> None:
-    """Writes to a file of its own, which only this user may read, and not to the service's log. Raises `OSError`."""
+def log_to(path: Path) -> QueueListener:
+    """Writes to a file of its own, which only this user may read, and not to the service's log. Raises `OSError`.
+
+    A thread writes, because a slow disk must not stop the event loop. `stop` writes the rest.
+    """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    handler = WatchedFileHandler(path, encoding="ascii")  # goes on in a new file when the old one is rotated away
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for other in logger.handlers[:]:
-        logger.removeHandler(other)
-    logger.addHandler(handler)
+    file = WatchedFileHandler(path, encoding="ascii")  # goes on in a new file when the old one is rotated away
+    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    writer = QueueListener(lines, file)
+    logger.addHandler(QueueHandler(lines))
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    writer.start()
+    return writer
 
 
 class Audit:
