@@ -8,12 +8,11 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from ladle_contracts import JobRecord, JobSpec, JobState, MethodChoice, Output, Reason
+from ladle_contracts import JobRecord, JobSpec, JobState, MethodChoice, Output
 from ladle_service import scheduler
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate, cluster

@@ -110,7 +110,7 @@ class Claim:
 
     def fate(self) -> Fate | None:
         """What became of the job, whoever ended it. None if it is gone."""
-        return fate_of(self._patient, self.job_id)
+        return patiently(lambda: fate_of(self._redis, self.job_id))
 
     def close(self) -> None:
         self._redis.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from ladle_contracts import keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_worker.claim import fate_of
 from ladle_worker.connection import OutageLog, connect, patiently
