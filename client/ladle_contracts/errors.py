@@ -97,7 +97,7 @@ class ErrorCode(StrEnum):
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     UNAVAILABLE = "unavailable"
-    """Redis does not answer. Try again."""
+    """Redis does not answer, or refuses writes. Try again."""
     INTERNAL = "internal"
 
 
@@ -130,7 +130,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.IDEMPOTENCY_CONFLICT: (409, "The idempotency key was used with another body."),
     ErrorCode.BODY_TOO_LARGE: (413, "The request body is too large."),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON."),
-    ErrorCode.UNAVAILABLE: (503, "Redis does not answer."),
+    ErrorCode.UNAVAILABLE: (503, "Redis cannot be used at the moment."),
     ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
 """Code -> HTTP status and title."""

@@ -16,6 +16,8 @@ SCHEDULER_LOCK = PREFIX + "scheduler:lock"
 SCHEDULER_FENCE = PREFIX + "scheduler:fence"
 WAKE_CHANNEL = PREFIX + "wake"
 """Publish anything here and the scheduler runs at once."""
+PROBE = PREFIX + "probe"
+"""Never exists. A write that would change it, if it did, shows whether Redis takes writes."""
 
 RUN_TASK = "ladle.run"
 """The name of the Celery task. Its arguments are `(job_id, attempt, node_rank)`."""

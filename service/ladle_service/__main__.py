@@ -20,6 +20,8 @@ from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
 from ladle_contracts.environment import explain_settings
+from ladle_contracts.logs import set_up_logging
+from ladle_contracts.safe_text import one_line
 from ladle_service.app import create_app
 from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
 from ladle_service.settings import Settings
@@ -40,9 +42,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
         afterwards, but being asked to stop is not a failure, and there is a socket to remove."""
-        self._app.state.stopping.set()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.store.end_streams()
+        await super().shutdown(sockets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,9 +93,10 @@ def _serve() -> int:
         print("ladle_service cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
     except (TokensFileError, OSError) as error:
-        print(f"ladle_service cannot start: {error}", file=sys.stderr)
+        print(one_line(f"ladle_service cannot start: {error}"), file=sys.stderr)
         return 2
-    _set_up_logging(settings)
+    set_up_logging(settings.log_level)
+    _warn_of_roots(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -99,6 +105,7 @@ def _serve() -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
         lifespan="on",
+        log_config=None,
         log_level=settings.log_level,
     )
     server = Server(config, app)
@@ -117,9 +124,7 @@ def _serve() -> int:
     return 0 if server.started else 1
 
 
-def _set_up_logging(settings: Settings) -> None:
-    """For everything but uvicorn, which sets up its own loggers."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(name)s: %(message)s")
+def _warn_of_roots(settings: Settings) -> None:
     for root in settings.roots:
         if not root.is_dir():
             logger.warning("`LADLE_ROOTS` must hold folders, but %s is not one, so no job can use a path in it", root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -44,7 +43,6 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
     )
     app.state.settings = settings
     app.state.tokens = tokens
-    app.state.stopping = asyncio.Event()
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)

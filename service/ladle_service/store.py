@@ -22,20 +22,17 @@ from ladle_contracts import (
     NodeRecord,
     Progress,
     Reason,
-    StateChanged,
     TaskInfo,
     keys,
 )
 from ladle_contracts.events import EVENT_BODY
-from ladle_contracts.jobs import TERMINAL_STATES
 from ladle_contracts.transitions import SCRIPTS
+from ladle_service.following import Feeds
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3
 NODE_LIFE_MS = 10_000
 """A node whose heartbeat is older than this counts as dead."""
-FOLLOW_TICK_MS = 5_000
-FOLLOW_BATCH = 100
 LIST_BATCH = 200
 
 
@@ -46,18 +43,19 @@ class IdempotencyConflict(Exception):
 class JobStore:
     """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
-    `redis` must decode responses. `streams` is a separate pool, because every job that is followed uses one connection.
+    `redis` must decode responses. `streams` is for the one connection that waits for events.
     """
 
     def __init__(self, redis: Redis, streams: Redis) -> None:
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
-        self._streams: Any = streams
+        self._feeds = Feeds(streams, redis, _event)
         self._submit = redis.register_script(SCRIPTS["submit"])
         self._cancel = redis.register_script(SCRIPTS["cancel"])
 
-    async def ping(self) -> None:
-        await self._redis.ping()
+    async def check(self) -> None:
+        """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
+        await self._redis.set(keys.PROBE, "", xx=True)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -162,22 +160,13 @@ class JobStore:
         entries = await self._redis.xrange(keys.events(job_id), min=start, count=limit)
         return tuple(_event(job_id, entry_id, fields) for entry_id, fields in entries)
 
-    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[Event | None]:
-        """Every event after the id `after` as it happens, and None from time to time. Ends after a terminal state."""
-        last = after or "0"
-        while True:
-            answer = await self._streams.xread({keys.events(job_id): last}, count=FOLLOW_BATCH, block=FOLLOW_TICK_MS)
-            if not answer:
-                if await self._is_over(job_id, last):
-                    return
-                yield None
-            for _, entries in answer:
-                for entry_id, fields in entries:
-                    last = entry_id
-                    event = _event(job_id, entry_id, fields)
-                    yield event
-                    if isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES:
-                        return
+    def follow(self, job_id: str, after: str | None) -> AsyncGenerator[bytes | None]:
+        """The events after the id `after`, encoded, as they happen: `Feeds.follow`."""
+        return self._feeds.follow(job_id, after)
+
+    async def end_streams(self) -> None:
+        """Ends whatever `follow` still gives."""
+        await self._feeds.end()
 
     async def logs(self, job_id: str, tail: int) -> tuple[str, ...]:
         return tuple(await self._redis.lrange(keys.log(job_id), -tail, -1))
@@ -207,11 +196,6 @@ class JobStore:
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
-
-    async def _is_over(self, job_id: str, last: str) -> bool:
-        """Whether no more events can come: the job was deleted, or its last event was already seen."""
-        state = await self._redis.hget(keys.job(job_id), "state")
-        return state is None or (state in TERMINAL_STATES and not await self.events(job_id, last, 1))
 
 
 def _cursor(record: JobRecord) -> str:

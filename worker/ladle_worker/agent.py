@@ -102,7 +102,7 @@ class Attempt:
         return self._conclude(ranks.poll())
 
     def _write_job(self) -> None:
-        """Resolves every path inside the roots, here where the files are opened, and writes them for the ranks."""
+        """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open."""
         spec, roots = self._claim.spec, self._settings.roots
         paths = {
             "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
@@ -115,6 +115,7 @@ class Attempt:
         self._job.state.mkdir(exist_ok=True)
         job = {
             **paths,
+            "roots": [str(root) for root in roots],
             "job_id": self._claim.job_id,
             "attempt": self._claim.attempt,
             "spec": spec.model_dump(mode="json"),

@@ -36,7 +36,6 @@ def make_app(settings: Settings, node: Node) -> Celery:
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=settings.soft_shutdown_s,
-        worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
         broker_transport_options=transport,
@@ -73,6 +72,9 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
 
 
 def _connect_signals(node: Node) -> None:
+    def keep_log(**_: Any) -> None:
+        """Celery leaves the log as it is if somebody answers this signal."""
+
     def register(**_: Any) -> None:
         node.register()
 
@@ -86,6 +88,7 @@ def _connect_signals(node: Node) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
 
+    signals.setup_logging.connect(keep_log, weak=False)
     # Before anything is consumed: registering ends the lease of the job that the node held before it restarted. It must
     # not come after the child has claimed a new job.
     signals.worker_init.connect(register, weak=False)

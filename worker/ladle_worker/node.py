@@ -36,8 +36,8 @@ def describe() -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "ladle_worker.describe"], capture_output=True, text=True, timeout=DESCRIBE_TIMEOUT_S
     )
-    if done.stderr:
-        logger.warning("%s", done.stderr.strip())
+    for line in done.stderr.splitlines():
+        logger.warning("%s", line)
     if done.returncode != 0:
         raise CannotDescribe(
             f"The engine cannot be imported: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "

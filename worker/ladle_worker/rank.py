@@ -25,6 +25,7 @@ import torch.distributed as dist  # noqa: E402
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
 from ladle_engine.progress import ProgressEvent  # noqa: E402
+from ladle_worker.boundary import confine_reading  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
 from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
@@ -65,6 +66,7 @@ def _tell(folder: AttemptFolder, failure: Failure) -> None:
 
 def _average(job: dict[str, Any], events: TextIO) -> Outcome:
     spec = JobSpec.model_validate_json(json.dumps(job["spec"]))
+    confine_reading(job["roots"])
 
     def report(event: ProgressEvent) -> None:
         events.write(event_body(event).model_dump_json() + "\n")

@@ -50,7 +50,7 @@ async def get_events(
         # 204 tells a browser's EventSource not to connect again.
         return Response(status_code=status.HTTP_204_NO_CONTENT)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(sse_bytes(store.follow(job_id, after), request.app.state.stopping), headers=headers)
+    return EventSourceResponse(sse_bytes(store.follow(job_id, after)), headers=headers)
 
 
 @router.get(

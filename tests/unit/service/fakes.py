@@ -31,6 +31,7 @@ from ladle_contracts import (
 from ladle_service.app import create_app
 from ladle_service.settings import Settings
 from ladle_service.store import IdempotencyConflict
+from ladle_service.stream import encode
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 EMPTY = Catalog(methods=(), tasks=())
@@ -72,6 +73,7 @@ class FakeStore:
     failure: Exception | None = None
     followers: int = 0
     ticks: int = 0
+    ended: bool = False
     happened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
@@ -131,17 +133,19 @@ class FakeStore:
     async def events(self, job_id: str, after: str | None, limit: int) -> list[Event]:
         return [event for event in self.streams.get(job_id, []) if _order(event.id) > _order(after)][:limit]
 
-    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[Event | None]:
+    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[bytes | None]:
         self.followers += 1
         try:
             while True:
                 self.happened.clear()
                 for event in await self.events(job_id, after, 100):
                     after = event.id
-                    yield event
+                    yield encode(event)
                     if isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES:
                         return
                 self._fail()
+                if self.ended:
+                    return
                 try:
                     async with asyncio.timeout(0.02):
                         await self.happened.wait()
@@ -150,6 +154,10 @@ class FakeStore:
                     yield None
         finally:
             self.followers -= 1
+
+    async def end_streams(self) -> None:
+        self.ended = True
+        self.happened.set()
 
     async def logs(self, job_id: str, tail: int) -> list[str]:
         return self.lines.get(job_id, [])[-tail:]
@@ -160,7 +168,7 @@ class FakeStore:
     async def catalog(self) -> Catalog:
         return self.known
 
-    async def ping(self) -> None:
+    async def check(self) -> None:
         self._fail()
 
     def happen(self, job_id: str, body: EventBody) -> Event:
