@@ -5,6 +5,7 @@ The gate's folder stands in a file beside the results: ranks inherit no variable
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -32,6 +33,15 @@ def main(attempt_folder: str) -> int:
         return original(self, *arguments)  # type: ignore[arg-type]
 
     train.Trainer.loss_and_gradient = held  # type: ignore[assignment, method-assign]
+    engine = importlib.import_module("ladle_engine.average")
+    write_output = engine.write_output
+
+    def written(*arguments: object) -> object:
+        hold(gates, "write")
+        return write_output(*arguments)
+
+    engine.write_output = written  # type: ignore[attr-defined]
+    hold(gates, "start")
     status = rank.main(attempt_folder)
     hold(gates, "outcome")
     return status

@@ -9,7 +9,7 @@ from typing import Any
 
 from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
-from ladle_worker.connection import PATIENCE, connect
+from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
 
 
@@ -54,8 +54,8 @@ def fate_of(redis: Any, job_id: str) -> Fate | None:
 class Claim:
     """One attempt of one job, held by this node.
 
-    Changes of state wait until Redis is back. Renewals and reports raise `RedisError` at once, and the next one tries
-    again.
+    Changes of state wait until Redis can be used. Renewals and reports raise `RedisError` at once, and the next one
+    tries again.
     """
 
     def __init__(self, settings: Settings, job_id: str, attempt: int) -> None:
@@ -64,8 +64,7 @@ class Claim:
         self.attempt = attempt
         self._node = settings.node_id
         self._lease_ms = round(settings.lease_s * 1000)
-        self._patient = connect(settings, retries=PATIENCE)
-        self._quick = connect(settings, retries=0)
+        self._redis = connect(settings)
         answer, *rest = self._call("claim", self._node, self._lease_ms)
         if answer != "ok":
             self.close()
@@ -74,7 +73,7 @@ class Claim:
 
     def renew(self) -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
-        answer: str = self._quick.register_script(SCRIPTS["renew"])(
+        answer: str = self._redis.register_script(SCRIPTS["renew"])(
             args=[self.job_id, self.attempt, self._node, self._lease_ms]
         )
         return answer
@@ -87,7 +86,7 @@ class Claim:
     def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
         """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
-        self._quick.register_script(SCRIPTS["report"])(
+        self._redis.register_script(SCRIPTS["report"])(
             args=[self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
         )
 
@@ -111,11 +110,11 @@ class Claim:
 
     def fate(self) -> Fate | None:
         """What became of the job, whoever ended it. None if it is gone."""
-        return fate_of(self._patient, self.job_id)
+        return patiently(lambda: fate_of(self._redis, self.job_id))
 
     def close(self) -> None:
-        self._patient.close()
-        self._quick.close()
+        self._redis.close()
 
     def _call(self, script: str, *arguments: object) -> Any:
-        return self._patient.register_script(SCRIPTS[script])(args=[self.job_id, self.attempt, *arguments])
+        run = self._redis.register_script(SCRIPTS[script])
+        return patiently(lambda: run(args=[self.job_id, self.attempt, *arguments]))

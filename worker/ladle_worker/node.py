@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from ladle_contracts import keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_worker.claim import fate_of
-from ladle_worker.connection import connect
+from ladle_worker.connection import OutageLog, connect, patiently
 from ladle_worker.job_folder import jobs_with_folders
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
@@ -56,13 +58,15 @@ class Node:
         self._is_registered = False
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
 
-    def register(self) -> None:
-        """Before the first message is consumed. Where Redis does not answer yet, the thread does it later."""
-        redis = connect(self._settings, retries=0)
+    def wait_for_redis(self, between: Callable[[], None]) -> None:
+        """Returns when Redis takes writes and knows the node. `between` is called while it waits, and may raise.
+
+        It is called before the first message is consumed: registering ends the lease of the job that the node held
+        before it restarted, so it must not come after the child has claimed a new job.
+        """
+        redis = connect(self._settings)
         try:
-            self._register(redis)
-        except RedisError as error:
-            logger.warning("the node cannot reach Redis: %s", error)
+            patiently(lambda: self._introduce(redis), between=between)
         finally:
             redis.close()
 
@@ -74,7 +78,8 @@ class Node:
         self._leaving.set()
 
     def _run(self) -> None:
-        redis = connect(self._settings, retries=0)
+        redis = connect(self._settings)
+        log = OutageLog()
         sweep_at = time.monotonic()
         while not self._leaving.is_set():
             try:
@@ -86,13 +91,22 @@ class Node:
                     sweep_at = time.monotonic() + self._settings.sweep_s
                     self._sweep(redis)
             except RedisError as error:
-                logger.warning("the node cannot reach Redis: %s", error)
+                log.failed(error)
+            else:
+                log.passed()
             self._leaving.wait(self._settings.heartbeat_s)
         try:
             redis.register_script(SCRIPTS["leave"])(args=[self._settings.node_id])
         except RedisError as error:
             logger.warning("the node could not tell Redis that it leaves: %s", error)
         redis.close()
+
+    def _introduce(self, redis: Any) -> None:
+        """Registers once, and later only sees whether Redis takes writes."""
+        if self._is_registered:
+            redis.set(keys.PROBE, "", xx=True)
+        else:
+            self._register(redis)
 
     def _register(self, redis: Any) -> None:
         redis.register_script(SCRIPTS["register"])(args=self._fields())
