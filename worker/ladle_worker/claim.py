@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ladle_contracts import JobResult, JobSpec, Progress, Reason
+from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
@@ -27,6 +27,28 @@ class Ended:
     message: str = ""
     result: JobResult | None = None
     log_tail: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """A job as whoever finds its files sees it."""
+
+    state: str
+    output: str
+    """The name of the result's folder."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+def fate_of(redis: Any, job_id: str) -> Fate | None:
+    """Also of a job that was deleted not long ago. None if this Redis does not know it. Raises `RedisError`."""
+    state, spec = redis.hmget(keys.job(job_id), ["state", "spec"])
+    if state:
+        return Fate(state=state, output=json.loads(spec).get("output", {}).get("name") or job_id)
+    state, output = redis.hmget(keys.deleted(job_id), ["state", "output"])
+    return Fate(state=state, output=output) if state else None
 
 
 class Claim:
@@ -56,6 +78,11 @@ class Claim:
         )
         return answer
 
+    def renew_patiently(self) -> str:
+        """The same, but waits until Redis is back."""
+        answer: str = self._call("renew", self._node, self._lease_ms)
+        return answer
+
     def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
         """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
@@ -64,8 +91,8 @@ class Claim:
         )
 
     def finalize(self) -> str:
-        """`ok`: the result may be moved to its place. `cancel` or `lost`: it must not be."""
-        answer: str = self._call("finalize")
+        """`ok`: the result may be moved to its place, while the lease lasts. `cancel` or `lost`: it must not be."""
+        answer: str = self._call("finalize", self._node, self._lease_ms)
         return answer
 
     def end(self, ended: Ended) -> str:
@@ -80,6 +107,10 @@ class Claim:
             BACKOFF_MS,
         )
         return answer
+
+    def fate(self) -> Fate | None:
+        """What became of the job, whoever ended it. None if it is gone."""
+        return patiently(lambda: fate_of(self._redis, self.job_id))
 
     def close(self) -> None:
         self._redis.close()

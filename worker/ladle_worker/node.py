@@ -15,17 +15,17 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import TERMINAL_STATES, keys
+from ladle_contracts import keys
 from ladle_contracts.transitions import SCRIPTS
+from ladle_worker.claim import fate_of
 from ladle_worker.connection import OutageLog, connect, patiently
-from ladle_worker.job_folder import JobFolder, jobs_with_folders
+from ladle_worker.job_folder import jobs_with_folders
+from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
-SWEEP_S = 60.0
-"""How often it looks for working folders of jobs that have ended."""
 
 
 class CannotDescribe(RuntimeError):
@@ -88,7 +88,7 @@ class Node:
                 beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
                 self._is_registered = beat == "ok"
                 if time.monotonic() >= sweep_at:
-                    sweep_at = time.monotonic() + SWEEP_S
+                    sweep_at = time.monotonic() + self._settings.sweep_s
                     self._sweep(redis)
             except RedisError as error:
                 log.failed(error)
@@ -114,14 +114,12 @@ class Node:
         logger.info("node %s is ready", self._settings.node_id)
 
     def _sweep(self, redis: Any) -> None:
-        """Removes the files of jobs that ended while their agent was not running.
-
-        A job that this Redis does not know may belong to another installation that shares the folder, so it stays.
-        """
-        for job_id in jobs_with_folders(self._settings.results_dir):
-            if redis.hget(keys.job(job_id), "state") in TERMINAL_STATES:
-                logger.info("removing what job %s left", job_id)
-                JobFolder(self._settings.results_dir, job_id).remove()
+        """Clears up after jobs that ended while their agent was not running."""
+        try:
+            for job_id in jobs_with_folders(self._settings.results_dir):
+                clear_leftovers(self._settings.results_dir, job_id, fate_of(redis, job_id))
+        except OSError as error:
+            logger.warning("the node cannot look for left-over files: %s", error)
 
     def _fields(self) -> list[str]:
         fields = {
