@@ -95,7 +95,7 @@ def _serve() -> int:
         return 2
     _set_up_logging(settings)
     connections = ConnectionLimits(
-        most=allow_connections(settings.max_connections), request_s=settings.request_timeout_s
+        most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s
     )
     config = uvicorn.Config(
         app,
