@@ -83,7 +83,7 @@ class ErrorCode(StrEnum):
     """The job needs more nodes, or more ranks per node, than have ever registered."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
-    """A web page of another site sends requests to a service without tokens."""
+    """The token's scope does not allow it, or a web page of another site sends requests to a service without tokens."""
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     NOT_FINISHED = "not-finished"
@@ -107,7 +107,7 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
     """The service has as many connections as it may have. Try again."""
     UNAVAILABLE = "unavailable"
-    """Redis does not answer. Try again."""
+    """Redis does not answer, or refuses writes. Try again."""
     INTERNAL = "internal"
 
 
@@ -131,7 +131,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.OUTPUT_EXISTS: (409, "The output folder already exists."),
     ErrorCode.NOT_ENOUGH_NODES: (422, "The cluster is too small for this job."),
     ErrorCode.UNAUTHORIZED: (401, "A valid bearer token is required."),
-    ErrorCode.FORBIDDEN: (403, "This service does not accept requests from other sites."),
+    ErrorCode.FORBIDDEN: (403, "The request is not allowed."),
     ErrorCode.NOT_FOUND: (404, "There is nothing here by that name."),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "This address does not support that HTTP method."),
     ErrorCode.NOT_FINISHED: (409, "The job has not ended yet."),
@@ -145,7 +145,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.TOO_MANY_STREAMS: (429, "You follow too many jobs at once."),
     ErrorCode.TOO_MANY_JOBS: (429, "You have too many jobs in the queue."),
     ErrorCode.OVERLOADED: (503, "The service has too many connections."),
-    ErrorCode.UNAVAILABLE: (503, "Redis does not answer."),
+    ErrorCode.UNAVAILABLE: (503, "Redis cannot be used at the moment."),
     ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
 """Code -> HTTP status and title."""

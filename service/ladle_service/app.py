@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp
 
 from ladle_contracts import ErrorCode
 from ladle_service import openapi, problems
-from ladle_service.auth import TokenBook, read_tokens
+from ladle_service.audit import Audit
+from ladle_service.auth import Tokens
 from ladle_service.backend import connect_backend
 from ladle_service.limits import OwnerLimits, count_request
-from ladle_service.middleware import BodyLimit, SameSite
+from ladle_service.middleware import BodyLimit, SameSite, SecurityHeaders
 from ladle_service.routes import ROUTERS, health
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
@@ -20,19 +22,30 @@ from ladle_service.store import JobStore
 Connect = Callable[[Settings], AbstractAsyncContextManager[JobStore]]
 
 
+class Application(FastAPI):
+    """Every answer has the security headers and its place in the audit log, also that to a mistake of ours, which
+    Starlette answers outside of all other middleware."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's own."""
+        return SecurityHeaders(
+            Audit(super().build_middleware_stack()), over_tls=self.state.settings.tls_cert is not None
+        )
+
+
 def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAPI:
     """The service. `connect` opens the store and starts the scheduler for as long as the application runs.
 
     Raises TokensFileError or OSError when the tokens file cannot be used.
     """
-    tokens: TokenBook | None = None if settings.tokens_file is None else read_tokens(settings.tokens_file)
+    tokens = None if settings.tokens_file is None else Tokens(settings.tokens_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings) as app.state.store:
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Ladle",
         version=health.VERSION,
         description=openapi.DESCRIPTION,

@@ -57,7 +57,7 @@ async def get_events(
     if record.state in TERMINAL_STATES and not await store.events(job_id, after, 1):
         # 204 tells a browser's EventSource not to connect again.
         return Response(status_code=status.HTTP_204_NO_CONTENT)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    headers = {"X-Accel-Buffering": "no"}
     return EventSourceResponse(sse_bytes(store.follow(job_id, after)), headers=headers)
 
 
