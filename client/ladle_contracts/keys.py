@@ -22,6 +22,8 @@ NODES = PREFIX + "nodes"
 """Set of the ids of the nodes that have registered, until they have been gone for long."""
 SCHEDULER_LOCK = PREFIX + "scheduler:lock"
 SCHEDULER_FENCE = PREFIX + "scheduler:fence"
+TOKENS_USED = PREFIX + "tokens:used"
+"""Hash: id of a token -> when it was last used, in seconds since 1970, to the minute."""
 WAKE_CHANNEL = PREFIX + "wake"
 """Publish anything here and the scheduler runs at once."""
 PROBE = PREFIX + "probe"
@@ -34,6 +36,11 @@ RUN_TASK = "ladle.run"
 def job(job_id: str) -> str:
     """Hash: the fields of the record."""
     return f"{PREFIX}job:{job_id}"
+
+
+def deleted(job_id: str) -> str:
+    """Hash, which expires: `state` and `output` of a job that was deleted, for whoever finds files of it."""
+    return f"{PREFIX}deleted:{job_id}"
 
 
 def progress(job_id: str) -> str:

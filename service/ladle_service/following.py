@@ -1,7 +1,7 @@
 """Following jobs: one reader of all events, over one Redis connection, for any number of watchers.
 
-Each job that somebody follows has a `Feed`: its latest events, encoded once. A watcher remembers only the id of the last
-event that it took. A watcher that is behind its feed reads pages from Redis until it has caught up.
+Each job that somebody follows has a `Feed`: its latest events, encoded once. A watcher remembers only the id of the
+last event that it took. A watcher that is behind its feed reads pages from Redis until it has caught up.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ def install(app: FastAPI) -> None:
 def openapi_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
     """What a route declares in OpenAPI: the problems that it may answer, and those that every route may answer."""
     by_status: dict[int, list[ErrorCode]] = {}
-    for code in (*codes, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
+    everywhere = (ErrorCode.FORBIDDEN, ErrorCode.REQUEST_TIMEOUT, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED)
+    for code in (*codes, *everywhere, ErrorCode.INTERNAL):
         by_status.setdefault(PROBLEM_TITLES[code][0], []).append(code)
     return {
         status: {

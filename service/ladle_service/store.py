@@ -70,6 +70,10 @@ class JobStore:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
 
+    async def note_use(self, token_id: str, seconds: int) -> None:
+        """When a token was last used, for `ladle token list`."""
+        await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
+
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
         job_id, known = await self._redis.hmget(keys.idempotency(owner, key), ["job", "digest"])
@@ -162,7 +166,7 @@ class JobStore:
         return record
 
     async def delete(self, job_id: str) -> None:
-        """Deletes a job that has ended."""
+        """Deletes a job that has ended. For a week Redis still knows how, for nodes that find files of it."""
         await self._delete(args=[job_id])
 
     async def events(self, job_id: str, after: str | None, limit: int) -> tuple[Event, ...]:

@@ -1,4 +1,4 @@
-"""The scripts of a job's life on a real Redis, as calls. Tests speak for the nodes, and ask whether the indexes agree."""
+"""The scripts of a job's life on a real Redis, for tests that speak for the nodes; and whether the indexes agree."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ class Machine:
 
     def claim(self, job: str, attempt: int, node: str, lease_ms: int = LEASE_MS) -> str:
         answer: str = self.call("claim", job, attempt, node, lease_ms)[0]
+        return answer
+
+    def finalize(self, job: str, attempt: int, node: str = "a") -> str:
+        answer: str = self.call("finalize", job, attempt, node, LEASE_MS)
         return answer
 
     def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:

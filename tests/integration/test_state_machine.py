@@ -30,7 +30,7 @@ def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
     assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3]]
     assert machine.field(large, "attempt") == "0"
     assert machine.claim(small, 1, "a") == "ok"
-    assert machine.call("finalize", small, 1) == "ok"
+    assert machine.finalize(small, 1) == "ok"
     assert machine.end(small, 1, "succeeded") == "succeeded"
     assert machine.schedule(large) == ["scheduled", "1", "a", "b", "c"]
     assert {machine.holder(name) for name in ("a", "b", "c")} == {large}
@@ -80,14 +80,14 @@ def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> N
     before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
     assert machine.call("renew", job, 1, "a", LEASE_MS) == "lost"
     assert machine.call("report", job, 1, 10, '{"stage":"x"}', 1, '{"kind":"warning","message":"m"}', "line") == "lost"
-    assert machine.call("finalize", job, 1) == "lost"
+    assert machine.finalize(job, 1) == "lost"
     for outcome in ("succeeded", "failed", "crashed", "released"):
         assert machine.end(job, 1, outcome) == "lost"
     assert machine.claim(job, 1, "a") == "stale"
     assert (machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))) == before
     assert machine.redis.llen(keys.log(job)) == 0
     # And the one that is current can.
-    assert machine.call("finalize", job, 2) == "ok"
+    assert machine.finalize(job, 2) == "ok"
     assert machine.end(job, 2, "succeeded") == "succeeded"
 
 
@@ -200,12 +200,12 @@ def test_a_cancel_reaches_a_job_in_every_state_but_the_last_ones(machine: Machin
     machine.call("cancel", running)
     assert machine.field(running, "state") == "cancelling"
     assert machine.call("renew", running, 1, "a", LEASE_MS) == "cancel"
-    assert machine.call("finalize", running, 1) == "cancel"
+    assert machine.finalize(running, 1) == "cancel"
     assert machine.end(running, 1, "crashed") == "cancelled", "not tried again"
     late = machine.submit()
     machine.schedule(late)
     machine.claim(late, 1, "a")
-    machine.call("finalize", late, 1)
+    machine.finalize(late, 1)
     machine.call("cancel", late)
     assert machine.field(late, "state") == "finalizing"
     assert machine.end(late, 1, "succeeded") == "succeeded"

@@ -32,11 +32,13 @@ class Settings(BaseSettings):
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
-    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """A node that does not renew its lease for this long loses its job."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
+    sweep_s: Annotated[float, Field(gt=0)] = 15.0
+    """How often the node looks for what jobs that have ended left in the folder of results."""
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
     """The time between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0

@@ -1,6 +1,8 @@
 -- Is put before every script. All arguments are in ARGV. The keys are built here, as in ladle_contracts/keys.py.
 -- Times are in milliseconds of the Redis server's clock.
 
+-- How long a deleted job's end is known, for nodes that find files of it.
+local DELETED_LIFE_S = 604800
 local TERMINAL = {succeeded = true, failed = true, cancelled = true}
 local STATES = {'queued', 'scheduled', 'running', 'finalizing', 'cancelling', 'succeeded', 'failed', 'cancelled'}
 -- No backoff is longer. A job whose backoff seems to be was put back before Redis' clock was.
@@ -121,8 +123,13 @@ local function finish(id, state, reason, message)
   move(id, state, reason, message)
 end
 
--- Back to the queue. If the attempt `failed`, it counts towards max_failures, and the wait doubles each time.
+-- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
+-- max_failures, and the wait doubles each time.
 local function try_again(id, failed, reason, message, backoff_ms)
+  if get(id, 'cancel_asked') then
+    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+    return 'cancelled'
+  end
   local failures = tonumber(get(id, 'failures'))
   if failed then
     failures = failures + 1
@@ -151,8 +158,15 @@ end
 
 -- Removes a job that has ended from Redis. Its idempotency key may by now belong to a newer job.
 local function forget(id)
-  local job = redis.call('HMGET', job_key(id), 'owner', 'idempotency')
+  local job = redis.call('HMGET', job_key(id), 'owner', 'idempotency', 'state', 'spec')
   local owner = job[1] or ''
+  if job[4] then
+    local output = cjson.decode(job[4]).output
+    local name = type(output) == 'table' and type(output.name) == 'string' and output.name or id
+    local tombstone = PREFIX .. 'deleted:' .. id
+    redis.call('HSET', tombstone, 'state', job[3], 'output', name)
+    redis.call('EXPIRE', tombstone, DELETED_LIFE_S)
+  end
   if job[2] and job[2] ~= '' then
     local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. job[2]
     if redis.call('HGET', idempotency, 'job') == id then redis.call('DEL', idempotency) end

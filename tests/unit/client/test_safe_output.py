@@ -172,6 +172,9 @@ SHOWING = {
     "nodes": [["nodes"]],
     "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
     "version": [["version"]],
+    "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
+    "token list": [["token", "list", "--tokens-file", FOLDER]],
+    "token revoke": [["token", "revoke", FOLDER, "--tokens-file", "there/tokens"]],
 }
 """Command -> command lines on which it shows foreign text. A new command needs a line here."""
 
@@ -200,9 +203,8 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-JSON_LINES = [
-    [*lines[0], "--json"] for name, lines in SHOWING.items() if name not in ("up", "logs", "cancel", "version")
-]
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "token revoke"}
+JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,7 @@ def test_foreign_text_is_only_ever_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tokens").write_text(f"ann:{'0' * 64}\n")
     text = ran(arguments, monkeypatch, capsys)
     assert not unsafe_in(text), ascii(text)
     assert FORGED in text, "the command shows what is tested"

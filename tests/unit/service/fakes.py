@@ -75,7 +75,12 @@ class FakeStore:
     followers: int = 0
     ticks: int = 0
     ended: bool = False
+    uses: list[tuple[str, int]] = field(default_factory=list)
     happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def note_use(self, token_id: str, seconds: int) -> None:
+        self._fail()
+        self.uses.append((token_id, seconds))
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         self._fail()

@@ -15,12 +15,12 @@ from ladle_engine.storage.boundary import open_inside, status
 
 
 class Entry(NamedTuple):
-    """Something in a folder. A link is neither a file nor a folder here."""
+    """Something in a folder. A link is neither a folder nor a regular file here."""
 
     name: str
     is_link: bool
     is_folder: bool
-    is_file: bool
+    is_regular: bool
 
 
 def is_folder(path: Path) -> bool:

@@ -44,9 +44,9 @@ class Inputs:
         self._files[path] = identity
 
     def add_hashed(self, path: Path, expected: str | None = None) -> None:
-        """Reads a file whole. Raises as `InputFile`, and `EngineError` (inputs-changed) for another digest than expected.
+        """Reads a file whole; `expected` is the digest of what was read of it before.
 
-        That is one of what was read of the file before.
+        Raises as `InputFile`, and `EngineError` (inputs-changed) for another digest.
         """
         with InputFile(path) as file:
             self._files[path] = file.identity

@@ -84,7 +84,7 @@ def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterat
         if entry.is_folder or (entry.is_link and is_folder(path)):
             yield from _files_below(path, root, seen)
         else:
-            yield path, entry.is_file or (entry.is_link and is_file(path))
+            yield path, entry.is_regular or (entry.is_link and is_file(path))
 
 
 def _refuse_escape(link: Path, root: Path) -> None:
