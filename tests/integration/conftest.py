@@ -20,8 +20,10 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis server for the tests of a file."""
+    """One Redis server for the tests of a file. It does not wait for the disk."""
     with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        with running.client() as client:
+            client.config_set("appendfsync", "no")
         yield running
 
 
