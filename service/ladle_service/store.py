@@ -248,10 +248,13 @@ def _spec(text: str) -> JobSpec:
     try:
         return JobSpec.model_validate_json(text)
     except ValidationError as error:
-        broken = {str(item["loc"][0]) for item in error.errors(include_input=False)}
+        parts = json.loads(text)
+        broken = {str(name) for item in error.errors(include_input=False) for name in item["loc"][:1]}
+        # Where the JSON itself is too deep, no part is named.
+        broken = broken or parts.keys() - {"ckpt_dir", "val_set"}
         logger.warning("the spec of a stored job is shown without %s, which is not valid", ", ".join(sorted(broken)))
         return JobSpec.model_validate_json(
-            json.dumps({name: part for name, part in json.loads(text).items() if name not in broken})
+            json.dumps({name: part for name, part in parts.items() if name not in broken})
         )
 
 
