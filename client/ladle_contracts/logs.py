@@ -19,7 +19,7 @@ def set_up_logging(level: str) -> None:
     """Everything goes to stderr, in this program's only handler."""
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter(LINE))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 class SafeFormatter(logging.Formatter):
