@@ -27,12 +27,11 @@ from ladle_contracts.safe_text import one_line
 from ladle_contracts.tokens import TokensFileError
 from ladle_service.app import create_app
 from ladle_service.audit import log_to
+from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
+from ladle_service.listening import allow_connections
 from ladle_service.settings import Settings
 
 logger = logging.getLogger("ladle_service")
-
-KEEP_ALIVE_S = 30
-"""Longer than clients keep an idle connection, so that they never send into one that is being closed."""
 
 
 class Server(uvicorn.Server):
@@ -45,9 +44,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
         afterwards, but being asked to stop is not a failure, and there is a socket to remove."""
-        self._app.state.stopping.set()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.store.end_streams()
+        await super().shutdown(sockets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,8 +78,14 @@ def _serve() -> int:
         return 2
     set_up_logging(settings.log_level)
     _warn_of_roots(settings)
+    connections = ConnectionLimits(
+        most=allow_connections(settings.max_connections), request_s=settings.request_timeout_s
+    )
     config = uvicorn.Config(
         app,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
+        loop="ladle_service.listening:EventLoop",
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.shutdown_grace_s,

@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 from ladle_contracts.network import is_loopback
+from ladle_service.retention import Retention
+
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -36,9 +39,35 @@ class Settings(BaseSettings):
     audit_log: Path | None = None
     """Where to write who did what. By default that goes into the log."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    keep_jobs_days: Days = 365.0
+    """How long Redis keeps jobs that have ended. Their results stay on the disk."""
+    keep_events_days: Days = 30.0
+    """How long it keeps all events and the log of a job that has ended. The last event is kept with the job."""
+    keep_nodes_days: Days = 7.0
+    """How long a node that is gone is listed."""
+    keep_jobs_most: Annotated[int, Field(ge=0)] = 100_000
+    """How many jobs that have ended it keeps; then the oldest ones go. For each of these four, 0 means no limit."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a request may take to arrive, with its body."""
+    max_connections: Annotated[int, Field(ge=1)] = 8192
+    max_streams_per_owner: Annotated[int, Field(ge=1)] = 2000
+    """How many streams of events one owner may have open."""
+    max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
+    """For each owner, over ten seconds."""
+    max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def retention(self) -> Retention:
+        """How long Redis keeps what is over."""
+        return Retention(
+            jobs_days=self.keep_jobs_days,
+            events_days=self.keep_events_days,
+            nodes_days=self.keep_nodes_days,
+            most_jobs=self.keep_jobs_most,
+        )
 
     @model_validator(mode="after")
     def _open_only_to_this_machine(self) -> Self:

@@ -15,6 +15,7 @@ from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
 from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
+from ladle_worker.job_folder import JOBS_FOLDER
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
 
@@ -26,7 +27,11 @@ def main() -> int:
     except ValidationError as error:
         print("ladle_worker cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
-    settings.results_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        (settings.results_dir / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"`LADLE_RESULTS_DIR` cannot be made: {error}.", file=sys.stderr)
+        return 2
     try:
         node = Node(settings, describe())
     except CannotDescribe as error:

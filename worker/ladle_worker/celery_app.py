@@ -10,6 +10,8 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import Ignore
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
@@ -43,6 +45,9 @@ def make_app(settings: Settings, node: Node) -> Celery:
         visibility_timeout=VISIBILITY_TIMEOUT_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What Redis refuses for a while (writes, when its disk is full) must not end the worker.
+        broker_channel_error_retry=True,
+        worker_consumer=patient_consumer(node),
     )
 
     @app.task(name=keys.RUN_TASK)
@@ -57,6 +62,17 @@ def make_app(settings: Settings, node: Node) -> Celery:
 
     _connect_signals(node)
     return app
+
+
+def patient_consumer(node: Node) -> type[Consumer]:
+    """Celery's consumer, which connects only when Redis takes writes: without them it can only fail again."""
+
+    class PatientConsumer(Consumer):
+        def connect(self) -> Any:
+            node.wait_for_redis(between=maybe_shutdown)
+            return super().connect()
+
+    return PatientConsumer
 
 
 def _leave_first(node: Node, number: signal.Signals) -> None:
@@ -75,9 +91,6 @@ def _connect_signals(node: Node) -> None:
     def keep_log(**_: Any) -> None:
         """Celery leaves the log as it is if somebody answers this signal."""
 
-    def register(**_: Any) -> None:
-        node.register()
-
     def begin(**_: Any) -> None:
         node.start()
         # Celery's own signal comes only after the soft shutdown, when the child is about to be killed.
@@ -89,8 +102,5 @@ def _connect_signals(node: Node) -> None:
         die_with_parent(os.getppid())
 
     signals.setup_logging.connect(keep_log, weak=False)
-    # Before anything is consumed: registering ends the lease of the job that the node held before it restarted. It must
-    # not come after the child has claimed a new job.
-    signals.worker_init.connect(register, weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)

@@ -34,7 +34,7 @@ RANK_VARIABLES = {
 class Ranks:
     """`torchrun --standalone` with its ranks, as a child of this process that never outlives it."""
 
-    def __init__(self, folder: AttemptFolder, num_ranks: int, module: str, working_dir: Path) -> None:
+    def __init__(self, folder: AttemptFolder, num_ranks: int, module: str, working_dir: Path, stdin: int) -> None:
         self._log = folder.log.open("ab")
         self._process = subprocess.Popen(
             [
@@ -43,7 +43,7 @@ class Ranks:
                 *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
                 *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=working_dir,

@@ -117,7 +117,7 @@ def test_streams_end_when_the_service_stops(service: Service, run_async: RunAsyn
             await submit(service, client)
             reading = asyncio.create_task(client.get("/v1/jobs/job1/events", headers=STREAM))
             await come(lambda: service.store.followers > 0)
-            service.app.state.stopping.set()
+            await service.store.end_streams()
             answer = await asyncio.wait_for(reading, 5)
             assert ids_of(answer.text)[0] == "1000-0"
             assert service.store.followers == 0
@@ -129,7 +129,7 @@ def test_a_client_that_goes_away_leaves_no_follower(run_async: RunAsync) -> None
     async def use() -> None:
         store = FakeStore()
         store.happen("job1", Warned(message="w"))
-        stream = sse_bytes(store.follow("job1", None), asyncio.Event())
+        stream = sse_bytes(store.follow("job1", None))
         parts: list[bytes] = []
 
         async def read() -> None:
