@@ -47,7 +47,13 @@ class Reader:
             stdout=subprocess.PIPE,
             text=True,
             # It writes in no folder but its own, no model hub is asked, no thread is started, and arenas of glibc's take little of the bound.
-            env={**os.environ, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+            env={
+                **os.environ,
+                "TMPDIR": str(temporary),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "2",
+            },
         )
         assert self._line() == "ready"
 

@@ -147,7 +147,10 @@ SAFETENSORS: Group = {
     "three offsets": (lambda: header(w={**entry([4, 3]), "data_offsets": [0, 48, 48]}), CORRUPT),
     "too little data": (lambda: safetensors(GOOD, GOOD_DATA[:-1]), CORRUPT),
     "too much data": (lambda: safetensors(GOOD, GOOD_DATA + b"1"), CORRUPT),
-    "infinite weights": (lambda: safetensors(GOOD, struct.pack("<13f2q", *[math.inf] * 13, 7, 8)), "non-finite-weights"),
+    "infinite weights": (
+        lambda: safetensors(GOOD, struct.pack("<13f2q", *[math.inf] * 13, 7, 8)),
+        "non-finite-weights",
+    ),
     "a million names": (lambda: safetensors(_names(1_000_000)), CORRUPT),
     "a hundred thousand names": (lambda: safetensors(_names(100_000)), MISMATCHED),
     "a header of 90 MB of spaces": (lambda: safetensors(b"{" + b" " * 90_000_000 + b"}"), CORRUPT),
@@ -231,7 +234,10 @@ PICKLES: Group = {
         lambda: legacy(mapping((text("w"), _on_cpu(_legacy_expanded())))),
         UNSAFE,
     ),
-    "a storage that is larger than the file": (lambda: pt(mapping((text("w"), tensor([10**9], [1], count=10**9)))), CORRUPT),
+    "a storage that is larger than the file": (
+        lambda: pt(mapping((text("w"), tensor([10**9], [1], count=10**9)))),
+        CORRUPT,
+    ),
     "a storage of 2^62 numbers": (lambda: pt(mapping((text("w"), tensor([4], [1], count=1 << 62)))), CORRUPT),
     "a storage of -1 numbers": (lambda: pt(mapping((text("w"), tensor([4], [1], count=-1)))), CORRUPT),
     "an old storage that is larger than the file": (
@@ -246,11 +252,23 @@ PICKLES: Group = {
         lambda: legacy(mapping((text("w"), _legacy_tensor([4], [1], 4))), {"0": (1 << 40, b"")}),
         CORRUPT,
     ),
-    "a byte array of 10^11": (lambda: pt(weights((text("x"), call("builtins.bytearray", number(10**11)))), TWELVE), UNSAFE),
-    "a byte array of 10^9": (lambda: pt(weights((text("x"), call("builtins.bytearray", number(10**9)))), TWELVE), UNSAFE),
-    "a tensor by its size": (lambda: pt(weights((text("x"), call("torch.Tensor", number(10**6), number(10**6)))), TWELVE), UNSAFE),
+    "a byte array of 10^11": (
+        lambda: pt(weights((text("x"), call("builtins.bytearray", number(10**11)))), TWELVE),
+        UNSAFE,
+    ),
+    "a byte array of 10^9": (
+        lambda: pt(weights((text("x"), call("builtins.bytearray", number(10**9)))), TWELVE),
+        UNSAFE,
+    ),
+    "a tensor by its size": (
+        lambda: pt(weights((text("x"), call("torch.Tensor", number(10**6), number(10**6)))), TWELVE),
+        UNSAFE,
+    ),
     "a new tensor by its size": (lambda: pt(mapping((text("w"), new("torch.FloatTensor", number(10**9))))), UNSAFE),
-    "a storage by its size": (lambda: pt(mapping((text("w"), call("torch.storage.UntypedStorage", number(10**10))))), UNSAFE),
+    "a storage by its size": (
+        lambda: pt(mapping((text("w"), call("torch.storage.UntypedStorage", number(10**10))))),
+        UNSAFE,
+    ),
     "a storage through a type": (
         lambda: pt(
             mapping(
@@ -305,9 +323,7 @@ PICKLES: Group = {
         CORRUPT,
     ),
     "a tower beside the weights": (
-        lambda: pt(
-            memo_tower(200, pickle.DUP + pickle.TUPLE2) + weights((text("x"), get(200))), TWELVE
-        ),
+        lambda: pt(memo_tower(200, pickle.DUP + pickle.TUPLE2) + weights((text("x"), get(200))), TWELVE),
         MISMATCHED,
     ),
     "a million lists": (lambda: pt(weights((text("x"), listed(*[pickle.EMPTY_LIST] * 1_000_000))), TWELVE), MISMATCHED),
@@ -318,8 +334,14 @@ PICKLES: Group = {
     ),
     "a gigabyte of opcodes, compressed": (lambda: _compressed_zeros(1 << 30), CORRUPT),
     "lists in lists": (lambda: pt(weights((text("x"), nested(100_000))), TWELVE), MISMATCHED),
-    "tuples in tuples": (lambda: pt(weights((text("x"), pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000)), TWELVE), MISMATCHED),
-    "tuples in tuples as a key": (lambda: pt(mapping((pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000, PLAIN))), CORRUPT),
+    "tuples in tuples": (
+        lambda: pt(weights((text("x"), pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000)), TWELVE),
+        MISMATCHED,
+    ),
+    "tuples in tuples as a key": (
+        lambda: pt(mapping((pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000, PLAIN))),
+        CORRUPT,
+    ),
     "a dict in itself": (
         lambda: pt(pickle.EMPTY_DICT + put(0) + pickle.MARK + text("model") + get(0) + pickle.SETITEMS),
         CORRUPT,
@@ -349,7 +371,9 @@ PICKLES: Group = {
     "more strides than sides": (lambda: pt(mapping((text("w"), tensor([4], [1, 1])))), CORRUPT),
     "a thousand sides": (lambda: pt(mapping((text("w"), tensor([1] * 1000, [1] * 1000)))), CORRUPT),
     "sides that are texts": (
-        lambda: pt(mapping((text("w"), call("torch._utils._rebuild_tensor_v2", storage(4), number(0), text("4"), text("1"))))),
+        lambda: pt(
+            mapping((text("w"), call("torch._utils._rebuild_tensor_v2", storage(4), number(0), text("4"), text("1"))))
+        ),
         CORRUPT,
     ),
     "a record that is missing": (lambda: pt(mapping((text("w"), tensor([4], [1], held=storage(4, "7"))))), CORRUPT),
@@ -363,7 +387,10 @@ PICKLES: Group = {
     "a string that is longer than the file": (lambda: pt(pickle.BINUNICODE + b"\xff\xff\xff\xff"), CORRUPT),
     "a string of 2^60": (lambda: pt(pickle.BINUNICODE8 + struct.pack("<Q", 1 << 60)), UNSAFE),
     "an integer of 2^31 bytes": (lambda: pt(pickle.LONG4 + struct.pack("<i", (1 << 31) - 1)), CORRUPT),
-    "a memo of 2^32 places": (lambda: pt(pickle.NONE + put((1 << 32) - 1) + pickle.POP + weights(), TWELVE), MISMATCHED),
+    "a memo of 2^32 places": (
+        lambda: pt(pickle.NONE + put((1 << 32) - 1) + pickle.POP + weights(), TWELVE),
+        MISMATCHED,
+    ),
     # Archives
     "a wrong checksum": (lambda: _wrong_checksum(), None),
     "an archive that is compressed": (lambda: _compressed(weights()), None),
@@ -431,11 +458,19 @@ def _sparse(count: int) -> bytes:
 
 def _copies(name: str) -> bytes:
     """A list of 20,000, copied 20,000 times by a file of 300 KB."""
-    pairs = listed(*[several(number(i), number(i)) for i in range(20_000)]) if "Dict" in name else listed(
-        *[number(i) for i in range(20_000)]
+    pairs = (
+        listed(*[several(number(i), number(i)) for i in range(20_000)])
+        if "Dict" in name
+        else listed(*[number(i) for i in range(20_000)])
     )
-    return pairs + put(0) + glob(name) + put(1) + several(get(0)) + put(2) + listed(
-        *[get(1) + get(2) + pickle.REDUCE] * 20_000
+    return (
+        pairs
+        + put(0)
+        + glob(name)
+        + put(1)
+        + several(get(0))
+        + put(2)
+        + listed(*[get(1) + get(2) + pickle.REDUCE] * 20_000)
     )
 
 
@@ -446,7 +481,9 @@ def _long(digits: int) -> bytes:
 
 def _compressed(value: bytes, **more: bytes) -> bytes:
     records = {"data.pkl": pickled(value), "byteorder": b"little", "data/0": TWELVE, **more, "version": b"3\n"}
-    return archive({f"archive/{name}": content for name, content in records.items()}, zipfile.ZIP_DEFLATED, aligned=False)
+    return archive(
+        {f"archive/{name}": content for name, content in records.items()}, zipfile.ZIP_DEFLATED, aligned=False
+    )
 
 
 @functools.cache
@@ -551,7 +588,14 @@ CONFIGS: Group = {
     "good": (_with(), None),
     **{
         f"{name} {value:.0e}": (_with(**{name: value}), MODEL)
-        for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "image_size", "patch_size", "num_channels")
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "intermediate_size",
+            "image_size",
+            "patch_size",
+            "num_channels",
+        )
         for value in HUGE
     },
     **{
@@ -583,7 +627,10 @@ CONFIGS: Group = {
     "a dtype that is a list": (_with(dtype=[1]), MODEL),
     "attention of no name": (_with(attn_implementation="evil/kernel"), None),
     "attention of a hub": (_with(_attn_implementation="evil/kernel"), None),
-    "a name that transformers uses itself": (_with(_commit_hash=[1], name_or_path={"x": 1}, transformers_version=3), None),
+    "a name that transformers uses itself": (
+        _with(_commit_hash=[1], name_or_path={"x": 1}, transformers_version=3),
+        None,
+    ),
     "methods in the place of values": (_with(to_dict=1, get_text_config=2), MODEL),
     "a list": (lambda: [], CORRUPT),
     "deep": (lambda: DEEP, CORRUPT),
@@ -680,14 +727,25 @@ ARRAYS: Group = {
     "a header of 5,000 digits": (lambda: images(npy(image_header(f"({'1' * 5000},)")) + FOUR), DATA),
     "a header of 60,000 brackets within": (lambda: images(npy(image_header("(" * 30_000 + ")" * 30_000)) + FOUR), DATA),
     "keys that are wrong": (lambda: images(npy("{'descr': '|u1'}\n") + FOUR), DATA),
-    "a type of deep records": (lambda: images(npy(image_header("(4,)", "[('a'," * 500 + "'|u1'" + ")]" * 500)) + FOUR), DATA),
-    "labels of floats": (lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((4,), bytes(16), "<f4")}), DATA),
-    "labels of texts": (lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((4,), b"0123", "|S1")}), DATA),
-    "labels of objects": (
-        lambda: npz({"images": array((4, 8, 8), FOUR), "labels": npy(image_header("(4,)", "'|O'")) + pickled(number(1))}),
+    "a type of deep records": (
+        lambda: images(npy(image_header("(4,)", "[('a'," * 500 + "'|u1'" + ")]" * 500)) + FOUR),
         DATA,
     ),
-    "labels of no dimension": (lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((), bytes(8), "<i8")}), DATA),
+    "labels of floats": (
+        lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((4,), bytes(16), "<f4")}),
+        DATA,
+    ),
+    "labels of texts": (lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((4,), b"0123", "|S1")}), DATA),
+    "labels of objects": (
+        lambda: npz(
+            {"images": array((4, 8, 8), FOUR), "labels": npy(image_header("(4,)", "'|O'")) + pickled(number(1))}
+        ),
+        DATA,
+    ),
+    "labels of no dimension": (
+        lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((), bytes(8), "<i8")}),
+        DATA,
+    ),
     "labels of two dimensions": (
         lambda: npz({"images": array((4, 8, 8), FOUR), "labels": array((4, 1), bytes(32), "<i8")}),
         DATA,
@@ -821,7 +879,10 @@ PNGS: Group = {
     "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", DATA),
     "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", DATA),
     "empty": (lambda: b"", DATA),
-    "a BMP of 2^31 pixels": (lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, 2, 1, 8, 0, 0, 0, 0, 0, 0), DATA),
+    "a BMP of 2^31 pixels": (
+        lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, 2, 1, 8, 0, 0, 0, 0, 0, 0),
+        DATA,
+    ),
     "a BMP of RLE": (lambda: _rle_bmp(), DATA),
     "a JPEG of 65,000 x 65,000": (lambda: _jpeg_of(65_000, 65_000), DATA),
     "a progressive JPEG of many scans": (lambda: _jpeg_scans(), None),
@@ -950,13 +1011,21 @@ FOLDERS: dict[str, tuple[str, Callable[[], Files], str | None]] = {
     ),
     "modules.json that is deep": ("combine", lambda: {**valid.plain(), "modules.json": DEEP}, None),
     "modules.json of 5,000 digits": ("combine", lambda: {**valid.plain(), "modules.json": b"1" * 5_000}, None),
-    "a name of 200 digits": ("combine", lambda: {**valid.plain(), f"step-{'9' * 200}.safetensors": valid.checkpoint()}, None),
+    "a name of 200 digits": (
+        "combine",
+        lambda: {**valid.plain(), f"step-{'9' * 200}.safetensors": valid.checkpoint()},
+        None,
+    ),
     "names with steps of 10^300": (
         "combine",
         lambda: {"step-1e300.safetensors": valid.checkpoint(), "step-1e999.safetensors": save(valid.state(2))},
         None,
     ),
-    "10,000 side files": ("combine", lambda: {**valid.plain(), **{f"vocab-{i}.txt": b"x" for i in range(10_000)}}, None),
+    "10,000 side files": (
+        "combine",
+        lambda: {**valid.plain(), **{f"vocab-{i}.txt": b"x" for i in range(10_000)}},
+        None,
+    ),
 }
 
 

@@ -192,7 +192,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, *before: bytes, pixels: bytes | None = None, last: bytes = b"", bits: int = 8) -> bytes:
+def png(
+    width: int, height: int, *before: bytes, pixels: bytes | None = None, last: bytes = b"", bits: int = 8
+) -> bytes:
     """Grey; `before` and `last` are chunks around the pixels."""
     if pixels is None:
         pixels = zlib.compress((b"\0" + b"\x80" * width) * min(height, 64))

@@ -40,7 +40,9 @@ def data(folder: Path, scratch: Path) -> None:
 
 def job(folder: Path, scratch: Path) -> None:
     """A job on `run` and `val`, up to where its methods would begin."""
-    with opened(Request(ckpt_dir=folder / "run", val_set=folder / "val", output=scratch / "out", device="cpu")) as begun:
+    with opened(
+        Request(ckpt_dir=folder / "run", val_set=folder / "val", output=scratch / "out", device="cpu")
+    ) as begun:
         prepare(begun)
 
 
