@@ -14,12 +14,15 @@ from pydantic import ValidationError
 from ladle_contracts import keys
 from ladle_contracts.environment import explain_settings
 from ladle_worker.celery_app import make_app
+from ladle_worker.confinement.choose import CannotConfine
+from ladle_worker.family import keep_secrets
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO)
+    keep_secrets()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -28,7 +31,7 @@ def main() -> int:
     settings.results_dir.mkdir(parents=True, exist_ok=True)
     try:
         node = Node(settings, describe())
-    except CannotDescribe as error:
+    except (CannotDescribe, CannotConfine) as error:
         print(error, file=sys.stderr)
         return 2
     app = make_app(settings, node)

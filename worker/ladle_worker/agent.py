@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -13,21 +14,25 @@ from redis.exceptions import RedisError
 from ladle_contracts import JobResult, Reason
 from ladle_contracts.roots import PathNotAllowed, resolve_inside
 from ladle_worker.claim import Claim, Ended
+from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch import Ranks
+from ladle_worker.memory_kills import about_memory, count_kills
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
+from ladle_worker.stall import StallWatch
+from ladle_worker.torchrun import KILLED_STATUSES
 
 logger = logging.getLogger(__name__)
 
 STOPPED = {"cancel", "release", "lost"}
 
 
-def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
+def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = ()) -> str:
     """Runs one attempt and returns the job's new state. Raises `NotOurs` if the claim is refused."""
     claim = Claim(settings, job_id, attempt)
     try:
-        ended = Attempt(settings, claim).run()
+        ended = Attempt(settings, claim, protections).run()
         # If it is lost, another attempt may already be running, and the files belong to that one.
         state = claim.end(ended) if ended is not None else "lost"
         if state in ("succeeded", "failed", "cancelled"):
@@ -40,8 +45,9 @@ def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
 class Attempt:
     """What happens between a claim and its end."""
 
-    def __init__(self, settings: Settings, claim: Claim) -> None:
+    def __init__(self, settings: Settings, claim: Claim, protections: Collection[str] = ()) -> None:
         self._settings = settings
+        self._protections = protections
         self._claim = claim
         self._job = JobFolder(settings.results_dir, claim.job_id)
         self._folder = self._job.attempt(claim.attempt)
@@ -81,15 +87,19 @@ class Attempt:
 
     def _start(self) -> Ended | None:
         self._job.remove_staging()
-        self._write_job()
+        plan = self._plan(self._write_job())
+        kills = count_kills()
         ranks = Ranks(
             self._folder,
+            self._claim.job_id,
             self._claim.spec.resources.ranks_per_node,
             self._settings.rank_module,
-            working_dir=self._folder.path,
+            plan,
         )
         try:
             answer = self._watch(ranks)
+            if answer == "stalled":
+                ranks.tell_where_they_are()
         finally:
             ranks.end(self._settings.kill_grace_s)
         if answer == "lost":
@@ -99,10 +109,56 @@ class Attempt:
             return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
-        return self._conclude(ranks.poll())
+        if answer == "stalled":
+            return self._stalled()
+        return self._out_of_memory(ranks.poll(), kills) or self._conclude(ranks.poll())
 
-    def _write_job(self) -> None:
-        """Resolves every path inside the roots, here where the files are opened, and writes them for the ranks."""
+    def _stalled(self) -> Ended:
+        stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
+        return Ended(
+            outcome="crashed",
+            reason=Reason.STALLED,
+            message=f"A job must make progress, but in stage `{stage or 'start'}` nothing moved for {limit_s:g} s. A "
+            "disk may hang, or a task. The end of the log says where each rank was. The limit is `LADLE_STALL_S`.",
+            log_tail=log_tail(self._folder),
+        )
+
+    def _out_of_memory(self, status: int | None, kills: int) -> Ended | None:
+        """What ended without an outcome because of memory. Another attempt would need as much."""
+        if self._folder.read_outcome() is not None:
+            return None
+        tail = log_tail(self._folder)
+        if not (status in KILLED_STATUSES and count_kills() > kills) and not (status and about_memory(tail)):
+            return None
+        return Ended(
+            outcome="failed",
+            reason=Reason.OUT_OF_MEMORY,
+            message="The job must fit into free memory, but a rank was ended because there was no more. Give a smaller "
+            "task option `batch_size`, or a node with more memory.",
+            log_tail=tail,
+        )
+
+    def _plan(self, inputs: str) -> Plan:
+        """How the ranks are confined. They may write what is this attempt's own, and nothing else of the results."""
+        settings = self._settings
+        staging = self._job.staging(self._claim.attempt)
+        # A folder that is to be writable must be there before the ranks start.
+        staging.mkdir()
+        redis = settings.redis_socket
+        secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
+        return Plan(
+            agent=os.getpid(),
+            protections=tuple(self._protections),
+            inputs=inputs,
+            outputs=str(settings.results_dir),
+            read=readable(settings.roots, settings.rank_read, secrets),
+            write=writable((self._folder.path, self._job.state, staging), settings.rank_write),
+            devices=devices(),
+            hidden=(str(redis),) if redis is not None else (),
+        )
+
+    def _write_job(self) -> str:
+        """Resolves every path inside the roots and writes them for the ranks. Returns the checkpoints' folder."""
         spec, roots = self._claim.spec, self._settings.roots
         paths = {
             "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
@@ -121,12 +177,16 @@ class Attempt:
             "staging": str(self._job.staging(self._claim.attempt)),
             "destination": str(self._destination),
             "state": str(self._job.state),
+            "limit_memory": MEMORY in self._protections,
         }
         write_whole(self._folder.job, job)
+        self._folder.pulse.touch()
+        return str(job["ckpt_dir"])
 
     def _watch(self, ranks: Ranks) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
-        relay = Relay(self._folder, self._claim)
+        self._relay = relay = Relay(self._folder, self._claim)
+        self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
             running = ranks.poll() is None
             try:
@@ -140,6 +200,8 @@ class Attempt:
             else:
                 if not running:
                     return "ok"
+            if running and self._stall.stalled(relay.stage):
+                return "stalled"
             time.sleep(self._settings.poll_s)
 
     def _conclude(self, status: int | None) -> Ended | None:

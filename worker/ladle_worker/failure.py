@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ladle_contracts import Reason
 from ladle_engine import EngineError
 from ladle_engine.distributed.machine_faults import is_machine_fault
-from ladle_engine.distributed.out_of_memory import is_out_of_memory
+from ladle_engine.distributed.out_of_memory import RELIEF, is_out_of_memory
 from ladle_engine.storage.atomic_folder import FULL_DISK
 from ladle_engine.tasks.faults import describe, place_of_error
 from ladle_worker.convert import in_spec_words
@@ -33,7 +33,9 @@ def failure_of(error: Exception) -> Failure | None:
         known = error.code in {reason.value for reason in Reason}
         return Failure(reason=Reason(error.code) if known else Reason.TASK_FAILED, message=in_spec_words(str(error)))
     if is_out_of_memory(error):
-        return Failure(reason=Reason.OUT_OF_MEMORY, message=str(error) or "The job ran out of memory.")
+        what = str(error) or type(error).__name__
+        message = f"The job must fit into free memory, but this rank ran out of it: {what} {RELIEF}"
+        return Failure(reason=Reason.OUT_OF_MEMORY, message=message)
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return Failure(reason=Reason.DISK_FULL, message=str(error))
     if is_machine_fault(error):

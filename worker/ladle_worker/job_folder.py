@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ class AttemptFolder:
         return self.path / "log.txt"
 
     @property
+    def plan(self) -> Path:
+        """What the agent writes for the launcher of the ranks: how they are confined."""
+        return self.path / "confinement.json"
+
+    @property
+    def temporary(self) -> Path:
+        """The ranks' temporary folder."""
+        return self.path / "tmp"
+
+    @property
+    def pulse(self) -> Path:
+        """Ranks touch it while they work: its time is when they last did."""
+        return self.path / "pulse"
+
+    @property
     def outcome(self) -> Path:
         """Rank 0 writes it once, at the end."""
         return self.path / "outcome.json"
@@ -94,7 +110,7 @@ def jobs_with_folders(results_dir: Path) -> set[str]:
 
 def write_whole(path: Path, value: Any) -> None:
     """Writes JSON in one step, so that a reader never sees half of it."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
     with temporary.open("w") as file:
         json.dump(value, file)
         file.flush()

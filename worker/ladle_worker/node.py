@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from ladle_contracts import TERMINAL_STATES, keys
 from ladle_contracts.transitions import SCRIPTS
+from ladle_worker.confinement.choose import choose
 from ladle_worker.connection import connect
 from ladle_worker.job_folder import JobFolder, jobs_with_folders
 from ladle_worker.settings import Settings
@@ -53,6 +54,8 @@ class Node:
     def __init__(self, settings: Settings, described: dict[str, Any]) -> None:
         self._settings = settings
         self._described = described
+        self.protections = choose(settings.confine, described["protections"], gpus=bool(described["gpus"]))
+        """What this node's ranks are confined in."""
         self._leaving = threading.Event()
         self._is_registered = False
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
@@ -118,6 +121,7 @@ class Node:
             "gpus": json.dumps(self._described["gpus"]),
             "version": version("ladle"),
             "torch_version": self._described["torch_version"],
+            "protections": json.dumps(self.protections),
             "catalog": json.dumps(self._described["catalog"]),
         }
         return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

@@ -6,14 +6,16 @@ torchrun ... -m ladle_worker.rank <attempt folder>
 from __future__ import annotations
 
 # Before torch is imported, because that takes seconds in which the parent may be killed.
-from ladle_worker.family import die_with_parent
+from ladle_worker.family import WHERE_SIGNAL, die_with_parent, parent_of_ranks
 
-die_with_parent()
+die_with_parent(parent_of_ranks())
 
+import faulthandler  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from datetime import timedelta  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -24,7 +26,9 @@ import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
-from ladle_engine.progress import ProgressEvent  # noqa: E402
+from ladle_engine.progress import ProgressEvent, on_pulse  # noqa: E402
+from ladle_engine.storage.host_memory import free_host_bytes  # noqa: E402
+from ladle_worker.confinement.limits import limit_memory  # noqa: E402
 from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
 from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
@@ -32,11 +36,17 @@ from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
 """gloo's own default is 30 minutes, and a job that hangs would look like a slow one for that long."""
 
+PULSE_S = 1.0
+
 
 def main(attempt_folder: str) -> int:
     """0 if the outcome was written, good or bad. Anything else is a crash, and the agent tries again."""
     folder = AttemptFolder(Path(attempt_folder))
     job = json.loads(folder.job.read_text())
+    faulthandler.register(WHERE_SIGNAL)
+    if job["limit_memory"]:
+        limit_memory(free_host_bytes())
+    on_pulse(_beat(folder.pulse))
     with _process_group() as rank, folder.events.open("a") as events:
         try:
             outcome = _average(job, events)
@@ -51,6 +61,19 @@ def main(attempt_folder: str) -> int:
         if rank == 0:
             write_whole(folder.outcome, {"ok": True, "result": result})
     return 0
+
+
+def _beat(path: Path) -> Callable[[], None]:
+    """Says in a file's time that work goes on, once a second at most."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last >= PULSE_S:
+            last = time.monotonic()
+            os.utime(path)
+
+    return beat
 
 
 def _tell(folder: AttemptFolder, failure: Failure) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.descriptors import allow_more_descriptors
 
 MAX_READ_BYTES = 1 << 30
@@ -123,6 +124,7 @@ class InputFile:
                     self.path, f"was {self.size:,} bytes long and has become shorter ({self._length_now():,} bytes)"
                 )
             buffer, offset = buffer[count:], offset + count
+            pulse()
 
     def read(self, offset: int, length: int) -> bytes:
         content = bytearray(length)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladle_engine.errors import EngineError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
 
@@ -124,6 +125,7 @@ class Inputs:
 def _files_below(folder: Path) -> Iterator[tuple[Path, Identity]]:
     """In order of their names."""
     for place, folders, names in os.walk(folder):
+        pulse()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(place, name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle_engine.errors import DataError
+from ladle_engine.progress import pulse
 from ladle_engine.tasks.image_files import SUFFIXES
 from ladle_engine.tasks.image_shape import ImageShape
 
@@ -72,6 +73,7 @@ def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterat
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
+    pulse()
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
