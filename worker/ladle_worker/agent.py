@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -115,6 +116,10 @@ class Attempt:
 
     def _stalled(self) -> Ended:
         stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
+        with suppress(RedisError):
+            # Where the ranks stood.
+            while self._relay.send(to_end=True):
+                continue
         return Ended(
             outcome="crashed",
             reason=Reason.STALLED,
