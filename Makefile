@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test chaos check audit format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,12 +24,20 @@ demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its c
 test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores), on as many cores as are idle.
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20
 
+chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
 check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases $(wildcard benchmarks/*.py benchmarks/gpu/*.py)
 	docker/check.sh
+
+audit: ## Look for known vulnerabilities in the pinned packages. Needs an index that has PyPI's advisories.
+	test -x .cache/audit/bin/pip-audit || { $(PYTHON) -m venv .cache/audit && \
+	  .cache/audit/bin/pip install --quiet --disable-pip-version-check pip-audit -c constraints.txt; }
+	.cache/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .

@@ -29,6 +29,15 @@ COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_CONSTRAINT=/src/constraints.txt /opt/ladle/bin/pip wheel --no-deps --wheel-dir /wheels .
 
+# What the image consists of, as a CycloneDX document. The tool that writes it stays in this stage.
+FROM dependencies AS sbom
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    /opt/ladle/bin/pip install --no-index --no-deps /wheels/*.whl
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install cyclonedx-bom -c constraints.txt \
+    && /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.cdx.json /opt/ladle/bin/python
+
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/ladle/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 # A fixed number, which LADLE_UID may replace: so whoever runs it must be able to write to a new volume at /results.
@@ -39,6 +48,7 @@ RUN groupadd --gid 10001 ladle \
 COPY --from=dependencies /opt/ladle /opt/ladle
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+COPY --from=sbom /sbom.cdx.json /opt/ladle/sbom.cdx.json
 USER 10001:10001
 WORKDIR /tmp
 CMD ["python", "-m", "ladle_service"]

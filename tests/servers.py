@@ -176,6 +176,15 @@ def worker_process(folder: Path, server: RedisServer, root: Path, **settings: st
     )
 
 
+def gated_worker(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
+    """A worker whose ranks can be held at a point: `tests.integration.gated_rank`."""
+    process = worker_process(folder, server, root, RANK_MODULE="tests.integration.gated_rank", **settings)
+    # Ranks inherit it. What is there already says where Ladle itself is, if it is not the installed one.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return process
+
+
 def service_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
     """`python -m ladle_service` on a unix socket, `folder/api.sock`."""
     variables = {

@@ -16,6 +16,9 @@
 
 Waiting longer than a `timeout` raises Python's own TimeoutError. An option that does not exist raises TypeError.
 
+A message is safe to print: what a terminal would obey in the words of a job, a path or a service is escaped in it. The
+attributes have the original texts.
+
 In messages an argument is written as `url=` and a field of the job spec by its path, as in `checkpoints.last`. The
 command relies on it to show flags instead.
 """
@@ -26,6 +29,7 @@ from typing import Any
 
 from ladle_contracts import ErrorCode, JobRecord, Problem, Reason
 from ladle_contracts.errors import SPEC_CODES
+from ladle_contracts.safe_text import one_line
 
 
 class LadleError(Exception):
@@ -59,7 +63,7 @@ class ServiceError(LadleError):
     """The service refused."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(f"{problem.detail} [{problem.code}]")
+        super().__init__(one_line(f"{problem.detail} [{problem.code}]"))
         self._problem = problem
         self.code = str(problem.code)
         self.status = problem.status
@@ -100,7 +104,7 @@ class JobError(LadleError):
 
     @staticmethod
     def _describe(record: JobRecord) -> str:
-        return f"Job {record.id} is {record.state}."
+        return one_line(f"Job {record.id} is {record.state}.")
 
     def __reduce__(self) -> tuple[type[JobError], tuple[JobRecord]]:
         """So that it can be pickled, as a process pool does."""
@@ -115,8 +119,8 @@ class JobFailed(JobError):
         lines = [f"Job {record.id} failed: {record.message or 'there is no message'} [{record.reason or 'unknown'}]"]
         tail = [line for line in record.log_tail if not record.message or record.message not in line]
         if tail:
-            lines += ["The log ends with:", *(f"    {line}" for line in tail)]
-        return "\n".join(lines)
+            lines += ["The log ends with:", *(f"    {line.expandtabs()}" for line in tail)]
+        return "\n".join(map(one_line, lines))
 
 
 class JobCancelled(JobError):
@@ -124,7 +128,7 @@ class JobCancelled(JobError):
 
     @staticmethod
     def _describe(record: JobRecord) -> str:
-        return f"Job {record.id} was cancelled."
+        return one_line(f"Job {record.id} was cancelled.")
 
 
 _BY_STATUS: dict[int, type[ServiceError]] = {401: Unauthorized, 404: NotFound, 409: Conflict, 503: Unavailable}
@@ -144,4 +148,4 @@ def describe(problem: Problem) -> str:
         for error in problem.errors
         if str(error.get("message")) not in problem.detail
     ]
-    return "\n".join([f"{problem.detail} [{problem.code}]", *fields])
+    return "\n".join(map(one_line, [f"{problem.detail} [{problem.code}]", *fields]))

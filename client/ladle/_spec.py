@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ladle._errors import InvalidSpec
 from ladle_contracts import JobSpec
 from ladle_contracts.rules import broken_rules
+from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
 PathLike = str | os.PathLike[str]
@@ -94,7 +95,7 @@ _FRIENDLY: dict[str, Callable[[Any], Any]] = {
 
 def _invalid(error: ValidationError) -> InvalidSpec:
     broken = broken_rules(error)
-    sentences = [f"`{each.field}` {each.describe(_short)}." for each in broken]
+    sentences = [one_line(f"`{each.field}` {each.describe(_short)}.") for each in broken]
     text = sentences[0] if len(sentences) == 1 else "\n  ".join(["The job spec is not valid:", *sentences])
     errors = tuple({"field": each.field, "message": each.describe(_short), "value": each.value} for each in broken)
     return InvalidSpec(text, errors=errors)

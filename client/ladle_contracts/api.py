@@ -55,6 +55,6 @@ class Version(Contract):
 
 
 class Health(Contract):
-    """`alive`: the process runs. `ready`: Redis answers as well."""
+    """`alive`: the process runs. `ready`: Redis answers and takes writes as well."""
 
     status: str

@@ -1,32 +1,134 @@
-"""The operator's roots: a path in a job must be inside one of them after all links are followed.
+"""The operator's roots: whatever a job names, and whatever lies below that, must be inside one of them.
 
-The API checks it when a job is submitted. The worker checks it again, where the file is opened.
+The API checks it when a job is submitted, the agent when the job starts, and the ranks each time they open a file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ladle_contracts.beneath import PATH_ONLY, open_beneath
+
+ATTEMPTS = 8
+"""How often links are followed anew where somebody exchanges them meanwhile."""
+
+PathLike = str | os.PathLike[str]
 
 
 class PathNotAllowed(ValueError):
     """The path does not exist or is outside the allowed roots. The answer is the same, so nobody can probe the disk."""
 
 
-def resolve_inside(path: str | os.PathLike[str], roots: Sequence[Path], *, field: str = "path") -> Path:
+class Roots:
+    """Opens paths below the roots, whose descriptors it holds from the beginning until `close`.
+
+    Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
+    allows nothing; one that is a link allows what it leads to now.
+    """
+
+    def __init__(self, folders: Sequence[PathLike]) -> None:
+        self._held: dict[str, int] = {}
+        """Path without links -> descriptor; of nested roots the inner one first."""
+        for real in sorted({os.path.realpath(folder) for folder in folders}, key=len, reverse=True):
+            try:
+                self._held[real] = os.open(real, PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held = {}
+
+    def open(self, path: PathLike, flags: int = os.O_RDONLY) -> int:
+        """A descriptor of a file or folder, to read or, with `O_PATH`, to look at. It never blocks.
+
+        Raises `PathNotAllowed` for what is outside, whether or not it exists, and `OSError`.
+        """
+        return self._open(path, flags)[0]
+
+    def resolve(self, path: PathLike) -> Path:
+        """The path without links, of a regular file or folder. Raises `PathNotAllowed` for anything else."""
+        try:
+            descriptor, real = self._open(path, PATH_ONLY)
+        except (OSError, ValueError) as error:
+            raise PathNotAllowed(f"{_shown(path)} must be an existing file or folder inside the roots") from error
+        mode = _status_of(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise PathNotAllowed(f"{_shown(path)} must be a regular file or a folder")
+        # Without links, `..` can be taken as text.
+        return Path(os.path.normpath(real))
+
+    def status(self, path: PathLike) -> os.stat_result:
+        """Of what links lead to. Raises as `open`."""
+        return _status_of(self.open(path, PATH_ONLY))
+
+    def _open(self, path: PathLike, flags: int) -> tuple[int, str]:
+        real = os.fspath(path)
+        for _ in range(ATTEMPTS):
+            # Most paths have no links: then the first attempt, which looks for none, is all there is.
+            if (below := self._root_of(real)) is not None:
+                try:
+                    return open_beneath(*below, flags), real
+                except OSError as error:
+                    if error.errno not in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
+                        raise
+            # Only a hint, because a link may be exchanged right after: what counts is what is opened above.
+            real = os.path.realpath(path)
+            if self._root_of(real) is None:
+                break
+        else:
+            # A link that leads to itself leads nowhere, so not out: that is an `OSError` as everywhere else.
+            os.path.realpath(path, strict=True)
+        raise PathNotAllowed(f"{_shown(path)} must be inside the allowed folders")
+
+    def _root_of(self, path: str) -> tuple[int, str] | None:
+        """The descriptor of the root in which a path lies by its text, and the rest of the path."""
+        for root, descriptor in self._held.items():
+            if path == root:
+                return descriptor, "."
+            if path.startswith(root.rstrip("/") + "/"):
+                return descriptor, path[len(root) :].lstrip("/") or "."
+        return None
+
+
+def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:
     """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
     refused = PathNotAllowed(
-        f"`{field}` must be an existing path inside the allowed folders, but `{os.fspath(path)}` is not. Ask the "
+        f"`{field}` must be an existing file or folder inside the allowed folders, but {_shown(path)} is not. Ask the "
         f"operator which folders are allowed."
     )
     if not Path(path).is_absolute():
         raise refused
     try:
-        resolved = Path(path).resolve(strict=True)
-        inside = any(resolved.is_relative_to(root.resolve()) for root in roots)
-    except (OSError, RuntimeError, ValueError) as error:
+        with Roots(roots) as held:
+            return held.resolve(path)
+    except PathNotAllowed as error:
         raise refused from error
-    if not inside:
-        raise refused
-    return resolved
+
+
+def _status_of(descriptor: int) -> os.stat_result:
+    """Closes the descriptor."""
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shown(path: PathLike) -> str:
+    """For a message. A name may hold anything, so also line breaks and what controls a terminal."""
+    return "`" + "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path)) + "`"

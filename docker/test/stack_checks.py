@@ -27,6 +27,8 @@ def run_all(stack: Stack, say: Say) -> None:
     say("ok: Redis writes an append-only file and evicts nothing")
     api_has_no_torch(stack)
     say("ok: the API's image has no torch")
+    images_say_what_they_consist_of(stack)
+    say("ok: both images hold a list of what they consist of")
     a_job_makes_a_model(stack, say)
     a_stopped_worker_hands_its_job_back(stack, say)
 
@@ -72,6 +74,14 @@ def api_has_no_torch(stack: Stack) -> None:
     """It never imports it, and the image is small."""
     assert stack.refuses("api", "python", "-c", "import torch"), "the API's image has torch"
     assert not stack.refuses("worker", "python", "-c", "import torch"), "the worker's image has no torch"
+
+
+def images_say_what_they_consist_of(stack: Stack) -> None:
+    """A CycloneDX document names the packages that are installed."""
+    for service, package in (("api", "fastapi"), ("worker", "torch")):
+        parts = json.loads(stack.ask("exec", "-T", service, "cat", "/opt/ladle/sbom.cdx.json"))["components"]
+        names = {part["name"] for part in parts}
+        assert {"ladle", package} <= names, f"the SBOM of the {service} image lacks ladle or {package}: {names}"
 
 
 def a_job_makes_a_model(stack: Stack, say: Say) -> None:

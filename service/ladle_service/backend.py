@@ -17,15 +17,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ladle_service.scheduler import Scheduler
 from ladle_service.settings import Settings
-from ladle_service.store import FOLLOW_TICK_MS, JobStore
+from ladle_service.store import JobStore
 from ladle_service.wake import Waker
 
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
 COMMAND_CONNECTIONS = 32
-STREAM_CONNECTIONS = 1000
-"""How many clients may follow events at once. Each uses one connection."""
 RESTART_S = 1.0
 DRIVER = DriverInfo()
 """Made once, because otherwise each connection reads redis-py's version from the disk, on the event loop."""
@@ -38,10 +36,8 @@ async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
     command_pool = BlockingConnectionPool.from_url(
         url, max_connections=COMMAND_CONNECTIONS, timeout=ANSWER_S, **_options(ANSWER_S)
     )
-    # A stream waits in Redis for a while. It must not take a connection away from short requests.
-    stream_pool = ConnectionPool.from_url(
-        url, max_connections=STREAM_CONNECTIONS, **_options(ANSWER_S + FOLLOW_TICK_MS / 1000)
-    )
+    # Its reader waits in Redis for events. It must not take a connection away from short requests.
+    stream_pool = ConnectionPool.from_url(url, **_options(ANSWER_S))
     scheduler_pool = ConnectionPool.from_url(url, **_options(2 * ANSWER_S))
     async with AsyncExitStack() as stack:
         commands = await stack.enter_async_context(Redis.from_pool(command_pool))
@@ -49,10 +45,12 @@ async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
         scheduling = await stack.enter_async_context(Redis.from_pool(scheduler_pool))
         waker = Waker(url)
         stack.push_async_callback(asyncio.to_thread, waker.close)
-        scheduler = Scheduler(scheduling, waker)
+        scheduler = Scheduler(scheduling, waker, retention=settings.retention)
         task = asyncio.create_task(_keep_running(scheduler))
         stack.push_async_callback(_stop, task, scheduler)
-        yield JobStore(commands, streams)
+        store = JobStore(commands, streams)
+        stack.push_async_callback(store.end_streams)
+        yield store
 
 
 def _options(answer_s: float) -> dict[str, object]:

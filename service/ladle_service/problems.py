@@ -15,12 +15,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue, ValidationError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
+from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.rules import broken_rules
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def install(app: FastAPI) -> None:
 def openapi_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
     """What a route declares in OpenAPI: the problems that it may answer, and those that every route may answer."""
     by_status: dict[int, list[ErrorCode]] = {}
-    for code in (*codes, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
+    everywhere = (ErrorCode.FORBIDDEN, ErrorCode.REQUEST_TIMEOUT, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED)
+    for code in (*codes, *everywhere, ErrorCode.INTERNAL):
         by_status.setdefault(PROBLEM_TITLES[code][0], []).append(code)
     return {
         status: {
@@ -158,13 +160,14 @@ def _methods_of(app: FastAPI, path: str) -> list[str]:
 
 
 async def _on_redis_error(request: Request, error: Exception) -> Response:
-    """Redis cannot be reached, is loading or is full: a client may try again. A command that it refuses is our bug."""
-    if type(error) is ResponseError:
+    """Redis cannot serve at the moment: a client may try again. A command that it does not understand is our bug."""
+    outage = outage_of(error)
+    if outage is None:
         raise error
-    logger.warning("Redis does not answer: %r", error)
+    logger.warning("%s: %s", outage, error)
     return problem_response(
         ErrorCode.UNAVAILABLE,
-        "Redis does not answer at the moment. Try again.",
+        f"{outage}. Try again.",
         headers={"Retry-After": RETRY_AFTER_S},
         instance=request.url.path,
     )

@@ -12,14 +12,14 @@ from ladle_service.problems import ApiError, field_error, shown
 
 
 def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
-    """Raises `path-not-allowed` with each path that does not exist or is outside the roots. It does not tell which."""
+    """Raises `path-not-allowed` with each path that is no file or folder inside the roots. It does not tell why."""
     paths = {"ckpt_dir": spec.ckpt_dir, "val_set": spec.val_set}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
     refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
-        rule = "must be an existing path inside the allowed folders"
+        rule = "must be an existing file or folder inside the allowed folders"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
             f"{names} {rule}. Ask the operator which folders are allowed. With `ladle up`, allow more with `--root`.",

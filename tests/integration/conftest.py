@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.api_stack import ScriptedNode, Stack, api_stack
 from tests.integration.life import Cluster, Gate, cluster
-from tests.servers import Process, RedisServer, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, redis_server, running
 
 
 @pytest.fixture
@@ -40,9 +40,7 @@ def made(server: RedisServer) -> Iterator[Cluster]:
 @pytest.fixture
 def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
     """Its ranks can be held at a point by `gate`. `data` is the test file's own: a root with checkpoints and data."""
-    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
-    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with running(process):
+    with running(gated_worker(tmp_path, server, data)) as process:
         yield process
 
 

@@ -5,6 +5,8 @@ The gate's folder stands in a file beside the results: ranks inherit no variable
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,20 +29,29 @@ def main(attempt_folder: str) -> int:
     def held(self: train.Trainer, *arguments: object) -> object:
         nonlocal steps
         steps += 1
-        _hold(gates, f"train-{steps}")
+        hold(gates, f"train-{steps}")
         return original(self, *arguments)  # type: ignore[arg-type]
 
     train.Trainer.loss_and_gradient = held  # type: ignore[assignment, method-assign]
+    engine = importlib.import_module("ladle_engine.average")
+    write_output = engine.write_output
+
+    def written(*arguments: object) -> object:
+        hold(gates, "write")
+        return write_output(*arguments)
+
+    engine.write_output = written  # type: ignore[attr-defined]
+    hold(gates, "start")
     status = rank.main(attempt_folder)
-    _hold(gates, "outcome")
+    hold(gates, "outcome")
     return status
 
 
-def _hold(gates: Path, name: str) -> None:
+def hold(gates: Path, name: str) -> None:
     """Stops where the test put a file `<name>.hold`, until there is `<name>.open`."""
     if not (gates / f"{name}.hold").exists():
         return
-    (gates / f"{name}.reached").touch()
+    (gates / f"{name}.reached").write_text(str(os.getpid()))
     deadline = time.monotonic() + DEADLINE_S
     while not (gates / f"{name}.open").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

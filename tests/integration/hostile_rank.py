@@ -26,7 +26,7 @@ def read_outside() -> object:
 
 
 def list_outside() -> object:
-    return os.listdir(Path(TARGET["outside"]).parent)
+    return list(Path(TARGET["outside"]).parent.iterdir())
 
 
 def write_into_root() -> object:
@@ -34,11 +34,13 @@ def write_into_root() -> object:
 
 
 def remove_from_root() -> object:
-    return os.remove(Path(JOB["val_set"]))
+    Path(JOB["val_set"]).unlink()
+    return "removed"
 
 
 def write_a_result() -> object:
-    return (RESULTS / "planted").mkdir()
+    (RESULTS / "planted").mkdir()
+    return "made"
 
 
 def link_to_outside() -> object:
@@ -91,7 +93,8 @@ def open_many_files() -> object:
 
 def write_a_huge_file() -> object:
     with (ATTEMPT / "huge").open("wb") as file:
-        return file.truncate(1 << 44)
+        file.truncate(1 << 44)
+        return "written"
 
 
 def gain_privileges() -> object:

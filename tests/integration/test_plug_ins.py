@@ -11,6 +11,7 @@ import pytest
 
 from ladle_contracts import JobRecord, JobSpec, JobState, MethodChoice, Reason, Resources, TaskChoice
 from tests.builders import make_checkpoints, make_val_set
+from tests.hostile import FORGED, HOSTILE, unsafe_in
 from tests.integration.life import Cluster, cluster
 from tests.plug_ins import install, line_of, task_source
 from tests.servers import redis_server, running, worker_process
@@ -24,6 +25,7 @@ SOURCES = {
     ),
     "exits": task_source("exits", "def build_model(self, checkpoints):\n    sys.exit('the licence has expired')"),
     "does-not-load": "import no_such_library\n",
+    "hostile": f"raise RuntimeError({HOSTILE!r})\n",
     "column": task_source(
         "column",
         "def evaluate(self, model, batch):\n"
@@ -50,7 +52,8 @@ def path_with(*folders: Path) -> str:
 class Jobs:
     """A worker with plug-ins, and jobs that name them."""
 
-    def __init__(self, made: Cluster, root: Path, files: dict[str, Path]) -> None:
+    def __init__(self, made: Cluster, root: Path, files: dict[str, Path], log: Path) -> None:
+        self.log = log
         self.made = made
         self.root = root
         self.files = files
@@ -73,7 +76,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
         process = worker_process(folder, server, root)
         process.environment = {**process.environment, "PYTHONPATH": path_with(folder / "site", REPOSITORY)}
         with running(process):
-            yield Jobs(made, root, files)
+            yield Jobs(made, root, files, process.log)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,14 @@ def test_an_error_of_a_plug_in_ends_the_first_attempt_and_the_log_has_its_traceb
     assert f"({file}, line {line_of(file, where)}): {words}" in (record.message or "")
     assert any(line.startswith("Traceback") for line in record.log_tail)
     assert any(f'File "{file}", line {line_of(file, where)}' in line for line in record.log_tail)
+
+
+def test_no_plug_in_forges_a_line_of_the_workers_log(jobs: Jobs) -> None:
+    assert jobs.run("hostile").reason == Reason.TASK_FAILED
+    log = jobs.log.read_text()
+    assert FORGED in log
+    assert not unsafe_in(log)
+    assert not [line for line in log.splitlines() if line.startswith((FORGED, f"# {FORGED}"))]
 
 
 def test_metrics_of_a_wrong_shape_end_the_first_attempt(jobs: Jobs) -> None:
@@ -128,7 +139,7 @@ def test_a_mistake_in_ladle_ends_the_first_attempt_and_says_so(tmp_path: Path) -
         process = worker_process(tmp_path, server, tmp_path / "data", RANK_MODULE="tests.integration.buggy_rank")
         process.environment = {**process.environment, "PYTHONPATH": path_with(REPOSITORY)}
         with running(process):
-            record = Jobs(made, tmp_path / "data", {}).run("small-cnn")
+            record = Jobs(made, tmp_path / "data", {}, process.log).run("small-cnn")
     assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.INTERNAL_ERROR, 1), record
     assert "KeyError: 'a mistake'. This is a mistake in Ladle" in (record.message or "")
     assert any("buggy_rank.py" in line for line in record.log_tail)

@@ -14,7 +14,7 @@ ROOMS = (
     ("__init__", "average", "combine", "rebuild", "testing"),
     *(("pipeline",), ("methods",), ("training",), ("placements",), ("subspace",), ("directions",), ("evaluation",)),
     *(("model",), ("output",), ("tasks",), ("resume_state",), ("checkpoints",), ("distributed",), ("storage",)),
-    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs", "versions"),
+    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs", "safe_text", "versions"),
 )
 """The engine from top to bottom: a room imports what stands below it, and from its own row."""
 
@@ -59,7 +59,7 @@ def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
 def test_the_only_torch_in_the_worker_package_is_in_the_rank_process() -> None:
     package = REPOSITORY / "worker/ladle_worker"
     with_engine = {file.name for file in package.rglob("*.py") if imports_of(file) & {"torch", "ladle_engine"}}
-    assert with_engine <= {"rank.py", "convert.py", "describe.py", "failure.py", "precheck.py"}
+    assert with_engine <= {"rank.py", "boundary.py", "convert.py", "describe.py", "failure.py", "precheck.py"}
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:

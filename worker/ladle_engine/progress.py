@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ladle_engine.errors import printable
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
@@ -66,6 +68,9 @@ class CandidateScored:
 @dataclass(frozen=True, kw_only=True)
 class Warned:
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))
 
 
 ProgressEvent = StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned

@@ -10,6 +10,8 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import Ignore
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
@@ -36,7 +38,6 @@ def make_app(settings: Settings, node: Node) -> Celery:
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=settings.soft_shutdown_s,
-        worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
         broker_transport_options=transport,
@@ -44,6 +45,9 @@ def make_app(settings: Settings, node: Node) -> Celery:
         visibility_timeout=VISIBILITY_TIMEOUT_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What Redis refuses for a while (writes, when its disk is full) must not end the worker.
+        broker_channel_error_retry=True,
+        worker_consumer=patient_consumer(node),
     )
 
     @app.task(name=keys.RUN_TASK)
@@ -60,6 +64,17 @@ def make_app(settings: Settings, node: Node) -> Celery:
     return app
 
 
+def patient_consumer(node: Node) -> type[Consumer]:
+    """Celery's consumer, which connects only when Redis takes writes: without them it can only fail again."""
+
+    class PatientConsumer(Consumer):
+        def connect(self) -> Any:
+            node.wait_for_redis(between=maybe_shutdown)
+            return super().connect()
+
+    return PatientConsumer
+
+
 def _leave_first(node: Node, number: signal.Signals) -> None:
     """Calls `leave` before Celery's own handler, so that the agent returns its job while Celery waits."""
     handler = signal.getsignal(number)
@@ -73,8 +88,8 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
 
 
 def _connect_signals(node: Node) -> None:
-    def register(**_: Any) -> None:
-        node.register()
+    def keep_log(**_: Any) -> None:
+        """Celery leaves the log as it is if somebody answers this signal."""
 
     def begin(**_: Any) -> None:
         node.start()
@@ -88,8 +103,6 @@ def _connect_signals(node: Node) -> None:
         keep_secrets()
         adopt_orphans()
 
-    # Before anything is consumed: registering ends the lease of the job that the node held before it restarted. It must
-    # not come after the child has claimed a new job.
-    signals.worker_init.connect(register, weak=False)
+    signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)

@@ -41,20 +41,19 @@ RANK_VARIABLES = {
 
 WHERE_S = 0.5
 
-LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""Where ranks have a network of their own, no other interface is there."""
+LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Where ranks have a network of their own, no other interface is there, and torch would warn that no host has a name."""
 
 
 class Ranks:
     """`torchrun --standalone` with its ranks, confined, as children of this process that never outlive it."""
 
-    def __init__(self, folder: AttemptFolder, job_id: str, num_ranks: int, module: str, plan: Plan) -> None:
+    def __init__(self, folder: AttemptFolder, job_id: str, num_ranks: int, module: str, plan: Plan, stdin: int) -> None:
         """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended."""
         self._job_id = job_id
         self._module = module
         self._end_earlier()
         plan.save(folder.plan)
-        folder.temporary.mkdir(exist_ok=True)
         self._spared = children()
         self._log = folder.log.open("ab")
         self._process = subprocess.Popen(
@@ -66,7 +65,7 @@ class Ranks:
                 *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
                 *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=folder.path,

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
+    sweep_s: Annotated[float, Field(gt=0)] = 15.0
+    """How often the node looks for what jobs that have ended left in the folder of results."""
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
     """The time between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0

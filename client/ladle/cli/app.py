@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
+from ladle.cli import token as token_commands
+from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
+from ladle_contracts.safe_text import one_line
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="ladle",
+    cls=SafeGroup,
     help="Make one better model from a folder of checkpoints.",
     epilog="Exit codes: 0 success, 1 the job or the request failed, 2 wrong usage, 130 cancelled.",
     no_args_is_help=True,
@@ -41,11 +43,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
 
-# No markup, because a path or a message may have brackets of its own.
-# A file or a pipe has no width, so tables need not be narrow.
-_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-out = Console(highlight=False, markup=False, emoji=False, width=_width)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+app.add_typer(token_commands.app, name="token")
 
 
 def main() -> None:
@@ -126,9 +124,9 @@ def submit(
         if watch_it:
             _end_with(_watch(handle, as_json), as_json)
         elif as_json:
-            _print_json(handle.status())
+            typer.echo(to_json(handle.status(), indent=2))
         else:
-            typer.echo(handle.id)
+            out.say(handle.id)
 
 
 @app.command()
@@ -185,9 +183,9 @@ def cancel(job_id: JobId, url: Url = None, token: Token = None) -> None:
     with _client(url, token) as client:
         job = client.job(job_id)
         if not job.cancel():
-            err.print(_why_too_late(job_id, job.status().state), style="yellow")
+            err.print(one_line(_why_too_late(job_id, job.status().state)), style="yellow")
             sys.exit(FAILED)
-    typer.echo(f"Job {job_id} is being cancelled.")
+    out.say(f"Job {job_id} is being cancelled.")
 
 
 def _why_too_late(job_id: str, state: JobState) -> str:
@@ -208,7 +206,7 @@ def logs(
     """Print the last lines of a job's log."""
     with _client(url, token) as client:
         for line in client.job(job_id).logs(tail=tail):
-            typer.echo(line)
+            out.say(line.expandtabs())
 
 
 @app.command()
@@ -267,11 +265,12 @@ def doctor(
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
-            out.print(Text.assemble((mark, style), "  ", (finding.name, "bold"), "  ", finding.detail), soft_wrap=True)
+            name, detail = one_line(finding.name), one_line(finding.detail)
+            out.print(Text.assemble((mark, style), "  ", (name, "bold"), "  ", detail), soft_wrap=True)
             if not finding.ok and finding.fix:
                 out.print(f"      {finding.fix}", style="dim", soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps([finding.as_json() for finding in findings], indent=2))
+        typer.echo(to_json([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)
 
 
@@ -280,10 +279,10 @@ def version(url: Url = None, token: Token = None) -> None:
     """Print the version of this command, and that of the service if there is one."""
     from importlib.metadata import version as installed
 
-    typer.echo(f"ladle {installed('ladle')}")
+    out.say(f"ladle {installed('ladle')}")
     try:
         with _client(url, token) as client:
-            typer.echo(f"service {client.version().version} at {client.address}")
+            out.say(f"service {client.version().version} at {client.address}")
     except LadleError as error:
         err.print(in_flags(f"service: {error}"), style="dim")
 
@@ -292,7 +291,7 @@ def _refuse_missing(paths: Iterable[Path]) -> None:
     """Only for the stack of `ladle run` or `ladle up`. Any other service may see folders that are not here."""
     for path in paths:
         if not path.expanduser().exists():
-            raise WrongUsage(f"`{path}` does not exist.")
+            raise WrongUsage(f"`{one_line(str(path))}` does not exist.")
 
 
 def _client(url: str | None, token: str | None) -> Any:
@@ -307,7 +306,7 @@ def _watch(job: Any, as_json: bool) -> Any:
     try:
         return follow_job(job, out, as_json=as_json)
     except KeyboardInterrupt:
-        err.print(f"Job {job.id} continues. `ladle watch {job.id}` shows it again, `ladle cancel {job.id}` ends it.")
+        err.say(f"Job {job.id} continues. `ladle watch {job.id}` shows it again, `ladle cancel {job.id}` ends it.")
         raise
 
 
@@ -318,22 +317,15 @@ def _end_with(record: Any, as_json: bool) -> None:
 
     found = result_of_job(record)
     if as_json:
-        typer.echo(found.model_dump_json())
+        typer.echo(to_json(found))
         return
     out.print()
-    out.print(result_summary(found))
+    out.print(result_summary(in_lines(found)))
 
 
 def _show(value: Any, render: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(value)
+        typer.echo(to_json(value, indent=2))
     else:
-        view: RenderableType = render(value)
+        view: RenderableType = render(in_lines(value))
         out.print(view)
-
-
-def _print_json(value: Any) -> None:
-    if isinstance(value, Iterable) and not hasattr(value, "model_dump"):
-        typer.echo(json.dumps([item.model_dump(mode="json") for item in value], indent=2))
-    else:
-        typer.echo(json.dumps(value.model_dump(mode="json"), indent=2))

@@ -16,6 +16,7 @@ from ladle._client import Client
 from ladle._errors import ConfigurationError, LadleError, ServiceUnreachable
 from ladle.cli.stack import StackError, has_extra
 from ladle_contracts import Catalog, JobSpec
+from ladle_contracts.safe_text import one_line
 
 TAIL_LINES = 12
 
@@ -33,9 +34,9 @@ def refuse_bad_input(spec: JobSpec, results: Path) -> None:
         raise StackError("\n".join(["The worker could not check the input:", *_tail(done.stderr)]))
     if answer["ok"]:
         return
-    tail = [line for line in _tail(done.stderr) if answer["message"] not in line]
+    tail = [line for line in _tail(done.stderr) if one_line(answer["message"]) not in line]
     lines = ["The log ends with:", *tail] if tail else []
-    raise Refused("\n".join([f"The job cannot run: {answer['message']} [{answer['reason']}]", *lines]))
+    raise Refused("\n".join([one_line(f"The job cannot run: {answer['message']} [{answer['reason']}]"), *lines]))
 
 
 def describe() -> dict[str, Any]:
@@ -72,4 +73,4 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def _tail(text: str) -> list[str]:
-    return [f"    {line}" for line in text.splitlines()[-TAIL_LINES:]]
+    return [f"    {one_line(line.expandtabs())}" for line in text.splitlines()[-TAIL_LINES:]]

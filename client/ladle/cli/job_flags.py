@@ -19,6 +19,7 @@ import typer
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_spec
+from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 P = ParamSpec("P")
@@ -217,7 +218,7 @@ def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
     try:
         build_spec(job.ckpt_dir, job.val_set, job.options)
     except InvalidSpec as error:
-        sentences = [f"`{flag_for(each['field'])}` {each['message']}." for each in error.errors]
+        sentences = [one_line(f"`{flag_for(each['field'])}` {each['message']}.") for each in error.errors]
         raise WrongUsage("\n".join(sentences) or str(error)) from error
     return job
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ladle._job import Job
 from ladle._spec import build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
+from ladle.cli.console import SafeConsole
 from ladle.cli.installed import refuse_bad_input
 from ladle.cli.stack import (
     LocalStack,
@@ -30,6 +30,7 @@ from ladle.cli.stack import (
 )
 from ladle.cli.watch import follow_job
 from ladle_contracts import JobRecord
+from ladle_contracts.safe_text import one_line
 
 
 class Stopped(BaseException):
@@ -54,7 +55,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: Console, err: Console) -> int:
+def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole, err: SafeConsole) -> int:
     """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part ended by itself."""
     options = StackOptions(
         roots=[_existing(root) for root in roots],
@@ -91,8 +92,8 @@ def run_once(
     roots: Sequence[Path],
     results: Path,
     *,
-    out: Console,
-    err: Console,
+    out: SafeConsole,
+    err: SafeConsole,
     as_json: bool,
 ) -> JobRecord:
     """Runs one job on a private stack and returns its final record. A signal cancels the job first.
@@ -112,7 +113,7 @@ def run_once(
 
 
 @contextmanager
-def _stack(options: StackOptions, err: Console) -> Iterator[LocalStack]:
+def _stack(options: StackOptions, err: SafeConsole) -> Iterator[LocalStack]:
     with stoppable():
         try:
             with err.status("starting the stack ...") as status, running_stack(options) as stack:
@@ -122,7 +123,7 @@ def _stack(options: StackOptions, err: Console) -> Iterator[LocalStack]:
             raise KeyboardInterrupt from None
 
 
-def _follow(job: Job, out: Console, as_json: bool) -> JobRecord:
+def _follow(job: Job, out: SafeConsole, as_json: bool) -> JobRecord:
     try:
         return follow_job(job, out, as_json=as_json)
     except Stopped:
@@ -146,19 +147,19 @@ def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
 
 def _existing(root: Path) -> Path:
     if not root.is_dir():
-        raise StackError(f"`--root` must be a folder, but `{root}` is not one.")
+        raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
     return root.resolve()
 
 
-def _introduce(stack: LocalStack, out: Console) -> None:
+def _introduce(stack: LocalStack, out: SafeConsole) -> None:
     options = stack.options
     redis = "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
     out.print(Text.assemble(("Ladle is running.", "bold green"), " Ctrl-C stops it."))
-    out.print(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
-    out.print(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")
-    out.print(f"  redis    {redis}", soft_wrap=True)
-    out.print(f"  roots    {', '.join(str(root) for root in options.roots)}", soft_wrap=True)
-    out.print(f"  results  {options.results}", soft_wrap=True)
-    out.print(f"  logs     {options.state}", soft_wrap=True)
+    out.say(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
+    out.say(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")
+    out.say(f"  redis    {redis}")
+    out.say(f"  roots    {', '.join(str(root) for root in options.roots)}")
+    out.say(f"  results  {options.results}")
+    out.say(f"  logs     {options.state}")
     hint = ("ladle submit CKPT_DIR VAL_SET", "bold")
     out.print(Text.assemble("Your clients find it by themselves. Try: ", hint), soft_wrap=True)

@@ -25,6 +25,7 @@ import platformdirs
 from ladle._client import Client
 from ladle._errors import LadleError
 from ladle_contracts.processes import end_with_parent
+from ladle_contracts.safe_text import one_line
 
 START_S = 90.0
 """How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
@@ -94,7 +95,7 @@ class LocalStack:
         """Raises `StackError` with the end of the log if a part has ended."""
         for name, process in self.processes.items():
             if (status := process.poll()) is not None:
-                lines = "\n".join(f"  {line}" for line in self._log_tail(name))
+                lines = "\n".join(f"  {one_line(line.expandtabs())}" for line in self._log_tail(name))
                 raise StackError(f"The {name} ended with status {status}. The end of {self.log(name)}:\n{lines}")
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle._job import Job
+from ladle.cli.console import in_lines, to_json
 from ladle.cli.render import (
     STATE_STYLES,
     candidates_table,
@@ -147,14 +148,14 @@ def memory_line(plan: MemoryPlanned) -> str:
 
 def watch_job(job: Job, console: Console) -> JobRecord:
     """Shows the job until it ends, and returns its final record."""
-    record = job.status()
-    view = View(job.id, metric=record.spec.metric, state=str(record.state))
+    record = in_lines(job.status())
+    view = View(record.id, metric=record.spec.metric, state=str(record.state))
     if not console.is_terminal:
         return _plain(job, view, console)
     # The picture disappears when the job ends, because the summary that follows shows the same table.
     with Live(view, console=console, refresh_per_second=10, transient=True):
         for event in job.events(follow=True):
-            view.take(event)
+            view.take(in_lines(event))
     console.print(view.head())
     return job.wait()
 
@@ -164,22 +165,22 @@ def follow_job(job: Job, console: Console, *, as_json: bool) -> JobRecord:
     if not as_json:
         return watch_job(job, console)
     for event in job.events(follow=True):
-        print(event.model_dump_json(), flush=True)
+        print(to_json(event), flush=True)
     return job.wait()
 
 
 def _plain(job: Job, view: View, console: Console) -> JobRecord:
     """One line for each event that a person would want in a log file, and for some of the steps."""
-    console.print(f"job {job.id}", highlight=False)
+    console.print(f"job {view.job_id}")
     last_step = float("-inf")
-    for event in job.events(follow=True):
+    for event in map(in_lines, job.events(follow=True)):
         view.take(event)
         if isinstance(event.body, StepDone):
             if time.monotonic() - last_step < 5 and event.body.step < event.body.total:
                 continue
             last_step = time.monotonic()
         if line := line_of(event, view.metric):
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=True)
     return job.wait()
 
 

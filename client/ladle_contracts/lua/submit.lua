@@ -17,8 +17,9 @@ local now = text(now_ms())
 redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state', 'queued', 'created_at', now,
            'priority', priority, 'nodes_needed', nodes, 'ranks_needed', ranks, 'max_failures', max_failures,
            'attempt', 0, 'failures', 0, 'nodes', '[]', 'not_before', 0, 'idempotency', key)
+store_labels(id)
 redis.call('ZADD', PREFIX .. 'jobs', now, id)
-redis.call('ZADD', PREFIX .. 'owner:' .. owner .. ':jobs', now, id)
+redis.call('ZADD', jobs_key(owner), now, id)
 move(id, 'queued')
 enqueue(id)
 return {'created', id}

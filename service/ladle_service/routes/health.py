@@ -27,10 +27,10 @@ async def alive() -> Health:
 
 @router.get("/readyz", responses=openapi_responses())
 async def ready(store: StoreDependency) -> Health:
-    """Redis answers as well, so jobs can be submitted."""
+    """Redis answers and takes writes, so jobs can be submitted."""
     try:
         async with asyncio.timeout(READY_S):
-            await store.ping()
+            await store.check()
     except TimeoutError as error:
         raise ApiError(ErrorCode.UNAVAILABLE, f"Redis must answer within {READY_S:g} s, but does not.") from error
     return Health(status="ready")

@@ -29,8 +29,10 @@ from ladle_contracts import (
     TaskInfo,
 )
 from ladle_service.app import create_app
+from ladle_service.cursors import Cursor
 from ladle_service.settings import Settings
 from ladle_service.store import IdempotencyConflict
+from ladle_service.stream import encode
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 EMPTY = Catalog(methods=(), tasks=())
@@ -72,7 +74,13 @@ class FakeStore:
     failure: Exception | None = None
     followers: int = 0
     ticks: int = 0
+    ended: bool = False
+    uses: list[tuple[str, int]] = field(default_factory=list)
     happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def note_use(self, token_id: str, seconds: int) -> None:
+        self._fail()
+        self.uses.append((token_id, seconds))
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         self._fail()
@@ -117,9 +125,10 @@ class FakeStore:
             and state in (None, job.state)
             and labels.items() <= job.spec.labels.items()
         ]
-        start = int(cursor or 0)
+        start = int(Cursor.parse(cursor).created_ms) if cursor is not None else 0
         more = len(shown) > start + limit
-        return JobPage(jobs=tuple(shown[start : start + limit]), next_cursor=str(start + limit) if more else None)
+        next_cursor = str(Cursor(str(start + limit), "fake")) if more else None
+        return JobPage(jobs=tuple(shown[start : start + limit]), next_cursor=next_cursor)
 
     async def cancel(self, job_id: str) -> JobRecord:
         self.move(job_id, JobState.CANCELLING if self.jobs[job_id].state is JobState.RUNNING else JobState.CANCELLED)
@@ -131,17 +140,19 @@ class FakeStore:
     async def events(self, job_id: str, after: str | None, limit: int) -> list[Event]:
         return [event for event in self.streams.get(job_id, []) if _order(event.id) > _order(after)][:limit]
 
-    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[Event | None]:
+    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[bytes | None]:
         self.followers += 1
         try:
             while True:
                 self.happened.clear()
                 for event in await self.events(job_id, after, 100):
                     after = event.id
-                    yield event
+                    yield encode(event)
                     if isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES:
                         return
                 self._fail()
+                if self.ended:
+                    return
                 try:
                     async with asyncio.timeout(0.02):
                         await self.happened.wait()
@@ -150,6 +161,10 @@ class FakeStore:
                     yield None
         finally:
             self.followers -= 1
+
+    async def end_streams(self) -> None:
+        self.ended = True
+        self.happened.set()
 
     async def logs(self, job_id: str, tail: int) -> list[str]:
         return self.lines.get(job_id, [])[-tail:]
@@ -160,7 +175,7 @@ class FakeStore:
     async def catalog(self) -> Catalog:
         return self.known
 
-    async def ping(self) -> None:
+    async def check(self) -> None:
         self._fail()
 
     def happen(self, job_id: str, body: EventBody) -> Event:

@@ -61,7 +61,7 @@ def test_a_stream_has_ids_kinds_and_keep_alives_and_ends_with_the_job(service: S
             service.store.move("job1", JobState.SUCCEEDED)
             answer = await reading
             assert answer.headers["content-type"].startswith("text/event-stream")
-            assert answer.headers["cache-control"] == "no-cache"
+            assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-accel-buffering"] == "no"
             assert answer.text.startswith("retry: 1000\n\n")
             assert ids_of(answer.text) == ["1000-0", "1001-0", "1002-0", "1003-0", "1004-0"]
@@ -117,7 +117,7 @@ def test_streams_end_when_the_service_stops(service: Service, run_async: RunAsyn
             await submit(service, client)
             reading = asyncio.create_task(client.get("/v1/jobs/job1/events", headers=STREAM))
             await come(lambda: service.store.followers > 0)
-            service.app.state.stopping.set()
+            await service.store.end_streams()
             answer = await asyncio.wait_for(reading, 5)
             assert ids_of(answer.text)[0] == "1000-0"
             assert service.store.followers == 0
@@ -129,7 +129,7 @@ def test_a_client_that_goes_away_leaves_no_follower(run_async: RunAsync) -> None
     async def use() -> None:
         store = FakeStore()
         store.happen("job1", Warned(message="w"))
-        stream = sse_bytes(store.follow("job1", None), asyncio.Event())
+        stream = sse_bytes(store.follow("job1", None))
         parts: list[bytes] = []
 
         async def read() -> None:

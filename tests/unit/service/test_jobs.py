@@ -193,7 +193,7 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         assert len(answers) == 1
         status, code, detail = answers.pop()
         assert (status, code) == (422, "path-not-allowed")
-        assert "`ckpt_dir` must be an existing path inside the allowed folders" in detail
+        assert "`ckpt_dir` must be an existing file or folder inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.duplicates import each_once
-from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, is_folder, refuse_unreadable
+from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
 from ladle_engine.checkpoints.order import Order, arrange, listed
@@ -18,6 +18,7 @@ from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import ProgressCallback, Warned
+from ladle_engine.storage.input_paths import entries_of, is_folder
 
 MOST_NAMES = 5
 """Of one reason, in a message."""
@@ -110,12 +111,13 @@ def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> Chec
     home = reference.files[0].parent
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
-    beside = side_files(folder, home)
+    beside, config = side_files(folder, home), read_config(folder, home)
     return CheckpointSet(
         folder=folder,
         checkpoints=order.checkpoints,
         tensors=tensors,
-        config=read_config(folder, home),
+        config=None if config is None else config.values,
+        read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
         home=home,
         order=order.reason,
@@ -150,7 +152,7 @@ def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> l
 
 def _idle(filters: Filters, folder: Path, names: Iterable[str]) -> list[str]:
     """Says where `exclude` does nothing, perhaps misspelt."""
-    globs = filters.idle([*names, *(entry.name for entry in folder.iterdir())])
+    globs = filters.idle([*names, *(entry.name for entry in entries_of(folder))])
     return [f"`exclude=` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
 
 
@@ -167,7 +169,7 @@ def _nothing(
             else f"`pattern=` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
         )
         return CheckpointError("no-checkpoints", f"{rule}: {listed(there)}.{passed}")
-    entries = sorted(entry.name for entry in folder.iterdir())
+    entries = [entry.name for entry in entries_of(folder)]
     holds = f" It holds: {_several(entries)}." if entries else " It is empty."
     return CheckpointError(
         "no-checkpoints",

@@ -16,6 +16,7 @@ from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, TensorReader
 from ladle_engine.errors import CheckpointError
+from ladle_engine.storage.boundary import status
 
 MOST_GROUPS = 5
 SAMPLED_TENSORS = 16
@@ -90,10 +91,10 @@ def _grouped(checkpoints: Iterable[Checkpoint], key: Callable[[Checkpoint], Hash
 def _identity(checkpoint: Checkpoint) -> Hashable | None:
     """The same for two names of the same files."""
     try:
-        status = [path.stat() for path in checkpoint.files]
+        found = [status(path) for path in checkpoint.files]
     except OSError:
         return None
-    return tuple((each.st_dev, each.st_ino) for each in status) or None
+    return tuple((each.st_dev, each.st_ino) for each in found) or None
 
 
 def _sample(checkpoint: Checkpoint) -> Hashable | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weight
 from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
-from ladle_engine.errors import CheckpointError
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.storage.boundary import status
+from ladle_engine.storage.input_paths import is_file, is_folder, is_link, is_there, lies_in, open_binary
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
@@ -96,7 +98,7 @@ def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> Che
 def refuse_unreadable(path: Path) -> None:
     """Raises `CheckpointError` (unreadable-input), or (corrupt-checkpoint) for what begins as another kind of file."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             found = other_kind(path.suffix.lower(), file.read(BEGINNING))
     except OSError as error:
         raise unreadable(path, error, FIX_OR_EXCLUDE) from error
@@ -112,7 +114,7 @@ def problem_of(path: Path, root: Path) -> CheckpointError | str | None:
     if leads_out(path, root):
         return leading_out(path)
     try:
-        found = path.stat()
+        found = status(path)
     except OSError as error:
         return why_missing(path, error) or unreadable(path, error, FIX_OR_EXCLUDE)
     if not stat.S_ISREG(found.st_mode):
@@ -124,7 +126,7 @@ def why_missing(path: Path, error: OSError) -> str | None:
     if error.errno == errno.ELOOP:
         return "a link to itself"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "a link to nothing" if path.is_symlink() else "removed just now"
+        return "a link to nothing" if is_link(path) else "removed just now"
     return None
 
 
@@ -138,14 +140,21 @@ def leading_out(path: Path, or_else: str = ", or leave it out with `exclude=`") 
 
 def leads_out(path: Path, root: Path) -> bool:
     """Whether it leaves the folder by a link. Nothing outside is looked at."""
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    return not lies_in(path, root)
 
 
-def is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+def seems_folder(path: Path) -> bool:
+    """Not for what is outside of the job's boundary, which is refused when it would be used."""
+    with suppress(EngineError):
+        return is_folder(path)
+    return False
+
+
+def seems_file(path: Path) -> bool:
+    """The same for a regular file."""
+    with suppress(EngineError):
+        return is_file(path)
+    return False
 
 
 def _sharded(index: Path, root: Path) -> Candidate | PassedOver:
@@ -163,7 +172,7 @@ def _sharded(index: Path, root: Path) -> Candidate | PassedOver:
 
 def _problem_of_shards(shards: Sequence[Path], root: Path) -> CheckpointError | str | None:
     for shard in shards:
-        if not os.path.lexists(shard):
+        if not is_there(shard):
             return f"names `{shard.name}`, which is not there"
         if (problem := problem_of(shard, root)) is not None:
             return f"its shard `{shard.name}` is {problem}" if isinstance(problem, str) else problem
@@ -172,7 +181,7 @@ def _problem_of_shards(shards: Sequence[Path], root: Path) -> CheckpointError | 
 
 def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
-    if NOT_WEIGHTS.match(name) or is_folder(path):
+    if NOT_WEIGHTS.match(name) or seems_folder(path):
         return None
     if suffix in OTHER_FORMATS:
         reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
@@ -208,7 +217,7 @@ def _found(
 def _is_archive(path: Path) -> bool:
     """A tar file; `torch.save` makes none, though some call its files `.tar`."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             return file.read(262)[257:] == b"ustar"
     except OSError:
         return False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from ladle_engine.checkpoints.files import (
@@ -15,17 +16,20 @@ from ladle_engine.checkpoints.files import (
     Candidate,
     PassedOver,
     files_in,
-    is_folder,
     is_unfinished,
     leading_out,
     leads_out,
     problem_of,
+    seems_file,
+    seems_folder,
     unreadable,
     why_missing,
 )
 from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time, names_one_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
+from ladle_engine.storage.boundary import status
+from ladle_engine.storage.input_paths import entries_of, read_bytes
 
 WEIGHTS_IN_FOLDER = (
     "model.safetensors",
@@ -66,7 +70,7 @@ def scan(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
         raise unreadable(folder, error) from error
     found = list(files_in(entries, folder))
     for entry in entries:
-        if not FILE_TYPE.search(entry.name) or is_folder(entry):
+        if not FILE_TYPE.search(entry.name) or seems_folder(entry):
             found += _look_at_folder(entry, folder)
     found = [_printable(each) for each in found]
     candidates = [each for each in found if isinstance(each, Candidate)]
@@ -74,7 +78,7 @@ def scan(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
 
 
 def _visible(folder: Path, most: int | None) -> list[Path]:
-    return sorted(entry for entry in islice(folder.iterdir(), most) if not entry.name.startswith("."))
+    return [folder / entry.name for entry in entries_of(folder, most) if not entry.name.startswith(".")]
 
 
 def _printable(found: Candidate | PassedOver) -> Candidate | PassedOver:
@@ -142,7 +146,24 @@ def _usual(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def _other_format(folder: Path) -> str | None:
-    return next((reason for marker, reason in OTHER_FOLDERS.items() if any(folder.glob(marker))), None)
+    names = _two_levels(folder)
+    return next(
+        (reason for marker, reason in OTHER_FOLDERS.items() if any(_matches(each, marker) for each in names)), None
+    )
+
+
+def _two_levels(folder: Path) -> list[str]:
+    """What is in a folder and in its folders, hidden or not, as paths relative to it."""
+    entries = entries_of(folder, MOST_ENTRIES)
+    names = [each.name for each in entries]
+    for inner in [each.name for each in entries if each.is_folder][:MOST_CHILDREN]:
+        with suppress(OSError):
+            names += [f"{inner}/{each.name}" for each in entries_of(folder / inner, MOST_ENTRIES)]
+    return names
+
+
+def _matches(path: str, marker: str) -> bool:
+    return path.count("/") == marker.count("/") and fnmatch.fnmatchcase(path, marker)
 
 
 def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | PassedOver], root: Path) -> str | None:
@@ -156,12 +177,12 @@ def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | P
         return f"holds only `{each.checkpoint.name}`, which may be another model"
     if any(_holds_weights(child) for child in entries[:MOST_CHILDREN] if not leads_out(child, root)):
         return "holds folders with checkpoints: give it as `ckpt_dir=` to average them"
-    half_written = any((path / name).is_file() for name in LEFT_BY_TRAINERS)
+    half_written = any(seems_file(path / name) for name in LEFT_BY_TRAINERS)
     return "holds no weights" if half_written or names_a_time(path.name) else None
 
 
 def _holds_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in WEIGHTS_IN_FOLDER)
+    return any(seems_file(folder / name) for name in WEIGHTS_IN_FOLDER)
 
 
 def _trainer_step(folder: Path, root: Path) -> int | None:
@@ -170,9 +191,9 @@ def _trainer_step(folder: Path, root: Path) -> int | None:
     if problem_of(path, root) is not None:
         return None
     try:
-        if path.stat().st_size > MOST_STATE_BYTES:
+        if status(path).st_size > MOST_STATE_BYTES:
             return None
-        step = json.loads(path.read_text())["global_step"]
+        step = json.loads(read_bytes(path))["global_step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if type(step) is int else None

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 
 from ladle_engine.checkpoints.name_parts import FIRST_WORDS, LAST_WORDS, natural_key, words_of
 from ladle_engine.checkpoints.name_times import Time, times_of
 from ladle_engine.checkpoints.types import Checkpoint
-from ladle_engine.errors import CheckpointError
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.storage.boundary import status
 
 ORDERS = ("auto", "step", "epoch", "name", "modified")
 END = math.inf
@@ -119,9 +121,17 @@ def _by_change(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
     """By the newest of each one's files."""
 
     def changed(checkpoint: Checkpoint) -> int:
-        return max((file.stat().st_mtime_ns for file in checkpoint.files if file.exists()), default=0)
+        return max(map(_changed_ns, checkpoint.files), default=0)
 
     return tuple(sorted(checkpoints, key=lambda each: (changed(each), natural_key(each.name))))
+
+
+def _changed_ns(file: Path) -> int:
+    """0 for what is not there or outside: it is refused when it would be used."""
+    try:
+        return status(file).st_mtime_ns
+    except (OSError, EngineError):
+        return 0
 
 
 def listed(checkpoints: Sequence[Checkpoint], most: int = 10) -> str:

@@ -12,8 +12,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
+
+from ladle_engine.checkpoints.zip_records import InputStream
+from ladle_engine.storage.input_file import InputFile
 
 MAX_OPCODES = 2_000_000
 """A message is worth a few seconds."""
@@ -44,22 +46,24 @@ class _Made:
 _MARK = object()
 
 
-def entries_of(path: Path) -> dict[str, tuple[str, ...]]:
+def entries_of(file: InputFile) -> dict[str, tuple[str, ...]]:
     """Every class or function that the file's pickle names -> the keys under which it stands first.
 
     Empty where the file cannot be followed: this only improves a message.
     """
     found: dict[str, tuple[str, ...]] = {}
-    with suppress(Exception), _open_pickle(path) as file:
+    with suppress(Exception), _open_pickle(file) as content:
         for _ in range(MAX_PICKLES):
-            _collect(_sketch(file), found)
+            _collect(_sketch(content), found)
     return found
 
 
-def _open_pickle(path: Path) -> IO[bytes]:
-    if not zipfile.is_zipfile(path):
-        return path.open("rb")
-    with zipfile.ZipFile(path) as archive:
+def _open_pickle(file: InputFile) -> IO[bytes]:
+    content = io.BufferedReader(InputStream(file))
+    if not zipfile.is_zipfile(content):
+        content.seek(0)
+        return content
+    with zipfile.ZipFile(content) as archive:
         (info,) = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if info.file_size > MAX_PICKLE_BYTES:
             return io.BytesIO()

@@ -49,7 +49,7 @@ def stored_tensors(file: InputFile) -> StoredFile:
     # The format of before torch 1.6, or an archive that does not tell where its tensors are.
     content, loaded_file = load_whole(file)
     try:
-        found = find_state_dict(file.path, _weights_only(file.path, io.BytesIO(content), "cpu"))
+        found = find_state_dict(file.path, _weights_only(file, io.BytesIO(content), "cpu"))
     except (MemoryError, EngineError):
         raise
     except Exception as error:
@@ -69,7 +69,7 @@ def _places(file: InputFile) -> StoredFile | None:
         return None
     try:
         # On the device `meta` a tensor has no numbers, and torch notes where those of its storage are.
-        found = find_state_dict(file.path, _weights_only(file.path, InputStream(file), "meta"))
+        found = find_state_dict(file.path, _weights_only(file, InputStream(file), "meta"))
     except (MemoryError, EngineError):
         raise
     except Exception:
@@ -86,19 +86,19 @@ def _places(file: InputFile) -> StoredFile | None:
     return StoredFile(file=file, tensors=places, notes=found.notes)
 
 
-def _weights_only(path: Path, content: Any, device: str) -> Any:
+def _weights_only(file: InputFile, content: Any, device: str) -> Any:
     with _LOADING, torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
         # Protocol 3 loads all the same; for newer ones there is an error besides.
         warnings.filterwarnings("ignore", "Detected pickle protocol")
         try:
             return torch.load(content, map_location=device, weights_only=True)
         except pickle.UnpicklingError as error:
-            raise _refusal(path, str(error)) from error
+            raise _refusal(file, str(error)) from error
 
 
-def _refusal(path: Path, said: str) -> CheckpointError:
+def _refusal(file: InputFile, said: str) -> CheckpointError:
     """What torch said, in terms of the file's entries."""
-    entries = entries_of(path)
+    path, entries = file.path, entries_of(file)
     if wanted := re.search(r"GLOBAL (\S+)", said):
         return _unwanted(path, wanted.group(1), entries.get(wanted.group(1), ()))
     # Some kinds of tensors torch loads only when the module of their class was imported.

@@ -59,14 +59,8 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Raises `CheckpointError` (corrupt-checkpoint) naming the file, the rule and the value."""
-    with InputFile(path) as file:
-        return header_of(file)
-
-
 def header_of(file: InputFile) -> Header:
-    """Raises as `read_header`."""
+    """Raises `CheckpointError` (corrupt-checkpoint) naming the file, the rule and the value."""
     path = file.path
     if file.size < 8:
         raise corrupt(path, f"must be at least 8 bytes long, but is {file.size}")
@@ -88,7 +82,7 @@ def header_of(file: InputFile) -> Header:
 
 
 def stored_tensors(file: InputFile) -> StoredFile:
-    """Raises as `read_header`."""
+    """Raises as `header_of`."""
     header = header_of(file)
     return StoredFile(
         file=file,
@@ -97,8 +91,8 @@ def stored_tensors(file: InputFile) -> StoredFile:
 
 
 def read_all(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, in memory. Raises as `read_header`."""
-    with InputFile(path) as file:
+    """All tensors of a file of a result, in memory. Raises as `header_of`."""
+    with InputFile(path, is_ours=True) as file:
         return {name: place.dense(file) for name, place in stored_tensors(file).tensors.items()}
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.storage.input_paths import read_bytes
 
 INDEX = re.compile(r".+\.(safetensors|bin)\.index\.json")
 SHARD = re.compile(r".+-[0-9]{5}-of-[0-9]{5}\.(safetensors|bin)")
@@ -18,7 +19,7 @@ def shards_of(index: Path) -> tuple[Path, ...]:
     Raises `CheckpointError` (corrupt-checkpoint) for an index that is none, and `OSError`.
     """
     try:
-        parsed = json.loads(index.read_text())
+        parsed = json.loads(read_bytes(index))
         names = sorted(set(parsed["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise corrupt(index, "must be a JSON object with a `weight_map` of file names") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import re
 import stat
@@ -13,6 +14,8 @@ from typing import Any
 
 from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out, unreadable, why_missing
 from ladle_engine.errors import CheckpointError
+from ladle_engine.storage.boundary import status
+from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, open_binary, read_bytes
 
 OF_THE_OLD_MODEL = (
     *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
@@ -88,20 +91,29 @@ def side_name(path: Path, folder: Path, home: Path) -> Path:
     return path.relative_to(home if path.is_relative_to(home) else folder)
 
 
-def read_config(folder: Path, home: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    values: dict[str, Any]
+    path: Path
+    sha256: str
+
+
+def read_config(folder: Path, home: Path) -> Config | None:
     """`config.json` of the folder or, without one, of the reference checkpoint's home. Raises `CheckpointError`."""
     for path in dict.fromkeys((folder / "config.json", home / "config.json")):
         if leads_out(path, folder):
             raise leading_out(path, or_else="")
-        if path.is_file():
-            return _read_object(path)
+        if is_file(path):
+            return _read_config(path)
     return None
 
 
 def _belonging(base: Path, folder: Path) -> Iterator[Path]:
-    for place in (base, base / TEMPLATES, *_modules(base)):
-        if place.is_dir() and not leads_out(place, folder):
-            yield from (path for path in sorted(place.iterdir()) if _belongs(path.name.lower()) and not path.is_dir())
+    for place in (base, base / TEMPLATES, *_modules(base, folder)):
+        if leads_out(place, folder) or not is_folder(place):
+            continue
+        paths = [place / each.name for each in entries_of(place) if not each.is_folder and _belongs(each.name.lower())]
+        yield from paths
 
 
 def _belongs(name: str) -> bool:
@@ -118,10 +130,10 @@ def _usable(path: Path, folder: Path, room: int) -> int | str | None:
     if leads_out(path, folder):
         return "a link that leads out"
     try:
-        found = path.stat()
+        found = status(path)
         if not stat.S_ISREG(found.st_mode):
             return None
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             if file.read(4).startswith(PICKLES):
                 return None
     except OSError as error:
@@ -131,10 +143,13 @@ def _usable(path: Path, folder: Path, room: int) -> int | str | None:
     return f"too large: {found.st_size:,} bytes" if found.st_size > min(MOST_BYTES, room) else found.st_size
 
 
-def _modules(base: Path) -> list[Path]:
+def _modules(base: Path, folder: Path) -> list[Path]:
     """The folders that sentence-transformers' `modules.json` names, such as `1_Pooling`."""
+    file = base / "modules.json"
+    if leads_out(file, folder):
+        return []
     try:
-        names = [module["path"] for module in json.loads((base / "modules.json").read_text())]
+        names = [module["path"] for module in json.loads(read_bytes(file))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return [
@@ -142,9 +157,10 @@ def _modules(base: Path) -> list[Path]:
     ]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Config:
     try:
-        parsed = json.loads(path.read_text())
+        content = read_bytes(path)
+        parsed = json.loads(content)
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
@@ -155,4 +171,4 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             "corrupt-checkpoint", f"`{path}` must be a JSON object, but is a {type(parsed).__name__}."
         )
-    return parsed
+    return Config(values=parsed, path=path, sha256=hashlib.sha256(content).hexdigest())

@@ -117,6 +117,8 @@ class CheckpointSet:
     """Name -> shape and dtype, as in the reference, in the reference's order."""
     config: Mapping[str, Any] | None
     """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
+    read: Mapping[Path, str] = field(default_factory=dict)
+    """SHA-256 of what was read already: of the config."""
     side_files: tuple[Path, ...]
     """Config, tokenizer and other small files that belong to the model and are copied to the output."""
     home: Path

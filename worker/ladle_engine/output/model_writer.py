@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
-from ladle_engine.checkpoints.safetensors_file import read_header
+from ladle_engine.checkpoints.safetensors_file import header_of
 from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
@@ -123,7 +123,8 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_ev
                 "crashed", f"`{path}` must read back as it was written, but does not. Is the disk broken?"
             )
         if path.suffix == ".safetensors":
-            found |= read_header(path).tensors
+            with InputFile(path, is_ours=True) as file:
+                found |= header_of(file).tensors
         pace.step(done + 1)
     stored = written_names(recipe.checkpoints)
     expected = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ladle_engine.pipeline.markdown import cell, code, words
+
 
 def model_card(report: Mapping[str, Any]) -> str:
-    """Markdown with the front matter of a model hub."""
+    """Markdown with the front matter of a model hub. Nothing in a report can be more than text in it."""
     metric = report["metric"]["name"]
     names = [checkpoint["name"] for checkpoint in report["checkpoints"]]
     return "\n".join(
@@ -17,7 +19,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             "tags: [weight-averaging, model-soup, trainable-weight-averaging]",
             "---",
             "",
-            f"# Average of {len(names)} checkpoints (`{report['winner']}`)",
+            f"# Average of {len(names)} checkpoints ({code(report['winner'])})",
             "",
             _verdict(report),
             "",
@@ -46,7 +48,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             "```",
             "",
             "## Made from",
-            *[f"- `{name}`" for name in names],
+            *[f"- {code(name)}" for name in names],
             "",
             *_warnings(report),
             f"Made by Ladle {report['versions']['ladle']}. All figures are in `report.json`.",
@@ -63,12 +65,12 @@ def _verdict(report: Mapping[str, Any]) -> str:
         )
     if gain["value"] == 0:
         return (
-            f"This model has the same {metric['name']} as the best checkpoint on the select split, with a lower loss "
-            f"({_select_loss(report, report['winner']):.4f} instead of {_select_loss(report, 'best'):.4f})."
+            f"This model has the same {words(metric['name'])} as the best checkpoint on the select split, with a lower "
+            f"loss ({_select_loss(report, report['winner']):.4f} instead of {_select_loss(report, 'best'):.4f})."
         )
     chance = "" if gain["low"] > 0 else " The interval includes zero, so this may be chance."
     return (
-        f"This model is better than the best checkpoint: on the select split its {metric['name']} is "
+        f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
 
@@ -108,12 +110,13 @@ def _select_loss(report: Mapping[str, Any], method: str) -> float:
 def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """One row per candidate: its values on the select split, the comparison with the best, the fit split's value."""
     judging = report["metric"]
-    heads = ["method", *metrics, f"{metrics[0]} against best", "95 % interval", f"{metrics[0]}, fit split"]
+    names = [cell(metric) for metric in metrics]
+    heads = ["method", *names, f"{names[0]} against best", "95 % interval", f"{names[0]}, fit split"]
     rows = []
     for row in report["candidates"]:
         mark = "**" if row["method"] == report["winner"] else ""
         cells = [
-            f"{mark}{row['label']}{mark}",
+            f"{mark}{cell(row['label'])}{mark}",
             *(f"{row['select'][metric]:.4f}" for metric in metrics),
             *(["", ""] if row["method"] == "best" else _comparison(judging, row)),
             f"{row['fit'][metrics[0]]:.4f}",
@@ -130,4 +133,4 @@ def _comparison(metric: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
 def _warnings(report: Mapping[str, Any]) -> list[str]:
     if not report["warnings"]:
         return []
-    return ["## Warnings", *[f"- {warning}" for warning in report["warnings"]], ""]
+    return ["## Warnings", *[f"- {words(warning)}" for warning in report["warnings"]], ""]

@@ -11,6 +11,7 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.errors import DataError
 from ladle_engine.pipeline.request import TRAIN_SET_USES, Request
+from ladle_engine.storage.input_paths import same_place
 from ladle_engine.tasks.base import DataSet, HasRemarks, KeepsExamples, Task
 from ladle_engine.tasks.examples import Examples, split
 
@@ -71,7 +72,7 @@ def open_splits(
                 f"`train_set=` must be given with `train_set_use: {request.train_set_use}`, but is absent.",
             )
         return Splits(fit=fit, select=select, coefficients=fit, statistics=fit)
-    if train_set.exists() and val_set.exists() and train_set.samefile(val_set):
+    if same_place(train_set, val_set):
         raise DataError(
             "invalid-data",
             f"`train_set=` must be other data than `val_set=`, half of which judges, but both are `{train_set}`.",

@@ -19,6 +19,14 @@ UNWRITABLE = (
 )
 
 
+LOST = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT)
+"""Where a folder was a moment ago: its disk has failed, or came loose."""
+
+
+class LostFolder(OSError):
+    """The disk of a folder that is written to has failed or vanished. It may come back."""
+
+
 def refuse_existing(output: Path, *, may_be_empty: bool = False) -> None:
     """Raises `OutputError`: output-exists, or results-unwritable where it cannot be made."""
     if may_be_empty and _is_empty_folder(output):
@@ -48,11 +56,11 @@ def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError
 def fresh_folder(folder: Path, *, may_be_empty: bool = False) -> Iterator[Path]:
     """Makes `folder`, or takes it as it is if it is empty and may be; removes it again when the block fails.
 
-    A full disk becomes `OutputError` (disk-full).
+    Raises as `naming_disk_faults`.
     """
     refuse_existing(folder, may_be_empty=may_be_empty)
     try:
-        with naming_the_full_disk("output", folder.parent):
+        with naming_disk_faults("output", folder, shown=folder.parent):
             make_folder(folder, "output", may_exist=may_be_empty)
             yield folder
     except BaseException:
@@ -71,16 +79,26 @@ def make_folder(folder: Path, argument: str, *, may_exist: bool = False) -> None
 
 
 @contextmanager
-def naming_the_full_disk(argument: str, folder: Path) -> Iterator[None]:
-    """Raises `OutputError` (disk-full) where writing to `folder` fails for want of room."""
+def naming_disk_faults(argument: str, folder: Path, *, shown: Path | None = None) -> Iterator[None]:
+    """Raises `OutputError` (disk-full, results-unwritable) where writing to `folder` fails, or `LostFolder`.
+
+    An error that does not say to which file it belongs is only taken for one of writing if nothing else raises it.
+    """
+    shown = shown or folder
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise OutputError(
-            "disk-full", f"`{argument}` must fit on its disk, but writing to `{folder}` failed: {error.strerror}."
-        ) from error
+        why = error.strerror or str(error)
+        is_ours = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        if error.errno in FULL_DISK:
+            raise OutputError(
+                "disk-full", f"`{argument}` must fit on its disk, but writing to `{shown}` failed: {why}."
+            ) from error
+        if is_ours and error.errno in LOST:
+            raise LostFolder(error.errno, f"`{argument}` must stay where it is, but `{shown}` fails: {why}") from error
+        if error.errno == errno.EROFS or (is_ours and error.errno in UNWRITABLE):
+            raise _unwritable(shown, why, argument) from error
+        raise
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.progress import pulse
-from ladle_engine.storage.descriptors import allow_more_descriptors
+from ladle_engine.storage.boundary import WholeFileSystem, open_inside
+
+NOT_REGULAR = "must be a regular file, but is a pipe, a socket, a device or a folder"
 
 MAX_READ_BYTES = 1 << 30
 """What one call may ask for; Linux gives at most 2 GiB."""
@@ -89,13 +91,14 @@ class InputFile:
     Raises `CheckpointError` (unreadable-input) for what is no regular file, or cannot be opened or read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_ours: bool = False) -> None:
+        """`is_ours` is a file of a result, which lies outside of the boundary of what a job may read."""
         self.path = path
-        self._descriptor = _open(path)
+        self._descriptor = _open(path, is_ours)
         try:
             status = os.fstat(self._descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise unreadable(path, "must be a regular file, but is a pipe, a device or a folder")
+                raise unreadable(path, NOT_REGULAR)
         except BaseException:
             self.close()
             raise
@@ -158,12 +161,10 @@ def unreadable(path: Path, how: str) -> CheckpointError:
     return CheckpointError("unreadable-input", f"The file `{path}` {how}.")
 
 
-def _open(path: Path) -> int:
-    while True:
-        try:
-            # A pipe would otherwise wait for somebody who writes.
-            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.EMFILE and allow_more_descriptors():
-                continue
-            raise unreadable(path, f"cannot be opened: {error.strerror}") from error
+def _open(path: Path, is_ours: bool) -> int:
+    try:
+        return WholeFileSystem().open(path, os.O_RDONLY) if is_ours else open_inside(path)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise unreadable(path, NOT_REGULAR) from error
+        raise unreadable(path, f"cannot be opened: {error.strerror}") from error

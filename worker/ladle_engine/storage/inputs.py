@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import pulse
+from ladle_engine.storage.boundary import status
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
+from ladle_engine.storage.input_paths import lies_in, statuses_in
 
 
 class Inputs:
@@ -41,11 +44,16 @@ class Inputs:
         """A file that somebody else has opened."""
         self._files[path] = identity
 
-    def add_hashed(self, path: Path) -> None:
-        """Reads a file whole. Raises as `InputFile`."""
+    def add_hashed(self, path: Path, expected: str | None = None) -> None:
+        """Reads a file whole; `expected` is the digest of what was read of it before.
+
+        Raises as `InputFile`, and `EngineError` (inputs-changed) for another digest.
+        """
         with InputFile(path) as file:
             self._files[path] = file.identity
             self._digests[path] = HashedFile(file).digest()
+        if expected not in (None, self._digests[path]):
+            raise changed(path, "was written to while the job began")
 
     def add_folder(self, folder: Path) -> None:
         """All files below but hidden ones. None is opened."""
@@ -88,9 +96,11 @@ class Inputs:
         What was not there at the beginning does not count: nothing of it was read. Without `folders`, what is in them
         is not looked at: they may hold a million files.
         """
-        for group in (self._files, *(self._folders.values() if folders else ())):
-            for path, identity in group.items():
-                group[path] = self._still_the_same(path, identity)
+        for path, identity in self._files.items():
+            self._files[path] = self._still_the_same(path, identity, _status_now(path))
+        for files in self._folders.values() if folders else ():
+            for path, found in _statuses_now(list(files)):
+                files[path] = self._still_the_same(path, files[path], found)
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -104,13 +114,9 @@ class Inputs:
                 raise changed_file from error
             raise
 
-    def _still_the_same(self, path: Path, identity: Identity) -> Identity:
+    def _still_the_same(self, path: Path, identity: Identity, now: os.stat_result) -> Identity:
         """Its identity now, which is another one where it was touched or copied."""
-        try:
-            found = Identity.of(path.stat())
-        except OSError as error:
-            gone = isinstance(error, FileNotFoundError)
-            raise changed(path, "is gone" if gone else f"cannot be reached any more: {error.strerror}") from error
+        found = Identity.of(now)
         if found != identity and not self._holds_the_same(path, identity, found):
             raise changed(path, _how(identity, found))
         return found
@@ -123,17 +129,71 @@ class Inputs:
 
 
 def _files_below(folder: Path) -> Iterator[tuple[Path, Identity]]:
-    """In order of their names."""
-    for place, folders, names in os.walk(folder):
+    """In order of their names, those of a folder before its sub-folders'. What a link out of it leads to is none."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
         pulse()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(place, name)
-            # A link to nothing, and what was removed just now, is not there.
+        folders: list[Path] = []
+        # What cannot be listed is left to whoever wants to read it.
+        with suppress(OSError):
+            if not _is_new(status(place), seen):
+                continue
+            for path, found in _visible_in(place, folder):
+                if stat.S_ISREG(found.st_mode):
+                    yield path, Identity.of(found)
+                elif stat.S_ISDIR(found.st_mode):
+                    folders.append(path)
+        waiting += reversed(folders)
+
+
+def _is_new(found: os.stat_result, seen: set[tuple[int, int]]) -> bool:
+    """Links may lead to a folder once more, or to one that they are in."""
+    identity = (found.st_dev, found.st_ino)
+    if identity in seen:
+        return False
+    seen.add(identity)
+    return True
+
+
+def _visible_in(place: Path, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Of links, what they lead to inside of `folder`."""
+    for name, found in statuses_in(place).items():
+        path = place / name
+        if name.startswith("."):
+            continue
+        if not stat.S_ISLNK(found.st_mode):
+            yield path, found
+        elif lies_in(path, folder):
             with suppress(OSError):
-                status = path.stat()
-                if stat.S_ISREG(status.st_mode):
-                    yield path, Identity.of(status)
+                yield path, status(path)
+
+
+def _status_now(path: Path) -> os.stat_result:
+    """Raises `EngineError` (inputs-changed) where there is none."""
+    try:
+        return status(path)
+    except (OSError, EngineError) as error:
+        raise changed(path, _why_none(error)) from error
+
+
+def _statuses_now(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Raises the same. Folder by folder, because a path costs more than a name in a folder that is open."""
+    for folder, inside in itertools.groupby(paths, key=lambda path: path.parent):
+        try:
+            statuses = statuses_in(folder)
+        except (OSError, EngineError) as error:
+            raise changed(folder, _why_none(error)) from error
+        for path in inside:
+            found = statuses.get(path.name)
+            yield path, _status_now(path) if found is None or stat.S_ISLNK(found.st_mode) else found
+
+
+def _why_none(error: OSError | EngineError) -> str:
+    if isinstance(error, EngineError):
+        return "has become a link that leads out of the allowed folders"
+    return "is gone" if isinstance(error, FileNotFoundError) else f"cannot be reached any more: {error.strerror}"
 
 
 def _how(before: Identity, now: Identity) -> str:

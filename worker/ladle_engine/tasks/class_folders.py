@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
+from ladle_engine.storage.boundary import status
+from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, lies_in
 from ladle_engine.tasks.image_files import SUFFIXES
 from ladle_engine.tasks.image_shape import ImageShape
 
@@ -44,15 +45,19 @@ def find_images(root: Path) -> ClassFolders:
     """Hidden files and folders are left out. Raises `DataError`: a link leads out of `root`, or nothing is found."""
     passed_over: list[Path] = []
     images: dict[str, list[Path]] = {}
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or not entry.is_dir():
+    entries = [entry for entry in entries_of(root) if not entry.name.startswith(".")]
+    for entry in entries:
+        folder = root / entry.name
+        if not (entry.is_folder or (entry.is_link and is_folder(folder))):
             continue
+        if entry.is_link:
+            _refuse_escape(folder, root)
         images[entry.name] = []
-        for path, is_regular in sorted(_files_below(entry, root.resolve(), set())):
+        for path, is_regular in sorted(_files_below(folder, root, set())):
             is_image = is_regular and path.suffix.lower() in SUFFIXES
             (images[entry.name] if is_image else passed_over).append(path)
     if not any(images.values()):
-        beside = sum(entry.suffix.lower() in SUFFIXES for entry in root.iterdir())
+        beside = sum(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries)
         raise DataError(
             "empty-data",
             f"An image folder must hold one sub-folder per class with {', '.join(SUFFIXES)} files, but `{root}` holds "
@@ -63,39 +68,29 @@ def find_images(root: Path) -> ClassFolders:
 
 
 def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
-    """Whatever is no folder, and whether it is a regular file; a pipe or a broken link is not. `root` is resolved.
+    """Whatever is no folder, and whether it is a regular file; a pipe or a broken link is not.
 
     A folder to which links lead once more is walked once.
     """
-    if folder.is_symlink():
-        _refuse_escape(folder, root)
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    found = status(folder)
+    if (found.st_dev, found.st_ino) in seen:
         return
-    seen.add((status.st_dev, status.st_ino))
+    seen.add((found.st_dev, found.st_ino))
     pulse()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink():
-                _refuse_escape(path, root)
-            # `Path` says no for a link that leads to itself, where an entry raises.
-            where = path if entry.is_symlink() else entry
-            if where.is_dir():
-                yield from _files_below(path, root, seen)
-            else:
-                yield path, where.is_file()
+    for entry in entries_of(folder):
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_link:
+            _refuse_escape(path, root)
+        if entry.is_folder or (entry.is_link and is_folder(path)):
+            yield from _files_below(path, root, seen)
+        else:
+            yield path, entry.is_regular or (entry.is_link and is_file(path))
 
 
 def _refuse_escape(link: Path, root: Path) -> None:
-    try:
-        inside = link.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        # It leads to itself, so nowhere.
-        inside = True
-    if not inside:
+    if not lies_in(link, root):
         raise DataError("path-not-allowed", f"Images must lie inside `{root}`, but `{link}` leads out of it.")
 
 

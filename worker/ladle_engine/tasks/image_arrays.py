@@ -13,9 +13,11 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ladle_engine.checkpoints.safetensors_file import stored_tensors
-from ladle_engine.errors import CheckpointError, DataError
+from ladle_engine.errors import CheckpointError, DataError, EngineError
+from ladle_engine.storage.boundary import status
 from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_paths import open_regular
 from ladle_engine.tasks.image_shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
@@ -49,12 +51,12 @@ class _BoundedReads(io.FileIO):
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
     try:
-        with _BoundedReads(path) as file, zipfile.ZipFile(file) as archive:
+        with _BoundedReads(open_regular(path)) as file, zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             images, labels = (members[_pick(members, keys, path)] for keys in (IMAGE_KEYS, LABEL_KEYS))
             _refuse_large(path, sum(_check_header(archive, name) for name in (images, labels)))
             return _read_member(archive, images), _read_member(archive, labels)
-    except (DataError, MemoryError):
+    except (EngineError, MemoryError):
         raise
     except Exception as error:
         # What a damaged archive raises depends on where it is damaged: zlib.error, NotImplementedError and more.
@@ -107,7 +109,7 @@ def _pick(names: Collection[str], keys: Sequence[str], path: Path) -> str:
 
 
 def _refuse_large(path: Path, num_bytes: int) -> None:
-    file_bytes = path.stat().st_size
+    file_bytes = status(path).st_size
     if num_bytes > max(SMALL_BYTES, MAX_RATIO * file_bytes):
         raise DataError(
             "invalid-data",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from ladle_engine.errors import DataError
+from ladle_engine.errors import DataError, EngineError
+from ladle_engine.storage.input_paths import open_binary
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -25,14 +26,19 @@ def decode(path: Path, mode: str | None) -> Image.Image:
     Raises `DataError` (invalid-data) that names the file.
     """
     try:
-        with Image.open(path, formats=DECODERS) as opened:
+        with open_binary(path) as file, Image.open(file, formats=DECODERS) as opened:
             _refuse_size(path, opened)
             upright = opened.getexif().get(Base.Orientation, 1) == 1
             image = _in_mode(opened if upright else ImageOps.exif_transpose(opened), mode)
             image.load()
             return image
-    except (DataError, MemoryError):
+    except (EngineError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        # Its own words name the descriptor.
+        raise DataError(
+            "invalid-data", f"`{path}` must be an image, but does not decode: it is none of {', '.join(DECODERS)}."
+        ) from error
     except Exception as error:
         # What a damaged file raises depends on where it is damaged: ValueError, struct.error, EOFError and more.
         raise DataError(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ladle_engine.errors import DataError
+from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.tasks.class_folders import find_images, find_labels
 from ladle_engine.tasks.image_arrays import as_images, as_labels, read_arrays
 from ladle_engine.tasks.image_files import MODES, decode
@@ -158,9 +159,9 @@ def num_threads() -> int:
 def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
     """Raises `DataError`: missing, empty, of another kind or shape, not finite, or of unknown classes."""
     try:
-        if path.is_dir():
+        if is_folder(path):
             return _open_folder(path, shape, preprocessing)
-        if not path.is_file():
+        if not is_file(path):
             raise DataError("invalid-data", f"A data set must be a file or a folder, but there is none at `{path}`.")
         if path.suffix.lower() not in (".npz", ".safetensors"):
             raise DataError(

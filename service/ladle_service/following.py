@@ -1,0 +1,264 @@
+"""Following jobs: one reader of all events, over one Redis connection, for any number of watchers.
+
+Each job that somebody follows has a `Feed`: its latest events, encoded once. A watcher remembers only the id of the
+last event that it took. A watcher that is behind its feed reads pages from Redis until it has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from ladle_contracts import TERMINAL_STATES, Event, StateChanged, keys
+from ladle_service.stream import StreamCut, encode
+
+logger = logging.getLogger(__name__)
+
+READ_MS = 200
+"""How long one read waits for events. A job that somebody begins to follow takes part from the next read on."""
+PAGE = 100
+PAGES_AT_ONCE = 8
+"""How many watchers may catch up at the same time, so that other requests find a Redis connection."""
+WINDOW_EVENTS = 400
+WINDOW_BYTES = 128 << 10
+KEEP_ALIVE_S = 10.0
+CHECK_S = 5.0
+"""After so much silence the reader looks whether the job still exists."""
+WAKE_AT_ONCE = 50
+"""How many watchers get an event before other requests have their turn."""
+
+Order = tuple[int, int]
+"""An event's id as numbers."""
+FIRST: Order = (0, 0)
+Parse = Callable[[str, str, Mapping[str, str]], Event]
+Fields = tuple[str, Mapping[str, str]]
+"""An entry of a Redis stream: its id and its fields."""
+
+
+class Entry(NamedTuple):
+    """One event, ready to be sent."""
+
+    order: Order
+    data: bytes
+    is_last: bool
+    """Whether it ends the job."""
+
+
+@dataclass(eq=False)
+class Feed:
+    """The events of one job after `floor`, as far as they were read."""
+
+    job_id: str
+    floor: Order = FIRST
+    end: Order = FIRST
+    """The last event that was read."""
+    entries: deque[Entry] = field(default_factory=deque)
+    size_bytes: int = 0
+    watchers: int = 0
+    is_open: bool = False
+    is_over: bool = False
+    """Whether no more events will come."""
+    is_cut: bool = False
+    """Whether no more events can be read."""
+    quiet_since: float = 0.0
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _waiting: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """What was read, oldest first. What no longer fits into the window is forgotten."""
+        for entry in entries:
+            self.entries.append(entry)
+            self.size_bytes += len(entry.data)
+            self.end = entry.order
+            self.is_over = self.is_over or entry.is_last
+        while self.size_bytes > WINDOW_BYTES:
+            oldest = self.entries.popleft()
+            self.size_bytes -= len(oldest.data)
+            self.floor = oldest.order
+
+    def since(self, order: Order) -> list[Entry]:
+        """The events after `order`, which must not be before `floor`."""
+        return list(takewhile(lambda entry: entry.order > order, reversed(self.entries)))[::-1]
+
+    async def news(self) -> bool:
+        """Waits until something has changed. False if nothing has for a while."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                await waiting
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(waiting)
+        return True
+
+    async def wake(self) -> None:
+        """Ends every `news`."""
+        waiting, self._waiting = self._waiting, set()
+        for number, one in enumerate(waiting, start=1):
+            if not one.done():
+                one.set_result(None)
+            if number % WAKE_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+
+class Feeds:
+    """The feeds of all jobs that are followed.
+
+    `streams` has the connection of the reader, which waits in Redis. `commands` is the pool for short requests.
+    """
+
+    def __init__(self, streams: Redis, commands: Redis, parse: Parse) -> None:
+        # redis-py's annotations do not know that responses are decoded.
+        self._streams: Any = streams
+        self._commands: Any = commands
+        self._parse = parse
+        self._feeds: dict[str, Feed] = {}
+        self._catching_up = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._reader: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def follow(self, job_id: str, after: str | None) -> AsyncGenerator[bytes | None]:
+        """Every event after the id `after` as it happens, encoded, several at a time; None after a while without any.
+
+        Ends with the event that ends the job, when the job is deleted, or with `end`. Raises `StreamCut`, or
+        `RedisError` while it catches up.
+        """
+        seen = _order(after)
+        async with self._joined(job_id, seen) as feed:
+            while True:
+                floor = feed.floor
+                entries = feed.since(seen) if seen >= floor else await self._page(job_id, seen)
+                if entries:
+                    seen = entries[-1].order
+                    yield b"".join(entry.data for entry in entries)
+                elif seen < floor:
+                    # There was something before the window, and it was deleted.
+                    seen = floor
+                elif feed.is_cut:
+                    raise StreamCut
+                elif feed.is_over or self._ended:
+                    return
+                elif not await feed.news():
+                    yield None
+
+    async def end(self) -> None:
+        """Ends all streams, because the service stops."""
+        self._ended = True
+        if self._reader is not None:
+            self._reader.cancel()
+        for feed in list(self._feeds.values()):
+            await feed.wake()
+
+    @asynccontextmanager
+    async def _joined(self, job_id: str, seen: Order) -> AsyncIterator[Feed]:
+        feed = self._feeds.setdefault(job_id, Feed(job_id))
+        feed.watchers += 1
+        try:
+            async with feed.opening:
+                if not feed.is_open:
+                    await self._open(feed, seen)
+            yield feed
+        finally:
+            feed.watchers -= 1
+            if feed.watchers == 0:
+                self._forget(feed)
+
+    def _forget(self, feed: Feed) -> None:
+        if self._feeds.get(feed.job_id) is feed:
+            del self._feeds[feed.job_id]
+
+    async def _open(self, feed: Feed, seen: Order) -> None:
+        """Fills the window with what the first watcher needs, if it is not too much."""
+        key = keys.events(feed.job_id)
+        low = f"({_id(seen)}" if seen > FIRST else "-"
+        found = await self._commands.xrevrange(key, min=low, count=WINDOW_EVENTS)
+        entries = [self._entry(feed.job_id, fields) for fields in reversed(found)]
+        if not entries:
+            last = await self._commands.xrevrange(key, count=1)
+            feed.floor = feed.end = _order(last[0][0]) if last else FIRST
+        else:
+            feed.floor = entries[0].order if len(entries) == WINDOW_EVENTS else seen
+            feed.add(entry for entry in entries if entry.order > feed.floor)
+        feed.is_open = True
+        feed.quiet_since = asyncio.get_running_loop().time()
+        if self._reader is None and not self._ended:
+            self._reader = asyncio.create_task(self._read_on())
+
+    async def _page(self, job_id: str, seen: Order) -> list[Entry]:
+        """The next events after `seen`, from Redis."""
+        low = f"({_id(seen)}" if seen > FIRST else "-"
+        async with self._catching_up:
+            found = await self._commands.xrange(keys.events(job_id), min=low, count=PAGE)
+        return [self._entry(job_id, fields) for fields in found]
+
+    async def _read_on(self) -> None:
+        """Reads until nobody follows a job that can still change."""
+        try:
+            while feeds := [feed for feed in self._feeds.values() if feed.is_open and not feed.is_over]:
+                await self._read(feeds)
+                await self._check(feeds)
+        except Exception as error:
+            logger.warning("all streams were cut, because the events cannot be read: %r", error)
+            self._reader = None  # Whoever comes from now on starts another.
+            for feed in list(self._feeds.values()):
+                await self._cut(feed)
+        else:
+            self._reader = None
+
+    async def _read(self, feeds: Iterable[Feed]) -> None:
+        by_key = {keys.events(feed.job_id): feed for feed in feeds}
+        ends = {key: _id(feed.end) for key, feed in by_key.items()}
+        for key, found in await self._streams.xread(ends, count=PAGE, block=READ_MS):
+            feed = by_key[key]
+            try:
+                feed.add([self._entry(feed.job_id, fields) for fields in found])
+            except (ValueError, KeyError):
+                logger.exception("the streams of job %s were cut, because an event of it cannot be read", feed.job_id)
+                await self._cut(feed)
+            feed.quiet_since = asyncio.get_running_loop().time()
+            await feed.wake()
+
+    async def _check(self, feeds: Iterable[Feed]) -> None:
+        """Ends the feeds of jobs that were deleted, or whose last event is not in Redis."""
+        now = asyncio.get_running_loop().time()
+        quiet = [feed for feed in feeds if feed.quiet_since + CHECK_S < now and not feed.is_over]
+        if not quiet:
+            return
+        async with self._commands.pipeline(transaction=False) as pipe:
+            for feed in quiet:
+                pipe.hget(keys.job(feed.job_id), "state")
+            states = await pipe.execute()
+        for feed, state in zip(quiet, states, strict=True):
+            feed.quiet_since = now
+            if state is None or (state in TERMINAL_STATES and not await self._page(feed.job_id, feed.end)):
+                feed.is_over = True
+                await feed.wake()
+
+    async def _cut(self, feed: Feed) -> None:
+        feed.is_cut = True
+        self._forget(feed)
+        await feed.wake()
+
+    def _entry(self, job_id: str, fields: Fields) -> Entry:
+        event = self._parse(job_id, *fields)
+        is_last = isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES
+        return Entry(_order(event.id), encode(event), is_last)
+
+
+def _order(event_id: str | None) -> Order:
+    time_ms, _, sequence = (event_id or "0-0").partition("-")
+    return int(time_ms), int(sequence or 0)
+
+
+def _id(order: Order) -> str:
+    return f"{order[0]}-{order[1]}"

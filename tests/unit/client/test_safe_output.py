@@ -1,0 +1,262 @@
+"""No command lets foreign text reach the terminal as anything but text."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from ladle import JobCancelled, JobFailed
+from ladle.cli import app as command
+from ladle.cli import installed
+from ladle.cli.console import SafeConsole
+from ladle.cli.stack import LocalStack
+from ladle.cli.watch import watch_job
+from ladle_contracts import (
+    CandidateResult,
+    CandidateScored,
+    Catalog,
+    CheckpointsFound,
+    ErrorCode,
+    Event,
+    JobPage,
+    JobRecord,
+    JobState,
+    MemoryPlanned,
+    MethodInfo,
+    NodeRecord,
+    OptionInfo,
+    Reason,
+    StageStarted,
+    StateChanged,
+    StepDone,
+    TaskInfo,
+    Warned,
+)
+from ladle_contracts.api import Health, LogTail, MethodList, NodeList, TaskList, Version
+from tests.hostile import FORGED, HOSTILE, unsafe_in
+from tests.unit.client.answers import NOW, RESULT, client, event, message, ok, problem, record, stream
+
+PATH = HOSTILE.replace("\0", "")
+CANDIDATE = CandidateResult(method="twa", label=HOSTILE, select={"accuracy": 0.9, "loss": 0.1, HOSTILE: 1.0}, gain=0.1)
+BEST = CandidateResult(method="best", label=HOSTILE, select={"accuracy": 0.9, "loss": 0.1, HOSTILE: 1.0})
+HOSTILE_RESULT = RESULT.model_copy(
+    update={
+        "folder": HOSTILE,
+        "best_checkpoint": HOSTILE,
+        "candidates": (BEST, CANDIDATE),
+        "warnings": (HOSTILE,),
+        "files": {HOSTILE: 1},
+    }
+)
+OPTION = OptionInfo(name=HOSTILE, type=HOSTILE, default=HOSTILE, help=HOSTILE)
+METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_url=HOSTILE, options=(OPTION,))
+TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
+NODE = NodeRecord(
+    id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
+    heartbeat_at=NOW, alive=True, job_id=HOSTILE,
+)  # fmt: skip
+BODIES = (
+    CheckpointsFound(names=(HOSTILE,), num_parameters=1, dtype=HOSTILE, task=HOSTILE, order=HOSTILE),
+    MemoryPlanned(placement=HOSTILE, precision=HOSTILE, parts={HOSTILE: 5}, available_bytes=9, reason=HOSTILE),
+    StageStarted(stage=HOSTILE, method=HOSTILE, total=5),
+    StepDone(stage=HOSTILE, method=HOSTILE, step=5, total=5, loss=0.5),
+    CandidateScored(candidate=CANDIDATE),
+    Warned(message=HOSTILE),
+    StateChanged(state=JobState.RUNNING, message=HOSTILE),
+)
+
+
+def hostile_record(state: JobState, **fields: Any) -> JobRecord:
+    made = record(state, id=HOSTILE, nodes=(HOSTILE,), message=HOSTILE, log_tail=(HOSTILE,), **fields)
+    spec = made.spec.model_copy(update={"ckpt_dir": PATH, "val_set": PATH, "labels": {HOSTILE: HOSTILE}})
+    return made.model_copy(update={"spec": spec})
+
+
+SUCCEEDED = hostile_record(JobState.SUCCEEDED, result=HOSTILE_RESULT)
+FAILED = hostile_record(JobState.FAILED, reason=Reason.TASK_FAILED)
+WAITING = hostile_record(JobState.QUEUED, waiting_for=HOSTILE)
+
+
+class HostileService:
+    """Answers every request with `record` and with what belongs to it."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.record = record
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answers: dict[str, Callable[[], httpx2.Response]] = {
+            "jobs": lambda: ok(JobPage(jobs=(SUCCEEDED, FAILED, WAITING))),
+            "nodes": lambda: ok(NodeList(nodes=(NODE,))),
+            "methods": lambda: ok(MethodList(methods=(METHOD,))),
+            "tasks": lambda: ok(TaskList(tasks=(TASK,))),
+            "version": lambda: ok(Version(version=HOSTILE)),
+            "healthz": lambda: ok(Health(status="alive")),
+            "logs": lambda: ok(LogTail(lines=(HOSTILE, "\ttab\tand " + HOSTILE))),
+            "result": lambda: ok(HOSTILE_RESULT),
+            "events": lambda: stream(*map(message, self.events())),
+            "cancel": lambda: problem(ErrorCode.ALREADY_FINISHED, HOSTILE),
+        }
+        if request.method == "POST" and request.url.path == "/v1/jobs":
+            return ok(self.record, 202)
+        return answers.get(request.url.path.rpartition("/")[2], lambda: ok(self.record))()
+
+    def events(self) -> list[Event]:
+        last = StateChanged(state=self.record.state, message=HOSTILE)
+        return [
+            event(number, body).model_copy(update={"job_id": HOSTILE}) for number, body in enumerate((*BODIES, last))
+        ]
+
+
+@pytest.fixture(params=[SUCCEEDED, FAILED], ids=["succeeded", "failed"])
+def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> HostileService:
+    """Where LADLE_URL points."""
+    hostile = HostileService(request.param)
+    monkeypatch.setenv("LADLE_URL", "http://ladle.test")
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", lambda self, request: hostile(request))
+    return hostile
+
+
+@pytest.fixture(autouse=True)
+def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker with a hostile plug-in, and a stack whose service ends at once with a hostile log."""
+
+    def ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        catalog = Catalog(methods=(METHOD,), tasks=(TASK,)).model_dump(mode="json")
+        described = {
+            "catalog": catalog, "gpus": [HOSTILE], "torch_version": HOSTILE, "ranks": 1,
+            "broken_tasks": {HOSTILE: HOSTILE},
+        }  # fmt: skip
+        refused = {"ok": False, "reason": "task-failed", "message": HOSTILE}
+        answer = json.dumps(described if module == "describe" else refused)
+        return subprocess.CompletedProcess([], 0, stdout=answer, stderr=f"{HOSTILE}\n\t{HOSTILE}")
+
+    def start(stack: LocalStack) -> None:
+        stack.options.state.mkdir(parents=True)
+        stack.log("service").write_text(f"{HOSTILE}\n\t{HOSTILE}")
+        stack.processes["service"] = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+        stack.processes["service"].wait()
+        stack.check()
+
+    monkeypatch.setattr(installed, "_ask", ask)
+    monkeypatch.setattr(LocalStack, "start", start)
+    monkeypatch.setattr("ladle.cli.local.default_state", lambda: tmp_path / "stack")
+    monkeypatch.setattr(command.out, "width", 10_000)
+    monkeypatch.setattr(command.err, "width", 10_000)
+
+
+FOLDER = PATH.replace("/", "_")
+"""A name that a folder can have."""
+SHOWING = {
+    "run": [["run", FOLDER, "val"], ["run", "there", "there"]],
+    "up": [["up", "--root", FOLDER], ["up"]],
+    "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
+    "watch": [["watch", "j1"], ["watch", HOSTILE]],
+    "status": [["status", "j1"]],
+    "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER]],
+    "cancel": [["cancel", HOSTILE]],
+    "logs": [["logs", "j1"]],
+    "result": [["result", "j1"]],
+    "methods": [["methods"]],
+    "tasks": [["tasks"]],
+    "nodes": [["nodes"]],
+    "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
+    "version": [["version"]],
+    "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
+    "token list": [["token", "list", "--tokens-file", FOLDER]],
+    "token revoke": [["token", "revoke", FOLDER, "--tokens-file", "there/tokens"]],
+}
+"""Command -> command lines on which it shows foreign text. A new command needs a line here."""
+
+
+def all_commands(group: TyperGroup, *path: str) -> list[str]:
+    found: list[str] = []
+    for name, each in group.commands.items():
+        found += all_commands(each, *path, name) if isinstance(each, TyperGroup) else [" ".join([*path, name])]
+    return found
+
+
+def test_every_command_is_tried_here() -> None:
+    group = get_command(command.app)
+    assert isinstance(group, TyperGroup)
+    assert set(SHOWING) == set(all_commands(group))
+
+
+def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command wrote to both streams."""
+    monkeypatch.setattr(sys, "argv", ["ladle", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+        raise SystemExit(0)
+    written = capsys.readouterr()
+    return written.out + written.err
+
+
+LINES = [line for lines in SHOWING.values() for line in lines]
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "token revoke"}
+JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
+
+
+@pytest.mark.parametrize(
+    "arguments", [*LINES, *JSON_LINES, ["nothing" + FOLDER], ["list", "--x" + FOLDER], ["list", FOLDER]]
+)
+def test_foreign_text_is_only_ever_text(
+    service: HostileService,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tokens").write_text(f"ann:{'0' * 64}\n")
+    text = ran(arguments, monkeypatch, capsys)
+    assert not unsafe_in(text), ascii(text)
+    assert FORGED in text, "the command shows what is tested"
+    assert not re.search(rf"^(│ )?(# )?{FORGED}", text, re.MULTILINE), "only an indented line of a log may begin so"
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["tasks"]])
+def test_the_installed_catalogue_is_only_ever_text(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ran(arguments, monkeypatch, capsys)
+    assert FORGED in text
+    assert not unsafe_in(text), ascii(text)
+
+
+@pytest.mark.parametrize("last", [SUCCEEDED, FAILED])
+def test_the_live_view_sends_no_controls_but_its_own(last: JobRecord) -> None:
+    screen = io.StringIO()
+    console = SafeConsole(file=screen, force_terminal=True, width=10_000, legacy_windows=False)
+    with client(HostileService(last)) as watching:
+        watch_job(watching.job("j1"), console)
+    own = r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]|\r"
+    text = re.sub(own, "", screen.getvalue())
+    assert FORGED in text
+    assert not unsafe_in(text), ascii(text)
+
+
+def test_a_console_makes_any_renderable_safe_and_cuts_nothing_off() -> None:
+    screen = io.StringIO()
+    console = SafeConsole(file=screen, width=30)
+    console.print("\x1b" * 40, style="bold")
+    assert screen.getvalue().replace("\n", "") == r"\x1b" * 40
+
+
+def test_messages_of_exceptions_are_safe_and_their_attributes_original() -> None:
+    error = JobFailed(FAILED)
+    assert not unsafe_in(str(error))
+    assert not [line for line in str(error).splitlines() if line.startswith(FORGED)]
+    assert (error.message, error.log_tail) == (HOSTILE, (HOSTILE,))
+    assert not unsafe_in(str(JobCancelled(FAILED)))

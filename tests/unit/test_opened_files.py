@@ -1,0 +1,116 @@
+"""Only the boundary opens what a job names: nothing else in the engine or the worker looks at paths, but at its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+WORKER = Path(__file__).parents[2] / "worker"
+
+METHODS = frozenset(
+    {
+        *("open", "open_code", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "touch"),
+        *("iterdir", "glob", "rglob", "iglob", "walk", "fwalk", "listdir", "scandir"),
+        *("exists", "lexists", "is_file", "is_dir", "isfile", "isdir", "is_symlink", "islink", "is_fifo", "is_mount"),
+        *("stat", "lstat", "statvfs", "getsize", "getmtime", "access", "samefile", "resolve", "realpath", "readlink"),
+        *("mkdir", "makedirs", "unlink", "rename", "rmdir", "symlink_to", "hardlink_to", "chmod", "utime"),
+        *("FileIO", "fromfile", "loadtxt", "genfromtxt", "memmap", "mmap", "from_file", "is_zipfile", "ZipFile"),
+        *("is_tarfile", "safe_open", "load_file", "save_file", "load_model", "from_pretrained", "load_from_disk"),
+        *("load_dataset", "ImageFolder", "read_csv", "read_parquet", "read_table"),
+    }
+)
+"""What takes a path, or is a path's own method, whatever it is called on."""
+FUNCTIONS = frozenset({"torch.load", "np.load", "numpy.load", "pickle.load", "torch.jit.load"})
+"""The same, where the last word alone says little."""
+
+OWN = "the job's working folder and its result, which are ours"
+BYTES = "gets a file object or a descriptor that the boundary opened"
+ALLOWED = {
+    "ladle_engine/storage/boundary.py": ("the boundary itself", "open stat"),
+    "ladle_engine/storage/input_paths.py": (
+        "what is built on it",
+        "fdopen is_dir is_file is_symlink lexists realpath scandir stat",
+    ),
+    "ladle_engine/storage/input_file.py": (OWN, "open"),
+    "ladle_worker/boundary.py": ("the roots' boundary", "open"),
+    "ladle_engine/checkpoints/pickle_entries.py": (BYTES, "ZipFile is_zipfile"),
+    "ladle_engine/checkpoints/pickle_file.py": (BYTES, "torch.load"),
+    "ladle_engine/checkpoints/zip_records.py": (BYTES, "ZipFile"),
+    "ladle_engine/tasks/image_arrays.py": (BYTES, "FileIO ZipFile open"),
+    "ladle_engine/tasks/image_files.py": (BYTES, "open"),
+    "ladle_engine/tasks/images.py": ("a method of ours of this name", "open"),
+    "ladle_engine/tasks/processor_file.py": ("a folder of its own, for checked values", "from_pretrained write_text"),
+    "ladle_engine/tasks/transformers_names.py": ("gets a state dict and no path", "from_pretrained"),
+    "ladle_engine/tasks/faults.py": ("source code of an installed task", "is_file"),
+    "ladle_engine/tasks/identity.py": ("source code of an installed task", "read_text"),
+    "ladle_engine/output/digests.py": (OWN, "open stat"),
+    "ladle_engine/output/model_writer.py": (OWN, "mkdir write_bytes"),
+    "ladle_engine/output/safetensors_writer.py": (OWN, "open"),
+    "ladle_engine/pipeline/job_inputs.py": (OWN, "exists unlink"),
+    "ladle_engine/pipeline/report.py": (OWN, "is_file rglob save_file stat write_text"),
+    "ladle_engine/rebuild.py": ("a result of its caller's, who runs no jobs of others", "is_dir read_text"),
+    "ladle_engine/resume_state.py": (OWN, "exists glob torch.load unlink"),
+    "ladle_engine/storage/atomic_folder.py": (OWN, "access is_dir lexists mkdir open rename unlink"),
+    "ladle_engine/storage/sealed_file.py": (OWN, "read_bytes"),
+    "ladle_engine/storage/control_group.py": ("/sys and /proc", "exists is_file read_text"),
+    "ladle_engine/placements/memory_probe.py": ("/proc", "read_text write_text"),
+    "ladle_engine/testing.py": ("folders that it makes", "save_file write_text"),
+    "ladle_worker/__main__.py": (OWN, "mkdir"),
+    "ladle_worker/agent.py": (OWN, "lexists mkdir open read_text rename"),
+    "ladle_worker/job_folder.py": (OWN, "exists glob open read_text"),
+    "ladle_worker/launch.py": (OWN, "open"),
+    "ladle_worker/rank.py": (OWN, "exists open read_text"),
+    "ladle_worker/relay.py": (OWN, "exists open stat"),
+    "ladle_worker/precheck.py": ("runs as the user whose files they are", "resolve"),
+}
+"""File -> why it may look at paths, and by which functions. What is new here must not be a job's path."""
+
+BOUNDARY = ("ladle_engine.storage.boundary", "ladle_engine.storage.input_paths")
+
+
+def looks_in(source: str) -> set[str]:
+    """Whatever looks at a path, called or only named; not what comes from the boundary."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(attr=name):
+                text = ast.unparse(node)
+                found |= {text} & FUNCTIONS or {name} & METHODS
+            case ast.Name(id="open"):
+                found.add("open")
+            case ast.ImportFrom(module=module, names=names) if module not in BOUNDARY:
+                found |= {alias.name for alias in names} & METHODS
+    return found
+
+
+def all_looks() -> dict[str, set[str]]:
+    packages = (WORKER / "ladle_engine", WORKER / "ladle_worker")
+    files = [file for package in packages for file in sorted(package.rglob("*.py"))]
+    assert len(files) > 100
+    return {str(file.relative_to(WORKER)): found for file in files if (found := looks_in(file.read_text()))}
+
+
+def test_nothing_but_the_boundary_looks_at_a_path_of_a_job() -> None:
+    """A new one goes through `storage.input_paths` or, where the path is ours, into the list with a reason."""
+    allowed = {file: set(looks.split()) for file, (_, looks) in ALLOWED.items()}
+    new = {file: found - allowed.get(file, set()) for file, found in all_looks().items()}
+    assert not {file: looks for file, looks in new.items() if looks}
+
+
+def test_the_list_of_what_may_look_holds_nothing_that_is_not_there() -> None:
+    found = all_looks()
+    gone = {file: set(looks.split()) - found.get(file, set()) for file, (_, looks) in ALLOWED.items()}
+    assert not {file: looks for file, looks in gone.items() if looks}
+
+
+def test_the_walk_sees_calls_references_and_imports_anywhere() -> None:
+    source = """
+from safetensors.torch import load_file
+from ladle_engine.storage.input_paths import is_file
+def late(path):
+    import torch
+    with open(path) as file, Image.open(path) as image:
+        torch.load(path)
+    return [map(Path.exists, path.iterdir()), is_file(path), state.load("key"), os.path.realpath(path)]
+"""
+    assert looks_in(source) == {"load_file", "open", "torch.load", "exists", "iterdir", "realpath"}
