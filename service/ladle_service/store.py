@@ -275,6 +275,8 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         host=fields["host"],
         ranks=int(fields["ranks"]),
         gpus=tuple(_list(fields["gpus"])),
+        # Workers of the version before do not say it.
+        protections=tuple(_list(fields.get("protections", "[]"))),
         version=fields["version"],
         torch_version=fields["torch_version"],
         started_at=_time(fields["started_at"]),
