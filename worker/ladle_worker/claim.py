@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+from pydantic import ValidationError
+
 from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
+from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
@@ -69,7 +73,18 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        self.spec = JobSpec.model_validate_json(rest[0])
+        self.spec = self._understand(rest[0])
+
+    def _understand(self, text: str) -> JobSpec:
+        """The spec. A newer service may have written one with values that mean nothing here."""
+        try:
+            return JobSpec.read(text)
+        except ValidationError as error:
+            rules = " ".join(f"`{each.field}` {each.describe()}." for each in broken_rules(error))
+            message = f"This worker (version {version('ladle')}) is too old for the job: {rules} Update the worker."
+            self.end(Ended(outcome="failed", reason=Reason.WORKER_TOO_OLD, message=message))
+            self.close()
+            raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
 
     def renew(self) -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
