@@ -71,9 +71,7 @@ def enriched(value: Any) -> Any:
         return [enriched(each) for each in value]
     if not isinstance(value, dict):
         return value
-    inner = {
-        name: each if name in PLAIN and isinstance(each, dict) else enriched(each) for name, each in value.items()
-    }
+    inner = {name: each if name in PLAIN and isinstance(each, dict) else enriched(each) for name, each in value.items()}
     inner["next_version"] = {"deep": [1, "two", None]}
     return inner
 
