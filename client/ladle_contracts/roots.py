@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from ladle_contracts.beneath import PATH_ONLY, open_beneath
+from ladle_contracts.safe_text import one_line
 
 ATTEMPTS = 8
 """How often links are followed anew where somebody exchanges them meanwhile."""
@@ -134,5 +135,4 @@ def _status_of(descriptor: int) -> os.stat_result:
 
 
 def _shown(path: PathLike) -> str:
-    """For a message. A name may hold anything, so also line breaks and what controls a terminal."""
-    return "`" + "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path)) + "`"
+    return f"`{one_line(os.fspath(path))}`"

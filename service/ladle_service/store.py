@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from ladle_contracts.jobs import read_spec
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+
+logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3

@@ -142,7 +142,7 @@ def test_an_older_worker_runs_what_it_understands_and_refuses_the_rest(
         warned = [event.body.message for event in made.events(asked) if event.body.kind == "warning"]
         assert any("`deadline_s` was ignored" in message for message in warned)
         record = made.finish(refused)
-        assert (record.state, record.reason, record.failures) == (JobState.FAILED, Reason.WORKER_TOO_OLD, 0)
+        assert (record.state, record.reason, record.failures) == (JobState.FAILED, Reason.VERSION_MISMATCH, 0)
         assert "`output.dtype` must be" in (record.message or "")
         again = made.submit(plain)
         until(lambda: made.record(again).state is JobState.SUCCEEDED, timeout_s=DEADLINE_S, what="the next job")

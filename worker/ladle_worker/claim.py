@@ -76,13 +76,16 @@ class Claim:
         self.spec = self._understand(rest[0])
 
     def _understand(self, text: str) -> JobSpec:
-        """The spec. A newer service may have written one with values that mean nothing here."""
+        """The spec. A service of another version may have accepted values that mean nothing here."""
         try:
             return JobSpec.read(text)
         except ValidationError as error:
             rules = " ".join(f"`{each.field}` {each.describe()}." for each in broken_rules(error))
-            message = f"This worker (version {version('ladle')}) is too old for the job: {rules} Update the worker."
-            self.end(Ended(outcome="failed", reason=Reason.WORKER_TOO_OLD, message=message))
+            message = (
+                f"The service has accepted a job that this worker (version {version('ladle')}) does not understand: "
+                f"{rules} Install the same version of Ladle on both."
+            )
+            self.end(Ended(outcome="failed", reason=Reason.VERSION_MISMATCH, message=message))
             self.close()
             raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
 
