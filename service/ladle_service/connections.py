@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ladle_contracts import ErrorCode
+from ladle_service.middleware import SECURITY_HEADERS
 from ladle_service.problems import problem_response
 
 KEEP_ALIVE_S = 30
@@ -87,6 +88,13 @@ class Connection(H11Protocol):
         else:
             self._update()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            detail = "What is sent must be an HTTP request, but is not."
+            self._refuse(ErrorCode.INVALID_REQUEST, detail, status=HTTPStatus.BAD_REQUEST)
+        else:
+            self._close()
+
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self._update()
@@ -144,9 +152,9 @@ class Connection(H11Protocol):
         if self._read_timer is None and self.transport.get_write_buffer_size() > 0:
             self._read_timer = self.loop.call_later(self._limits.wait_s, self.transport.abort)
 
-    def _refuse(self, code: ErrorCode, detail: str) -> None:
+    def _refuse(self, code: ErrorCode, detail: str, status: int | None = None) -> None:
         """Answers without the application, and closes."""
-        answer = problem_response(code, detail, headers=_closing(code))
+        answer = problem_response(code, detail, headers=_closing(code), status=status)
         lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
         lines += [name + b": " + value for name, value in answer.raw_headers]
         self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
@@ -164,7 +172,7 @@ class Connection(H11Protocol):
 
 def _closing(code: ErrorCode) -> dict[str, str]:
     wait = {"Retry-After": RETRY_AFTER_S} if code is ErrorCode.OVERLOADED else {}
-    return {"Connection": "close", **wait}
+    return {"Connection": "close", **wait, **SECURITY_HEADERS}
 
 
 def _only_health(app: ASGIApp) -> ASGIApp:
