@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     max_streams_per_owner: Annotated[int, Field(ge=1)] = 2000
     max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
     """Of one owner, on average over 20 seconds."""
+    max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
