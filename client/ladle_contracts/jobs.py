@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
+from pydantic_core import to_json
 
 from ladle_contracts._model import Contract
 from ladle_contracts.errors import Reason
@@ -39,18 +41,56 @@ def _one_or_several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_several, json_schema_input_type=Glob | tuple[Glob, ...])]
+_GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
+Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
 """A shell pattern, or a list of them."""
 
 Step = Annotated[
     float,
-    Field(allow_inf_nan=False),
+    Field(allow_inf_nan=False, ge=-(2**53), le=2**53),
     AfterValidator(lambda step: int(step) if step.is_integer() else step),
     PlainSerializer(lambda step: step, return_type=int | float),
 ]
 """A step or an epoch, such as 1000 or 0.25. A whole one stays a whole number."""
 
+
+def _no_equals(name: str) -> str:
+    if "=" in name:
+        raise ValueError("must not contain `=`, which stands between a label's name and its value")
+    return name
+
+
+LabelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_equals)]
 Label = Annotated[str, Field(max_length=200)]
+
+OPTIONS_DEPTH = 16
+OPTIONS_BYTES = 64 << 10
+_INTEGERS = range(-(2**63), 2**64)
+
+
+def _bounded(options: dict[str, Any]) -> dict[str, Any]:
+    """Whatever reads a spec can read options within these bounds."""
+    level: list[Any] = [options]
+    for _ in range(OPTIONS_DEPTH):
+        level = [inner for value in level for inner in _inside(value)]
+        if any(isinstance(value, int) and value not in _INTEGERS for value in level):
+            raise ValueError("must hold whole numbers of at most 64 bits")
+    if any(isinstance(value, (dict, list)) for value in level):
+        raise ValueError(f"must be nested at most {OPTIONS_DEPTH} deep")
+    if len(to_json(options)) > OPTIONS_BYTES:
+        raise ValueError(f"must have at most {OPTIONS_BYTES} bytes as JSON")
+    return options
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+OptionName = Annotated[str, Field(min_length=1, max_length=100)]
+Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_bounded)]
+"""Options of a method or a task, which know their own rules. At most 16 deep and 64 KiB as JSON."""
 
 
 class JobState(StrEnum):
@@ -84,7 +124,7 @@ class TaskChoice(Contract):
 
     name: Name | None = None
     """The task that the checkpoints were trained for. By default it is read from the folder's `config.json`."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Options of the task."""
 
 
@@ -94,7 +134,7 @@ class MethodChoice(Contract):
     name: Name = "auto"
     """How the coefficients are chosen: `auto` tries the usual methods and keeps the best, any other name runs that
     method alone."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Options of the method."""
 
 
@@ -108,9 +148,9 @@ class CheckpointFilter(Contract):
     order: Literal["auto", "step", "epoch", "name", "modified"] = "auto"
     """How the checkpoints are ordered: by the step or the epoch in their names, by name, or by the time of their last
     change. `auto` reads the order from the names."""
-    last: Annotated[int, Field(ge=1)] | None = None
+    last: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Take only the last n checkpoints."""
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=10_000)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
 
 
@@ -130,7 +170,7 @@ class Output(Contract):
     """The name of the result's folder, which must not exist yet. By default it is the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
-    max_shard_bytes: Annotated[int, Field(ge=1 << 20)] = 5_000_000_000
+    max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
     """The largest size of one weights file, in bytes. A larger model is split into several files."""
 
 
@@ -177,7 +217,7 @@ class JobSpec(Contract):
     """The seed of the splits and of the order of batches."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
-    labels: Annotated[dict[str, Label], Field(max_length=50)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
 
     @field_validator("ckpt_dir", "val_set")

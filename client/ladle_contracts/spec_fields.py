@@ -98,7 +98,7 @@ def _limits(schema: dict[str, Any]) -> str:
         return f"{', '.join(most)} or {last}"
     if {"minimum", "maximum"} <= schema.keys():
         low, high = schema["minimum"], schema["maximum"]
-        return f"{low} to {high}" if low < high else f"only {low}"
+        return f"{_number(low)} to {_number(high)}" if low < high else f"only {low}"
     return " and ".join(f"{words} {_number(schema[name])}" for name, words in _BOUNDS.items() if name in schema)
 
 

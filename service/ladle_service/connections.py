@@ -22,8 +22,6 @@ from ladle_service.problems import problem_response
 
 KEEP_ALIVE_S = 30
 """Longer than clients keep an idle connection, so that they never send into one that is being closed."""
-READ_S = 30.0
-"""How long a client may leave its answer unread."""
 RESERVED = 64
 """Connections beyond the limit. They only get to know how the service is."""
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz"})
@@ -36,8 +34,9 @@ class ConnectionLimits:
     """The limits, and which connections keep the service waiting. All connections of one service share it."""
 
     most: int
-    request_s: float
-    """How long a request may take to arrive: from connecting, or from its first byte, to the last byte of its body."""
+    wait_s: float
+    """How long a request may take to arrive, from connecting, or from its first byte, to the last byte of its body; and
+    how long a client may read nothing of an answer."""
     sending: dict[Connection, None] = field(default_factory=dict, repr=False)
     """Those whose request has not arrived completely, the oldest first."""
     idle: dict[Connection, None] = field(default_factory=dict, repr=False)
@@ -137,9 +136,9 @@ class Connection(H11Protocol):
 
     def _expect_request(self) -> None:
         if self._request_timer is None:
-            detail = f"A request must arrive within {self._limits.request_s:g} s, but did not."
+            detail = f"A request must arrive within {self._limits.wait_s:g} s, but did not."
             self._request_timer = self.loop.call_later(
-                self._limits.request_s, self.cut_off, ErrorCode.REQUEST_TIMEOUT, detail
+                self._limits.wait_s, self.cut_off, ErrorCode.REQUEST_TIMEOUT, detail
             )
             self._limits.sending[self] = None
 
@@ -151,7 +150,7 @@ class Connection(H11Protocol):
 
     def _expect_reading(self) -> None:
         if self._read_timer is None and self.transport.get_write_buffer_size() > 0:
-            self._read_timer = self.loop.call_later(READ_S, self.transport.abort)
+            self._read_timer = self.loop.call_later(self._limits.wait_s, self.transport.abort)
 
     def _refuse(self, code: ErrorCode, detail: str, status: int | None = None) -> None:
         """Answers without the application, and closes."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from ladle_contracts import (
@@ -29,6 +31,8 @@ from ladle_contracts.events import EVENT_BODY
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+
+logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3
@@ -222,7 +226,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
     """The record from the fields of the job's hash. An empty field is an absent one."""
     return JobRecord(
         id=fields["id"],
-        spec=JobSpec.model_validate_json(fields["spec"]),
+        spec=_spec(fields["spec"]),
         state=JobState(fields["state"]),
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
@@ -237,6 +241,21 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         progress=Progress.model_validate_json(progress) if progress else Progress(),
         result=JobResult.model_validate_json(fields["result"]) if fields.get("result") else None,
     )
+
+
+def _spec(text: str) -> JobSpec:
+    """The spec; if another version has accepted what this one does not, without the parts that are not valid here."""
+    try:
+        return JobSpec.model_validate_json(text)
+    except ValidationError as error:
+        parts = json.loads(text)
+        broken = {str(name) for item in error.errors(include_input=False) for name in item["loc"][:1]}
+        # Where the JSON itself is too deep, no part is named.
+        broken = broken or parts.keys() - {"ckpt_dir", "val_set"}
+        logger.warning("the spec of a stored job is shown without %s, which is not valid", ", ".join(sorted(broken)))
+        return JobSpec.model_validate_json(
+            json.dumps({name: part for name, part in parts.items() if name not in broken})
+        )
 
 
 def _event(job_id: str, entry_id: str, fields: Mapping[str, str]) -> Event:

@@ -70,8 +70,8 @@ class Relay:
         self._due: Report | None = None
 
     def send(self, *, to_end: bool = False) -> bool:
-        """Sends what is new. False if there was nothing. Raises `DiskFault`, or `RedisError`; the next call then sends the
-        same again.
+        """Sends what is new. False if there was nothing. Raises `DiskFault`, or `RedisError`: then the next call sends
+        the same again.
 
         It sends exactly the same, because the first call may have arrived even if its answer did not, and Redis
         recognises a repetition only by its offset.
