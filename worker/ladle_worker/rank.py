@@ -118,8 +118,9 @@ class Events:
 
 def _average(job: dict[str, Any], events: Events) -> Outcome:
     spec = JobSpec.read(json.dumps(job["spec"]))
-    for warning in not_understood(spec):
-        events.add(Warned(message=warning))
+    if os.environ.get("RANK", "0") == "0":
+        for warning in not_understood(spec):
+            events.add(Warned(message=warning))
     confine_reading(job["roots"])
     return average(
         job["ckpt_dir"],
