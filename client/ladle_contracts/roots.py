@@ -39,15 +39,19 @@ class Roots:
     """Opens paths below the roots, whose descriptors it holds from the beginning until `close`.
 
     Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
-    allows nothing; one that is a link allows what it leads to now. Raises `OSError` where a disk does not answer.
+    allows nothing; one that is a link allows what it leads to now. A root that is a file allows that file: `ladle run`
+    allows no more than the job's inputs. Raises `OSError` where a disk does not answer.
     """
 
-    def __init__(self, folders: Sequence[PathLike]) -> None:
-        self._held: dict[str, int] = {}
-        """Path without links -> descriptor; of nested roots the inner one first."""
-        for real in sorted({os.path.realpath(folder) for folder in folders}, key=len, reverse=True):
+    def __init__(self, roots: Sequence[PathLike]) -> None:
+        self._held: dict[str, tuple[int, str]] = {}
+        """Path without links -> descriptor of the folder, or of a file's folder, and `.` or the file's name; of nested
+        roots the inner one first."""
+        for real in sorted({os.path.realpath(root) for root in roots}, key=len, reverse=True):
             try:
-                self._held[real] = os.open(real, PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
+                flags = PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._held[real] = (os.open(folder, flags), name)
             except OSError as error:
                 if error.errno in MACHINE_FAULTS:
                     self.close()
@@ -62,7 +66,7 @@ class Roots:
         self.close()
 
     def close(self) -> None:
-        for descriptor in self._held.values():
+        for descriptor, _ in self._held.values():
             os.close(descriptor)
         self._held = {}
 
@@ -116,10 +120,10 @@ class Roots:
 
     def _root_of(self, path: str) -> tuple[int, str] | None:
         """The descriptor of the root in which a path lies by its text, and the rest of the path."""
-        for root, descriptor in self._held.items():
+        for root, (descriptor, name) in self._held.items():
             if path == root:
-                return descriptor, "."
-            if path.startswith(root.rstrip("/") + "/"):
+                return descriptor, name
+            if name == "." and path.startswith(root.rstrip("/") + "/"):
                 return descriptor, path[len(root) :].lstrip("/") or "."
         return None
 

@@ -1,7 +1,7 @@
 """Following jobs: one reader of all events, over one Redis connection, for any number of watchers.
 
-Each job that somebody follows has a `Feed`: its latest events, encoded once. A watcher remembers only the id of the last
-event that it took. A watcher that is behind its feed reads pages from Redis until it has caught up.
+Each job that somebody follows has a `Feed`: its latest events, encoded once. A watcher remembers only the id of the
+last event that it took. A watcher that is behind its feed reads pages from Redis until it has caught up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WINDOW_BYTES = 128 << 10
 KEEP_ALIVE_S = 10.0
 CHECK_S = 5.0
 """After so much silence the reader looks whether the job still exists."""
-WAKE_AT_ONCE = 50
+WAKE_AT_ONCE = 20
 """How many watchers get an event before other requests have their turn."""
 
 Order = tuple[int, int]

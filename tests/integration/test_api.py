@@ -32,8 +32,8 @@ from ladle import (
     Unavailable,
 )
 from ladle_contracts import Reason, StateChanged, StepDone, Warned, keys
+from ladle_contracts.tokens import hash_token
 from ladle_service.app import create_app
-from ladle_service.auth import hash_token
 from ladle_service.settings import Settings
 from tests.integration.api_stack import CuttingProxy, ScriptedNode, Stack, api_stack
 from tests.polling import DEADLINE_S, SOON_S, until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle_service.auth import hash_token
+from ladle_contracts.tokens import hash_token
 from tests.integration.api_stack import api_stack
 from tests.polling import DEADLINE_S
 

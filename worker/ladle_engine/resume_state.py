@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import ProgressCallback, Warned, ignore
-from ladle_engine.storage.atomic_folder import make_folder, naming_the_full_disk
+from ladle_engine.storage.atomic_folder import make_folder, naming_disk_faults
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 from ladle_engine.versions import installed_version
@@ -68,7 +68,7 @@ class ResumeState:
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(value), buffer)
-        with naming_the_full_disk("state_dir", path.parent):
+        with naming_disk_faults("state_dir", path.parent):
             write_sealed(path, buffer.getvalue())
         self._last_save = time.monotonic()
 

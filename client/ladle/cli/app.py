@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
-from ladle.cli.console import SafeConsole, SafeGroup, in_lines, to_json
+from ladle.cli import token as token_commands
+from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
@@ -43,10 +43,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
 
-# A file or a pipe has no width, so tables need not be narrow.
-_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-out = SafeConsole(width=_width)
-err = SafeConsole(stderr=True)
+app.add_typer(token_commands.app, name="token")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ LOW_DISK_BYTES = 5_000_000_000
 
 REDIS_PROBE = """
 import sys, redis
-print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True).info("server")["redis_version"])
+print(redis.Redis.from_url(sys.stdin.read(), socket_timeout=3, decode_responses=True).info("server")["redis_version"])
 """
 
 
@@ -67,8 +67,9 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
     yield _service()
 
 
-def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+def _run(code: str, text: str) -> subprocess.CompletedProcess[str]:
+    """Not as an argument: everybody on this machine sees those, and an address may hold a password."""
+    return subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, timeout=120)
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

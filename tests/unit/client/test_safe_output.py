@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -172,6 +173,9 @@ SHOWING = {
     "nodes": [["nodes"]],
     "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
     "version": [["version"]],
+    "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
+    "token list": [["token", "list", "--tokens-file", FOLDER]],
+    "token revoke": [["token", "revoke", FOLDER, "--tokens-file", "there/tokens"]],
 }
 """Command -> command lines on which it shows foreign text. A new command needs a line here."""
 
@@ -200,9 +204,8 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-JSON_LINES = [
-    [*lines[0], "--json"] for name, lines in SHOWING.items() if name not in ("up", "logs", "cancel", "version")
-]
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "token revoke"}
+JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,7 @@ def test_foreign_text_is_only_ever_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tokens").write_text(f"ann:{'0' * 64}\n")
     text = ran(arguments, monkeypatch, capsys)
     assert not unsafe_in(text), ascii(text)
     assert FORGED in text, "the command shows what is tested"
@@ -257,3 +261,15 @@ def test_messages_of_exceptions_are_safe_and_their_attributes_original() -> None
     assert not [line for line in str(error).splitlines() if line.startswith(FORGED)]
     assert (error.message, error.log_tail) == (HOSTILE, (HOSTILE,))
     assert not unsafe_in(str(JobCancelled(FAILED)))
+
+
+def test_the_command_writes_nothing_past_its_consoles() -> None:
+    """`print` and `typer.echo` only for `to_json`, which is ASCII; and no console of another kind."""
+    past: list[str] = []
+    for path in sorted(Path(command.__file__).parent.glob("*.py")):
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func)
+            plain = name in ("print", "typer.echo", "typer.secho", "click.echo") and "to_json(" not in ast.unparse(call)
+            if plain or name == "Console" or name.endswith(("stdout.write", "stderr.write")):
+                past.append(f"{path.name}:{call.lineno}")
+    assert not past

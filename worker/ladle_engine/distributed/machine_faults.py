@@ -7,9 +7,12 @@ import re
 
 from ladle_engine.distributed.collectives import is_lost_rank
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
-from ladle_engine.storage.atomic_folder import FULL_DISK
+from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder
 
-STORAGE_FAULTS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENODEV)
+STORAGE_FAULTS = (
+    *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENFILE),
+)
 """Of disks and network file systems. A missing or forbidden file is not one: it stays so."""
 
 BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|hardware stack error|GPU is lost", re.IGNORECASE)
@@ -18,7 +21,7 @@ BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|hardware stack error|
 
 def is_machine_fault(error: BaseException) -> bool:
     """Memory, a full or failing disk, a lost rank, a broken GPU."""
-    if isinstance(error, OSError) and error.errno in (*FULL_DISK, *STORAGE_FAULTS):
+    if isinstance(error, LostFolder) or (isinstance(error, OSError) and error.errno in (*FULL_DISK, *STORAGE_FAULTS)):
         return True
     if is_out_of_memory(error) or is_lost_rank(error):
         return True

@@ -9,7 +9,7 @@ from typing import Any
 from ladle_engine.errors import EngineError, OutputError
 from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.resume_state import ResumeState, digest
-from ladle_engine.storage.atomic_folder import naming_the_full_disk
+from ladle_engine.storage.atomic_folder import naming_disk_faults
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 
@@ -80,7 +80,7 @@ class JobInputs:
 
     def _save(self) -> None:
         if self._path:
-            with naming_the_full_disk("state_dir", self._path.parent):
+            with naming_disk_faults("state_dir", self._path.parent):
                 write_sealed(self._path, json.dumps(self._known).encode())
 
 
