@@ -42,7 +42,7 @@ RANK_VARIABLES = {
 WHERE_S = 0.5
 
 LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Where ranks have a network of their own, no other interface is there, and torch would warn that no host has a name."""
+"""Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
 
 
 class Ranks:

@@ -213,7 +213,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_without_repeating_it(text: 
     try:
         parse_tokens(text, "here")
     except TokensFileError as error:
-        assert error.args[0].startswith("here, line ")
+        assert error.args[0].startswith("here, line ")  # noqa: PT017
     with pytest.raises(TokensFileError) as refused:
         parse_tokens(f"{secret}\n{text}", "here")
     assert secret not in str(refused.value)
