@@ -55,7 +55,7 @@ class JobInputs:
         except OutputError:
             # On a full disk less is remembered, which does no harm: all states are then made anew.
             assert self._path is not None, "nothing else is saved"
-            # A disk that cannot be written to at all keeps it: the next job in this folder must then have the same files.
+            # A read-only disk keeps it: the next job in this folder must then have the same files.
             with suppress(OSError):
                 self._path.unlink()
 
