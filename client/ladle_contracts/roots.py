@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from ladle_contracts.beneath import PATH_ONLY, open_beneath
+from ladle_contracts.safe_text import one_line
 
 ATTEMPTS = 8
 """How often links are followed anew where somebody exchanges them meanwhile."""
@@ -29,15 +30,19 @@ class Roots:
     """Opens paths below the roots, whose descriptors it holds from the beginning until `close`.
 
     Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
-    allows nothing; one that is a link allows what it leads to now.
+    allows nothing; one that is a link allows what it leads to now. A root that is a file allows that file: `ladle run`
+    allows no more than the job's inputs.
     """
 
-    def __init__(self, folders: Sequence[PathLike]) -> None:
-        self._held: dict[str, int] = {}
-        """Path without links -> descriptor; of nested roots the inner one first."""
-        for real in sorted({os.path.realpath(folder) for folder in folders}, key=len, reverse=True):
+    def __init__(self, roots: Sequence[PathLike]) -> None:
+        self._held: dict[str, tuple[int, str]] = {}
+        """Path without links -> descriptor of the folder, or of a file's folder, and `.` or the file's name; of nested
+        roots the inner one first."""
+        for real in sorted({os.path.realpath(root) for root in roots}, key=len, reverse=True):
+            folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
             try:
-                self._held[real] = os.open(real, PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                flags = PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._held[real] = (os.open(folder, flags), name)
             except OSError:
                 continue
 
@@ -50,7 +55,7 @@ class Roots:
         self.close()
 
     def close(self) -> None:
-        for descriptor in self._held.values():
+        for descriptor, _ in self._held.values():
             os.close(descriptor)
         self._held = {}
 
@@ -98,10 +103,10 @@ class Roots:
 
     def _root_of(self, path: str) -> tuple[int, str] | None:
         """The descriptor of the root in which a path lies by its text, and the rest of the path."""
-        for root, descriptor in self._held.items():
+        for root, (descriptor, name) in self._held.items():
             if path == root:
-                return descriptor, "."
-            if path.startswith(root.rstrip("/") + "/"):
+                return descriptor, name
+            if name == "." and path.startswith(root.rstrip("/") + "/"):
                 return descriptor, path[len(root) :].lstrip("/") or "."
         return None
 
@@ -130,5 +135,4 @@ def _status_of(descriptor: int) -> os.stat_result:
 
 
 def _shown(path: PathLike) -> str:
-    """For a message. A name may hold anything, so also line breaks and what controls a terminal."""
-    return "`" + "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path)) + "`"
+    return f"`{one_line(os.fspath(path))}`"

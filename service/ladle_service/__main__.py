@@ -78,9 +78,7 @@ def _serve() -> int:
         return 2
     set_up_logging(settings.log_level)
     _warn_of_roots(settings)
-    connections = ConnectionLimits(
-        most=allow_connections(settings.max_connections), request_s=settings.request_timeout_s
-    )
+    connections = ConnectionLimits(most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s)
     config = uvicorn.Config(
         app,
         http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it

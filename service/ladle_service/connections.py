@@ -17,12 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ladle_contracts import ErrorCode
+from ladle_service.middleware import SECURITY_HEADERS
 from ladle_service.problems import problem_response
 
 KEEP_ALIVE_S = 30
 """Longer than clients keep an idle connection, so that they never send into one that is being closed."""
-READ_S = 30.0
-"""How long a client may leave its answer unread."""
 RESERVED = 64
 """Connections beyond the limit. They only get to know how the service is."""
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz"})
@@ -35,8 +34,9 @@ class ConnectionLimits:
     """The limits, and which connections keep the service waiting. All connections of one service share it."""
 
     most: int
-    request_s: float
-    """How long a request may take to arrive: from connecting, or from its first byte, to the last byte of its body."""
+    wait_s: float
+    """How long a request may take to arrive, from connecting, or from its first byte, to the last byte of its body; and
+    how long a client may read nothing of an answer."""
     sending: dict[Connection, None] = field(default_factory=dict, repr=False)
     """Those whose request has not arrived completely, the oldest first."""
     idle: dict[Connection, None] = field(default_factory=dict, repr=False)
@@ -88,6 +88,13 @@ class Connection(H11Protocol):
         else:
             self._update()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            detail = "What is sent must be an HTTP request, but is not."
+            self._refuse(ErrorCode.INVALID_REQUEST, detail, status=HTTPStatus.BAD_REQUEST)
+        else:
+            self._close()
+
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self._update()
@@ -129,9 +136,9 @@ class Connection(H11Protocol):
 
     def _expect_request(self) -> None:
         if self._request_timer is None:
-            detail = f"A request must arrive within {self._limits.request_s:g} s, but did not."
+            detail = f"A request must arrive within {self._limits.wait_s:g} s, but did not."
             self._request_timer = self.loop.call_later(
-                self._limits.request_s, self.cut_off, ErrorCode.REQUEST_TIMEOUT, detail
+                self._limits.wait_s, self.cut_off, ErrorCode.REQUEST_TIMEOUT, detail
             )
             self._limits.sending[self] = None
 
@@ -143,11 +150,11 @@ class Connection(H11Protocol):
 
     def _expect_reading(self) -> None:
         if self._read_timer is None and self.transport.get_write_buffer_size() > 0:
-            self._read_timer = self.loop.call_later(READ_S, self.transport.abort)
+            self._read_timer = self.loop.call_later(self._limits.wait_s, self.transport.abort)
 
-    def _refuse(self, code: ErrorCode, detail: str) -> None:
+    def _refuse(self, code: ErrorCode, detail: str, status: int | None = None) -> None:
         """Answers without the application, and closes."""
-        answer = problem_response(code, detail, headers=_closing(code))
+        answer = problem_response(code, detail, headers=_closing(code), status=status)
         lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
         lines += [name + b": " + value for name, value in answer.raw_headers]
         self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
@@ -165,7 +172,7 @@ class Connection(H11Protocol):
 
 def _closing(code: ErrorCode) -> dict[str, str]:
     wait = {"Retry-After": RETRY_AFTER_S} if code is ErrorCode.OVERLOADED else {}
-    return {"Connection": "close", **wait}
+    return {"Connection": "close", **wait, **SECURITY_HEADERS}
 
 
 def _only_health(app: ASGIApp) -> ASGIApp:

@@ -66,7 +66,7 @@ class ListQuery(Query):
     """Which jobs."""
 
     state: JobState | None = None
-    label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=400)]], Field(max_length=20)] = Field(
+    label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=401)]], Field(max_length=20)] = Field(
         default=[], description="`name=value`. If it is given several times, all must match."
     )
     cursor: Annotated[str, Field(max_length=200), AfterValidator(_a_cursor)] | None = Field(

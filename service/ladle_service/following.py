@@ -32,7 +32,7 @@ WINDOW_BYTES = 128 << 10
 KEEP_ALIVE_S = 10.0
 CHECK_S = 5.0
 """After so much silence the reader looks whether the job still exists."""
-WAKE_AT_ONCE = 50
+WAKE_AT_ONCE = 20
 """How many watchers get an event before other requests have their turn."""
 
 Order = tuple[int, int]

@@ -15,7 +15,7 @@ from ladle_contracts import ErrorCode
 from ladle_service.auth import CallerDependency
 from ladle_service.problems import ApiError
 
-BURST_S = 10.0
+BURST_S = 20.0
 """An owner may use the requests of so many seconds at once."""
 STREAM_RETRY_S = 5
 EVENT_STREAM = "text/event-stream"

@@ -69,10 +69,12 @@ def shown(value: JsonValue) -> str:
 
 def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
     """Each rule that was broken, with the value if it is a plain one."""
-    return [
-        field_error(".".join(part[:LONGEST_NAME] for part in each.field.split(".")), each.describe(shown))
-        for each in broken_rules(error)[:MOST_ERRORS]
-    ]
+    return [field_error(_shortened(each.field), each.describe(shown)) for each in broken_rules(error)[:MOST_ERRORS]]
+
+
+def _shortened(field: str) -> str:
+    """The field without what is too long of each name, and of a name that has many dots."""
+    return ".".join(part[:LONGEST_NAME] for part in field.split("."))[: 4 * LONGEST_NAME]
 
 
 def problem_response(

@@ -50,13 +50,12 @@ class Settings(BaseSettings):
     """How long a node that is gone is listed."""
     keep_jobs_most: Annotated[int, Field(ge=0)] = 100_000
     """How many jobs that have ended it keeps; then the oldest ones go. For each of these four, 0 means no limit."""
-    request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """How long a request may take to arrive, with its body."""
+    client_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a client may keep the service waiting: for the rest of a request, or because it reads no answer."""
     max_connections: Annotated[int, Field(ge=1)] = 8192
     max_streams_per_owner: Annotated[int, Field(ge=1)] = 2000
-    """How many streams of events one owner may have open."""
     max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
-    """For each owner, over ten seconds."""
+    """Of one owner, on average over 20 seconds."""
     max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""

@@ -7,6 +7,7 @@ import pytest
 
 from tests.integration.api_stack import ScriptedNode, Stack, api_stack
 from tests.integration.life import Cluster, Gate, cluster
+from tests.integration.machine import Machine
 from tests.servers import Process, RedisServer, gated_worker, redis_server, running
 
 
@@ -15,6 +16,25 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of this test's own."""
     with redis_server(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis server for the tests of a file. It does not wait for the disk."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        with running.client() as client:
+            client.config_set("appendfsync", "no")
+        yield running
+
+
+@pytest.fixture
+def machine(shared_server: RedisServer) -> Iterator[Machine]:
+    """An empty Redis with a scheduler elected."""
+    with shared_server.client() as client:
+        client.flushall()
+    made = Machine(shared_server)
+    yield made
+    made.redis.close()
 
 
 @pytest.fixture(scope="module")

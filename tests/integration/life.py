@@ -122,6 +122,10 @@ class Gate:
         reached = self.folder / f"{name}.reached"
         return int(until(lambda: reached.exists() and reached.read_text(), what=f"{name} to be reached"))
 
+    def let_pass(self, name: str) -> None:
+        """All that come to the point from now on."""
+        (self.folder / f"{name}.hold").unlink()
+
     def open(self, name: str) -> None:
         (self.folder / f"{name}.open").touch()
 

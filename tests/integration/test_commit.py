@@ -17,7 +17,7 @@ from ladle_service import scheduler
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate, cluster
 from tests.polling import until
-from tests.servers import Process, RedisServer, gated_worker, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, redis_server, running
 
 METHOD = MethodChoice(name="uniform")
 POINTS = ("finalize", "rename", "end")
@@ -25,11 +25,11 @@ POINTS = ("finalize", "rename", "end")
 
 @dataclass
 class Pair:
-    """Two nodes: `node-1` gets a job first, and its agents can be held; `node-2` takes over what it loses."""
+    """Two nodes, whose agents can be held: one takes over what the other loses."""
 
     server: RedisServer
     made: Cluster
-    first: Process
+    workers: tuple[Process, Process]
     data: Path
     results: Path
     gate: Gate
@@ -49,6 +49,7 @@ class Pair:
         job = self.submit(name)
         agent = self.gate.wait_for(f"{name}.{point}")
         os.kill(agent, signal.SIGSTOP)
+        self.gate.let_pass(f"{name}.{point}")
         self.gate.open(f"{name}.{point}")
         return job, agent
 
@@ -78,13 +79,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         with redis_server(folder) as server, cluster(server) as made:
             # What is left is for the agents themselves to remove.
             settings = {"SWEEP_S": "3600", "RANKS": "1"}
-            first = gated_worker(folder, server, folder / "data", NODE_ID="node-1", **settings)
-            first.arguments[-1] = "tests.integration.gated_worker"
-            second = worker_process(folder, server, folder / "data", NODE_ID="node-2", **settings)
+            first, second = (
+                gated_worker(folder, server, folder / "data", NODE_ID=name, **settings) for name in ("node-1", "node-2")
+            )
+            first.arguments[-1] = second.arguments[-1] = "tests.integration.gated_worker"
             with running(first), running(second):
                 until(lambda: len(made.call(made.store.nodes())) == 2, what="both nodes to register")
                 results = folder / "results"
-                yield Pair(server, made, first, folder / "data", results, Gate(results / "gates"))
+                yield Pair(server, made, (first, second), folder / "data", results, Gate(results / "gates"))
 
 
 @pytest.mark.parametrize("point", POINTS)

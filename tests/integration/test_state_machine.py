@@ -6,93 +6,18 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from ladle_contracts import JobState, keys
-from ladle_contracts.transitions import SCRIPTS
 from ladle_service.scheduler import LOCK_MS, Scheduler
 from ladle_service.store import JobStore
 from ladle_service.wake import Waker
+from tests.integration.machine import EXPIRED, LEASE_MS, NODE_LIFE_MS, Machine
 from tests.polling import DEADLINE_S, SOON_S, until
-from tests.servers import RedisServer, redis_server
-
-NODE_LIFE_MS = 60_000
-CLAIM_MS = 30_000
-LEASE_MS = 60_000
-EXPIRED = -1
-"""Milliseconds that a lease or a claim lives: it has run out before anybody looks."""
-
-
-class Machine:
-    """Every transition as a call, with the arguments that a test does not care about filled in."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.server = server
-        self.redis = server.client()
-        self.fence = self.call("elect", "the-test", 600_000)
-        self.jobs = 0
-
-    def call(self, script: str, *arguments: Any) -> Any:
-        return self.redis.register_script(SCRIPTS[script])(args=list(arguments))
-
-    def node(self, name: str, ranks: int = 1) -> None:
-        self.call("register", name, "id", name, "ranks", ranks)
-        self.call("heartbeat", name)
-
-    def submit(self, *, nodes: int = 1, ranks: int = 1, priority: int = 0, max_failures: int = 3) -> str:
-        self.jobs += 1
-        job = f"job-{self.jobs}"
-        self.call("submit", job, "me", "{}", priority, nodes, ranks, max_failures, "", "", 1000)
-        return job
-
-    def schedule(self, job: str, fence: str | None = None) -> list[str]:
-        answer: list[str] = self.call("schedule", fence or self.fence, job, CLAIM_MS, NODE_LIFE_MS)
-        return answer
-
-    def claim(self, job: str, attempt: int, node: str, lease_ms: int = LEASE_MS) -> str:
-        answer: str = self.call("claim", job, attempt, node, lease_ms)[0]
-        return answer
-
-    def finalize(self, job: str, attempt: int, node: str = "a") -> str:
-        answer: str = self.call("finalize", job, attempt, node, LEASE_MS)
-        return answer
-
-    def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
-        answer: str = self.call("end", job, attempt, outcome, reason, "why", "{}", "[]", 0)
-        return answer
-
-    def reap(self, job: str, fence: str | None = None) -> str:
-        answer: str = self.call("reap", fence or self.fence, job, 0)
-        return answer
-
-    def field(self, job: str, name: str) -> str:
-        value: str = self.redis.hget(keys.job(job), name)
-        return value
-
-    def holder(self, node: str) -> str:
-        value: str = self.redis.hget(keys.node(node), "job") or ""
-        return value
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-def machine(server: RedisServer) -> Iterator[Machine]:
-    with server.client() as client:
-        client.flushall()
-    made = Machine(server)
-    yield made
-    made.redis.close()
 
 
 def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:

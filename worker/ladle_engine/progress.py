@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ladle_engine.errors import printable
+from ladle_engine.safe_text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Warned:
     message: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", printable(self.message))
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 ProgressEvent = StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned

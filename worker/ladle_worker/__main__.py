@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -11,6 +12,7 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 from pydantic import ValidationError
 
 from ladle_contracts import keys
+from ladle_contracts.beneath import WITHOUT_OPENAT2, has_openat2
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
 from ladle_contracts.safe_text import for_terminal
@@ -20,6 +22,8 @@ from ladle_worker.family import keep_secrets
 from ladle_worker.job_folder import JOBS_FOLDER
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -35,6 +39,8 @@ def main() -> int:
     except OSError as error:
         print(f"`LADLE_RESULTS_DIR` cannot be made: {error}.", file=sys.stderr)
         return 2
+    if not has_openat2():
+        logger.warning("%s", WITHOUT_OPENAT2)
     try:
         node = Node(settings, describe())
     except (CannotDescribe, CannotConfine) as error:

@@ -43,7 +43,7 @@ WHERE_S = 0.5
 """How long ranks get to write where they are."""
 
 LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Where ranks have a network of their own: no other interface is there, and torch would warn that hosts have no name."""
+"""Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
 
 
 class Ranks:

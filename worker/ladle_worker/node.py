@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
         [sys.executable, "-m", "ladle_worker.describe"], capture_output=True, text=True, timeout=DESCRIBE_TIMEOUT_S
     )
     for line in done.stderr.splitlines():
-        logger.warning("%s", line)
+        logger.warning(line)
     if done.returncode != 0:
         raise CannotDescribe(
             f"The engine cannot be imported: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "

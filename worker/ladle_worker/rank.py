@@ -26,11 +26,11 @@ import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
-from ladle_engine.progress import ProgressEvent, on_pulse  # noqa: E402
+from ladle_engine.progress import ProgressEvent, Warned, on_pulse  # noqa: E402
 from ladle_engine.storage.host_memory import free_host_bytes  # noqa: E402
 from ladle_worker.boundary import confine_reading  # noqa: E402
 from ladle_worker.confinement.limits import limit_memory  # noqa: E402
-from ladle_worker.convert import average_arguments, event_body, job_result  # noqa: E402
+from ladle_worker.convert import average_arguments, event_body, job_result, not_understood  # noqa: E402
 from ladle_worker.disk_faults import naming_disk_faults  # noqa: E402
 from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder  # noqa: E402
@@ -57,6 +57,7 @@ def main(attempt_folder: str) -> int:
             with Events(folder.events) as events:
                 outcome = _average(job, events)
             result = job_result(outcome, Path(job["destination"])).model_dump(mode="json")
+            result["warnings"] += not_understood(JobSpec.read(json.dumps(job["spec"])))
         except Exception as error:
             failure = failure_of(error)
             if failure is None:
@@ -116,7 +117,10 @@ class Events:
 
 
 def _average(job: dict[str, Any], events: Events) -> Outcome:
-    spec = JobSpec.model_validate_json(json.dumps(job["spec"]))
+    spec = JobSpec.read(json.dumps(job["spec"]))
+    if os.environ.get("RANK", "0") == "0":
+        for warning in not_understood(spec):
+            events.add(Warned(message=warning))
     confine_reading(job["roots"])
     return average(
         job["ckpt_dir"],

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
-    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """A node that does not renew its lease for this long loses its job."""
     stall_s: Annotated[dict[str, float], NoDecode, BeforeValidator(read_limits)] = Field(
         default_factory=lambda: {"": DEFAULT_STALL_S}, validate_default=True

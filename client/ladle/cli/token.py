@@ -138,7 +138,7 @@ def revoke(
 def _path(given: Path | None) -> Path:
     named = given or os.environ.get(FILE_VARIABLE)
     if not named:
-        raise ConfigurationError("No tokens file is known. Pass `tokens_file=` or set LADLE_TOKENS_FILE.")
+        raise ConfigurationError("No tokens file is known. Pass `--tokens-file` or set LADLE_TOKENS_FILE.")
     return Path(named)
 
 

@@ -7,6 +7,7 @@ for _, name in ipairs(reserved) do mine = mine or name == node end
 if not mine then return {'stale'} end
 if redis.call('HEXISTS', leases_key(id), node) == 1 then return {'taken'} end
 redis.call('HSET', leases_key(id), node, text(now_ms() + lease_ms))
+redis.call('HDEL', node_key(node), 'missed_at')
 if redis.call('HLEN', leases_key(id)) == #reserved then
   redis.call('HSETNX', job_key(id), 'started_at', text(now_ms()))
   move(id, 'running')

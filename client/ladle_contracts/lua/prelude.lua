@@ -91,14 +91,16 @@ local function survey(ranks, life_ms, now)
       -- A reservation whose job no longer has any nodes is a left-over.
       if not fields[3] or fields[3] == '' or redis.call('SISMEMBER', PREFIX .. 'active', fields[3]) == 0 then
         if fields[5] and tonumber(fields[5]) + DOUBT_MS > now then
-          doubtful[#doubtful + 1] = node
+          doubtful[#doubtful + 1] = {node, tonumber(fields[5])}
         else
           free[#free + 1] = node
         end
       end
     end
   end
-  for _, node in ipairs(doubtful) do free[#free + 1] = node end
+  -- Two that do not answer take turns, so that a job does not wait for one of them for ever.
+  table.sort(doubtful, function(one, other) return one[2] < other[2] end)
+  for _, node in ipairs(doubtful) do free[#free + 1] = node[1] end
   return alive, free
 end
 

@@ -14,6 +14,7 @@ from ladle import (
     NotFound,
     ServiceError,
     ServiceUnreachable,
+    TooMany,
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
@@ -52,7 +53,7 @@ def test_two_submits_have_two_keys() -> None:
     assert script.requests[0].headers["idempotency-key"] != script.requests[1].headers["idempotency-key"]
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_busy_service_is_asked_again(status: int) -> None:
     script = Script(httpx2.Response(status), ok(record()))
     assert client(script).job("j1").status().id == "j1"
@@ -98,6 +99,7 @@ def test_a_service_that_stays_unavailable_is_reported_as_it_says() -> None:
         (ErrorCode.NOT_FOUND, NotFound),
         (ErrorCode.OUTPUT_EXISTS, Conflict),
         (ErrorCode.IDEMPOTENCY_CONFLICT, Conflict),
+        (ErrorCode.TOO_MANY_STREAMS, TooMany),
         (ErrorCode.INTERNAL, ServiceError),
     ],
 )

@@ -155,11 +155,21 @@ def refused_or_old(roots: Roots, path: Path, expected: str) -> None:
         assert content(roots, path) == expected
 
 
-def test_a_root_that_is_not_there_or_is_a_file_allows_nothing(folder: Path) -> None:
-    with Roots([folder / "absent", folder / "one" / "file"]) as roots:
-        refused(roots, folder / "one" / "file")
+def test_a_root_that_is_not_there_allows_nothing(folder: Path) -> None:
+    with Roots([folder / "absent"]) as roots:
         (folder / "absent").mkdir()
         refused(roots, folder / "absent")
+
+
+def test_a_root_that_is_a_file_allows_that_file_alone(folder: Path) -> None:
+    (folder / "one" / "other").write_text("other")
+    with Roots([folder / "one" / "file"]) as roots:
+        assert content(roots, folder / "one" / "file") == "one/file"
+        for path in (folder / "one", folder / "one" / "other", folder / "one" / "file" / ".." / "other"):
+            refused(roots, path)
+        (folder / "one" / "file").rename(folder / "one" / "away")
+        (folder / "one" / "file").symlink_to(folder / "outside" / "file")
+        refused(roots, folder / "one" / "file")
 
 
 def swaps(folder: Path) -> dict[str, Callable[[], None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -122,6 +123,40 @@ def test_an_image_of_the_validation_set_that_changes_gives_no_result(tmp_path: P
     average(tmp_path / "checkpoints", tmp_path / "val", output=tmp_path / "out", **options)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["inputs"]["data"]["val_set"]["files"] == 60
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_image_in_a_folder_to_which_a_link_leads_is_an_input_too(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "data" / "elsewhere" / "1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an image of some length")
+    (tmp_path / "data" / "class").symlink_to("elsewhere")
+    (tmp_path / "data" / "elsewhere" / "again").symlink_to("../class")
+    (tmp_path / "data" / "out").symlink_to(tmp_path)
+    inputs = Inputs()
+    inputs.add_folder(tmp_path / "data")
+    assert inputs.files_in(tmp_path / "data") == 1
+    inputs.refuse_changed()
+    CHANGES[change](path)
+    with pytest.raises(EngineError, match=r"1\.png"):
+        inputs.refuse_changed()
+
+
+def test_a_config_that_changes_between_its_reading_and_its_digest_gives_no_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name of the module is also that of the function.
+    module = importlib.import_module("ladle_engine.checkpoints.discover")
+    original = module.read_config
+
+    def read_then_written_again(*places: Path) -> Any:
+        config = original(*places)
+        written_again(folder / "checkpoints" / "config.json")
+        return config
+
+    monkeypatch.setattr(module, "read_config", read_then_written_again)
+    with refused(folder / "checkpoints" / "config.json", folder / "out"):
+        run(folder)
 
 
 def test_what_the_digest_alone_can_tell_is_refused_when_the_result_is_written(

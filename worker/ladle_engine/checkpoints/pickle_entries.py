@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from ladle_engine.checkpoints.zip_records import InputStream
+from ladle_engine.checkpoints.torch_archive import InputStream
 from ladle_engine.storage.input_file import InputFile
 
 MAX_OPCODES = 2_000_000

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.pickle_values import Inert, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt, refuse_name
 from ladle_engine.checkpoints.tensor_kinds import refuse_unsupported
 
 NESTING_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
@@ -34,29 +32,15 @@ MAX_DEPTH = 4
 """How many dicts may lie around the state dict."""
 
 
-class Inert:
-    """Stands in a loaded pickle for a number of numpy's. Made from anything, it keeps nothing and does nothing."""
-
-    def __init__(self, *args: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-class NumpyArray(Inert):
-    """Stands for an array: among weights it would be one, so it is not a plain value."""
-
-    kind = "a numpy array"
-
-
 PLAIN_TYPES = (
-    *(type(None), bool, int, float, complex, str, bytes, bytearray),
-    *(torch.dtype, torch.device, torch.layout, Inert),
+    *(type(None), bool, int, float, str, bytes),
+    *(Inert, Name),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateDict:
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
     notes: tuple[str, ...] = ()
     """What was chosen between, for people."""
 
@@ -93,7 +77,7 @@ def _find(path: Path, loaded: Any, depth: int, seen: set[int]) -> StateDict | No
         note = f"only the average (EMA) under `{ema}` is there, and is used"
         return StateDict(tensors=others[ema].tensors, notes=(note,))
     # A dict of single numbers alone, which a model may be.
-    return _flat(path, loaded) if any(isinstance(value, Tensor) for value in loaded.values()) else None
+    return _flat(path, loaded) if any(isinstance(value, StoredTensor) for value in loaded.values()) else None
 
 
 def _the_only(path: Path, keys: list[Any]) -> Any:
@@ -112,7 +96,7 @@ def _with_note(found: StateDict, key: Any, averages: list[Any]) -> StateDict:
 
 def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
     """The tensors of a state dict that may have an epoch or an optimiser among them."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     besides: list[str] = []
     for key, value in loaded.items():
         if _is_besides(key, value):
@@ -122,11 +106,16 @@ def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
             raise corrupt(
                 path, f"must hold one state dict, but holds tensors and, under `{key}`, more of them in a dict"
             )
+        if not isinstance(key, (str, int)):
+            raise corrupt(path, "must name each tensor by a text or a number, but has another kind of key")
         name = str(key)
+        refuse_name(path, name)
         if name in tensors:
             raise corrupt(path, f"must not repeat `{name}`, which is there as a text and as a number")
         refuse_unsupported(path, name, value)
         tensors[name] = value
+    if len(tensors) > MAX_TENSORS:
+        raise corrupt(path, f"must have at most {MAX_TENSORS:,} tensors, but has {len(tensors):,}")
     more = " ..." if len(besides) > MOST_NAMES else ""
     note = f"left out, because they are not weights: {', '.join(besides[:MOST_NAMES])}{more}"
     return StateDict(tensors=tensors, notes=(note,) if besides else ())
@@ -138,16 +127,16 @@ def _is_weights_key(key: Any) -> bool:
 
 def _is_weight(value: Any) -> bool:
     """More than one number, such as the best accuracy: a tensor of any kind, or what should have been one."""
-    if isinstance(value, Tensor):
-        return value.is_nested or value.dim() > 0
-    return isinstance(value, NumpyArray | torch.UntypedStorage | torch.TypedStorage)
+    if isinstance(value, StoredTensor):
+        return bool(value.info.shape)
+    return isinstance(value, Special | Storage)
 
 
 def _is_besides(key: Any, value: Any) -> bool:
     """Whether an entry among the tensors may be passed over: it holds no numbers of the model's."""
-    if isinstance(value, Tensor):
+    if isinstance(value, StoredTensor):
         # The loss that was reached is often a tensor. A name with a dot is a module's.
-        return value.dim() == 0 and "." not in str(key) and not _is_weights_key(key)
+        return not value.info.shape and "." not in str(key) and not _is_weights_key(key)
     return not _is_weights_key(key) or str(key).endswith("_extra_state") or _is_plain(value)
 
 
@@ -163,7 +152,7 @@ def _is_plain(value: Any) -> bool:
             waiting += each.values()
         elif isinstance(each, list | tuple | set):
             waiting += each
-        elif isinstance(each, NumpyArray) or not isinstance(each, PLAIN_TYPES):
+        elif not isinstance(each, PLAIN_TYPES):
             return False
     return True
 

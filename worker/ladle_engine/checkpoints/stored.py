@@ -14,7 +14,7 @@ from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InFile:
     """A tensor whose numbers stand in a file."""
 
@@ -39,6 +39,10 @@ class InFile:
         numbers = torch.empty(self.num_bytes // self.info.dtype.itemsize, dtype=self.info.dtype)
         if numbers.numel():
             file.read_into(bytes_of(numbers), self.offset)
+        return self.arranged(numbers)
+
+    def arranged(self, numbers: Tensor) -> Tensor:
+        """The same of what was read, from the first number to the last."""
         values = numbers.view(self.info.shape) if self.stride is None else self._strided(numbers)
         values = values.conj().resolve_conj() if self.is_conjugated else values
         return values.neg() if self.is_negated else values
@@ -84,14 +88,3 @@ class StoredFile:
     tensors: Mapping[str, Place]
     notes: tuple[str, ...] = ()
     """What was chosen between, for people."""
-
-
-def in_file(tensor: Tensor, storage_offset_bytes: int) -> InFile:
-    """Where the numbers of a tensor are whose storage begins at this byte. Its device does not matter."""
-    return InFile(
-        info=TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype),
-        offset=storage_offset_bytes + int(tensor.storage_offset()) * tensor.itemsize,
-        stride=None if tensor.is_contiguous() else tuple(tensor.stride()),
-        is_negated=tensor.is_neg(),
-        is_conjugated=tensor.is_conj(),
-    )

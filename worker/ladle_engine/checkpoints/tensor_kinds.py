@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ladle_engine.checkpoints.pickle_values import Special, Storage, StoredTensor
 from ladle_engine.checkpoints.types import SUPPORTED_DTYPES
 from ladle_engine.errors import CheckpointError
 
 MAX_REPEATED_BYTES = 1 << 30
 """A view that repeats its numbers (`expand`) may be this large, or as large as what it repeats."""
-
-PLAIN_TYPES = (Tensor, nn.Parameter, nn.Buffer)
-"""What a weights-only load gives for a tensor without a class of its own."""
 
 CLASSES = {
     "torch.distributed.tensor.DTensor": "a DTensor, which is one rank's part. Gather the weights before you save them, "
@@ -38,7 +35,7 @@ def unsupported(path: Path, name: str, what: str) -> CheckpointError:
 
 
 def refuse_unsupported(path: Path, name: str, value: object) -> None:
-    """Raises `CheckpointError` (unsupported-tensors) for what is no dense tensor of numbers. Touches no value."""
+    """Raises `CheckpointError` (unsupported-tensors) for what is no dense tensor of numbers."""
     what = _special_kind(value)
     if what is not None:
         raise unsupported(path, name, what)
@@ -47,12 +44,6 @@ def refuse_unsupported(path: Path, name: str, value: object) -> None:
 def dense(tensor: Tensor) -> Tensor:
     """The same values as a contiguous tensor without conjugate or negative bits: itself, if it is one."""
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
-
-
-def stored_at(tensor: Tensor) -> int | None:
-    """The byte of its file where the numbers of a tensor's storage begin; None where torch did not note it."""
-    offset: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-    return offset
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -71,29 +62,16 @@ def dtype_kind(dtype: torch.dtype | str) -> str:
     return f"{name}, which is packed or quantised and has no average. Save the weights in floating point"
 
 
-def _special_kind(value: Any) -> str | None:
-    if not isinstance(value, Tensor):
-        return f"{getattr(value, 'kind', f'a {type(value).__name__}')}. Save it as a torch tensor"
-    if type(value) not in PLAIN_TYPES:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return CLASSES.get(kind, f"a `{kind}`. Save it as a plain tensor")
-    if value.is_nested:
-        return "a nested tensor. Save its parts as tensors of their own"
-    if value.layout is not torch.strided:
-        return f"a sparse tensor ({str(value.layout).removeprefix('torch.')}). Save `tensor.to_dense()`"
-    if value.is_quantized:
-        return f"a quantised tensor ({str(value.dtype).removeprefix('torch.')}). Save `tensor.dequantize()`"
-    if value.is_meta and stored_at(value) is None:
-        return "a meta tensor, which has a shape but no values"
-    if value.dtype not in SUPPORTED_DTYPES:
-        return dtype_kind(value.dtype)
-    if _bytes_of(value) > max(MAX_REPEATED_BYTES, value.untyped_storage().nbytes()):
+def _special_kind(value: object) -> str | None:
+    if isinstance(value, (Special, Storage)):
+        return value.kind
+    if not isinstance(value, StoredTensor):
+        return f"a {type(value).__name__}. Save it as a torch tensor"
+    if value.info.dtype not in SUPPORTED_DTYPES:
+        return dtype_kind(value.info.dtype)
+    if value.num_bytes > max(MAX_REPEATED_BYTES, value.storage.num_bytes):
         return (
-            f"a view that repeats {value.untyped_storage().nbytes():,} bytes until they are {_bytes_of(value):,}. Save "
-            f"what it repeats"
+            f"a view that repeats {value.storage.num_bytes:,} bytes until they are {value.num_bytes:,}. Save what it "
+            f"repeats"
         )
     return None
-
-
-def _bytes_of(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.itemsize

@@ -1,0 +1,81 @@
+"""The format of before torch 1.6: pickles one after the other, and behind them the numbers of each storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ladle_engine.checkpoints.pickle_values import Malformed, Storage, StoredTensor
+from ladle_engine.checkpoints.pickle_walk import CutShort, Walked, walk
+from ladle_engine.checkpoints.stored import Place
+from ladle_engine.checkpoints.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
+from ladle_engine.storage.input_file import InputFile
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+WINDOWS = (1 << 20, 16 << 20, MAX_PICKLE_BYTES)
+"""How much of the file is read for its pickles: as little as is enough."""
+COUNT_BYTES = 8
+"""Each storage begins with the number of its numbers, int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyFile:
+    """Raises `Malformed`, `Unwanted` and `UnknownOpcode` for one that is no file of `torch.save`."""
+
+    file: InputFile
+    value: Any
+    """What was saved."""
+    starts: Mapping[str, int]
+    """Where the numbers of each storage are."""
+
+    def place(self, name: str, tensor: StoredTensor) -> Place:
+        start = self.starts[tensor.storage.key]
+        refuse_short(name, tensor, self.file.size - start)
+        return in_file(tensor, start)
+
+
+def open_legacy(file: InputFile) -> LegacyFile:
+    for window in WINDOWS:
+        content = file.read(0, min(window, file.size))
+        try:
+            return _parsed(file, content)
+        except CutShort:
+            if window >= file.size or window == WINDOWS[-1]:
+                raise
+    raise AssertionError("the last window returns or raises")
+
+
+def _parsed(file: InputFile, content: bytes) -> LegacyFile:
+    magic = walk(content)
+    if magic.value != MAGIC:
+        raise Malformed("it does not begin as `torch.save` begins")
+    protocol = walk(content, magic.end)
+    system = walk(content, protocol.end)
+    if protocol.value != PROTOCOL or not isinstance(system.value, dict):
+        raise Malformed("it was saved in an unknown way")
+    if system.value.get("little_endian") is not True:
+        raise Malformed("it was saved on a machine of the other byte order")
+    saved = walk(content, system.end)
+    keys = walk(content, saved.end)
+    if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
+        raise Malformed("its list of storages is none")
+    return LegacyFile(file=file, value=saved.value, starts=_starts(file, keys, saved.storages))
+
+
+def _starts(file: InputFile, keys: Walked, storages: Mapping[str, Storage]) -> dict[str, int]:
+    """Each storage must be known: only its type tells how long it is."""
+    starts: dict[str, int] = {}
+    position = keys.end
+    for key in keys.value:
+        if key not in storages or position + COUNT_BYTES > file.size:
+            raise Malformed(f"the numbers of its storage `{key}` are not there")
+        count = int.from_bytes(file.read(position, COUNT_BYTES), "little", signed=True)
+        if count != storages[key].count:
+            raise Malformed(f"its storage `{key}` has {count:,} numbers, of {storages[key].count:,}")
+        starts[key] = position + COUNT_BYTES
+        position += COUNT_BYTES + storages[key].num_bytes
+    if missing := storages.keys() - starts.keys():
+        raise Malformed(f"the numbers of its storage `{min(missing)}` are not there")
+    return starts
