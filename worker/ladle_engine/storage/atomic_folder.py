@@ -33,8 +33,10 @@ class LostFolder(OSError):
     """The disk of a folder that is written to has failed or vanished. It may come back."""
 
 
-def refuse_existing(output: Path) -> None:
+def refuse_existing(output: Path, *, may_be_empty: bool = False) -> None:
     """Raises `OutputError`: output-exists, or results-unwritable where it cannot be made."""
+    if may_be_empty and _is_empty_folder(output):
+        return
     if os.path.lexists(output):
         raise OutputError(
             "output-exists", f"`output=` must be a new folder, but `{output}` exists. Choose another name."
@@ -46,6 +48,10 @@ def refuse_existing(output: Path) -> None:
         raise _unwritable(output, f"`{parent}` does not let you write into it")
 
 
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
 def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError:
     return OutputError(
         "results-unwritable", f"`{argument}=` must be a folder that can be made, but is `{folder}`: {why}."
@@ -53,12 +59,15 @@ def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError
 
 
 @contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """Makes `folder`; removes it again when the block fails. Raises as `naming_disk_faults`."""
-    refuse_existing(folder)
+def fresh_folder(folder: Path, *, may_be_empty: bool = False) -> Iterator[Path]:
+    """Makes `folder`, or takes it as it is if it is empty and may be; removes it again when the block fails.
+
+    Raises as `naming_disk_faults`.
+    """
+    refuse_existing(folder, may_be_empty=may_be_empty)
     try:
         with naming_disk_faults("output", folder, shown=folder.parent, reads_elsewhere=True):
-            make_folder(folder, "output")
+            make_folder(folder, "output", may_exist=may_be_empty)
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
