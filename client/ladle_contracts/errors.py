@@ -62,6 +62,8 @@ class Reason(OpenEnum):
     # The job's life
     CRASHED = "crashed"
     """The ranks ended without saying why. The end of the log may tell."""
+    STALLED = "stalled"
+    """A stage made no progress for the worker's limit, `LADLE_STALL_S`."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
     VERSION_MISMATCH = "version-mismatch"

@@ -50,13 +50,19 @@ class IdempotencyConflict(Exception):
     """The idempotency key was used with another body before."""
 
 
+class QueueFull(Exception):
+    """The owner has as many jobs in the queue as it may have."""
+
+
 class JobStore:
     """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
     `redis` must decode responses. `streams` is for the one connection that waits for events.
+    `most_queued` is how many queued jobs each owner may have.
     """
 
-    def __init__(self, redis: Redis, streams: Redis) -> None:
+    def __init__(self, redis: Redis, streams: Redis, *, most_queued: int | None = None) -> None:
+        self._most_queued = most_queued
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
         self._feeds = Feeds(streams, redis, _event)
@@ -85,7 +91,7 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict`."""
+        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
         answer, job_id = await self._submit(
             args=[
                 secrets.token_hex(10),
@@ -98,10 +104,13 @@ class JobStore:
                 idempotency_key or "",
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
+                "" if self._most_queued is None else self._most_queued,
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
+        if answer == "full":
+            raise QueueFull(owner)
         record = await self.get(job_id, None)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -260,6 +269,8 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         host=fields["host"],
         ranks=int(fields["ranks"]),
         gpus=tuple(_list(fields["gpus"])),
+        # Workers of the version before do not say it.
+        protections=tuple(_list(fields.get("protections", "[]"))),
         version=fields["version"],
         torch_version=fields["torch_version"],
         started_at=_time(fields["started_at"]),

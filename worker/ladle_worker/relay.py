@@ -69,6 +69,11 @@ class Relay:
         self._progress = Progress()
         self._due: Report | None = None
 
+    @property
+    def stage(self) -> str:
+        """The one that was told of last."""
+        return self._progress.stage
+
     def send(self, *, to_end: bool = False) -> bool:
         """Sends what is new. False if there was nothing. Raises `DiskFault`, or `RedisError`: then the next call sends
         the same again.
