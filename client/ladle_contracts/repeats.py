@@ -32,7 +32,10 @@ class _Kind:
 
 @dataclass
 class Repeats(logging.Filter):
-    """Leaves out messages that come too often. Two are the same if only numbers in them differ."""
+    """Leaves out messages that come too often. Two are the same if only numbers in them differ.
+
+    A record with the attribute `every_one` is never left out.
+    """
 
     clock: Callable[[], float] = time.monotonic
     _kinds: dict[_Key, _Kind] = field(default_factory=dict)
@@ -40,6 +43,8 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """logging's own."""
+        if getattr(record, "every_one", False):
+            return True
         with self._lock:
             kinds = [(self._kind(key, record), most) for key, most in _limits(record)]
             for kind, most in kinds:

@@ -39,7 +39,7 @@ class Roots:
         """Path without links -> descriptor of the folder, or of a file's folder, and `.` or the file's name; of nested
         roots the inner one first."""
         for real in sorted({os.path.realpath(root) for root in roots}, key=len, reverse=True):
-            folder, name = os.path.split(real) if os.path.isfile(real) else (real, ".")
+            folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
             try:
                 flags = PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._held[real] = (os.open(folder, flags), name)
