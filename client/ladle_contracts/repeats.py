@@ -32,7 +32,10 @@ class _Kind:
 
 @dataclass
 class Repeats(logging.Filter):
-    """Leaves out messages that come too often. Two are the same if only numbers in them differ."""
+    """Leaves out messages that come too often. Two are the same if only numbers in them differ.
+
+    A record with the attribute `every_one` is never left out.
+    """
 
     clock: Callable[[], float] = time.monotonic
     _kinds: dict[_Key, _Kind] = field(default_factory=dict)
@@ -40,6 +43,8 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """logging's own."""
+        if getattr(record, "every_one", False):
+            return True
         with self._lock:
             kinds = [(self._kind(key, record), most) for key, most in _limits(record)]
             for kind, most in kinds:
@@ -69,7 +74,7 @@ def _limits(record: logging.LogRecord) -> list[tuple[_Key, int]]:
     template = _key(record, str(record.msg))
     if record.levelno < logging.WARNING:
         return [(template, NOTES)]
-    text = _key(record, record.getMessage())
+    text = _key(record, _message(record))
     return [(text, WARNINGS)] if text == template else [(text, WARNINGS), (template, VARIANTS)]
 
 
@@ -79,5 +84,13 @@ def _key(record: logging.LogRecord, text: str) -> _Key:
     return record.name, record.levelno, _VARYING.sub("0", f"{line[:200]} {error}")
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        # Its arguments are wrong. The handler reports that.
+        return str(record.msg)
+
+
 def _append(record: logging.LogRecord, text: str) -> None:
-    record.msg, record.args = f"{record.getMessage().rstrip()} ({text})", ()
+    record.msg, record.args = f"{_message(record).rstrip()} ({text})", ()

@@ -24,6 +24,7 @@ _CHANGES = {
     "cancel": re.compile("POST /v1/jobs/([^/]{1,64})/cancel"),
     "delete": re.compile("DELETE /v1/jobs/([^/]{1,64})"),
 }
+REFUSALS = (401, 403, 429)
 REFUSALS_PER_S = 20
 """Anybody can be refused. More than this are only counted, so that nobody can fill the disk."""
 LONGEST_PATH = 200
@@ -70,7 +71,7 @@ class Audit:
         try:
             await self.app(scope, receive, noted)
         finally:
-            refused = answer["status"] in (401, 403)
+            refused = answer["status"] in REFUSALS
             if (refused or scope["method"] not in READING) and not (refused and self._too_many()):
                 self._write(scope, answer)
 
@@ -96,7 +97,7 @@ class Audit:
         }
         if self._omitted:
             entry["refusals_omitted"], self._omitted = self._omitted, 0
-        logger.info("%s", json.dumps(entry))
+        logger.info("%s", json.dumps(entry), extra={"every_one": True})
 
 
 def _what(scope: Scope, answer: Message) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -24,6 +25,7 @@ from ladle_service.problems import ApiError
 from ladle_service.store import JobStore
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 OPEN_OWNER = "local"
 """The owner of jobs that were submitted without a token."""
@@ -64,6 +66,11 @@ class TokenBook:
                 found = stored
         return found
 
+    def has(self, token_id: str | None) -> bool:
+        """Whether a token is there and has not expired."""
+        now = datetime.now(UTC)
+        return any(stored.id == token_id and not stored.has_expired(now) for stored in self.tokens)
+
 
 class Tokens:
     """The tokens of a file, which is read again when it has changed."""
@@ -82,11 +89,22 @@ class Tokens:
 
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
+        return (await self._current()).find(token)
+
+    async def while_valid(self, caller: Caller, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        """Ends a stream of events when its token is revoked or expires."""
+        async with aclosing(events):
+            async for event in events:
+                if not (await self._current()).has(caller.token_id):
+                    return
+                yield event
+
+    async def _current(self) -> TokenBook:
         if time.monotonic() - self._checked_at >= RECHECK_S:
             self._checked_at = time.monotonic()
             # The file may be on a network.
             await asyncio.to_thread(self._read_if_changed)
-        return self._book.find(token)
+        return self._book
 
     def note_use(self, token: StoredToken, store: JobStore) -> None:
         """Writes when the token was used, now and then, and without making the request wait."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 from fastapi.sse import EventSourceResponse
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode
 from ladle_contracts.api import EventPage, LogTail
-from ladle_service.auth import CallerDependency
+from ladle_service.auth import CallerDependency, Tokens
 from ladle_service.dependencies import EventsQuery, JobId, LastEventId, LogsQuery, StoreDependency
 from ladle_service.limits import WantsStream
 from ladle_service.problems import openapi_responses
@@ -40,6 +40,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
     ),
 )
 async def get_events(
+    request: Request,
     job_id: JobId,
     caller: CallerDependency,
     store: StoreDependency,
@@ -57,8 +58,11 @@ async def get_events(
     if record.state in TERMINAL_STATES and not await store.events(job_id, after, 1):
         # 204 tells a browser's EventSource not to connect again.
         return Response(status_code=status.HTTP_204_NO_CONTENT)
-    headers = {"X-Accel-Buffering": "no"}
-    return EventSourceResponse(sse_bytes(store.follow(job_id, after)), headers=headers)
+    tokens: Tokens | None = request.app.state.tokens
+    events_now = store.follow(job_id, after)
+    if tokens is not None:
+        events_now = tokens.while_valid(caller, events_now)
+    return EventSourceResponse(sse_bytes(events_now), headers={"X-Accel-Buffering": "no"})
 
 
 @router.get(

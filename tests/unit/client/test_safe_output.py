@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -260,3 +261,15 @@ def test_messages_of_exceptions_are_safe_and_their_attributes_original() -> None
     assert not [line for line in str(error).splitlines() if line.startswith(FORGED)]
     assert (error.message, error.log_tail) == (HOSTILE, (HOSTILE,))
     assert not unsafe_in(str(JobCancelled(FAILED)))
+
+
+def test_the_command_writes_nothing_past_its_consoles() -> None:
+    """`print` and `typer.echo` only for `to_json`, which is ASCII; and no console of another kind."""
+    past: list[str] = []
+    for path in sorted(Path(command.__file__).parent.glob("*.py")):
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func)
+            plain = name in ("print", "typer.echo", "typer.secho", "click.echo") and "to_json(" not in ast.unparse(call)
+            if plain or name == "Console" or name.endswith(("stdout.write", "stderr.write")):
+                past.append(f"{path.name}:{call.lineno}")
+    assert not past

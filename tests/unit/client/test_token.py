@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ladle.cli import app as command
 from ladle.cli.tokens_file import TokensFileUnusable, add_token, read_tokens, remove_tokens
-from ladle_contracts.tokens import Scope, StoredToken, hash_token, make_token, parse_tokens
+from ladle_contracts.tokens import Scope, StoredToken, TokensFileError, hash_token, make_token, parse_tokens
 from ladle_service.auth import Tokens
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -202,3 +204,16 @@ def test_a_line_reads_back_as_it_was_written() -> None:
     for token in (a_token(), a_token("x", scope=Scope.READ, created=now, expires=now + timedelta(days=1))):
         assert parse_tokens(token.line(), "here") == [token]
     assert parse_tokens(f"ann:{'0' * 64}", "here") == [StoredToken(name="ann", digest="0" * 64, scope=Scope.SUBMIT)]
+
+
+@settings(deadline=None)
+@given(st.text() | st.text(alphabet=f"ann:{'0a' * 3} \n#=scopexird2026-TZ") | st.just(a_token().line()).map(str.upper))
+def test_whatever_a_file_holds_it_is_read_or_refused_without_repeating_it(text: str) -> None:
+    secret = "correct-horse-battery-staple"
+    try:
+        parse_tokens(text, "here")
+    except TokensFileError as error:
+        assert error.args[0].startswith("here, line ")  # noqa: PT017
+    with pytest.raises(TokensFileError) as refused:
+        parse_tokens(f"{secret}\n{text}", "here")
+    assert secret not in str(refused.value)

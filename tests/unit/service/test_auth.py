@@ -16,6 +16,7 @@ from ladle_contracts import JobState
 from ladle_contracts.tokens import Scope, StoredToken, TokensFileError, hash_token
 from ladle_service import auth
 from ladle_service.auth import TokenBook, Tokens
+from tests.polling import DEADLINE_S
 from tests.unit.service.fakes import Service, make_service, node
 from tests.unit.service.test_jobs import problem_of
 
@@ -287,6 +288,25 @@ def test_the_last_use_is_written_now_and_then_and_never_in_the_way(
         assert await changing.allowed() == "ab"
         await asyncio.sleep(0)
         assert "could not be written" in caplog.text
+
+    run_async(use())
+
+
+def test_an_open_stream_ends_when_its_token_is_revoked(changing: TokensFile, run_async: RunAsync) -> None:
+    service = changing.service
+
+    async def use() -> None:
+        async with service.client("a") as client:
+            await client.post("/v1/jobs", json=service.spec())
+            address, headers = "/v1/jobs/job1/events", {"Accept": "text/event-stream"}
+            asking = asyncio.create_task(client.get(address, headers=headers))
+            while not service.store.followers:  # noqa: ASYNC110  the fake has no event for it
+                await asyncio.sleep(0)
+            changing.write(stored("bob", "b"))
+            answer = await asyncio.wait_for(asking, DEADLINE_S)
+            assert answer.status_code == 200
+            assert (await client.get(address, headers=headers)).status_code == 401
+        assert service.store.followers == 0
 
     run_async(use())
 
