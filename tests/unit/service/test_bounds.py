@@ -247,6 +247,19 @@ def test_the_largest_event_id_that_is_accepted_has_nothing_after_it(service: Ser
     run_async(use())
 
 
+@pytest.mark.parametrize("length", [b"\xb2", b"9" * 19, b"9" * 5000, b"+5", b"-1", b"", b"0x10", b"1e400", b"\xb9\xb2"])
+def test_a_length_of_the_body_that_is_no_number_or_no_size_is_no_mistake_of_ours(
+    service: Service, run_async: RunAsync, length: bytes
+) -> None:
+    async def use() -> None:
+        async with service.client() as client:
+            headers = [("Content-Type", "application/json"), ("Content-Length", length)]
+            answer = await client.post("/v1/jobs", content=b"{}", headers=headers)
+            assert problem_of(answer)[:2] in ((422, "invalid-spec"), (413, "body-too-large"))
+
+    run_async(use())
+
+
 anything = st.text(min_size=0, max_size=50) | st.text(alphabet="0123456789-+e.\u0661\u00b2\uff11\0\n=&%", max_size=30)
 
 
