@@ -166,6 +166,8 @@ def worker_process(folder: Path, server: RedisServer, root: Path, **settings: st
         "LEASE_S": "3",
         "POLL_S": "0.1",
         "HEARTBEAT_S": "0.5",
+        # Where `gated_rank` tells the test how far it is.
+        "RANK_WRITE": str(folder / "results" / "gates"),
     } | settings
     return Process(
         arguments=[sys.executable, "-m", "ladle_worker"],

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ladle._errors import LadleError, UnexpectedAnswer, error_of
 from ladle_contracts import JobPage, JobRecord, JobResult, JobSpec, JobState, Problem
+from ladle_contracts._model import Contract
 from ladle_contracts.api import (
     IDEMPOTENCY_HEADER,
     LAST_EVENT_HEADER,
@@ -23,7 +24,7 @@ from ladle_contracts.api import (
 )
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Contract)
 
 PAGE = 200
 """How many jobs or events are asked for at once."""
@@ -134,7 +135,7 @@ def get_version() -> Call[Version]:
 def read_error(status: int, body: bytes) -> LadleError:
     """The exception for an answer that is not a success."""
     try:
-        return error_of(Problem.model_validate_json(body, extra="ignore"))
+        return error_of(Problem.read(body))
     except ValidationError:
         return UnexpectedAnswer(f"The answer is HTTP {status} and does not come from Ladle: {body[:200]!r}.")
 
@@ -146,8 +147,7 @@ def _job_path(job_id: str, *more: str) -> str:
 def _reader(model: type[M]) -> Callable[[bytes], M]:
     def read(body: bytes) -> M:
         try:
-            # A newer service may send fields that this client does not know.
-            return model.model_validate_json(body, extra="ignore")
+            return model.read(body)
         except ValidationError as error:
             message = f"The answer is not a {model.__name__}. Is there a Ladle service at this address?"
             raise UnexpectedAnswer(message) from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Annotated
 
-from pydantic import JsonValue
+from pydantic import BeforeValidator, JsonValue
 
-from ladle_contracts._model import Contract
+from ladle_contracts._model import Contract, OpenEnum
 
 
-class Reason(StrEnum):
+class Reason(OpenEnum):
     """Why a job did not succeed: the value of `JobRecord.reason`, and the `code` of the engine's errors."""
 
     # Checkpoints
@@ -62,14 +62,22 @@ class Reason(StrEnum):
     # The job's life
     CRASHED = "crashed"
     """The ranks ended without saying why. The end of the log may tell."""
+    STALLED = "stalled"
+    """A stage made no progress for the worker's limit, `LADLE_STALL_S`."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
+    VERSION_MISMATCH = "version-mismatch"
+    """Service and worker are of different versions, and the worker does not understand the job."""
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
     CANCELLED = "cancelled"
 
 
-class ErrorCode(StrEnum):
+WrittenReason = Annotated[Reason, BeforeValidator(Reason.read)]
+"""A reason that another process has written."""
+
+
+class ErrorCode(OpenEnum):
     """The `code` of a problem+json answer."""
 
     INVALID_REQUEST = "invalid-request"
@@ -157,7 +165,7 @@ class Problem(Contract):
     type: str = "about:blank"
     title: str
     status: int
-    code: ErrorCode
+    code: Annotated[ErrorCode, BeforeValidator(ErrorCode.read)]
     detail: str
     instance: str | None = None
     errors: tuple[dict[str, JsonValue], ...] = ()

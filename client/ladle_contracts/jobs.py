@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import to_json
 
-from ladle_contracts._model import Contract
-from ladle_contracts.errors import Reason
+from ladle_contracts._model import Contract, OpenEnum
+from ladle_contracts.errors import WrittenReason
 
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
@@ -93,7 +101,7 @@ Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_bounded)]
 """Options of a method or a task, which know their own rules. At most 16 deep and 64 KiB as JSON."""
 
 
-class JobState(StrEnum):
+class JobState(OpenEnum):
     """The state of a job. A terminal state never changes."""
 
     QUEUED = "queued"
@@ -115,6 +123,9 @@ class JobState(StrEnum):
         """For a sentence about a job that has ended: "it has already" `succeeded`, `failed` or `been cancelled`."""
         return "been cancelled" if self is JobState.CANCELLED else str(self)
 
+
+WrittenState = Annotated[JobState, BeforeValidator(JobState.read)]
+"""A state that another process has written."""
 
 TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
@@ -228,6 +239,55 @@ class JobSpec(Contract):
         return path
 
 
+def read_spec(text: str | bytes) -> JobSpec:
+    """A spec that another process has accepted and written, perhaps of another version.
+
+    Unknown fields are kept, and so are values that this version would refuse, such as a new precision: whoever reads a
+    record must see what was asked for. What runs a job must refuse them (`JobSpec.read`). Only what is nested too
+    deeply for others to read, or is huge, is left out.
+    """
+    try:
+        return JobSpec.read(text)
+    except ValidationError:
+        spec: JobSpec = _as_written(JobSpec, json.loads(text))
+        return spec
+
+
+def _as_written(model: type[Contract], values: dict[str, Any]) -> Any:
+    values = {name: value for name, value in values.items() if not _is_unwieldy(value)}
+    known = {name: value for name, value in values.items() if name in model.model_fields}
+    for name, value in known.items():
+        part = _part_of(model, name)
+        if part is not None and isinstance(value, dict):
+            known[name] = _as_written(part, value)
+        elif isinstance(value, list):
+            known[name] = tuple(value)
+    made = model.model_construct(**known)
+    object.__setattr__(made, "__pydantic_extra__", {name: values[name] for name in values.keys() - known.keys()})
+    return made
+
+
+def _is_unwieldy(value: Any) -> bool:
+    level = [value]
+    for _ in range(4 * OPTIONS_DEPTH):
+        level = [inner for each in level for inner in _inside(each)]
+    return bool(level) or len(to_json(value)) > 2 * OPTIONS_BYTES
+
+
+def _part_of(model: type[Contract], field: str) -> type[Contract] | None:
+    """The model of a field that groups options, such as `checkpoints`."""
+    annotation = model.model_fields[field].annotation
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Contract):
+            return kind
+    return None
+
+
+WrittenSpec = Annotated[
+    JobSpec, BeforeValidator(lambda given: read_spec(json.dumps(given)) if isinstance(given, dict) else given)
+]
+
+
 class Progress(Contract):
     """The latest snapshot of a running attempt. The event stream has the history."""
 
@@ -289,8 +349,8 @@ class JobRecord(Contract):
     """Everything that is known about a job."""
 
     id: str
-    spec: JobSpec
-    state: JobState
+    spec: WrittenSpec
+    state: WrittenState
     created_at: datetime
     started_at: datetime | None = None
     """When the first attempt was claimed."""
@@ -304,7 +364,7 @@ class JobRecord(Contract):
     """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
     """Why a queued job waits: `needs 2 nodes, 1 free`."""
-    reason: Reason | None = None
+    reason: WrittenReason | None = None
     """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None
     """The reason in words."""

@@ -74,7 +74,7 @@ def _limits(record: logging.LogRecord) -> list[tuple[_Key, int]]:
     template = _key(record, str(record.msg))
     if record.levelno < logging.WARNING:
         return [(template, NOTES)]
-    text = _key(record, record.getMessage())
+    text = _key(record, _message(record))
     return [(text, WARNINGS)] if text == template else [(text, WARNINGS), (template, VARIANTS)]
 
 
@@ -84,5 +84,13 @@ def _key(record: logging.LogRecord, text: str) -> _Key:
     return record.name, record.levelno, _VARYING.sub("0", f"{line[:200]} {error}")
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        # Its arguments are wrong. The handler reports that.
+        return str(record.msg)
+
+
 def _append(record: logging.LogRecord, text: str) -> None:
-    record.msg, record.args = f"{record.getMessage().rstrip()} ({text})", ()
+    record.msg, record.args = f"{_message(record).rstrip()} ({text})", ()

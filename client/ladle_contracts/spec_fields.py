@@ -55,6 +55,15 @@ def value_of(spec: JobSpec, field: SpecField) -> Any:
     return value
 
 
+def unknown_fields(part: BaseModel, prefix: str = "") -> list[str]:
+    """The paths of what a newer version has written into a spec, and this one does not know."""
+    found = [f"{prefix}{name}" for name in part.model_extra or {}]
+    for name, value in part:
+        if isinstance(value, BaseModel):
+            found += unknown_fields(value, f"{prefix}{name}.")
+    return found
+
+
 def _walk(model: type[BaseModel], prefix: str = "", optional: bool = False) -> Iterator[SpecField]:
     for name, info in model.model_fields.items():
         part = _part(info)

@@ -48,7 +48,7 @@ async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
         scheduler = Scheduler(scheduling, waker, retention=settings.retention)
         task = asyncio.create_task(_keep_running(scheduler))
         stack.push_async_callback(_stop, task, scheduler)
-        store = JobStore(commands, streams)
+        store = JobStore(commands, streams, most_queued=settings.max_queued_jobs_per_owner)
         stack.push_async_callback(store.end_streams)
         yield store
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 from ladle_contracts.network import is_loopback
+from ladle_contracts.redis_address import with_password
 from ladle_service.retention import Retention
 
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
@@ -22,6 +23,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """`redis://`, `rediss://` or `unix://`, possibly with a password."""
+    redis_password_file: Path | None = None
+    """A file that holds the password of Redis, and nothing else."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
@@ -53,6 +56,7 @@ class Settings(BaseSettings):
     max_streams_per_owner: Annotated[int, Field(ge=1)] = 2000
     max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
     """Of one owner, on average over 20 seconds."""
+    max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -90,6 +94,15 @@ class Settings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @model_validator(mode="after")
+    def _password_from_file(self) -> Self:
+        try:
+            url = with_password(self.redis_url.get_secret_value(), self.redis_password_file)
+        except ValueError as error:
+            raise ValueError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+        object.__setattr__(self, "redis_url", SecretStr(url))
+        return self
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:

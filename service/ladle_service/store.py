@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from ladle_contracts import (
@@ -27,7 +26,8 @@ from ladle_contracts import (
     TaskInfo,
     keys,
 )
-from ladle_contracts.events import EVENT_BODY
+from ladle_contracts.events import read_event_body
+from ladle_contracts.jobs import read_spec
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
@@ -50,13 +50,19 @@ class IdempotencyConflict(Exception):
     """The idempotency key was used with another body before."""
 
 
+class QueueFull(Exception):
+    """The owner has as many jobs in the queue as it may have."""
+
+
 class JobStore:
     """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
     `redis` must decode responses. `streams` is for the one connection that waits for events.
+    `most_queued` is how many queued jobs each owner may have.
     """
 
-    def __init__(self, redis: Redis, streams: Redis) -> None:
+    def __init__(self, redis: Redis, streams: Redis, *, most_queued: int | None = None) -> None:
+        self._most_queued = most_queued
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
         self._feeds = Feeds(streams, redis, _event)
@@ -85,7 +91,7 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict`."""
+        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
         answer, job_id = await self._submit(
             args=[
                 secrets.token_hex(10),
@@ -98,10 +104,13 @@ class JobStore:
                 idempotency_key or "",
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
+                "" if self._most_queued is None else self._most_queued,
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
+        if answer == "full":
+            raise QueueFull(owner)
         record = await self.get(job_id, None)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -207,7 +216,7 @@ class JobStore:
         nodes = await self._nodes_with_catalogs()
         for _, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
             if text:
-                catalog = Catalog.model_validate_json(text)
+                catalog = Catalog.read(text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
@@ -226,8 +235,8 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
     """The record from the fields of the job's hash. An empty field is an absent one."""
     return JobRecord(
         id=fields["id"],
-        spec=_spec(fields["spec"]),
-        state=JobState(fields["state"]),
+        spec=read_spec(fields["spec"]),
+        state=JobState.read(fields["state"]),
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
         finished_at=_optional_time(fields.get("finished_at")),
@@ -235,27 +244,12 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         failures=int(fields["failures"]),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
-        reason=Reason(fields["reason"]) if fields.get("reason") else None,
+        reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
         message=fields.get("message") or None,
         log_tail=tuple(_list(fields.get("log_tail") or "[]")),
-        progress=Progress.model_validate_json(progress) if progress else Progress(),
-        result=JobResult.model_validate_json(fields["result"]) if fields.get("result") else None,
+        progress=Progress.read(progress) if progress else Progress(),
+        result=JobResult.read(fields["result"]) if fields.get("result") else None,
     )
-
-
-def _spec(text: str) -> JobSpec:
-    """The spec; if another version has accepted what this one does not, without the parts that are not valid here."""
-    try:
-        return JobSpec.model_validate_json(text)
-    except ValidationError as error:
-        parts = json.loads(text)
-        broken = {str(name) for item in error.errors(include_input=False) for name in item["loc"][:1]}
-        # Where the JSON itself is too deep, no part is named.
-        broken = broken or parts.keys() - {"ckpt_dir", "val_set"}
-        logger.warning("the spec of a stored job is shown without %s, which is not valid", ", ".join(sorted(broken)))
-        return JobSpec.model_validate_json(
-            json.dumps({name: part for name, part in parts.items() if name not in broken})
-        )
 
 
 def _event(job_id: str, entry_id: str, fields: Mapping[str, str]) -> Event:
@@ -264,7 +258,7 @@ def _event(job_id: str, entry_id: str, fields: Mapping[str, str]) -> Event:
         job_id=job_id,
         attempt=int(fields["attempt"]),
         time=_time(fields["time"]),
-        body=EVENT_BODY.validate_json(fields["body"]),
+        body=read_event_body(fields["body"]),
     )
 
 
@@ -275,6 +269,8 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         host=fields["host"],
         ranks=int(fields["ranks"]),
         gpus=tuple(_list(fields["gpus"])),
+        # Workers of the version before do not say it.
+        protections=tuple(_list(fields.get("protections", "[]"))),
         version=fields["version"],
         torch_version=fields["torch_version"],
         started_at=_time(fields["started_at"]),

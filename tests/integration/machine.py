@@ -64,7 +64,7 @@ class Machine:
         return answer
 
     def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
-        answer: str = self.call("end", job, attempt, outcome, reason, "why", "{}", "[]", 0)
+        answer: str = self.call("end", job, attempt, outcome, reason, "why", "", "[]", 0)
         return answer
 
     def reap(self, job: str, fence: str | None = None) -> str:

@@ -10,7 +10,20 @@ EngineError            the input or the machine stops the job; `code` is stable,
 
 from __future__ import annotations
 
+import re
+
 from ladle_engine.safe_text import one_line
+
+MAX_CHARS = 2_000
+"""Of a message. A file of strangers may have a name of megabytes in it."""
+LONG_WORD = re.compile(r"(\S{120})\S{81,}(\S{40})")
+
+
+def shortened(text: str) -> str:
+    """Cut in the middle of its long words or, where it has none, in its own."""
+    if len(text) > MAX_CHARS:
+        text = LONG_WORD.sub(r"\1...\2", text)
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 500]} ... {text[-490:]}"
 
 
 class EngineError(Exception):
@@ -23,7 +36,7 @@ class EngineError(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         """One of `ladle_contracts.Reason`'s values (a test holds the two lists together)."""
-        self.message = one_line(message)
+        self.message = one_line(shortened(message))
         super().__init__(self.message)
 
 

@@ -81,6 +81,20 @@ def ignore(event: ProgressEvent) -> None:
     """The default callback."""
 
 
+_listeners: list[Callable[[], None]] = []
+
+
+def pulse() -> None:
+    """Says that work goes on where events are rare. Cheap: for every block read or written, and every batch."""
+    for listener in _listeners:
+        listener()
+
+
+def on_pulse(listener: Callable[[], None]) -> None:
+    """`listener` is called by every `pulse` of this process from now on."""
+    _listeners.append(listener)
+
+
 class Pace:
     """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with the time left."""
 

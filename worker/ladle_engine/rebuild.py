@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints import discover
@@ -15,11 +12,12 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
-from ladle_engine.coefficients import Coefficients
-from ladle_engine.errors import CheckpointError, MethodError
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import CheckpointError
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
+from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
@@ -84,27 +82,19 @@ def load_recipe(
     With the recipe come the digests that the weight files must have.
     """
     path = _coefficients_file(Path(coefficients))
-    saved = _read(path)
-    chosen = candidate or saved["winner"]
-    if chosen not in saved["candidates"]:
-        known = ", ".join(saved["candidates"])
-        raise MethodError("unknown-method", f"`candidate` must be one of {known}, but is `{chosen}`.")
-    entry = saved["candidates"][chosen]
-    checkpoints = discover(Path(ckpt_dir), names=entry["checkpoints"])
-    statistics = {}
-    if entry["statistics"]:
-        stored = read_all(path.parent / STATISTICS_FILE)
-        statistics = {name: stored[f"{chosen}/{name}"] for name in entry["statistics"]}
+    saved = parse_coefficients(path, _read(path), candidate)
+    checkpoints = discover(Path(ckpt_dir), names=saved.coefficients.checkpoints)
+    saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(
         checkpoints=checkpoints,
-        coefficients=Coefficients.from_json(entry),
-        output_dtypes={name: getattr(torch, dtype) for name, dtype in saved["output_dtypes"].items()},
-        statistics=statistics,
+        coefficients=saved.coefficients,
+        output_dtypes=saved.output_dtypes,
+        statistics=_statistics(path, saved, checkpoints),
     )
     expected = {
-        path: saved["sha256"][checkpoint.name].get(path.name, "")
+        file: saved.sha256[checkpoint.name].get(file.name, "")
         for checkpoint in checkpoints.checkpoints
-        for path in checkpoint.files
+        for file in checkpoint.files
     }
     return recipe, expected
 
@@ -114,19 +104,29 @@ def _coefficients_file(path: Path) -> Path:
     return path / COEFFICIENTS_FILE if path.is_dir() else path
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise CheckpointError(
-            "corrupt-checkpoint", f"`coefficients` must be the file {COEFFICIENTS_FILE}, but `{path}` is not ({error})."
+            "unreadable-input",
+            f"`coefficients` must be a file {COEFFICIENTS_FILE}, but `{path}` cannot be read: {error.strerror}.",
         ) from error
-    if not (isinstance(saved, dict) and {"winner", "candidates", "output_dtypes", "sha256"} <= saved.keys()):
-        raise CheckpointError(
-            "corrupt-checkpoint",
-            f"`coefficients` must be the file {COEFFICIENTS_FILE} of a result, but `{path}` is something else.",
-        )
-    return saved
+
+
+def _statistics(path: Path, saved: SavedCoefficients, checkpoints: CheckpointSet) -> dict[str, Tensor]:
+    if not saved.statistics:
+        return {}
+    stored = read_all(path.parent / STATISTICS_FILE)
+    found = {name: stored.get(f"{saved.name}/{name}") for name in saved.statistics}
+    for name, tensor in found.items():
+        if tensor is None or name not in checkpoints.tensors or tensor.shape != checkpoints.tensors[name].shape:
+            raise CheckpointError(
+                "corrupt-checkpoint",
+                f"The file `{path.parent / STATISTICS_FILE}` must hold `{saved.name}/{name}` in the shape that the "
+                f"checkpoints have it in, but does not.",
+            )
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _refuse_others(found: Mapping[Path, str], expected: Mapping[Path, str]) -> None:

@@ -17,6 +17,8 @@ from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
 from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
+from ladle_worker.confinement.choose import CannotConfine
+from ladle_worker.family import keep_secrets
 from ladle_worker.job_folder import JOBS_FOLDER
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     set_up_logging("info")
+    keep_secrets()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -40,7 +43,7 @@ def main() -> int:
         logger.warning("%s", WITHOUT_OPENAT2)
     try:
         node = Node(settings, describe())
-    except CannotDescribe as error:
+    except (CannotDescribe, CannotConfine) as error:
         print(for_terminal(str(error)), file=sys.stderr)
         return 2
     app = make_app(settings, node)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from contextlib import closing
+from collections.abc import Collection
+from contextlib import closing, suppress
 
 from redis.exceptions import RedisError
 
@@ -12,23 +14,27 @@ from ladle_contracts import Reason
 from ladle_contracts.roots import PathNotAllowed, resolve_inside
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
+from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import DiskFault, naming_disk_faults
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
 from ladle_worker.launch import Ranks
 from ladle_worker.leftovers import clear_leftovers
+from ladle_worker.memory_kills import about_memory, count_kills
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
+from ladle_worker.stall import StallWatch
+from ladle_worker.torchrun import KILLED_STATUSES
 
 logger = logging.getLogger(__name__)
 
 STOPPED = {"cancel", "release", "lost"}
 
 
-def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
+def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = ()) -> str:
     """Runs one attempt and returns the job's new state. Raises `NotOurs` if the claim is refused."""
     with closing(Claim(settings, job_id, attempt)) as claim:
-        ended = run_claimed(settings, claim)
+        ended = run_claimed(settings, claim, protections)
         state = claim.end(ended) if ended is not None else "lost"
         if state == "lost":
             logger.warning("attempt %s of job %s was lost", attempt, job_id)
@@ -37,10 +43,10 @@ def run_attempt(settings: Settings, job_id: str, attempt: int) -> str:
         return state
 
 
-def run_claimed(settings: Settings, claim: Claim) -> Ended | None:
+def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] = ()) -> Ended | None:
     """None if the attempt is no longer ours. Raises `RedisError`; everything else ends the attempt with a reason."""
     try:
-        return Attempt(settings, claim).run()
+        return Attempt(settings, claim, protections).run()
     except Lost:
         return None
     except PathNotAllowed as error:
@@ -64,8 +70,9 @@ def run_claimed(settings: Settings, claim: Claim) -> Ended | None:
 class Attempt:
     """What happens between a claim and its end."""
 
-    def __init__(self, settings: Settings, claim: Claim) -> None:
+    def __init__(self, settings: Settings, claim: Claim, protections: Collection[str] = ()) -> None:
         self._settings = settings
+        self._protections = protections
         self._claim = claim
         self._job = JobFolder(settings.results_dir, claim.job_id)
         self._folder = self._job.attempt(claim.attempt)
@@ -77,17 +84,21 @@ class Attempt:
         return self._commit.take_over() or self._start()
 
     def _start(self) -> Ended:
-        self._write_job()
+        plan = self._plan(self._write_job())
+        kills = count_kills()
         with closing(LastWords()) as last_words:
             ranks = Ranks(
                 self._folder,
+                self._claim.job_id,
                 self._claim.spec.resources.ranks_per_node,
                 self._settings.rank_module,
-                working_dir=self._folder.path,
+                plan,
                 stdin=last_words.stdin(),
             )
             try:
                 answer = self._watch(ranks)
+                if answer == "stalled":
+                    ranks.tell_where_they_are()
             finally:
                 ranks.end(self._settings.kill_grace_s)
             if answer == "lost":
@@ -96,10 +107,46 @@ class Attempt:
                 return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
             if answer == "cancel":
                 return Ended(outcome="failed", reason=Reason.CANCELLED)
-            return self._conclude(ranks.poll(), last_words)
+            if answer == "stalled":
+                return self._stalled()
+            return self._conclude(ranks.poll(), last_words, kills)
 
-    def _write_job(self) -> None:
-        """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open."""
+    def _stalled(self) -> Ended:
+        stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
+        with suppress(RedisError, DiskFault):
+            # Where the ranks stood.
+            while self._relay.send(to_end=True):
+                continue
+        return Ended(
+            outcome="crashed",
+            reason=Reason.STALLED,
+            message=f"A job must make progress, but in stage `{stage or 'start'}` nothing moved for {limit_s:g} s. A "
+            "disk may hang, or a task. The end of the log says where each rank was. The limit is `LADLE_STALL_S`.",
+            log_tail=log_tail(self._folder),
+        )
+
+    def _plan(self, inputs: str) -> Plan:
+        """How the ranks are confined. They may write what is this attempt's own, and nothing else of the results."""
+        settings = self._settings
+        folders = (self._folder.path, self._job.state, self._job.staging(self._claim.attempt))
+        redis = settings.redis_socket
+        secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
+        return Plan(
+            agent=os.getpid(),
+            protections=tuple(self._protections),
+            inputs=inputs,
+            outputs=str(settings.results_dir),
+            read=readable(settings.roots, settings.rank_read, secrets),
+            write=writable(folders, settings.rank_write),
+            devices=devices(),
+            hidden=(str(redis),) if redis is not None else (),
+        )
+
+    def _write_job(self) -> str:
+        """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open.
+
+        Returns the folder of the checkpoints.
+        """
         spec, roots = self._claim.spec, self._settings.roots
         paths = {
             "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
@@ -119,13 +166,16 @@ class Attempt:
             "staging": str(self._job.staging(self._claim.attempt)),
             "destination": str(self._destination),
             "state": str(self._job.state),
+            "limit_memory": MEMORY in self._protections,
         }
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
+        return str(job["ckpt_dir"])
 
     def _watch(self, ranks: Ranks) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
-        relay = Relay(self._folder, self._claim)
+        self._relay = relay = Relay(self._folder, self._claim)
+        self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
             running = ranks.poll() is None
             try:
@@ -139,12 +189,22 @@ class Attempt:
             else:
                 if not running:
                     return "ok"
+            if running and self._stall.stalled(relay.stage):
+                return "stalled"
             time.sleep(self._settings.poll_s)
 
-    def _conclude(self, status: int | None, last_words: LastWords) -> Ended:
+    def _conclude(self, status: int | None, last_words: LastWords, kills: int) -> Ended:
         with naming_disk_faults("read the outcome of the ranks"):
             outcome = self._folder.read_outcome() or last_words.read()
         if outcome is None:
+            if self._was_memory(status, kills):
+                return Ended(
+                    outcome="failed",
+                    reason=Reason.OUT_OF_MEMORY,
+                    message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
+                    "smaller task option `batch_size`, or a node with more memory.",
+                    log_tail=log_tail(self._folder),
+                )
             return Ended(
                 outcome="crashed",
                 reason=Reason.CRASHED,
@@ -159,3 +219,9 @@ class Attempt:
                 log_tail=log_tail(self._folder),
             )
         return self._commit.publish(outcome)
+
+    def _was_memory(self, status: int | None, kills: int) -> bool:
+        """Whether ranks that said nothing ended because of memory. Another attempt would need as much."""
+        if status in KILLED_STATUSES and count_kills() > kills:
+            return True
+        return bool(status) and about_memory(log_tail(self._folder))

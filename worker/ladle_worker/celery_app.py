@@ -17,7 +17,7 @@ from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
-from ladle_worker.family import die_with_parent
+from ladle_worker.family import adopt_orphans, die_with_parent, keep_secrets
 from ladle_worker.node import Node
 from ladle_worker.settings import Settings
 
@@ -54,7 +54,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
     def run(job_id: str, attempt: int, node_rank: int) -> None:
         """The message only wakes the node. Redis says whether there is anything to do."""
         try:
-            state = run_attempt(settings, job_id, attempt)
+            state = run_attempt(settings, job_id, attempt, node.protections)
         except NotOurs as error:
             logger.info("nothing to do: %s", error)
             raise Ignore from error
@@ -100,6 +100,8 @@ def _connect_signals(node: Node) -> None:
     def bind_child(**_: Any) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
+        keep_secrets()
+        adopt_orphans()
 
     signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_ready.connect(begin, weak=False)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+from pydantic import ValidationError
+
 from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
+from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
@@ -69,7 +73,21 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        self.spec = JobSpec.model_validate_json(rest[0])
+        self.spec = self._understand(rest[0])
+
+    def _understand(self, text: str) -> JobSpec:
+        """The spec. A service of another version may have accepted values that mean nothing here."""
+        try:
+            return JobSpec.read(text)
+        except ValidationError as error:
+            rules = " ".join(f"`{each.field}` {each.describe()}." for each in broken_rules(error))
+            message = (
+                f"The service has accepted a job that this worker (version {version('ladle')}) does not understand: "
+                f"{rules} Install the same version of Ladle on both."
+            )
+            self.end(Ended(outcome="failed", reason=Reason.VERSION_MISMATCH, message=message))
+            self.close()
+            raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
 
     def renew(self) -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""

@@ -9,8 +9,12 @@ import json
 import os
 import sys
 
+from ladle_worker.confinement.probe import probe
+
 
 def describe() -> dict[str, object]:
+    # Before torch starts threads.
+    protections = probe()
     import torch
 
     from ladle_engine import methods, tasks
@@ -24,6 +28,7 @@ def describe() -> dict[str, object]:
         "catalog": catalog(methods.catalog(), tasks.catalog()).model_dump(mode="json"),
         "gpus": gpus,
         "torch_version": torch.__version__,
+        "protections": protections,
         "broken_tasks": broken,
         "ranks": len(gpus) or len(os.sched_getaffinity(0)),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ladle_contracts import Reason
 from ladle_engine import EngineError
 from ladle_engine.distributed.machine_faults import is_machine_fault
-from ladle_engine.distributed.out_of_memory import is_out_of_memory
+from ladle_engine.distributed.out_of_memory import RELIEF, is_out_of_memory
 from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder
 from ladle_engine.tasks.faults import describe, place_of_error
 from ladle_worker.convert import in_spec_words
@@ -39,7 +39,9 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, DiskFault):
         return Failure(reason=error.reason, message=error.message, is_final=error.is_final)
     if is_out_of_memory(error):
-        return Failure(reason=Reason.OUT_OF_MEMORY, message=str(error) or "The job ran out of memory.")
+        what = str(error) or type(error).__name__
+        message = f"The job must fit into free memory, but this rank ran out of it: {what} {RELIEF}"
+        return Failure(reason=Reason.OUT_OF_MEMORY, message=message)
     if isinstance(error, OSError) and (failure := _failure_of_a_disk(error)):
         return failure
     if is_machine_fault(error):

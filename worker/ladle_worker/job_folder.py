@@ -49,14 +49,18 @@ class JobFolder:
         return self.results_dir / (spec.output.name or self.job_id)
 
     def make(self, attempt: int) -> None:
-        """The working folder with that of an attempt. Raises FileNotFoundError if the disk of the results is not there.
+        """The working folder with that of an attempt, and its staging folder.
+
+        Raises FileNotFoundError if the disk of the results is not there.
 
         The node has made `.ladle` when it started; without it this is the empty folder below a lost mount, where nobody
         would find the result.
         """
         self.path.mkdir(exist_ok=True)
         self.state.mkdir(exist_ok=True)
-        self.attempt(attempt).path.mkdir(exist_ok=True)
+        self.attempt(attempt).make()
+        # Ranks may only write to folders that are there when they are confined.
+        self.staging(attempt).mkdir(exist_ok=True)
 
     def remove_staging(self) -> None:
         """Removes what earlier attempts have written. None of them can move it to the destination from here on."""
@@ -111,6 +115,11 @@ class AttemptFolder:
 
     path: Path
 
+    def make(self) -> None:
+        self.path.mkdir(exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
+        self.pulse.touch()
+
     @property
     def job(self) -> Path:
         """What the agent writes for the ranks."""
@@ -125,6 +134,21 @@ class AttemptFolder:
     def log(self) -> Path:
         """What torchrun and the ranks print."""
         return self.path / "log.txt"
+
+    @property
+    def plan(self) -> Path:
+        """What the agent writes for the launcher of the ranks: how they are confined."""
+        return self.path / "confinement.json"
+
+    @property
+    def temporary(self) -> Path:
+        """The ranks' temporary folder."""
+        return self.path / "tmp"
+
+    @property
+    def pulse(self) -> Path:
+        """Ranks touch it while they work: its time is when they last did."""
+        return self.path / "pulse"
 
     @property
     def outcome(self) -> Path:

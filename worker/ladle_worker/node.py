@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_worker.claim import fate_of
+from ladle_worker.confinement.choose import choose
 from ladle_worker.connection import OutageLog, connect, patiently
 from ladle_worker.job_folder import jobs_with_folders
 from ladle_worker.leftovers import clear_leftovers
@@ -54,6 +55,8 @@ class Node:
     def __init__(self, settings: Settings, described: dict[str, Any]) -> None:
         self._settings = settings
         self._described = described
+        self.protections = choose(settings.confine, described["protections"], gpus=bool(described["gpus"]))
+        """What this node's ranks are confined in."""
         self._leaving = threading.Event()
         self._is_registered = False
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
@@ -129,6 +132,7 @@ class Node:
             "gpus": json.dumps(self._described["gpus"]),
             "version": version("ladle"),
             "torch_version": self._described["torch_version"],
+            "protections": json.dumps(self.protections),
             "catalog": json.dumps(self._described["catalog"]),
         }
         return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

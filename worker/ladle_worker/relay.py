@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
-from ladle_contracts.events import EVENT_BODY
+from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
 from ladle_worker.job_folder import AttemptFolder
@@ -69,6 +69,11 @@ class Relay:
         self._progress = Progress()
         self._due: Report | None = None
 
+    @property
+    def stage(self) -> str:
+        """The one that was told of last."""
+        return self._progress.stage
+
     def send(self, *, to_end: bool = False) -> bool:
         """Sends what is new. False if there was nothing. Raises `DiskFault`, or `RedisError`: then the next call sends
         the same again.
@@ -95,7 +100,7 @@ class Relay:
         return Report(
             # The sum of both offsets grows with every report, so it identifies the report.
             offset=self._events.read_to + self._log.read_to,
-            progress=advance(self._progress, [EVENT_BODY.validate_json(line) for line in bodies]),
+            progress=advance(self._progress, [read_event_body(line) for line in bodies]),
             bodies=bodies,
             lines=lines,
         )

@@ -178,7 +178,7 @@ def record_summary(record: JobRecord) -> RenderableType:
 
 def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("node", "alive", "ranks", "GPUs", "torch", "job", "last seen"):
+    for name in ("node", "alive", "ranks", "GPUs", "torch", "confined", "job", "last seen"):
         table.add_column(name)
     for node in nodes:
         table.add_row(
@@ -187,6 +187,7 @@ def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
             str(node.ranks),
             ", ".join(node.gpus) or "-",
             node.torch_version,
+            ", ".join(node.protections) or "-",
             node.job_id or "-",
             ago(node.heartbeat_at),
         )

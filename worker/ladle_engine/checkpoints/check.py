@@ -17,6 +17,9 @@ from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback, Warned
 
+MOST_COMPARED = 200
+"""Names, and characters of each, that are looked at for a hint."""
+
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
@@ -74,6 +77,10 @@ def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
 
     Raises `CheckpointError` (mismatched, identical), or (unsupported) where nothing is there to average.
     """
+    if not checkpoints.tensors:
+        raise CheckpointError(
+            "unsupported-tensors", f"Checkpoints must hold weights, but `{checkpoints.reference.name}` holds no tensor."
+        )
     if not any(info.is_averaged for info in checkpoints.tensors.values()):
         raise CheckpointError(
             "unsupported-tensors",
@@ -100,7 +107,7 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
     extra = [name for name in tensors if name not in expected]
     passed_over = [name for name in extra if is_counter(tensors[name])]
     if missing:
-        close = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(missing[0][:MOST_COMPARED], _few(extra), n=1, cutoff=0.5)
         hint = f" It has `{close[0]}` instead; was it renamed?" if close else ""
         raise _mismatch(f"`{checkpoint.name}` lacks the tensor `{missing[0]}`, which `{reference}` has.{hint}")
     if unknown := [name for name in extra if name not in passed_over]:
@@ -121,6 +128,11 @@ def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mappin
         return []
     names = ", ".join(f"`{name}`" for name in passed_over[:3]) + (" ..." if len(passed_over) > 3 else "")
     return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    """Comparing names takes long, and a hint is worth little time."""
+    return [name for name in names[:MOST_COMPARED] if len(name) <= MOST_COMPARED]
 
 
 def identical(checkpoints: CheckpointSet) -> CheckpointError:

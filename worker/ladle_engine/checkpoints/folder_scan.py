@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,7 +28,7 @@ from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time, names_on
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import entries_of, read_bytes
+from ladle_engine.storage.input_paths import entries_of, read_json
 
 WEIGHTS_IN_FOLDER = (
     "model.safetensors",
@@ -193,7 +192,7 @@ def _trainer_step(folder: Path, root: Path) -> int | None:
     try:
         if status(path).st_size > MOST_STATE_BYTES:
             return None
-        step = json.loads(read_bytes(path))["global_step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        step = read_json(path)["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return step if type(step) is int else None

@@ -6,6 +6,7 @@ Dicts, lists, tuples, texts and numbers are themselves. All else is one of the r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ladle_engine.checkpoints.types import TensorInfo
 
@@ -15,7 +16,7 @@ class Malformed(ValueError):
     it begins with a "must" of its own."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Name:
     """A class, a function or a constant such as `torch.float32`, by its name."""
 
@@ -26,7 +27,7 @@ class Inert:
     """Stands for what is no tensor and holds none, such as a number of numpy's."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Special:
     """Stands for a tensor, or an array, that is not dense or not in the file."""
 
@@ -34,7 +35,7 @@ class Special:
     """What it is, and what to do."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Storage:
     """Numbers in the file, of which tensors are views."""
 
@@ -44,14 +45,14 @@ class Storage:
     count: int
     start: int = 0
     """Of a part of a storage: its first number."""
-    kind = "a TypedStorage. Save it as a torch tensor"
+    kind: ClassVar[str] = "a TypedStorage. Save it as a torch tensor"
 
     @property
     def num_bytes(self) -> int:
         return self.count * self.itemsize
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class StoredTensor:
     """A dense tensor, whose numbers are in the file."""
 

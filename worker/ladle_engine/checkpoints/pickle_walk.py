@@ -17,11 +17,11 @@ from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Speci
 MAX_OPCODES = 20_000_000
 """About 35 a tensor: 500,000 tensors. Some ten seconds."""
 MAX_BYTES = 512 << 20
-"""Of memory, roughly, for what a pickle makes: about 2 kB a tensor."""
-CONTAINER_BYTES = 100
+"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 300,000 tensors."""
+CONTAINER_BYTES = 64
 """An empty list or dict, with its place."""
-NUMBER_BYTES = 50
-ITEM_BYTES = 100
+NUMBER_BYTES = 40
+ITEM_BYTES = 60
 """One entry of a dict."""
 MAX_NAME_CHARS = 1000
 
@@ -59,10 +59,14 @@ class Walked(NamedTuple):
 
 def walk(content: bytes, start: int = 0) -> Walked:
     """What the pickle makes that begins at `start`. Raises `Malformed`, `CutShort`, `Unwanted` and `UnknownOpcode`."""
+    if content[start : start + 1] not in (b"", PROTOCOL):
+        raise Malformed("it does not begin as `torch.save` begins")
     walker = _Walker(content, start)
     try:
         value = walker.run()
-    except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
+    except Malformed:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         # A stack or a memo without what an opcode takes from it, or with something else in its place.
         raise Malformed(f"it does not parse ({type(error).__name__} at byte {walker.position:,})") from error
     return Walked(value, walker.position, walker.storages)
@@ -122,6 +126,7 @@ class _Walker:
 
     def pop_to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.outer.pop()
+        self.room += CONTAINER_BYTES
         return items
 
 
@@ -146,7 +151,7 @@ def _call(walker: _Walker) -> None:
     function = walker.stack[-1]
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise Malformed("it calls something that is no function")
-    walker.charge(5 * CONTAINER_BYTES)
+    walker.charge(3 * CONTAINER_BYTES)
     walker.stack[-1] = called(function.name, arguments, walker.charge)
 
 
@@ -274,12 +279,13 @@ def _protocol(walker: _Walker) -> None:
 
 _Effect = Callable[[_Walker], object]
 
+PROTOCOL = b"\x80"
 STOP = ord(".")
 NEWER = range(0x8C, 0x99)
 """The opcodes of protocol 4 and later."""
 
 _BY_CODE: dict[bytes, _Effect] = {
-    b"\x80": _protocol,
+    PROTOCOL: _protocol,
     b"c": _global,
     b"R": _call,
     b"\x81": _call,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ladle_engine.checkpoints import pickle_file, safetensors_file
 from ladle_engine.checkpoints.names import asked_for
-from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
 from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.storage.hashed_file import LoadedFile, Range
@@ -96,6 +96,10 @@ def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
                 other = stored[number_of[name]].file.path.name
                 raise corrupt(each.file.path, f"must not repeat `{name}`, which `{other}` has too")
             number_of[name] = number
+    if len(number_of) > MAX_TENSORS:
+        raise corrupt(
+            stored[-1].file.path, f"is one of shards with {len(number_of):,} tensors, of {MAX_TENSORS:,} at most"
+        )
     return number_of
 
 

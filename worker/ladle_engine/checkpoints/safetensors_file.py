@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,16 @@ from ladle_engine.checkpoints.tensor_kinds import dtype_kind, unsupported
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.json_text import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 250_000
+"""Of one checkpoint. A mixture of experts of 600 B parameters has some 100,000; each takes about 1 kB of memory."""
+VALUES_PER_TENSOR = 16
+"""A comma or a bracket before each."""
+MAX_DIMENSIONS = 64
+"""torch has no tensor of more."""
+MAX_NAME_CHARS = 1_000
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -69,11 +75,13 @@ def header_of(file: InputFile) -> Header:
         raise corrupt(path, f"is {file.size:,} bytes long, but its header claims {header_bytes:,} bytes")
     text = file.read(8, header_bytes)
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        parsed = parse_json(text, most_bytes=MAX_HEADER_BYTES, most_values=VALUES_PER_TENSOR * MAX_TENSORS, unique=True)
+    except ValueError as error:
         raise corrupt(path, f"must begin with a JSON header, but it does not parse ({error})") from error
-    if not isinstance(parsed, dict) or len(parsed) > MAX_TENSORS:
-        raise corrupt(path, f"must have a header object of at most {MAX_TENSORS:,} tensors")
+    if not isinstance(parsed, dict):
+        raise corrupt(path, f"must have a header that is an object, but it is a {type(parsed).__name__}")
+    if len(parsed) > MAX_TENSORS:
+        raise corrupt(path, f"must have at most {MAX_TENSORS:,} tensors, but has {len(parsed):,}")
     metadata = parsed.pop("__metadata__", {})
     tensors = {name: _tensor_info(path, name, entry) for name, entry in parsed.items()}
     _check_offsets(path, parsed, data_bytes=file.size - 8 - header_bytes)
@@ -97,6 +105,7 @@ def read_all(path: Path) -> dict[str, Tensor]:
 
 
 def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
+    refuse_name(path, name)
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise corrupt(path, f"must describe `{name}` by dtype, shape and data_offsets")
     dtype = entry["dtype"]
@@ -106,7 +115,10 @@ def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
         raise corrupt(path, f"has `{name}` of dtype {dtype!r}, which Ladle does not know")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
-        raise corrupt(path, f"must give `{name}` a shape and two offsets of whole numbers")
+        raise corrupt(
+            path,
+            f"must give `{name}` a shape of at most {MAX_DIMENSIONS} whole numbers and two offsets, all below 2^63",
+        )
     info = TensorInfo(shape=tuple(shape), dtype=DTYPES[dtype])
     if offsets[1] - offsets[0] != math.prod(shape) * info.dtype.itemsize:
         raise corrupt(path, f"has `{name}` of shape {shape}, which does not fill its {offsets[1] - offsets[0]:,} bytes")
@@ -114,7 +126,9 @@ def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    if not isinstance(values, list) or len(values) > MAX_DIMENSIONS:
+        return False
+    return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 
 def _check_offsets(path: Path, entries: dict[str, Any], data_bytes: int) -> None:
@@ -128,6 +142,16 @@ def _check_offsets(path: Path, entries: dict[str, Any], data_bytes: int) -> None
         raise corrupt(
             path, f"holds {data_bytes:,} bytes of data, but its header describes {position:,}, as if it were truncated"
         )
+
+
+def refuse_name(path: Path, name: str) -> None:
+    """Raises `CheckpointError` (corrupt-checkpoint) for a name that no other file could have."""
+    if len(name) > MAX_NAME_CHARS:
+        raise corrupt(path, f"must have names of at most {MAX_NAME_CHARS:,} characters, but has `{name[:100]}...`")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise corrupt(path, f"must have names that are UTF-8, but has `{name}`") from error
 
 
 def corrupt(path: Path, what: str) -> CheckpointError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import re
 import stat
 from collections.abc import Iterator
@@ -15,7 +14,16 @@ from typing import Any
 from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out, unreadable, why_missing
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, open_binary, read_bytes
+from ladle_engine.storage.input_paths import (
+    entries_of,
+    is_file,
+    is_folder,
+    is_plain_name,
+    open_binary,
+    read_bytes,
+    read_json,
+)
+from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 
 OF_THE_OLD_MODEL = (
     *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
@@ -54,6 +62,7 @@ TEMPLATES = "additional_chat_templates"
 """Where transformers keeps a tokenizer's further chat templates."""
 PICKLES = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 """How a pickle, and a file of `torch.save`, begins, whatever its name."""
+MOST_MODULES = 100
 MOST_BYTES = 64 << 20
 MOST_BYTES_IN_ALL = 256 << 20
 
@@ -149,21 +158,20 @@ def _modules(base: Path, folder: Path) -> list[Path]:
     if leads_out(file, folder):
         return []
     try:
-        names = [module["path"] for module in json.loads(read_bytes(file))]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = [module["path"] for module in read_json(file)]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [
-        base / name for name in names if isinstance(name, str) and name and Path(name).name == name and name != ".."
-    ]
+    plain = dict.fromkeys(name for name in names if isinstance(name, str) and is_plain_name(name))
+    return [base / name for name in plain][:MOST_MODULES]
 
 
 def _read_config(path: Path) -> Config:
     try:
-        content = read_bytes(path)
-        parsed = json.loads(content)
+        content = read_bytes(path, MAX_BYTES)
+        parsed = parse_json(content)
     except OSError as error:
         raise unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             "corrupt-checkpoint", f"`{path}` must be a JSON file, but does not parse ({error})."
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine.checkpoints.pickle_values import Inert, Name, Special, Storage, StoredTensor
-from ladle_engine.checkpoints.safetensors_file import corrupt
+from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt, refuse_name
 from ladle_engine.checkpoints.tensor_kinds import refuse_unsupported
 
 NESTING_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
@@ -106,11 +106,16 @@ def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
             raise corrupt(
                 path, f"must hold one state dict, but holds tensors and, under `{key}`, more of them in a dict"
             )
+        if not isinstance(key, (str, int)):
+            raise corrupt(path, "must name each tensor by a text or a number, but has another kind of key")
         name = str(key)
+        refuse_name(path, name)
         if name in tensors:
             raise corrupt(path, f"must not repeat `{name}`, which is there as a text and as a number")
         refuse_unsupported(path, name, value)
         tensors[name] = value
+    if len(tensors) > MAX_TENSORS:
+        raise corrupt(path, f"must have at most {MAX_TENSORS:,} tensors, but has {len(tensors):,}")
     more = " ..." if len(besides) > MOST_NAMES else ""
     note = f"left out, because they are not weights: {', '.join(besides[:MOST_NAMES])}{more}"
     return StateDict(tensors=tensors, notes=(note,) if besides else ())

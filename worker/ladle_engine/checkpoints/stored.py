@@ -14,7 +14,7 @@ from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InFile:
     """A tensor whose numbers stand in a file."""
 

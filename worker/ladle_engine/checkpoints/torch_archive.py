@@ -20,8 +20,8 @@ from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_file import InputFile
 
 ZIP_START = b"PK\x03\x04"
-MAX_DIRECTORY_BYTES = 16 << 20
-"""Of the archive's table of contents: some 200,000 records."""
+MAX_DIRECTORY_BYTES = 32 << 20
+"""Of the archive's table of contents: some 400,000 records."""
 MAX_PICKLE_BYTES = 128 << 20
 """Some 500,000 tensors."""
 MAX_RATIO = 100

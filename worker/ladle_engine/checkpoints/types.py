@@ -32,7 +32,7 @@ INTEGER_DTYPES = frozenset(
 SUPPORTED_DTYPES = FLOATING_DTYPES | INTEGER_DTYPES | {torch.complex64}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ladle_engine.storage.boundary import open_inside, status
+from ladle_engine.storage.json_text import MAX_BYTES, parse_json
+
+MAX_NAME_BYTES = 255
+"""Linux's own limit."""
 
 
 class Entry(NamedTuple):
@@ -40,6 +44,15 @@ def is_link(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """Also for a link to nothing."""
     return os.path.lexists(path)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file in a folder may have this name, and no other folder is meant."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return False
+    return 1 <= length <= MAX_NAME_BYTES and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
 def same_place(one: Path, other: Path) -> bool:
@@ -109,10 +122,15 @@ def open_binary(path: Path) -> BinaryIO:
     return os.fdopen(open_regular(path), "rb")
 
 
-def read_bytes(path: Path) -> bytes:
-    """All of a small file. Raises as `open_binary`."""
+def read_bytes(path: Path, most: int) -> bytes:
+    """All of a small file; the first `most` bytes and one more of one that is not. Raises as `open_binary`."""
     with open_binary(path) as file:
-        return file.read()
+        return file.read(most + 1)
+
+
+def read_json(path: Path) -> Any:
+    """Raises as `open_binary` and `parse_json`."""
+    return parse_json(read_bytes(path, MAX_BYTES))
 
 
 def _is(kind: Callable[[int], bool], path: Path) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladle_engine.errors import EngineError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
@@ -133,6 +134,7 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, Identity]]:
     waiting = [folder]
     while waiting:
         place = waiting.pop()
+        pulse()
         folders: list[Path] = []
         # What cannot be listed is left to whoever wants to read it.
         with suppress(OSError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle_engine.errors import DataError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, lies_in
 from ladle_engine.tasks.image_files import SUFFIXES
@@ -75,6 +76,7 @@ def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterat
     if (found.st_dev, found.st_ino) in seen:
         return
     seen.add((found.st_dev, found.st_ino))
+    pulse()
     for entry in entries_of(folder):
         path = folder / entry.name
         if entry.name.startswith("."):

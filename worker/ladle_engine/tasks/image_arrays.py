@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ladle_engine.checkpoints.safetensors_file import stored_tensors
+from ladle_engine.checkpoints.types import INTEGER_DTYPES
 from ladle_engine.errors import CheckpointError, DataError, EngineError
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.host_memory import free_host_bytes
@@ -22,6 +23,8 @@ from ladle_engine.tasks.image_shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
 LABEL_KEYS = ("labels", "y", "targets", "label")
+IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LABEL_DTYPES = frozenset(INTEGER_DTYPES) - {torch.bool}
 MEMORY_SHARE = 0.5
 """Of the memory that is free, at most, goes into the arrays of one data set."""
 MAX_RATIO = 100
@@ -128,9 +131,10 @@ def _refuse_large(path: Path, num_bytes: int) -> None:
 def as_images(images: Tensor, shape: ImageShape, path: Path) -> Tensor:
     """uint8 or floating [N, C, H, W] from [N, H, W], [N, H, W, C] or [N, C, H, W]."""
     given = tuple(images.shape)
-    if images.dtype != torch.uint8 and not images.is_floating_point():
+    if images.dtype not in IMAGE_DTYPES:
         raise DataError(
-            "invalid-data", f"Images must be uint8 or floating, but in `{path.name}` they are {images.dtype}."
+            "invalid-data",
+            f"Images must be uint8, or floating with 16 bits or more, but in `{path.name}` they are {images.dtype}.",
         )
     if images.ndim == 3:
         images = images[:, None]
@@ -162,7 +166,7 @@ def _is_finite(images: Tensor) -> bool:
 
 def as_labels(labels: Tensor, num_images: int, shape: ImageShape, path: Path) -> Tensor:
     """int64 [N]"""
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or len(labels) != num_images:
+    if labels.dtype not in LABEL_DTYPES or labels.ndim != 1 or len(labels) != num_images:
         raise DataError(
             "invalid-data",
             f"Labels must be {num_images} whole numbers, one per image, but in `{path.name}` they are {labels.dtype} "

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
@@ -95,7 +96,7 @@ class ImageClassification:
 
     def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         # A plug-in's own model has no names but its own.
-        return stored_names(model, checkpoints) if hasattr(model, "from_pretrained") else {}
+        return stored_names(model, checkpoints) if is_of_transformers(model) else {}
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
         """Channels and classes, from the config's `num_channels` and `id2label`."""
@@ -153,14 +154,27 @@ class ImageClassification:
         }
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """float32 [B, classes]; a model of transformers answers with an object, others with the tensor."""
+        """float32 [B, classes]"""
         images = batch["pixel_values"]
         try:
             answer = model(images)
-        except ValueError as error:
-            # Images of another size or number of channels, most of all.
+        except Exception as error:
+            # Images of another size or number of channels, most of all. What a config asks for may fail anywhere in a
+            # model of transformers; a plug-in's own model has faults of its own.
+            if is_machine_fault(error) or not (isinstance(error, ValueError) or is_of_transformers(model)):
+                raise
             raise TaskError(
-                "model-mismatch", f"The model must take a batch of the shape {tuple(images.shape)}, but says: {error}"
+                "model-mismatch",
+                f"The model must take a batch of the shape {tuple(images.shape)}, but says: {str(error)[:500]}",
             ) from error
-        logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
-        return logits.to(torch.float32)
+        return logits_of(answer).to(torch.float32)
+
+
+def is_of_transformers(model: nn.Module) -> bool:
+    return hasattr(model, "from_pretrained")
+
+
+def logits_of(answer: Any) -> Tensor:
+    """A model of transformers answers with an object, or with a tuple where its config says so."""
+    found: Tensor = answer if isinstance(answer, Tensor) else answer[0] if isinstance(answer, tuple) else answer.logits
+    return found

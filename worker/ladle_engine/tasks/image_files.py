@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from ladle_engine.errors import DataError, EngineError
-from ladle_engine.storage.input_paths import open_binary
+from ladle_engine.storage.input_paths import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -18,6 +19,10 @@ MODES = {1: "L", 3: "RGB"}
 """PIL's name of an image with so many channels."""
 MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: its file may be a bomb."""
+MAX_EDGE = 65_535
+"""Of JPEG. To resize a longer edge takes memory by its length."""
+MAX_FILE_BYTES = 512 << 20
+"""What 64 million pixels of three times 16 bits have, and more."""
 
 
 def decode(path: Path, mode: str | None) -> Image.Image:
@@ -26,7 +31,8 @@ def decode(path: Path, mode: str | None) -> Image.Image:
     Raises `DataError` (invalid-data) that names the file.
     """
     try:
-        with open_binary(path) as file, Image.open(file, formats=DECODERS) as opened:
+        # From memory: PIL allocates what a damaged length says before it reads from a file.
+        with Image.open(io.BytesIO(_content(path)), formats=DECODERS) as opened:
             _refuse_size(path, opened)
             upright = opened.getexif().get(Base.Orientation, 1) == 1
             image = _in_mode(opened if upright else ImageOps.exif_transpose(opened), mode)
@@ -46,11 +52,26 @@ def decode(path: Path, mode: str | None) -> Image.Image:
         ) from error
 
 
+def _content(path: Path) -> bytes:
+    content = read_bytes(path, MAX_FILE_BYTES)
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(
+            "invalid-data", f"An image file must have at most {MAX_FILE_BYTES:,} bytes, but `{path}` has more."
+        )
+    return content
+
+
 def _refuse_size(path: Path, image: Image.Image) -> None:
     if not 1 <= image.width * image.height <= MAX_PIXELS:
         raise DataError(
             "invalid-data",
             f"An image must have 1 to {MAX_PIXELS:,} pixels, but `{path}` has {image.width} x {image.height}.",
+        )
+    if max(image.size) > MAX_EDGE:
+        raise DataError(
+            "invalid-data",
+            f"An image must have at most {MAX_EDGE:,} pixels on each side, but `{path}` has {image.width} x "
+            f"{image.height}.",
         )
 
 

@@ -9,13 +9,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.preprocessing import MAX_SIDE
 
+CHOICES_OF_CODE = frozenset(
+    {
+        *("auto_map", "trust_remote_code", "custom_pipelines", "use_kernels", "kernel_config"),
+        *(
+            f"{prefix}{part}_implementation{suffix}"
+            for prefix in ("", "_")
+            for part in ("attn", "experts")
+            for suffix in ("", "_internal")
+        ),
+    }
+)
+SMALL_BUFFERS = 1 << 24
+"""Numbers in tables that a model makes itself, such as positions."""
 LAYERS = re.compile(r"layers|depth|blocks|stages")
 
 
@@ -24,7 +41,7 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
     # transformers takes seconds to import, which a plug-in with a model of its own does not need.
     from transformers import AutoConfig
 
-    values = dict(checked(checkpoints))
+    values = _without_choices(checked(checkpoints))
     model_type = values.pop("model_type", None)
     with translated(checkpoints):
         return AutoConfig.for_model(model_type, **values)
@@ -49,6 +66,15 @@ def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     return config
 
 
+def _without_choices(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config and its parts, without what chooses code: a name of an attention may be one on a model hub."""
+    return {
+        name: _without_choices(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name not in CHOICES_OF_CODE
+    }
+
+
 @contextmanager
 def translated(checkpoints: CheckpointSet) -> Iterator[None]:
     """Wrong values fail wherever transformers first uses them: ZeroDivisionError, RuntimeError, ImportError ..."""
@@ -66,35 +92,50 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
 
 @contextmanager
 def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
-    """Inside, a model that has more than twice the parameters of the checkpoints is refused while it is built.
+    """Inside, a model that has more than twice the numbers of the checkpoints is refused while it is built, and one of
+    endlessly many parts.
 
     A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
     """
     stored = sum(info.numel for info in checkpoints.tensors.values())
     most_tensors = 10 * len(checkpoints.tensors) + 1000
-    seen: dict[int, nn.Parameter] = {}
-    wanted = 0
+    most_numbers = {"parameters": 2 * stored, "buffers": max(2 * stored, SMALL_BUFFERS)}
+    seen: dict[int, Tensor] = {}
+    counts = Counter[str]()
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal wanted
-        if parameter is None or id(parameter) in seen:
+    def count(kind: str, name: str, tensor: Tensor | None) -> None:
+        if tensor is None or id(tensor) in seen:
             return
         # Kept alive, so that no other gets its id.
-        seen[id(parameter)] = parameter
-        wanted += parameter.numel()
-        if wanted > 2 * stored or len(seen) > most_tensors:
+        seen[id(tensor)] = tensor
+        counts[kind] += tensor.numel()
+        if counts[kind] > most_numbers[kind] or len(seen) > most_tensors:
             raise TaskError(
                 "model-mismatch",
                 f"`config.json` must describe the model of these checkpoints, which hold {stored:,} parameters, but "
-                f"describes {wanted:,} or more.",
+                f"describes {counts[kind]:,} {kind} or more.",
             )
 
-    handle = register_module_parameter_registration_hook(count)
+    def count_module(module: nn.Module, name: str, inner: nn.Module | None) -> None:
+        counts["modules"] += 1
+        if counts["modules"] > 10 * most_tensors:
+            raise TaskError(
+                "model-mismatch",
+                f"`config.json` must describe the model of these checkpoints, which hold {len(checkpoints.tensors):,} "
+                f"tensors, but describes {counts['modules']:,} modules or more.",
+            )
+
+    handles = (
+        register_module_parameter_registration_hook(lambda _, name, each: count("parameters", name, each)),
+        register_module_buffer_registration_hook(lambda _, name, each: count("buffers", name, each)),
+        register_module_module_registration_hook(count_module),
+    )
     try:
         with torch.device("meta"):
             yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def num_channels(config: Mapping[str, Any]) -> int:

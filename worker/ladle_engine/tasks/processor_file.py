@@ -12,7 +12,7 @@ from typing import Any
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.storage.input_paths import read_bytes
+from ladle_engine.storage.input_paths import read_json
 from ladle_engine.tasks.model_config import parse_config
 from ladle_engine.tasks.preprocessing import MAX_SIDE, is_number
 
@@ -49,8 +49,8 @@ def find_processor(checkpoints: CheckpointSet) -> ProcessorFile | None:
 
 def _read_object(path: Path) -> Any:
     try:
-        parsed = json.loads(read_bytes(path))
-    except (OSError, ValueError, RecursionError) as error:
+        parsed = read_json(path)
+    except (OSError, ValueError) as error:
         raise TaskError("model-mismatch", f"`{path}` must be a JSON file, but does not parse ({error}).") from error
     if not isinstance(parsed, dict):
         raise TaskError("model-mismatch", f"`{path}` must be a JSON object, but is a {type(parsed).__name__}.")
