@@ -115,7 +115,7 @@ class ScriptedNode:
         assert answer == "ok"
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
-        assert self.call("finalize", job_id, attempt) == "ok"
+        assert self.call("finalize", job_id, attempt, NODE, 60_000) == "ok"
         text = result.model_dump_json()
         assert self.call("end", job_id, attempt, "succeeded", "", "", text, "[]", 0) == "succeeded"
 
