@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ladle_engine.errors import EngineError, OutputError
@@ -54,7 +55,9 @@ class JobInputs:
         except OutputError:
             # On a full disk less is remembered, which does no harm: all states are then made anew.
             assert self._path is not None, "nothing else is saved"
-            self._path.unlink()
+            # A read-only disk keeps it: the next job in this folder must then have the same files.
+            with suppress(OSError):
+                self._path.unlink()
 
     def _refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for path in [*before, *now]:
