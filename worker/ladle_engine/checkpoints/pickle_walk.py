@@ -17,8 +17,8 @@ from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Speci
 MAX_OPCODES = 20_000_000
 """About 35 a tensor: 500,000 tensors. Some ten seconds."""
 MAX_BYTES = 512 << 20
-"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 300,000 tensors."""
-CONTAINER_BYTES = 64
+"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 250,000 tensors."""
+CONTAINER_BYTES = 80
 """An empty list or dict, with its place."""
 NUMBER_BYTES = 40
 ITEM_BYTES = 60
