@@ -37,8 +37,6 @@ ALLOWED = {
     "ladle_engine/storage/input_file.py": (OWN, "open"),
     "ladle_worker/boundary.py": ("the roots' boundary", "open"),
     "ladle_engine/checkpoints/pickle_entries.py": (BYTES, "ZipFile is_zipfile"),
-    "ladle_engine/checkpoints/legacy_file.py": (NAMESAKE, "walk"),
-    "ladle_engine/checkpoints/pickle_file.py": (NAMESAKE, "walk"),
     "ladle_engine/checkpoints/torch_archive.py": (BYTES, "ZipFile"),
     "ladle_engine/tasks/image_arrays.py": (BYTES, "FileIO ZipFile open"),
     "ladle_engine/tasks/image_files.py": (BYTES, "open"),
