@@ -271,12 +271,12 @@ def listings(service: Running, size: Size) -> Iterable[Row]:
         ):
             calls = service.redis.info("stats")["total_commands_processed"]
             answers = Asked()
-            for _ in range(5):
+            while len(answers.answers_ms) < 5 and sum(answers.answers_ms) < 10_000:
                 began = time.perf_counter()
                 http.get("/v1/jobs", params=params).raise_for_status()
                 answers.answers_ms.append(1000 * (time.perf_counter() - began))
             made = service.redis.info("stats")["total_commands_processed"] - calls
-            yield what, f"{answers.percentile(0.5)} ms, {made / 5:.0f} Redis commands"
+            yield what, f"{answers.percentile(0.5)} ms, {made / len(answers.answers_ms):.0f} Redis commands"
 
 
 def idle(service: Running, size: Size) -> Iterable[Row]:

@@ -26,7 +26,7 @@ WAIT_S = 300
 MEMORY_BYTES = 768 << 20
 """Beside what the process has when it begins."""
 FILE_BYTES = 64 << 20
-TRACE_LINES = 24
+TRACE_LINES = 60
 CHANGES = frozenset(
     {
         *("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),

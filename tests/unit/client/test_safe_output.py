@@ -164,7 +164,7 @@ SHOWING = {
     "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
     "watch": [["watch", "j1"], ["watch", HOSTILE]],
     "status": [["status", "j1"]],
-    "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER]],
+    "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER], ["list", "--from-results", FOLDER]],
     "cancel": [["cancel", HOSTILE]],
     "logs": [["logs", "j1"]],
     "result": [["result", "j1"]],
