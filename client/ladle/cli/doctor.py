@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,6 +90,7 @@ def _engine() -> Iterator[Finding]:
         fix="" if seen["gpus"] else "For an NVIDIA GPU, install its driver and a CUDA build of torch.",
         needed=False,
     )
+    yield _confinement(seen["protections"])
     yield Finding(name="tasks", ok=True, detail=", ".join(task["name"] for task in seen["catalog"]["tasks"]))
     for name, why in seen["broken_tasks"].items():
         yield Finding(
@@ -99,6 +100,19 @@ def _engine() -> Iterator[Finding]:
             fix="Correct or uninstall the package that brings it. Other tasks work.",
             needed=False,
         )
+
+
+def _confinement(protections: Mapping[str, str]) -> Finding:
+    """What the kernel grants a worker that runs here."""
+    held = [name for name, refusal in protections.items() if not refusal]
+    missing = [f"not {name} ({refusal})" for name, refusal in protections.items() if refusal]
+    return Finding(
+        name="ranks confined",
+        ok=not missing,
+        detail=", ".join([*held, *missing]),
+        fix='Jobs run without it. docs/deploy.md, "What ranks may do", says what each needs.',
+        needed=False,
+    )
 
 
 def _redis() -> Finding:
