@@ -21,7 +21,13 @@ LOW_DISK_BYTES = 5_000_000_000
 
 REDIS_PROBE = """
 import sys, redis
-print(redis.Redis.from_url(sys.stdin.read(), socket_timeout=3, decode_responses=True).info("server")["redis_version"])
+from ladle_contracts.redis_outages import outage_of
+client = redis.Redis.from_url(sys.stdin.read(), socket_timeout=3, decode_responses=True)
+try:
+    client.set("ladle:probe", "", xx=True)  # shows whether it takes writes, and changes nothing
+    print(client.info("server")["redis_version"])
+except redis.RedisError as error:
+    sys.exit(f"{outage_of(error) or 'Redis'}: {error}")
 """
 
 
@@ -125,7 +131,7 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
+            fix="Start or mend the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(
