@@ -55,7 +55,7 @@ ALLOWED = {
     "ladle_engine/placements/memory_probe.py": ("/proc", "read_text write_text"),
     "ladle_engine/testing.py": ("folders that it makes", "save_file write_text"),
     "ladle_worker/__main__.py": (OWN, "mkdir"),
-    "ladle_worker/commit.py": (OWN, "lexists lstat open rename stat"),
+    "ladle_worker/commit.py": (OWN, "exists lexists lstat open rename stat"),
     "ladle_worker/job_folder.py": (OWN, "exists fdopen glob mkdir open read_text rename unlink"),
     "ladle_worker/launch.py": (OWN, "open"),
     "ladle_worker/rank.py": (OWN, "exists open read_text"),
