@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,14 @@ from ladle_contracts.safe_text import one_line
 
 ATTEMPTS = 8
 """How often links are followed anew where somebody exchanges them meanwhile."""
+
+MACHINE_FAULTS = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+        *(errno.ENOTCONN, errno.ECONNREFUSED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+"""Say something about a disk or this process, and nothing about a path."""
 
 PathLike = str | os.PathLike[str]
 
@@ -31,7 +40,7 @@ class Roots:
 
     Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
     allows nothing; one that is a link allows what it leads to now. A root that is a file allows that file: `ladle run`
-    allows no more than the job's inputs.
+    allows no more than the job's inputs. Raises `OSError` where a disk does not answer.
     """
 
     def __init__(self, roots: Sequence[PathLike]) -> None:
@@ -39,12 +48,14 @@ class Roots:
         """Path without links -> descriptor of the folder, or of a file's folder, and `.` or the file's name; of nested
         roots the inner one first."""
         for real in sorted({os.path.realpath(root) for root in roots}, key=len, reverse=True):
-            folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
             try:
+                folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
                 flags = PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._held[real] = (os.open(folder, flags), name)
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno in MACHINE_FAULTS:
+                    self.close()
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +78,15 @@ class Roots:
         return self._open(path, flags)[0]
 
     def resolve(self, path: PathLike) -> Path:
-        """The path without links, of a regular file or folder. Raises `PathNotAllowed` for anything else."""
+        """The path without links, of a regular file or folder.
+
+        Raises `PathNotAllowed` for anything else, and `OSError` where a disk does not answer.
+        """
         try:
             descriptor, real = self._open(path, PATH_ONLY)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+                raise
             raise PathNotAllowed(f"{_shown(path)} must be an existing file or folder inside the roots") from error
         mode = _status_of(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -83,7 +99,8 @@ class Roots:
         return _status_of(self.open(path, PATH_ONLY))
 
     def _open(self, path: PathLike, flags: int) -> tuple[int, str]:
-        real = os.fspath(path)
+        # Two slashes at the beginning would be kept, and mean the same.
+        real = path = re.sub("^/+", "/", os.fspath(path))
         for _ in range(ATTEMPTS):
             # Most paths have no links: then the first attempt, which looks for none, is all there is.
             if (below := self._root_of(real)) is not None:
@@ -112,7 +129,10 @@ class Roots:
 
 
 def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:
-    """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
+    """The path without links and `..`.
+
+    Raises `PathNotAllowed`, whose message names `field` and the path as given, and `OSError` as `Roots.resolve`.
+    """
     refused = PathNotAllowed(
         f"`{field}` must be an existing file or folder inside the allowed folders, but {_shown(path)} is not. Ask the "
         f"operator which folders are allowed."

@@ -46,7 +46,8 @@ class Reader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # It writes in no folder but its own, no model hub is asked, no thread is started, and arenas of glibc's take little of the bound.
+            # It writes in no folder but its own, asks no model hub and starts no thread, and glibc's arenas take little
+            # of the bound.
             env={
                 **os.environ,
                 "TMPDIR": str(temporary),

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ class ResumeState:
                 write_sealed(path, content, self._kind(name))
 
     def forget(self, name: str) -> None:
-        """Rank 0's: removes a file."""
+        """Rank 0's: removes a file. A read-only disk keeps it."""
         path = self._path(name)
         if path is not None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
     def is_due(self) -> bool:
         """Whether `every_s` has passed since the last save; never on other ranks than 0."""

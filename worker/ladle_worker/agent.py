@@ -81,7 +81,11 @@ class Attempt:
 
     def run(self) -> Ended:
         """Raises `Lost` if the attempt is no longer ours, `DiskFault` or `PathNotAllowed`."""
-        return self._commit.take_over() or self._start()
+        ended = self._commit.take_over() or self._start()
+        if ended.outcome != "succeeded":
+            with suppress(OSError):
+                self._job.drop_staging(self._claim.attempt)
+        return ended
 
     def _start(self) -> Ended:
         plan = self._plan(self._write_job())

@@ -67,6 +67,10 @@ class JobFolder:
         for folder in self.results_dir.glob(f".ladle-{self.job_id}-*.tmp"):
             self._remove_at_once(folder)
 
+    def drop_staging(self, attempt: int) -> None:
+        """Removes what this attempt has written, and will not publish."""
+        self._remove_at_once(self.staging(attempt))
+
     def withdraw(self, destination: Path, attempt: str | None = None) -> None:
         """Removes a result of this job's, by one attempt or any, which then is no longer visible. Anybody else's folder
         stays."""

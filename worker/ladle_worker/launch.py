@@ -10,14 +10,14 @@ import sys
 import time
 from contextlib import suppress
 from itertools import chain
-
-import psutil
+from pathlib import Path
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement.plan import FILES, NETWORK, Plan
+from ladle_worker.cores import usable_cores
 from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.tree import bury, children, descendants, end_all, of_job
+from ladle_worker.tree import Running, bury, children, descendants, end_all, of_job
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,12 @@ RANK_VARIABLES = {
 }
 """For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
+TORCHRUN_MODULE = "ladle_worker.torchrun"
 WHERE_S = 0.5
+"""How long ranks get to write where they are."""
 
 LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Where ranks have a network of their own, no other interface is there, and torch would warn that no host has a name."""
+"""Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
 
 
 class Ranks:
@@ -58,7 +60,7 @@ class Ranks:
         self._log = folder.log.open("ab")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "ladle_worker.torchrun", str(folder.plan)),
+                *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
                 # The address is given because the host's name may have one that a network of its own does not have.
                 *("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_ranks}"),
                 # Without it torchrun leaves a folder in the temporary folder after every job.
@@ -70,6 +72,8 @@ class Ranks:
             stderr=subprocess.STDOUT,
             cwd=folder.path,
             env=rank_environment(num_ranks) | self._own_variables(folder, plan),
+            # A group of its own, which can be signalled as a whole.
+            start_new_session=True,
             # It is safe here, because the prefork child has one thread and the function only makes a system call.
             preexec_fn=end_with_parent(signal.SIGKILL),
         )
@@ -85,8 +89,8 @@ class Ranks:
     def tell_where_they_are(self) -> None:
         """Every rank writes to the log which lines it is at."""
         for rank in self._of_torchrun():
-            with suppress(psutil.NoSuchProcess):
-                rank.send_signal(WHERE_SIGNAL)
+            with suppress(OSError):
+                os.kill(rank.pid, WHERE_SIGNAL)
         # Python writes it at once; a rank that waits inside the kernel never does.
         time.sleep(WHERE_S)
 
@@ -97,12 +101,14 @@ class Ranks:
         bury(self._spared)
         self._log.close()
 
-    def _of_torchrun(self) -> list[psutil.Process]:
+    def _of_torchrun(self) -> list[Running]:
         """The ranks: the only ones with this module in their command, apart from torchrun."""
-        found = [process for process in self._alive() if self._module in _command(process)]
-        return [process for process in found if "ladle_worker.torchrun" not in _command(process)]
+        commands = {process: _command(process.pid) for process in self._alive()}
+        return [
+            process for process, words in commands.items() if self._module in words and TORCHRUN_MODULE not in words
+        ]
 
-    def _alive(self) -> list[psutil.Process]:
+    def _alive(self) -> list[Running]:
         """What is below this process, and what has left it but carries the job's mark."""
         found = chain(descendants(self._spared), of_job(self._job_id))
         return list({process.pid: process for process in found}.values())
@@ -121,16 +127,16 @@ class Ranks:
         return own | (LOOPBACK_ONLY if NETWORK in plan.protections else {})
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _command(pid: int) -> list[str]:
     try:
-        return process.cmdline()
-    except psutil.Error:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
         return []
 
 
 def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
         # Otherwise gloo uses the address of the host name, which may be anything.

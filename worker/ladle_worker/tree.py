@@ -6,11 +6,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
+from typing import NamedTuple
 
 from ladle_worker.family import JOB_VARIABLE
 
@@ -18,75 +17,83 @@ logger = logging.getLogger(__name__)
 
 KILL_S = 10.0
 """How long SIGKILL is repeated. Only a process that waits inside the kernel, for a disk that hangs, outlives it."""
-POLL_S = 0.02
-ROUNDS = 100
-"""How often it looks for what was started while the rest was being stopped."""
-
-Find = Callable[[], list[psutil.Process]]
+POLL_S = 0.01
+ENDED = ("Z", "X")
+PROCESSES = Path("/proc")
 
 
-def end_all(find: Find, grace_s: float) -> list[psutil.Process]:
+class Running(NamedTuple):
+    """A process that lives. psutil needs several times as long to find one, and some live shorter than that."""
+
+    pid: int
+    parent: int
+    group: int
+    state: str
+    """One letter; `D` waits inside the kernel."""
+
+
+Find = Callable[[], Collection[Running]]
+
+
+def end_all(find: Find, grace_s: float) -> Collection[Running]:
     """Ends all that `find` finds: SIGTERM, after `grace_s` SIGKILL, until it finds nothing. What is still there."""
-    _signal(find(), signal.SIGTERM)
-    if _gone(find, grace_s):
-        return []
+    if not _signalled(find, signal.SIGTERM) or _gone(find, grace_s):
+        return ()
     deadline = time.monotonic() + KILL_S
     while time.monotonic() < deadline:
-        _stop(find)
-        _signal(find(), signal.SIGKILL)
-        if _gone(find, 0.5):
-            return []
+        if not _signalled(find, signal.SIGKILL):
+            return ()
+        time.sleep(POLL_S)
     left = find()
     for process in left:
-        logger.error("process %s cannot be ended: it is `%s`", process.pid, _status(process))
+        logger.error("process %s cannot be ended: its state is %s", process.pid, process.state)
     return left
 
 
-def of_job(job_id: str) -> list[psutil.Process]:
+def of_job(job_id: str) -> list[Running]:
     """All that have inherited the job's id, and that this process may look at."""
     mark = f"{JOB_VARIABLE}={job_id}".encode()
+    return [process for process in _living() if mark in _environment(process.pid)]
+
+
+def descendants(spared: Collection[int] = ()) -> list[Running]:
+    """All below this process that live, except for the `spared` children and what is below them."""
+    below: dict[int, list[Running]] = {}
+    for process in _all():
+        below.setdefault(process.parent, []).append(process)
+    waiting = [child for child in below.get(os.getpid(), []) if child.pid not in spared]
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, psutil.NoSuchProcess):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(psutil.Process(int(folder.name)))
-    return [process for process in found if _lives(process)]
-
-
-def descendants(spared: Collection[int] = ()) -> list[psutil.Process]:
-    """All below this process that live, except for the `spared` children and what is below them.
-
-    Buries the children that have ended: those that it adopted, nobody else waits for.
-    """
-    found = []
-    for child in psutil.Process().children():
-        if child.pid not in spared:
-            with suppress(psutil.NoSuchProcess):
-                found += [child, *child.children(recursive=True)]
-    return [process for process in found if _lives(process)]
+    while waiting:
+        process = waiting.pop()
+        found.append(process)
+        waiting += below.get(process.pid, [])
+    return [process for process in found if process.state not in ENDED]
 
 
 def bury(spared: Collection[int]) -> None:
-    """Waits for the adopted children that have ended."""
-    for child in psutil.Process().children():
-        if child.pid not in spared and not _lives(child):
+    """Takes note of the adopted children that have ended: nobody else does, and they would stay in the list."""
+    for process in _all():
+        if process.parent == os.getpid() and process.pid not in spared and process.state in ENDED:
             with suppress(OSError):
-                os.waitpid(child.pid, os.WNOHANG)
+                os.waitpid(process.pid, os.WNOHANG)
 
 
 def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children()}
+    return {process.pid for process in _all() if process.parent == os.getpid()}
 
 
-def _stop(find: Find) -> None:
-    """What is stopped starts no other: round by round, until there is nothing new."""
-    stopped: set[int] = set()
-    for _ in range(ROUNDS):
-        new = [process for process in find() if process.pid not in stopped]
-        if not new:
-            return
-        _signal(new, signal.SIGSTOP)
-        stopped |= {process.pid for process in new}
+def _signalled(find: Find, number: signal.Signals) -> bool:
+    """False if there was nothing. Whole groups at once, because none of their processes can escape by forking."""
+    found = find()
+    own = os.getpgrp()
+    for group in {process.group for process in found} - {own}:
+        with suppress(OSError):
+            os.killpg(group, number)
+    for process in found:
+        if process.group == own:
+            with suppress(OSError):
+                os.kill(process.pid, number)
+    return bool(found)
 
 
 def _gone(find: Find, timeout_s: float) -> bool:
@@ -98,19 +105,30 @@ def _gone(find: Find, timeout_s: float) -> bool:
     return True
 
 
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        # Somebody else's process: of a program that changes the user.
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            process.send_signal(number)
+def _living() -> Iterator[Running]:
+    return (process for process in _all() if process.state not in ENDED)
 
 
-def _lives(process: psutil.Process) -> bool:
-    return _status(process) not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+def _all() -> Iterator[Running]:
+    for name in os.listdir(PROCESSES):  # noqa: PTH208 - each name costs time
+        if name.isdecimal() and (process := _look(name)):
+            yield process
 
 
-def _status(process: psutil.Process) -> str:
+def _look(name: str) -> Running | None:
+    """None if it has ended."""
     try:
-        return str(process.status())
-    except psutil.NoSuchProcess:
-        return str(psutil.STATUS_DEAD)
+        text = (PROCESSES / name / "stat").read_text()
+    except OSError:
+        return None
+    # The command stands in brackets and may hold any character.
+    state, parent, group = text[text.rindex(")") + 2 :].split()[:3]
+    return Running(int(name), int(parent), int(group), state)
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Empty where it is not for this user to read."""
+    try:
+        return (PROCESSES / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -210,10 +211,8 @@ def test_a_line_reads_back_as_it_was_written() -> None:
 @given(st.text() | st.text(alphabet=f"ann:{'0a' * 3} \n#=scopexird2026-TZ") | st.just(a_token().line()).map(str.upper))
 def test_whatever_a_file_holds_it_is_read_or_refused_without_repeating_it(text: str) -> None:
     secret = "correct-horse-battery-staple"
-    try:
+    with suppress(TokensFileError):
         parse_tokens(text, "here")
-    except TokensFileError as error:
-        assert error.args[0].startswith("here, line ")
     with pytest.raises(TokensFileError) as refused:
         parse_tokens(f"{secret}\n{text}", "here")
     assert secret not in str(refused.value)

@@ -63,6 +63,7 @@ def refused(roots: Roots, path: Path | str) -> None:
 def test_files_and_folders_below_a_root_are_opened(folder: Path, roots: Roots) -> None:
     assert content(roots, folder / "one/run/deep/file") == "one/run/deep/file"
     assert content(roots, f"{folder}/one/./run//deep/../deep/file") == "one/run/deep/file"
+    assert content(roots, f"//{folder}/one/file") == "one/file"
     assert stat.S_ISDIR(roots.status(folder / "one" / "run").st_mode)
     assert roots.resolve(folder / "one") == folder / "one"
     assert roots.resolve(f"{folder}/one/run/../run/") == folder / "one" / "run"
@@ -260,6 +261,21 @@ def test_the_answer_for_a_job_is_the_same_for_missing_outside_and_what_is_no_fil
             resolve_inside(path, [folder / "one"], field="val_set")
         messages.add(str(caught.value).split("but")[0])
     assert messages == {"`val_set` must be an existing file or folder inside the allowed folders, "}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_does_not_answer_is_not_taken_for_a_path_that_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("ladle_contracts.roots.open_beneath", fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        resolve_inside(folder / "one" / "file", [folder / "one"])
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        Roots([folder / "one"])
 
 
 def test_a_name_that_would_control_a_terminal_is_escaped_in_the_message(folder: Path) -> None:

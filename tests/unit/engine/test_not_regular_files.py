@@ -90,7 +90,7 @@ def test_a_folder_of_checkpoints_or_a_data_set_that_is_one_is_refused(tmp_path: 
         discover(tmp_path / "it.npz")
     with pytest.raises(CheckpointError, match="must be a regular file"):
         InputFile(tmp_path / "it.npz")
-    for look in (open_binary, read_bytes, entries_of):
+    for look in (open_binary, lambda path: read_bytes(path, most=1), entries_of):
         with pytest.raises(OSError, match=r"not a regular file|No such device|Not a directory"):
             look(tmp_path / "it.npz")
 

@@ -144,15 +144,15 @@ def leads_out(path: Path, root: Path) -> bool:
 
 
 def seems_folder(path: Path) -> bool:
-    """Not for what is outside of the job's boundary, which is refused when it would be used."""
-    with suppress(EngineError):
+    """Not for what is out of reach or outside of the boundary: it is refused when it would be used."""
+    with suppress(OSError, EngineError):
         return is_folder(path)
     return False
 
 
 def seems_file(path: Path) -> bool:
     """The same for a regular file."""
-    with suppress(EngineError):
+    with suppress(OSError, EngineError):
         return is_file(path)
     return False
 

@@ -90,7 +90,7 @@ def naming_disk_faults(
 ) -> Iterator[None]:
     """Raises `OutputError` (disk-full, results-unwritable) where writing to `folder` fails, or `LostFolder`.
 
-    If the block `reads_elsewhere`, only errors that name a file of `folder`, or that reading never has, are its own.
+    If the block `reads_elsewhere`, only errors that name a file of `folder`, or that reading never has, count.
     """
     shown = shown or folder
     try:

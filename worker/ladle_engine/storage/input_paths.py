@@ -17,6 +17,8 @@ from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 MAX_NAME_BYTES = 255
 """Linux's own limit."""
 
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
 
 class Entry(NamedTuple):
     """Something in a folder. A link is neither a folder nor a regular file here."""
@@ -28,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def is_folder(path: Path) -> bool:
-    """Also for a link to one. Raises `EngineError` for what is outside of the boundary."""
+    """Also for a link to one. Raises `OSError` where that cannot be told, and `EngineError` outside of the boundary."""
     return _is(stat.S_ISDIR, path)
 
 
@@ -125,7 +127,8 @@ def open_binary(path: Path) -> BinaryIO:
 def read_bytes(path: Path, most: int) -> bytes:
     """All of a small file; the first `most` bytes and one more of one that is not. Raises as `open_binary`."""
     with open_binary(path) as file:
-        return file.read(most + 1)
+        # As much memory as is asked for is taken, whatever the file has.
+        return file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
 
 
 def read_json(path: Path) -> Any:
@@ -136,6 +139,10 @@ def read_json(path: Path) -> Any:
 def _is(kind: Callable[[int], bool], path: Path) -> bool:
     try:
         return kind(status(path).st_mode)
-    except (OSError, ValueError):
-        # Nothing that could be opened; a path with a null byte in it is a `ValueError`.
+    except ValueError:
+        # A null byte in it.
+        return False
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
         return False
