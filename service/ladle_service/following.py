@@ -131,7 +131,7 @@ class Feeds:
         """Every event after the id `after` as it happens, encoded, several at a time; None after a while without any.
 
         Ends with the event that ends the job, when the job is deleted, or with `end`. Raises `StreamCut`, or
-        `RedisError` while it catches up.
+        `RedisError` while it catches up. Then nothing was lost: follow again after the last event.
         """
         seen = _order(after)
         async with self._joined(job_id, seen) as feed:
@@ -185,7 +185,9 @@ class Feeds:
         entries = [self._entry(feed.job_id, fields) for fields in reversed(found)]
         if not entries:
             last = await self._commands.xrevrange(key, count=1)
-            feed.floor = feed.end = _order(last[0][0]) if last else FIRST
+            if last:
+                end = self._entry(feed.job_id, last[0])
+                feed.floor, feed.end, feed.is_over = end.order, end.order, end.is_last
         else:
             feed.floor = entries[0].order if len(entries) == WINDOW_EVENTS else seen
             feed.add(entry for entry in entries if entry.order > feed.floor)
@@ -222,8 +224,7 @@ class Feeds:
             feed = by_key[key]
             try:
                 feed.add([self._entry(feed.job_id, fields) for fields in found])
-            except (ValueError, KeyError):
-                logger.exception("the streams of job %s were cut, because an event of it cannot be read", feed.job_id)
+            except StreamCut:
                 await self._cut(feed)
             feed.quiet_since = asyncio.get_running_loop().time()
             await feed.wake()
@@ -250,7 +251,11 @@ class Feeds:
         await feed.wake()
 
     def _entry(self, job_id: str, fields: Fields) -> Entry:
-        event = self._parse(job_id, *fields)
+        try:
+            event = self._parse(job_id, *fields)
+        except (ValueError, KeyError) as error:
+            logger.error("the streams of job %s are cut, because its event %s is none: %r", job_id, fields[0], error)
+            raise StreamCut from error
         is_last = isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES
         return Entry(_order(event.id), encode(event), is_last)
 

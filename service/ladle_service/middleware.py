@@ -65,7 +65,8 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        # What is no number is refused by the server. More digits than this are no size.
+        if re.fullmatch("[0-9]+", declared) and (len(declared) > 18 or int(declared) > self.max_bytes):
             # A client that sends `Expect: 100-continue` has not sent the body yet.
             if "expect" not in headers:
                 await _drain(receive)

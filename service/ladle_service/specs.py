@@ -34,6 +34,10 @@ async def read_spec(request: Request) -> JobSpec:
     except NotJson as error:
         raise ApiError(ErrorCode.INVALID_SPEC, f"The body must be JSON, but is not: {error}.") from error
     except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        if first["type"] == "json_invalid":  # too deep, or with half of a character
+            detail = f"The body must be JSON, but is not: {first['ctx']['error']}."
+            raise ApiError(ErrorCode.INVALID_SPEC, detail) from error
         detail = "The job spec breaks a rule. `errors` names each field."
         raise ApiError(ErrorCode.INVALID_SPEC, detail, errors=invalid_fields(error)) from error
 

@@ -148,7 +148,7 @@ class JobStore:
                     *(text for pair in (labels or {}).items() for text in pair),
                 ]
             )
-            found += [record_from(*json.loads(job)) for job in jobs]
+            found += [record for job in jobs for record in _readable(*json.loads(job))]
             place, room = Cursor(created_ms, job_id), room - size
             if ended != "more":
                 break
@@ -229,6 +229,15 @@ def _waiting(record: JobRecord, free: int, alive: int) -> JobRecord:
         return record
     size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")
     return record.model_copy(update={"waiting_for": f"needs {size}, {free} free of {alive}"})
+
+
+def _readable(fields: Mapping[str, str], progress: str | None) -> list[JobRecord]:
+    """The record. None if this version cannot read it: one such job must not hide all others."""
+    try:
+        return [record_from(fields, progress)]
+    except (ValueError, KeyError):
+        logger.exception("job %s is not listed, because this version cannot read it", fields.get("id"))
+        return []
 
 
 def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:

@@ -51,9 +51,9 @@ def main(attempt_folder: str) -> int:
         hold(gates, "tell")
         tell(self, outcome)
 
-    def sealed(path: Path, content: bytes) -> None:
+    def sealed(path: Path, content: bytes, kind: str) -> None:
         fail(gates, "state")
-        write_sealed(path, content)
+        write_sealed(path, content, kind)
 
     AttemptFolder.tell = told  # type: ignore[method-assign]
     state.write_sealed = sealed  # type: ignore[attr-defined]

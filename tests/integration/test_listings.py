@@ -291,6 +291,21 @@ def test_a_page_of_large_jobs_is_bounded_and_the_pages_after_it_have_the_rest(ma
     asyncio.run(use())
 
 
+@pytest.mark.parametrize("changed", [{"state": "asleep"}, {"reason": "by-magic"}, {"result": "{}"}])
+def test_a_job_that_this_version_cannot_read_does_not_hide_the_others(
+    machine: Machine, changed: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [machine.submit() for _ in range(3)]
+    machine.redis.hset(keys.job(jobs[1]), mapping=changed)
+
+    async def use() -> None:
+        async with opened(machine.server) as (store, _):
+            assert [record.id for record in await listed(store, owner=None, limit=1)] == [jobs[2], jobs[0]]
+
+    asyncio.run(use())
+    assert f"job {jobs[1]} is not listed" in caplog.text
+
+
 def test_an_idle_scheduler_writes_nothing_and_its_work_does_not_grow_with_the_queue(machine: Machine) -> None:
     machine.node("a", ranks=2)
     for _ in range(300):

@@ -19,6 +19,7 @@ def describe() -> dict[str, object]:
 
     from ladle_engine import methods, tasks
     from ladle_worker.convert import catalog
+    from ladle_worker.cores import usable_cores
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     _, broken = tasks.load_tasks()
@@ -30,7 +31,7 @@ def describe() -> dict[str, object]:
         "torch_version": torch.__version__,
         "protections": protections,
         "broken_tasks": broken,
-        "ranks": len(gpus) or len(os.sched_getaffinity(0)),
+        "ranks": len(gpus) or usable_cores(),
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement.plan import FILES, NETWORK, Plan
+from ladle_worker.cores import usable_cores
 from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
 from ladle_worker.job_folder import AttemptFolder
 from ladle_worker.tree import Running, bury, children, descendants, end_all, of_job
@@ -135,7 +136,7 @@ def _command(pid: int) -> list[str]:
 
 def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
         # Otherwise gloo uses the address of the host name, which may be anything.

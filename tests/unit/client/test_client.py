@@ -89,6 +89,14 @@ def test_a_service_that_stays_unavailable_is_reported_as_it_says() -> None:
         client(unavailable, patience=0.01).version()
 
 
+@pytest.mark.parametrize("code", [ErrorCode.TOO_MANY_REQUESTS, ErrorCode.TOO_MANY_STREAMS, ErrorCode.TOO_MANY_JOBS])
+def test_whoever_wants_too_much_waits_as_told_and_then_hears_why(code: ErrorCode) -> None:
+    script = Script(*[problem(code, "at most 3", **{"retry-after": "0"})] * 2, ok(record()))
+    assert client(script).submit("/c", "/v").id == "j1"
+    with pytest.raises(TooMany, match=f"at most 3 .{code}"):
+        client(lambda _: problem(code, "at most 3", **{"retry-after": "9"}), patience=0.01).submit("/c", "/v")
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -99,7 +107,6 @@ def test_a_service_that_stays_unavailable_is_reported_as_it_says() -> None:
         (ErrorCode.NOT_FOUND, NotFound),
         (ErrorCode.OUTPUT_EXISTS, Conflict),
         (ErrorCode.IDEMPOTENCY_CONFLICT, Conflict),
-        (ErrorCode.TOO_MANY_STREAMS, TooMany),
         (ErrorCode.INTERNAL, ServiceError),
     ],
 )

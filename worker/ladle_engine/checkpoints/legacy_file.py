@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ladle_engine.checkpoints.pickle_opcodes import CutShort, Followed, follow
 from ladle_engine.checkpoints.pickle_values import Malformed, Storage, StoredTensor
-from ladle_engine.checkpoints.pickle_walk import CutShort, Walked, walk
 from ladle_engine.checkpoints.stored import Place
 from ladle_engine.checkpoints.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
 from ladle_engine.storage.input_file import InputFile
@@ -48,23 +48,23 @@ def open_legacy(file: InputFile) -> LegacyFile:
 
 
 def _parsed(file: InputFile, content: bytes) -> LegacyFile:
-    magic = walk(content)
+    magic = follow(content)
     if magic.value != MAGIC:
         raise Malformed("it does not begin as `torch.save` begins")
-    protocol = walk(content, magic.end)
-    system = walk(content, protocol.end)
+    protocol = follow(content, magic.end)
+    system = follow(content, protocol.end)
     if protocol.value != PROTOCOL or not isinstance(system.value, dict):
         raise Malformed("it was saved in an unknown way")
     if system.value.get("little_endian") is not True:
         raise Malformed("it was saved on a machine of the other byte order")
-    saved = walk(content, system.end)
-    keys = walk(content, saved.end)
+    saved = follow(content, system.end)
+    keys = follow(content, saved.end)
     if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
         raise Malformed("its list of storages is none")
     return LegacyFile(file=file, value=saved.value, starts=_starts(file, keys, saved.storages))
 
 
-def _starts(file: InputFile, keys: Walked, storages: Mapping[str, Storage]) -> dict[str, int]:
+def _starts(file: InputFile, keys: Followed, storages: Mapping[str, Storage]) -> dict[str, int]:
     """Each storage must be known: only its type tells how long it is."""
     starts: dict[str, int] = {}
     position = keys.end

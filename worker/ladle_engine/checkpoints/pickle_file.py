@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ladle_engine.checkpoints.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickle_entries import entries_of
+from ladle_engine.checkpoints.pickle_opcodes import NEWER, UnknownOpcode, Unwanted, follow
 from ladle_engine.checkpoints.pickle_values import Malformed, StoredTensor
-from ladle_engine.checkpoints.pickle_walk import NEWER, UnknownOpcode, Unwanted, walk
 from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.state_dicts import StateDict, find_state_dict
 from ladle_engine.checkpoints.stored import Place, StoredFile
@@ -49,7 +49,7 @@ def stored_tensors(file: InputFile) -> StoredFile:
 
 def _archived(file: InputFile) -> StoredFile:
     archive = open_archive(file)
-    found = find_state_dict(file.path, walk(archive.pickle()).value)
+    found = find_state_dict(file.path, follow(archive.pickle()).value)
     if archive.tells_places:
         return _stored(file, found, RecordsInFile(archive=archive).place)
     records, loaded_file = loaded(archive)

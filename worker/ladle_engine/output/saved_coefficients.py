@@ -65,8 +65,9 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
         known = ", ".join(saved["candidates"])
         raise MethodError("unknown-method", f"`candidate` must be one of {known}, but is `{chosen}`.")
     entry = saved["candidates"][chosen]
-    rule.must(_is_mapping(saved["output_dtypes"], str), "have a type for each tensor, but has something else")
-    for name, dtype in saved["output_dtypes"].items():
+    dtypes = saved["output_dtypes"]
+    rule.must(bool(dtypes) and _is_mapping(dtypes, str), "have a type for each tensor, but has something else")
+    for name, dtype in dtypes.items():
         rule.must(dtype in DTYPE_OF, f"have a type of torch for `{name}`, but has `{dtype}`")
     statistics = entry.get("statistics")
     rule.must(_are(str, statistics), "have the names of statistics, but has something else")
@@ -78,7 +79,7 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
         name=chosen,
         coefficients=coefficients,
         statistics=tuple(statistics),
-        output_dtypes={name: DTYPE_OF[dtype] for name, dtype in saved["output_dtypes"].items()},
+        output_dtypes={name: DTYPE_OF[dtype] for name, dtype in dtypes.items()},
         sha256=saved["sha256"],
     )
 

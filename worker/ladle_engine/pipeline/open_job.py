@@ -68,7 +68,7 @@ def opened(request: Request) -> Iterator[Job]:
             collectives=collectives,
             inputs=inputs,
             state=state,
-            record=JobInputs(state, on_event),
+            record=JobInputs(state),
             on_event=on_event,
         )
         with attempt(job):

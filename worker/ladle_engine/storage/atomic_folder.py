@@ -15,11 +15,17 @@ from ladle_engine.errors import OutputError
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
-    errno.ELOOP,
+    *(errno.ELOOP, errno.EISDIR),
 )
 
 
-LOST = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT)
+STORAGE_FAULTS = (
+    *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENFILE),
+)
+"""Of disks and network file systems. A missing or forbidden file is not one: it stays so."""
+
+LOST = (errno.ENOENT, *STORAGE_FAULTS)
 """Where a folder was a moment ago: its disk has failed, or came loose."""
 
 

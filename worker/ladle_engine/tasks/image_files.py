@@ -19,8 +19,8 @@ MODES = {1: "L", 3: "RGB"}
 """PIL's name of an image with so many channels."""
 MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: its file may be a bomb."""
-MAX_EDGE = 65_535
-"""Of JPEG. To resize a longer edge takes memory by its length."""
+MAX_EDGE = 1_000_000
+"""Pixels. To resize an edge takes memory by its length."""
 MAX_FILE_BYTES = 512 << 20
 """What 64 million pixels of three times 16 bits have, and more."""
 

@@ -103,27 +103,28 @@ def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
     seen: dict[int, Tensor] = {}
     counts = Counter[str]()
 
+    def too_large(held: str, described: str) -> TaskError:
+        return TaskError(
+            "model-mismatch",
+            f"`config.json` must describe the model of these checkpoints, which hold {held}, but describes {described} "
+            f"or more.",
+        )
+
     def count(kind: str, name: str, tensor: Tensor | None) -> None:
         if tensor is None or id(tensor) in seen:
             return
         # Kept alive, so that no other gets its id.
         seen[id(tensor)] = tensor
         counts[kind] += tensor.numel()
-        if counts[kind] > most_numbers[kind] or len(seen) > most_tensors:
-            raise TaskError(
-                "model-mismatch",
-                f"`config.json` must describe the model of these checkpoints, which hold {stored:,} parameters, but "
-                f"describes {counts[kind]:,} {kind} or more.",
-            )
+        if counts[kind] > most_numbers[kind]:
+            raise too_large(f"{stored:,} parameters", f"{counts[kind]:,} numbers in {kind}")
+        if len(seen) > most_tensors:
+            raise too_large(f"{len(checkpoints.tensors):,} tensors", f"{len(seen):,}")
 
     def count_module(module: nn.Module, name: str, inner: nn.Module | None) -> None:
         counts["modules"] += 1
         if counts["modules"] > 10 * most_tensors:
-            raise TaskError(
-                "model-mismatch",
-                f"`config.json` must describe the model of these checkpoints, which hold {len(checkpoints.tensors):,} "
-                f"tensors, but describes {counts['modules']:,} modules or more.",
-            )
+            raise too_large(f"{len(checkpoints.tensors):,} tensors", f"{counts['modules']:,} modules")
 
     handles = (
         register_module_parameter_registration_hook(lambda _, name, each: count("parameters", name, each)),

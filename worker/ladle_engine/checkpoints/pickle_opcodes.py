@@ -17,8 +17,8 @@ from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Speci
 MAX_OPCODES = 20_000_000
 """About 35 a tensor: 500,000 tensors. Some ten seconds."""
 MAX_BYTES = 512 << 20
-"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 300,000 tensors."""
-CONTAINER_BYTES = 64
+"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 250,000 tensors."""
+CONTAINER_BYTES = 80
 """An empty list or dict, with its place."""
 NUMBER_BYTES = 40
 ITEM_BYTES = 60
@@ -49,7 +49,7 @@ class CutShort(Malformed):
     """The content ends before the pickle does."""
 
 
-class Walked(NamedTuple):
+class Followed(NamedTuple):
     value: Any
     end: int
     """The first byte after the pickle."""
@@ -57,22 +57,22 @@ class Walked(NamedTuple):
     """All that it refers to, by their keys."""
 
 
-def walk(content: bytes, start: int = 0) -> Walked:
+def follow(content: bytes, start: int = 0) -> Followed:
     """What the pickle makes that begins at `start`. Raises `Malformed`, `CutShort`, `Unwanted` and `UnknownOpcode`."""
     if content[start : start + 1] not in (b"", PROTOCOL):
         raise Malformed("it does not begin as `torch.save` begins")
-    walker = _Walker(content, start)
+    follower = _Follower(content, start)
     try:
-        value = walker.run()
+        value = follower.run()
     except Malformed:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         # A stack or a memo without what an opcode takes from it, or with something else in its place.
-        raise Malformed(f"it does not parse ({type(error).__name__} at byte {walker.position:,})") from error
-    return Walked(value, walker.position, walker.storages)
+        raise Malformed(f"it does not parse ({type(error).__name__} at byte {follower.position:,})") from error
+    return Followed(value, follower.position, follower.storages)
 
 
-class _Walker:
+class _Follower:
     def __init__(self, content: bytes, start: int) -> None:
         self.content = content
         self.position = start
@@ -130,48 +130,48 @@ class _Walker:
         return items
 
 
-def _mark(walker: _Walker) -> None:
-    walker.charge(CONTAINER_BYTES)
-    walker.outer.append(walker.stack)
-    walker.stack = []
+def _mark(follower: _Follower) -> None:
+    follower.charge(CONTAINER_BYTES)
+    follower.outer.append(follower.stack)
+    follower.stack = []
 
 
-def _global(walker: _Walker) -> None:
-    module, last = walker.line(), walker.line()
+def _global(follower: _Follower) -> None:
+    module, last = follower.line(), follower.line()
     if (module, last) in NAME_MAPPING:
         module, last = NAME_MAPPING[module, last]
     name = f"{IMPORT_MAPPING.get(module, module)}.{last}"
     if name not in KNOWN:
         raise Unwanted(name)
-    walker.push(walker.names.setdefault(name, Name(name)), 8)
+    follower.push(follower.names.setdefault(name, Name(name)), 8)
 
 
-def _call(walker: _Walker) -> None:
-    arguments = walker.stack.pop()
-    function = walker.stack[-1]
+def _call(follower: _Follower) -> None:
+    arguments = follower.stack.pop()
+    function = follower.stack[-1]
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise Malformed("it calls something that is no function")
-    walker.charge(3 * CONTAINER_BYTES)
-    walker.stack[-1] = called(function.name, arguments, walker.charge)
+    follower.charge(3 * CONTAINER_BYTES)
+    follower.stack[-1] = called(function.name, arguments, follower.charge)
 
 
-def _build(walker: _Walker) -> None:
+def _build(follower: _Follower) -> None:
     """Attributes, of which none matters: those of an `OrderedDict`, say."""
-    walker.stack.pop()
-    if not isinstance(walker.stack[-1], (dict, list, tuple, Inert, Special, StoredTensor)):
+    follower.stack.pop()
+    if not isinstance(follower.stack[-1], (dict, list, tuple, Inert, Special, StoredTensor)):
         raise Malformed("it gives attributes to something that has none")
 
 
-def _append(walker: _Walker) -> None:
-    item = walker.stack.pop()
-    _list(walker.stack[-1]).append(item)
-    walker.charge(8)
+def _append(follower: _Follower) -> None:
+    item = follower.stack.pop()
+    _list(follower.stack[-1]).append(item)
+    follower.charge(8)
 
 
-def _append_all(walker: _Walker) -> None:
-    items = walker.pop_to_mark()
-    _list(walker.stack[-1]).extend(items)
-    walker.charge(8 * len(items))
+def _append_all(follower: _Follower) -> None:
+    items = follower.pop_to_mark()
+    _list(follower.stack[-1]).extend(items)
+    follower.charge(8 * len(items))
 
 
 def _list(value: Any) -> list[Any]:
@@ -180,84 +180,84 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _set_item(walker: _Walker) -> None:
-    value, key = walker.stack.pop(), walker.stack.pop()
-    _put(walker, key, value)
+def _set_item(follower: _Follower) -> None:
+    value, key = follower.stack.pop(), follower.stack.pop()
+    _put(follower, key, value)
 
 
-def _set_items(walker: _Walker) -> None:
-    items = walker.pop_to_mark()
+def _set_items(follower: _Follower) -> None:
+    items = follower.pop_to_mark()
     for key, value in zip(items[::2], items[1::2], strict=True):
-        _put(walker, key, value)
+        _put(follower, key, value)
 
 
-def _put(walker: _Walker, key: Any, value: Any) -> None:
-    target = walker.stack[-1]
+def _put(follower: _Follower, key: Any, value: Any) -> None:
+    target = follower.stack[-1]
     if type(target) is not dict:
         raise Malformed("it sets items of something that is no dict")
-    walker.charge(ITEM_BYTES)
+    follower.charge(ITEM_BYTES)
     target[key if is_plain_key(key) else Inert()] = value
 
 
-def _tuple(walker: _Walker) -> None:
-    items = tuple(walker.pop_to_mark())
-    walker.push(items, CONTAINER_BYTES + 8 * len(items))
+def _tuple(follower: _Follower) -> None:
+    items = tuple(follower.pop_to_mark())
+    follower.push(items, CONTAINER_BYTES + 8 * len(items))
 
 
 def _tuple_of(count: int) -> _Effect:
-    def effect(walker: _Walker) -> None:
-        stack = walker.stack
+    def effect(follower: _Follower) -> None:
+        stack = follower.stack
         if len(stack) < count:
             raise IndexError("the stack is too short")
         items = tuple(stack[-count:])
         del stack[-count:]
-        walker.push(items, CONTAINER_BYTES)
+        follower.push(items, CONTAINER_BYTES)
 
     return effect
 
 
 def _constant(value: Any) -> _Effect:
-    return lambda walker: walker.push(value, 8)
+    return lambda follower: follower.push(value, 8)
 
 
 def _empty(kind: Callable[[], Any]) -> _Effect:
-    return lambda walker: walker.push(kind(), CONTAINER_BYTES)
+    return lambda follower: follower.push(kind(), CONTAINER_BYTES)
 
 
 def _number(form: str) -> _Effect:
     packed = struct.Struct(form)
 
-    def effect(walker: _Walker) -> None:
-        walker.push(packed.unpack(walker.take(packed.size))[0], NUMBER_BYTES)
+    def effect(follower: _Follower) -> None:
+        follower.push(packed.unpack(follower.take(packed.size))[0], NUMBER_BYTES)
 
     return effect
 
 
-def _long(walker: _Walker) -> None:
-    encoded = walker.take(walker.byte())
-    walker.push(int.from_bytes(encoded, "little", signed=True), NUMBER_BYTES + len(encoded))
+def _long(follower: _Follower) -> None:
+    encoded = follower.take(follower.byte())
+    follower.push(int.from_bytes(encoded, "little", signed=True), NUMBER_BYTES + len(encoded))
 
 
-def _text(walker: _Walker) -> None:
-    encoded = walker.take(struct.unpack("<I", walker.take(4))[0])
-    walker.push(str(encoded, "utf-8", "surrogatepass"), NUMBER_BYTES + len(encoded))
+def _text(follower: _Follower) -> None:
+    encoded = follower.take(struct.unpack("<I", follower.take(4))[0])
+    follower.push(str(encoded, "utf-8", "surrogatepass"), NUMBER_BYTES + len(encoded))
 
 
-def _short_string(walker: _Walker) -> None:
-    walker.push(walker.take(walker.byte()).decode(), NUMBER_BYTES)
+def _short_string(follower: _Follower) -> None:
+    follower.push(follower.take(follower.byte()).decode(), NUMBER_BYTES)
 
 
-def _persistent(walker: _Walker) -> None:
-    walker.stack[-1] = storage = storage_of(walker.stack[-1])
-    walker.storages[storage.key] = storage
-    walker.charge(2 * CONTAINER_BYTES)
+def _persistent(follower: _Follower) -> None:
+    follower.stack[-1] = storage = storage_of(follower.stack[-1])
+    follower.storages[storage.key] = storage
+    follower.charge(2 * CONTAINER_BYTES)
 
 
 def _get(form: str) -> _Effect:
     packed = struct.Struct(form)
 
-    def effect(walker: _Walker) -> None:
-        walker.push(walker.memo[packed.unpack(walker.take(packed.size))[0]], 8)
+    def effect(follower: _Follower) -> None:
+        follower.push(follower.memo[packed.unpack(follower.take(packed.size))[0]], 8)
 
     return effect
 
@@ -265,19 +265,19 @@ def _get(form: str) -> _Effect:
 def _put_in_memo(form: str) -> _Effect:
     packed = struct.Struct(form)
 
-    def effect(walker: _Walker) -> None:
-        walker.memo[packed.unpack(walker.take(packed.size))[0]] = walker.stack[-1]
-        walker.charge(ITEM_BYTES)
+    def effect(follower: _Follower) -> None:
+        follower.memo[packed.unpack(follower.take(packed.size))[0]] = follower.stack[-1]
+        follower.charge(ITEM_BYTES)
 
     return effect
 
 
-def _protocol(walker: _Walker) -> None:
-    if (protocol := walker.byte()) > NEWEST_PROTOCOL:
+def _protocol(follower: _Follower) -> None:
+    if (protocol := follower.byte()) > NEWEST_PROTOCOL:
         raise UnknownOpcode(NEWER[0] if protocol <= 5 else protocol)
 
 
-_Effect = Callable[[_Walker], object]
+_Effect = Callable[[_Follower], object]
 
 PROTOCOL = b"\x80"
 STOP = ord(".")
