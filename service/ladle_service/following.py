@@ -29,6 +29,8 @@ PAGES_AT_ONCE = 8
 """How many watchers may catch up at the same time, so that other requests find a Redis connection."""
 WINDOW_EVENTS = 400
 WINDOW_BYTES = 128 << 10
+CHUNK_BYTES = 32 << 10
+"""What is sent at once, and so waits in memory for a client that reads slowly. An event is never divided."""
 KEEP_ALIVE_S = 10.0
 CHECK_S = 5.0
 """After so much silence the reader looks whether the job still exists."""
@@ -85,8 +87,9 @@ class Feed:
             self.floor = oldest.order
 
     def since(self, order: Order) -> list[Entry]:
-        """The events after `order`, which must not be before `floor`."""
-        return list(takewhile(lambda entry: entry.order > order, reversed(self.entries)))[::-1]
+        """The next events after `order`, which must not be before `floor`."""
+        newer = list(takewhile(lambda entry: entry.order > order, reversed(self.entries)))
+        return _chunk(reversed(newer))
 
     async def news(self) -> bool:
         """Waits until something has changed. False if nothing has for a while."""
@@ -201,7 +204,7 @@ class Feeds:
         low = f"({_id(seen)}" if seen > FIRST else "-"
         async with self._catching_up:
             found = await self._commands.xrange(keys.events(job_id), min=low, count=PAGE)
-        return [self._entry(job_id, fields) for fields in found]
+        return _chunk(self._entry(job_id, fields) for fields in found)
 
     async def _read_on(self) -> None:
         """Reads until nobody follows a job that can still change."""
@@ -258,6 +261,18 @@ class Feeds:
             raise StreamCut from error
         is_last = isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES
         return Entry(_order(event.id), encode(event), is_last)
+
+
+def _chunk(entries: Iterable[Entry]) -> list[Entry]:
+    """As many as are sent at once: at least one, if there is one."""
+    chosen: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        size_bytes += len(entry.data)
+        if chosen and size_bytes > CHUNK_BYTES:
+            break
+        chosen.append(entry)
+    return chosen
 
 
 def _order(event_id: str | None) -> Order:
