@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check audit format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores), on as many cores 
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: $(STAMP) ## Read hostile files for some minutes; prints a seed. FUZZ='--seed 7 --minutes 20' repeats and lasts longer.
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: $(STAMP) ## Format, lint, types, Dockerfiles and compose files.
 	$(BIN)/ruff format --check .
@@ -61,4 +64,4 @@ compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from 
 	docker/compose-test.sh
 
 clean: ## Remove everything that the targets made.
-	rm -rf $(VENV) .cache build dist demo-output ladle-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build dist demo-output ladle-results .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-found

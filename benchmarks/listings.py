@@ -1,19 +1,16 @@
-"""What listings and an idle scheduler cost with many jobs in Redis: `python benchmarks/listings.py [--jobs 10000]`.
+"""What listings cost with many jobs in Redis: `python benchmarks/listings.py [--jobs 10000]`.
 
-Listings: milliseconds that pass, milliseconds of CPU time (this process and Redis together), round trips to Redis, and
-bytes of the page, for filters that match all, few and none.
-Idle: CPU time of the service and of Redis, and what Redis appends to its file, while nothing changes.
+Milliseconds that pass, milliseconds of CPU time (this process and Redis together), round trips to Redis, and bytes of
+the page, for filters that match all, few and none. `benchmarks/load.py` compares some of them with an earlier commit.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -33,7 +30,6 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_service.store import JobStore
 
 OWNERS = ("ann", "bob", "cyd", "dan")
-IDLE_S = 20.0
 REPEATS = 10
 START_S = 60.0
 
@@ -55,10 +51,9 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def running(arguments: list[str], **variables: str) -> Iterator[psutil.Process]:
+def running(arguments: list[str]) -> Iterator[psutil.Process]:
     process = subprocess.Popen(
         arguments,
-        env={**os.environ, **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         preexec_fn=end_with_parent(signal.SIGKILL),
@@ -122,29 +117,6 @@ async def measure_listings(url: str, server: psutil.Process) -> dict[str, tuple[
     return measured
 
 
-def measure_idle(url: str, server: psutil.Process, folder: Path, seconds: float = IDLE_S) -> dict[str, float]:
-    """Percent of a core, and bytes appended per second, of a service without a node."""
-    (folder / "data").mkdir()
-    variables = {
-        "LADLE_REDIS_URL": url,
-        "LADLE_UDS": str(folder / "api.sock"),
-        "LADLE_ROOTS": str(folder / "data"),
-        "LADLE_RESULTS_DIR": str(folder),
-    }
-    with running([sys.executable, "-m", "ladle_service"], **variables) as service:
-        _wait((folder / "api.sock").exists)
-        time.sleep(10)  # what it does once, when it starts, is not idleness
-        before = _cpu(service), _cpu(server), _appended(folder)
-        time.sleep(seconds)
-        after = _cpu(service), _cpu(server), _appended(folder)
-    names = ("service, % of a core", "redis, % of a core", "appended, bytes/s")
-    factors = (100, 100, 1)
-    return {
-        name: (late - early) * factor / seconds
-        for name, factor, early, late in zip(names, factors, before, after, strict=True)
-    }
-
-
 async def _reads(client: Any) -> int:
     return int((await client.info("stats"))["total_reads_processed"])
 
@@ -152,10 +124,6 @@ async def _reads(client: Any) -> int:
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
-
-
-def _appended(folder: Path) -> float:
-    return float(sum(path.stat().st_size for path in (folder / "appendonlydir").glob("*.aof")))
 
 
 def _answers(url: str) -> bool:
@@ -173,13 +141,10 @@ def _wait(ready: Any) -> None:
         time.sleep(0.05)
 
 
-def print_tables(listings: Mapping[str, tuple[float, float, int, int]], idle: Mapping[str, float]) -> None:
+def print_table(listings: Mapping[str, tuple[float, float, int, int]]) -> None:
     print("| listing | ms | ms of CPU | round trips | bytes |\n| --- | --- | --- | --- | --- |")
     for name, (ms, cpu_ms, trips, size) in listings.items():
         print(f"| {name} | {ms:.1f} | {cpu_ms:.1f} | {trips} | {size:,} |")
-    print("\n| idle scheduler | |\n| --- | --- |")
-    for name, value in idle.items():
-        print(f"| {name} | {value:.2f} |")
 
 
 def main() -> None:
@@ -189,8 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, running_redis(Path(name)) as (server, url):
         with redis.Redis.from_url(url, decode_responses=True) as client:
             fill(client, given.jobs)
-        listings = asyncio.run(measure_listings(url, server))
-        print_tables(listings, measure_idle(url, server, Path(name)))
+        print_table(asyncio.run(measure_listings(url, server)))
 
 
 if __name__ == "__main__":

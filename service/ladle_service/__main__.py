@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from ladle_contracts import JobSpec
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
+from ladle_contracts.processes import keep_secrets
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.tokens import TokensFileError
 from ladle_service.app import create_app
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve() -> int:
+    keep_secrets()
     try:
         settings = Settings()
         app = create_app(settings)

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ladle_contracts import keys
+from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_service.retention import KEEP_EVERYTHING, Retention
 from ladle_service.store import NODE_LIFE_MS
@@ -79,7 +80,7 @@ class Scheduler:
                 try:
                     await self.tick()
                 except (RedisError, OperationalError, OSError) as error:
-                    logger.warning("the scheduler cannot work because of Redis: %r", error)
+                    logger.warning("the scheduler cannot work: %s", outage_of(error) or repr(error))
                     self._clock_ms = 0
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), PERIOD_S)

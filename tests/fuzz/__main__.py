@@ -1,4 +1,4 @@
-"""`make fuzz`: the corpus, and then folders by chance for some minutes. Prints the seed, and every fault that it finds."""
+"""`make fuzz`: the corpus, and then folders by chance for some minutes. Prints the seed and every fault."""
 
 from __future__ import annotations
 

@@ -67,6 +67,26 @@ class Row:
     reason: str | None
 
 
+SLOW = frozenset(
+    {
+        "safetensors: a million names",
+        "safetensors: a hundred thousand names",
+        "pickles: thirty million opcodes",
+        "pickles: thirty million opcodes, compressed",
+        "pickles: twenty million open marks",
+        "pickles: a gigabyte of opcodes, compressed",
+        "pickles: a byte order of 1 GB",
+        "pickles: copies of a long list",
+        "pickles: a million lists",
+        "pickles: tuples in tuples",
+        "pickles: tuples in tuples as a key",
+        "indices: a million names",
+        "arrays: 8 GB of zeros",
+    }
+)
+"""Names of rows that take more than a second, to make or to read: tried by `make fuzz` alone."""
+
+
 def rows() -> Iterator[Row]:
     for target, group, wrap in (
         ("combine", SAFETENSORS, lambda content: beside("step-2.safetensors", content)),

@@ -59,12 +59,18 @@ def resume(folder: Path, scratch: Path) -> None:
         raise AssertionError("a state is loaded, or it is said that it is not")
 
 
+def program(folder: Path, scratch: Path) -> None:
+    """Runs `program.py`: what a reader with a fault could do, for the tests of the bounds themselves."""
+    exec((folder / "program.py").read_text(), {})
+
+
 TARGETS: dict[str, Callable[[Path, Path], None]] = {
     "combine": combine,
     "data": data,
     "job": job,
     "rebuild": again,
     "resume": resume,
+    "program": program,
 }
 
 REFUSALS_OF_A_FAULT = ("out-of-memory", "task-failed", "internal-error", "crashed")

@@ -86,10 +86,12 @@ def test_a_captured_rank_reads_writes_and_reaches_nothing_and_leaves_no_process(
         record = made.finish(made.submit(spec(data, labels=labels)))
         assert record.reason == Reason.INTERNAL_ERROR, record.log_tail
         worked = json.loads(record.message or "")
+        protections = made.call(made.store.nodes())[0].protections
         left = with_argument(daemon)
     # Without a network of their own ranks reach sockets of the file system, and send datagrams.
     assert set(worked) <= (set() if confine == "auto" else {"connect_to_redis", "send_a_datagram"}), worked
     assert not left
+    assert protections == (("files", "network", "processes", "memory") if confine == "auto" else ("files", "ports"))
     assert sorted(path.name for path in (data).iterdir()) == ["checkpoints", "val.npz"]
     assert not (tmp_path / "results" / "planted").exists()
 
@@ -149,11 +151,3 @@ def test_a_stopped_rank_stalls_the_others_and_none_is_left(
         record = made.finish(job)
         assert (record.state, record.failures) == (JobState.SUCCEEDED, 1), record
         assert not any(is_alive(each) for each in below)
-
-
-def test_a_node_says_what_its_ranks_are_confined_in(
-    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
-) -> None:
-    with worker(tmp_path, server, data, "hostile_rank", CONFINE="files,processes"):
-        nodes = until(lambda: made.call(made.store.nodes()), what="the node to register")
-    assert nodes[0].protections == ("files", "processes")

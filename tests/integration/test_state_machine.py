@@ -101,6 +101,22 @@ def test_a_node_that_was_not_given_the_job_cannot_claim_it_and_nobody_claims_twi
     assert machine.claim(job, 1, "a") == "stale", "it runs already: a second delivery of the message does nothing"
 
 
+def test_a_claim_whose_answer_was_lost_is_repeated_by_the_same_process_only(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    first = machine.call("claim", job, 1, "a", LEASE_MS, "token-1")
+    assert first[0] == "ok"
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1") == first
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-2")[0] == "stale"
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "")[0] == "stale"
+    machine.end(job, 1, "released")
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1")[0] == "stale"
+    machine.schedule(job)
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1")[0] == "stale"
+    assert machine.call("claim", job, 2, "a", LEASE_MS, "token-3")[0] == "ok"
+
+
 def test_a_scheduler_that_lost_its_lock_changes_nothing(machine: Machine) -> None:
     machine.node("a")
     job = machine.submit()

@@ -15,10 +15,10 @@ from ladle_contracts import keys
 from ladle_contracts.beneath import WITHOUT_OPENAT2, has_openat2
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
+from ladle_contracts.processes import keep_secrets
 from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
 from ladle_worker.confinement.choose import CannotConfine
-from ladle_worker.family import keep_secrets
 from ladle_worker.job_folder import JOBS_FOLDER
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings

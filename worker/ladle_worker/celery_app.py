@@ -15,9 +15,10 @@ from celery.worker.state import maybe_shutdown
 
 from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
+from ladle_contracts.processes import keep_secrets
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
-from ladle_worker.family import adopt_orphans, die_with_parent, keep_secrets
+from ladle_worker.family import adopt_orphans, die_with_parent
 from ladle_worker.node import Node
 from ladle_worker.settings import Settings
 

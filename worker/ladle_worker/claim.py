@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -69,7 +70,8 @@ class Claim:
         self._node = settings.node_id
         self._lease_ms = round(settings.lease_s * 1000)
         self._redis = connect(settings)
-        answer, *rest = self._call("claim", self._node, self._lease_ms)
+        # Repeated with the same token: if the first answer was lost, the attempt is this process' all the same.
+        answer, *rest = self._call("claim", self._node, self._lease_ms, secrets.token_hex(8))
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ladle_contracts import Reason
 from ladle_engine import EngineError
-from ladle_engine.distributed.machine_faults import is_machine_fault
+from ladle_engine.distributed.machine_faults import comes_of_a_machine, is_machine_fault
 from ladle_engine.distributed.out_of_memory import RELIEF, is_out_of_memory
 from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder
 from ladle_engine.tasks.faults import describe, place_of_error
@@ -35,7 +35,11 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, EngineError):
         # The engine's codes are all known; a plug-in may raise one of its own.
         known = error.code in {reason.value for reason in Reason}
-        return Failure(reason=Reason(error.code) if known else Reason.TASK_FAILED, message=in_spec_words(str(error)))
+        return Failure(
+            reason=Reason(error.code) if known else Reason.TASK_FAILED,
+            message=in_spec_words(str(error)),
+            is_final=not comes_of_a_machine(error),
+        )
     if isinstance(error, DiskFault):
         return Failure(reason=error.reason, message=error.message, is_final=error.is_final)
     if is_out_of_memory(error):

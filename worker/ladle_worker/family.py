@@ -1,4 +1,4 @@
-"""Processes that must not outlive their parent, and their secrets. Imports little: ranks begin with it."""
+"""Processes that must not outlive their parent. Imports little: ranks begin with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 
 from ladle_worker.confinement.system import (
     PR_SET_CHILD_SUBREAPER,
-    PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     prctl,
 )
@@ -35,11 +34,6 @@ def parent_of_ranks() -> int | None:
     """What the launcher says about itself. None where something else has started this rank."""
     text = os.environ.get(PARENT_VARIABLE)
     return int(text) if text else None
-
-
-def keep_secrets() -> None:
-    """Other processes of this user can no longer trace this one, or read its environment and memory. Raises OSError."""
-    prctl(PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:

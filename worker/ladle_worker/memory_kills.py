@@ -12,7 +12,7 @@ WHOLE_MACHINE = Path("/proc/vmstat")
 COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 LAST_WORDS = re.compile(
-    r"bad_alloc|memory allocation of \d+ bytes failed|\bMemoryError\b|an(no|')t allocate memory|out of memory"
+    r"bad_alloc|memory allocation of \d+ bytes failed|MemoryError\b|an(no|')t allocate memory|out of memory"
     r"|Thread creation failed|can't start new thread",
     re.IGNORECASE,
 )

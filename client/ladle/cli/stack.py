@@ -26,6 +26,7 @@ from ladle._client import Client
 from ladle._errors import LadleError
 from ladle.cli.supervision import Restarts, Supervisor, ended
 from ladle_contracts.processes import end_with_parent
+from ladle_contracts.redis_address import with_password
 from ladle_contracts.safe_text import one_line
 
 START_S = 90.0
@@ -33,6 +34,8 @@ START_S = 90.0
 STOP_S = 20.0
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
+WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S")
+"""What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
 
 
 class StackError(LadleError):
@@ -94,7 +97,8 @@ class LocalStack:
             [sys.executable, "-m", "ladle_service"],
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
-        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**shared, "LADLE_NODE_ID": self.node})
+        own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared, "LADLE_NODE_ID": self.node})
         self._wait_until_ready()
         # Only now: what cannot start once cannot start again either.
         self._supervisor = Supervisor(Restarts(self, self.say))
@@ -251,7 +255,14 @@ def default_state() -> Path:
 
 def configured_redis() -> str | None:
     """The Redis server that the environment names."""
-    return os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL") or None
+    url = os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL")
+    file = os.environ.get("LADLE_REDIS_PASSWORD_FILE")
+    if not url or not file:
+        return url or None
+    try:
+        return with_password(url, Path(file))
+    except ValueError as error:
+        raise StackError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
 
 
 def find_redis() -> str | None:

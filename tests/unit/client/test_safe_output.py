@@ -65,7 +65,7 @@ METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_
 TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
 NODE = NodeRecord(
     id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
-    heartbeat_at=NOW, alive=True, job_id=HOSTILE,
+    heartbeat_at=NOW, alive=True, job_id=HOSTILE, protections=(HOSTILE,),
 )  # fmt: skip
 BODIES = (
     CheckpointsFound(names=(HOSTILE,), num_parameters=1, dtype=HOSTILE, task=HOSTILE, order=HOSTILE),
@@ -136,7 +136,7 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         catalog = Catalog(methods=(METHOD,), tasks=(TASK,)).model_dump(mode="json")
         described = {
             "catalog": catalog, "gpus": [HOSTILE], "torch_version": HOSTILE, "ranks": 1,
-            "broken_tasks": {HOSTILE: HOSTILE},
+            "broken_tasks": {HOSTILE: HOSTILE}, "protections": {HOSTILE: HOSTILE, "files": ""},
         }  # fmt: skip
         refused = {"ok": False, "reason": "task-failed", "message": HOSTILE}
         answer = json.dumps(described if module == "describe" else refused)

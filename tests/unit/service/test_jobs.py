@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,9 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
     secret.mkdir()
     (service.data / "link").symlink_to(secret)
     (service.data / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(service.data / "pipe")
     paths = [
+        str(service.data / "pipe"),
         str(service.data / "missing"),
         str(secret),
         str(tmp_path / "nowhere"),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from ladle_contracts import Reason
+from ladle_engine import EngineError, average
 from ladle_engine.distributed.collectives import RankLostError
 from ladle_engine.errors import DataError, TaskError
+from ladle_engine.storage import boundary
 from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder
 from ladle_worker import disk_faults
 from ladle_worker.agent import Attempt, run_claimed
 from ladle_worker.claim import Ended
 from ladle_worker.failure import failure_of, log_failure
 from ladle_worker.job_folder import JobFolder
+from tests.builders import make_checkpoints, make_val_set
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,55 @@ def test_what_would_come_again_is_final(error: Exception, reason: Reason) -> Non
 )
 def test_a_lost_rank_is_worth_another_attempt(error: Exception) -> None:
     assert failure_of(error) is None
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize(
+    ("place", "opening", "reason"),
+    [
+        ("run", 1, Reason.UNREADABLE_INPUT),
+        ("run/epoch-4.safetensors", 1, Reason.UNREADABLE_INPUT),
+        ("run/epoch-4.safetensors", 2, Reason.UNREADABLE_INPUT),
+        ("run/config.json", 2, Reason.UNREADABLE_INPUT),
+        ("val.npz", 2, Reason.INVALID_DATA),
+    ],
+)
+def test_an_input_whose_disk_does_not_answer_is_worth_another_attempt(
+    tmp_path: Path, place: str, opening: int, reason: Reason, number: int
+) -> None:
+    make_checkpoints(tmp_path / "run")
+    make_val_set(tmp_path / "val.npz")
+    opened = []
+
+    class Fails(boundary.WholeFileSystem):
+        def open(self, path: Path, flags: int) -> int:
+            if path == tmp_path / place:
+                opened.append(path)
+                if len(opened) == opening:
+                    raise OSError(number, os.strerror(number))
+            return super().open(path, flags)
+
+    before = boundary.install(Fails())
+    try:
+        with pytest.raises(EngineError) as caught:
+            average(tmp_path / "run", tmp_path / "val.npz", output=tmp_path / "out", method="uniform")
+    finally:
+        boundary.install(before)
+    failure = failure_of(caught.value)
+    assert failure is not None
+    assert (failure.reason, failure.is_final) == (reason, False)
+    assert os.strerror(number) in failure.message
+
+
+def test_an_input_that_is_broken_or_no_file_is_not(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path / "run")
+    (tmp_path / "run" / "epoch-4.safetensors").write_bytes(b"broken")
+    for val_set in ("missing.npz", "run"):
+        with pytest.raises(EngineError) as caught:
+            average(tmp_path / "run", tmp_path / val_set, output=tmp_path / "out", method="uniform")
+        failure = failure_of(caught.value)
+        assert failure is not None
+        assert failure.is_final
 
 
 @pytest.mark.parametrize(

@@ -19,3 +19,11 @@ def is_machine_fault(error: BaseException) -> bool:
     if is_out_of_memory(error) or is_lost_rank(error):
         return True
     return isinstance(error, RuntimeError) and BROKEN_GPU.search(str(error)) is not None
+
+
+def comes_of_a_machine(error: BaseException) -> bool:
+    """Whether such a fault of a disk or a network is behind an error that says what could not be read."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    return any(isinstance(cause, OSError) and is_machine_fault(cause) for cause in causes)

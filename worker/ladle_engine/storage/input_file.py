@@ -165,6 +165,6 @@ def _open(path: Path, is_ours: bool) -> int:
     try:
         return WholeFileSystem().open(path, os.O_RDONLY) if is_ours else open_inside(path)
     except OSError as error:
-        if error.errno == errno.ENXIO:
+        if error.errno == errno.EINVAL:
             raise unreadable(path, NOT_REGULAR) from error
         raise unreadable(path, f"cannot be opened: {error.strerror}") from error
