@@ -121,7 +121,7 @@ def test_a_job_that_stands_still_is_ended_as_stalled_and_goes_on_where_it_was(
 ) -> None:
     gate = Gate(tmp_path / "results" / "gates")
     (gate.folder / "train-5.hold").touch()
-    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=3"):
+    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=3", LEASE_S="30"):
         job = made.submit(spec(data, output=Output(name="out")))
         until(lambda: gate.reached("train-5"), what="training")
         (gate.folder / "train-5.hold").unlink()
@@ -140,7 +140,7 @@ def test_a_stopped_rank_stalls_the_others_and_none_is_left(
 ) -> None:
     gate = Gate(tmp_path / "results" / "gates")
     (gate.folder / "train-5.hold").touch()
-    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=5", CONFINE="off") as process:
+    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=5", LEASE_S="30", CONFINE="off") as process:
         job = made.submit(spec(data, resources=Resources(ranks_per_node=2)))
         until(lambda: gate.reached("train-5"), what="training")
         below = process.tree()[2:]

@@ -86,7 +86,9 @@ class Commit:
 
     def _outcome_of(self, attempt: str) -> Mapping[str, Any] | None:
         """How the attempt ended that made the destination. None if that is unknown, or one of its files is missing."""
-        outcome = self._job.attempt(int(attempt)).read_outcome() if attempt.isdecimal() else None
+        if not attempt.isdecimal() or not self._job.attempt(int(attempt)).path.exists():
+            return None
+        outcome = self._job.attempt(int(attempt)).read_outcome()
         if outcome is None or not outcome["ok"]:
             return None
         files: Mapping[str, int] = outcome["result"]["files"]

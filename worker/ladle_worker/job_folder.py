@@ -160,10 +160,12 @@ class AttemptFolder:
         return self.path / "outcome.json"
 
     def read_outcome(self) -> dict[str, Any] | None:
-        """None if the ranks ended without saying why."""
-        if not self.outcome.exists():
+        """None if the ranks ended without saying why. Raises OSError if the folder is not there any more."""
+        try:
+            outcome: dict[str, Any] = json.loads(self.outcome.read_text())
+        except FileNotFoundError:
+            self.path.stat()
             return None
-        outcome: dict[str, Any] = json.loads(self.outcome.read_text())
         return outcome
 
     def tell(self, outcome: Mapping[str, Any]) -> None:
