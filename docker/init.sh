@@ -39,7 +39,7 @@ mkdir -p data && chmod 755 data
 tokens=docker/secrets/tokens
 mkdir -p docker/secrets && chmod 755 docker/secrets
 if [ -e "$tokens" ] && grep -q "^$name:" "$tokens"; then
-  echo "\`NAME\` must be new, but $tokens has a token for '$name': delete that line to make another." >&2
+  echo "\`NAME\` must be new, but $tokens has a token for '$name'. \`ladle token\` makes another." >&2
   exit 1
 fi
 token=$(random_hex 32)

@@ -14,7 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ladle.cli.job_flags import ARGUMENTS, PANELS
-from ladle_contracts import EventBody, JobSpec
+from ladle_contracts import JobSpec
+from ladle_contracts.events import KnownEvent
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 DOCS = Path(__file__).parent
@@ -49,7 +50,7 @@ def flags_table() -> str:
 
 def events_table() -> str:
     """The kinds of events, for rest.md."""
-    bodies: tuple[type[BaseModel], ...] = get_args(get_args(EventBody)[0])
+    bodies: tuple[type[BaseModel], ...] = get_args(get_args(KnownEvent)[0])
     rows = []
     for body in bodies:
         fields = ", ".join(f"`{name}`" for name in body.model_fields if name != "kind")

@@ -166,12 +166,23 @@ def worker_process(folder: Path, server: RedisServer, root: Path, **settings: st
         "LEASE_S": "3",
         "POLL_S": "0.1",
         "HEARTBEAT_S": "0.5",
+        # Where `gated_rank` tells the test how far it is.
+        "RANK_WRITE": str(folder / "results" / "gates"),
     } | settings
     return Process(
         arguments=[sys.executable, "-m", "ladle_worker"],
         environment={f"LADLE_{key}": value for key, value in variables.items()} | {"OMP_NUM_THREADS": "1"},
         log=folder / f"{name}.log",
     )
+
+
+def gated_worker(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
+    """A worker whose ranks can be held at a point: `tests.integration.gated_rank`."""
+    process = worker_process(folder, server, root, RANK_MODULE="tests.integration.gated_rank", **settings)
+    # Ranks inherit it. What is there already says where Ladle itself is, if it is not the installed one.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return process
 
 
 def service_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:

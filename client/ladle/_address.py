@@ -14,6 +14,7 @@ from ladle_contracts.network import is_loopback
 
 URL_VARIABLE = "LADLE_URL"
 TOKEN_VARIABLE = "LADLE_TOKEN"  # noqa: S105  the variable's name
+CA_VARIABLE = "LADLE_CA_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Address:
     uds: str | None = None
     """The path of the unix socket, if the service listens on one."""
     token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    """For `https://`: the certificates of the authority that is trusted, instead of the well-known ones."""
     is_own_stack: bool = False
     """Whether it is the stack that `ladle up` started here, which sees the same files as we do."""
 
@@ -56,7 +59,7 @@ def find_address(
     where = _setting(url, "`url=`", URL_VARIABLE, environment)
     secret = _setting(token, "`token=`", TOKEN_VARIABLE, environment)
     if where.value:
-        return _parse(where.value, where.name, secret)
+        return replace(_parse(where.value, where.name, secret), ca_file=environment.get(CA_VARIABLE) or None)
     stack = read_stack(stack_file)
     if stack is None:
         raise ConfigurationError(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ladle._errors import LadleError, UnexpectedAnswer, error_of
 from ladle_contracts import JobPage, JobRecord, JobResult, JobSpec, JobState, Problem
+from ladle_contracts._model import Contract
 from ladle_contracts.api import (
     IDEMPOTENCY_HEADER,
     LAST_EVENT_HEADER,
@@ -23,7 +24,7 @@ from ladle_contracts.api import (
 )
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Contract)
 
 PAGE = 200
 """How many jobs or events are asked for at once."""
@@ -70,7 +71,7 @@ def list_jobs(
     params = [("limit", str(limit))]
     if state is not None:
         params.append(("state", JobState(state).value))
-    params += [("label", f"{name}={value}") for name, value in (labels or {}).items()]
+    params += [("label", _sendable(f"{name}={value}")) for name, value in (labels or {}).items()]
     if cursor is not None:
         params.append(("cursor", cursor))
     return Call(method="GET", path="/v1/jobs", params=tuple(params), parse=_reader(JobPage))
@@ -134,20 +135,24 @@ def get_version() -> Call[Version]:
 def read_error(status: int, body: bytes) -> LadleError:
     """The exception for an answer that is not a success."""
     try:
-        return error_of(Problem.model_validate_json(body, extra="ignore"))
+        return error_of(Problem.read(body))
     except ValidationError:
         return UnexpectedAnswer(f"The answer is HTTP {status} and does not come from Ladle: {body[:200]!r}.")
 
 
 def _job_path(job_id: str, *more: str) -> str:
-    return "/".join(["/v1/jobs", quote(job_id, safe=""), *more])
+    return "/".join(["/v1/jobs", quote(_sendable(job_id), safe=""), *more])
+
+
+def _sendable(text: str) -> str:
+    """What nothing is named like, where bytes that are not UTF-8 were typed."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _reader(model: type[M]) -> Callable[[bytes], M]:
     def read(body: bytes) -> M:
         try:
-            # A newer service may send fields that this client does not know.
-            return model.model_validate_json(body, extra="ignore")
+            return model.read(body)
         except ValidationError as error:
             message = f"The answer is not a {model.__name__}. Is there a Ladle service at this address?"
             raise UnexpectedAnswer(message) from error

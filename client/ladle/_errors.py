@@ -9,6 +9,7 @@
     + Unauthorized           The token is missing or wrong.
     + NotFound               There is no such job, or it belongs to another token.
     + Conflict               The current state does not allow it: the output exists, the job has finished, ...
+    + TooMany                You have too many requests, streams or queued jobs at once, even after retries.
     + Unavailable            The service runs but cannot work (its Redis is down), even after retries.
   x JobError                 The job ended without a result.
     + JobFailed              `reason` is stable, `message` is for people, `log_tail` has the last lines of its log.
@@ -87,6 +88,10 @@ class Conflict(ServiceError):
     """The current state does not allow it."""
 
 
+class TooMany(ServiceError):
+    """You have too many requests, streams or queued jobs at once."""
+
+
 class Unavailable(ServiceError):
     """The service runs but cannot work at the moment."""
 
@@ -131,7 +136,13 @@ class JobCancelled(JobError):
         return one_line(f"Job {record.id} was cancelled.")
 
 
-_BY_STATUS: dict[int, type[ServiceError]] = {401: Unauthorized, 404: NotFound, 409: Conflict, 503: Unavailable}
+_BY_STATUS: dict[int, type[ServiceError]] = {
+    401: Unauthorized,
+    404: NotFound,
+    409: Conflict,
+    429: TooMany,
+    503: Unavailable,
+}
 
 
 def error_of(problem: Problem) -> LadleError:

@@ -35,7 +35,7 @@ class Follower:
         if not data:
             return None
         try:
-            event = Event.model_validate_json(data, extra="ignore")
+            event = Event.read(data)
         except ValidationError as error:
             raise UnexpectedAnswer("The stream has a message that is not an event of Ladle's.") from error
         self.backoff.succeeded()

@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx2
 
-from ladle._address import Address
+from ladle._address import CA_VARIABLE, Address
 from ladle._calls import Call, read_error
-from ladle._errors import ServiceUnreachable, UnexpectedAnswer
+from ladle._errors import ConfigurationError, ServiceUnreachable, UnexpectedAnswer
 from ladle._follow import Follower
 from ladle._retry import RETRY_STATUSES, Backoff, parse_retry_after
 from ladle_contracts import Event
+from ladle_contracts.safe_text import one_line
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -29,12 +33,37 @@ def _settings(address: Address, timeout_s: float) -> dict[str, Any]:
     headers = {"Accept": "application/json", "User-Agent": "ladle-client"}
     if address.token is not None:
         headers["Authorization"] = f"Bearer {address.token}"
-    return {
+    settings = {
         "base_url": address.base_url,
         "headers": headers,
         "timeout": timeout_s,
         "trust_env": not address.is_local,
     }
+    if address.ca_file is not None and address.base_url.startswith("https://"):
+        settings["verify"] = _trusting(address.ca_file)
+    return settings
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    """What accepts only servers that this authority vouches for."""
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        told = f"`{CA_VARIABLE}` must be a file of certificates in PEM, but `{ca_file}` is not: {error}."
+        raise ConfigurationError(one_line(told)) from error
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether the server's certificate was not accepted."""
+    import ssl
+
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _request(call: Call[Any]) -> dict[str, Any]:
@@ -49,6 +78,11 @@ def _request(call: Call[Any]) -> dict[str, Any]:
 
 def _pause_after_failure(address: Address, call: Call[Any], error: httpx2.TransportError, backoff: Backoff) -> float:
     """Seconds to wait before sending again. Raises ServiceUnreachable when it makes no sense to try again."""
+    if _is_untrusted(error):
+        raise ServiceUnreachable(
+            f"The certificate of {address} must be one that you trust, but is not ({error}). If an authority of your "
+            f"own has signed it, set {CA_VARIABLE} to the file with that authority's certificate."
+        ) from error
     may_repeat = call.repeatable or isinstance(error, _NEVER_SENT)
     pause_s = backoff.next_pause() if may_repeat else None
     if pause_s is None:

@@ -13,6 +13,7 @@ from ladle_contracts.events import (
     StageStarted,
     StateChanged,
     StepDone,
+    UnknownEvent,
     Warned,
 )
 from ladle_contracts.jobs import (
@@ -65,5 +66,6 @@ __all__ = [
     "TaskChoice",
     "TaskInfo",
     "TrainSet",
+    "UnknownEvent",
     "Warned",
 ]

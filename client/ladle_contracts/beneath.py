@@ -20,6 +20,10 @@ NEVER_BLOCKS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """A pipe would otherwise wait for somebody who writes, and a terminal would become ours."""
 
 SYS_OPENAT2 = 437
+WITHOUT_OPENAT2 = (
+    "The kernel has no system call `openat2` (Linux 5.6), or the container does not allow it. The files of jobs are "
+    "opened folder by folder instead, which is just as safe and a little slower."
+)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 """Of `linux/openat2.h`."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Annotated
 
-from pydantic import JsonValue
+from pydantic import BeforeValidator, JsonValue
 
-from ladle_contracts._model import Contract
+from ladle_contracts._model import Contract, OpenEnum
 
 
-class Reason(StrEnum):
+class Reason(OpenEnum):
     """Why a job did not succeed: the value of `JobRecord.reason`, and the `code` of the engine's errors."""
 
     # Checkpoints
@@ -62,14 +62,22 @@ class Reason(StrEnum):
     # The job's life
     CRASHED = "crashed"
     """The ranks ended without saying why. The end of the log may tell."""
+    STALLED = "stalled"
+    """A stage made no progress for the worker's limit, `LADLE_STALL_S`."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
+    VERSION_MISMATCH = "version-mismatch"
+    """Service and worker are of different versions, and the worker does not understand the job."""
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
     CANCELLED = "cancelled"
 
 
-class ErrorCode(StrEnum):
+WrittenReason = Annotated[Reason, BeforeValidator(Reason.read)]
+"""A reason that another process has written."""
+
+
+class ErrorCode(OpenEnum):
     """The `code` of a problem+json answer."""
 
     INVALID_REQUEST = "invalid-request"
@@ -80,10 +88,10 @@ class ErrorCode(StrEnum):
     UNKNOWN_OPTION = "unknown-option"
     OUTPUT_EXISTS = "output-exists"
     NOT_ENOUGH_NODES = "not-enough-nodes"
-    """The job needs more nodes, or more ranks per node, than have ever registered."""
+    """The job needs more nodes, or more ranks per node, than any that are known."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
-    """A web page of another site sends requests to a service without tokens."""
+    """The token's scope does not allow it, or a web page of another site sends requests to a service without tokens."""
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
     NOT_FINISHED = "not-finished"
@@ -96,6 +104,16 @@ class ErrorCode(StrEnum):
     """The key was used with another body before."""
     BODY_TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    REQUEST_TIMEOUT = "request-timeout"
+    """The request did not arrive completely in time."""
+    TOO_MANY_REQUESTS = "too-many-requests"
+    """The owner sends requests faster than the service allows. Try again."""
+    TOO_MANY_STREAMS = "too-many-streams"
+    """The owner follows as many jobs as the service allows at once."""
+    TOO_MANY_JOBS = "too-many-jobs"
+    """The owner has as many jobs in the queue as the service allows."""
+    OVERLOADED = "overloaded"
+    """The service has as many connections as it may have. Try again."""
     UNAVAILABLE = "unavailable"
     """Redis does not answer, or refuses writes. Try again."""
     INTERNAL = "internal"
@@ -121,7 +139,7 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.OUTPUT_EXISTS: (409, "The output folder already exists."),
     ErrorCode.NOT_ENOUGH_NODES: (422, "The cluster is too small for this job."),
     ErrorCode.UNAUTHORIZED: (401, "A valid bearer token is required."),
-    ErrorCode.FORBIDDEN: (403, "This service does not accept requests from other sites."),
+    ErrorCode.FORBIDDEN: (403, "The request is not allowed."),
     ErrorCode.NOT_FOUND: (404, "There is nothing here by that name."),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "This address does not support that HTTP method."),
     ErrorCode.NOT_FINISHED: (409, "The job has not ended yet."),
@@ -130,6 +148,11 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.IDEMPOTENCY_CONFLICT: (409, "The idempotency key was used with another body."),
     ErrorCode.BODY_TOO_LARGE: (413, "The request body is too large."),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON."),
+    ErrorCode.REQUEST_TIMEOUT: (408, "The request took too long to arrive."),
+    ErrorCode.TOO_MANY_REQUESTS: (429, "You send too many requests."),
+    ErrorCode.TOO_MANY_STREAMS: (429, "You follow too many jobs at once."),
+    ErrorCode.TOO_MANY_JOBS: (429, "You have too many jobs in the queue."),
+    ErrorCode.OVERLOADED: (503, "The service has too many connections."),
     ErrorCode.UNAVAILABLE: (503, "Redis cannot be used at the moment."),
     ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
@@ -142,7 +165,7 @@ class Problem(Contract):
     type: str = "about:blank"
     title: str
     status: int
-    code: ErrorCode
+    code: Annotated[ErrorCode, BeforeValidator(ErrorCode.read)]
     detail: str
     instance: str | None = None
     errors: tuple[dict[str, JsonValue], ...] = ()

@@ -12,16 +12,16 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ladle_contracts._model import Contract
-from ladle_contracts.errors import Reason
-from ladle_contracts.jobs import CandidateResult, JobState
+from ladle_contracts.errors import WrittenReason
+from ladle_contracts.jobs import CandidateResult, WrittenState
 
 
 class StateChanged(Contract):
     """The job moved to another state."""
 
     kind: Literal["state"] = "state"
-    state: JobState
-    reason: Reason | None = None
+    state: WrittenState
+    reason: WrittenReason | None = None
     message: str | None = None
 
 
@@ -85,11 +85,23 @@ class Warned(Contract):
     message: str
 
 
-EventBody = Annotated[
+class UnknownEvent(Contract):
+    """An event of a newer version: of a kind that this one does not know, or with other fields. They are all kept."""
+
+    kind: str
+
+
+KnownEvent = Annotated[
     StateChanged | StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned,
     Field(discriminator="kind"),
 ]
-EVENT_BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
+EventBody = Annotated[KnownEvent | UnknownEvent, Field(union_mode="left_to_right")]
+_EVENT_BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
+
+
+def read_event_body(text: str | bytes) -> EventBody:
+    """From JSON that a rank, an agent or a script has written."""
+    return _EVENT_BODY.validate_json(text, extra="allow")
 
 
 class Event(Contract):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import to_json
 
-from ladle_contracts._model import Contract
-from ladle_contracts.errors import Reason
+from ladle_contracts._model import Contract, OpenEnum
+from ladle_contracts.errors import WrittenReason
 
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
@@ -39,21 +49,59 @@ def _one_or_several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_several, json_schema_input_type=Glob | tuple[Glob, ...])]
+_GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
+Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
 """A shell pattern, or a list of them."""
 
 Step = Annotated[
     float,
-    Field(allow_inf_nan=False),
+    Field(allow_inf_nan=False, ge=-(2**53), le=2**53),
     AfterValidator(lambda step: int(step) if step.is_integer() else step),
     PlainSerializer(lambda step: step, return_type=int | float),
 ]
 """A step or an epoch, such as 1000 or 0.25. A whole one stays a whole number."""
 
+
+def _no_equals(name: str) -> str:
+    if "=" in name:
+        raise ValueError("must not contain `=`, which stands between a label's name and its value")
+    return name
+
+
+LabelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_equals)]
 Label = Annotated[str, Field(max_length=200)]
 
+OPTIONS_DEPTH = 16
+OPTIONS_BYTES = 64 << 10
+_INTEGERS = range(-(2**63), 2**64)
 
-class JobState(StrEnum):
+
+def _bounded(options: dict[str, Any]) -> dict[str, Any]:
+    """Whatever reads a spec can read options within these bounds."""
+    level: list[Any] = [options]
+    for _ in range(OPTIONS_DEPTH):
+        level = [inner for value in level for inner in _inside(value)]
+        if any(isinstance(value, int) and value not in _INTEGERS for value in level):
+            raise ValueError("must hold whole numbers of at most 64 bits")
+    if any(isinstance(value, (dict, list)) for value in level):
+        raise ValueError(f"must be nested at most {OPTIONS_DEPTH} deep")
+    if len(to_json(options)) > OPTIONS_BYTES:
+        raise ValueError(f"must have at most {OPTIONS_BYTES} bytes as JSON")
+    return options
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+OptionName = Annotated[str, Field(min_length=1, max_length=100)]
+Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_bounded)]
+"""Options of a method or a task, which know their own rules. At most 16 deep and 64 KiB as JSON."""
+
+
+class JobState(OpenEnum):
     """The state of a job. A terminal state never changes."""
 
     QUEUED = "queued"
@@ -76,6 +124,9 @@ class JobState(StrEnum):
         return "been cancelled" if self is JobState.CANCELLED else str(self)
 
 
+WrittenState = Annotated[JobState, BeforeValidator(JobState.read)]
+"""A state that another process has written."""
+
 TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
@@ -84,7 +135,7 @@ class TaskChoice(Contract):
 
     name: Name | None = None
     """The task that the checkpoints were trained for. By default it is read from the folder's `config.json`."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Options of the task."""
 
 
@@ -94,7 +145,7 @@ class MethodChoice(Contract):
     name: Name = "auto"
     """How the coefficients are chosen: `auto` tries the usual methods and keeps the best, any other name runs that
     method alone."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Options of the method."""
 
 
@@ -108,9 +159,9 @@ class CheckpointFilter(Contract):
     order: Literal["auto", "step", "epoch", "name", "modified"] = "auto"
     """How the checkpoints are ordered: by the step or the epoch in their names, by name, or by the time of their last
     change. `auto` reads the order from the names."""
-    last: Annotated[int, Field(ge=1)] | None = None
+    last: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Take only the last n checkpoints."""
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=10_000)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
 
 
@@ -130,7 +181,7 @@ class Output(Contract):
     """The name of the result's folder, which must not exist yet. By default it is the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
-    max_shard_bytes: Annotated[int, Field(ge=1 << 20)] = 5_000_000_000
+    max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
     """The largest size of one weights file, in bytes. A larger model is split into several files."""
 
 
@@ -177,7 +228,7 @@ class JobSpec(Contract):
     """The seed of the splits and of the order of batches."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
-    labels: Annotated[dict[str, Label], Field(max_length=50)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
 
     @field_validator("ckpt_dir", "val_set")
@@ -186,6 +237,55 @@ class JobSpec(Contract):
         if "\0" in path:
             raise ValueError("must not contain a NUL character")
         return path
+
+
+def read_spec(text: str | bytes) -> JobSpec:
+    """A spec that another process has accepted and written, perhaps of another version.
+
+    Unknown fields are kept, and so are values that this version would refuse, such as a new precision: whoever reads a
+    record must see what was asked for. What runs a job must refuse them (`JobSpec.read`). Only what is nested too
+    deeply for others to read, or is huge, is left out.
+    """
+    try:
+        return JobSpec.read(text)
+    except ValidationError:
+        spec: JobSpec = _as_written(JobSpec, json.loads(text))
+        return spec
+
+
+def _as_written(model: type[Contract], values: dict[str, Any]) -> Any:
+    values = {name: value for name, value in values.items() if not _is_unwieldy(value)}
+    known = {name: value for name, value in values.items() if name in model.model_fields}
+    for name, value in known.items():
+        part = _part_of(model, name)
+        if part is not None and isinstance(value, dict):
+            known[name] = _as_written(part, value)
+        elif isinstance(value, list):
+            known[name] = tuple(value)
+    made = model.model_construct(**known)
+    object.__setattr__(made, "__pydantic_extra__", {name: values[name] for name in values.keys() - known.keys()})
+    return made
+
+
+def _is_unwieldy(value: Any) -> bool:
+    level = [value]
+    for _ in range(4 * OPTIONS_DEPTH):
+        level = [inner for each in level for inner in _inside(each)]
+    return bool(level) or len(to_json(value)) > 2 * OPTIONS_BYTES
+
+
+def _part_of(model: type[Contract], field: str) -> type[Contract] | None:
+    """The model of a field that groups options, such as `checkpoints`."""
+    annotation = model.model_fields[field].annotation
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Contract):
+            return kind
+    return None
+
+
+WrittenSpec = Annotated[
+    JobSpec, BeforeValidator(lambda given: read_spec(json.dumps(given)) if isinstance(given, dict) else given)
+]
 
 
 class Progress(Contract):
@@ -249,8 +349,8 @@ class JobRecord(Contract):
     """Everything that is known about a job."""
 
     id: str
-    spec: JobSpec
-    state: JobState
+    spec: WrittenSpec
+    state: WrittenState
     created_at: datetime
     started_at: datetime | None = None
     """When the first attempt was claimed."""
@@ -264,7 +364,7 @@ class JobRecord(Contract):
     """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
     """Why a queued job waits: `needs 2 nodes, 1 free`."""
-    reason: Reason | None = None
+    reason: WrittenReason | None = None
     """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None
     """The reason in words."""

@@ -6,14 +6,24 @@ PREFIX = "ladle:"
 
 QUEUE = PREFIX + "queue"
 """Sorted set of the ids of queued jobs: by priority (higher first), then by submit time."""
+NEEDS = PREFIX + "needs"
+"""Set of what queued jobs need, as `<nodes>x<ranks per node>`."""
 ACTIVE = PREFIX + "active"
 """Set of the ids of jobs that have nodes."""
 JOBS = PREFIX + "jobs"
 """Sorted set of all job ids by creation time."""
+FINISHED = PREFIX + "finished"
+"""Sorted set of the ids of jobs that have ended by the time of their end."""
+TRACES = PREFIX + "finished:traces"
+"""Those of them that still have all their events and their log."""
+INDEXED = PREFIX + "indexed"
+"""There when jobs of earlier versions have been put into the indexes."""
 NODES = PREFIX + "nodes"
-"""Set of the ids of all nodes that have ever registered."""
+"""Set of the ids of the nodes that have registered, until they have been gone for long."""
 SCHEDULER_LOCK = PREFIX + "scheduler:lock"
 SCHEDULER_FENCE = PREFIX + "scheduler:fence"
+TOKENS_USED = PREFIX + "tokens:used"
+"""Hash: id of a token -> when it was last used, in seconds since 1970, to the minute."""
 WAKE_CHANNEL = PREFIX + "wake"
 """Publish anything here and the scheduler runs at once."""
 PROBE = PREFIX + "probe"
@@ -26,6 +36,11 @@ RUN_TASK = "ladle.run"
 def job(job_id: str) -> str:
     """Hash: the fields of the record."""
     return f"{PREFIX}job:{job_id}"
+
+
+def deleted(job_id: str) -> str:
+    """Hash, which expires: `state` and `output` of a job that was deleted, for whoever finds files of it."""
+    return f"{PREFIX}deleted:{job_id}"
 
 
 def progress(job_id: str) -> str:
@@ -51,6 +66,21 @@ def leases(job_id: str) -> str:
 def owner_jobs(owner: str) -> str:
     """Sorted set of the ids of one token's jobs by creation time."""
     return f"{PREFIX}owner:{owner}:jobs"
+
+
+def state_jobs(state: str) -> str:
+    """Sorted set of the ids of all jobs in a state by creation time."""
+    return f"{PREFIX}state:{state}"
+
+
+def owner_state_jobs(owner: str, state: str) -> str:
+    """Sorted set of the ids of one token's jobs in a state by creation time."""
+    return f"{PREFIX}owner:{owner}:state:{state}"
+
+
+def need_queue(nodes: int, ranks: int) -> str:
+    """The part of the queue whose jobs need so many nodes of so many ranks."""
+    return f"{PREFIX}queue:{nodes}x{ranks}"
 
 
 def idempotency(owner: str, key: str) -> str:

@@ -6,6 +6,7 @@ import logging
 from types import TracebackType
 from typing import TypeAlias
 
+from ladle_contracts.repeats import Repeats
 from ladle_contracts.safe_text import for_terminal, one_line
 
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -19,7 +20,8 @@ def set_up_logging(level: str) -> None:
     """Everything goes to stderr, in this program's only handler."""
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter(LINE))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    handler.addFilter(Repeats())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 class SafeFormatter(logging.Formatter):

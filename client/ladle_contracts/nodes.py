@@ -59,6 +59,8 @@ class NodeRecord(Contract):
     ranks: int
     """How many ranks it can run at once: one per GPU, or one per core if there is no GPU."""
     gpus: tuple[str, ...] = ()
+    protections: tuple[str, ...] = ()
+    """What ranks are confined in there: `files`, `network`, `ports`, `processes`, `memory`."""
     version: str
     torch_version: str
     started_at: datetime

@@ -1,4 +1,4 @@
-"""Child processes that must not outlive their parent."""
+"""Child processes that must not outlive their parent, and processes that hold secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
@@ -29,3 +29,15 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def keep_secrets() -> None:
+    """Other processes of this user can no longer trace this one, or read its environment and memory.
+
+    It holds until the process starts another program. Raises OSError. Nothing happens anywhere but on Linux.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")

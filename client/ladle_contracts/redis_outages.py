@@ -29,6 +29,8 @@ _REPLIES = {
 """The first word of an error reply -> what it means."""
 
 _TEXTS = {
+    "ACL failure in script": f"{_REPLIES['NOPERM']} (NOPERM)",
+    "The user executing the script can't": f"{_REPLIES['NOPERM']} (NOPERM)",
     "max number of clients": "Redis has too many connections",
     "without any password configured": "Redis needs no password, but the Redis URL has one",
     "DB index is out of range": "Redis has no database of the number in the Redis URL",
@@ -70,7 +72,7 @@ def outage_of(error: BaseException) -> str | None:
     None if waiting does not help: a command that Redis does not understand, which is our mistake, or not an error of
     Redis at all. This package does not import redis-py, so its classes are known by their names.
     """
-    classes = [each.__name__ for each in type(error).__mro__ if each.__module__.startswith("redis.")]
+    classes = _redis_classes(error)
     if not classes:
         return None
     code = _code_of(error, classes)
@@ -81,10 +83,17 @@ def outage_of(error: BaseException) -> str | None:
     return known[0] if known else None
 
 
+def _redis_classes(error: BaseException | None) -> list[str]:
+    return [each.__name__ for each in type(error).__mro__ if each.__module__.startswith("redis.")]
+
+
 def _code_of(error: BaseException, classes: list[str]) -> str | None:
+    # redis-py's asyncio wraps what it is told while it connects, such as NOAUTH, in a plain ConnectionError.
+    cause = error.__cause__
+    told = _code_of(cause, _redis_classes(cause)) if cause is not None and _redis_classes(cause) else None
     status = getattr(error, "status_code", None)
-    if status in _REPLIES:
-        return str(status)
+    if told is not None or status in _REPLIES:
+        return told or str(status)
     if found := _CODE.search(str(error)):
         return found[1]
     return next((_TYPES[name] for name in classes if name in _TYPES), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,18 @@ from types import TracebackType
 from typing import Self
 
 from ladle_contracts.beneath import PATH_ONLY, open_beneath
+from ladle_contracts.safe_text import one_line
 
 ATTEMPTS = 8
 """How often links are followed anew where somebody exchanges them meanwhile."""
+
+MACHINE_FAULTS = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+        *(errno.ENOTCONN, errno.ECONNREFUSED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+"""Say something about a disk or this process, and nothing about a path."""
 
 PathLike = str | os.PathLike[str]
 
@@ -29,17 +39,23 @@ class Roots:
     """Opens paths below the roots, whose descriptors it holds from the beginning until `close`.
 
     Links are followed as long as they lead to a place inside, which may be another root. A root that is not there
-    allows nothing; one that is a link allows what it leads to now.
+    allows nothing; one that is a link allows what it leads to now. A root that is a file allows that file: `ladle run`
+    allows no more than the job's inputs. Raises `OSError` where a disk does not answer.
     """
 
-    def __init__(self, folders: Sequence[PathLike]) -> None:
-        self._held: dict[str, int] = {}
-        """Path without links -> descriptor; of nested roots the inner one first."""
-        for real in sorted({os.path.realpath(folder) for folder in folders}, key=len, reverse=True):
+    def __init__(self, roots: Sequence[PathLike]) -> None:
+        self._held: dict[str, tuple[int, str]] = {}
+        """Path without links -> descriptor of the folder, or of a file's folder, and `.` or the file's name; of nested
+        roots the inner one first."""
+        for real in sorted({os.path.realpath(root) for root in roots}, key=len, reverse=True):
             try:
-                self._held[real] = os.open(real, PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
+                folder, name = os.path.split(real) if Path(real).is_file() else (real, ".")
+                flags = PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._held[real] = (os.open(folder, flags), name)
+            except OSError as error:
+                if error.errno in MACHINE_FAULTS:
+                    self.close()
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +66,7 @@ class Roots:
         self.close()
 
     def close(self) -> None:
-        for descriptor in self._held.values():
+        for descriptor, _ in self._held.values():
             os.close(descriptor)
         self._held = {}
 
@@ -62,10 +78,15 @@ class Roots:
         return self._open(path, flags)[0]
 
     def resolve(self, path: PathLike) -> Path:
-        """The path without links, of a regular file or folder. Raises `PathNotAllowed` for anything else."""
+        """The path without links, of a regular file or folder.
+
+        Raises `PathNotAllowed` for anything else, and `OSError` where a disk does not answer.
+        """
         try:
             descriptor, real = self._open(path, PATH_ONLY)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+                raise
             raise PathNotAllowed(f"{_shown(path)} must be an existing file or folder inside the roots") from error
         mode = _status_of(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -78,7 +99,8 @@ class Roots:
         return _status_of(self.open(path, PATH_ONLY))
 
     def _open(self, path: PathLike, flags: int) -> tuple[int, str]:
-        real = os.fspath(path)
+        # Two slashes at the beginning would be kept, and mean the same.
+        real = path = re.sub("^/+", "/", os.fspath(path))
         for _ in range(ATTEMPTS):
             # Most paths have no links: then the first attempt, which looks for none, is all there is.
             if (below := self._root_of(real)) is not None:
@@ -88,26 +110,29 @@ class Roots:
                     if error.errno not in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
                         raise
             # Only a hint, because a link may be exchanged right after: what counts is what is opened above.
-            real = os.path.realpath(path)
+            real = _real(path)
             if self._root_of(real) is None:
                 break
         else:
             # A link that leads to itself leads nowhere, so not out: that is an `OSError` as everywhere else.
-            os.path.realpath(path, strict=True)
+            _real(path, strict=True)
         raise PathNotAllowed(f"{_shown(path)} must be inside the allowed folders")
 
     def _root_of(self, path: str) -> tuple[int, str] | None:
         """The descriptor of the root in which a path lies by its text, and the rest of the path."""
-        for root, descriptor in self._held.items():
+        for root, (descriptor, name) in self._held.items():
             if path == root:
-                return descriptor, "."
-            if path.startswith(root.rstrip("/") + "/"):
+                return descriptor, name
+            if name == "." and path.startswith(root.rstrip("/") + "/"):
                 return descriptor, path[len(root) :].lstrip("/") or "."
         return None
 
 
 def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:
-    """The path without links and `..`. Raises `PathNotAllowed`, whose message names `field` and the path as given."""
+    """The path without links and `..`.
+
+    Raises `PathNotAllowed`, whose message names `field` and the path as given, and `OSError` as `Roots.resolve`.
+    """
     refused = PathNotAllowed(
         f"`{field}` must be an existing file or folder inside the allowed folders, but {_shown(path)} is not. Ask the "
         f"operator which folders are allowed."
@@ -121,6 +146,14 @@ def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path"
         raise refused from error
 
 
+def _real(path: str, *, strict: bool = False) -> str:
+    try:
+        return os.path.realpath(path, strict=strict)
+    except RecursionError as error:
+        # Python follows each link within the one before. The kernel stops after 40.
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
+
+
 def _status_of(descriptor: int) -> os.stat_result:
     """Closes the descriptor."""
     try:
@@ -130,5 +163,4 @@ def _status_of(descriptor: int) -> os.stat_result:
 
 
 def _shown(path: PathLike) -> str:
-    """For a message. A name may hold anything, so also line breaks and what controls a terminal."""
-    return "`" + "".join(each if each.isprintable() else ascii(each)[1:-1] for each in os.fspath(path)) + "`"
+    return f"`{one_line(os.fspath(path))}`"

@@ -69,7 +69,8 @@ def _broken_rule(item: Mapping[str, Any]) -> BrokenRule:
     is_plain = value is None or isinstance(value, (str, int, float, bool))
     has_value = is_plain and item["type"] not in ("missing", "extra_forbidden")
     return BrokenRule(
-        field=".".join(str(part) for part in item["loc"]),
+        # pydantic adds `[key]` where a name inside an object is wrong. The name itself is before it.
+        field=".".join(str(part) for part in item["loc"] if part != "[key]"),
         rule=_rule(item),
         value=value if has_value else None,
         has_value=has_value,
@@ -85,7 +86,7 @@ def _rule(item: Mapping[str, Any]) -> str:
 
 
 def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def _at_least(count: int, unit: str) -> str:

@@ -55,6 +55,15 @@ def value_of(spec: JobSpec, field: SpecField) -> Any:
     return value
 
 
+def unknown_fields(part: BaseModel, prefix: str = "") -> list[str]:
+    """The paths of what a newer version has written into a spec, and this one does not know."""
+    found = [f"{prefix}{name}" for name in part.model_extra or {}]
+    for name, value in part:
+        if isinstance(value, BaseModel):
+            found += unknown_fields(value, f"{prefix}{name}.")
+    return found
+
+
 def _walk(model: type[BaseModel], prefix: str = "", optional: bool = False) -> Iterator[SpecField]:
     for name, info in model.model_fields.items():
         part = _part(info)
@@ -98,7 +107,7 @@ def _limits(schema: dict[str, Any]) -> str:
         return f"{', '.join(most)} or {last}"
     if {"minimum", "maximum"} <= schema.keys():
         low, high = schema["minimum"], schema["maximum"]
-        return f"{low} to {high}" if low < high else f"only {low}"
+        return f"{_number(low)} to {_number(high)}" if low < high else f"only {low}"
     return " and ".join(f"{words} {_number(schema[name])}" for name, words in _BOUNDS.items() if name in schema)
 
 

@@ -13,7 +13,8 @@ from ladle_contracts.keys import PREFIX
 
 NAMES = (
     *("submit", "schedule", "claim", "renew", "report", "finalize", "end", "cancel", "reap"),
-    *("register", "heartbeat", "leave", "elect"),
+    *("register", "heartbeat", "leave", "elect", "next", "settle", "sweep", "index"),
+    *("list", "waiting", "delete"),
 )
 
 

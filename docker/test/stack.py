@@ -37,7 +37,7 @@ class Stack:
         init = subprocess.run([work / "docker" / "init.sh", "tester"], check=True, capture_output=True, text=True)
         env = {
             "LADLE_DATA": str(work / "data"),
-            "LADLE_TOKENS_FILE": str(work / "docker" / "secrets" / "tokens"),
+            "LADLE_SECRETS": str(work / "docker" / "secrets"),
             "LADLE_WORKER_IMAGE": worker_image,
         }
         return cls(engine=engine, repo=repo, work=work, token=init.stdout.strip(), env=env)

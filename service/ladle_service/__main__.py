@@ -1,13 +1,16 @@
-"""`python -m ladle_service` runs the service; `... hash-token NAME` makes a line for the tokens file."""
+"""`python -m ladle_service` runs the service; `... schema` prints the JSON schema of a job spec."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import atexit
 import json
 import logging
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 from collections.abc import Sequence
@@ -21,15 +24,16 @@ from pydantic import ValidationError
 from ladle_contracts import JobSpec
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
+from ladle_contracts.processes import keep_secrets
 from ladle_contracts.safe_text import one_line
+from ladle_contracts.tokens import TokensFileError
 from ladle_service.app import create_app
-from ladle_service.auth import TOKEN_NAME, TokensFileError, hash_token, make_token
+from ladle_service.audit import log_to
+from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
+from ladle_service.listening import EventLoop, allow_connections
 from ladle_service.settings import Settings
 
 logger = logging.getLogger("ladle_service")
-
-KEEP_ALIVE_S = 30
-"""Longer than clients keep an idle connection, so that they never send into one that is being closed."""
 
 
 class Server(uvicorn.Server):
@@ -38,6 +42,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, in our event loop."""
+        wait_s = self._app.state.settings.client_timeout_s
+        with asyncio.Runner(loop_factory=lambda: EventLoop(wait_s)) as runner:
+            runner.run(self.serve(sockets))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
@@ -54,41 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m ladle_service", description=__doc__)
     commands = parser.add_subparsers(dest="command")
-    hashing = commands.add_parser(
-        "hash-token",
-        help="print a line for LADLE_TOKENS_FILE; the new token is shown on standard error",
-        description="Prints `NAME:hash`. Makes a new token and shows it once, on standard error.",
-    )
-    hashing.add_argument("name", metavar="NAME", help="the person it is for, who owns the jobs submitted with it")
-    hashing.add_argument("--stdin", action="store_true", help="read the token from standard input")
     commands.add_parser("schema", help="print the JSON schema of the job spec: docs/job-spec.schema.json")
     given = parser.parse_args(arguments)
-    if given.command == "hash-token":
-        return _hash_token(given.name, from_stdin=given.stdin)
     if given.command == "schema":
         print(json.dumps(JobSpec.model_json_schema(), indent=2))
         return 0
     return _serve()
 
 
-def _hash_token(name: str, *, from_stdin: bool) -> int:
-    if not TOKEN_NAME.fullmatch(name):
-        print(f"`NAME` must consist of a-z, 0-9, `_`, `.` and `-`, but is {name!r}.", file=sys.stderr)
-        return 2
-    token = sys.stdin.readline().strip() if from_stdin else make_token()
-    if len(token) < 16:
-        print("The token must have at least 16 characters, because a shorter one can be guessed.", file=sys.stderr)
-        return 2
-    if not from_stdin:
-        print(f"The token of {name!r}, which is shown only now:\n{token}", file=sys.stderr)
-    print(f"{name}:{hash_token(token)}")
-    return 0
-
-
 def _serve() -> int:
+    keep_secrets()
     try:
         settings = Settings()
         app = create_app(settings)
+        if settings.audit_log is not None:
+            atexit.register(log_to(settings.audit_log).stop)
     except ValidationError as error:
         print("ladle_service cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
@@ -97,8 +87,11 @@ def _serve() -> int:
         return 2
     set_up_logging(settings.log_level)
     _warn_of_roots(settings)
+    connections = ConnectionLimits(most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s)
     config = uvicorn.Config(
         app,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
@@ -106,8 +99,12 @@ def _serve() -> int:
         server_header=False,
         lifespan="on",
         log_config=None,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         log_level=settings.log_level,
     )
+    if settings.tls_cert is not None and not _use_tls(config):
+        return 2
     server = Server(config, app)
     if settings.uds is None:
         server.run()
@@ -122,6 +119,19 @@ def _serve() -> int:
     finally:
         settings.uds.unlink(missing_ok=True)
     return 0 if server.started else 1
+
+
+def _use_tls(config: uvicorn.Config) -> bool:
+    """Loads the certificate. False, after a message, if that is not possible."""
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        told = f"`LADLE_TLS_CERT` and `LADLE_TLS_KEY` must be a certificate and its key in PEM, but are not: {error}."
+        print(one_line(f"ladle_service cannot start: {told}"), file=sys.stderr)
+        return False
+    assert config.ssl is not None
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return True
 
 
 def _warn_of_roots(settings: Settings) -> None:

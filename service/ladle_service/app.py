@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp
 
+from ladle_contracts import ErrorCode
 from ladle_service import openapi, problems
-from ladle_service.auth import TokenBook, read_tokens
+from ladle_service.audit import Audit
+from ladle_service.auth import Tokens
 from ladle_service.backend import connect_backend
-from ladle_service.middleware import BodyLimit, SameSite
-from ladle_service.routes import ROUTERS
-from ladle_service.routes.health import VERSION
+from ladle_service.limits import OwnerLimits, count_request
+from ladle_service.middleware import BodyLimit, SameSite, SecurityHeaders
+from ladle_service.routes import ROUTERS, health
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 
 Connect = Callable[[Settings], AbstractAsyncContextManager[JobStore]]
+
+
+class Application(FastAPI):
+    """Every answer has the security headers and its place in the audit log, also that to a mistake of ours, which
+    Starlette answers outside of all other middleware."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's own."""
+        return SecurityHeaders(
+            Audit(super().build_middleware_stack()), over_tls=self.state.settings.tls_cert is not None
+        )
 
 
 def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAPI:
@@ -24,16 +38,16 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
 
     Raises TokensFileError or OSError when the tokens file cannot be used.
     """
-    tokens: TokenBook | None = None if settings.tokens_file is None else read_tokens(settings.tokens_file)
+    tokens = None if settings.tokens_file is None else Tokens(settings.tokens_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings) as app.state.store:
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Ladle",
-        version=VERSION,
+        version=health.VERSION,
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         openapi_url="/openapi.json",
@@ -43,8 +57,11 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
     )
     app.state.settings = settings
     app.state.tokens = tokens
+    app.state.limits = OwnerLimits(requests_per_s=settings.max_requests_per_s, streams=settings.max_streams_per_owner)
+    app.include_router(health.router)
     for router in ROUTERS:
-        app.include_router(router)
+        limited = problems.openapi_responses(ErrorCode.TOO_MANY_REQUESTS)
+        app.include_router(router, dependencies=[Depends(count_request)], responses=limited)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -3,29 +3,38 @@ everything."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
-import re
-import secrets
-from collections.abc import Mapping
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from redis.exceptions import RedisError
 
 from ladle_contracts import ErrorCode
+from ladle_contracts.tokens import ADVICE, Scope, StoredToken, TokensFileError, hash_token, parse_tokens
 from ladle_service.problems import ApiError
+from ladle_service.store import JobStore
 
-TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
 OPEN_OWNER = "local"
 """The owner of jobs that were submitted without a token."""
-
-
-class TokensFileError(ValueError):
-    """The tokens file cannot be used, so the service does not start."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""What a token that may only read may do. Any other method changes something."""
+RECHECK_S = 1.0
+"""How soon a change of the tokens file takes effect."""
+USE_EVERY_S = 60.0
+"""How often the last use of a token is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class Caller:
     """The name of the token, which owns the jobs that are submitted with it."""
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
+    token_id: str | None = None
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -44,51 +54,104 @@ OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
 class TokenBook:
     """The hashes of all tokens."""
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        self._hashes = dict(hashes)
+    def __init__(self, tokens: Sequence[StoredToken]) -> None:
+        self.tokens = tuple(tokens)
 
-    def find(self, token: str) -> Caller | None:
-        """Who has this token. It compares with every hash in constant time, so that the duration reveals nothing."""
+    def find(self, token: str) -> StoredToken | None:
+        """Whose token this is. It compares with every hash in constant time, so that the duration reveals nothing."""
         presented = hash_token(token)
         found = None
-        for name, digest in self._hashes.items():
-            if hmac.compare_digest(presented, digest):
-                found = Caller(owner=name, sees=name)
+        for stored in self.tokens:
+            if hmac.compare_digest(presented, stored.digest):
+                found = stored
         return found
 
-
-def hash_token(token: str) -> str:
-    """What is stored of a token. Tokens are long and random, so a fast hash is enough."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def make_token() -> str:
-    """A new token of 256 random bits."""
-    return secrets.token_hex(32)
+    def has(self, token_id: str | None) -> bool:
+        """Whether a token is there and has not expired."""
+        now = datetime.now(UTC)
+        return any(stored.id == token_id and not stored.has_expired(now) for stored in self.tokens)
 
 
-def read_tokens(path: Path) -> TokenBook:
-    """Reads lines `name:sha256hex`. Empty lines and those that begin with `#` are skipped."""
-    hashes: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        name, _, digest = text.partition(":")
-        if not (TOKEN_NAME.fullmatch(name) and SHA256_HEX.fullmatch(digest)):
+class Tokens:
+    """The tokens of a file, which is read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `TokensFileError` or `OSError`: a service that nobody can use does not start."""
+        self._path = path
+        self._seen, self._book = _read(path)
+        if not self._book.tokens:
             raise TokensFileError(
-                f"{path}, line {number}, must be `name:sha256 in hex`, but is not. "
-                "`python -m ladle_service hash-token NAME` makes such a line."
+                f"{path} must have a line for each token, but has none, so nobody could use the service. {ADVICE}"
             )
-        if name in hashes:
-            raise TokensFileError(f"{path}, line {number}: the name {name!r} must occur only once, but occurs twice.")
-        hashes[name] = digest
-    if not hashes:
-        raise TokensFileError(
-            f"{path} must have a line for each token, but has none, so nobody could use the service. "
-            "`python -m ladle_service hash-token NAME` makes such a line."
-        )
-    return TokenBook(hashes)
+        self._checked_at = time.monotonic()
+        self._used_at: dict[str, float] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def find(self, token: str) -> StoredToken | None:
+        """Whose token this is, by the file as it is now."""
+        return (await self._current()).find(token)
+
+    async def while_valid(self, caller: Caller, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        """Ends a stream of events when its token is revoked or expires."""
+        async with aclosing(events):
+            async for event in events:
+                if not (await self._current()).has(caller.token_id):
+                    return
+                yield event
+
+    async def _current(self) -> TokenBook:
+        if time.monotonic() - self._checked_at >= RECHECK_S:
+            self._checked_at = time.monotonic()
+            # The file may be on a network.
+            await asyncio.to_thread(self._read_if_changed)
+        return self._book
+
+    def note_use(self, token: StoredToken, store: JobStore) -> None:
+        """Writes when the token was used, now and then, and without making the request wait."""
+        now = time.monotonic()
+        if now - self._used_at.get(token.id, -USE_EVERY_S) < USE_EVERY_S:
+            return
+        self._used_at[token.id] = now
+        task = asyncio.create_task(_write_use(store, token.id))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    def _read_if_changed(self) -> None:
+        try:
+            now = _signature(self._path.stat())
+            if now == self._seen:
+                return
+            self._seen, self._book = _read(self._path)
+        except (OSError, TokensFileError) as error:
+            now = (str(error),)
+            if now != self._seen:
+                self._seen = now
+                logger.error("the tokens file has changed and cannot be used, so the old tokens stay valid: %s", error)
+        else:
+            count = len(self._book.tokens)
+            logger.log(
+                logging.INFO if count else logging.WARNING, "the tokens file has changed: it has %d tokens now", count
+            )
+
+
+def _signature(status: os.stat_result) -> tuple[object, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[tuple[object, ...], TokenBook]:
+    with path.open(encoding="utf-8") as file:
+        seen = _signature(os.fstat(file.fileno()))
+        try:
+            return seen, TokenBook(parse_tokens(file.read(), str(path)))
+        except UnicodeDecodeError as error:
+            raise TokensFileError(f"{path} must be text in UTF-8, but is not.") from error
+
+
+async def _write_use(store: JobStore, token_id: str) -> None:
+    try:
+        await store.note_use(token_id, int(time.time()))
+    except RedisError as error:
+        logger.warning("the last use of token %s could not be written: %s", token_id, error)
 
 
 _bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
@@ -97,15 +160,27 @@ _bearer = HTTPBearer(auto_error=False, description="Required if the operator has
 async def identify(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """The caller of this request, or 401."""
-    tokens: TokenBook | None = request.app.state.tokens
+    """The caller of this request, or 401. 403 if the token does not allow what the request is for."""
+    tokens: Tokens | None = request.app.state.tokens
     if tokens is None:
+        request.state.caller = OPEN_CALLER
         return OPEN_CALLER
-    caller = tokens.find(credentials.credentials) if credentials is not None else None
-    if caller is None:
-        detail = "The header `Authorization: Bearer TOKEN` must have a valid token, but does not."
-        raise ApiError(ErrorCode.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
+    found = await tokens.find(credentials.credentials) if credentials is not None else None
+    if found is None:
+        raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
+    sees = None if found.scope is Scope.ADMIN else found.name
+    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id)
+    if found.has_expired(datetime.now(UTC)):
+        raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
+    if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
+        detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
+        raise ApiError(ErrorCode.FORBIDDEN, detail)
+    tokens.note_use(found, request.app.state.store)
     return caller
+
+
+def _unauthorized(detail: str) -> ApiError:
+    return ApiError(ErrorCode.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 CallerDependency = Annotated[Caller, Depends(identify)]

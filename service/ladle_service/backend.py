@@ -45,10 +45,10 @@ async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
         scheduling = await stack.enter_async_context(Redis.from_pool(scheduler_pool))
         waker = Waker(url)
         stack.push_async_callback(asyncio.to_thread, waker.close)
-        scheduler = Scheduler(scheduling, waker)
+        scheduler = Scheduler(scheduling, waker, retention=settings.retention)
         task = asyncio.create_task(_keep_running(scheduler))
         stack.push_async_callback(_stop, task, scheduler)
-        store = JobStore(commands, streams)
+        store = JobStore(commands, streams, most_queued=settings.max_queued_jobs_per_owner)
         stack.push_async_callback(store.end_streams)
         yield store
 

@@ -10,14 +10,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from ladle_contracts import JobState
 from ladle_contracts.api import IDEMPOTENCY_HEADER, LAST_EVENT_HEADER
+from ladle_service.cursors import Cursor
 from ladle_service.problems import not_found
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """No character that has a meaning in a Redis key."""
-EVENT_ID = r"^[0-9]{1,20}-[0-9]{1,20}$"
-LARGEST = 2**64 - 1
+EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"
+LARGEST = 2**63 - 1
+"""Redis counts to 2^64 - 1, but has nothing after that one."""
 
 
 def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answer of `POST /v1/jobs`.")]) -> str:
@@ -27,10 +29,14 @@ def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answ
 
 
 def _in_range(event_id: str) -> str:
-    """Redis refuses larger numbers."""
     if any(int(part) > LARGEST for part in event_id.split("-")):
-        raise ValueError("must be two numbers below 2^64")
+        raise ValueError("must be two numbers below 2^63")
     return event_id
+
+
+def _a_cursor(text: str) -> str:
+    Cursor.parse(text)
+    return text
 
 
 EventId = Annotated[str, Field(pattern=EVENT_ID), AfterValidator(_in_range)]
@@ -60,10 +66,10 @@ class ListQuery(Query):
     """Which jobs."""
 
     state: JobState | None = None
-    label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=400)]], Field(max_length=20)] = Field(
+    label: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=", max_length=401)]], Field(max_length=20)] = Field(
         default=[], description="`name=value`. If it is given several times, all must match."
     )
-    cursor: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    cursor: Annotated[str, Field(max_length=200), AfterValidator(_a_cursor)] | None = Field(
         default=None, description="The `next_cursor` of the previous page."
     )
     limit: Annotated[int, Field(ge=1, le=500)] = 50

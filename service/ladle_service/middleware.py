@@ -1,20 +1,49 @@
-"""What is refused before a route sees it: bodies that are too large, and web pages of other sites."""
+"""What happens before a route sees a request: bodies that are too large and web pages of other sites are refused. And
+what every answer says to browsers."""
 
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
+import re
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ladle_contracts import ErrorCode
 from ladle_contracts.network import is_loopback
+from ladle_service.auth import READING
 from ladle_service.problems import ApiError, problem_response
 
 DRAIN_BYTES = 64 << 20
 DRAIN_S = 10.0
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+HSTS = "max-age=31536000"
+
+
+class SecurityHeaders:
+    """Tells browsers to take an answer as data only, to keep it from other sites, and not to store it."""
+
+    def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
+        self.app = app
+        self.headers = SECURITY_HEADERS | ({"Strict-Transport-Security": HSTS} if over_tls else {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
 
 
 class BodyLimit:
@@ -36,7 +65,8 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        # What is no number is refused by the server. More digits than this are no size.
+        if re.fullmatch("[0-9]+", declared) and (len(declared) > 18 or int(declared) > self.max_bytes):
             # A client that sends `Expect: 100-continue` has not sent the body yet.
             if "expect" not in headers:
                 await _drain(receive)
@@ -75,27 +105,31 @@ class SameSite:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            if not self.over_socket and not is_loopback(_name_of(host)):
-                detail = "The `Host` header must name this machine as localhost or 127.0.0.1, but does not."
-                await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
-                return
-            origin = headers.get("origin")
-            if scope["method"] not in SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
-                detail = "The `Origin` header must be this service's own, but is another site's."
-                await problem_response(ErrorCode.FORBIDDEN, detail)(scope, receive, send)
-                return
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is not None:
+            await problem_response(ErrorCode.FORBIDDEN, refusal)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        """Why the request is refused."""
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if not self.over_socket and not (len(hosts) == 1 and is_loopback(_name_of(hosts[0]))):
+            return "The `Host` header must name this machine as localhost or 127.0.0.1, but does not."
+        own = f"{scope.get('scheme', 'http')}://{hosts[0] if hosts else ''}"
+        if scope["method"] not in READING and any(origin != own for origin in headers.getlist("origin")):
+            return "The `Origin` header must be this service's own, but is another site's."
+        # Browsers send it with every request, also with those that have no `Origin`; "none" is the address bar.
+        if any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
+            return "The `Sec-Fetch-Site` header must be same-origin or none, but the page is another site's."
+        return None
 
 
 def _name_of(host: str) -> str:
     """The `Host` header without the port. Empty if it is not valid."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    found = HOST.fullmatch(host)
+    return found[1].strip("[]").lower() if found else ""
 
 
 async def _drain(receive: Receive) -> None:

@@ -38,11 +38,41 @@ def _build(app: FastAPI) -> dict[str, Any]:
     # FastAPI declares its own format for invalid requests, which is never sent.
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    _link(document["paths"])
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _never_null(parameter["schema"])
     return document
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Says how one answer leads to the next request: from a job's id to all about it, and from page to page."""
+    of_a_job = [
+        operation["operationId"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if "{job_id}" in path
+    ]
+    by_id = {name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}} for name in of_a_job}
+    jobs, events = paths["/v1/jobs"], paths["/v1/jobs/{job_id}/events"]["get"]
+    for operation, status in (
+        *((jobs["post"], "202"), (jobs["post"], "200")),
+        (paths["/v1/jobs/{job_id}/cancel"]["post"], "202"),
+    ):
+        operation["responses"][status]["links"] = by_id
+    jobs["get"]["responses"]["200"]["links"] = {
+        "next page": {
+            "operationId": jobs["get"]["operationId"],
+            "parameters": {"cursor": "$response.body#/next_cursor"},
+        }
+    }
+    events["responses"]["200"]["links"] = {
+        "next page": {
+            "operationId": events["operationId"],
+            "parameters": {"job_id": "$request.path.job_id", "after": "$response.body#/next_after"},
+        }
+    }
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:

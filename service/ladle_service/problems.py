@@ -69,10 +69,12 @@ def shown(value: JsonValue) -> str:
 
 def invalid_fields(error: ValidationError | RequestValidationError) -> list[dict[str, JsonValue]]:
     """Each rule that was broken, with the value if it is a plain one."""
-    return [
-        field_error(".".join(part[:LONGEST_NAME] for part in each.field.split(".")), each.describe(shown))
-        for each in broken_rules(error)[:MOST_ERRORS]
-    ]
+    return [field_error(_shortened(each.field), each.describe(shown)) for each in broken_rules(error)[:MOST_ERRORS]]
+
+
+def _shortened(field: str) -> str:
+    """The field without what is too long of each name, and of a name that has many dots."""
+    return ".".join(part[:LONGEST_NAME] for part in field.split("."))[: 4 * LONGEST_NAME]
 
 
 def problem_response(
@@ -106,7 +108,8 @@ def install(app: FastAPI) -> None:
 def openapi_responses(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
     """What a route declares in OpenAPI: the problems that it may answer, and those that every route may answer."""
     by_status: dict[int, list[ErrorCode]] = {}
-    for code in (*codes, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL):
+    everywhere = (ErrorCode.FORBIDDEN, ErrorCode.REQUEST_TIMEOUT, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED)
+    for code in (*codes, *everywhere, ErrorCode.INTERNAL):
         by_status.setdefault(PROBLEM_TITLES[code][0], []).append(code)
     return {
         status: {

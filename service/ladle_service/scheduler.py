@@ -19,8 +19,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ladle_contracts import keys
+from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
+from ladle_service.retention import KEEP_EVERYTHING, Retention
 from ladle_service.store import NODE_LIFE_MS
+from ladle_service.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ CLAIM_MS = 30_000
 RESEND_S = 3.0
 """How often the nodes of an unclaimed job are woken again, because messages can get lost."""
 SETTLE_S = 15.0
-"""After a Redis outage no attempt is ended for as long as a lease lasts, because nodes could not renew either."""
+"""How much time every lease gets after a pause, because the nodes may have paused too, or could not reach Redis."""
+PAUSE_MS = 2_000
+"""By how much Redis' clock moves between two rounds at the most, unless something stood still or the clock was set."""
 
 
 class Wakes(Protocol):
@@ -42,17 +47,29 @@ class Wakes(Protocol):
 class Scheduler:
     """Call `run`, which ends only when it is cancelled. `redis` must decode responses."""
 
-    def __init__(self, redis: Redis, waker: Wakes, *, settle_s: float = SETTLE_S, backoff_ms: int = BACKOFF_MS) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        waker: Wakes,
+        *,
+        retention: Retention = KEEP_EVERYTHING,
+        settle_s: float = SETTLE_S,
+        backoff_ms: int = BACKOFF_MS,
+    ) -> None:
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
         self._waker = waker
-        self._settle_s = settle_s
+        self._settle_ms = round(settle_s * 1000)
         self._backoff_ms = backoff_ms
         self._token = secrets.token_hex(8)
         self._elect = redis.register_script(SCRIPTS["elect"])
+        self._settle = redis.register_script(SCRIPTS["settle"])
+        self._next = redis.register_script(SCRIPTS["next"])
         self._schedule = redis.register_script(SCRIPTS["schedule"])
         self._reap = redis.register_script(SCRIPTS["reap"])
-        self._reap_from = 0.0
+        self._upkeep = Upkeep(redis, retention)
+        self._fence = ""
+        self._clock_ms = 0
         self._woken = asyncio.Event()
         self._woken_at: dict[str, float] = {}
 
@@ -63,8 +80,8 @@ class Scheduler:
                 try:
                     await self.tick()
                 except (RedisError, OperationalError, OSError) as error:
-                    logger.warning("the scheduler cannot work because of Redis: %r", error)
-                    self._reap_from = time.monotonic() + self._settle_s
+                    logger.warning("the scheduler cannot work: %s", outage_of(error) or repr(error))
+                    self._clock_ms = 0
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), PERIOD_S)
                 self._woken.clear()
@@ -73,12 +90,27 @@ class Scheduler:
 
     async def tick(self) -> bool:
         """One round. False while another scheduler is elected."""
+        paused = await self._look_at_clock()
         fence = await self._elect(args=[self._token, LOCK_MS])
+        # Before this one was elected, perhaps no scheduler was at work.
+        paused, self._fence = paused or fence != self._fence, fence
         if not fence:
             return False
+        if paused:
+            await self._settle(args=[fence, self._settle_ms])
         await self._look_after(fence)
         await self._place(fence)
+        await self._upkeep.step(fence)
         return True
+
+    async def _look_at_clock(self) -> bool:
+        """Whether there was a pause: this process, Redis or the whole machine stood still, or the clock was set.
+
+        It is Redis' clock, which also judges the leases, and which goes on while a laptop sleeps.
+        """
+        seconds, micros = await self._redis.time()
+        before, self._clock_ms = self._clock_ms, int(seconds) * 1000 + int(micros) // 1000
+        return not 0 <= self._clock_ms - before <= PAUSE_MS
 
     async def resign(self) -> None:
         """Releases the lock, so that another scheduler takes over at once."""
@@ -89,24 +121,27 @@ class Scheduler:
         active = await self._redis.smembers(keys.ACTIVE)
         for gone in self._woken_at.keys() - active:
             del self._woken_at[gone]
-        for job_id in active:
-            if time.monotonic() < self._reap_from:
-                continue
-            answer = await self._reap(args=[fence, job_id, self._backoff_ms])
+        if not active:
+            return
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in active:
+                await self._reap(args=[fence, job_id, self._backoff_ms, self._clock_ms, PAUSE_MS], client=pipe)
+            answers = await pipe.execute()
+        for job_id, answer in zip(active, answers, strict=True):
             if answer == "unclaimed":
                 await self._wake_again(job_id)
-            elif answer not in ("alive", "deposed"):
+            elif answer not in ("alive", "late", "deposed"):
                 logger.info("an attempt of job %s was ended: %s", job_id, answer)
 
     async def _place(self, fence: str) -> None:
-        for job_id in await self._redis.zrange(keys.QUEUE, 0, -1):
+        """Starts jobs until the first one in order has to wait."""
+        while job_id := await self._next(args=[NODE_LIFE_MS]):
             answer, *rest = await self._schedule(args=[fence, job_id, CLAIM_MS, NODE_LIFE_MS])
-            if answer == "scheduled":
-                attempt, *nodes = rest
-                await self._wake(job_id, int(attempt), nodes)
-            elif answer in ("busy", "deposed"):
-                # Strictly in order: a small job must not overtake a large one that waits for nodes.
+            if answer != "scheduled":
+                # Something has changed since. The next round looks again.
                 return
+            attempt, *nodes = rest
+            await self._wake(job_id, int(attempt), nodes)
 
     async def _wake_again(self, job_id: str) -> None:
         if time.monotonic() - self._woken_at.get(job_id, 0.0) < RESEND_S:

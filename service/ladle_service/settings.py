@@ -10,6 +10,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths
 from ladle_contracts.network import is_loopback
+from ladle_contracts.redis_address import with_password
+from ladle_service.retention import Retention
+
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -19,6 +23,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """`redis://`, `rediss://` or `unix://`, possibly with a password."""
+    redis_password_file: Path | None = None
+    """A file that holds the password of Redis, and nothing else."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
@@ -28,19 +34,58 @@ class Settings(BaseSettings):
     results_dir: Path
     """Where the workers write results."""
     tokens_file: Path | None = None
-    """Lines `name:sha256hex`. Without it nobody needs a token, and the service listens on this machine only."""
+    """What `ladle token` writes. Without it nobody needs a token, and the service listens on this machine only."""
+    tls_cert: Path | None = None
+    """The certificate, with those between it and the authority, in PEM. With it the service speaks HTTPS only."""
+    tls_key: Path | None = None
+    """The certificate's private key, in PEM, without a passphrase."""
+    audit_log: Path | None = None
+    """Where to write who did what. By default that goes into the log."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    keep_jobs_days: Days = 365.0
+    """How long Redis keeps jobs that have ended. Their results stay on the disk."""
+    keep_events_days: Days = 30.0
+    """How long it keeps all events and the log of a job that has ended. The last event is kept with the job."""
+    keep_nodes_days: Days = 7.0
+    """How long a node that is gone is listed."""
+    keep_jobs_most: Annotated[int, Field(ge=0)] = 100_000
+    """How many jobs that have ended it keeps; then the oldest ones go. For each of these four, 0 means no limit."""
+    client_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a client may keep the service waiting: for the rest of a request, or because it reads no answer."""
+    max_connections: Annotated[int, Field(ge=1)] = 8192
+    max_streams_per_owner: Annotated[int, Field(ge=1)] = 2000
+    max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
+    """Of one owner, on average over 20 seconds."""
+    max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def retention(self) -> Retention:
+        """How long Redis keeps what is over."""
+        return Retention(
+            jobs_days=self.keep_jobs_days,
+            events_days=self.keep_events_days,
+            nodes_days=self.keep_nodes_days,
+            most_jobs=self.keep_jobs_most,
+        )
 
     @model_validator(mode="after")
     def _open_only_to_this_machine(self) -> Self:
         if self.tokens_file is None and self.uds is None and not is_loopback(self.host):
             raise ValueError(
                 f"`LADLE_HOST` must be a loopback address when there is no `LADLE_TOKENS_FILE`, but is {self.host!r}. "
-                "Everybody in the network could submit jobs. Make a token with `python -m ladle_service hash-token`."
+                "Everybody in the network could submit jobs. Make a token with `ladle token create`."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("`LADLE_TLS_CERT` and `LADLE_TLS_KEY` must be set together, but one of them is not set.")
+        if self.tls_cert is not None and self.uds is not None:
+            raise ValueError("`LADLE_TLS_CERT` must not be set together with `LADLE_UDS`, but is.")
         return self
 
     @field_validator("redis_url")
@@ -49,6 +94,15 @@ class Settings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @model_validator(mode="after")
+    def _password_from_file(self) -> Self:
+        try:
+            url = with_password(self.redis_url.get_secret_value(), self.redis_password_file)
+        except ValueError as error:
+            raise ValueError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+        object.__setattr__(self, "redis_url", SecretStr(url))
+        return self
 
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:

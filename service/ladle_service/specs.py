@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import difflib
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -33,13 +34,34 @@ async def read_spec(request: Request) -> JobSpec:
     except NotJson as error:
         raise ApiError(ErrorCode.INVALID_SPEC, f"The body must be JSON, but is not: {error}.") from error
     except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        if first["type"] == "json_invalid":  # too deep, or with half of a character
+            detail = f"The body must be JSON, but is not: {first['ctx']['error']}."
+            raise ApiError(ErrorCode.INVALID_SPEC, detail) from error
         detail = "The job spec breaks a rule. `errors` names each field."
         raise ApiError(ErrorCode.INVALID_SPEC, detail, errors=invalid_fields(error)) from error
 
 
 def digest_of(spec: JobSpec) -> str:
-    """Equal for two bodies that ask for the same job, however they are written."""
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    """Equal for two bodies that ask for the same job, however they are written: names in any order, defaults given or
+    left out, 1 or 1.0. A field that a later version adds changes nothing where it is not used."""
+    asked = spec.model_dump(mode="json", exclude_defaults=True)
+    # A part that sets nothing, such as `"task": {}`, is as good as none.
+    used = {name: _plain(value) for name, value in asked.items() if value != {}}
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value in which a whole number is an int."""
+    match value:
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
 
 
 async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes: Sequence[NodeRecord]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,37 +26,59 @@ from ladle_contracts import (
     TaskInfo,
     keys,
 )
-from ladle_contracts.events import EVENT_BODY
+from ladle_contracts.events import read_event_body
+from ladle_contracts.jobs import read_spec
 from ladle_contracts.transitions import SCRIPTS
+from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+
+logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
 MAX_FAILURES = 3
 NODE_LIFE_MS = 10_000
 """A node whose heartbeat is older than this counts as dead."""
-LIST_BATCH = 200
+PAGE_BYTES = 2 << 20
+"""A page of jobs ends when it has so many bytes, so that a few large jobs cannot make it huge."""
+LOOK_JOBS = 2_000
+"""How many jobs one script looks at, so that nobody waits for Redis meanwhile."""
+LOOKS = 16
+"""How many such scripts one listing runs. Then it gives what it has, and where to go on."""
 
 
 class IdempotencyConflict(Exception):
     """The idempotency key was used with another body before."""
 
 
+class QueueFull(Exception):
+    """The owner has as many jobs in the queue as it may have."""
+
+
 class JobStore:
     """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
     `redis` must decode responses. `streams` is for the one connection that waits for events.
+    `most_queued` is how many queued jobs each owner may have.
     """
 
-    def __init__(self, redis: Redis, streams: Redis) -> None:
+    def __init__(self, redis: Redis, streams: Redis, *, most_queued: int | None = None) -> None:
+        self._most_queued = most_queued
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
         self._feeds = Feeds(streams, redis, _event)
         self._submit = redis.register_script(SCRIPTS["submit"])
         self._cancel = redis.register_script(SCRIPTS["cancel"])
+        self._delete = redis.register_script(SCRIPTS["delete"])
+        self._list = redis.register_script(SCRIPTS["list"])
+        self._waiting = redis.register_script(SCRIPTS["waiting"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
+
+    async def note_use(self, token_id: str, seconds: int) -> None:
+        """When a token was last used, for `ladle token list`."""
+        await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -68,7 +91,7 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict`."""
+        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
         answer, job_id = await self._submit(
             args=[
                 secrets.token_hex(10),
@@ -81,10 +104,13 @@ class JobStore:
                 idempotency_key or "",
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
+                "" if self._most_queued is None else self._most_queued,
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
+        if answer == "full":
+            raise QueueFull(owner)
         record = await self.get(job_id, None)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -97,7 +123,7 @@ class JobStore:
             fields, progress = await pipe.execute()
         if not fields or (owner is not None and fields["owner"] != owner):
             return None
-        return record_from(fields, progress)
+        return (await self._with_waits([record_from(fields, progress)]))[0]
 
     async def list(
         self,
@@ -108,30 +134,38 @@ class JobStore:
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """Newest first. The cursor has the last job of the previous page and its time, as the job may be deleted."""
-        index = keys.JOBS if owner is None else keys.owner_jobs(owner)
-        start = await self._after(index, cursor) if cursor is not None else 0
-        found: list[JobRecord] = []
-        while batch := await self._redis.zrevrange(index, start, start + LIST_BATCH - 1):
-            for job_id in batch:
-                record = await self.get(job_id, owner)
-                if record is None or (state is not None and record.state != state):
-                    continue
-                if labels and not labels.items() <= record.spec.labels.items():
-                    continue
-                if len(found) == limit:
-                    return JobPage(jobs=tuple(found), next_cursor=_cursor(found[-1]))
-                found.append(record)
-            start += len(batch)
-        return JobPage(jobs=tuple(found))
+        """Newest first. A page may have fewer than `limit` jobs though there are more: `next_cursor` tells.
 
-    async def _after(self, index: str, cursor: str) -> int:
-        """Where a listing continues. For an invalid cursor that is the end."""
-        created_ms, _, job_id = cursor.partition("-")
-        if not created_ms.isdecimal():
-            return int(await self._redis.zcard(index))
-        rank = await self._redis.zrevrank(index, job_id)
-        return int(await self._redis.zcount(index, f"({created_ms}", "+inf")) if rank is None else int(rank) + 1
+        Raises ValueError for an invalid cursor.
+        """
+        place = Cursor.parse(cursor) if cursor is not None else Cursor("", "")
+        found: list[JobRecord] = []
+        ended, room = "more", PAGE_BYTES
+        for _ in range(LOOKS):
+            (ended, created_ms, job_id, size), *jobs = await self._list(
+                args=[
+                    *(owner or "", state or "", place.created_ms, place.job_id, limit - len(found), room, LOOK_JOBS),
+                    *(text for pair in (labels or {}).items() for text in pair),
+                ]
+            )
+            found += [record for job in jobs for record in _readable(*json.loads(job))]
+            place, room = Cursor(created_ms, job_id), room - size
+            if ended != "more":
+                break
+        return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
+
+    async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
+        """The same records, with what the queued ones wait for. It changes often, so it is stored nowhere."""
+        ranks = sorted({each.spec.resources.ranks_per_node for each in records if each.state is JobState.QUEUED})
+        if not ranks:
+            return records
+        nodes = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
+        return [
+            _waiting(record, *nodes[record.spec.resources.ranks_per_node])
+            if record.state is JobState.QUEUED
+            else record
+            for record in records
+        ]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancels the job. `cancel.lua` has what happens in which state."""
@@ -141,18 +175,8 @@ class JobStore:
         return record
 
     async def delete(self, job_id: str) -> None:
-        """Deletes a job that has ended. The caller has checked that, and a terminal state never changes."""
-        owner, key = await self._redis.hmget(keys.job(job_id), ["owner", "idempotency"])
-        # The key lives for a day, so by now it may belong to a newer job.
-        if key and await self._redis.hget(keys.idempotency(owner or "", key), "job") != job_id:
-            key = None
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(keys.job(job_id), keys.progress(job_id), keys.events(job_id), keys.log(job_id))
-            pipe.zrem(keys.JOBS, job_id)
-            pipe.zrem(keys.owner_jobs(owner or ""), job_id)
-            if key:
-                pipe.delete(keys.idempotency(owner or "", key))
-            await pipe.execute()
+        """Deletes a job that has ended. For a week Redis still knows how, for nodes that find files of it."""
+        await self._delete(args=[job_id])
 
     async def events(self, job_id: str, after: str | None, limit: int) -> tuple[Event, ...]:
         """Oldest first, and only those after the id `after`."""
@@ -172,7 +196,7 @@ class JobStore:
         return tuple(await self._redis.lrange(keys.log(job_id), -tail, -1))
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
-        """Every node that has ever registered, by id."""
+        """Every node that has registered and was not gone for too long, by id."""
         return tuple(node for node, _ in await self._nodes_with_catalogs())
 
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
@@ -192,22 +216,36 @@ class JobStore:
         nodes = await self._nodes_with_catalogs()
         for _, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
             if text:
-                catalog = Catalog.model_validate_json(text)
+                catalog = Catalog.read(text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
 
 
-def _cursor(record: JobRecord) -> str:
-    return f"{round(record.created_at.timestamp() * 1000)}-{record.id}"
+def _waiting(record: JobRecord, free: int, alive: int) -> JobRecord:
+    """With what the job waits for, if that is nodes."""
+    needed, ranks = record.spec.resources.nodes, record.spec.resources.ranks_per_node
+    if free >= needed:
+        return record
+    size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")
+    return record.model_copy(update={"waiting_for": f"needs {size}, {free} free of {alive}"})
+
+
+def _readable(fields: Mapping[str, str], progress: str | None) -> list[JobRecord]:
+    """The record. None if this version cannot read it: one such job must not hide all others."""
+    try:
+        return [record_from(fields, progress)]
+    except (ValueError, KeyError):
+        logger.exception("job %s is not listed, because this version cannot read it", fields.get("id"))
+        return []
 
 
 def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
     """The record from the fields of the job's hash. An empty field is an absent one."""
     return JobRecord(
         id=fields["id"],
-        spec=JobSpec.model_validate_json(fields["spec"]),
-        state=JobState(fields["state"]),
+        spec=read_spec(fields["spec"]),
+        state=JobState.read(fields["state"]),
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
         finished_at=_optional_time(fields.get("finished_at")),
@@ -215,12 +253,11 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         failures=int(fields["failures"]),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
-        waiting_for=fields.get("waiting_for") or None,
-        reason=Reason(fields["reason"]) if fields.get("reason") else None,
+        reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
         message=fields.get("message") or None,
         log_tail=tuple(_list(fields.get("log_tail") or "[]")),
-        progress=Progress.model_validate_json(progress) if progress else Progress(),
-        result=JobResult.model_validate_json(fields["result"]) if fields.get("result") else None,
+        progress=Progress.read(progress) if progress else Progress(),
+        result=JobResult.read(fields["result"]) if fields.get("result") else None,
     )
 
 
@@ -230,7 +267,7 @@ def _event(job_id: str, entry_id: str, fields: Mapping[str, str]) -> Event:
         job_id=job_id,
         attempt=int(fields["attempt"]),
         time=_time(fields["time"]),
-        body=EVENT_BODY.validate_json(fields["body"]),
+        body=read_event_body(fields["body"]),
     )
 
 
@@ -241,11 +278,13 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         host=fields["host"],
         ranks=int(fields["ranks"]),
         gpus=tuple(_list(fields["gpus"])),
+        # Workers of the version before do not say it.
+        protections=tuple(_list(fields.get("protections", "[]"))),
         version=fields["version"],
         torch_version=fields["torch_version"],
         started_at=_time(fields["started_at"]),
         heartbeat_at=_time(fields["heartbeat_at"]),
-        alive=heartbeat_ms + NODE_LIFE_MS > now_ms and fields.get("leaving") != "1",
+        alive=abs(now_ms - heartbeat_ms) < NODE_LIFE_MS and fields.get("leaving") != "1",
         job_id=fields.get("job") or None,
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from redis.exceptions import RedisError
 
-from tests.chaos.world import World, fill, make_read_only
+from tests.chaos.world import LEASE_S, World, fill, make_read_only
 
 SUCCEEDED = frozenset({"succeeded"})
 
@@ -124,8 +124,7 @@ def cancel(world: World, incident: Incident) -> None:
         client.job(incident.job_id).cancel()
 
 
-LEASE_S = 3.0
-OUTAGE_S = (0.0, 2 * LEASE_S)
+OUTAGE_S = (0.0, 1.5 * LEASE_S)
 CHANGED = SUCCEEDED | {"inputs-changed", "unreadable-input", "corrupt-checkpoint", "path-not-allowed"}
 CHANGED |= {"identical-checkpoints", "no-checkpoints", "too-few-checkpoints"}
 DISK = SUCCEEDED | {"disk-full", "results-unwritable"}
@@ -141,21 +140,19 @@ FAULTS = (
     Fault(name="terminate rank", act=send("rank", signal.SIGTERM), failures=1),
     Fault(name="terminate service", act=send("service", signal.SIGTERM), lasts_s=(0, 8)),
     Fault(name="stop worker", act=send("worker", signal.SIGSTOP), lasts_s=(0, 4)),
-    Fault(name="stop agent", act=send("agent", signal.SIGSTOP), lasts_s=(0, 2 * LEASE_S), failures=1),
+    Fault(name="stop agent", act=send("agent", signal.SIGSTOP), lasts_s=OUTAGE_S, failures=1),
     Fault(name="stop torchrun", act=send("torchrun", signal.SIGSTOP), lasts_s=(0, 4)),
     Fault(name="stop rank", act=send("rank", signal.SIGSTOP), lasts_s=(0, 4)),
-    Fault(name="stop service", act=send("service", signal.SIGSTOP), lasts_s=(0, 2 * LEASE_S)),
-    Fault(name="stop redis", act=send("redis", signal.SIGSTOP), lasts_s=(0, 2 * LEASE_S), failures=1),
-    Fault(name="freeze everything", act=freeze_everything, lasts_s=(LEASE_S, 2 * LEASE_S)),
+    Fault(name="stop service", act=send("service", signal.SIGSTOP), lasts_s=OUTAGE_S),
+    Fault(name="stop redis", act=send("redis", signal.SIGSTOP), lasts_s=OUTAGE_S, failures=1),
+    Fault(name="freeze everything", act=freeze_everything, lasts_s=(LEASE_S, 1.5 * LEASE_S)),
     Fault(name="cut links", act=cut_links),
-    Fault(
-        name="redis out of memory", act=refuse("CONFIG", "SET", "maxmemory", 1), lasts_s=(0, 2 * LEASE_S), failures=1
-    ),
-    Fault(name="redis read-only", act=refuse("REPLICAOF", "127.0.0.1", 1), lasts_s=(0, 2 * LEASE_S), failures=1),
+    Fault(name="redis out of memory", act=refuse("CONFIG", "SET", "maxmemory", 1), lasts_s=OUTAGE_S, failures=1),
+    Fault(name="redis read-only", act=refuse("REPLICAOF", "127.0.0.1", 1), lasts_s=OUTAGE_S, failures=1),
     Fault(
         name="redis without replicas",
         act=refuse("CONFIG", "SET", "min-replicas-to-write", 1),
-        lasts_s=(0, 2 * LEASE_S),
+        lasts_s=OUTAGE_S,
         failures=1,
     ),
     Fault(

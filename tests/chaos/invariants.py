@@ -14,6 +14,7 @@ from ladle_contracts import TERMINAL_STATES, keys
 from ladle_engine import EngineError, rebuild
 from tests.chaos.rounds import WHOLE, Round, Shape, coefficients
 from tests.chaos.world import World
+from tests.integration.machine import disagreements
 from tests.polling import until
 
 
@@ -117,6 +118,12 @@ def nothing_left(world: World, done: Round) -> Iterator[str]:
             return [*nodes, *leases, *active]
 
     yield from _stays("leases", held)
+
+    def wrong() -> list[str]:
+        with world.redis() as client:
+            return disagreements(client)
+
+    yield from _stays("sets of jobs that disagree with the jobs", wrong)
 
 
 def nothing_hidden(world: World) -> list[str]:

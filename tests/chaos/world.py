@@ -205,7 +205,9 @@ def world(folder: Path, *, own_mounts: bool) -> Iterator[World]:
             subprocess.run(["umount", "-l", str(folder / "results")], check=True)
 
 
-NODE_SETTINGS = {"RANK_MODULE": "tests.chaos.held_rank", "RANKS": "2"}
+LEASE_S = 6.0
+"""Short, so that a lost node is soon noticed, and long enough for a busy machine."""
+NODE_SETTINGS = {"RANK_MODULE": "tests.chaos.held_rank", "RANKS": "2", "LEASE_S": str(LEASE_S)}
 
 
 def python_path() -> str:

@@ -105,6 +105,20 @@ def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) ->
     until(gone(terminal.started), what="the stack to be gone")
 
 
+def test_run_goes_on_when_its_worker_is_killed(home: Path) -> None:
+    terminal = Terminal(home, "run", "checkpoints", "val.npz", "--method", "twa", "--method-option", "steps=1000")
+    terminal.until(b"loss")
+    (worker,) = (
+        process for process in psutil.Process(terminal.pid).children() if "ladle_worker" in " ".join(process.cmdline())
+    )
+    worker.kill()
+    status = terminal.end()
+    assert status == 0, terminal.text()
+    for words in ("The worker was ended by SIGKILL", "The worker runs again", "Model:"):
+        assert words in terminal.text(), words
+    until(gone(terminal.started), what="the stack to be gone")
+
+
 @pytest.mark.parametrize("how", ["ctrl-c", "terminate", "kill"])
 def test_run_leaves_no_process_however_it_ends(home: Path, how: str) -> None:
     terminal = Terminal(
@@ -212,6 +226,47 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_
             assert (home / "ladle-results" / job / "model.safetensors").is_file()
         finally:
             again.terminate()
+
+
+def test_a_part_of_a_stack_that_is_killed_runs_again_and_jobs_go_on(home: Path, up: subprocess.Popen[str]) -> None:
+    """Redis, the service and the worker, one after the other, while one job is at work."""
+    started: list[psutil.Process] = []
+    submit = [LADLE, "submit", "checkpoints", "val.npz", "--method", "twa", "--method-option", "steps=3000"]
+    job = subprocess.run(
+        submit, cwd=home, env=environment(home), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+    def part(name: str) -> psutil.Process | None:
+        """A child of `ladle up`, not one of the worker's own."""
+        words = {"redis": "unixsocket", "service": "ladle_service", "worker": "ladle_worker"}
+        found = [each for each in psutil.Process(up.pid).children() if words[name] in " ".join(each.cmdline())]
+        started.extend(found)
+        return found[0] if found else None
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [LADLE, *arguments], cwd=home, env=environment(home), capture_output=True, text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )  # fmt: skip
+
+    until(lambda: "running" in ask("status", job).stdout, what="the job to run")
+    assert up.stdout is not None
+    for name in ("redis", "service", "worker"):
+        killed = part(name)
+        assert killed is not None
+        killed.kill()
+        assert f"The {name} was ended by SIGKILL" in up.stdout.readline()
+        assert f"The {name} runs again" in up.stdout.readline()
+        again = part(name)
+        assert again is not None
+        assert again.pid != killed.pid
+    done = ask("watch", job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (home / "ladle-results" / job / "model.safetensors").is_file()
+    up.terminate()
+    assert up.wait(timeout=DEADLINE_S) == 0
+    until(gone(started), what="the stack to be gone")
 
 
 def test_the_demo_beats_its_checkpoints_or_says_that_it_does_not(tmp_path: Path) -> None:

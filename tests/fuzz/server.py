@@ -1,7 +1,7 @@
 """Reads files of strangers, each in a process of its own that is bounded in time and memory.
 
-`python -m tests.fuzz.server` takes a JSON list `[target, folder, scratch]` a line from stdin and answers with an `Answer` a line on stdout. The
-libraries are imported once; each file gets a copy of this process.
+`python -m tests.fuzz.server` takes a JSON list `[target, folder, scratch]` per line from stdin and answers with an
+`Answer` per line on stdout. The libraries are imported once; each file gets a copy of this process.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +47,14 @@ class Stack:
 
 
 @contextmanager
-def api_stack(folder: Path, *, over_socket: bool = False, **settings: str) -> Iterator[Stack]:
-    """Redis and the service, ready."""
+def api_stack(
+    folder: Path,
+    *,
+    over_socket: bool = False,
+    wrap: Callable[[list[str]], list[str]] = lambda arguments: arguments,
+    **settings: str,
+) -> Iterator[Stack]:
+    """Redis and the service, ready. `wrap` may change the command that starts the service."""
     for path in ("data/checkpoints", "data/val", "results"):
         (folder / path).mkdir(parents=True)
     with redis_server(folder) as server:
@@ -58,6 +64,7 @@ def api_stack(folder: Path, *, over_socket: bool = False, **settings: str) -> It
             settings |= {"UDS": "", "PORT": str(port)}
             url = f"http://127.0.0.1:{port}"
         process = service_process(folder, server, folder / "data", **settings)
+        process.arguments = wrap(process.arguments)
         with running(process):
             if over_socket:
                 until((folder / "api.sock").exists, what="the service's socket")
@@ -115,7 +122,7 @@ class ScriptedNode:
         assert answer == "ok"
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
-        assert self.call("finalize", job_id, attempt) == "ok"
+        assert self.call("finalize", job_id, attempt, NODE, 60_000) == "ok"
         text = result.model_dump_json()
         assert self.call("end", job_id, attempt, "succeeded", "", "", text, "[]", 0) == "succeeded"
 

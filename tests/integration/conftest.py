@@ -7,7 +7,8 @@ import pytest
 
 from tests.integration.api_stack import ScriptedNode, Stack, api_stack
 from tests.integration.life import Cluster, Gate, cluster
-from tests.servers import Process, RedisServer, redis_server, running, worker_process
+from tests.integration.machine import Machine
+from tests.servers import Process, RedisServer, gated_worker, redis_server, running
 
 
 @pytest.fixture
@@ -15,6 +16,25 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server of this test's own."""
     with redis_server(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis server for the tests of a file. It does not wait for the disk."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        with running.client() as client:
+            client.config_set("appendfsync", "no")
+        yield running
+
+
+@pytest.fixture
+def machine(shared_server: RedisServer) -> Iterator[Machine]:
+    """An empty Redis with a scheduler elected."""
+    with shared_server.client() as client:
+        client.flushall()
+    made = Machine(shared_server)
+    yield made
+    made.redis.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +60,7 @@ def made(server: RedisServer) -> Iterator[Cluster]:
 @pytest.fixture
 def worker(tmp_path: Path, server: RedisServer, data: Path) -> Iterator[Process]:
     """Its ranks can be held at a point by `gate`. `data` is the test file's own: a root with checkpoints and data."""
-    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.gated_rank")
-    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with running(process):
+    with running(gated_worker(tmp_path, server, data)) as process:
         yield process
 
 

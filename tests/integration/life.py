@@ -114,6 +114,18 @@ class Gate:
     def reached(self, name: str) -> bool:
         return (self.folder / f"{name}.reached").exists()
 
+    def hold(self, name: str) -> None:
+        (self.folder / f"{name}.hold").touch()
+
+    def wait_for(self, name: str) -> int:
+        """Until a process has come to the point. Returns its pid."""
+        reached = self.folder / f"{name}.reached"
+        return int(until(lambda: reached.exists() and reached.read_text(), what=f"{name} to be reached"))
+
+    def let_pass(self, name: str) -> None:
+        """All that come to the point from now on."""
+        (self.folder / f"{name}.hold").unlink()
+
     def open(self, name: str) -> None:
         (self.folder / f"{name}.open").touch()
 

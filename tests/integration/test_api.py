@@ -32,8 +32,8 @@ from ladle import (
     Unavailable,
 )
 from ladle_contracts import Reason, StateChanged, StepDone, Warned, keys
+from ladle_contracts.tokens import hash_token
 from ladle_service.app import create_app
-from ladle_service.auth import hash_token
 from ladle_service.settings import Settings
 from tests.integration.api_stack import CuttingProxy, ScriptedNode, Stack, api_stack
 from tests.polling import DEADLINE_S, SOON_S, until
@@ -181,7 +181,10 @@ def test_a_path_outside_the_roots_is_refused_like_one_that_is_missing(stack: Sta
     link = stack.folder / "data" / "link"
     if not link.is_symlink():
         link.symlink_to(secret)
-    with stack.client() as client, pytest.raises(InvalidSpec, match="`ckpt_dir` must be an existing path") as caught:
+    with (
+        stack.client() as client,
+        pytest.raises(InvalidSpec, match="`ckpt_dir` must be an existing file or folder") as caught,
+    ):
         client.submit(stack.folder / "data" / name, stack.paths[1])
     assert caught.value.code == "path-not-allowed"
 

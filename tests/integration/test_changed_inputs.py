@@ -48,7 +48,8 @@ def assert_refused(made: Cluster, job: str, path: Path, results: Path) -> None:
     assert record.message is not None
     assert f"`{path}`" in record.message
     assert not (results / "out").exists()
-    assert not list(results.glob(".ladle-*.tmp"))
+    # The worker says how the job ended before it clears up.
+    until(lambda: not list(results.glob(".ladle-*.tmp")), what="the staging folder to go")
 
 
 @pytest.mark.parametrize("change", [replaced, Path.unlink])

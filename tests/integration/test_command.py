@@ -139,7 +139,7 @@ def test_the_machines_are_listed(stack: Stack, node: ScriptedNode) -> None:
         (["submit", "a", "b", "--select-fraction", "2"], 2, "`--select-fraction` must be below 1, but is 2."),
         (["submit", "a", "b", "--dtype", "int4"], 2, "`--dtype` must be `keep`"),
         (["submit", "a", "b", "--url", "nonsense"], 1, "`--url` must be http://host:port"),
-        (["submit", "/etc", "/etc/passwd", "--train-set", "/etc"], 1, "`--train-set` must be an existing path"),
+        (["submit", "/etc", "/etc/passwd", "--train-set", "/etc"], 1, "`--train-set` must be an existing"),
         (["submit", "a"], 2, "VAL_SET"),
         (["status", "nonesuch"], 1, "no such job"),
         (["logs", "nonesuch"], 1, "no such job"),

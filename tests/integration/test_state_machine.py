@@ -6,89 +6,18 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from ladle_contracts import JobState, keys
-from ladle_contracts.transitions import SCRIPTS
 from ladle_service.scheduler import LOCK_MS, Scheduler
 from ladle_service.store import JobStore
 from ladle_service.wake import Waker
+from tests.integration.machine import EXPIRED, LEASE_MS, NODE_LIFE_MS, Machine
 from tests.polling import DEADLINE_S, SOON_S, until
-from tests.servers import RedisServer, redis_server
-
-NODE_LIFE_MS = 60_000
-CLAIM_MS = 30_000
-LEASE_MS = 60_000
-EXPIRED = -1
-"""Milliseconds that a lease or a claim lives: it has run out before anybody looks."""
-
-
-class Machine:
-    """Every transition as a call, with the arguments that a test does not care about filled in."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.server = server
-        self.redis = server.client()
-        self.fence = self.call("elect", "the-test", 600_000)
-        self.jobs = 0
-
-    def call(self, script: str, *arguments: Any) -> Any:
-        return self.redis.register_script(SCRIPTS[script])(args=list(arguments))
-
-    def node(self, name: str, ranks: int = 1) -> None:
-        self.call("register", name, "id", name, "ranks", ranks)
-        self.call("heartbeat", name)
-
-    def submit(self, *, nodes: int = 1, ranks: int = 1, priority: int = 0, max_failures: int = 3) -> str:
-        self.jobs += 1
-        job = f"job-{self.jobs}"
-        self.call("submit", job, "me", "{}", priority, nodes, ranks, max_failures, "", "", 1000)
-        return job
-
-    def schedule(self, job: str, fence: str | None = None) -> list[str]:
-        answer: list[str] = self.call("schedule", fence or self.fence, job, CLAIM_MS, NODE_LIFE_MS)
-        return answer
-
-    def claim(self, job: str, attempt: int, node: str, lease_ms: int = LEASE_MS) -> str:
-        answer: str = self.call("claim", job, attempt, node, lease_ms)[0]
-        return answer
-
-    def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
-        answer: str = self.call("end", job, attempt, outcome, reason, "why", "{}", "[]", 0)
-        return answer
-
-    def reap(self, job: str, fence: str | None = None) -> str:
-        answer: str = self.call("reap", fence or self.fence, job, 0)
-        return answer
-
-    def field(self, job: str, name: str) -> str:
-        value: str = self.redis.hget(keys.job(job), name)
-        return value
-
-    def holder(self, node: str) -> str:
-        value: str = self.redis.hget(keys.node(node), "job") or ""
-        return value
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-def machine(server: RedisServer) -> Iterator[Machine]:
-    with server.client() as client:
-        client.flushall()
-    made = Machine(server)
-    yield made
-    made.redis.close()
 
 
 def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
@@ -98,10 +27,10 @@ def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
     assert machine.schedule(small) == ["scheduled", "1", "a"]
     assert machine.schedule(large) == ["busy"]
     assert [machine.holder(name) for name in ("a", "b", "c")] == [small, "", ""], "nothing is held while waiting"
-    assert machine.field(large, "waiting_for") == "needs 3 nodes, 2 free of 3"
+    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3]]
     assert machine.field(large, "attempt") == "0"
     assert machine.claim(small, 1, "a") == "ok"
-    assert machine.call("finalize", small, 1) == "ok"
+    assert machine.finalize(small, 1) == "ok"
     assert machine.end(small, 1, "succeeded") == "succeeded"
     assert machine.schedule(large) == ["scheduled", "1", "a", "b", "c"]
     assert {machine.holder(name) for name in ("a", "b", "c")} == {large}
@@ -126,7 +55,7 @@ def test_too_few_machines_let_those_behind_go_first_and_too_few_free_ones_do_not
     machine.node("a", ranks=2)
     impossible, small = machine.submit(ranks=4), machine.submit()
     assert machine.schedule(impossible) == ["impossible"]
-    assert machine.field(impossible, "waiting_for") == "needs 1 node of 4 ranks, 0 free of 0"
+    assert machine.call("waiting", NODE_LIFE_MS, 4, 1) == [[0, 0], [1, 1]]
     assert machine.schedule(small)[0] == "scheduled"
     assert machine.schedule(machine.submit()) == ["busy"]
 
@@ -151,14 +80,14 @@ def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> N
     before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
     assert machine.call("renew", job, 1, "a", LEASE_MS) == "lost"
     assert machine.call("report", job, 1, 10, '{"stage":"x"}', 1, '{"kind":"warning","message":"m"}', "line") == "lost"
-    assert machine.call("finalize", job, 1) == "lost"
+    assert machine.finalize(job, 1) == "lost"
     for outcome in ("succeeded", "failed", "crashed", "released"):
         assert machine.end(job, 1, outcome) == "lost"
     assert machine.claim(job, 1, "a") == "stale"
     assert (machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))) == before
     assert machine.redis.llen(keys.log(job)) == 0
     # And the one that is current can.
-    assert machine.call("finalize", job, 2) == "ok"
+    assert machine.finalize(job, 2) == "ok"
     assert machine.end(job, 2, "succeeded") == "succeeded"
 
 
@@ -170,6 +99,22 @@ def test_a_node_that_was_not_given_the_job_cannot_claim_it_and_nobody_claims_twi
     assert machine.claim(job, 1, "b") == "stale"
     assert machine.claim(job, 1, "a") == "ok"
     assert machine.claim(job, 1, "a") == "stale", "it runs already: a second delivery of the message does nothing"
+
+
+def test_a_claim_whose_answer_was_lost_is_repeated_by_the_same_process_only(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    first = machine.call("claim", job, 1, "a", LEASE_MS, "token-1")
+    assert first[0] == "ok"
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1") == first
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-2")[0] == "stale"
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "")[0] == "stale"
+    machine.end(job, 1, "released")
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1")[0] == "stale"
+    machine.schedule(job)
+    assert machine.call("claim", job, 1, "a", LEASE_MS, "token-1")[0] == "stale"
+    assert machine.call("claim", job, 2, "a", LEASE_MS, "token-3")[0] == "ok"
 
 
 def test_a_scheduler_that_lost_its_lock_changes_nothing(machine: Machine) -> None:
@@ -271,12 +216,12 @@ def test_a_cancel_reaches_a_job_in_every_state_but_the_last_ones(machine: Machin
     machine.call("cancel", running)
     assert machine.field(running, "state") == "cancelling"
     assert machine.call("renew", running, 1, "a", LEASE_MS) == "cancel"
-    assert machine.call("finalize", running, 1) == "cancel"
+    assert machine.finalize(running, 1) == "cancel"
     assert machine.end(running, 1, "crashed") == "cancelled", "not tried again"
     late = machine.submit()
     machine.schedule(late)
     machine.claim(late, 1, "a")
-    machine.call("finalize", late, 1)
+    machine.finalize(late, 1)
     machine.call("cancel", late)
     assert machine.field(late, "state") == "finalizing"
     assert machine.end(late, 1, "succeeded") == "succeeded"
@@ -315,7 +260,9 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
     expected = {
         keys.QUEUE, keys.ACTIVE, keys.JOBS, keys.NODES, keys.SCHEDULER_LOCK, keys.SCHEDULER_FENCE, keys.node("n"),
         keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.job("job-x"),
-        keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"),
+        keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
+        keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
+        keys.NEEDS, keys.need_queue(1, 1),
     }  # fmt: skip
     assert set(machine.redis.scan_iter("*")) == expected
 
@@ -433,7 +380,6 @@ def test_a_listing_goes_on_though_the_jobs_of_the_page_before_are_gone(machine: 
                     break
             assert sorted(seen) == [f"j{number:02}" for number in range(25)]
             assert not (await store.list("me")).jobs
-            assert not (await store.list("me", cursor="nonsense")).jobs
 
     asyncio.run(use())
 
@@ -447,6 +393,7 @@ def test_deleting_an_old_job_leaves_the_key_of_a_newer_one(machine: Machine) -> 
     async def use() -> None:
         async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
             store = JobStore(redis, redis)
+            await store.cancel("old")
             await store.delete("old")
             replayed = await store.replay("me", "k", "d")
             assert replayed is not None

@@ -105,8 +105,12 @@ def test_redis_and_the_worker_are_on_a_network_without_a_way_out():
 
 def test_api_and_worker_see_the_same_folders_and_the_data_only_for_reading():
     services = compose()["services"]
-    assert services["api"]["volumes"] == services["worker"]["volumes"]
-    assert "${LADLE_DATA:-./data}:/data:ro" in services["api"]["volumes"]
+    *both, tokens = services["api"]["volumes"]
+    assert both == services["worker"]["volumes"]
+    assert "${LADLE_DATA:-./data}:/data:ro" in both
+    assert tokens["read_only"] is True
+    assert services["api"]["environment"]["LADLE_TOKENS_FILE"] == f"{tokens['target']}/tokens"
+    assert tokens["source"] == "${LADLE_SECRETS:-./docker/secrets}", "the folder, so that a replaced file is seen"
 
 
 def test_the_worker_has_longer_to_stop_than_it_takes_by_itself():

@@ -110,8 +110,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
             the files must be the same.
         provenance: words of your own for `report.json`.
         progress: called with every `ladle_engine.progress` event, on rank 0.
-        commit: write beside `output` and rename at the end; without it, write to `output` itself, for a caller that
-            renames.
+        commit: write beside `output` and rename at the end; without it, write to `output` itself, which may be an empty
+            folder, for a caller that renames.
 
     Raises:
         EngineError: with a stable `code`; see `ladle_engine.errors`. Nothing is left behind.
@@ -146,7 +146,7 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
         inputs=job.inputs,
     )
     output = Path(request.output)
-    with staged(output) if request.commit else fresh_folder(output) as folder:
+    with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
         files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes)
         job.inputs.refuse_changed()
         return files

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 
+from ladle_engine.safe_text import one_line
+
 MAX_CHARS = 2_000
 """Of a message. A file of strangers may have a name of megabytes in it."""
 LONG_WORD = re.compile(r"(\S{120})\S{81,}(\S{40})")
@@ -24,33 +26,17 @@ def shortened(text: str) -> str:
     return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 500]} ... {text[-490:]}"
 
 
-def printable(text: str) -> str:
-    r"""The same text with `\x1b` and the like for all that is no visible character.
-
-    Names of files and tensors come from strangers: they may control a terminal, turn the direction of what follows, or
-    hold bytes that are not UTF-8, which no message can be written with.
-    """
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    # What Python stands in for a byte that is not UTF-8.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]
-
-
 class EngineError(Exception):
     """Something about the input or the machine stops the job. Trying again would not help.
 
-    Messages read: `` `field` must RULE, but is VALUE. `` and then what to do.
+    Messages read: `` `field` must RULE, but is VALUE. `` and then what to do. They are one line: names of files and
+    tensors come from strangers, and may hold anything.
     """
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         """One of `ladle_contracts.Reason`'s values (a test holds the two lists together)."""
-        self.message = printable(shortened(message))
+        self.message = one_line(shortened(message))
         super().__init__(self.message)
 
 

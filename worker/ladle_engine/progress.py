@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ladle_engine.errors import printable
+from ladle_engine.safe_text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Warned:
     message: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", printable(self.message))
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 ProgressEvent = StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned
@@ -79,6 +79,20 @@ ProgressCallback = Callable[[ProgressEvent], None]
 
 def ignore(event: ProgressEvent) -> None:
     """The default callback."""
+
+
+_listeners: list[Callable[[], None]] = []
+
+
+def pulse() -> None:
+    """Says that work goes on where events are rare. Cheap: for every block read or written, and every batch."""
+    for listener in _listeners:
+        listener()
+
+
+def on_pulse(listener: Callable[[], None]) -> None:
+    """`listener` is called by every `pulse` of this process from now on."""
+    _listeners.append(listener)
 
 
 class Pace:

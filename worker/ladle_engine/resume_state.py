@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import ProgressCallback, Warned, ignore
-from ladle_engine.storage.atomic_folder import make_folder, naming_the_full_disk
+from ladle_engine.storage.atomic_folder import STORAGE_FAULTS, make_folder, naming_disk_faults
 from ladle_engine.storage.inputs import Inputs
-from ladle_engine.storage.sealed_file import read_sealed, write_sealed
+from ladle_engine.storage.sealed_file import read_sealed, remove_whatever, write_sealed
 from ladle_engine.versions import installed_version
 
 SUFFIX = ".pt"
+
+FORMAT = 2
+"""Of everything that is saved. A state of another format begins anew."""
 
 
 class ResumeState:
@@ -45,6 +50,8 @@ class ResumeState:
         self._on_event = on_event
         self._last_save = time.monotonic()
         if self._folder:
+            if self._folder.is_file():
+                self._discard(self._folder)
             make_folder(self._folder, "state_dir", may_exist=True)
 
     @property
@@ -62,15 +69,44 @@ class ResumeState:
 
     def save(self, key: str, value: Mapping[str, Any]) -> None:
         """Nothing on other ranks than 0. Raises `OutputError` on a full disk; what was saved before stays."""
-        path = self._path(key)
-        if path is None:
+        if self._folder is None:
             return
         # In memory first: on a full disk `torch.save` raises an error of its own that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(value), buffer)
-        with naming_the_full_disk("state_dir", path.parent):
-            write_sealed(path, buffer.getvalue())
+        self.write(key + SUFFIX, buffer.getvalue())
         self._last_save = time.monotonic()
+
+    def read(self, name: str) -> bytes | None:
+        """Rank 0's: a file that was written here by a job of these settings. Anything else in its place is discarded,
+        with a warning. None without one."""
+        path = self._path(name)
+        if path is None or not os.path.lexists(path):
+            return None
+        with naming_disk_faults("state_dir", path.parent):
+            try:
+                content = read_sealed(path, self._kind(name))
+            except OSError as error:
+                if error.errno in STORAGE_FAULTS:
+                    raise
+                content = None
+        if content is None:
+            self._discard(path)
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Rank 0's. Raises `OutputError` or `LostFolder`."""
+        path = self._path(name)
+        if path is not None:
+            with naming_disk_faults("state_dir", path.parent):
+                write_sealed(path, content, self._kind(name))
+
+    def forget(self, name: str) -> None:
+        """Rank 0's: removes a file. A read-only disk keeps it."""
+        path = self._path(name)
+        if path is not None:
+            with suppress(OSError):
+                path.unlink()
 
     def is_due(self) -> bool:
         """Whether `every_s` has passed since the last save; never on other ranks than 0."""
@@ -79,24 +115,25 @@ class ResumeState:
     def discard(self) -> None:
         """Forgets everything that was saved."""
         for path in self._folder.glob(f"*{SUFFIX}") if self._folder else ():
-            path.unlink()
+            with naming_disk_faults("state_dir", path.parent):
+                remove_whatever(path)
 
     def _read(self, key: str) -> bytes:
-        """Nothing where there is nothing, or what is there is damaged."""
-        path = self._path(key)
-        if path is None or not path.exists():
-            return b""
-        content = read_sealed(path)
-        if content is not None:
-            return content
-        self._on_event(
-            Warned(message=f"The saved state `{path}` is damaged and is not used. What it was for begins anew.")
-        )
-        path.unlink()
-        return b""
+        return self.read(key + SUFFIX) or b""
 
-    def _path(self, key: str) -> Path | None:
-        return self._folder / f"{key}{SUFFIX}" if self._folder else None
+    def _discard(self, path: Path) -> None:
+        told = f"The saved state `{path}` is damaged, or not of this job, and is not used. What it was for begins anew."
+        self._on_event(Warned(message=told))
+        with naming_disk_faults("state_dir", path.parent):
+            remove_whatever(path)
+
+    def _path(self, name: str) -> Path | None:
+        return self._folder / name if self._folder else None
+
+    def _kind(self, name: str) -> str:
+        """A file that was copied from another job or another name is none of this one's."""
+        assert self._folder is not None, "files have a folder"
+        return f"ladle state {FORMAT} {self._folder.name} {name}"
 
 
 def job_key(settings: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -11,25 +12,38 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 from pydantic import ValidationError
 
 from ladle_contracts import keys
+from ladle_contracts.beneath import WITHOUT_OPENAT2, has_openat2
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
+from ladle_contracts.processes import keep_secrets
 from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
+from ladle_worker.confinement.choose import CannotConfine
+from ladle_worker.job_folder import JOBS_FOLDER
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
     set_up_logging("info")
+    keep_secrets()
     try:
         settings = Settings()
     except ValidationError as error:
         print("ladle_worker cannot start:", *explain_settings(error), sep="\n  ", file=sys.stderr)
         return 2
-    settings.results_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        (settings.results_dir / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"`LADLE_RESULTS_DIR` cannot be made: {error}.", file=sys.stderr)
+        return 2
+    if not has_openat2():
+        logger.warning("%s", WITHOUT_OPENAT2)
     try:
         node = Node(settings, describe())
-    except CannotDescribe as error:
+    except (CannotDescribe, CannotConfine) as error:
         print(for_terminal(str(error)), file=sys.stderr)
         return 2
     app = make_app(settings, node)

@@ -10,12 +10,15 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import Ignore
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
+from ladle_contracts.processes import keep_secrets
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
-from ladle_worker.family import die_with_parent
+from ladle_worker.family import adopt_orphans, die_with_parent
 from ladle_worker.node import Node
 from ladle_worker.settings import Settings
 
@@ -43,13 +46,16 @@ def make_app(settings: Settings, node: Node) -> Celery:
         visibility_timeout=VISIBILITY_TIMEOUT_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What Redis refuses for a while (writes, when its disk is full) must not end the worker.
+        broker_channel_error_retry=True,
+        worker_consumer=patient_consumer(node),
     )
 
     @app.task(name=keys.RUN_TASK)
     def run(job_id: str, attempt: int, node_rank: int) -> None:
         """The message only wakes the node. Redis says whether there is anything to do."""
         try:
-            state = run_attempt(settings, job_id, attempt)
+            state = run_attempt(settings, job_id, attempt, node.protections)
         except NotOurs as error:
             logger.info("nothing to do: %s", error)
             raise Ignore from error
@@ -57,6 +63,17 @@ def make_app(settings: Settings, node: Node) -> Celery:
 
     _connect_signals(node)
     return app
+
+
+def patient_consumer(node: Node) -> type[Consumer]:
+    """Celery's consumer, which connects only when Redis takes writes: without them it can only fail again."""
+
+    class PatientConsumer(Consumer):
+        def connect(self) -> Any:
+            node.wait_for_redis(between=maybe_shutdown)
+            return super().connect()
+
+    return PatientConsumer
 
 
 def _leave_first(node: Node, number: signal.Signals) -> None:
@@ -75,9 +92,6 @@ def _connect_signals(node: Node) -> None:
     def keep_log(**_: Any) -> None:
         """Celery leaves the log as it is if somebody answers this signal."""
 
-    def register(**_: Any) -> None:
-        node.register()
-
     def begin(**_: Any) -> None:
         node.start()
         # Celery's own signal comes only after the soft shutdown, when the child is about to be killed.
@@ -87,10 +101,9 @@ def _connect_signals(node: Node) -> None:
     def bind_child(**_: Any) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
+        keep_secrets()
+        adopt_orphans()
 
     signals.setup_logging.connect(keep_log, weak=False)
-    # Before anything is consumed: registering ends the lease of the job that the node held before it restarted. It must
-    # not come after the child has claimed a new job.
-    signals.worker_init.connect(register, weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_process_init.connect(bind_child, weak=False)

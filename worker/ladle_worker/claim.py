@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-from ladle_contracts import JobResult, JobSpec, Progress, Reason
+from pydantic import ValidationError
+
+from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
+from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
-from ladle_worker.connection import PATIENCE, connect
+from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
 
 
@@ -29,11 +34,33 @@ class Ended:
     log_tail: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """A job as whoever finds its files sees it."""
+
+    state: str
+    output: str
+    """The name of the result's folder."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+def fate_of(redis: Any, job_id: str) -> Fate | None:
+    """Also of a job that was deleted not long ago. None if this Redis does not know it. Raises `RedisError`."""
+    state, spec = redis.hmget(keys.job(job_id), ["state", "spec"])
+    if state:
+        return Fate(state=state, output=json.loads(spec).get("output", {}).get("name") or job_id)
+    state, output = redis.hmget(keys.deleted(job_id), ["state", "output"])
+    return Fate(state=state, output=output) if state else None
+
+
 class Claim:
     """One attempt of one job, held by this node.
 
-    Changes of state wait until Redis is back. Renewals and reports raise `RedisError` at once, and the next one tries
-    again.
+    Changes of state wait until Redis can be used. Renewals and reports raise `RedisError` at once, and the next one
+    tries again.
     """
 
     def __init__(self, settings: Settings, job_id: str, attempt: int) -> None:
@@ -42,31 +69,50 @@ class Claim:
         self.attempt = attempt
         self._node = settings.node_id
         self._lease_ms = round(settings.lease_s * 1000)
-        self._patient = connect(settings, retries=PATIENCE)
-        self._quick = connect(settings, retries=0)
-        answer, *rest = self._call("claim", self._node, self._lease_ms)
+        self._redis = connect(settings)
+        # Repeated with the same token: if the first answer was lost, the attempt is this process' all the same.
+        answer, *rest = self._call("claim", self._node, self._lease_ms, secrets.token_hex(8))
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        self.spec = JobSpec.model_validate_json(rest[0])
+        self.spec = self._understand(rest[0])
+
+    def _understand(self, text: str) -> JobSpec:
+        """The spec. A service of another version may have accepted values that mean nothing here."""
+        try:
+            return JobSpec.read(text)
+        except ValidationError as error:
+            rules = " ".join(f"`{each.field}` {each.describe()}." for each in broken_rules(error))
+            message = (
+                f"The service has accepted a job that this worker (version {version('ladle')}) does not understand: "
+                f"{rules} Install the same version of Ladle on both."
+            )
+            self.end(Ended(outcome="failed", reason=Reason.VERSION_MISMATCH, message=message))
+            self.close()
+            raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
 
     def renew(self) -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
-        answer: str = self._quick.register_script(SCRIPTS["renew"])(
+        answer: str = self._redis.register_script(SCRIPTS["renew"])(
             args=[self.job_id, self.attempt, self._node, self._lease_ms]
         )
+        return answer
+
+    def renew_patiently(self) -> str:
+        """The same, but waits until Redis is back."""
+        answer: str = self._call("renew", self._node, self._lease_ms)
         return answer
 
     def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
         """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
-        self._quick.register_script(SCRIPTS["report"])(
+        self._redis.register_script(SCRIPTS["report"])(
             args=[self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
         )
 
     def finalize(self) -> str:
-        """`ok`: the result may be moved to its place. `cancel` or `lost`: it must not be."""
-        answer: str = self._call("finalize")
+        """`ok`: the result may be moved to its place, while the lease lasts. `cancel` or `lost`: it must not be."""
+        answer: str = self._call("finalize", self._node, self._lease_ms)
         return answer
 
     def end(self, ended: Ended) -> str:
@@ -82,9 +128,13 @@ class Claim:
         )
         return answer
 
+    def fate(self) -> Fate | None:
+        """What became of the job, whoever ended it. None if it is gone."""
+        return patiently(lambda: fate_of(self._redis, self.job_id))
+
     def close(self) -> None:
-        self._patient.close()
-        self._quick.close()
+        self._redis.close()
 
     def _call(self, script: str, *arguments: object) -> Any:
-        return self._patient.register_script(SCRIPTS[script])(args=[self.job_id, self.attempt, *arguments])
+        run = self._redis.register_script(SCRIPTS[script])
+        return patiently(lambda: run(args=[self.job_id, self.attempt, *arguments]))

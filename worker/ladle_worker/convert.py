@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ladle_contracts import (
     StepDone,
     Warned,
 )
-from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField, value_of
+from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField, unknown_fields, value_of
 from ladle_engine import Outcome, progress
 
 
@@ -73,6 +74,15 @@ def average_arguments(spec: JobSpec) -> dict[str, Any]:
         for field in SPEC_FIELDS
         if field.path not in PATHS | NOT_FOR_THE_ENGINE
     }
+
+
+def not_understood(spec: JobSpec) -> list[str]:
+    """What a newer service has put into the spec: the job runs without it, but not in silence."""
+    own = version("ladle")
+    return [
+        f"`{field}` was ignored, because this worker (version {own}) does not know it. Update the worker."
+        for field in unknown_fields(spec)
+    ]
 
 
 def in_spec_words(message: str) -> str:

@@ -9,12 +9,17 @@ import json
 import os
 import sys
 
+from ladle_worker.confinement.probe import probe
+
 
 def describe() -> dict[str, object]:
+    # Before torch starts threads.
+    protections = probe()
     import torch
 
     from ladle_engine import methods, tasks
     from ladle_worker.convert import catalog
+    from ladle_worker.cores import usable_cores
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     _, broken = tasks.load_tasks()
@@ -24,8 +29,9 @@ def describe() -> dict[str, object]:
         "catalog": catalog(methods.catalog(), tasks.catalog()).model_dump(mode="json"),
         "gpus": gpus,
         "torch_version": torch.__version__,
+        "protections": protections,
         "broken_tasks": broken,
-        "ranks": len(gpus) or len(os.sched_getaffinity(0)),
+        "ranks": len(gpus) or usable_cores(),
     }
 
 

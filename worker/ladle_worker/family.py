@@ -1,55 +1,41 @@
-"""Processes that must not outlive their parent, and the end of a whole tree of them. Linux only, as the workers are."""
+"""Processes that must not outlive their parent. Imports little: ranks begin with it."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 
-import psutil
+from ladle_worker.confinement.system import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    prctl,
+)
 
-from ladle_contracts.processes import PR_SET_PDEATHSIG
+PARENT_VARIABLE = "TORCHRUN_PID"
+"""Ranks find the process id of their parent here."""
+JOB_VARIABLE = "TORCHRUN_JOB"
+"""Every process of a job inherits the job's id, so that none is overlooked."""
+
+WHERE_SIGNAL = signal.SIGUSR1
+"""A rank that gets it writes to the log which lines it is at."""
 
 
 def die_with_parent(expected_parent: int | None = None) -> None:
-    """From now on the kernel kills this process when its parent ends, however it ends.
+    """From now on the kernel kills this process when its parent ends, however it ends. Raises OSError.
 
     If the parent ended before this call, no signal comes. With `expected_parent` that case is noticed.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if expected_parent is not None and os.getppid() != expected_parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end_tree(pid: int, grace_s: float) -> None:
-    """Ends a process and all its descendants: SIGTERM, then SIGKILL after `grace_s`. Returns when all have ended.
-
-    torchrun starts every rank in a session of its own, so a process group is not enough.
-    """
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    _signal(tree, signal.SIGTERM)
-    _, alive = psutil.wait_procs(tree, timeout=grace_s)
-    # Children that were started in the meantime.
-    alive = [*alive, *(child for process in alive for child in _children(process))]
-    _signal(alive, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=10)
+def parent_of_ranks() -> int | None:
+    """What the launcher says about itself. None where something else has started this rank."""
+    text = os.environ.get(PARENT_VARIABLE)
+    return int(text) if text else None
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue
+def adopt_orphans() -> None:
+    """What loses its parent below this process becomes its child, and not a stranger. Raises OSError."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladle_contracts import JobSpec
+from ladle_worker.last_words import say
 
 JOBS_FOLDER = ".ladle"
+JOB_ID = re.compile(r"[A-Za-z0-9-]+")
+"""Other names in the folder of jobs are not ours."""
+MAX_REPORT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """`<results>/.ladle/<job id>/`"""
+    """`<results>/.ladle/<job id>/`, and the job's folders beside its destination."""
 
     results_dir: Path
     job_id: str
@@ -40,15 +48,69 @@ class JobFolder:
     def destination(self, spec: JobSpec) -> Path:
         return self.results_dir / (spec.output.name or self.job_id)
 
-    def remove_staging(self) -> None:
-        """Removes what earlier attempts left half written."""
-        for folder in self.results_dir.glob(f".ladle-{self.job_id}-*.tmp"):
-            shutil.rmtree(folder, ignore_errors=True)
+    def make(self, attempt: int) -> None:
+        """The working folder with that of an attempt, and its staging folder.
 
-    def remove(self) -> None:
-        """Removes the working files of a job that has ended. Its log is in Redis, and its result in its place."""
+        Raises FileNotFoundError if the disk of the results is not there.
+
+        The node has made `.ladle` when it started; without it this is the empty folder below a lost mount, where nobody
+        would find the result.
+        """
+        self.path.mkdir(exist_ok=True)
+        self.state.mkdir(exist_ok=True)
+        self.attempt(attempt).make()
+        # Ranks may only write to folders that are there when they are confined.
+        self.staging(attempt).mkdir(exist_ok=True)
+
+    def remove_staging(self) -> None:
+        """Removes what earlier attempts have written. None of them can move it to the destination from here on."""
+        for folder in self.results_dir.glob(f".ladle-{self.job_id}-*.tmp"):
+            self._remove_at_once(folder)
+
+    def drop_staging(self, attempt: int) -> None:
+        """Removes what this attempt has written, and will not publish."""
+        self._remove_at_once(self.staging(attempt))
+
+    def withdraw(self, destination: Path, attempt: str | None = None) -> None:
+        """Removes a result of this job's, by one attempt or any, which then is no longer visible. Anybody else's folder
+        stays."""
+
+        def is_meant(folder: Path) -> bool:
+            made_by = provenance_of(folder)
+            return made_by.get("job_id") == self.job_id and attempt in (None, made_by.get("attempt"))
+
+        if not is_meant(destination):
+            return
+        away = self._away()
+        destination.rename(away)
+        if is_meant(away):
+            shutil.rmtree(away, ignore_errors=True)
+        else:
+            # Another result took its place a moment ago.
+            away.rename(destination)
+
+    def clear(self, destination: Path, *, keep_result: bool) -> None:
+        """Removes what a job that has ended leaves. Its log is in Redis.
+
+        The order matters: without the staging folder no attempt can make a result visible, and the working folder shows
+        that there is something to do, should this be interrupted.
+        """
         self.remove_staging()
+        if not keep_result:
+            self.withdraw(destination)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _remove_at_once(self, folder: Path) -> None:
+        """So that nobody ever sees, or moves, a half of it."""
+        away = self._away()
+        try:
+            folder.rename(away)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(away, ignore_errors=True)
+
+    def _away(self) -> Path:
+        return self.results_dir / f".ladle-{self.job_id}-{uuid.uuid4().hex[:12]}.tmp"
 
 
 @dataclass(frozen=True)
@@ -56,6 +118,11 @@ class AttemptFolder:
     """`attempt-<n>/`"""
 
     path: Path
+
+    def make(self) -> None:
+        self.path.mkdir(exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
+        self.pulse.touch()
 
     @property
     def job(self) -> Path:
@@ -73,30 +140,75 @@ class AttemptFolder:
         return self.path / "log.txt"
 
     @property
+    def plan(self) -> Path:
+        """What the agent writes for the launcher of the ranks: how they are confined."""
+        return self.path / "confinement.json"
+
+    @property
+    def temporary(self) -> Path:
+        """The ranks' temporary folder."""
+        return self.path / "tmp"
+
+    @property
+    def pulse(self) -> Path:
+        """Ranks touch it while they work: its time is when they last did."""
+        return self.path / "pulse"
+
+    @property
     def outcome(self) -> Path:
         """Rank 0 writes it once, at the end."""
         return self.path / "outcome.json"
 
     def read_outcome(self) -> dict[str, Any] | None:
-        """None if the ranks ended without saying why."""
-        if not self.outcome.exists():
+        """None if the ranks ended without saying why. Raises OSError if the folder is not there any more."""
+        try:
+            outcome: dict[str, Any] = json.loads(self.outcome.read_text())
+        except FileNotFoundError:
+            self.path.stat()
             return None
-        outcome: dict[str, Any] = json.loads(self.outcome.read_text())
         return outcome
+
+    def tell(self, outcome: Mapping[str, Any]) -> None:
+        """For a rank: writes the outcome or, where no file can be written, says it to the agent."""
+        try:
+            write_whole(self.outcome, outcome)
+        except OSError:
+            say(outcome)
 
 
 def jobs_with_folders(results_dir: Path) -> set[str]:
     """The ids of all jobs with a working or staging folder in `results_dir`."""
     working = {path.name for path in (results_dir / JOBS_FOLDER).glob("*")}
     staging = {path.name.removeprefix(".ladle-").rpartition("-")[0] for path in results_dir.glob(".ladle-*-*.tmp")}
-    return working | staging
+    return {name for name in working | staging if JOB_ID.fullmatch(name)}
+
+
+def provenance_of(folder: Path) -> Mapping[str, Any]:
+    """`job_id` and `attempt` of the job that wrote a result folder. Empty if no job did."""
+    try:
+        report = json.loads(_read_regular(folder / "report.json"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    provenance = report.get("provenance") if isinstance(report, dict) else None
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _read_regular(path: Path) -> bytes:
+    """A folder at the destination may be anybody's, and its report a pipe that never ends."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"`{path}` must be a file.")
+        return file.read(MAX_REPORT_BYTES)
 
 
 def write_whole(path: Path, value: Any) -> None:
     """Writes JSON in one step, so that a reader never sees half of it."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_suffix(f".{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

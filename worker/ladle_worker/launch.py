@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from ladle_contracts.processes import end_with_parent
-from ladle_worker.family import end_tree
+from ladle_worker.confinement.plan import FILES, NETWORK, Plan
+from ladle_worker.cores import usable_cores
+from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
 from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, nothing, of_job
+
+logger = logging.getLogger(__name__)
 
 KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
@@ -30,24 +39,42 @@ RANK_VARIABLES = {
 }
 """For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
+TORCHRUN_MODULE = "ladle_worker.torchrun"
+WAIT_S = 5.0
+WHERE_S = 0.5
+"""How long ranks get to write where they are."""
+
+LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
+
 
 class Ranks:
-    """`torchrun --standalone` with its ranks, as a child of this process that never outlives it."""
+    """`torchrun --standalone` with its ranks, confined, as children of this process that never outlive it."""
 
-    def __init__(self, folder: AttemptFolder, num_ranks: int, module: str, working_dir: Path) -> None:
+    def __init__(self, folder: AttemptFolder, job_id: str, num_ranks: int, module: str, plan: Plan, stdin: int) -> None:
+        """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended."""
+        self._job_id = job_id
+        self._module = module
+        self._end_earlier()
+        plan.save(folder.plan)
+        self._spared = children()
         self._log = folder.log.open("ab")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"),
+                *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
+                # The address is given because the host's name may have one that a network of its own does not have.
+                *("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_ranks}"),
                 # Without it torchrun leaves a folder in the temporary folder after every job.
                 *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
                 *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            cwd=working_dir,
-            env=rank_environment(num_ranks),
+            cwd=folder.path,
+            env=rank_environment(num_ranks) | self._own_variables(folder, plan),
+            # A group of its own, which can be signalled as a whole.
+            start_new_session=True,
             # It is safe here, because the prefork child has one thread and the function only makes a system call.
             preexec_fn=end_with_parent(signal.SIGKILL),
         )
@@ -60,16 +87,62 @@ class Ranks:
         """The exit status, or None while they run."""
         return self._process.poll()
 
-    def end(self, grace_s: float) -> None:
-        """Ends the ranks, and returns when no process of the attempt is left."""
-        end_tree(self._process.pid, grace_s)
-        self._process.wait()
+    def tell_where_they_are(self) -> None:
+        """Every rank writes to the log which lines it is at."""
+        for rank in self._of_torchrun():
+            with suppress(OSError):
+                os.kill(rank.pid, WHERE_SIGNAL)
+        # Python writes it at once; a rank that waits inside the kernel never does.
+        time.sleep(WHERE_S)
+
+    def end(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
+        """Ends the ranks, and returns when no process of the attempt is left, or none that can be ended.
+
+        `meanwhile` is called again and again.
+        """
+        end_all(self._alive, grace_s, meanwhile)
+        # At once, unless it waits inside the kernel.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(WAIT_S)
+        bury(self._spared)
         self._log.close()
+
+    def _of_torchrun(self) -> list[Running]:
+        """The ranks: the only ones with this module in their command, apart from torchrun."""
+        commands = {process: _command(process.pid) for process in self._alive()}
+        return [
+            process for process, words in commands.items() if self._module in words and TORCHRUN_MODULE not in words
+        ]
+
+    def _alive(self) -> list[Running]:
+        """What is below this process, and what has left it but carries the job's mark."""
+        found = chain(descendants(self._spared), of_job(self._job_id))
+        return list({process.pid: process for process in found}.values())
+
+    def _end_earlier(self) -> None:
+        earlier = of_job(self._job_id)
+        for process in earlier:
+            logger.warning("process %s of an earlier attempt of job %s still lives", process.pid, self._job_id)
+        if earlier and end_all(lambda: of_job(self._job_id), 0):
+            raise TimeoutError(f"processes of an earlier attempt of job {self._job_id} cannot be ended")
+
+    def _own_variables(self, folder: AttemptFolder, plan: Plan) -> dict[str, str]:
+        own = {JOB_VARIABLE: self._job_id, "TMPDIR": str(folder.temporary)}
+        if FILES in plan.protections and "TRITON_CACHE_DIR" not in os.environ:
+            own["TRITON_CACHE_DIR"] = str(folder.temporary / "triton")
+        return own | (LOOPBACK_ONLY if NETWORK in plan.protections else {})
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
         # Otherwise gloo uses the address of the host name, which may be anything.

@@ -9,22 +9,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import TERMINAL_STATES, keys
+from ladle_contracts import keys
 from ladle_contracts.transitions import SCRIPTS
-from ladle_worker.connection import connect
-from ladle_worker.job_folder import JobFolder, jobs_with_folders
+from ladle_worker.claim import fate_of
+from ladle_worker.confinement.choose import choose
+from ladle_worker.connection import OutageLog, connect, patiently
+from ladle_worker.job_folder import jobs_with_folders
+from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
-SWEEP_S = 60.0
-"""How often it looks for working folders of jobs that have ended."""
 
 
 class CannotDescribe(RuntimeError):
@@ -37,7 +39,7 @@ def describe() -> dict[str, Any]:
         [sys.executable, "-m", "ladle_worker.describe"], capture_output=True, text=True, timeout=DESCRIBE_TIMEOUT_S
     )
     for line in done.stderr.splitlines():
-        logger.warning("%s", line)
+        logger.warning(line)
     if done.returncode != 0:
         raise CannotDescribe(
             f"The engine cannot be imported: {(done.stderr.strip().splitlines() or ['?'])[-1]}. "
@@ -53,17 +55,21 @@ class Node:
     def __init__(self, settings: Settings, described: dict[str, Any]) -> None:
         self._settings = settings
         self._described = described
+        self.protections = choose(settings.confine, described["protections"], gpus=bool(described["gpus"]))
+        """What this node's ranks are confined in."""
         self._leaving = threading.Event()
         self._is_registered = False
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
 
-    def register(self) -> None:
-        """Before the first message is consumed. Where Redis does not answer yet, the thread does it later."""
-        redis = connect(self._settings, retries=0)
+    def wait_for_redis(self, between: Callable[[], None]) -> None:
+        """Returns when Redis takes writes and knows the node. `between` is called while it waits, and may raise.
+
+        It is called before the first message is consumed: registering ends the lease of the job that the node held
+        before it restarted, so it must not come after the child has claimed a new job.
+        """
+        redis = connect(self._settings)
         try:
-            self._register(redis)
-        except RedisError as error:
-            logger.warning("the node cannot reach Redis: %s", error)
+            patiently(lambda: self._introduce(redis), between=between)
         finally:
             redis.close()
 
@@ -75,7 +81,8 @@ class Node:
         self._leaving.set()
 
     def _run(self) -> None:
-        redis = connect(self._settings, retries=0)
+        redis = connect(self._settings)
+        log = OutageLog()
         sweep_at = time.monotonic()
         while not self._leaving.is_set():
             try:
@@ -84,10 +91,12 @@ class Node:
                 beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
                 self._is_registered = beat == "ok"
                 if time.monotonic() >= sweep_at:
-                    sweep_at = time.monotonic() + SWEEP_S
+                    sweep_at = time.monotonic() + self._settings.sweep_s
                     self._sweep(redis)
             except RedisError as error:
-                logger.warning("the node cannot reach Redis: %s", error)
+                log.failed(error)
+            else:
+                log.passed()
             self._leaving.wait(self._settings.heartbeat_s)
         try:
             redis.register_script(SCRIPTS["leave"])(args=[self._settings.node_id])
@@ -95,20 +104,25 @@ class Node:
             logger.warning("the node could not tell Redis that it leaves: %s", error)
         redis.close()
 
+    def _introduce(self, redis: Any) -> None:
+        """Registers once, and later only sees whether Redis takes writes."""
+        if self._is_registered:
+            redis.set(keys.PROBE, "", xx=True)
+        else:
+            self._register(redis)
+
     def _register(self, redis: Any) -> None:
         redis.register_script(SCRIPTS["register"])(args=self._fields())
         self._is_registered = True
         logger.info("node %s is ready", self._settings.node_id)
 
     def _sweep(self, redis: Any) -> None:
-        """Removes the files of jobs that ended while their agent was not running.
-
-        A job that this Redis does not know may belong to another installation that shares the folder, so it stays.
-        """
-        for job_id in jobs_with_folders(self._settings.results_dir):
-            if redis.hget(keys.job(job_id), "state") in TERMINAL_STATES:
-                logger.info("removing what job %s left", job_id)
-                JobFolder(self._settings.results_dir, job_id).remove()
+        """Clears up after jobs that ended while their agent was not running."""
+        try:
+            for job_id in jobs_with_folders(self._settings.results_dir):
+                clear_leftovers(self._settings.results_dir, job_id, fate_of(redis, job_id))
+        except OSError as error:
+            logger.warning("the node cannot look for left-over files: %s", error)
 
     def _fields(self) -> list[str]:
         fields = {
@@ -118,6 +132,7 @@ class Node:
             "gpus": json.dumps(self._described["gpus"]),
             "version": version("ladle"),
             "torch_version": self._described["torch_version"],
+            "protections": json.dumps(self.protections),
             "catalog": json.dumps(self._described["catalog"]),
         }
         return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
-from ladle_contracts.events import EVENT_BODY
+from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
+from ladle_worker.disk_faults import naming_disk_faults
 from ladle_worker.job_folder import AttemptFolder
 
 MAX_LINE_CHARS = 2_000
@@ -68,8 +69,14 @@ class Relay:
         self._progress = Progress()
         self._due: Report | None = None
 
+    @property
+    def stage(self) -> str:
+        """The one that was told of last."""
+        return self._progress.stage
+
     def send(self, *, to_end: bool = False) -> bool:
-        """Sends what is new. False if there was nothing. After a `RedisError` the next call sends the same again.
+        """Sends what is new. False if there was nothing. Raises `DiskFault`, or `RedisError`: then the next call sends
+        the same again.
 
         It sends exactly the same, because the first call may have arrived even if its answer did not, and Redis
         recognises a repetition only by its offset.
@@ -85,14 +92,15 @@ class Relay:
         return True
 
     def _next(self, to_end: bool) -> Report | None:
-        bodies = self._events.read()
-        lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
+        with naming_disk_faults("read what the ranks write"):
+            bodies = self._events.read()
+            lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
         if not bodies and not lines:
             return None
         return Report(
             # The sum of both offsets grows with every report, so it identifies the report.
             offset=self._events.read_to + self._log.read_to,
-            progress=advance(self._progress, [EVENT_BODY.validate_json(line) for line in bodies]),
+            progress=advance(self._progress, [read_event_body(line) for line in bodies]),
             bodies=bodies,
             lines=lines,
         )
@@ -127,10 +135,11 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
 
 
 def log_tail(folder: AttemptFolder) -> list[str]:
-    """The last lines of the attempt's log."""
-    if not folder.log.exists():
+    """The last lines of the attempt's log. None if it cannot be read: the reason matters more."""
+    try:
+        with folder.log.open("rb") as file:
+            file.seek(max(0, folder.log.stat().st_size - CHUNK_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
         return []
-    with folder.log.open("rb") as file:
-        file.seek(max(0, folder.log.stat().st_size - CHUNK_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
     return [line[:MAX_LINE_CHARS] for line in lines[-TAIL_LINES:]]

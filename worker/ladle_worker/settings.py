@@ -11,6 +11,9 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths
+from ladle_contracts.redis_address import socket_of, with_password
+from ladle_worker.confinement.choose import AUTO, read_choice
+from ladle_worker.stall import DEFAULT_STALL_S, read_limits
 
 
 class Settings(BaseSettings):
@@ -20,6 +23,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """`redis://`, `rediss://` or `unix://`, possibly with a password."""
+    redis_password_file: Path | None = None
+    """A file that holds the password of Redis, and nothing else."""
     node_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$")] = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
     )
@@ -32,17 +37,47 @@ class Settings(BaseSettings):
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
-    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """A node that does not renew its lease for this long loses its job."""
+    stall_s: Annotated[dict[str, float], NoDecode, BeforeValidator(read_limits)] = Field(
+        default_factory=lambda: {"": DEFAULT_STALL_S}, validate_default=True
+    )
+    """Seconds without any progress after which a job is ended: `900`, or `900,write=3600` for stages of their own."""
+    confine: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_choice)] = (AUTO,)
+    """`auto`: all protections that the kernel grants. `off`. Names: those, or the worker does not start."""
+    rank_read: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths)] = ()
+    """What ranks may read besides the system, Python and the roots: for task plug-ins."""
+    rank_write: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths)] = ()
+    """What ranks may write besides their own folders."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
+    sweep_s: Annotated[float, Field(gt=0)] = 15.0
+    """How often the node looks for what jobs that have ended left in the folder of results."""
     kill_grace_s: Annotated[float, Field(ge=0)] = 0.5
     """The time between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0
     """How long a stopping worker gives its agent to end the ranks and return the job. Celery always waits so long."""
 
     @model_validator(mode="after")
+    def _password_from_file(self) -> Self:
+        try:
+            url = with_password(self.redis_url.get_secret_value(), self.redis_password_file)
+        except ValueError as error:
+            raise ValueError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+        object.__setattr__(self, "redis_url", SecretStr(url))
+        return self
+
+    @model_validator(mode="after")
     def _whole_paths(self) -> Self:
         check_absolute(self.roots, self.results_dir)
+        for name in ("rank_read", "rank_write"):
+            for path in getattr(self, name):
+                if not path.is_absolute():
+                    raise ValueError(f"`{PREFIX}{name.upper()}` must hold absolute paths, but has {str(path)!r}.")
         return self
+
+    @property
+    def redis_socket(self) -> Path | None:
+        """Where Redis listens, if that is in the file system."""
+        return socket_of(self.redis_url.get_secret_value())

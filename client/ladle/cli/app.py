@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
-from ladle.cli.console import SafeConsole, SafeGroup, in_lines, to_json
+from ladle.cli import token as token_commands
+from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
@@ -43,10 +43,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
 
-# A file or a pipe has no width, so tables need not be narrow.
-_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-out = SafeConsole(width=_width)
-err = SafeConsole(stderr=True)
+app.add_typer(token_commands.app, name="token")
 
 
 def main() -> None:
@@ -165,6 +162,17 @@ def list_jobs(
         typer.Option(metavar="NAME=VALUE", help="List only jobs with this label. [may be repeated]"),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", parser=whole_number(1), help="List at most this many jobs.")] = 20,
+    from_results: Annotated[
+        bool,
+        typer.Option(
+            "--from-results",
+            help="List the results in a folder instead, without a service: also those of jobs that it has forgotten.",
+        ),
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help=f"For --from-results: the folder of results. [default: {RESULTS}]"),
+    ] = None,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -174,10 +182,34 @@ def list_jobs(
 
     from ladle.cli.render import jobs_table
 
+    if from_results:
+        if state or label or url or token:
+            raise WrongUsage(
+                "`--from-results` asks no service, so it takes no `--state`, `--label`, `--url` or `--token`."
+            )
+        _list_results(folder or RESULTS, limit, as_json)
+        return
+    if folder is not None:
+        raise WrongUsage(f"`{one_line(str(folder))}` must be given together with `--from-results`.")
     labels = {name: str(value) for name, value in pairs(label, "--label", plain=True).items()}
     with _client(url, token) as client:
         records = list(islice(client.jobs(state=state, labels=labels or None), limit))
     _show(records, jobs_table, as_json)
+
+
+def _list_results(folder: Path, limit: int, as_json: bool) -> None:
+    from ladle.cli.render import results_table
+    from ladle.cli.results import find_results
+
+    passed_over: list[str] = []
+    try:
+        found = find_results(folder, passed_over.append)
+    except OSError as error:
+        name = one_line(str(folder))
+        raise WrongUsage(f"`{name}` must be a folder of results, but cannot be read: {error.strerror}.") from error
+    _show(found[:limit], results_table, as_json)
+    for words in passed_over:
+        err.say(f"passed over {words}")
 
 
 @app.command()

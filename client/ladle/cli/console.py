@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -71,6 +73,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
         return [_plain(each) for each in value]
     return value
+
+
+# A file or a pipe has no width, so tables need not be narrow.
+out = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = SafeConsole(stderr=True)
 
 
 class SafeGroup(TyperGroup):

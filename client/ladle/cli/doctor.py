@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,13 @@ LOW_DISK_BYTES = 5_000_000_000
 
 REDIS_PROBE = """
 import sys, redis
-print(redis.Redis.from_url(sys.argv[1], socket_timeout=3, decode_responses=True).info("server")["redis_version"])
+from ladle_contracts.redis_outages import outage_of
+client = redis.Redis.from_url(sys.stdin.read(), socket_timeout=3, decode_responses=True)
+try:
+    client.set("ladle:probe", "", xx=True)  # shows whether it takes writes, and changes nothing
+    print(client.info("server")["redis_version"])
+except redis.RedisError as error:
+    sys.exit(f"{outage_of(error) or 'Redis'}: {error}")
 """
 
 
@@ -67,8 +73,9 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
     yield _service()
 
 
-def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+def _run(code: str, text: str) -> subprocess.CompletedProcess[str]:
+    """Not as an argument: everybody on this machine sees those, and an address may hold a password."""
+    return subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, timeout=120)
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -89,6 +96,7 @@ def _engine() -> Iterator[Finding]:
         fix="" if seen["gpus"] else "For an NVIDIA GPU, install its driver and a CUDA build of torch.",
         needed=False,
     )
+    yield _confinement(seen["protections"])
     yield Finding(name="tasks", ok=True, detail=", ".join(task["name"] for task in seen["catalog"]["tasks"]))
     for name, why in seen["broken_tasks"].items():
         yield Finding(
@@ -98,6 +106,19 @@ def _engine() -> Iterator[Finding]:
             fix="Correct or uninstall the package that brings it. Other tasks work.",
             needed=False,
         )
+
+
+def _confinement(protections: Mapping[str, str]) -> Finding:
+    """What the kernel grants a worker that runs here."""
+    held = [name for name, refusal in protections.items() if not refusal]
+    missing = [f"not {name} ({refusal})" for name, refusal in protections.items() if refusal]
+    return Finding(
+        name="ranks confined",
+        ok=not missing,
+        detail=", ".join([*held, *missing]),
+        fix='Jobs run without it. docs/deploy.md, "What ranks may do", says what each needs.',
+        needed=False,
+    )
 
 
 def _redis() -> Finding:
@@ -110,7 +131,7 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
+            fix="Start or mend the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ladle._errors import LadleError
 from ladle._job import Job
 from ladle._spec import build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
@@ -56,7 +57,7 @@ def stoppable() -> Iterator[None]:
 
 
 def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole, err: SafeConsole) -> int:
-    """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part ended by itself."""
+    """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part cannot start or ends again and again."""
     options = StackOptions(
         roots=[_existing(root) for root in roots],
         results=results.absolute(),
@@ -64,23 +65,23 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
         port=port,
         redis_url=configured_redis(),
     )
-    stack = LocalStack(options)
     try:
         with _sole_stack() as announce, stoppable():
+            stack = LocalStack(options, say=out.say)
             try:
                 with out.status("starting Redis, the service and a worker ..."):
                     stack.start()
                 announce(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
                 _introduce(stack, out)
                 while True:
-                    time.sleep(0.5)
-                    stack.check()
+                    time.sleep(60)
             except Stopped:
+                stack.check()
                 out.print("stopping ...", style="dim")
                 return 0
             finally:
                 stack.stop()
-    except StackError as error:
+    except LadleError as error:
         err.print(str(error), style="red")
         return 1
 
@@ -109,24 +110,25 @@ def run_once(
         )
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
-            return _follow(job, out, as_json)
+            return _follow(job, stack, out, as_json)
 
 
 @contextmanager
 def _stack(options: StackOptions, err: SafeConsole) -> Iterator[LocalStack]:
     with stoppable():
         try:
-            with err.status("starting the stack ...") as status, running_stack(options) as stack:
+            with err.status("starting the stack ...") as status, running_stack(options, err.say) as stack:
                 status.stop()
                 yield stack
         except Stopped:
             raise KeyboardInterrupt from None
 
 
-def _follow(job: Job, out: SafeConsole, as_json: bool) -> JobRecord:
+def _follow(job: Job, stack: LocalStack, out: SafeConsole, as_json: bool) -> JobRecord:
     try:
         return follow_job(job, out, as_json=as_json)
     except Stopped:
+        stack.check()
         job.cancel()
         return job.wait(timeout=10)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle.cli.gains import better, better_between, compared, compared_between
+from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, NodeRecord, OptionInfo, TaskInfo
 
@@ -142,7 +144,25 @@ def _outcome(record: JobRecord) -> str:
     return record.waiting_for or (str(record.reason) if record.reason else record.progress.stage)
 
 
-def _short_verdict(result: JobResult) -> str:
+def results_table(results: Iterable[FoundResult]) -> Table:
+    """Results on disk."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("job", "written", "folder", "task", "checkpoints", "size", "result"):
+        table.add_column(name, no_wrap=name not in ("folder", "result"), overflow="fold")
+    for result in results:
+        table.add_row(
+            result.job_id or "-",
+            ago(result.written_at),
+            Path(result.folder).name,
+            result.task,
+            str(result.num_checkpoints),
+            size(result.size_bytes),
+            _short_verdict(result),
+        )
+    return table
+
+
+def _short_verdict(result: JobResult | FoundResult) -> str:
     if result.method == "best":
         return "best checkpoint"
     if result.gain == 0:
@@ -178,7 +198,7 @@ def record_summary(record: JobRecord) -> RenderableType:
 
 def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("node", "alive", "ranks", "GPUs", "torch", "job", "last seen"):
+    for name in ("node", "alive", "ranks", "GPUs", "torch", "confined", "job", "last seen"):
         table.add_column(name)
     for node in nodes:
         table.add_row(
@@ -187,6 +207,7 @@ def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
             str(node.ranks),
             ", ".join(node.gpus) or "-",
             node.torch_version,
+            ", ".join(node.protections) or "-",
             node.job_id or "-",
             ago(node.heartbeat_at),
         )

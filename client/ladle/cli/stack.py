@@ -24,14 +24,19 @@ import platformdirs
 
 from ladle._client import Client
 from ladle._errors import LadleError
+from ladle.cli.supervision import Restarts, Supervisor, ended
 from ladle_contracts.processes import end_with_parent
+from ladle_contracts.redis_address import with_password
 from ladle_contracts.safe_text import one_line
 
 START_S = 90.0
 """How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
 STOP_S = 20.0
+REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
+WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S")
+"""What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
 
 
 class StackError(LadleError):
@@ -60,6 +65,11 @@ class LocalStack:
     url: str = ""
     redis_url: str = ""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda _: None
+    """Is told which parts ended and were started again."""
+    _recipes: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """How to start each part."""
+    _supervisor: Supervisor | None = None
 
     @property
     def node(self) -> str:
@@ -75,31 +85,48 @@ class LocalStack:
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        tokens = self.options.state / "tokens"
-        tokens.write_text(f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
-        tokens.chmod(0o600)
+        tokens = self._secret("tokens", f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
         shared = {
             "LADLE_REDIS_URL": self.redis_url,
             "LADLE_ROOTS": os.pathsep.join(str(root) for root in self.options.roots),
             "LADLE_RESULTS_DIR": str(self.options.results),
         }
+        if not self.options.redis_url:
+            shared["LADLE_REDIS_PASSWORD_FILE"] = str(self.options.state / REDIS_SECRET)
         self._start(
             "service",
             [sys.executable, "-m", "ladle_service"],
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
-        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**shared, "LADLE_NODE_ID": self.node})
+        own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared, "LADLE_NODE_ID": self.node})
         self._wait_until_ready()
+        # Only now: what cannot start once cannot start again either.
+        self._supervisor = Supervisor(Restarts(self, self.say))
+        self._supervisor.start()
 
     def check(self) -> None:
-        """Raises `StackError` with the end of the log if a part has ended."""
-        for name, process in self.processes.items():
-            if (status := process.poll()) is not None:
-                lines = "\n".join(f"  {one_line(line.expandtabs())}" for line in self._log_tail(name))
-                raise StackError(f"The {name} ended with status {status}. The end of {self.log(name)}:\n{lines}")
+        """Raises `StackError` with the end of the log if a part has ended while the stack starts, or was given up."""
+        if self._supervisor is None:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise self.why_ended(name)
+        elif self._supervisor.failure is not None:
+            raise self._supervisor.failure
+
+    def start_again(self, name: str) -> None:
+        self._recipes[name]()
+
+    def why_ended(self, name: str) -> StackError:
+        """With the end of the log."""
+        status = self.processes[name].poll()
+        lines = "\n".join(f"  {one_line(line.expandtabs())}" for line in self._log_tail(name))
+        return StackError(f"The {name} {ended(status or 0)}. The end of {self.log(name)}:\n{lines}")
 
     def stop(self) -> None:
         """Ends the parts in reverse order, the worker first, so that nothing is lost."""
+        if self._supervisor is not None:
+            self._supervisor.rest()
         for name in reversed(list(self.processes)):
             process = self.processes[name]
             if process.poll() is None:
@@ -109,6 +136,8 @@ class LocalStack:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        if self._supervisor is not None:
+            self._supervisor.close()
 
     def log(self, name: str) -> Path:
         return self.options.state / f"{name}.log"
@@ -126,43 +155,69 @@ class LocalStack:
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:
             raise StackError(f"The path of a unix socket must have at most 100 characters, but `{path}` has more.")
-        path.unlink(missing_ok=True)
+        password = secrets.token_hex(16)
+        configuration = self._secret("redis.conf", f"requirepass {password}\n")
+        self._secret(REDIS_SECRET, password)
         self._start(
             "redis",
             [
-                *(binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "600"),
+                *(binary, str(configuration), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "600"),
                 *("--dir", str(self.options.state), "--appendonly", "yes", "--save", ""),
                 *("--maxmemory-policy", "noeviction"),
             ],
             {},
+            # One that was killed leaves it behind.
+            lambda: path.unlink(missing_ok=True),
         )
-        self._wait(lambda: _accepts(path), "redis to listen")
+        self._wait(lambda: None if _accepts(path) else "Redis does not listen.")
         return f"unix://{path}"
 
-    def _start(self, name: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    def _secret(self, name: str, text: str) -> Path:
+        """A file that only this user can read, and no rank."""
+        path = self.options.state / name
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(text)
+        return path
+
+    def _start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LADLE_")}
-        with self.log(name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                arguments,
-                env={**environment, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C reaches the whole foreground group. Only this process decides what ends when.
-                process_group=0,
-                preexec_fn=end_with_parent(signal.SIGTERM),
-            )
+
+        def start() -> None:
+            prepare()
+            with self.log(name).open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    arguments,
+                    env={**environment, **variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C reaches the whole foreground group. Only this process decides what ends when.
+                    process_group=0,
+                    preexec_fn=end_with_parent(signal.SIGTERM),
+                )
+
+        self._recipes[name] = start
+        start()
 
     def _wait_until_ready(self) -> None:
         with self.client() as client:
-            self._wait(lambda: _ready(client), "the service and the worker to be ready")
+            self._wait(lambda: _missing(client))
 
-    def _wait(self, ready: Callable[[], bool], what: str) -> None:
+    def _wait(self, missing: Callable[[], str | None]) -> None:
+        """Until nothing is `missing`."""
         deadline = time.monotonic() + START_S
-        while not ready():
+        while what := missing():
             self.check()
             if time.monotonic() > deadline:
-                raise StackError(f"Waited {START_S:.0f} s for {what}. Look at the logs in {self.options.state}.")
+                logs = f"Look at the logs in {self.options.state}."
+                raise StackError(f"The stack is not ready after {START_S:.0f} s: {what} {logs}")
             time.sleep(0.1)
 
     def _log_tail(self, name: str, lines: int = 12) -> list[str]:
@@ -188,9 +243,10 @@ def has_extra(extra: str) -> bool:
 
 
 @contextmanager
-def running_stack(options: StackOptions) -> Iterator[LocalStack]:
-    """A stack that is ready inside the block and has ended after it."""
-    stack = LocalStack(options)
+def running_stack(options: StackOptions, say: Callable[[str], None] = print) -> Iterator[LocalStack]:
+    """A stack that is ready inside the block and has ended after it. A part that ends by itself is started again, which
+    `say` is told."""
+    stack = LocalStack(options, say=say)
     try:
         stack.start()
         yield stack
@@ -211,7 +267,14 @@ def default_state() -> Path:
 
 def configured_redis() -> str | None:
     """The Redis server that the environment names."""
-    return os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL") or None
+    url = os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL")
+    file = os.environ.get("LADLE_REDIS_PASSWORD_FILE")
+    if not url or not file:
+        return url or None
+    try:
+        return with_password(url, Path(file))
+    except ValueError as error:
+        raise StackError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
 
 
 def find_redis() -> str | None:
@@ -228,11 +291,11 @@ def find_redis() -> str | None:
     return str(found_here[0]) if found_here else None
 
 
-def _ready(client: Client) -> bool:
+def _missing(client: Client) -> str | None:
     try:
-        return any(node.alive for node in client.nodes())
-    except LadleError:
-        return False
+        return None if any(node.alive for node in client.nodes()) else "No worker is ready."
+    except LadleError as error:
+        return str(error)
 
 
 def _accepts(path: Path) -> bool:

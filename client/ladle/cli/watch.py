@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ from ladle_contracts import (
     StageStarted,
     StateChanged,
     StepDone,
+    UnknownEvent,
     Warned,
 )
 
@@ -204,5 +206,8 @@ def line_of(event: Event, metric: str | None = None) -> str | None:
             return f"{candidate.label}: {scores}" + (f"; against the best checkpoint {gain}" if gain else "")
         case Warned(message=message):
             return f"warning: {in_flags(message)}"
+        case UnknownEvent(kind=kind):
+            # Of a newer version, whose words for it this one does not have.
+            return f"{kind}: {json.dumps(event.body.model_extra)}"
         case _:
             return None

@@ -4,7 +4,7 @@
 -- Answers the new state, or 'lost'.
 local id, attempt, outcome, reason, message, result, log_tail, backoff_ms = unpack(ARGV)
 if not is_current(id, attempt) then return 'lost' end
-if get(id, 'state') == 'cancelling' then
+if get(id, 'state') == 'cancelling' or (outcome ~= 'succeeded' and get(id, 'cancel_asked')) then
   finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
   return 'cancelled'
 end

@@ -1,12 +1,25 @@
 -- Is put before every script. All arguments are in ARGV. The keys are built here, as in ladle_contracts/keys.py.
 -- Times are in milliseconds of the Redis server's clock.
 
+-- How long a deleted job's end is known, for nodes that find files of it.
+local DELETED_LIFE_S = 604800
 local TERMINAL = {succeeded = true, failed = true, cancelled = true}
+local STATES = {'queued', 'scheduled', 'running', 'finalizing', 'cancelling', 'succeeded', 'failed', 'cancelled'}
+-- No backoff is longer. A job whose backoff seems to be was put back before Redis' clock was.
+local LONGEST_BACKOFF_MS = 60000
+-- A node that missed a call is used only if there is no other, for this long.
+local DOUBT_MS = 300000
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
 local function leases_key(id) return job_key(id) .. ':leases' end
 local function node_key(id) return PREFIX .. 'node:' .. id end
+local function jobs_key(owner) return PREFIX .. 'owner:' .. owner .. ':jobs' end
+-- Jobs in one state by creation time: of all owners, and of one.
+local function state_key(state) return PREFIX .. 'state:' .. state end
+local function owner_state_key(owner, state) return PREFIX .. 'owner:' .. owner .. ':state:' .. state end
+-- Queued jobs of one need, in the order of the queue.
+local function need_key(need) return PREFIX .. 'queue:' .. need end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -23,7 +36,15 @@ local function append(id, attempt, body)
              'attempt', attempt, 'time', text(now_ms()), 'body', body)
 end
 
+-- The only place where a state changes, so that the indexes always agree with the jobs.
 local function move(id, state, reason, message)
+  local job = redis.call('HMGET', job_key(id), 'owner', 'created_at', 'state')
+  if job[3] then
+    redis.call('ZREM', state_key(job[3]), id)
+    redis.call('ZREM', owner_state_key(job[1], job[3]), id)
+  end
+  redis.call('ZADD', state_key(state), job[2], id)
+  redis.call('ZADD', owner_state_key(job[1], state), job[2], id)
   redis.call('HSET', job_key(id), 'state', state, 'reason', reason or '', 'message', message or '')
   local body = {kind = 'state', state = state}
   if reason and reason ~= '' then body.reason = reason end
@@ -31,10 +52,56 @@ local function move(id, state, reason, message)
   append(id, get(id, 'attempt'), cjson.encode(body))
 end
 
+-- How many nodes of how many ranks. Jobs of one need can start at the same times, so each need has a queue of its own
+-- beside the queue of all.
+local function need_of(id) return get(id, 'nodes_needed') .. 'x' .. get(id, 'ranks_needed') end
+
+-- By priority, then by age.
+local function place_of(id) return text(tonumber(get(id, 'created_at')) - tonumber(get(id, 'priority')) * 1e13) end
+
 local function enqueue(id)
-  local score = tonumber(get(id, 'created_at')) - tonumber(get(id, 'priority')) * 1e13
-  redis.call('ZADD', PREFIX .. 'queue', text(score), id)
+  local score = place_of(id)
+  redis.call('ZADD', PREFIX .. 'queue', score, id)
+  redis.call('ZADD', need_key(need_of(id)), score, id)
+  redis.call('SADD', PREFIX .. 'needs', need_of(id))
   redis.call('PUBLISH', PREFIX .. 'wake', id)
+end
+
+local function dequeue(id)
+  redis.call('ZREM', PREFIX .. 'queue', id)
+  redis.call('ZREM', need_key(need_of(id)), id)
+end
+
+-- Whether it waits before its next attempt.
+local function backs_off(id, now)
+  local wait_ms = tonumber(get(id, 'not_before') or 0) - now
+  return wait_ms > 0 and wait_ms <= LONGEST_BACKOFF_MS
+end
+
+-- How many nodes with so many ranks are alive, and those of them that have no job, the best ones first.
+local function survey(ranks, life_ms, now)
+  local alive, free, doubtful = 0, {}, {}
+  local nodes = redis.call('SMEMBERS', PREFIX .. 'nodes')
+  table.sort(nodes)
+  for _, node in ipairs(nodes) do
+    local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at')
+    if fields[1] and math.abs(now - tonumber(fields[1])) < life_ms and fields[4] ~= '1'
+       and tonumber(fields[2]) >= ranks then
+      alive = alive + 1
+      -- A reservation whose job no longer has any nodes is a left-over.
+      if not fields[3] or fields[3] == '' or redis.call('SISMEMBER', PREFIX .. 'active', fields[3]) == 0 then
+        if fields[5] and tonumber(fields[5]) + DOUBT_MS > now then
+          doubtful[#doubtful + 1] = {node, tonumber(fields[5])}
+        else
+          free[#free + 1] = node
+        end
+      end
+    end
+  end
+  -- Two that do not answer take turns, so that a job does not wait for one of them for ever.
+  table.sort(doubtful, function(one, other) return one[2] < other[2] end)
+  for _, node in ipairs(doubtful) do free[#free + 1] = node[1] end
+  return alive, free
 end
 
 local function release_nodes(id)
@@ -49,14 +116,22 @@ local function release_nodes(id)
 end
 
 local function finish(id, state, reason, message)
-  redis.call('HSET', job_key(id), 'finished_at', text(now_ms()), 'waiting_for', '')
-  redis.call('ZREM', PREFIX .. 'queue', id)
+  local now = text(now_ms())
+  redis.call('HSET', job_key(id), 'finished_at', now)
+  redis.call('ZADD', PREFIX .. 'finished', now, id)
+  redis.call('ZADD', PREFIX .. 'finished:traces', now, id)
+  dequeue(id)
   release_nodes(id)
   move(id, state, reason, message)
 end
 
--- Back to the queue. If the attempt `failed`, it counts towards max_failures, and the wait doubles each time.
+-- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
+-- max_failures, and the wait doubles each time.
 local function try_again(id, failed, reason, message, backoff_ms)
+  if get(id, 'cancel_asked') then
+    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+    return 'cancelled'
+  end
   local failures = tonumber(get(id, 'failures'))
   if failed then
     failures = failures + 1
@@ -74,6 +149,42 @@ local function try_again(id, failed, reason, message, backoff_ms)
   enqueue(id)
   return 'queued'
 end
+
+local function labels_of(id) return cjson.decode(get(id, 'spec')).labels or {} end
+
+-- The labels as fields of the job's hash, where listings compare them. `labelled` says that they are there.
+local function store_labels(id)
+  for name, value in pairs(labels_of(id)) do redis.call('HSET', job_key(id), 'label:' .. name, value) end
+  redis.call('HSET', job_key(id), 'labelled', 1)
+end
+
+-- Removes a job that has ended from Redis. Its idempotency key may by now belong to a newer job.
+local function forget(id)
+  local job = redis.call('HMGET', job_key(id), 'owner', 'idempotency', 'state', 'spec')
+  local owner = job[1] or ''
+  if job[4] then
+    local output = cjson.decode(job[4]).output
+    local name = type(output) == 'table' and type(output.name) == 'string' and output.name or id
+    local tombstone = PREFIX .. 'deleted:' .. id
+    redis.call('HSET', tombstone, 'state', job[3], 'output', name)
+    redis.call('EXPIRE', tombstone, DELETED_LIFE_S)
+  end
+  if job[2] and job[2] ~= '' then
+    local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. job[2]
+    if redis.call('HGET', idempotency, 'job') == id then redis.call('DEL', idempotency) end
+  end
+  for _, key in ipairs({PREFIX .. 'jobs', jobs_key(owner), PREFIX .. 'finished', PREFIX .. 'finished:traces'}) do
+    redis.call('ZREM', key, id)
+  end
+  for _, state in ipairs(STATES) do
+    redis.call('ZREM', state_key(state), id)
+    redis.call('ZREM', owner_state_key(owner, state), id)
+  end
+  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id))
+end
+
+-- Whether the caller is still the elected scheduler.
+local function is_elected(fence) return redis.call('GET', PREFIX .. 'scheduler:fence') == fence end
 
 -- Whether this attempt is still the current one.
 local function is_current(id, attempt)

@@ -1,8 +1,11 @@
--- Ends an attempt whose node no longer renews its lease. ARGV: scheduler's fence, id, backoff in ms.
--- Answers 'alive', 'unclaimed' (its nodes may have missed the message), the new state, or 'deposed'.
+-- Ends an attempt whose node no longer renews its lease. ARGV: scheduler's fence, id, backoff in ms, and perhaps the
+-- time at which the scheduler last looked at the clock and for how many ms that counts.
+-- Answers 'alive', 'unclaimed' (its nodes may have missed the message), the new state, 'late' (the scheduler or Redis has
+-- stood still in between, so this is no time to judge) or 'deposed'.
 local fence, id, backoff_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-if redis.call('GET', PREFIX .. 'scheduler:fence') ~= fence then return 'deposed' end
+if not is_elected(fence) then return 'deposed' end
 local state, now = get(id, 'state'), now_ms()
+if ARGV[4] and math.abs(now - tonumber(ARGV[4])) > tonumber(ARGV[5]) then return 'late' end
 if not state or TERMINAL[state] or state == 'queued' then
   redis.call('SREM', PREFIX .. 'active', id)
   return state or ''

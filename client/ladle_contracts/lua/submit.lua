@@ -1,6 +1,7 @@
--- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms.
--- Answers {'created', id}, {'replayed', id of the first time} or {'conflict', ''}.
-local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms = unpack(ARGV)
+-- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms,
+-- how many queued jobs the owner may have, or ''.
+-- Answers {'created', id}, {'replayed', id of the first time}, {'conflict', ''} or {'full', ''}.
+local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most = unpack(ARGV)
 local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. key
 if key ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'digest')
@@ -8,17 +9,23 @@ if key ~= '' then
     if known[2] == digest then return {'replayed', known[1]} end
     return {'conflict', ''}
   end
-  redis.call('HSET', idempotency, 'job', id, 'digest', digest)
-  redis.call('PEXPIRE', idempotency, life_ms)
 end
 -- The same call again, because its answer was lost on the way.
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
+if most and most ~= '' and redis.call('ZCARD', owner_state_key(owner, 'queued')) >= tonumber(most) then
+  return {'full', ''}
+end
+if key ~= '' then
+  redis.call('HSET', idempotency, 'job', id, 'digest', digest)
+  redis.call('PEXPIRE', idempotency, life_ms)
+end
 local now = text(now_ms())
 redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state', 'queued', 'created_at', now,
            'priority', priority, 'nodes_needed', nodes, 'ranks_needed', ranks, 'max_failures', max_failures,
            'attempt', 0, 'failures', 0, 'nodes', '[]', 'not_before', 0, 'idempotency', key)
+store_labels(id)
 redis.call('ZADD', PREFIX .. 'jobs', now, id)
-redis.call('ZADD', PREFIX .. 'owner:' .. owner .. ':jobs', now, id)
+redis.call('ZADD', jobs_key(owner), now, id)
 move(id, 'queued')
 enqueue(id)
 return {'created', id}

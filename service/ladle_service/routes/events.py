@@ -9,8 +9,9 @@ from fastapi.sse import EventSourceResponse
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode
 from ladle_contracts.api import EventPage, LogTail
-from ladle_service.auth import CallerDependency
+from ladle_service.auth import CallerDependency, Tokens
 from ladle_service.dependencies import EventsQuery, JobId, LastEventId, LogsQuery, StoreDependency
+from ladle_service.limits import WantsStream
 from ladle_service.problems import openapi_responses
 from ladle_service.routes.jobs import find_job
 from ladle_service.stream import sse_bytes
@@ -29,7 +30,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/events",
     response_model=EventPage,
-    responses=STREAM | openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND, ErrorCode.INVALID_REQUEST),
+    responses=STREAM
+    | openapi_responses(
+        ErrorCode.UNAUTHORIZED,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.TOO_MANY_REQUESTS,
+        ErrorCode.TOO_MANY_STREAMS,
+    ),
 )
 async def get_events(
     request: Request,
@@ -37,20 +45,24 @@ async def get_events(
     caller: CallerDependency,
     store: StoreDependency,
     query: Annotated[EventsQuery, Query()],
+    wants_stream: WantsStream,
     last_event_id: LastEventId = None,
 ) -> EventPage | Response:
     """A job's events, oldest first. With `Accept: text/event-stream` they are sent as server-sent events, which begin
     after `Last-Event-ID` (or else `after`) and end with the job."""
     record = await find_job(store, job_id, caller)
     after = last_event_id or query.after
-    if "text/event-stream" not in request.headers.get("accept", ""):
+    if not wants_stream:
         events = tuple(await store.events(job_id, after, query.limit))
         return EventPage(events=events, next_after=events[-1].id if len(events) == query.limit else None)
     if record.state in TERMINAL_STATES and not await store.events(job_id, after, 1):
         # 204 tells a browser's EventSource not to connect again.
         return Response(status_code=status.HTTP_204_NO_CONTENT)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(sse_bytes(store.follow(job_id, after)), headers=headers)
+    tokens: Tokens | None = request.app.state.tokens
+    events_now = store.follow(job_id, after)
+    if tokens is not None:
+        events_now = tokens.while_valid(caller, events_now)
+    return EventSourceResponse(sse_bytes(events_now), headers={"X-Accel-Buffering": "no"})
 
 
 @router.get(

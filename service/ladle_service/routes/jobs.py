@@ -19,9 +19,11 @@ from ladle_service.dependencies import (
 )
 from ladle_service.problems import ApiError, not_found, openapi_responses
 from ladle_service.specs import check_spec, digest_of, read_spec
-from ladle_service.store import IdempotencyConflict, JobStore
+from ladle_service.store import IdempotencyConflict, JobStore, QueueFull
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+QUEUE_RETRY_S = "5"
 
 SPEC_BODY: dict[str, Any] = {
     "requestBody": {
@@ -44,6 +46,8 @@ SPEC_BODY: dict[str, Any] = {
             ErrorCode.IDEMPOTENCY_CONFLICT,
             ErrorCode.BODY_TOO_LARGE,
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode.TOO_MANY_REQUESTS,
+            ErrorCode.TOO_MANY_JOBS,
         ),
     },
     openapi_extra=SPEC_BODY,
@@ -70,6 +74,12 @@ async def submit_job(
     except IdempotencyConflict as error:
         detail = "The `Idempotency-Key` header must be new for a new body, but was used with another body before."
         raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, detail) from error
+    except QueueFull as error:
+        detail = (
+            f"At most {settings.max_queued_jobs_per_owner} of your jobs may be in the queue at once, and they are. "
+            "Wait until some have started, or cancel some."
+        )
+        raise ApiError(ErrorCode.TOO_MANY_JOBS, detail, headers={"Retry-After": QUEUE_RETRY_S}) from error
     response.headers["Location"] = f"/v1/jobs/{record.id}"
     response.status_code = status.HTTP_202_ACCEPTED if created else status.HTTP_200_OK
     return record

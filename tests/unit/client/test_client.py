@@ -14,6 +14,7 @@ from ladle import (
     NotFound,
     ServiceError,
     ServiceUnreachable,
+    TooMany,
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
@@ -52,7 +53,7 @@ def test_two_submits_have_two_keys() -> None:
     assert script.requests[0].headers["idempotency-key"] != script.requests[1].headers["idempotency-key"]
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_busy_service_is_asked_again(status: int) -> None:
     script = Script(httpx2.Response(status), ok(record()))
     assert client(script).job("j1").status().id == "j1"
@@ -86,6 +87,14 @@ def test_a_service_that_stays_unavailable_is_reported_as_it_says() -> None:
 
     with pytest.raises(Unavailable, match=r"the store does not answer \[unavailable\]"):
         client(unavailable, patience=0.01).version()
+
+
+@pytest.mark.parametrize("code", [ErrorCode.TOO_MANY_REQUESTS, ErrorCode.TOO_MANY_STREAMS, ErrorCode.TOO_MANY_JOBS])
+def test_whoever_wants_too_much_waits_as_told_and_then_hears_why(code: ErrorCode) -> None:
+    script = Script(*[problem(code, "at most 3", **{"retry-after": "0"})] * 2, ok(record()))
+    assert client(script).submit("/c", "/v").id == "j1"
+    with pytest.raises(TooMany, match=f"at most 3 .{code}"):
+        client(lambda _: problem(code, "at most 3", **{"retry-after": "9"}), patience=0.01).submit("/c", "/v")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -44,7 +45,7 @@ from ladle_contracts import (
     Warned,
 )
 from ladle_contracts.api import Health, LogTail, MethodList, NodeList, TaskList, Version
-from tests.hostile import FORGED, HOSTILE, unsafe_in
+from tests.hostile import FORGED, HOSTILE, NOT_UTF8, unsafe_in
 from tests.unit.client.answers import NOW, RESULT, client, event, message, ok, problem, record, stream
 
 PATH = HOSTILE.replace("\0", "")
@@ -64,7 +65,7 @@ METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_
 TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
 NODE = NodeRecord(
     id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
-    heartbeat_at=NOW, alive=True, job_id=HOSTILE,
+    heartbeat_at=NOW, alive=True, job_id=HOSTILE, protections=(HOSTILE,),
 )  # fmt: skip
 BODIES = (
     CheckpointsFound(names=(HOSTILE,), num_parameters=1, dtype=HOSTILE, task=HOSTILE, order=HOSTILE),
@@ -135,7 +136,7 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         catalog = Catalog(methods=(METHOD,), tasks=(TASK,)).model_dump(mode="json")
         described = {
             "catalog": catalog, "gpus": [HOSTILE], "torch_version": HOSTILE, "ranks": 1,
-            "broken_tasks": {HOSTILE: HOSTILE},
+            "broken_tasks": {HOSTILE: HOSTILE}, "protections": {HOSTILE: HOSTILE, "files": ""},
         }  # fmt: skip
         refused = {"ok": False, "reason": "task-failed", "message": HOSTILE}
         answer = json.dumps(described if module == "describe" else refused)
@@ -163,7 +164,7 @@ SHOWING = {
     "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
     "watch": [["watch", "j1"], ["watch", HOSTILE]],
     "status": [["status", "j1"]],
-    "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER]],
+    "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER], ["list", "--from-results", FOLDER]],
     "cancel": [["cancel", HOSTILE]],
     "logs": [["logs", "j1"]],
     "result": [["result", "j1"]],
@@ -172,6 +173,9 @@ SHOWING = {
     "nodes": [["nodes"]],
     "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
     "version": [["version"]],
+    "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
+    "token list": [["token", "list", "--tokens-file", FOLDER]],
+    "token revoke": [["token", "revoke", FOLDER, "--tokens-file", "there/tokens"]],
 }
 """Command -> command lines on which it shows foreign text. A new command needs a line here."""
 
@@ -200,9 +204,8 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-JSON_LINES = [
-    [*lines[0], "--json"] for name, lines in SHOWING.items() if name not in ("up", "logs", "cancel", "version")
-]
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "token revoke"}
+JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +220,35 @@ def test_foreign_text_is_only_ever_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tokens").write_text(f"ann:{'0' * 64}\n")
     text = ran(arguments, monkeypatch, capsys)
     assert not unsafe_in(text), ascii(text)
     assert FORGED in text, "the command shows what is tested"
     assert not re.search(rf"^(│ )?(# )?{FORGED}", text, re.MULTILINE), "only an indented line of a log may begin so"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["submit", NOT_UTF8, "v"], "`CKPT_DIR` must be text in UTF-8"),
+        (["submit", "c", "v", "--method", NOT_UTF8], "`--method` must be text in UTF-8"),
+        (["submit", "c", "v", "--label", f"{NOT_UTF8}=x"], "`--label` must be text in UTF-8"),
+        (["submit", "c", "v", "--exclude", NOT_UTF8], "`--exclude` must be text in UTF-8"),
+        (["status", NOT_UTF8], ""),
+        (["list", "--label", f"a={NOT_UTF8}"], ""),
+        (["logs", NOT_UTF8], ""),
+    ],
+)
+def test_names_that_are_not_utf_8_end_in_a_message(
+    service: HostileService,
+    arguments: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = ran(arguments, monkeypatch, capsys)
+    assert told in " ".join(text.replace("│", " ").split())
+    assert not unsafe_in(text)
 
 
 @pytest.mark.parametrize("arguments", [["methods"], ["tasks"]])
@@ -257,3 +285,15 @@ def test_messages_of_exceptions_are_safe_and_their_attributes_original() -> None
     assert not [line for line in str(error).splitlines() if line.startswith(FORGED)]
     assert (error.message, error.log_tail) == (HOSTILE, (HOSTILE,))
     assert not unsafe_in(str(JobCancelled(FAILED)))
+
+
+def test_the_command_writes_nothing_past_its_consoles() -> None:
+    """`print` and `typer.echo` only for `to_json`, which is ASCII; and no console of another kind."""
+    past: list[str] = []
+    for path in sorted(Path(command.__file__).parent.glob("*.py")):
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func)
+            plain = name in ("print", "typer.echo", "typer.secho", "click.echo") and "to_json(" not in ast.unparse(call)
+            if plain or name == "Console" or name.endswith(("stdout.write", "stderr.write")):
+                past.append(f"{path.name}:{call.lineno}")
+    assert not past

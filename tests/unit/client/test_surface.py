@@ -12,7 +12,8 @@ from ladle import _errors
 PUBLIC = {
     "AsyncClient", "AsyncJob", "Client", "ConfigurationError", "Conflict", "Event", "InvalidSpec", "Job",
     "JobCancelled", "JobError", "JobFailed", "JobRecord", "JobResult", "JobSpec", "JobState", "LadleError",
-    "NotFound", "ServiceError", "ServiceUnreachable", "Unauthorized", "Unavailable", "UnexpectedAnswer", "submit",
+    "NotFound", "ServiceError", "ServiceUnreachable", "TooMany", "Unauthorized", "Unavailable", "UnexpectedAnswer",
+    "submit",
 }  # fmt: skip
 
 

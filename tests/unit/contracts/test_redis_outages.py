@@ -39,15 +39,19 @@ OUTAGES = {
     "NOAUTH Authentication required.": "asks for a password",
     "WRONGPASS invalid username-password pair or user is disabled.": "does not accept",
     "NOPERM User default has no permissions to run the 'set' command": "does not allow",
+    "ERR ACL failure in script: User default has no permissions to run the 'set' command script: on @user_script:1.": (
+        "does not allow"
+    ),
+    "ERR The user executing the script can't run this command or subcommand": "does not allow",
     "DENIED Redis is running in protected mode because": "own machine",
     "ERR max number of clients reached": "too many connections",
     "ERR max number of clients + cluster connections reached": "too many connections",
-    "ERR AUTH <password> called without any password configured for the default user. Are you sure": "needs no password",
+    "ERR AUTH <password> called without any password configured for the default user. Are": "needs no password",
     "ERR DB index is out of range": "no database",
-    "ERR Error running script (call to f_a1b2): @user_script:28: @user_script: 28: -READONLY You can't write against a "
-    "read only replica.": "read-only replica",
-    "ERR Error running script (call to f_a1b2): @user_script:28: @user_script: 28: -MISCONF Redis is configured to save "
-    "RDB snapshots": "disk",
+    "ERR Error running script (call to f_a1b2): @user_script:28: @user_script: 28: -READONLY You can't write against "
+    "a read only replica.": "read-only replica",
+    "ERR Error running script (call to f_a1b2): @user_script:28: @user_script: 28: -MISCONF Redis is configured to "
+    "save RDB snapshots": "disk",
     "OOM command not allowed when used memory > 'maxmemory'. script: a1b2, on @user_script:3.": "memory is full",
 }
 
@@ -62,9 +66,12 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize(("reply", "words"), OUTAGES.items())
-def test_what_passes_with_time_is_an_outage_alone_and_in_a_pipeline(reply: str, words: str) -> None:
+def test_what_passes_with_time_is_an_outage_alone_wrapped_and_in_a_pipeline(reply: str, words: str) -> None:
     error = BaseParser.parse_error(reply)
     assert words in (outage_of(error) or "")
+    wrapped = ConnectionError(error)
+    wrapped.__cause__ = error
+    assert words in (outage_of(wrapped) or "")
     Pipeline.annotate_exception(None, error, 1, ("HSET", "WRONGTYPE: -ERR"))  # type: ignore[arg-type]
     assert words in (outage_of(error) or "")
 

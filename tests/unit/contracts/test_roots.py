@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,7 @@ def refused(roots: Roots, path: Path | str) -> None:
 def test_files_and_folders_below_a_root_are_opened(folder: Path, roots: Roots) -> None:
     assert content(roots, folder / "one/run/deep/file") == "one/run/deep/file"
     assert content(roots, f"{folder}/one/./run//deep/../deep/file") == "one/run/deep/file"
+    assert content(roots, f"//{folder}/one/file") == "one/file"
     assert stat.S_ISDIR(roots.status(folder / "one" / "run").st_mode)
     assert roots.resolve(folder / "one") == folder / "one"
     assert roots.resolve(f"{folder}/one/run/../run/") == folder / "one" / "run"
@@ -128,6 +130,15 @@ def test_a_link_to_nothing_or_to_itself_is_not_there(folder: Path, roots: Roots)
             roots.resolve(folder / "one" / name)
 
 
+def test_a_chain_of_links_without_end_is_not_there(folder: Path, roots: Roots) -> None:
+    for number in range(sys.getrecursionlimit() + 100):
+        (folder / "one" / f"link-{number}").symlink_to(f"link-{number + 1}")
+    with pytest.raises(OSError, match=r"No such file|Too many levels"):
+        roots.open(folder / "one" / "link-0")
+    with pytest.raises(PathNotAllowed):
+        roots.resolve(folder / "one" / "link-0")
+
+
 def test_a_hard_link_is_a_file_like_any_other(folder: Path, roots: Roots) -> None:
     os.link(folder / "outside" / "file", folder / "one" / "hard")
     assert content(roots, folder / "one" / "hard") == SECRET
@@ -155,11 +166,21 @@ def refused_or_old(roots: Roots, path: Path, expected: str) -> None:
         assert content(roots, path) == expected
 
 
-def test_a_root_that_is_not_there_or_is_a_file_allows_nothing(folder: Path) -> None:
-    with Roots([folder / "absent", folder / "one" / "file"]) as roots:
-        refused(roots, folder / "one" / "file")
+def test_a_root_that_is_not_there_allows_nothing(folder: Path) -> None:
+    with Roots([folder / "absent"]) as roots:
         (folder / "absent").mkdir()
         refused(roots, folder / "absent")
+
+
+def test_a_root_that_is_a_file_allows_that_file_alone(folder: Path) -> None:
+    (folder / "one" / "other").write_text("other")
+    with Roots([folder / "one" / "file"]) as roots:
+        assert content(roots, folder / "one" / "file") == "one/file"
+        for path in (folder / "one", folder / "one" / "other", folder / "one" / "file" / ".." / "other"):
+            refused(roots, path)
+        (folder / "one" / "file").rename(folder / "one" / "away")
+        (folder / "one" / "file").symlink_to(folder / "outside" / "file")
+        refused(roots, folder / "one" / "file")
 
 
 def swaps(folder: Path) -> dict[str, Callable[[], None]]:
@@ -250,6 +271,21 @@ def test_the_answer_for_a_job_is_the_same_for_missing_outside_and_what_is_no_fil
             resolve_inside(path, [folder / "one"], field="val_set")
         messages.add(str(caught.value).split("but")[0])
     assert messages == {"`val_set` must be an existing file or folder inside the allowed folders, "}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_does_not_answer_is_not_taken_for_a_path_that_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("ladle_contracts.roots.open_beneath", fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        resolve_inside(folder / "one" / "file", [folder / "one"])
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        Roots([folder / "one"])
 
 
 def test_a_name_that_would_control_a_terminal_is_escaped_in_the_message(folder: Path) -> None:

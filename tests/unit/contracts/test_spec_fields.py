@@ -23,7 +23,7 @@ def test_only_the_two_paths_are_required() -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "limits", "default"),
     [
-        ("checkpoints.last", "whole number", "at least 1", None),
+        ("checkpoints.last", "whole number", "1 to 1,000,000", None),
         ("checkpoints.steps", "list of numbers", "", None),
         ("checkpoints.exclude", "text or list of text", "", ()),
         ("checkpoints.order", "text", "`auto`, `step`, `epoch`, `name` or `modified`", "auto"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ladle_engine import EngineError, average, candidate_state, combine_checkpoints, rebuild
+from ladle_engine import EngineError, average, candidate_state, combine_checkpoints, rebuild, resume_state
 from ladle_engine.progress import ProgressEvent, StageStarted, StepDone, Warned
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.storage.input_file import Identity
@@ -122,6 +123,40 @@ def test_an_image_of_the_validation_set_that_changes_gives_no_result(tmp_path: P
     average(tmp_path / "checkpoints", tmp_path / "val", output=tmp_path / "out", **options)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["inputs"]["data"]["val_set"]["files"] == 60
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_image_in_a_folder_to_which_a_link_leads_is_an_input_too(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "data" / "elsewhere" / "1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an image of some length")
+    (tmp_path / "data" / "class").symlink_to("elsewhere")
+    (tmp_path / "data" / "elsewhere" / "again").symlink_to("../class")
+    (tmp_path / "data" / "out").symlink_to(tmp_path)
+    inputs = Inputs()
+    inputs.add_folder(tmp_path / "data")
+    assert inputs.files_in(tmp_path / "data") == 1
+    inputs.refuse_changed()
+    CHANGES[change](path)
+    with pytest.raises(EngineError, match=r"1\.png"):
+        inputs.refuse_changed()
+
+
+def test_a_config_that_changes_between_its_reading_and_its_digest_gives_no_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name of the module is also that of the function.
+    module = importlib.import_module("ladle_engine.checkpoints.discover")
+    original = module.read_config
+
+    def read_then_written_again(*places: Path) -> Any:
+        config = original(*places)
+        written_again(folder / "checkpoints" / "config.json")
+        return config
+
+    monkeypatch.setattr(module, "read_config", read_then_written_again)
+    with refused(folder / "checkpoints" / "config.json", folder / "out"):
+        run(folder)
 
 
 def test_what_the_digest_alone_can_tell_is_refused_when_the_result_is_written(
@@ -304,16 +339,43 @@ def test_a_job_that_ended_by_the_users_mistake_may_be_mended(folder: Path) -> No
     assert run(folder, state_dir=folder / "state").num_checkpoints == 4
 
 
-def damaged(content: bytes, damage: str) -> bytes:
+def damage(path: Path, how: str, other: Path) -> None:
+    """Something else in the place of a file; `other` is another file of the kind."""
+    content = path.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    return {"cut": content[:middle], "a bit": flipped, "empty": b"", "something else": b"PK\x03\x04"}[damage]
+    path.unlink()
+    if how == "a folder":
+        (path / "inside").mkdir(parents=True)
+    elif how == "a pipe":
+        os.mkfifo(path)
+    elif how == "a link to nothing":
+        path.symlink_to(path.parent / "nothing")
+    elif how == "a link to itself":
+        path.symlink_to(path)
+    else:
+        path.write_bytes(
+            {
+                "cut": content[:middle],
+                "a bit": flipped,
+                "empty": b"",
+                "something else": b"PK\x03\x04",
+                "another state": other.read_bytes(),
+                "an older seal": hashlib.sha256(content[32:]).digest() + content[32:],
+            }[how]
+        )
 
 
-@pytest.mark.parametrize("damage", ["cut", "a bit", "empty", "something else"])
+DAMAGE = (
+    *("cut", "a bit", "empty", "something else", "another state", "an older seal"),
+    *("a folder", "a pipe", "a link to nothing", "a link to itself"),
+)
+
+
+@pytest.mark.parametrize("how", ["cut", "another state", "a folder"])
 @pytest.mark.parametrize("pattern", ["*.pt", "inputs"])
 def test_a_damaged_state_is_left_out_with_a_word_and_the_result_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, damage: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, how: str
 ) -> None:
     write_checkpoints(tmp_path / "in", plain_net)
 
@@ -328,24 +390,59 @@ def test_a_damaged_state_is_left_out_with_a_word_and_the_result_is_the_same(
         patched.setattr(ResumeState, "is_due", lambda state: True)
         Dies(patched, "choice-twa")
         averaged("died", state_dir=tmp_path / "state")
-    saved = {path.stem for path in (tmp_path / "state").rglob("*")}
-    assert saved >= {"inputs", "choice-best", "choice-twa", "train-twa", "evaluations"}
-    for path in (tmp_path / "state").rglob(pattern):
-        path.write_bytes(damaged(path.read_bytes(), damage))
+    saved = {path.stem: path for path in (tmp_path / "state").rglob("*")}
+    assert set(saved) >= {"inputs", "choice-best", "choice-twa", "train-twa", "evaluations"}
+    other = tmp_path / "other"
+    other.write_bytes(saved["choice-best"].read_bytes())
+    damaged = [path for path in (tmp_path / "state").rglob(pattern) if path.stem != "choice-best"]
+    for path in damaged:
+        damage(path, how, other)
     warnings = averaged("again", state_dir=tmp_path / "state")
     told = sum("is damaged" in warning for warning in warnings)
-    assert told == 1 if pattern == "inputs" else told >= 3
-    one, other = (candidate_state(tmp_path / name, tmp_path / "in", "twa") for name in ("whole", "again"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert told == 1 if pattern == "inputs" else told >= 2
+    one, other_state = (candidate_state(tmp_path / name, tmp_path / "in", "twa") for name in ("whole", "again"))
+    assert all(torch.equal(one[name], other_state[name]) for name in one)
 
 
-def test_a_file_of_one_state_that_is_damaged_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", DAMAGE)
+def test_whatever_stands_in_the_place_of_a_state_it_is_said_once_and_made_anew(tmp_path: Path, how: str) -> None:
     state = ResumeState(tmp_path, "job", on_event=(told := []).append)
     state.save("one", {"value": 1})
     state.save("two", {"value": 2})
-    (tmp_path / "job" / "one.pt").write_bytes(b"cut")
+    damage(tmp_path / "job" / "one.pt", how, tmp_path / "job" / "two.pt")
     assert state.load("one") is None
-    assert state.load("two") == {"value": 2}
     assert [type(event) for event in told] == [Warned]
     assert state.load("one") is None
     assert len(told) == 1, "it is said once"
+    state.save("one", {"value": 3})
+    assert state.load("one") == {"value": 3}
+    assert state.load("two") == {"value": 2}
+
+
+def test_a_state_that_is_cut_at_any_byte_is_not_used(tmp_path: Path) -> None:
+    state = ResumeState(tmp_path, "job")
+    state.write("one.pt", b"twenty bytes, or so.")
+    whole = (tmp_path / "job" / "one.pt").read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "job" / "one.pt").write_bytes(whole[:length])
+        assert state.read("one.pt") is None
+    (tmp_path / "job" / "one.pt").write_bytes(whole)
+    assert state.read("one.pt") == b"twenty bytes, or so."
+
+
+def test_the_state_of_another_job_or_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ResumeState(tmp_path, "one").save("key", {"value": 1})
+    other = ResumeState(tmp_path, "other")
+    (tmp_path / "one" / "key.pt").rename(tmp_path / "other" / "key.pt")
+    assert other.load("key") is None
+    other.save("key", {"value": 2})
+    monkeypatch.setattr(resume_state, "FORMAT", resume_state.FORMAT + 1)
+    assert other.load("key") is None
+
+
+def test_a_file_in_the_place_of_the_states_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("something")
+    state = ResumeState(tmp_path, "job", on_event=(told := []).append)
+    state.save("key", {"value": 1})
+    assert state.load("key") == {"value": 1}
+    assert [type(event) for event in told] == [Warned]

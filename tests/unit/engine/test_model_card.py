@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from ladle_engine import average
 from ladle_engine.pipeline.markdown import cell, code, words
 from ladle_engine.pipeline.model_card import model_card
 from ladle_engine.safe_text import one_line
 from tests.hostile import HARMLESS, HOSTILE, NOT_UTF8, unsafe_in
+from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 LINKED = re.compile(r"://|www\.|@|\w\.[^\W\d]")
@@ -91,6 +94,22 @@ def test_a_cell_stays_in_its_row_and_column(one: str, two: str) -> None:
 )
 def test_plain_words_stay_plain(text: str, told: str) -> None:
     assert words(text) == told
+
+
+def test_checkpoints_with_hostile_names_make_a_card_that_is_only_text(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    for index, path in enumerate(sorted((tmp_path / "checkpoints").iterdir())):
+        path.rename(path.with_name(f"{index} {HOSTILE[:180].translate({0: None, 47: 45})}{path.suffix}"))
+    average(tmp_path / "checkpoints", "data", output=tmp_path / "out", task=ToyTask(plain_net), method="uniform")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "evil.example" in card
+    assert not unsafe_in(card)
+    assert not {"html_inline", "html_block", "link_open", "image"} & set(kinds(card))
+    parsed = PARSER.parse(card.partition("\n---\n")[2])
+    headings = [parsed[index + 1].content for index, token in enumerate(parsed) if token.type == "heading_open"]
+    assert {heading.split()[0] for heading in headings} <= {"Average", "Load", "Rebuild", "Made", "Warnings"}
+    for name in ("report.json", "coefficients.json"):
+        assert (tmp_path / "out" / name).read_text().isascii()
 
 
 def report(text: str) -> dict[str, Any]:

@@ -171,7 +171,7 @@ BY_SAFETENSORS = {*SUPPORTED_DTYPES, torch.float4_e2m1fn_x2, torch.float8_e8m0fn
     ("dtype", "save"),
     [(dtype, torch.save) for dtype in DTYPES if not NOT_SAVED.search(str(dtype))]
     + [(dtype, save_file) for dtype in DTYPES if dtype in BY_SAFETENSORS],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_every_type_of_torchs_is_averaged_or_refused_by_name(
     tmp_path: Path, dtype: torch.dtype, save: Callable[[Any, Path], None]

@@ -29,6 +29,7 @@ from ladle_contracts import (
     TaskInfo,
 )
 from ladle_service.app import create_app
+from ladle_service.cursors import Cursor
 from ladle_service.settings import Settings
 from ladle_service.store import IdempotencyConflict
 from ladle_service.stream import encode
@@ -74,7 +75,12 @@ class FakeStore:
     followers: int = 0
     ticks: int = 0
     ended: bool = False
+    uses: list[tuple[str, int]] = field(default_factory=list)
     happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def note_use(self, token_id: str, seconds: int) -> None:
+        self._fail()
+        self.uses.append((token_id, seconds))
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         self._fail()
@@ -119,9 +125,10 @@ class FakeStore:
             and state in (None, job.state)
             and labels.items() <= job.spec.labels.items()
         ]
-        start = int(cursor or 0)
+        start = int(Cursor.parse(cursor).created_ms) if cursor is not None else 0
         more = len(shown) > start + limit
-        return JobPage(jobs=tuple(shown[start : start + limit]), next_cursor=str(start + limit) if more else None)
+        next_cursor = str(Cursor(str(start + limit), "fake")) if more else None
+        return JobPage(jobs=tuple(shown[start : start + limit]), next_cursor=next_cursor)
 
     async def cancel(self, job_id: str) -> JobRecord:
         self.move(job_id, JobState.CANCELLING if self.jobs[job_id].state is JobState.RUNNING else JobState.CANCELLED)

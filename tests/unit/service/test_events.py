@@ -61,7 +61,7 @@ def test_a_stream_has_ids_kinds_and_keep_alives_and_ends_with_the_job(service: S
             service.store.move("job1", JobState.SUCCEEDED)
             answer = await reading
             assert answer.headers["content-type"].startswith("text/event-stream")
-            assert answer.headers["cache-control"] == "no-cache"
+            assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-accel-buffering"] == "no"
             assert answer.text.startswith("retry: 1000\n\n")
             assert ids_of(answer.text) == ["1000-0", "1001-0", "1002-0", "1003-0", "1004-0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from ladle_contracts import JobRecord, JobState, Reason
+from ladle_contracts import JobRecord, JobSpec, JobState, Reason
+from ladle_service.specs import digest_of
 from tests.unit.client.answers import RESULT
 from tests.unit.service.fakes import CATALOG, Service, node
 
@@ -54,6 +57,49 @@ def test_the_same_key_and_body_answer_with_the_same_job(service: Service, run_as
             assert len(service.store.jobs) == 1
 
     run_async(use())
+
+
+EQUAL: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"labels": {"a": "1", "b": "2"}}, {"labels": {"b": "2", "a": "1"}}),
+    (
+        {"method": {"name": "twa", "options": {"steps": 4, "inner": {"x": 1, "y": [1, {"p": 1, "q": 2}]}}}},
+        {"method": {"options": {"inner": {"y": [1, {"q": 2, "p": 1}], "x": 1}, "steps": 4}, "name": "twa"}},
+    ),
+    ({"task": {"options": {"a": 1, "b": None}}}, {"task": {"options": {"b": None, "a": 1}, "name": None}}),
+    (
+        {},
+        {"seed": 0, "priority": 0, "labels": {}, "select_fraction": 0.5, "train_set": None, "method": {"name": "auto"}},
+    ),
+    ({}, {"task": None, "checkpoints": {"exclude": []}, "output": {}, "resources": {"nodes": 1}}),
+    ({}, {"task": {}}),
+    ({"checkpoints": {"steps": [100, 0.5]}}, {"checkpoints": {"steps": [100.0, 0.5]}}),
+    ({"method": {"name": "twa", "options": {"steps": 40}}}, {"method": {"name": "twa", "options": {"steps": 40.0}}}),
+    ({"checkpoints": {"exclude": "best*"}}, {"checkpoints": {"exclude": ["best*"]}}),
+]
+DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"seed": 1}),
+    ({"labels": {"a": "1"}}, {"labels": {"a": "2"}}),
+    ({"labels": {"a": "b"}}, {"labels": {"b": "a"}}),
+    ({"checkpoints": {"steps": [1, 2]}}, {"checkpoints": {"steps": [2, 1]}}),
+    ({"method": {"options": {"a": True}}}, {"method": {"options": {"a": 1}}}),
+    ({"method": {"options": {"a": "1"}}}, {"method": {"options": {"a": 1}}}),
+    ({"method": {"options": {"a": {}}}}, {"method": {"options": {}}}),
+    ({"method": {"options": {"a": 1}}}, {"task": {"options": {"a": 1}}}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL, ids=str)
+def test_two_bodies_that_ask_for_the_same_have_one_digest(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert digest(one) == digest(other)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT, ids=str)
+def test_two_bodies_that_ask_for_something_else_have_two_digests(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert digest(one) != digest(other)
+
+
+def digest(fields: dict[str, Any]) -> str:
+    return digest_of(JobSpec.model_validate_json(json.dumps({"ckpt_dir": "/c", "val_set": "/v", **fields})))
 
 
 def test_the_same_key_with_another_body_is_a_conflict(service: Service, run_async: RunAsync) -> None:
@@ -172,7 +218,9 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
     secret.mkdir()
     (service.data / "link").symlink_to(secret)
     (service.data / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(service.data / "pipe")
     paths = [
+        str(service.data / "pipe"),
         str(service.data / "missing"),
         str(secret),
         str(tmp_path / "nowhere"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from pydantic import ValidationError
 
 from ladle_service.__main__ import main
-from ladle_service.auth import read_tokens
 from ladle_service.settings import Settings
 
 
@@ -95,40 +93,6 @@ def test_the_command_says_that_the_tokens_file_is_missing(
     environment.setenv("LADLE_TOKENS_FILE", "/nowhere/tokens")
     assert main([]) == 2
     assert "/nowhere/tokens" in capsys.readouterr().err
-
-
-def test_hash_token_makes_a_line_whose_token_is_shown_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["hash-token", "ann"]) == 0
-    shown = capsys.readouterr()
-    path = tmp_path / "tokens"
-    path.write_text(shown.out)
-    token = shown.err.splitlines()[-1]
-    assert token not in shown.out
-    found = read_tokens(path).find(token)
-    assert found is not None
-    assert found.owner == "ann"
-
-
-def test_hash_token_takes_a_token_of_ones_own(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery staple\n"))
-    assert main(["hash-token", "ann", "--stdin"]) == 0
-    assert capsys.readouterr().out.startswith("ann:")
-
-
-@pytest.mark.parametrize("arguments", [["hash-token", "Ann Smith"], ["hash-token", "a:b"]])
-def test_hash_token_refuses_a_name_that_the_file_cannot_hold(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == 2
-    assert "`NAME`" in capsys.readouterr().err
-
-
-def test_hash_token_refuses_a_short_token(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("1234\n"))
-    assert main(["hash-token", "ann", "--stdin"]) == 2
-    assert "1234" not in capsys.readouterr().err
 
 
 def test_the_socket_is_its_owners_alone_and_a_stale_one_is_replaced(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ladle_engine.checkpoints.name_parts import LAST_WORDS, words_of
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, TensorReader
+from ladle_engine.distributed.machine_faults import comes_of_a_machine
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
 
@@ -92,7 +93,8 @@ def _identity(checkpoint: Checkpoint) -> Hashable | None:
     """The same for two names of the same files."""
     try:
         found = [status(path) for path in checkpoint.files]
-    except OSError:
+    except OSError as error:
+        _refuse_fault(error)
         return None
     return tuple((each.st_dev, each.st_ino) for each in found) or None
 
@@ -102,7 +104,8 @@ def _sample(checkpoint: Checkpoint) -> Hashable | None:
     try:
         with open_checkpoint(checkpoint) as reader:
             return _sampled(reader)
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError) as error:
+        _refuse_fault(error)
         return None
 
 
@@ -136,5 +139,12 @@ def _equal(one: Checkpoint, other: Checkpoint) -> bool:
     try:
         with open_checkpoint(one) as first, open_checkpoint(other) as second:
             return all(same_tensors((first, name), (second, name)) for name in first.tensors())
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError) as error:
+        _refuse_fault(error)
         return False
+
+
+def _refuse_fault(error: Exception) -> None:
+    """A disk that fails for a moment must not make a copy count twice."""
+    if comes_of_a_machine(error):
+        raise error

@@ -6,6 +6,7 @@ import errno
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weight
 from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
-from ladle_engine.errors import CheckpointError
+from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import is_folder, is_link, is_there, lies_in, open_binary
+from ladle_engine.storage.input_paths import is_file, is_folder, is_link, is_there, lies_in, open_binary
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
@@ -142,6 +143,20 @@ def leads_out(path: Path, root: Path) -> bool:
     return not lies_in(path, root)
 
 
+def seems_folder(path: Path) -> bool:
+    """Not for what is out of reach or outside of the boundary: it is refused when it would be used."""
+    with suppress(OSError, EngineError):
+        return is_folder(path)
+    return False
+
+
+def seems_file(path: Path) -> bool:
+    """The same for a regular file."""
+    with suppress(OSError, EngineError):
+        return is_file(path)
+    return False
+
+
 def _sharded(index: Path, root: Path) -> Candidate | PassedOver:
     reader = "safetensors" if ".safetensors." in index.name else "pickle"
     if (problem := problem_of(index, root)) is not None:
@@ -166,7 +181,7 @@ def _problem_of_shards(shards: Sequence[Path], root: Path) -> CheckpointError | 
 
 def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
-    if NOT_WEIGHTS.match(name) or is_folder(path):
+    if NOT_WEIGHTS.match(name) or seems_folder(path):
         return None
     if suffix in OTHER_FORMATS:
         reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"

@@ -19,6 +19,8 @@ from ladle_engine.checkpoints.files import (
     leading_out,
     leads_out,
     problem_of,
+    seems_file,
+    seems_folder,
     unreadable,
     why_missing,
 )
@@ -26,7 +28,7 @@ from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time, names_on
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, read_json
+from ladle_engine.storage.input_paths import entries_of, read_json
 
 WEIGHTS_IN_FOLDER = (
     "model.safetensors",
@@ -67,7 +69,7 @@ def scan(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
         raise unreadable(folder, error) from error
     found = list(files_in(entries, folder))
     for entry in entries:
-        if not FILE_TYPE.search(entry.name) or is_folder(entry):
+        if not FILE_TYPE.search(entry.name) or seems_folder(entry):
             found += _look_at_folder(entry, folder)
     found = [_printable(each) for each in found]
     candidates = [each for each in found if isinstance(each, Candidate)]
@@ -174,12 +176,12 @@ def _why_none(path: Path, entries: Sequence[Path], found: Sequence[Candidate | P
         return f"holds only `{each.checkpoint.name}`, which may be another model"
     if any(_holds_weights(child) for child in entries[:MOST_CHILDREN] if not leads_out(child, root)):
         return "holds folders with checkpoints: give it as `ckpt_dir=` to average them"
-    half_written = any(is_file(path / name) for name in LEFT_BY_TRAINERS)
+    half_written = any(seems_file(path / name) for name in LEFT_BY_TRAINERS)
     return "holds no weights" if half_written or names_a_time(path.name) else None
 
 
 def _holds_weights(folder: Path) -> bool:
-    return any(is_file(folder / name) for name in WEIGHTS_IN_FOLDER)
+    return any(seems_file(folder / name) for name in WEIGHTS_IN_FOLDER)
 
 
 def _trainer_step(folder: Path, root: Path) -> int | None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import re
 
 from ladle_engine.distributed.collectives import is_lost_rank
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
-from ladle_engine.storage.atomic_folder import FULL_DISK
-
-STORAGE_FAULTS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENODEV)
-"""Of disks and network file systems. A missing or forbidden file is not one: it stays so."""
+from ladle_engine.storage.atomic_folder import FULL_DISK, STORAGE_FAULTS, LostFolder
 
 BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|hardware stack error|GPU is lost", re.IGNORECASE)
 """torch has no class of its own for these."""
@@ -18,8 +14,16 @@ BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|hardware stack error|
 
 def is_machine_fault(error: BaseException) -> bool:
     """Memory, a full or failing disk, a lost rank, a broken GPU."""
-    if isinstance(error, OSError) and error.errno in (*FULL_DISK, *STORAGE_FAULTS):
+    if isinstance(error, LostFolder) or (isinstance(error, OSError) and error.errno in (*FULL_DISK, *STORAGE_FAULTS)):
         return True
     if is_out_of_memory(error) or is_lost_rank(error):
         return True
     return isinstance(error, RuntimeError) and BROKEN_GPU.search(str(error)) is not None
+
+
+def comes_of_a_machine(error: BaseException) -> bool:
+    """Whether such a fault of a disk or a network is behind an error that says what could not be read."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    return any(isinstance(cause, OSError) and is_machine_fault(cause) for cause in causes)

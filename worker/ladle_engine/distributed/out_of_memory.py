@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,8 +14,12 @@ from ladle_engine.errors import EngineError
 
 T = TypeVar("T")
 
-OUT_OF_MEMORY_WORDS = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""Of a CPU's allocator, of CUDA's for pinned memory, and of its libraries: plain errors, known by their words alone."""
+OUT_OF_MEMORY_WORDS = (
+    *("allocate memory", "bad_alloc", "can't start new thread"),
+    *("CUDA error: out of memory", "STATUS_ALLOC_FAILED"),
+)
+"""Of a CPU's allocators and Python's threads, of CUDA's for pinned memory, and of its libraries: plain errors, known by
+their words alone."""
 
 RELIEF = "Give a smaller task option `batch_size`, or more ranks with `placement: sharded-model`."
 
@@ -22,6 +27,8 @@ RELIEF = "Give a smaller task option `batch_size`, or more ranks with `placement
 def is_out_of_memory(error: BaseException) -> bool:
     """torch says so by a class of its own for its allocator on a GPU, and only in words elsewhere."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
 

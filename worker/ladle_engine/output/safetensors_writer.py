@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.safetensors_file import DTYPE_NAMES
+from ladle_engine.progress import pulse
 from ladle_engine.storage.atomic_folder import sync_file
 from ladle_engine.storage.page_cache import leave_cache
 
@@ -91,6 +92,7 @@ class SafetensorsWriter:
     def _write(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         self._file.write(data)
+        pulse()
         unsent = self._file.tell() - self._sent
         if unsent >= SEND_BYTES:
             self._file.flush()

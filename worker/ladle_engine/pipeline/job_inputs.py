@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ladle_engine.errors import EngineError, OutputError
-from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.resume_state import ResumeState, digest
-from ladle_engine.storage.atomic_folder import naming_the_full_disk
 from ladle_engine.storage.inputs import Inputs
-from ladle_engine.storage.sealed_file import read_sealed, write_sealed
 
 FILE = "inputs"
 
@@ -19,10 +16,8 @@ FILE = "inputs"
 class JobInputs:
     """Kept in the folder of a job's resume state, on rank 0; without one nothing is remembered."""
 
-    def __init__(self, state: ResumeState, on_event: ProgressCallback) -> None:
+    def __init__(self, state: ResumeState) -> None:
         self._state = state
-        self._on_event = on_event
-        self._path = state.folder / FILE if state.folder else None
         self._known = self._load()
 
     def begin(self, inputs: Inputs) -> None:
@@ -53,8 +48,7 @@ class JobInputs:
             self._save()
         except OutputError:
             # On a full disk less is remembered, which does no harm: all states are then made anew.
-            assert self._path is not None, "nothing else is saved"
-            self._path.unlink()
+            self._state.forget(FILE)
 
     def _refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for path in [*before, *now]:
@@ -69,19 +63,12 @@ class JobInputs:
             )
 
     def _load(self) -> dict[str, Any]:
-        if self._path is None or not self._path.exists():
-            return {}
-        content = read_sealed(self._path)
-        if content is None:
-            self._on_event(Warned(message=f"The saved state `{self._path}` is damaged. The job begins anew."))
-            return {}
-        known: dict[str, Any] = json.loads(content)
+        content = self._state.read(FILE)
+        known: dict[str, Any] = json.loads(content) if content else {}
         return known
 
     def _save(self) -> None:
-        if self._path:
-            with naming_the_full_disk("state_dir", self._path.parent):
-                write_sealed(self._path, json.dumps(self._known).encode())
+        self._state.write(FILE, json.dumps(self._known).encode())
 
 
 def _how(was_there: bool, is_there: bool) -> str:

@@ -34,7 +34,7 @@ def opened(request: Request) -> Iterator[Job]:
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
     plan = plan_methods(request.method, request.method_options or {})
-    refuse_existing(Path(request.output))
+    refuse_existing(Path(request.output), may_be_empty=not request.commit)
     on_event(StageStarted(stage="discover"))
     with ExitStack() as open_files:
         open_files.enter_context(keeping_files_open())
@@ -68,7 +68,7 @@ def opened(request: Request) -> Iterator[Job]:
             collectives=collectives,
             inputs=inputs,
             state=state,
-            record=JobInputs(state, on_event),
+            record=JobInputs(state),
             on_event=on_event,
         )
         with attempt(job):

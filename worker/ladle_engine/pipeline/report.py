@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ladle_engine.checkpoints.hashing import HashedReaders
@@ -208,7 +208,8 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
         for name, tensor in candidate.judged.statistics.items()
     }
     if kept:
-        save_file(kept, folder / STATISTICS_FILE, metadata={"format": "pt"})
+        # Not `save_file`, whose error on a full disk is one of its own.
+        (folder / STATISTICS_FILE).write_bytes(save(kept, metadata={"format": "pt"}))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -15,12 +15,28 @@ from ladle_engine.errors import OutputError
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
-    errno.ELOOP,
+    *(errno.ELOOP, errno.EISDIR),
 )
 
 
-def refuse_existing(output: Path) -> None:
+STORAGE_FAULTS = (
+    *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENFILE),
+)
+"""Of disks and network file systems. A missing or forbidden file is not one: it stays so."""
+
+LOST = (errno.ENOENT, *STORAGE_FAULTS)
+"""Where a folder was a moment ago: its disk has failed, or came loose."""
+
+
+class LostFolder(OSError):
+    """The disk of a folder that is written to has failed or vanished. It may come back."""
+
+
+def refuse_existing(output: Path, *, may_be_empty: bool = False) -> None:
     """Raises `OutputError`: output-exists, or results-unwritable where it cannot be made."""
+    if may_be_empty and _is_empty_folder(output):
+        return
     if os.path.lexists(output):
         raise OutputError(
             "output-exists", f"`output=` must be a new folder, but `{output}` exists. Choose another name."
@@ -32,6 +48,10 @@ def refuse_existing(output: Path) -> None:
         raise _unwritable(output, f"`{parent}` does not let you write into it")
 
 
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
 def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError:
     return OutputError(
         "results-unwritable", f"`{argument}=` must be a folder that can be made, but is `{folder}`: {why}."
@@ -39,12 +59,15 @@ def _unwritable(folder: Path, why: str, argument: str = "output") -> OutputError
 
 
 @contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """Makes `folder`; removes it again when the block fails. A full disk becomes `OutputError` (disk-full)."""
-    refuse_existing(folder)
+def fresh_folder(folder: Path, *, may_be_empty: bool = False) -> Iterator[Path]:
+    """Makes `folder`, or takes it as it is if it is empty and may be; removes it again when the block fails.
+
+    Raises as `naming_disk_faults`.
+    """
+    refuse_existing(folder, may_be_empty=may_be_empty)
     try:
-        with naming_the_full_disk("output", folder.parent):
-            make_folder(folder, "output")
+        with naming_disk_faults("output", folder, shown=folder.parent, reads_elsewhere=True):
+            make_folder(folder, "output", may_exist=may_be_empty)
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -62,16 +85,34 @@ def make_folder(folder: Path, argument: str, *, may_exist: bool = False) -> None
 
 
 @contextmanager
-def naming_the_full_disk(argument: str, folder: Path) -> Iterator[None]:
-    """Raises `OutputError` (disk-full) where writing to `folder` fails for want of room."""
+def naming_disk_faults(
+    argument: str, folder: Path, *, shown: Path | None = None, reads_elsewhere: bool = False
+) -> Iterator[None]:
+    """Raises `OutputError` (disk-full, results-unwritable) where writing to `folder` fails, or `LostFolder`.
+
+    If the block `reads_elsewhere`, only errors that name a file of `folder`, or that reading never has, count.
+    """
+    shown = shown or folder
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise OutputError(
-            "disk-full", f"`{argument}` must fit on its disk, but writing to `{folder}` failed: {error.strerror}."
-        ) from error
+        why = error.strerror or str(error)
+        is_own = not reads_elsewhere or _is_below(error.filename, folder)
+        if error.errno in FULL_DISK:
+            raise OutputError(
+                "disk-full", f"`{argument}` must fit on its disk, but writing to `{shown}` failed: {why}."
+            ) from error
+        if is_own and error.errno in LOST:
+            raise LostFolder(
+                error.errno, f"`{argument}` must stay where it is, but writing to `{shown}` failed: {why}"
+            ) from error
+        if error.errno == errno.EROFS or (is_own and error.errno in UNWRITABLE):
+            raise _unwritable(shown, why, argument) from error
+        raise
+
+
+def _is_below(name: str | bytes | None, folder: Path) -> bool:
+    return isinstance(name, (str, bytes)) and Path(os.fsdecode(name)).is_relative_to(folder)
 
 
 @contextmanager

@@ -56,6 +56,9 @@ def open_inside(path: Path, flags: int = os.O_RDONLY) -> int:
         except OSError as error:
             if error.errno == errno.EMFILE and allow_more_descriptors():
                 continue
+            if error.errno == errno.ENXIO:
+                # A socket. Otherwise the number says that a device has failed.
+                raise OSError(errno.EINVAL, "not a regular file", os.fspath(path)) from None
             error.filename = os.fspath(path)
             raise
 

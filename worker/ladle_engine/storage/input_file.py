@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import WholeFileSystem, open_inside
 
 NOT_REGULAR = "must be a regular file, but is a pipe, a socket, a device or a folder"
@@ -126,6 +127,7 @@ class InputFile:
                     self.path, f"was {self.size:,} bytes long and has become shorter ({self._length_now():,} bytes)"
                 )
             buffer, offset = buffer[count:], offset + count
+            pulse()
 
     def read(self, offset: int, length: int) -> bytes:
         content = bytearray(length)
@@ -163,6 +165,6 @@ def _open(path: Path, is_ours: bool) -> int:
     try:
         return WholeFileSystem().open(path, os.O_RDONLY) if is_ours else open_inside(path)
     except OSError as error:
-        if error.errno == errno.ENXIO:
+        if error.errno == errno.EINVAL:
             raise unreadable(path, NOT_REGULAR) from error
         raise unreadable(path, f"cannot be opened: {error.strerror}") from error

@@ -17,6 +17,8 @@ from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 MAX_NAME_BYTES = 255
 """Linux's own limit."""
 
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
 
 class Entry(NamedTuple):
     """Something in a folder. A link is neither a folder nor a regular file here."""
@@ -28,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def is_folder(path: Path) -> bool:
-    """Also for a link to one. Raises `EngineError` for what is outside of the boundary."""
+    """Also for a link to one. Raises `OSError` where that cannot be told, and `EngineError` outside of the boundary."""
     return _is(stat.S_ISDIR, path)
 
 
@@ -65,7 +67,11 @@ def same_place(one: Path, other: Path) -> bool:
 
 def real_path(path: Path) -> Path:
     """Without links, as far as they lead somewhere. They may change right after: a hint for messages and rules."""
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except RecursionError:
+        # So long a chain of links that the kernel does not follow it either.
+        return path.absolute()
 
 
 def lies_in(path: Path, folder: Path) -> bool:
@@ -137,6 +143,10 @@ def read_json(path: Path) -> Any:
 def _is(kind: Callable[[int], bool], path: Path) -> bool:
     try:
         return kind(status(path).st_mode)
-    except (OSError, ValueError):
-        # Nothing that could be opened; a path with a null byte in it is a `ValueError`.
+    except ValueError:
+        # A null byte in it.
+        return False
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
         return False

@@ -11,10 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladle_engine.errors import EngineError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
-from ladle_engine.storage.input_paths import lies_in, statuses_in
+from ladle_engine.storage.input_paths import real_path, statuses_in
 
 
 class Inputs:
@@ -129,16 +130,18 @@ class Inputs:
 
 def _files_below(folder: Path) -> Iterator[tuple[Path, Identity]]:
     """In order of their names, those of a folder before its sub-folders'. What a link out of it leads to is none."""
+    real_folder = real_path(folder)
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
         place = waiting.pop()
+        pulse()
         folders: list[Path] = []
         # What cannot be listed is left to whoever wants to read it.
         with suppress(OSError):
             if not _is_new(status(place), seen):
                 continue
-            for path, found in _visible_in(place, folder):
+            for path, found in _visible_in(place, real_folder):
                 if stat.S_ISREG(found.st_mode):
                     yield path, Identity.of(found)
                 elif stat.S_ISDIR(found.st_mode):
@@ -155,17 +158,17 @@ def _is_new(found: os.stat_result, seen: set[tuple[int, int]]) -> bool:
     return True
 
 
-def _visible_in(place: Path, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Of links, what they lead to inside of `folder`."""
+def _visible_in(place: Path, real_folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Of links, what they lead to inside of `real_folder`."""
     for name, found in statuses_in(place).items():
         path = place / name
         if name.startswith("."):
             continue
         if not stat.S_ISLNK(found.st_mode):
             yield path, found
-        elif lies_in(path, folder):
+        elif (target := real_path(path)).is_relative_to(real_folder):
             with suppress(OSError):
-                yield path, status(path)
+                yield path, status(target)
 
 
 def _status_now(path: Path) -> os.stat_result:

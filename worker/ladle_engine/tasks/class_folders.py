@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle_engine.errors import DataError
+from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, lies_in
+from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
 from ladle_engine.tasks.image_files import SUFFIXES
 from ladle_engine.tasks.image_shape import ImageShape
 
@@ -42,6 +43,7 @@ class ClassFolders:
 
 def find_images(root: Path) -> ClassFolders:
     """Hidden files and folders are left out. Raises `DataError`: a link leads out of `root`, or nothing is found."""
+    real_root = real_path(root)
     passed_over: list[Path] = []
     images: dict[str, list[Path]] = {}
     entries = [entry for entry in entries_of(root) if not entry.name.startswith(".")]
@@ -50,9 +52,9 @@ def find_images(root: Path) -> ClassFolders:
         if not (entry.is_folder or (entry.is_link and is_folder(folder))):
             continue
         if entry.is_link:
-            _refuse_escape(folder, root)
+            _target_of(folder, real_root)
         images[entry.name] = []
-        for path, is_regular in sorted(_files_below(folder, root, set())):
+        for path, is_regular in sorted(_files_below(folder, real_root, set())):
             is_image = is_regular and path.suffix.lower() in SUFFIXES
             (images[entry.name] if is_image else passed_over).append(path)
     if not any(images.values()):
@@ -66,7 +68,7 @@ def find_images(root: Path) -> ClassFolders:
     return ClassFolders(root=root, images=images, passed_over=passed_over)
 
 
-def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+def _files_below(folder: Path, real_root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
     """Whatever is no folder, and whether it is a regular file; a pipe or a broken link is not.
 
     A folder to which links lead once more is walked once.
@@ -75,21 +77,23 @@ def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterat
     if (found.st_dev, found.st_ino) in seen:
         return
     seen.add((found.st_dev, found.st_ino))
+    pulse()
     for entry in entries_of(folder):
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
-        if entry.is_link:
-            _refuse_escape(path, root)
-        if entry.is_folder or (entry.is_link and is_folder(path)):
-            yield from _files_below(path, root, seen)
+        target = _target_of(path, real_root) if entry.is_link else None
+        if entry.is_folder or (target is not None and is_folder(target)):
+            yield from _files_below(path, real_root, seen)
         else:
-            yield path, entry.is_regular or (entry.is_link and is_file(path))
+            yield path, entry.is_regular or (target is not None and is_file(target))
 
 
-def _refuse_escape(link: Path, root: Path) -> None:
-    if not lies_in(link, root):
-        raise DataError("path-not-allowed", f"Images must lie inside `{root}`, but `{link}` leads out of it.")
+def _target_of(link: Path, real_root: Path) -> Path:
+    target = real_path(link)
+    if not target.is_relative_to(real_root):
+        raise DataError("path-not-allowed", f"Images must lie inside `{real_root}`, but `{link}` leads out of it.")
+    return target
 
 
 def _kinds(files: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch, DataSet, Task
 
 
@@ -43,6 +44,7 @@ class Examples:
 
     def batch(self, indices: Tensor) -> Batch:
         batch = self.data.batch(indices)
+        pulse()
         if self.device.type == "cpu":
             return batch
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

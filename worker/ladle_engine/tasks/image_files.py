@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from ladle_engine.errors import DataError, EngineError
@@ -40,6 +40,11 @@ def decode(path: Path, mode: str | None) -> Image.Image:
             return image
     except (EngineError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        # Its own words name the descriptor.
+        raise DataError(
+            "invalid-data", f"`{path}` must be an image, but does not decode: it is none of {', '.join(DECODERS)}."
+        ) from error
     except Exception as error:
         # What a damaged file raises depends on where it is damaged: ValueError, struct.error, EOFError and more.
         raise DataError(

@@ -1,0 +1,98 @@
+"""What one owner may take of the service, so that others get their share: requests per second and open streams."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ladle_contracts import ErrorCode
+from ladle_service.auth import CallerDependency
+from ladle_service.problems import ApiError
+
+BURST_S = 20.0
+"""An owner may use the requests of so many seconds at once."""
+STREAM_RETRY_S = 5
+EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(kw_only=True)
+class OwnerLimits:
+    """Counts what each owner uses."""
+
+    requests_per_s: float
+    streams: int
+    clock: Callable[[], float] = time.monotonic
+    _spent: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
+    """Owner -> how many requests count, and when that was so. With time they count no longer."""
+    _streams: Counter[str] = field(default_factory=Counter, init=False)
+
+    def count_request(self, owner: str) -> None:
+        """Raises `too-many-requests`."""
+        now = self.clock()
+        spent, then = self._spent.get(owner, (0.0, now))
+        spent = max(0.0, spent - (now - then) * self.requests_per_s) + 1
+        surplus = spent - max(1.0, BURST_S * self.requests_per_s)
+        if surplus > 0:
+            wait_s = math.ceil(surplus / self.requests_per_s)
+            raise _refusal(
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"There must be at most {self.requests_per_s:g} requests per second, but there are more. "
+                f"Try again in {wait_s} s.",
+                wait_s,
+            )
+        self._spent[owner] = spent, now
+
+    def open_stream(self, owner: str) -> None:
+        """Raises `too-many-streams`."""
+        if self._streams[owner] >= self.streams:
+            raise _refusal(
+                ErrorCode.TOO_MANY_STREAMS,
+                f"At most {self.streams} streams of events may be open at once, but you have as many already. "
+                "Close some, or ask for the job instead.",
+                STREAM_RETRY_S,
+            )
+        self._streams[owner] += 1
+
+    def close_stream(self, owner: str) -> None:
+        """After `open_stream`."""
+        self._streams[owner] -= 1
+        if self._streams[owner] == 0:
+            del self._streams[owner]
+
+
+def _refusal(code: ErrorCode, detail: str, wait_s: int) -> ApiError:
+    return ApiError(code, detail, headers={"Retry-After": str(wait_s)})
+
+
+def _limits(request: Request) -> OwnerLimits:
+    limits: OwnerLimits = request.app.state.limits
+    return limits
+
+
+LimitsDependency = Annotated[OwnerLimits, Depends(_limits)]
+
+
+async def count_request(limits: LimitsDependency, caller: CallerDependency) -> None:
+    """For every address that needs a token."""
+    limits.count_request(caller.owner)
+
+
+async def wants_stream(request: Request, limits: LimitsDependency, caller: CallerDependency) -> AsyncIterator[bool]:
+    """Whether the request asks for a stream. If so, it counts as one until it has been answered."""
+    if EVENT_STREAM not in request.headers.get("accept", ""):
+        yield False
+        return
+    limits.open_stream(caller.owner)
+    try:
+        yield True
+    finally:
+        limits.close_stream(caller.owner)
+
+
+WantsStream = Annotated[bool, Depends(wants_stream)]

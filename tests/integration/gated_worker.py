@@ -1,0 +1,31 @@
+"""The real worker, but the agent of a job can be held right before `finalize`, the rename of its result, or `end`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ladle_worker.__main__ import main
+from ladle_worker.claim import Claim
+from ladle_worker.commit import Commit
+from tests.integration.gated_rank import hold
+
+GATES = Path(os.environ["LADLE_RESULTS_DIR"]) / "gates"
+
+
+def held(point: str, function: Callable[..., Any], claim_of: Callable[[Any], Claim]) -> Callable[..., Any]:
+    def hold_first(self: Any, *arguments: Any) -> Any:
+        hold(GATES, f"{claim_of(self).spec.output.name}.{point}")
+        return function(self, *arguments)
+
+    return hold_first
+
+
+if __name__ == "__main__":
+    Claim.finalize = held("finalize", Claim.finalize, lambda claim: claim)  # type: ignore[method-assign]
+    Claim.end = held("end", Claim.end, lambda claim: claim)  # type: ignore[method-assign]
+    Commit._move = held("rename", Commit._move, lambda commit: commit._claim)  # type: ignore[method-assign]
+    sys.exit(main())

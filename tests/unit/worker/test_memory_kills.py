@@ -1,0 +1,123 @@
+"""Ranks that the kernel ended for want of memory, or that ended themselves because they could not have more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ladle_contracts import Reason
+from ladle_worker import agent, memory_kills
+from ladle_worker.agent import Attempt
+from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.torchrun import KILLED_STATUS
+from tests.polling import until
+
+
+@pytest.mark.parametrize(
+    ("groups", "name"),
+    [
+        ("0::/user.slice/worker\n", "user.slice/worker/memory.events"),
+        ("0::/elsewhere\n", "memory.events"),
+        ("4:memory:/docker/1\n0::/\n", "memory/docker/1/memory.oom_control"),
+        ("4:memory:/elsewhere\n1:cpu:/\n", "memory/memory.oom_control"),
+    ],
+)
+def test_they_are_counted_in_the_own_control_group_of_either_version(
+    groups: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "groups").write_text(groups)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("low 0\noom 5\noom_kill 3\noom_group_kill 0\n")
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 8\n")
+    monkeypatch.setattr(memory_kills, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(memory_kills, "OWN_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory_kills, "WHOLE_MACHINE", tmp_path / "vmstat")
+    assert memory_kills.count_kills() == 3
+    (tmp_path / name).unlink()
+    assert memory_kills.count_kills() == 8, "of the whole machine"
+    (tmp_path / "vmstat").unlink()
+    assert memory_kills.count_kills() == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "memory allocation of 1099511627776 bytes failed",
+        "MemoryError",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 1.00 TiB",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory",
+        "OSError: [Errno 12] Cannot allocate memory",
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "RuntimeError: can't start new thread",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+    ],
+)
+def test_last_words_about_memory_are_known(line: str) -> None:
+    assert memory_kills.about_memory(["a line", line, "Aborted"])
+    assert not memory_kills.about_memory(["memory is planned: 12 GB", "the rank dies here"])
+
+
+@pytest.mark.parametrize(
+    ("status", "kills", "log", "reason"),
+    [
+        (KILLED_STATUS, 1, "", Reason.OUT_OF_MEMORY),
+        (-9, 1, "", Reason.OUT_OF_MEMORY),
+        (KILLED_STATUS, 0, "", Reason.CRASHED),
+        (1, 1, "", Reason.CRASHED),
+        (1, 0, "std::bad_alloc", Reason.OUT_OF_MEMORY),
+        (0, 0, "std::bad_alloc", Reason.CRASHED),
+    ],
+)
+def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
+    status: int, kills: int, log: str, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = AttemptFolder(tmp_path)
+    folder.log.write_text(log)
+    monkeypatch.setattr(agent, "count_kills", lambda: kills)
+    attempt = object.__new__(Attempt)
+    attempt._folder = folder
+
+    class Nothing:
+        def read(self) -> None:
+            return None
+
+    ended = attempt._conclude(status, Nothing(), 0)  # type: ignore[arg-type]
+    assert ended.reason == reason
+    assert ended.outcome == ("failed" if reason == Reason.OUT_OF_MEMORY else "crashed")
+
+
+def _group() -> Path | None:
+    """A memory group of version 1 for a test, where this user may make one."""
+    made = Path("/sys/fs/cgroup/memory") / f"ladle-test-{os.getpid()}"
+    try:
+        made.mkdir()
+    except OSError:
+        return None
+    return made
+
+
+def test_a_real_kill_is_counted() -> None:
+    group = _group()
+    if group is None:
+        pytest.skip("this user cannot make a control group of version 1")
+    code = f"""
+import os, subprocess, sys
+from pathlib import Path
+from ladle_worker.memory_kills import count_kills
+Path({str(group / "cgroup.procs")!r}).write_text(str(os.getpid()))
+before = count_kills()
+status = subprocess.run([sys.executable, "-c", "held = b'x' * (400 << 20)"]).returncode
+print(status, count_kills() - before)
+"""
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(150 << 20))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), what="the group to be empty")
+        group.rmdir()
+    assert done.stdout.split() == ["-9", "1"]

@@ -1,0 +1,56 @@
+"""Calls of the kernel that Python's library does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+
+def prctl(option: int, value: int = 0) -> None:
+    """Raises OSError."""
+    if LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise _error(f"prctl {option}")
+
+
+def system_call(number: int, *arguments: object) -> int:
+    """By its number, for what the C library has no function for. Raises OSError."""
+    result: int = LIBC.syscall(number, *arguments)
+    if result < 0:
+        raise _error(f"system call {number}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Raises OSError."""
+    if LIBC.unshare(flags) != 0:
+        raise _error("unshare")
+
+
+def mount_over(source: str, target: str) -> None:
+    """Shows `source` in the place of `target`, in this mount namespace. Raises OSError."""
+    _mount(source, target, MS_BIND)
+
+
+def own_mounts() -> None:
+    """What this mount namespace mounts is its own. Raises OSError."""
+    _mount("none", "/", MS_REC | MS_PRIVATE)
+
+
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    if LIBC.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
+        raise _error(f"mount on {target}")
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
