@@ -121,10 +121,12 @@ def main() -> None:
     size = QUICK if arguments.quick else FULL
     console = Console()
     rows: list[dict[str, str]] = []
+    loads: list[float] = []
     with tempfile.TemporaryDirectory() as temporary, earlier(arguments.before, Path(temporary)) as before:
         for name in arguments.only:
             sides = []
             for side, source in (("before", before), ("after", ROOT)):
+                loads.append(os.getloadavg()[0])
                 with running(source, Path(temporary) / f"{name}-{side}") as service:
                     sides.append(dict(MEASURES[name](service, size)))
                 console.print(name, side, sides[-1])
@@ -133,6 +135,7 @@ def main() -> None:
             ]
     result = {
         "machine": device_name_of_host(),
+        "load_average": " to ".join(f"{load:.0f}" for load in sorted(loads)[:: len(loads) - 1]),
         "before": arguments.before,
         "after": commit("HEAD"),
         "command": " ".join(["python", "benchmarks/load.py", *sys.argv[1:]]),
@@ -326,12 +329,12 @@ def scheduled(service: Running, job: str) -> int | None:
 
 def health(asked: Asked) -> Iterable[Row]:
     yield "`/healthz`, p50 and p99", percentiles(asked)
-    yield "`/healthz`, longest", f"{asked.percentile(1.0)} ms"
+    yield "`/healthz`, longest", f"{asked.percentile(1.0)} ms" if asked.answers_ms else "no answer"
     yield "`/healthz`, no answer in 5 s", f"{asked.failures} of {asked.failures + len(asked.answers_ms)}"
 
 
 def percentiles(asked: Asked) -> str:
-    return f"{asked.percentile(0.5)} and {asked.percentile(0.99)} ms"
+    return f"{asked.percentile(0.5)} and {asked.percentile(0.99)} ms" if asked.answers_ms else "no answer"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -344,7 +347,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "# The service under load and attack",
         "",
         f"Before: `{result['before']}`. After: `{result['after']}`. Both in one run of `{result['command']}`",
-        f"on {result['machine']}, which other work shared. `benchmarks/load.py` says what each measure does.",
+        f"on {result['machine']}, which other work shared: the load average was {result['load_average']}, so times are",
+        "longer than on a quiet machine. `benchmarks/load.py` says what each measure does.",
         "",
         *table,
     ]

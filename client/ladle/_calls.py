@@ -71,7 +71,7 @@ def list_jobs(
     params = [("limit", str(limit))]
     if state is not None:
         params.append(("state", JobState(state).value))
-    params += [("label", f"{name}={value}") for name, value in (labels or {}).items()]
+    params += [("label", _sendable(f"{name}={value}")) for name, value in (labels or {}).items()]
     if cursor is not None:
         params.append(("cursor", cursor))
     return Call(method="GET", path="/v1/jobs", params=tuple(params), parse=_reader(JobPage))
@@ -141,7 +141,12 @@ def read_error(status: int, body: bytes) -> LadleError:
 
 
 def _job_path(job_id: str, *more: str) -> str:
-    return "/".join(["/v1/jobs", quote(job_id, safe=""), *more])
+    return "/".join(["/v1/jobs", quote(_sendable(job_id), safe=""), *more])
+
+
+def _sendable(text: str) -> str:
+    """What nothing is named like, where bytes that are not UTF-8 were typed."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _reader(model: type[M]) -> Callable[[bytes], M]:

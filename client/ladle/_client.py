@@ -68,7 +68,7 @@ class Client:
                 return
 
     def nodes(self) -> tuple[NodeRecord, ...]:
-        """All worker machines that were ever registered."""
+        """All worker machines that have registered and were not gone for long."""
         return self._transport.send(_calls.get_nodes()).nodes
 
     def methods(self) -> tuple[MethodInfo, ...]:
@@ -135,7 +135,7 @@ class AsyncClient:
                 return
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
-        """All worker machines that were ever registered."""
+        """All worker machines that have registered and were not gone for long."""
         return (await self._transport.send(_calls.get_nodes())).nodes
 
     async def methods(self) -> tuple[MethodInfo, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
 from ladle_contracts import JobSpec
-from ladle_contracts.rules import broken_rules
+from ladle_contracts.rules import BrokenRule, broken_rules
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
@@ -33,11 +33,12 @@ def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]
     for name, value in options.items():
         if value is not None:
             fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
+    _check_unicode(fields)
     try:
         # Through JSON, because that is what is sent: lists become tuples, and nothing else is converted.
         return JobSpec.model_validate_json(json.dumps(fields, allow_nan=False))
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid(broken_rules(error)) from error
     except (TypeError, ValueError) as error:
         raise InvalidSpec(f"The options must consist of JSON values, but do not: {error}.") from error
 
@@ -45,6 +46,31 @@ def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]
 def absolute(path: PathLike) -> str:
     """The absolute path, with `~` expanded. `..` stays, because its meaning depends on links on the service's side."""
     return str(Path(path).expanduser().absolute())
+
+
+def _check_unicode(fields: Mapping[str, Any]) -> None:
+    """Python reads a file name that is not UTF-8 as text that cannot be sent."""
+    rule = "must be text in UTF-8"
+    broken = [
+        BrokenRule(field=path, rule=rule, value=text, has_value=True)
+        for path, text in _texts(fields, "")
+        if any("\ud800" <= char <= "\udfff" for char in text)
+    ]
+    if broken:
+        raise _invalid(broken)
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Each text in a value, also the names in it, with the field that it is in."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield path, str(name)
+            yield from _texts(each, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each, path)
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
@@ -93,8 +119,7 @@ _FRIENDLY: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _invalid(error: ValidationError) -> InvalidSpec:
-    broken = broken_rules(error)
+def _invalid(broken: Sequence[BrokenRule]) -> InvalidSpec:
     sentences = [one_line(f"`{each.field}` {each.describe(_short)}.") for each in broken]
     text = sentences[0] if len(sentences) == 1 else "\n  ".join(["The job spec is not valid:", *sentences])
     errors = tuple({"field": each.field, "message": each.describe(_short), "value": each.value} for each in broken)

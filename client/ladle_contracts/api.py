@@ -30,7 +30,7 @@ class LogTail(Contract):
 
 
 class NodeList(Contract):
-    """All nodes that have ever registered."""
+    """All nodes that have registered and were not gone for long."""
 
     nodes: tuple[NodeRecord, ...]
 

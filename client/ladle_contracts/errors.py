@@ -88,7 +88,7 @@ class ErrorCode(OpenEnum):
     UNKNOWN_OPTION = "unknown-option"
     OUTPUT_EXISTS = "output-exists"
     NOT_ENOUGH_NODES = "not-enough-nodes"
-    """The job needs more nodes, or more ranks per node, than have ever registered."""
+    """The job needs more nodes, or more ranks per node, than any that are known."""
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     """The token's scope does not allow it, or a web page of another site sends requests to a service without tokens."""

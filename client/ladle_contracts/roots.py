@@ -110,12 +110,12 @@ class Roots:
                     if error.errno not in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
                         raise
             # Only a hint, because a link may be exchanged right after: what counts is what is opened above.
-            real = os.path.realpath(path)
+            real = _real(path)
             if self._root_of(real) is None:
                 break
         else:
             # A link that leads to itself leads nowhere, so not out: that is an `OSError` as everywhere else.
-            os.path.realpath(path, strict=True)
+            _real(path, strict=True)
         raise PathNotAllowed(f"{_shown(path)} must be inside the allowed folders")
 
     def _root_of(self, path: str) -> tuple[int, str] | None:
@@ -144,6 +144,14 @@ def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path"
             return held.resolve(path)
     except PathNotAllowed as error:
         raise refused from error
+
+
+def _real(path: str, *, strict: bool = False) -> str:
+    try:
+        return os.path.realpath(path, strict=strict)
+    except RecursionError as error:
+        # Python follows each link within the one before. The kernel stops after 40.
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
 
 
 def _status_of(descriptor: int) -> os.stat_result:

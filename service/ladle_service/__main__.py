@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import atexit
 import json
 import logging
@@ -29,7 +30,7 @@ from ladle_contracts.tokens import TokensFileError
 from ladle_service.app import create_app
 from ladle_service.audit import log_to
 from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
-from ladle_service.listening import allow_connections
+from ladle_service.listening import EventLoop, allow_connections
 from ladle_service.settings import Settings
 
 logger = logging.getLogger("ladle_service")
@@ -41,6 +42,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, in our event loop."""
+        wait_s = self._app.state.settings.client_timeout_s
+        with asyncio.Runner(loop_factory=lambda: EventLoop(wait_s)) as runner:
+            runner.run(self.serve(sockets))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs in the main thread, like the event loop. uvicorn's own handler would end the process with the signal
@@ -85,7 +92,6 @@ def _serve() -> int:
         app,
         http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
-        loop="ladle_service.listening:EventLoop",
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=settings.shutdown_grace_s,

@@ -22,6 +22,8 @@ from ladle_service.problems import problem_response
 
 KEEP_ALIVE_S = 30
 """Longer than clients keep an idle connection, so that they never send into one that is being closed."""
+UNREAD_BYTES = 32 << 10
+"""So much of an answer waits in memory for its client, and one more piece."""
 RESERVED = 64
 """Connections beyond the limit. They only get to know how the service is."""
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz"})
@@ -66,6 +68,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
         surplus = len(self.connections) - self._limits.most
         if surplus > 0 and not self._limits.make_room():
             if surplus > RESERVED:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
 
 from ladle_contracts import TERMINAL_STATES, Event, StateChanged, keys
+from ladle_service.feed import FIRST, Entry, Feed, Order, chunk_of, id_of, order_of
 from ladle_service.stream import StreamCut, encode
 
 logger = logging.getLogger(__name__)
@@ -28,87 +26,12 @@ PAGE = 100
 PAGES_AT_ONCE = 8
 """How many watchers may catch up at the same time, so that other requests find a Redis connection."""
 WINDOW_EVENTS = 400
-WINDOW_BYTES = 128 << 10
-KEEP_ALIVE_S = 10.0
 CHECK_S = 5.0
 """After so much silence the reader looks whether the job still exists."""
-WAKE_AT_ONCE = 20
-"""How many watchers get an event before other requests have their turn."""
 
-Order = tuple[int, int]
-"""An event's id as numbers."""
-FIRST: Order = (0, 0)
 Parse = Callable[[str, str, Mapping[str, str]], Event]
 Fields = tuple[str, Mapping[str, str]]
 """An entry of a Redis stream: its id and its fields."""
-
-
-class Entry(NamedTuple):
-    """One event, ready to be sent."""
-
-    order: Order
-    data: bytes
-    is_last: bool
-    """Whether it ends the job."""
-
-
-@dataclass(eq=False)
-class Feed:
-    """The events of one job after `floor`, as far as they were read."""
-
-    job_id: str
-    floor: Order = FIRST
-    end: Order = FIRST
-    """The last event that was read."""
-    entries: deque[Entry] = field(default_factory=deque)
-    size_bytes: int = 0
-    watchers: int = 0
-    is_open: bool = False
-    is_over: bool = False
-    """Whether no more events will come."""
-    is_cut: bool = False
-    """Whether no more events can be read."""
-    quiet_since: float = 0.0
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _waiting: set[asyncio.Future[None]] = field(default_factory=set)
-
-    def add(self, entries: Iterable[Entry]) -> None:
-        """What was read, oldest first. What no longer fits into the window is forgotten."""
-        for entry in entries:
-            self.entries.append(entry)
-            self.size_bytes += len(entry.data)
-            self.end = entry.order
-            self.is_over = self.is_over or entry.is_last
-        while self.size_bytes > WINDOW_BYTES:
-            oldest = self.entries.popleft()
-            self.size_bytes -= len(oldest.data)
-            self.floor = oldest.order
-
-    def since(self, order: Order) -> list[Entry]:
-        """The events after `order`, which must not be before `floor`."""
-        return list(takewhile(lambda entry: entry.order > order, reversed(self.entries)))[::-1]
-
-    async def news(self) -> bool:
-        """Waits until something has changed. False if nothing has for a while."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            async with asyncio.timeout(KEEP_ALIVE_S):
-                await waiting
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting.discard(waiting)
-        return True
-
-    async def wake(self) -> None:
-        """Ends every `news`."""
-        waiting, self._waiting = self._waiting, set()
-        for number, one in enumerate(waiting, start=1):
-            if not one.done():
-                one.set_result(None)
-            if number % WAKE_AT_ONCE == 0:
-                await asyncio.sleep(0)
 
 
 class Feeds:
@@ -133,7 +56,7 @@ class Feeds:
         Ends with the event that ends the job, when the job is deleted, or with `end`. Raises `StreamCut`, or
         `RedisError` while it catches up. Then nothing was lost: follow again after the last event.
         """
-        seen = _order(after)
+        seen = order_of(after)
         async with self._joined(job_id, seen) as feed:
             while True:
                 floor = feed.floor
@@ -180,7 +103,7 @@ class Feeds:
     async def _open(self, feed: Feed, seen: Order) -> None:
         """Fills the window with what the first watcher needs, if it is not too much."""
         key = keys.events(feed.job_id)
-        low = f"({_id(seen)}" if seen > FIRST else "-"
+        low = f"({id_of(seen)}" if seen > FIRST else "-"
         found = await self._commands.xrevrange(key, min=low, count=WINDOW_EVENTS)
         entries = [self._entry(feed.job_id, fields) for fields in reversed(found)]
         if not entries:
@@ -198,10 +121,10 @@ class Feeds:
 
     async def _page(self, job_id: str, seen: Order) -> list[Entry]:
         """The next events after `seen`, from Redis."""
-        low = f"({_id(seen)}" if seen > FIRST else "-"
+        low = f"({id_of(seen)}" if seen > FIRST else "-"
         async with self._catching_up:
             found = await self._commands.xrange(keys.events(job_id), min=low, count=PAGE)
-        return [self._entry(job_id, fields) for fields in found]
+        return chunk_of(self._entry(job_id, fields) for fields in found)
 
     async def _read_on(self) -> None:
         """Reads until nobody follows a job that can still change."""
@@ -219,7 +142,7 @@ class Feeds:
 
     async def _read(self, feeds: Iterable[Feed]) -> None:
         by_key = {keys.events(feed.job_id): feed for feed in feeds}
-        ends = {key: _id(feed.end) for key, feed in by_key.items()}
+        ends = {key: id_of(feed.end) for key, feed in by_key.items()}
         for key, found in await self._streams.xread(ends, count=PAGE, block=READ_MS):
             feed = by_key[key]
             try:
@@ -257,13 +180,4 @@ class Feeds:
             logger.error("the streams of job %s are cut, because its event %s is none: %r", job_id, fields[0], error)
             raise StreamCut from error
         is_last = isinstance(event.body, StateChanged) and event.body.state in TERMINAL_STATES
-        return Entry(_order(event.id), encode(event), is_last)
-
-
-def _order(event_id: str | None) -> Order:
-    time_ms, _, sequence = (event_id or "0-0").partition("-")
-    return int(time_ms), int(sequence or 0)
-
-
-def _id(order: Order) -> str:
-    return f"{order[0]}-{order[1]}"
+        return Entry(order_of(event.id), encode(event), is_last)

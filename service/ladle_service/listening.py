@@ -15,8 +15,6 @@ BACKLOG = 4096
 """How many connections the kernel holds until the service takes them."""
 AT_ONCE = 32
 """How many connections are taken before other work has its turn."""
-HANDSHAKE_S = 10.0
-"""How long a client may take for TLS."""
 
 
 def allow_connections(wanted: int) -> int:
@@ -41,9 +39,15 @@ class EventLoop(asyncio.SelectorEventLoop):
     """asyncio takes as many connections in one go as the kernel may hold, and meanwhile nobody gets an answer. It also
     may run out of open files that way, and complains about each one."""
 
+    def __init__(self, handshake_s: float) -> None:
+        """`handshake_s` is how long a client may take for TLS."""
+        super().__init__()
+        self._handshake_s = handshake_s
+
     async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        """asyncio's own."""
         if options.get("ssl") is not None:
-            options["ssl_handshake_timeout"] = HANDSHAKE_S
+            options["ssl_handshake_timeout"] = self._handshake_s
         server = await super().create_server(*arguments, **options | {"backlog": AT_ONCE})
         for listener in server.sockets:
             with listener.dup() as same:

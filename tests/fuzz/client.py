@@ -46,8 +46,7 @@ class Reader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # It writes in no folder but its own, asks no model hub and starts no thread, and glibc's arenas take little
-            # of the bound.
+            # It writes in no folder but its own, asks no model hub, and arenas of glibc's take little of the bound.
             env={
                 **os.environ,
                 "TMPDIR": str(temporary),

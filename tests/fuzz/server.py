@@ -27,14 +27,19 @@ MEMORY_BYTES = 768 << 20
 """Beside what the process has when it begins."""
 FILE_BYTES = 64 << 20
 TRACE_LINES = 60
-CHANGES = frozenset(
+PATH_CHANGES = frozenset(
     {
         *("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
-        *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.kill", "subprocess.Popen"),
-        *("socket.connect", "socket.bind", "shutil.rmtree", "ctypes.dlopen", "pty.spawn", "webbrowser.open"),
+        *("os.chown", "os.utime", "os.setxattr", "shutil.rmtree"),
     }
 )
-"""Events of Python's audit that change something, start something or talk to somebody."""
+OTHER_CHANGES = frozenset(
+    {
+        *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.kill", "subprocess.Popen"),
+        *("socket.connect", "socket.bind", "socket.getaddrinfo", "pty.spawn", "webbrowser.open"),
+    }
+)
+"""Events of Python's audit that change something; that start something, or talk to somebody."""
 
 
 def main() -> None:
@@ -169,7 +174,7 @@ def _watch(allowed: list[str], touched: list[str]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and _writes(arguments) and not _inside(arguments[0], allowed):
             touched.append(f"{event} {arguments[0]!r}")
-        elif event in CHANGES and not _inside(arguments[0] if arguments else "", allowed):
+        elif event in OTHER_CHANGES or (event in PATH_CHANGES and not _inside(arguments[0], allowed)):
             touched.append(f"{event} {str(arguments)[:200]}")
 
     sys.addaudithook(hook)

@@ -181,7 +181,10 @@ def test_a_path_outside_the_roots_is_refused_like_one_that_is_missing(stack: Sta
     link = stack.folder / "data" / "link"
     if not link.is_symlink():
         link.symlink_to(secret)
-    with stack.client() as client, pytest.raises(InvalidSpec, match="`ckpt_dir` must be an existing path") as caught:
+    with (
+        stack.client() as client,
+        pytest.raises(InvalidSpec, match="`ckpt_dir` must be an existing file or folder") as caught,
+    ):
         client.submit(stack.folder / "data" / name, stack.paths[1])
     assert caught.value.code == "path-not-allowed"
 

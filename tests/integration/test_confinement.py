@@ -38,7 +38,8 @@ def spec(data: Path, **changes: object) -> JobSpec:
 @contextmanager
 def worker(folder: Path, server: RedisServer, data: Path, rank: str, **settings: str) -> Iterator[Process]:
     module = f"tests.integration.{rank}"
-    process = worker_process(folder, server, data, RANK_MODULE=module, **settings)
+    # A busy machine must not lose the node: attempts are counted.
+    process = worker_process(folder, server, data, RANK_MODULE=module, LEASE_S="60", **settings)
     process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(python_path())}
     with running(process):
         yield process

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ladle_contracts import EventBody, JobState, StateChanged, Warned, keys
-from ladle_service import following
+from ladle_service import feed, following
 from ladle_service.following import Feeds
 from ladle_service.store import JobStore
 from ladle_service.stream import StreamCut
@@ -76,7 +76,7 @@ def run(server: RedisServer, use: Callable[[Jobs], Coroutine[Any, Any, None]]) -
 
 
 async def come(predicate: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    while not await predicate():
+    while not await predicate():  # noqa: ASYNC110  what is waited for is in Redis
         await asyncio.sleep(0.01)
 
 
@@ -84,12 +84,13 @@ def numbered(*numbers: int) -> list[EventBody]:
     return [Warned(message=f"event {number}") for number in numbers]
 
 
-@pytest.mark.parametrize("window_bytes", [400, 3000, following.WINDOW_BYTES])
+@pytest.mark.parametrize("window_bytes", [400, 3000, feed.WINDOW_BYTES])
 def test_watchers_of_any_pace_see_every_event_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, window_bytes: int
 ) -> None:
     """They come at any time, from any place, read slowly, and come back after they were cut."""
-    monkeypatch.setattr(following, "WINDOW_BYTES", window_bytes)
+    monkeypatch.setattr(feed, "WINDOW_BYTES", window_bytes)
+    monkeypatch.setattr(feed, "CHUNK_BYTES", 700)
     monkeypatch.setattr(following, "WINDOW_EVENTS", 10)
     monkeypatch.setattr(following, "PAGE", 7)
     draw = random.Random(window_bytes)
@@ -131,7 +132,7 @@ def test_any_number_of_watchers_and_jobs_share_one_connection(server: RedisServe
         feeds: Feeds = jobs.store._feeds
 
         async def all_joined() -> bool:
-            return sum(feed.watchers for feed in feeds._feeds.values()) == 200
+            return sum(one.watchers for one in feeds._feeds.values()) == 200
 
         await come(all_joined)
         await come(lambda: _is(jobs.readers(), 1))
@@ -157,7 +158,7 @@ def test_an_event_is_encoded_once_for_all_watchers(server: RedisServer, monkeypa
         made = await jobs.happen("j", *numbered(0, 1))
         watching = [asyncio.create_task(jobs.ids("j")) for _ in range(50)]
         made += await jobs.happen("j", *numbered(2, 3), ENDS)
-        assert [seen for seen in await asyncio.gather(*watching)] == [made] * 50
+        assert await asyncio.gather(*watching) == [made] * 50
         assert sorted(encoded) == made
 
     run(server, use)

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -16,6 +17,7 @@ import pytest
 from ladle import Client, ConfigurationError, ServiceUnreachable
 from ladle_service.__main__ import main
 from tests.integration.api_stack import Stack, free_port
+from tests.integration.test_load import answer_to, connect
 from tests.polling import until
 from tests.servers import redis_server, running, service_process
 
@@ -57,8 +59,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) 
         (folder / path).mkdir(parents=True)
     port = free_port()
     keys = {"TLS_CERT": str(certificates["server.pem"]), "TLS_KEY": str(certificates["server.key"])}
+    hasty = {"CLIENT_TIMEOUT_S": "2"}
     with redis_server(folder) as server:
-        process = service_process(folder, server, folder / "data", UDS="", PORT=str(port), **keys)
+        process = service_process(folder, server, folder / "data", UDS="", PORT=str(port), **keys, **hasty)
         with running(process):
             until(lambda: _listens(port), what="the service to listen")
             yield Stack(folder, server, process, f"https://127.0.0.1:{port}")
@@ -149,3 +152,23 @@ def test_a_certificate_that_cannot_be_used_stops_the_start_with_its_name(
         monkeypatch.setenv(f"LADLE_{name}", value)
     assert main([]) == 2
     assert "`LADLE_TLS_CERT` and `LADLE_TLS_KEY` must be a certificate and its key" in capsys.readouterr().err
+
+
+def test_whoever_does_not_finish_the_handshake_or_the_request_is_cut_off(
+    stack: Stack, certificates: Certificates
+) -> None:
+    context = ssl.create_default_context(cafile=str(certificates["ca.pem"]))
+    with ExitStack() as opened:
+        silent = [opened.enter_context(connect(stack)) for _ in range(20)]
+        half = [context.wrap_socket(connect(stack), server_hostname="127.0.0.1") for _ in range(20)]
+        for number, secured in enumerate(half):
+            opened.enter_context(secured)
+            if number % 2:
+                secured.sendall(b"GET /healthz HTT")
+        with httpx2.Client(base_url=stack.url, verify=context) as plain:
+            assert plain.get("/healthz").status_code == 200
+        for raw in silent:
+            assert answer_to(raw) == b""
+        for number, secured in enumerate(half):
+            answer = answer_to(secured)
+            assert answer.startswith(b"HTTP/1.1 408 ") if number % 2 else answer == b""

@@ -84,6 +84,14 @@ def test_every_reason_of_a_failed_job_is_explained() -> None:
         assert any(f"`{reason}`" in line for line in tables), reason
 
 
+@pytest.mark.parametrize("page", ["reliability.md", "security.md"])
+def test_every_test_that_shows_a_promise_is_there(page: str) -> None:
+    named = re.findall(r"`([a-z0-9_]+/[a-z0-9_/]+\.py)::(test_\w+)`", (REPOSITORY / "docs" / page).read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (REPOSITORY / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def test_every_file_that_the_recipes_name_is_there() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
     named = re.findall(r"`((?:worker|client|service|tests|docs|examples|benchmarks)/[^`<> ]+)`", text)

@@ -78,6 +78,8 @@ class Attempt:
         self._folder = self._job.attempt(claim.attempt)
         self._destination = self._job.destination(claim.spec)
         self._commit = Commit(claim, self._job, self._destination, settings.lease_s)
+        self._relay = Relay(self._folder, claim)
+        self._renewed_at = 0.0
 
     def run(self) -> Ended:
         """Raises `Lost` if the attempt is no longer ours, `DiskFault` or `PathNotAllowed`."""
@@ -104,7 +106,7 @@ class Attempt:
                 if answer == "stalled":
                     ranks.tell_where_they_are()
             finally:
-                ranks.end(self._settings.kill_grace_s)
+                ranks.end(self._settings.kill_grace_s, self._keep_lease)
             if answer == "lost":
                 raise Lost
             if answer == "release":
@@ -114,6 +116,13 @@ class Attempt:
             if answer == "stalled":
                 return self._stalled()
             return self._conclude(ranks.poll(), last_words, kills)
+
+    def _keep_lease(self) -> None:
+        """While what hangs is being ended, which takes its time. Whether the attempt is still ours is asked later."""
+        if time.monotonic() - self._renewed_at >= self._settings.poll_s:
+            self._renewed_at = time.monotonic()
+            with suppress(RedisError):
+                self._claim.renew()
 
     def _stalled(self) -> Ended:
         stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
@@ -178,10 +187,11 @@ class Attempt:
 
     def _watch(self, ranks: Ranks) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
-        self._relay = relay = Relay(self._folder, self._claim)
+        relay = self._relay
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
             running = ranks.poll() is None
+            self._renewed_at = time.monotonic()
             try:
                 answer = self._claim.renew()
                 if answer in STOPPED:

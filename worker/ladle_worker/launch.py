@@ -17,7 +17,7 @@ from ladle_worker.confinement.plan import FILES, NETWORK, Plan
 from ladle_worker.cores import usable_cores
 from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.tree import Running, bury, children, descendants, end_all, of_job
+from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, nothing, of_job
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ RANK_VARIABLES = {
 """For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
 TORCHRUN_MODULE = "ladle_worker.torchrun"
+WAIT_S = 5.0
 WHERE_S = 0.5
 """How long ranks get to write where they are."""
 
@@ -94,10 +95,15 @@ class Ranks:
         # Python writes it at once; a rank that waits inside the kernel never does.
         time.sleep(WHERE_S)
 
-    def end(self, grace_s: float) -> None:
-        """Ends the ranks, and returns when no process of the attempt is left."""
-        end_all(self._alive, grace_s)
-        self._process.wait()
+    def end(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
+        """Ends the ranks, and returns when no process of the attempt is left, or none that can be ended.
+
+        `meanwhile` is called again and again.
+        """
+        end_all(self._alive, grace_s, meanwhile)
+        # At once, unless it waits inside the kernel.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(WAIT_S)
         bury(self._spared)
         self._log.close()
 

@@ -33,16 +33,25 @@ class Running(NamedTuple):
 
 
 Find = Callable[[], Collection[Running]]
+Meanwhile = Callable[[], None]
 
 
-def end_all(find: Find, grace_s: float) -> Collection[Running]:
-    """Ends all that `find` finds: SIGTERM, after `grace_s` SIGKILL, until it finds nothing. What is still there."""
-    if not _signalled(find, signal.SIGTERM) or _gone(find, grace_s):
+def nothing() -> None:
+    """What is done meanwhile by default."""
+
+
+def end_all(find: Find, grace_s: float, meanwhile: Meanwhile = nothing) -> Collection[Running]:
+    """Ends all that `find` finds: SIGTERM, after `grace_s` SIGKILL, until it finds nothing. What is still there.
+
+    `meanwhile` is called again and again.
+    """
+    if not _signalled(find, signal.SIGTERM) or _gone(find, grace_s, meanwhile):
         return ()
     deadline = time.monotonic() + KILL_S
     while time.monotonic() < deadline:
         if not _signalled(find, signal.SIGKILL):
             return ()
+        meanwhile()
         time.sleep(POLL_S)
     left = find()
     for process in left:
@@ -96,9 +105,10 @@ def _signalled(find: Find, number: signal.Signals) -> bool:
     return bool(found)
 
 
-def _gone(find: Find, timeout_s: float) -> bool:
+def _gone(find: Find, timeout_s: float, meanwhile: Meanwhile) -> bool:
     deadline = time.monotonic() + timeout_s
     while find():
+        meanwhile()
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
 
 @router.get("", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))
 async def list_nodes(caller: CallerDependency, store: StoreDependency, query: Annotated[NoQuery, Query()]) -> NodeList:
-    """All worker machines that have ever registered. `alive` says which of them respond."""
+    """All worker machines that have registered and were not gone for long. `alive` says which of them respond."""
     nodes = tuple(await store.nodes())
     if caller.sees is None:
         return NodeList(nodes=nodes)

@@ -45,7 +45,7 @@ from ladle_contracts import (
     Warned,
 )
 from ladle_contracts.api import Health, LogTail, MethodList, NodeList, TaskList, Version
-from tests.hostile import FORGED, HOSTILE, unsafe_in
+from tests.hostile import FORGED, HOSTILE, NOT_UTF8, unsafe_in
 from tests.unit.client.answers import NOW, RESULT, client, event, message, ok, problem, record, stream
 
 PATH = HOSTILE.replace("\0", "")
@@ -225,6 +225,30 @@ def test_foreign_text_is_only_ever_text(
     assert not unsafe_in(text), ascii(text)
     assert FORGED in text, "the command shows what is tested"
     assert not re.search(rf"^(│ )?(# )?{FORGED}", text, re.MULTILINE), "only an indented line of a log may begin so"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["submit", NOT_UTF8, "v"], "`CKPT_DIR` must be text in UTF-8"),
+        (["submit", "c", "v", "--method", NOT_UTF8], "`--method` must be text in UTF-8"),
+        (["submit", "c", "v", "--label", f"{NOT_UTF8}=x"], "`--label` must be text in UTF-8"),
+        (["submit", "c", "v", "--exclude", NOT_UTF8], "`--exclude` must be text in UTF-8"),
+        (["status", NOT_UTF8], ""),
+        (["list", "--label", f"a={NOT_UTF8}"], ""),
+        (["logs", NOT_UTF8], ""),
+    ],
+)
+def test_names_that_are_not_utf_8_end_in_a_message(
+    service: HostileService,
+    arguments: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = ran(arguments, monkeypatch, capsys)
+    assert told in " ".join(text.replace("│", " ").split())
+    assert not unsafe_in(text)
 
 
 @pytest.mark.parametrize("arguments", [["methods"], ["tasks"]])

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -127,6 +128,15 @@ def test_a_link_to_nothing_or_to_itself_is_not_there(folder: Path, roots: Roots)
             roots.open(folder / "one" / name)
         with pytest.raises(PathNotAllowed):
             roots.resolve(folder / "one" / name)
+
+
+def test_a_chain_of_links_without_end_is_not_there(folder: Path, roots: Roots) -> None:
+    for number in range(sys.getrecursionlimit() + 100):
+        (folder / "one" / f"link-{number}").symlink_to(f"link-{number + 1}")
+    with pytest.raises(OSError, match=r"No such file|Too many levels"):
+        roots.open(folder / "one" / "link-0")
+    with pytest.raises(PathNotAllowed):
+        roots.resolve(folder / "one" / "link-0")
 
 
 def test_a_hard_link_is_a_file_like_any_other(folder: Path, roots: Roots) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +41,15 @@ def link_to_pipe(path: Path) -> None:
     path.symlink_to(".hidden")
 
 
+def endless(path: Path) -> None:
+    """A chain of links, too long for the kernel and for Python."""
+    names = [path.name, *(f".{path.name}-{number}" for number in range(sys.getrecursionlimit() + 100))]
+    for name, target in itertools.pairwise(names):
+        (path.parent / name).symlink_to(target)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {"pipe": pipe, "socket": unix_socket, "link to a pipe": link_to_pipe}
+LINKS = {"chain of links": endless, "link to itself": lambda path: path.symlink_to(path.name)}
 
 
 @pytest.fixture
@@ -93,6 +103,14 @@ def test_a_folder_of_checkpoints_or_a_data_set_that_is_one_is_refused(tmp_path: 
     for look in (open_binary, lambda path: read_bytes(path, most=1), entries_of):
         with pytest.raises(OSError, match=r"not a regular file|No such device|Not a directory"):
             look(tmp_path / "it.npz")
+
+
+@pytest.mark.parametrize("kind", LINKS)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "epoch-1.safetensors", "epoch-1", "modules.json"])
+def test_links_that_lead_nowhere_are_passed_over(folder: Path, tmp_path: Path, name: str, kind: str) -> None:
+    LINKS[kind](folder / name)
+    output = combine_checkpoints(folder, output=tmp_path / "out")
+    assert [path.name for path in output.iterdir()] == ["model.safetensors"]
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage import boundary
 from ladle_worker.boundary import InsideRoots, confine_reading
 from tests.builders import CONFIG, digits, make_val_set, trained_states
+from tests.polling import DEADLINE_S
 
 SECRET = "a secret of somebody else"
 
@@ -207,6 +210,21 @@ def test_a_pipe_or_a_device_in_any_place_ends_or_is_passed_over_and_never_blocks
         refusal = error.code
     assert refusal in (None, "path-not-allowed", "invalid-data", "unknown-task")
     assert_nothing_leaked(folder, opened)
+
+
+def test_a_worker_on_a_kernel_without_openat2_says_so_once(tmp_path: Path) -> None:
+    program = (
+        "import ladle_worker.__main__ as worker\n"
+        "def stop(): raise worker.CannotDescribe('far enough')\n"
+        "worker.has_openat2, worker.describe = (lambda: False), stop\n"
+        "worker.main()"
+    )
+    environment = {**os.environ, "LADLE_ROOTS": str(tmp_path), "LADLE_RESULTS_DIR": str(tmp_path / "results")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert done.stderr.count("openat2") == 1
+    assert "folder by folder" in done.stderr
 
 
 def test_a_hard_link_is_a_file_like_any_other(folder: Path, opened: list[Path]) -> None:

@@ -67,7 +67,11 @@ def same_place(one: Path, other: Path) -> bool:
 
 def real_path(path: Path) -> Path:
     """Without links, as far as they lead somewhere. They may change right after: a hint for messages and rules."""
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except RecursionError:
+        # So long a chain of links that the kernel does not follow it either.
+        return path.absolute()
 
 
 def lies_in(path: Path, folder: Path) -> bool:

@@ -134,7 +134,8 @@ def as_images(images: Tensor, shape: ImageShape, path: Path) -> Tensor:
     if images.dtype not in IMAGE_DTYPES:
         raise DataError(
             "invalid-data",
-            f"Images must be uint8 or floating numbers of 16 bits or more, but in `{path.name}` they are {images.dtype}.",
+            f"Images must be uint8 or floating numbers of at least 16 bits, but in `{path.name}` they are "
+            f"{images.dtype}.",
         )
     if images.ndim == 3:
         images = images[:, None]
