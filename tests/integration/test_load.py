@@ -74,8 +74,8 @@ def ask(stack: Stack, request: bytes) -> bytes:
 
 @contextmanager
 def half_open(stack: Stack, count: int) -> Iterator[list[socket.socket]]:
-    """Connections that send nothing, half a header or half a body."""
-    parts = (b"", b"GET /v1/jobs HTT", POST + b"Content-Length: 100\r\n\r\n{")
+    """Connections that send nothing, half a header or half a body, or nothing more after an answer."""
+    parts = (b"", b"GET /v1/jobs HTT", POST + b"Content-Length: 100\r\n\r\n{", HEALTH)
     with ExitStack() as opened:
         made = []
         for number in range(count):
@@ -177,6 +177,14 @@ def test_a_client_that_does_not_read_is_cut_off_and_misses_nothing_later(hasty: 
         assert seen[:-1] == everything[: len(seen) - 1]
         assert [event.id for event in job.events(after=seen[-2])] == everything[everything.index(seen[-2]) + 1 :]
     node.close()
+
+
+def test_a_client_that_asks_much_and_reads_nothing_is_cut_off(hasty: Stack) -> None:
+    before = files(hasty)
+    with connect(hasty, buffer_bytes=4096) as deaf:
+        deaf.sendall(HEALTH.replace(b"/healthz", b"/openapi.json") * 100)
+        until(lambda: files(hasty) > before, what="the deaf client to be there")
+        until(lambda: files(hasty) <= before, what="the deaf client to be cut off")
 
 
 def test_two_hundred_watchers_need_a_file_each_and_one_connection_to_redis(tmp_path: Path) -> None:
@@ -313,6 +321,25 @@ def test_streams_of_one_owner_do_not_starve_another(owned: Stack) -> None:
         assert [event.body.kind for event in his.events()] == ["state", "state"]
         assert hers.cancel()
         until(lambda: len(list(hers.events())) == 2, what="her streams to have ended")
+
+
+def test_the_streams_of_one_owner_take_half_of_the_connections_at_the_most(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"ann:{hash_token('ann-token')}\nbob:{hash_token('bob-token')}\n")
+    with (
+        api_stack(tmp_path / "s", TOKENS_FILE=str(tokens), MAX_CONNECTIONS="10") as stack,
+        stack.client("ann-token") as ann,
+        stack.client("bob-token") as bob,
+        ExitStack() as opened,
+    ):
+        statuses = []
+        for client, token in ((ann, "ann-token"), (bob, "bob-token")):
+            job = client.submit(*stack.paths).id
+            for _ in range(6 if client is ann else 2):
+                raw = opened.enter_context(connect(stack))
+                raw.sendall(stream_of(job, token))
+                statuses.append(raw.recv(12)[-3:])
+        assert statuses == [b"200"] * 5 + [b"429"] + [b"200"] * 2
 
 
 def test_the_queue_of_one_owner_is_bounded(owned: Stack) -> None:
