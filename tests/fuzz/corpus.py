@@ -80,6 +80,8 @@ SLOW = frozenset(
         "pickles: a million lists",
         "pickles: tuples in tuples",
         "pickles: tuples in tuples as a key",
+        "pickles: many averages of one long list",
+        "pickles: code below deep dicts",
         "indices: a million names",
         "arrays: 8 GB of zeros",
         "arrays: 100,000 members",
@@ -178,6 +180,8 @@ SAFETENSORS: Group = {
     "a hundred thousand names": (lambda: safetensors(_names(100_000)), MISMATCHED),
     "a header of 90 MB of spaces": (lambda: safetensors(b"{" + b" " * 90_000_000 + b"}"), UNSUPPORTED),
     "a header of 60 MB of small lists": (lambda: safetensors(b'{"a":[' + b"[]," * 20_000_000 + b"[]]}"), CORRUPT),
+    "names that all begin with 400 modules": (lambda: safetensors(_deep_names(1_000, "a.")), MISMATCHED),
+    "names that all begin with 140 wrappers": (lambda: safetensors(_deep_names(1_000, "module.")), MISMATCHED),
     "only complex tensors": (lambda: save({"w": torch.ones(4, 3, dtype=torch.complex64)}), MISMATCHED),
     "only integers": (lambda: save({"w": torch.ones(4, 3, dtype=torch.int64)}), UNSUPPORTED),
     "only codes": (lambda: save({"w": torch.ones(4, 3, dtype=torch.int8), "scale": torch.ones(1)}), MISMATCHED),
@@ -205,6 +209,11 @@ def _names(count: int) -> bytes:
 
 
 LEVELS = 200
+
+
+def _deep_names(count: int, prefix: str) -> dict[str, Any]:
+    deep = prefix * (900 // len(prefix))
+    return {f"{deep}{number}": entry([0], 0, 0) for number in range(count)}
 
 
 def memo_tower() -> bytes:
@@ -388,6 +397,27 @@ PICKLES: Group = {
         lambda: pt(pickle.EMPTY_LIST + put(0) + several(get(0)) + put(1) + pickle.APPEND + mapping((get(1), PLAIN))),
         CORRUPT,
     ),
+    "one long list under many keys": (
+        lambda: pt(weights((text("x"), listed(*[pickle.NONE] * 100_000) + put(0)), *_keys(100_000, get(0))), TWELVE),
+        None,
+    ),
+    "one long list in many lists": (
+        lambda: pt(
+            weights(
+                (text("x"), listed(*[pickle.NONE] * 100_000) + put(0)), *_keys(10_000, listed(PLAIN, get(0)), "ema")
+            ),
+            TWELVE,
+        ),
+        UNSUPPORTED,
+    ),
+    "many averages of one long list": (
+        lambda: pt(mapping((text("x"), listed(*[pickle.NONE] * 100_000) + put(0)), *_averages(10_000)), TWELVE),
+        CORRUPT,
+    ),
+    "code below deep dicts": (
+        lambda: pt((pickle.EMPTY_DICT + text("a")) * 100_000 + glob("os.system") + pickle.SETITEM * 100_000),
+        UNSAFE,
+    ),
     # Values
     "a number of a million digits": (lambda: pt(weights((text("x"), _long(1_000_000))), TWELVE), UNSAFE),
     "a number of a million digits as a name": (lambda: pt(mapping((_long(1_000_000), PLAIN))), UNSAFE),
@@ -495,6 +525,15 @@ def _copies(name: str) -> bytes:
     item = several(number(1), number(2)) if "Dict" in name else number(1)
     calls = listed(*[get(1) + get(2) + pickle.REDUCE] * 20_000)
     return several(listed(*[item] * 20_000) + put(0), glob(name) + put(1), several(get(0)) + put(2), calls)
+
+
+def _keys(count: int, value: bytes, prefix: str = "k") -> Iterator[tuple[bytes, bytes]]:
+    return ((text(f"{prefix}{index}"), value) for index in range(count))
+
+
+def _averages(count: int) -> Iterator[tuple[bytes, bytes]]:
+    for index in range(count):
+        yield text(f"ema_{index}"), mapping((text("w"), PLAIN + put(1) if not index else get(1)), (text("x"), get(0)))
 
 
 def _long(digits: int) -> bytes:

@@ -38,7 +38,8 @@ def spec(data: Path, **changes: object) -> JobSpec:
 @contextmanager
 def worker(folder: Path, server: RedisServer, data: Path, rank: str, **settings: str) -> Iterator[Process]:
     module = f"tests.integration.{rank}"
-    process = worker_process(folder, server, data, RANK_MODULE=module, **settings)
+    # A busy machine must not lose the node: attempts are counted.
+    process = worker_process(folder, server, data, RANK_MODULE=module, LEASE_S="60", **settings)
     process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(python_path())}
     with running(process):
         yield process
@@ -121,7 +122,7 @@ def test_a_job_that_stands_still_is_ended_as_stalled_and_goes_on_where_it_was(
 ) -> None:
     gate = Gate(tmp_path / "results" / "gates")
     (gate.folder / "train-5.hold").touch()
-    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=3", LEASE_S="30"):
+    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=3"):
         job = made.submit(spec(data, output=Output(name="out")))
         until(lambda: gate.reached("train-5"), what="training")
         (gate.folder / "train-5.hold").unlink()
@@ -140,7 +141,7 @@ def test_a_stopped_rank_stalls_the_others_and_none_is_left(
 ) -> None:
     gate = Gate(tmp_path / "results" / "gates")
     (gate.folder / "train-5.hold").touch()
-    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=5", LEASE_S="30", CONFINE="off") as process:
+    with worker(tmp_path, server, data, "gated_rank", STALL_S="600,train=5", CONFINE="off") as process:
         job = made.submit(spec(data, resources=Resources(ranks_per_node=2)))
         until(lambda: gate.reached("train-5"), what="training")
         below = process.tree()[2:]

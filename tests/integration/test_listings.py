@@ -291,7 +291,7 @@ def test_a_page_of_large_jobs_is_bounded_and_the_pages_after_it_have_the_rest(ma
     asyncio.run(use())
 
 
-@pytest.mark.parametrize("changed", [{"state": "asleep"}, {"reason": "by-magic"}, {"result": "{}"}])
+@pytest.mark.parametrize("changed", [{"result": "{}"}, {"attempt": "first"}])
 def test_a_job_that_this_version_cannot_read_does_not_hide_the_others(
     machine: Machine, changed: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:

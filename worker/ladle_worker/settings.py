@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
         check_absolute(self.roots, self.results_dir)
+        for name in ("rank_read", "rank_write"):
+            for path in getattr(self, name):
+                if not path.is_absolute():
+                    raise ValueError(f"`{PREFIX}{name.upper()}` must hold absolute paths, but has {str(path)!r}.")
         return self
 
     @property

@@ -32,6 +32,7 @@ from ladle_contracts.safe_text import one_line
 START_S = 90.0
 """How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
 STOP_S = 20.0
+REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
 WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S")
@@ -84,14 +85,14 @@ class LocalStack:
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        tokens = self.options.state / "tokens"
-        tokens.write_text(f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
-        tokens.chmod(0o600)
+        tokens = self._secret("tokens", f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
         shared = {
             "LADLE_REDIS_URL": self.redis_url,
             "LADLE_ROOTS": os.pathsep.join(str(root) for root in self.options.roots),
             "LADLE_RESULTS_DIR": str(self.options.results),
         }
+        if not self.options.redis_url:
+            shared["LADLE_REDIS_PASSWORD_FILE"] = str(self.options.state / REDIS_SECRET)
         self._start(
             "service",
             [sys.executable, "-m", "ladle_service"],
@@ -154,10 +155,13 @@ class LocalStack:
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:
             raise StackError(f"The path of a unix socket must have at most 100 characters, but `{path}` has more.")
+        password = secrets.token_hex(16)
+        configuration = self._secret("redis.conf", f"requirepass {password}\n")
+        self._secret(REDIS_SECRET, password)
         self._start(
             "redis",
             [
-                *(binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "600"),
+                *(binary, str(configuration), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "600"),
                 *("--dir", str(self.options.state), "--appendonly", "yes", "--save", ""),
                 *("--maxmemory-policy", "noeviction"),
             ],
@@ -167,6 +171,14 @@ class LocalStack:
         )
         self._wait(lambda: None if _accepts(path) else "Redis does not listen.")
         return f"unix://{path}"
+
+    def _secret(self, name: str, text: str) -> Path:
+        """A file that only this user can read, and no rank."""
+        path = self.options.state / name
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(text)
+        return path
 
     def _start(
         self,

@@ -292,7 +292,10 @@ def test_a_plan_is_the_same_after_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("CONFINE", "file"), ("CONFINE", "auto,files"), ("STALL_S", "0"), ("STALL_S", "soon"), ("STALL_S", "9,wrong=1")],
+    [
+        *(("CONFINE", "file"), ("CONFINE", "auto,files"), ("RANK_READ", "a"), ("RANK_WRITE", "/a:b")),
+        *(("STALL_S", "0"), ("STALL_S", "soon"), ("STALL_S", "9,wrong=1"), ("STALL_S", "nan")),
+    ],
 )
 def test_a_wrong_setting_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for known, given in {"ROOTS": "/data", "RESULTS_DIR": "/results", name: value}.items():

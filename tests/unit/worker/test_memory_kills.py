@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from ladle_worker import agent, memory_kills
 from ladle_worker.agent import Attempt
 from ladle_worker.job_folder import AttemptFolder
 from ladle_worker.torchrun import KILLED_STATUS
+from tests.polling import until
 
 
 @pytest.mark.parametrize(
@@ -85,3 +89,35 @@ def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
     ended = attempt._conclude(status, Nothing(), 0)  # type: ignore[arg-type]
     assert ended.reason == reason
     assert ended.outcome == ("failed" if reason == Reason.OUT_OF_MEMORY else "crashed")
+
+
+def _group() -> Path | None:
+    """A memory group of version 1 for a test, where this user may make one."""
+    made = Path("/sys/fs/cgroup/memory") / f"ladle-test-{os.getpid()}"
+    try:
+        made.mkdir()
+    except OSError:
+        return None
+    return made
+
+
+def test_a_real_kill_is_counted() -> None:
+    group = _group()
+    if group is None:
+        pytest.skip("this user cannot make a control group of version 1")
+    code = f"""
+import os, subprocess, sys
+from pathlib import Path
+from ladle_worker.memory_kills import count_kills
+Path({str(group / "cgroup.procs")!r}).write_text(str(os.getpid()))
+before = count_kills()
+status = subprocess.run([sys.executable, "-c", "held = b'x' * (400 << 20)"]).returncode
+print(status, count_kills() - before)
+"""
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(150 << 20))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), what="the group to be empty")
+        group.rmdir()
+    assert done.stdout.split() == ["-9", "1"]

@@ -16,6 +16,10 @@ WRAPPERS = PRIVATE_WRAPPERS | {"module"}
 """`module` is DistributedDataParallel's, DataParallel's and AveragedModel's, and may be a model's own too."""
 
 
+MOST_PREFIXES = 8
+"""That are tried. Each takes as much memory as the names themselves."""
+
+
 def unwrapped(stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Name without wrappers -> name as stored.
 
@@ -23,8 +27,8 @@ def unwrapped(stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     begin with an underscore go anywhere. Nothing is taken off that would make two names equal.
     """
     names = {name: _without(name, PRIVATE_WRAPPERS) for name in stored}
-    while all(names[name].startswith("module.") for name in _weights(stored)):
-        if not names:
+    for _ in range(MOST_PREFIXES):
+        if not all(names[name].startswith("module.") for name in _weights(stored)):
             break
         names = {name: inner.removeprefix("module.") for name, inner in names.items()}
     mapping = {inner: name for name, inner in names.items()}
@@ -82,7 +86,8 @@ def _prefixes(keys: Mapping[str, str], infos: Mapping[str, TensorInfo]) -> list[
     """`a.`, `a.b.` ... that the keys of all weights begin with."""
     weights = set(_weights(infos))
     levels = zip(*(key.split(".")[:-1] for key, name in keys.items() if name in weights), strict=False)
-    shared = [modules[0] for modules in itertools.takewhile(lambda modules: len(set(modules)) == 1, levels)]
+    same = itertools.takewhile(lambda modules: len(set(modules)) == 1, itertools.islice(levels, MOST_PREFIXES))
+    shared = [modules[0] for modules in same]
     return [".".join(shared[:end]) + "." for end in range(1, len(shared) + 1)]
 
 

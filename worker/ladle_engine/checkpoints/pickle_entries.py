@@ -22,6 +22,9 @@ MAX_OPCODES = 2_000_000
 
 MAX_PICKLE_BYTES = 256 << 20
 
+MOST_KEYS = 20
+"""Of an entry; a message has no room for more."""
+
 MAX_PICKLES = 4
 """The format of before torch 1.6 has three small ones before the one that counts."""
 
@@ -80,7 +83,7 @@ def _collect(root: Any, found: dict[str, tuple[str, ...]]) -> None:
         seen.add(id(made))
         if made.names is not None:
             found.setdefault(made.names, keys)
-        inner = [(keys if key is None else (*keys, key), part) for key, part in made.parts]
+        inner = [(keys if key is None or len(keys) == MOST_KEYS else (*keys, key), part) for key, part in made.parts]
         waiting += reversed(inner)
 
 

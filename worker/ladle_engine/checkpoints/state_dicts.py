@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle_engine.checkpoints.pickle_values import Inert, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Special, Storage, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt, refuse_name
 from ladle_engine.checkpoints.tensor_kinds import refuse_unsupported
 
@@ -27,6 +27,9 @@ NOT_WEIGHTS = re.compile(
 
 MOST_NAMES = 5
 """In a message."""
+
+MAX_VISITS = 5_000_000
+"""Of values beside the weights. Some seconds."""
 
 MAX_DEPTH = 4
 """How many dicts may lie around the state dict."""
@@ -47,7 +50,7 @@ class StateDict:
 
 def find_state_dict(path: Path, loaded: Any) -> StateDict:
     """Raises `CheckpointError`: corrupt without a state dict or with several, unsupported for a kind of tensor."""
-    found = _find(path, loaded, MAX_DEPTH, set())
+    found = _find(path, loaded, MAX_DEPTH, _Looked())
     if found is None:
         raise corrupt(
             path,
@@ -57,19 +60,20 @@ def find_state_dict(path: Path, loaded: Any) -> StateDict:
     return found
 
 
-def _find(path: Path, loaded: Any, depth: int, seen: set[int]) -> StateDict | None:
-    """`seen` are the dicts that were looked at: a file may hold one many times, or within itself."""
-    if not isinstance(loaded, Mapping) or depth == 0 or id(loaded) in seen:
+def _find(path: Path, loaded: Any, depth: int, looked: _Looked) -> StateDict | None:
+    if not isinstance(loaded, Mapping) or depth == 0 or id(loaded) in looked.dicts:
         return None
-    seen.add(id(loaded))
+    looked.dicts.add(id(loaded))
     inner = {key: value for key, value in loaded.items() if isinstance(value, Mapping) and _is_weights_key(key)}
-    averages = [key for key, value in inner.items() if EMA.search(str(key)) and not _is_plain(value)]
+    averages = [key for key, value in inner.items() if EMA.search(str(key)) and not looked.is_plain(value)]
     for key in NESTING_KEYS:
-        if key in inner and (found := _find(path, inner[key], depth - 1, seen)) is not None:
+        if key in inner and (found := _find(path, inner[key], depth - 1, looked)) is not None:
             return _with_note(found, key, averages)
     if any(_is_weight(value) for value in loaded.values()):
-        return _flat(path, loaded)
-    others = {key: found for key, value in inner.items() if (found := _find(path, value, depth - 1, seen)) is not None}
+        return _flat(path, loaded, looked)
+    others = {
+        key: found for key, value in inner.items() if (found := _find(path, value, depth - 1, looked)) is not None
+    }
     if models := [key for key in others if key not in averages]:
         return _with_note(others[_the_only(path, models)], models[0], averages)
     if others:
@@ -77,7 +81,7 @@ def _find(path: Path, loaded: Any, depth: int, seen: set[int]) -> StateDict | No
         note = f"only the average (EMA) under `{ema}` is there, and is used"
         return StateDict(tensors=others[ema].tensors, notes=(note,))
     # A dict of single numbers alone, which a model may be.
-    return _flat(path, loaded) if any(isinstance(value, StoredTensor) for value in loaded.values()) else None
+    return _flat(path, loaded, looked) if any(isinstance(value, StoredTensor) for value in loaded.values()) else None
 
 
 def _the_only(path: Path, keys: list[Any]) -> Any:
@@ -94,12 +98,12 @@ def _with_note(found: StateDict, key: Any, averages: list[Any]) -> StateDict:
     return StateDict(tensors=found.tensors, notes=(*found.notes, note))
 
 
-def _flat(path: Path, loaded: Mapping[Any, Any]) -> StateDict:
+def _flat(path: Path, loaded: Mapping[Any, Any], looked: _Looked) -> StateDict:
     """The tensors of a state dict that may have an epoch or an optimiser among them."""
     tensors: dict[str, StoredTensor] = {}
     besides: list[str] = []
     for key, value in loaded.items():
-        if _is_besides(key, value):
+        if _is_besides(key, value, looked):
             besides.append(f"`{key}`")
             continue
         if isinstance(value, Mapping):
@@ -132,29 +136,39 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, Special | Storage)
 
 
-def _is_besides(key: Any, value: Any) -> bool:
+def _is_besides(key: Any, value: Any, looked: _Looked) -> bool:
     """Whether an entry among the tensors may be passed over: it holds no numbers of the model's."""
     if isinstance(value, StoredTensor):
         # The loss that was reached is often a tensor. A name with a dot is a module's.
         return not value.info.shape and "." not in str(key) and not _is_weights_key(key)
-    return not _is_weights_key(key) or str(key).endswith("_extra_state") or _is_plain(value)
+    return not _is_weights_key(key) or str(key).endswith("_extra_state") or looked.is_plain(value)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether this is, or holds, nothing but texts, numbers and None."""
-    waiting, seen = [value], set()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, Mapping):
-            waiting += each.values()
-        elif isinstance(each, list | tuple | set):
-            waiting += each
-        elif not isinstance(each, PLAIN_TYPES):
-            return False
-    return True
+class _Looked:
+    """What was looked at in one file, which may hold a thing many times, or within itself."""
+
+    def __init__(self) -> None:
+        self.dicts: set[int] = set()
+        """Looked into for weights."""
+        self._plain: set[int] = set()
+        self._left = MAX_VISITS
+
+    def is_plain(self, value: Any) -> bool:
+        """Whether this is, or holds, nothing but texts, numbers and None. Raises `Malformed` where that takes long."""
+        waiting, seen = [value], set()
+        while waiting:
+            each = waiting.pop()
+            self._left -= 1
+            if self._left < 0:
+                raise Malformed("it repeats what lies beside the weights too often")
+            if not isinstance(each, Mapping | list | tuple):
+                if not isinstance(each, PLAIN_TYPES):
+                    return False
+            elif id(each) not in seen and id(each) not in self._plain:
+                seen.add(id(each))
+                waiting += each.values() if isinstance(each, Mapping) else each
+        self._plain |= seen
+        return True
 
 
 def _describe(loaded: Any) -> str:

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from ladle_engine.errors import DataError
+from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.tasks.class_folders import find_images, find_labels
 from ladle_engine.tasks.image_arrays import as_images, as_labels, read_arrays
-from ladle_engine.tasks.image_files import MODES, decode
+from ladle_engine.tasks.image_files import MAX_PIXELS, MODES, decode
 from ladle_engine.tasks.image_shape import ImageShape
 from ladle_engine.tasks.preprocessing import PlainPreprocessing, Preprocessing
 from ladle_engine.tasks.processor import FolderPreprocessing
@@ -25,6 +26,8 @@ from ladle_engine.tasks.processor import FolderPreprocessing
 __all__ = ["ArrayImages", "DecodedImages", "ImageShape", "open_images"]
 
 MAX_THREADS = 16
+IMAGE_BYTES = 12 * MAX_PIXELS
+"""Of the largest image, with what its conversions take."""
 
 
 class ArrayImages:
@@ -151,9 +154,10 @@ class DecodedImages:
 
 
 def num_threads() -> int:
-    """This rank's share of the cores."""
+    """This rank's share of the cores, and no more than half of its memory could be filled by."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1), MAX_THREADS)
+    by_memory = free_host_bytes() // (2 * IMAGE_BYTES)
+    return max(min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MAX_THREADS, by_memory), 1)
 
 
 def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
