@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.storage.host_memory import free_host_bytes
+from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.tasks.class_folders import find_images, find_labels
 from ladle_engine.tasks.image_arrays import as_images, as_labels, read_arrays
 from ladle_engine.tasks.image_files import MAX_PIXELS, MODES, decode
