@@ -88,6 +88,9 @@ def _serve() -> int:
     set_up_logging(settings.log_level)
     _warn_of_roots(settings)
     connections = ConnectionLimits(most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s)
+    if settings.tokens_file is not None:
+        # The streams of one owner must leave room for others.
+        app.state.limits.streams = min(app.state.limits.streams, max(1, connections.most // 2))
     config = uvicorn.Config(
         app,
         http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it

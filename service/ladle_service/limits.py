@@ -17,8 +17,18 @@ from ladle_service.problems import ApiError
 
 BURST_S = 20.0
 """An owner may use the requests of so many seconds at once."""
+LONGEST_WAIT_S = 60
 STREAM_RETRY_S = 5
 EVENT_STREAM = "text/event-stream"
+
+
+@dataclass
+class _Use:
+    """What an owner has asked for. Both numbers decrease by the allowed requests per second."""
+
+    at: float
+    spent: float = 0.0
+    refused: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -28,25 +38,28 @@ class OwnerLimits:
     requests_per_s: float
     streams: int
     clock: Callable[[], float] = time.monotonic
-    _spent: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
-    """Owner -> how many requests count, and when that was so. With time they count no longer."""
+    _uses: dict[str, _Use] = field(default_factory=dict, init=False)
     _streams: Counter[str] = field(default_factory=Counter, init=False)
 
     def count_request(self, owner: str) -> None:
         """Raises `too-many-requests`."""
         now = self.clock()
-        spent, then = self._spent.get(owner, (0.0, now))
-        spent = max(0.0, spent - (now - then) * self.requests_per_s) + 1
-        surplus = spent - max(1.0, BURST_S * self.requests_per_s)
-        if surplus > 0:
-            wait_s = math.ceil(surplus / self.requests_per_s)
-            raise _refusal(
-                ErrorCode.TOO_MANY_REQUESTS,
-                f"There must be at most {self.requests_per_s:g} requests per second, but there are more. "
-                f"Try again in {wait_s} s.",
-                wait_s,
-            )
-        self._spent[owner] = spent, now
+        use = self._uses.setdefault(owner, _Use(now))
+        allowed, use.at = (now - use.at) * self.requests_per_s, now
+        use.spent, use.refused = max(0.0, use.spent - allowed), max(0.0, use.refused - allowed)
+        most = max(1.0, BURST_S * self.requests_per_s)
+        if use.spent + 1 <= most:
+            use.spent += 1
+            return
+        use.refused += 1
+        # Each waits longer than the one before, so that they do not all come back at once.
+        wait_s = min(LONGEST_WAIT_S, math.ceil((use.spent + use.refused - most) / self.requests_per_s))
+        raise _refusal(
+            ErrorCode.TOO_MANY_REQUESTS,
+            f"There must be at most {self.requests_per_s:g} requests per second, but there are more. "
+            f"Try again in {wait_s} s.",
+            wait_s,
+        )
 
     def open_stream(self, owner: str) -> None:
         """Raises `too-many-streams`."""

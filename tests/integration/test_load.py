@@ -74,8 +74,8 @@ def ask(stack: Stack, request: bytes) -> bytes:
 
 @contextmanager
 def half_open(stack: Stack, count: int) -> Iterator[list[socket.socket]]:
-    """Connections that send nothing, half a header or half a body."""
-    parts = (b"", b"GET /v1/jobs HTT", POST + b"Content-Length: 100\r\n\r\n{")
+    """Connections that send nothing, half a header or half a body, or nothing more after an answer."""
+    parts = (b"", b"GET /v1/jobs HTT", POST + b"Content-Length: 100\r\n\r\n{", HEALTH)
     with ExitStack() as opened:
         made = []
         for number in range(count):
@@ -87,6 +87,16 @@ def half_open(stack: Stack, count: int) -> Iterator[list[socket.socket]]:
 def files(stack: Stack) -> int:
     """How many files the service has open."""
     return int(psutil.Process(stack.process.pid).num_fds())
+
+
+def connections(stack: Stack) -> int:
+    """How many connections of clients the service has."""
+    process = psutil.Process(stack.process.pid)
+    if stack.url.startswith("unix:"):
+        path = stack.url.removeprefix("unix://")
+        return sum(one.laddr == path for one in process.net_connections("unix")) - 1  # one is the listening socket
+    port = urlsplit(stack.url).port
+    return sum(one.laddr.port == port and one.status != psutil.CONN_LISTEN for one in process.net_connections("tcp"))
 
 
 @pytest.fixture(scope="module", params=["tcp", "socket"])
@@ -158,25 +168,36 @@ def test_a_stream_stays_open_however_long_it_is_silent(hasty: Stack) -> None:
     node.close()
 
 
-def test_a_client_that_does_not_read_is_cut_off_and_misses_nothing_later(hasty: Stack) -> None:
+def test_a_client_that_does_not_read_its_stream_is_cut_off_and_misses_nothing_later(hasty: Stack) -> None:
     node = ScriptedNode(hasty.server)
-    with hasty.client() as client, connect(hasty, buffer_bytes=4096) as deaf:
-        job = client.submit(*hasty.paths)
-        attempt = node.start(job.id)
-        before = files(hasty)
-        deaf.sendall(stream_of(job.id))
+    with hasty.client() as client:
+        job = client.submit(*hasty.paths).id
+    attempt = node.start(job)
+    with connect(hasty, buffer_bytes=4096) as deaf:
+        deaf.sendall(stream_of(job))
+        until(lambda: connections(hasty) == 1, what="the deaf client to be there alone")
         for number in range(300):
-            node.report(job.id, attempt, Warned(message=f"{number} " + 30_000 * "x"))
-        until(lambda: files(hasty) < before, what="the deaf client to be cut off")
-        node.succeed(job.id, attempt, RESULT)
+            node.report(job, attempt, Warned(message=f"{number} " + 30_000 * "x"))
+        until(lambda: connections(hasty) == 0, what="the deaf client to be cut off")
+        node.succeed(job, attempt, RESULT)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         part = answer_to(deaf)
-        assert b'"succeeded"' not in part
-        seen = ids_in(part)
-        # The last of them may be cut short.
-        everything = [event.id for event in job.events()]
-        assert seen[:-1] == everything[: len(seen) - 1]
-        assert [event.id for event in job.events(after=seen[-2])] == everything[everything.index(seen[-2]) + 1 :]
+    assert b'"succeeded"' not in part
+    seen = ids_in(part)[:-1]  # the last may be cut short
+    with hasty.client() as client:
+        everything = [event.id for event in client.job(job).events()]
+        assert seen == everything[: len(seen)]
+        assert [event.id for event in client.job(job).events(after=seen[-1])] == everything[len(seen) :]
     node.close()
+
+
+def test_a_client_that_asks_much_and_reads_nothing_is_cut_off(hasty: Stack) -> None:
+    until(lambda: connections(hasty) == 0, what="earlier clients to be gone")
+    with connect(hasty, buffer_bytes=4096) as deaf:
+        deaf.sendall(HEALTH.replace(b"/healthz", b"/openapi.json") * 100)
+        assert deaf.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
+        until(lambda: connections(hasty) == 0, what="the deaf client to be cut off")
+        assert answer_to(deaf).count(b"HTTP/1.1 200") < 100
 
 
 def test_two_hundred_watchers_need_a_file_each_and_one_connection_to_redis(tmp_path: Path) -> None:
@@ -313,6 +334,25 @@ def test_streams_of_one_owner_do_not_starve_another(owned: Stack) -> None:
         assert [event.body.kind for event in his.events()] == ["state", "state"]
         assert hers.cancel()
         until(lambda: len(list(hers.events())) == 2, what="her streams to have ended")
+
+
+def test_the_streams_of_one_owner_take_half_of_the_connections_at_the_most(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"ann:{hash_token('ann-token')}\nbob:{hash_token('bob-token')}\n")
+    with (
+        api_stack(tmp_path / "s", TOKENS_FILE=str(tokens), MAX_CONNECTIONS="10") as stack,
+        stack.client("ann-token") as ann,
+        stack.client("bob-token") as bob,
+        ExitStack() as opened,
+    ):
+        statuses = []
+        for client, token in ((ann, "ann-token"), (bob, "bob-token")):
+            job = client.submit(*stack.paths).id
+            for _ in range(6 if client is ann else 2):
+                raw = opened.enter_context(connect(stack))
+                raw.sendall(stream_of(job, token))
+                statuses.append(raw.recv(12)[-3:])
+        assert statuses == [b"200"] * 5 + [b"429"] + [b"200"] * 2
 
 
 def test_the_queue_of_one_owner_is_bounded(owned: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ SOURCES = {
         "column",
         "def evaluate(self, model, batch):\n"
         "    return {name: values[:, None] for name, values in super().evaluate(model, batch).items()}",
+    ),
+    "not-utf-8": task_source(
+        "not-utf-8",
+        "def loss(self, model, batch):\n"
+        "    print('printed \\udce9', flush=True)\n"
+        "    raise RuntimeError('raised \\udce9')",
     ),
     "killed": task_source("killed", "def build_model(self, checkpoints):\n    os.kill(os.getpid(), signal.SIGKILL)"),
     "bad-disk": task_source(
@@ -106,6 +113,35 @@ def test_no_plug_in_forges_a_line_of_the_workers_log(jobs: Jobs) -> None:
     assert FORGED in log
     assert not unsafe_in(log)
     assert not [line for line in log.splitlines() if line.startswith((FORGED, f"# {FORGED}"))]
+
+
+def test_text_that_is_not_utf_8_loses_no_node(jobs: Jobs) -> None:
+    """As names of files give it to Python: in what a task prints and raises."""
+    record = jobs.run("not-utf-8")
+    assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.TASK_FAILED, 1), record
+    assert "raised \\udce9" in (record.message or "")
+    assert "printed \\udce9" in record.log_tail
+    record.model_dump_json().encode()
+
+
+def test_names_of_files_that_are_not_utf_8_lose_no_node(jobs: Jobs) -> None:
+    """A side file keeps its name, and the result names it with an escape."""
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copytree(jobs.root / "checkpoints", jobs.root / "odd")
+    shutil.copy(jobs.root / "odd" / "epoch-1.safetensors", jobs.root / "odd" / f"epoch-{name}.safetensors")
+    (jobs.root / "odd" / f"{name}.json").write_text("{}")
+    spec = JobSpec(
+        ckpt_dir=str(jobs.root / "odd"), val_set=str(jobs.root / "val.npz"), method=MethodChoice(name="uniform")
+    )
+    record = jobs.made.finish(jobs.made.submit(spec))
+    assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1), record
+    assert record.result is not None
+    assert "caf\\udce9.json" in record.result.files
+    assert (Path(record.result.folder) / f"{name}.json").exists()
+    assert any(
+        "not UTF-8" in event.body.message for event in jobs.made.events(record.id) if event.body.kind == "warning"
+    )
+    record.model_dump_json().encode()
 
 
 def test_metrics_of_a_wrong_shape_end_the_first_attempt(jobs: Jobs) -> None:

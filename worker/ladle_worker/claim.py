@@ -16,6 +16,7 @@ from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
 from ladle_worker.settings import Settings
+from ladle_worker.well_formed import well_formed
 
 
 class NotOurs(Exception):
@@ -106,9 +107,8 @@ class Claim:
     def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
         """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
-        self._redis.register_script(SCRIPTS["report"])(
-            args=[self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
-        )
+        arguments = [self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
+        self._redis.register_script(SCRIPTS["report"])(args=well_formed(arguments))
 
     def finalize(self) -> str:
         """`ok`: the result may be moved to its place, while the lease lasts. `cancel` or `lost`: it must not be."""
@@ -123,7 +123,7 @@ class Claim:
             ended.reason or "",
             ended.message,
             ended.result.model_dump_json() if ended.result else "",
-            json.dumps(list(ended.log_tail)),
+            json.dumps(well_formed(list(ended.log_tail))),
             BACKOFF_MS,
         )
         return answer
@@ -137,4 +137,4 @@ class Claim:
 
     def _call(self, script: str, *arguments: object) -> Any:
         run = self._redis.register_script(SCRIPTS[script])
-        return patiently(lambda: run(args=[self.job_id, self.attempt, *arguments]))
+        return patiently(lambda: run(args=well_formed([self.job_id, self.attempt, *arguments])))

@@ -13,6 +13,7 @@ from ladle_contracts import JobResult, Reason
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.disk_faults import naming_disk_faults
 from ladle_worker.job_folder import JobFolder, provenance_of
+from ladle_worker.well_formed import well_formed
 
 FRESH_SHARE = 0.5
 """Of a lease: an answer of Redis that is older says nothing any more."""
@@ -91,8 +92,7 @@ class Commit:
         outcome = self._job.attempt(int(attempt)).read_outcome()
         if outcome is None or not outcome["ok"]:
             return None
-        files: Mapping[str, int] = outcome["result"]["files"]
-        return outcome if all(_size(self._destination / name) == size for name, size in files.items()) else None
+        return outcome if _files_in(self._destination) == outcome["result"]["files"] else None
 
     def _fence(self) -> Ended | None:
         """None as long as no other attempt can begin. Asks again if this process was stopped after the last answer."""
@@ -128,11 +128,10 @@ def _now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return None
+def _files_in(folder: Path) -> Mapping[str, int]:
+    """Name -> size, as in `JobResult.files`."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {well_formed(path.relative_to(folder).as_posix()): path.stat().st_size for path in files}
 
 
 def _succeeded(outcome: Mapping[str, Any]) -> Ended:

@@ -24,27 +24,28 @@ from ladle_contracts import (
 )
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField, unknown_fields, value_of
 from ladle_engine import Outcome, progress
+from ladle_worker.well_formed import well_formed
 
 
 def event_body(event: progress.ProgressEvent) -> EventBody:
     """An event of the engine, as it is sent to clients."""
     match event:
         case progress.StageStarted():
-            return StageStarted(**asdict(event))
+            return StageStarted(**well_formed(asdict(event)))
         case progress.StepDone():
-            return StepDone(**asdict(event))
+            return StepDone(**well_formed(asdict(event)))
         case progress.CheckpointsFound():
-            return CheckpointsFound(**asdict(event))
+            return CheckpointsFound(**well_formed(asdict(event)))
         case progress.MemoryPlanned():
-            return MemoryPlanned(**asdict(event))
+            return MemoryPlanned(**well_formed(asdict(event)))
         case progress.CandidateScored():
             return CandidateScored(candidate=candidate_result(event.score))
         case progress.Warned():
-            return Warned(message=in_spec_words(event.message))
+            return Warned(message=well_formed(in_spec_words(event.message)))
 
 
 def candidate_result(score: progress.Score) -> CandidateResult:
-    return CandidateResult(**asdict(score))
+    return CandidateResult(**well_formed(asdict(score)))
 
 
 ARGUMENTS = {
@@ -97,15 +98,13 @@ _OPTION_OF = {argument_of(field): field.path for field in SPEC_FIELDS if field.p
 def job_result(outcome: Outcome, destination: Path) -> JobResult:
     """The result of the engine, as it is sent to clients."""
     fields = {each.name: getattr(outcome, each.name) for each in dataclasses.fields(outcome)}
-    return JobResult(
-        **fields
-        | {
-            "folder": str(destination),
-            "candidates": tuple(candidate_result(score) for score in outcome.candidates),
-            "warnings": tuple(in_spec_words(warning) for warning in outcome.warnings),
-            "files": dict(outcome.files),
-        }
-    )
+    fields |= {
+        "folder": str(destination),
+        "candidates": tuple(candidate_result(score) for score in outcome.candidates),
+        "warnings": tuple(in_spec_words(warning) for warning in outcome.warnings),
+        "files": dict(outcome.files),
+    }
+    return JobResult(**well_formed(fields))
 
 
 def catalog(methods: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> Catalog:

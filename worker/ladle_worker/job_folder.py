@@ -15,6 +15,7 @@ from typing import Any
 
 from ladle_contracts import JobSpec
 from ladle_worker.last_words import say
+from ladle_worker.well_formed import well_formed
 
 JOBS_FOLDER = ".ladle"
 JOB_ID = re.compile(r"[A-Za-z0-9-]+")
@@ -162,7 +163,7 @@ class AttemptFolder:
     def read_outcome(self) -> dict[str, Any] | None:
         """None if the ranks ended without saying why. Raises OSError if the folder is not there any more."""
         try:
-            outcome: dict[str, Any] = json.loads(self.outcome.read_text())
+            outcome: dict[str, Any] = well_formed(json.loads(self.outcome.read_text()))
         except FileNotFoundError:
             self.path.stat()
             return None

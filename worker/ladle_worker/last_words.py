@@ -11,6 +11,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from ladle_worker.well_formed import well_formed
+
 STDIN = 0
 MAX_BYTES = 1 << 18
 
@@ -29,7 +31,7 @@ class LastWords:
     def read(self) -> dict[str, Any] | None:
         """What a rank said first. None if none said anything."""
         try:
-            words = json.loads(self._ours.recv(MAX_BYTES, socket.MSG_DONTWAIT))
+            words = well_formed(json.loads(self._ours.recv(MAX_BYTES, socket.MSG_DONTWAIT)))
         except (BlockingIOError, ValueError):
             return None
         return words if isinstance(words, dict) else None

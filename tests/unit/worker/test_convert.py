@@ -18,6 +18,7 @@ from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 from ladle_engine import average, combine_checkpoints, rebuild
 from ladle_engine.testing import check_task
 from ladle_worker.convert import NOT_FOR_THE_ENGINE, PATHS, argument_of, average_arguments, in_spec_words
+from ladle_worker.well_formed import well_formed
 
 REPOSITORY = Path(__file__).parents[3]
 MINIMAL = JobSpec(ckpt_dir="/c", val_set="/v")
@@ -87,3 +88,8 @@ def test_no_message_names_an_argument_that_does_not_exist(
     for file in (REPOSITORY / folder).rglob("*.py"):
         named = set(re.findall(r"`([a-z_]+)=`", file.read_text()))
         assert named <= known, f"{file.name} names {sorted(named - known)}"
+
+
+def test_what_has_no_encoding_becomes_a_visible_escape_wherever_it_stands() -> None:
+    odd = {"caf\udce9": ["\ud800", ("ok é 🙂", 3, None)], "n": 1.5}
+    assert well_formed(odd) == {"caf\\udce9": ["\\ud800", ("ok é 🙂", 3, None)], "n": 1.5}
