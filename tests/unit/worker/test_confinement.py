@@ -158,6 +158,9 @@ status = first_process()
 if status is not None:
     print("status", status, flush=True)
     os._exit(0)
+import psutil
+assert os.getpid() == psutil.Process().pid == 1 and psutil.Process().memory_info().rss > 1e6
+assert psutil.pids() == [1], "it sees no other process"
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ladle_worker.confinement.system import mount_over, own_mounts, unshare
+from ladle_worker.confinement.system import mount_over, mount_processes, own_mounts, unshare
 from ladle_worker.family import die_with_parent
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
@@ -30,7 +30,7 @@ def enter(*, network: bool, processes: bool, hidden: Sequence[str] = ()) -> None
     """
     flags = (CLONE_NEWNET if network else 0) | (CLONE_NEWPID if processes else 0)
     hidden = [path for path in hidden if Path(path).exists()] if network else []
-    flags |= CLONE_NEWNS if hidden else 0
+    flags |= CLONE_NEWNS if hidden or processes else 0
     if not flags:
         return
     user, group = os.geteuid(), os.getegid()
@@ -43,10 +43,10 @@ def enter(*, network: bool, processes: bool, hidden: Sequence[str] = ()) -> None
             _write(f"/proc/self/{name}", text)
     if network:
         _bring_up_loopback()
-    if hidden:
+    if flags & CLONE_NEWNS:
         own_mounts()
-        for path in hidden:
-            mount_over("/dev/null", path)
+    for path in hidden:
+        mount_over("/dev/null", path)
 
 
 def first_process() -> int | None:
@@ -61,6 +61,8 @@ def first_process() -> int | None:
     if child == 0:
         os.close(held)
         _end_with_parent(end)
+        # Libraries look themselves up there, by their own id.
+        mount_processes()
         return None
     os.close(end)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from ladle_worker.confinement import landlock
 from ladle_worker.confinement.apply import ephemeral_ports
 from ladle_worker.confinement.limits import give_up_privileges, limit_memory
-from ladle_worker.confinement.namespaces import enter
+from ladle_worker.confinement.namespaces import enter, first_process
 from ladle_worker.confinement.plan import FILES, MEMORY, NETWORK, PORTS, PROCESSES
 
 GENEROUS_BYTES = 1 << 40
@@ -42,12 +42,11 @@ def _network() -> None:
 
 def _processes() -> None:
     enter(network=False, processes=True)
-    # The first child is where a system without the right would refuse.
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if os.getpid() == 1 else 1)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
-        raise OSError("the first process of the namespace failed")
+    status = first_process()
+    if status is None:
+        os._exit(0)
+    if status != 0:
+        raise OSError("`/proc` of its own cannot be mounted")
 
 
 def _memory() -> None:

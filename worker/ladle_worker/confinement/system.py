@@ -38,16 +38,23 @@ def mount_over(source: str, target: str) -> None:
     _mount(source, target, MS_BIND)
 
 
+def mount_processes() -> None:
+    """Shows this process' own namespace of process ids in `/proc`, in this mount namespace. Raises OSError."""
+    _mount("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc")
+
+
 def own_mounts() -> None:
-    """What this mount namespace mounts is its own. Raises OSError."""
-    _mount("none", "/", MS_REC | MS_PRIVATE)
+    """Nobody else sees what this mount namespace mounts, but what others mount is seen here. Raises OSError."""
+    _mount("none", "/", MS_REC | MS_SLAVE)
 
 
-MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 1 << 1, 1 << 2, 1 << 3
+MS_BIND, MS_REC, MS_SLAVE = 1 << 12, 1 << 14, 1 << 19
 
 
-def _mount(source: str, target: str, flags: int) -> None:
-    if LIBC.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
+def _mount(source: str, target: str, flags: int, kind: str = "none") -> None:
+    arguments = (os.fsencode(source), os.fsencode(target), os.fsencode(kind), ctypes.c_ulong(flags), None)
+    if LIBC.mount(*arguments) != 0:
         raise _error(f"mount on {target}")
 
 
