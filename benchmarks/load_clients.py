@@ -41,7 +41,7 @@ class Client:
             data = b""
         if not data:
             self.is_closed = True
-        self.is_refused = data.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503"))
+        self.is_refused = self.is_refused or data.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503"))
         text = self._tail + data
         self.events += text.count(EVENT)
         self._tail = text[-len(EVENT) + 1 :]
