@@ -49,7 +49,7 @@ BEFORE = "c754164"
 SOFT_FILES = 1024
 OWNERS = 20
 EVENTS, EVENTS_PER_S = 100, 5
-ARRIVE_S, CLOSE_S, ASK_S, IDLE_S = 120.0, 90.0, 20.0, 15.0
+ARRIVE_S, CLOSE_S, ASK_S, IDLE_S = 45.0, 45.0, 20.0, 15.0
 NODE = "node"
 HALF_REQUESTS = (
     b"",
@@ -203,7 +203,12 @@ def watchers(service: Running, size: Size) -> Iterable[Row]:
     with crowd(service.port) as clients:
         began = time.monotonic()
         clients.come(size.clients, [request])
-        _wait(lambda: clients.having(1) == size.clients, ARRIVE_S / 4)
+
+        def all_follow() -> bool:
+            clients.ask_again()
+            return clients.having(1) == size.clients
+
+        _wait(all_follow, ARRIVE_S, 1.0)
         yield "clients that follow", f"{clients.having(1)} of {size.clients}"
         yield "until all follow", f"{time.monotonic() - began:.1f} s"
         known = service.redis.xlen(f"ladle:job:{job}:events")
@@ -214,7 +219,7 @@ def watchers(service: Running, size: Size) -> Iterable[Row]:
                 service.call("report", job, attempt, step + 1, "", 1, body)
                 time.sleep(1 / EVENTS_PER_S)
             share = (service.cpu_s - began_cpu) / (time.monotonic() - began)
-            _wait(lambda: clients.having(known + EVENTS) == size.clients, ARRIVE_S / 4)
+            _wait(lambda: clients.having(known + EVENTS) == size.clients, ARRIVE_S / 2)
         yield "that received all events", f"{clients.having(known + EVENTS)} of {size.clients}"
         yield "memory, of which without clients", f"{service.rss_mb:.0f} MB, {alone:.0f} MB"
         yield "open files of the service", service.open_files
@@ -366,11 +371,11 @@ def commit(name: str) -> str:
     return done.stdout.strip()
 
 
-def _wait(predicate: Callable[[], bool], timeout_s: float) -> None:
+def _wait(predicate: Callable[[], bool], timeout_s: float, interval_s: float = 0.1) -> None:
     """Until it is true, or no longer than this."""
     deadline = time.monotonic() + timeout_s
     while not predicate() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(interval_s)
 
 
 def _start(arguments: list[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -23,9 +23,16 @@ class Client:
     """One client, and what it received."""
 
     sock: socket.socket
+    request: bytes
     events: int = 0
     is_closed: bool = False
+    is_refused: bool = False
+    """Whether its last request was refused."""
     _tail: bytes = b""
+
+    def ask(self) -> None:
+        self.is_refused = False
+        self.sock.sendall(self.request)
 
     def receive(self) -> None:
         try:
@@ -34,6 +41,7 @@ class Client:
             data = b""
         if not data:
             self.is_closed = True
+        self.is_refused = self.is_refused or data.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503"))
         text = self._tail + data
         self.events += text.count(EVENT)
         self._tail = text[-len(EVENT) + 1 :]
@@ -54,14 +62,20 @@ class Crowd:
         for number in range(count):
             try:
                 sock = socket.create_connection(("127.0.0.1", self.port), timeout=CONNECT_S)
-                sock.sendall(requests[number % len(requests)])
+                client = Client(sock, requests[number % len(requests)])
+                client.ask()
             except OSError:
                 self.refused += 1
                 continue
             sock.setblocking(False)
-            client = Client(sock)
             self.clients.append(client)
             self._selector.register(sock, selectors.EVENT_READ, client)
+
+    def ask_again(self) -> None:
+        """As clients do when the service has too much to do at once."""
+        for client in self.clients:
+            if client.is_refused and not client.is_closed:
+                client.ask()
 
     def having(self, events: int) -> int:
         """How many have received at least so many events."""
