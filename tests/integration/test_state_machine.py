@@ -227,6 +227,50 @@ def test_a_cancel_reaches_a_job_in_every_state_but_the_last_ones(machine: Machin
     assert machine.end(late, 1, "succeeded") == "succeeded"
 
 
+@pytest.mark.parametrize("end", ["lost", "crashed", "failed", "released"])
+def test_a_cancel_that_is_too_late_for_an_attempt_ends_the_job_if_that_attempt_gives_no_result(
+    machine: Machine, end: str
+) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "a")
+    machine.call("finalize", job, 1, "a", EXPIRED if end == "lost" else LEASE_MS)
+    machine.call("cancel", job)
+    assert machine.field(job, "state") == "finalizing"
+    assert (machine.reap(job) if end == "lost" else machine.end(job, 1, end)) == "cancelled"
+    assert machine.holder("a") == ""
+
+
+def test_the_fence_before_a_rename_renews_the_lease_and_is_refused_to_who_has_none(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    machine.schedule(job)
+    machine.claim(job, 1, "a", lease_ms=EXPIRED)
+    assert machine.finalize(job, 1) == "ok"
+    assert machine.reap(job) == "alive"
+    assert machine.finalize(job, 1) == "ok", "asked again"
+    assert machine.finalize(job, 1, "b") == "lost"
+    assert machine.finalize(job, 2) == "lost"
+
+
+def test_nodes_that_do_not_answer_take_turns(machine: Machine) -> None:
+    """A job would otherwise wait for the first of them for ever."""
+    machine.node("a")
+    machine.node("b")
+    job = machine.submit()
+    tried = []
+    for _ in range(4):
+        tried += machine.call("schedule", machine.fence, job, EXPIRED, NODE_LIFE_MS)[2:]
+        assert machine.reap(job) == "queued"
+        # Each a little later than the one before, within one millisecond too.
+        machine.redis.hincrby(keys.node(tried[-1]), "missed_at", len(tried))
+    assert tried == ["a", "b", "a", "b"]
+    machine.schedule(job)
+    assert machine.claim(job, 5, "a") == "ok"
+    assert not machine.redis.hexists(keys.node("a"), "missed_at"), "it has answered"
+
+
 def test_a_cancelled_job_whose_node_died_ends_all_the_same(machine: Machine) -> None:
     machine.node("a")
     job = machine.submit()

@@ -253,6 +253,17 @@ def test_every_tensor_of_a_pickle_is_what_torch_loads_whole_or_in_parts(tmp_path
             assert same_bits(part, flat[1:-1].contiguous()), name
 
 
+def test_a_compressed_record_may_be_larger_than_a_table_of_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle_engine.checkpoints.torch_archive.MAX_DIRECTORY_BYTES", 4096)
+    for number in (1, 2):
+        torch.save({"w": torch.randn(10_000)}, tmp_path / f"step-{number}.pt")
+        deflated(tmp_path / f"step-{number}.pt")
+    with open_checkpoint(discover(tmp_path).checkpoints[1]) as reader:
+        assert torch.equal(reader.read("w"), torch.load(tmp_path / "step-2.pt", weights_only=True)["w"])
+
+
 def test_a_pickle_that_promises_more_numbers_than_its_record_has_is_corrupt(tmp_path: Path) -> None:
     for number in (1, 2):
         torch.save({"w": torch.ones(100) * number, "v": torch.ones(100)}, tmp_path / f"step-{number}.pt")

@@ -79,7 +79,7 @@ def header_of(file: InputFile) -> Header:
     except ValueError as error:
         raise corrupt(path, f"must begin with a JSON header, but it does not parse ({error})") from error
     if not isinstance(parsed, dict):
-        raise corrupt(path, f"must have a header that is an object, but it is a {type(parsed).__name__}")
+        raise corrupt(path, f"must have a header object, but it is a {type(parsed).__name__}")
     if len(parsed) > MAX_TENSORS:
         raise corrupt(path, f"must have at most {MAX_TENSORS:,} tensors, but has {len(parsed):,}")
     metadata = parsed.pop("__metadata__", {})

@@ -114,8 +114,7 @@ class TorchArchive:
     def content(self, info: zipfile.ZipInfo, most: int) -> bytes:
         if info.file_size > most:
             raise Malformed(f"its record `{info.filename}` claims {info.file_size:,} bytes, of {most:,} at most")
-        if info.flag_bits & 1:
-            raise Malformed(f"its record `{info.filename}` is encrypted")
+        refuse_encrypted(info)
         if info.compress_type == zipfile.ZIP_STORED:
             return self.file.read(self.start(info), info.file_size)
         return self.archive.read(info)
@@ -163,6 +162,8 @@ class RecordsInMemory:
     """Reads the records of an archive that is compressed, or of the other byte order. Bounded before it is read."""
 
     archive: TorchArchive
+    zipped: zipfile.ZipFile
+    """The same, of the file in memory."""
     storages: dict[str, Tensor] = field(default_factory=dict)
     """uint8, by their keys."""
 
@@ -171,7 +172,8 @@ class RecordsInMemory:
         refuse_short(name, tensor, info.file_size)
         key = f"{tensor.storage.key} {tensor.storage.dtype_name}"
         if key not in self.storages:
-            content = bytearray(self.archive.content(info, info.file_size))
+            refuse_encrypted(info)
+            content = bytearray(self.zipped.read(info))
             self.storages[key] = torch.from_numpy(self._native(content, tensor)) if content else torch.empty(0).byte()
         place = in_file(tensor, 0)
         item = tensor.info.dtype.itemsize
@@ -201,8 +203,14 @@ def loaded(archive: TorchArchive) -> tuple[RecordsInMemory, LoadedFile]:
             f"it is compressed and needs {claimed + size:,} bytes of memory, of {most:,} at most. Save it with "
             f"`torch.save`, which does not compress"
         )
-    _, file = load_whole(archive.file)
-    return RecordsInMemory(archive=archive), file
+    content, file = load_whole(archive.file)
+    return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file
+
+
+def refuse_encrypted(info: zipfile.ZipInfo) -> None:
+    """Raises `Malformed`."""
+    if info.flag_bits & 1:
+        raise Malformed(f"its record `{info.filename}` is encrypted")
 
 
 def in_file(tensor: StoredTensor, storage_start: int) -> InFile:

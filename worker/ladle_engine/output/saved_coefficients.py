@@ -46,8 +46,6 @@ class SavedCoefficients:
             assert info is not None
             same_kind = info.is_floating and dtype.is_floating_point
             rule.must(same_kind or dtype == info.dtype, f"have `{name}` as {info.dtype}, but has it as {dtype}")
-            has_weights = name in self.coefficients.group_of or name in self.statistics or not info.is_averaged
-            rule.must(has_weights, f"have coefficients of `{name}`, but has none")
 
 
 def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> SavedCoefficients:
