@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.distributed.collectives import Collectives, ProcessGroup
-from ladle_engine.resume_state import ResumeState
+from ladle_engine.resume_state import SUFFIX, ResumeState
 from ladle_engine.training import train as training
 from tests.distributed.placement_rank import SETTINGS
 from tests.distributed.start import end_rank
@@ -105,7 +105,7 @@ class KeepsHalf(ResumeState):
 
     def save(self, key: str, value: Mapping[str, Any]) -> None:
         super().save(key, value)
-        path = self._path(key)
+        path = self._path(key + SUFFIX)
         if path is not None and len(value["losses"]) == HALF:
             half = Path(f"{path.parent.parent}-half") / path.parent.name
             half.mkdir(parents=True)

@@ -38,7 +38,7 @@ def make_result(folder: Path, report: Any = None, *, written_s: float = 1_700_00
 
 
 def list_results(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["list", "--from-results", *arguments])
+    return CliRunner().invoke(app, ["list", "--from-results", *arguments], env={"COLUMNS": "200"})
 
 
 def test_results_are_listed_newest_first_with_what_they_are(tmp_path: Path) -> None:
