@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ladle.cli import results
+from ladle.cli import console, results
 from ladle.cli.app import app
 from ladle.cli.results import find_results
 
@@ -38,10 +38,11 @@ def make_result(folder: Path, report: Any = None, *, written_s: float = 1_700_00
 
 
 def list_results(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["list", "--from-results", *arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["list", "--from-results", *arguments])
 
 
-def test_results_are_listed_newest_first_with_what_they_are(tmp_path: Path) -> None:
+def test_results_are_listed_newest_first_with_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "width", 200)  # it took its width when it was made
     make_result(tmp_path / "old", written_s=1_600_000_000)
     make_result(tmp_path / "new", provenance={"job_id": "j2"})
     make_result(tmp_path / "from-python", written_s=1_500_000_000, provenance={})
