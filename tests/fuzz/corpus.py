@@ -5,6 +5,7 @@ What the fuzzer finds becomes a row here. Rows are made by code, so that they ca
 
 from __future__ import annotations
 
+import bz2
 import functools
 import io
 import json
@@ -470,6 +471,13 @@ PICKLES: Group = {
     "an archive with lies of zip64": (lambda: _zip64_lies(), CORRUPT),
     "an archive whose records overlap": (lambda: _overlapping(), CORRUPT),
     "numbers of the other byte order": (lambda: pt(weights(), TWELVE, byteorder=b"big"), None),
+    "a byte order that unpacks to 1 GB": (lambda: _lying("byteorder", 6), CORRUPT),
+    "a pickle that unpacks to 1 GB": (lambda: _lying("data.pkl", 60), CORRUPT),
+    "numbers that unpack to 1 GB": (lambda: _lying("data/0", 48), "identical-checkpoints"),
+    "a byte order that unpacks from bzip2": (lambda: _lying("byteorder", 6, zipfile.ZIP_BZIP2), CORRUPT),
+    "numbers that unpack from bzip2": (lambda: _lying("data/0", 48, zipfile.ZIP_BZIP2), CORRUPT),
+    "an archive in LZMA": (lambda: _packed(zipfile.ZIP_LZMA), CORRUPT),
+    "a table of contents that points before the file": (lambda: _before_the_file(), CORRUPT),
     "an unknown byte order": (lambda: pt(weights(), TWELVE, byteorder=b"middle"), CORRUPT),
     "a byte order of 1 GB": (lambda: _compressed(weights(), byteorder=b"little" + b"\0" * (1 << 30)), CORRUPT),
     "TorchScript": (lambda: pt(weights(), TWELVE, **{"code/x.py": b"", "constants.pkl": pickled(several())}), CORRUPT),
@@ -557,6 +565,47 @@ def _compressed_zeros(count: int) -> bytes:
         for _ in range(count >> 20):
             member.write((pickle.NONE + pickle.POP) * (1 << 19))
     return buffer.getvalue()
+
+
+@functools.cache
+def _long_zeros(method: int) -> bytes:
+    """1 GB that are 1 MB, of 64 pieces that are the same; one piece in a format that has no such thing."""
+    if method != zipfile.ZIP_DEFLATED:
+        return bz2.compress(bytes(1 << 24))
+    packer = zlib.compressobj(wbits=-15)
+    return (packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)) * 64 + packer.flush()
+
+
+def _packed(method: int, start: bytes = b"") -> bytes:
+    records = {"data.pkl": pickled(weights()), "byteorder": b"little", "data/0": TWELVE, "version": b"3\n"}
+    return start + archive({f"archive/{name}": each for name, each in records.items()}, method, aligned=False)
+
+
+def _lying(name: str, claimed: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An archive one of whose records claims to be small, and is not."""
+    records = {"data.pkl": pickled(weights()), "byteorder": b"little", "data/0": TWELVE, "version": b"3\n"}
+    packed = _long_zeros(method)
+    records[name] = packed
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        for each, content in records.items():
+            zipped.writestr(f"archive/{each}", content)
+        info = zipped.getinfo(f"archive/{name}")
+        # Written into the table of contents when the archive is closed.
+        info.compress_type, info.file_size = method, claimed
+        info.CRC = zlib.crc32(bytes(claimed))
+    content = bytearray(buffer.getvalue())
+    struct.pack_into("<H", content, info.header_offset + 8, method)
+    return bytes(content)
+
+
+def _before_the_file() -> bytes:
+    """The end of the archive says that its table begins later than it does."""
+    content = bytearray(_packed(zipfile.ZIP_DEFLATED))
+    place = content.rindex(b"PK\x05\x06")
+    (start,) = struct.unpack_from("<I", content, place + 16)
+    struct.pack_into("<I", content, place + 16, start + 65_536)
+    return bytes(content)
 
 
 def _wrong_checksum() -> bytes:
@@ -826,9 +875,11 @@ ARRAYS: Group = {
     "empty": (lambda: b"", DATA),
     "a pickle": (lambda: pickled(call("os.system", text("touch canary"))), DATA),
     "encrypted": (lambda: _encrypted_npz(), DATA),
+    "labels that unpack to 1 GB": (lambda: _lying_labels(zipfile.ZIP_DEFLATED), DATA),
+    "labels that unpack from bzip2": (lambda: _lying_labels(zipfile.ZIP_BZIP2), DATA),
     "wrong checksums": (lambda: _wrong_npz(), DATA),
-    "lzma": (lambda: images(array((4, 8, 8), FOUR), zipfile.ZIP_LZMA), None),
-    "bzip2": (lambda: images(array((4, 8, 8), FOUR), zipfile.ZIP_BZIP2), None),
+    "lzma": (lambda: images(array((4, 8, 8), FOUR), zipfile.ZIP_LZMA), DATA),
+    "bzip2": (lambda: images(array((4, 8, 8), FOUR), zipfile.ZIP_BZIP2), DATA),
 }
 
 
@@ -845,6 +896,18 @@ def _bomb() -> bytes:
             for _ in range(4 * side * side * 8 >> 24):
                 member.write(bytes(1 << 24))
     return buffer.getvalue()
+
+
+def _lying_labels(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        zipped.writestr("images.npy", array((4, 8, 8), FOUR))
+        zipped.writestr("labels.npy", _long_zeros(method))
+        info = zipped.getinfo("labels.npy")
+        info.compress_type, info.file_size = method, 160
+    content = bytearray(buffer.getvalue())
+    struct.pack_into("<H", content, info.header_offset + 8, method)
+    return bytes(content)
 
 
 def _two_of_a_name() -> bytes:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import io
 import itertools
 import pickletools
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from ladle_engine.checkpoints.torch_archive import InputStream
+from ladle_engine.checkpoints.torch_archive import InputStream, is_zip, open_archive
 from ladle_engine.storage.input_file import InputFile
 
 MAX_OPCODES = 2_000_000
 """A message is worth a few seconds."""
-
-MAX_PICKLE_BYTES = 256 << 20
 
 MOST_KEYS = 20
 """Of an entry; a message has no room for more."""
@@ -62,15 +59,7 @@ def entries_of(file: InputFile) -> dict[str, tuple[str, ...]]:
 
 
 def _open_pickle(file: InputFile) -> IO[bytes]:
-    content = io.BufferedReader(InputStream(file))
-    if not zipfile.is_zipfile(content):
-        content.seek(0)
-        return content
-    with zipfile.ZipFile(content) as archive:
-        (info,) = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
-        if info.file_size > MAX_PICKLE_BYTES:
-            return io.BytesIO()
-        return io.BytesIO(archive.read(info))
+    return io.BytesIO(open_archive(file).pickle()) if is_zip(file) else io.BufferedReader(InputStream(file))
 
 
 def _collect(root: Any, found: dict[str, tuple[str, ...]]) -> None:

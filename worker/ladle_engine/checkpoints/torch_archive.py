@@ -6,7 +6,8 @@ import io
 import struct
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.pickle_values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InFile, InMemory, Place
+from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
 MAX_DIRECTORY_BYTES = 32 << 20
@@ -69,6 +72,19 @@ class InputStream(io.RawIOBase):
         return count
 
 
+@contextmanager
+def damage_named() -> Iterator[None]:
+    """Inside, whatever zipfile raises becomes `Malformed`: OSError, RuntimeError, struct.error, zlib.error and more,
+    by where an archive is damaged."""
+    try:
+        yield
+    except (EngineError, MemoryError, Malformed):
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise Malformed(f"it does not parse ({said})") from error
+
+
 def is_zip(file: InputFile) -> bool:
     return file.size >= len(ZIP_START) and file.read(0, len(ZIP_START)) == ZIP_START
 
@@ -114,19 +130,20 @@ class TorchArchive:
     def content(self, info: zipfile.ZipInfo, most: int) -> bytes:
         if info.file_size > most:
             raise Malformed(f"its record `{info.filename}` claims {info.file_size:,} bytes, of {most:,} at most")
-        refuse_encrypted(info)
         if info.compress_type == zipfile.ZIP_STORED:
             return self.file.read(self.start(info), info.file_size)
-        return self.archive.read(info)
+        with damage_named():
+            return read_member(self.archive, info)
 
     def _content(self, name: str, most: int) -> bytes:
         return self.content(self.records[name], most)
 
 
 def open_archive(file: InputFile) -> TorchArchive:
-    """Reads the table of contents. Raises `Malformed`, and what `zipfile` raises for damage."""
-    archive = zipfile.ZipFile(InputStream(file))
-    entries = archive.infolist()
+    """Reads the table of contents. Raises `Malformed`."""
+    with damage_named():
+        archive = zipfile.ZipFile(InputStream(file))
+        entries = archive.infolist()
     pickles = [
         info.filename for info in entries if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")
     ]
@@ -134,6 +151,9 @@ def open_archive(file: InputFile) -> TorchArchive:
         raise Malformed(f"must be an archive with one `data.pkl`, but has {len(pickles)}")
     folder = pickles[0].removesuffix("data.pkl")
     records = {info.filename.removeprefix(folder): info for info in entries if info.filename.startswith(folder)}
+    with damage_named():
+        for info in records.values():
+            refuse_unusual(info)
     if "constants.pkl" in records:
         raise Malformed(
             "it is a TorchScript archive, which Ladle does not read: save the original model's `state_dict()`"
@@ -172,8 +192,8 @@ class RecordsInMemory:
         refuse_short(name, tensor, info.file_size)
         key = f"{tensor.storage.key} {tensor.storage.dtype_name}"
         if key not in self.storages:
-            refuse_encrypted(info)
-            content = bytearray(self.zipped.read(info))
+            with damage_named():
+                content = bytearray(read_member(self.zipped, info))
             self.storages[key] = torch.from_numpy(self._native(content, tensor)) if content else torch.empty(0).byte()
         place = in_file(tensor, 0)
         item = tensor.info.dtype.itemsize
@@ -204,13 +224,8 @@ def loaded(archive: TorchArchive) -> tuple[RecordsInMemory, LoadedFile]:
             f"`torch.save`, which does not compress"
         )
     content, file = load_whole(archive.file)
-    return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file
-
-
-def refuse_encrypted(info: zipfile.ZipInfo) -> None:
-    """Raises `Malformed`."""
-    if info.flag_bits & 1:
-        raise Malformed(f"its record `{info.filename}` is encrypted")
+    with damage_named():
+        return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file
 
 
 def in_file(tensor: StoredTensor, storage_start: int) -> InFile:

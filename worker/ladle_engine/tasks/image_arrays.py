@@ -19,6 +19,7 @@ from ladle_engine.storage.boundary import status
 from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_file import InputFile
 from ladle_engine.storage.input_paths import open_regular
+from ladle_engine.storage.zip_members import refuse_unusual
 from ladle_engine.tasks.image_shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
@@ -70,6 +71,7 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
 
 def _check_header(archive: zipfile.ZipFile, name: str) -> int:
     """How many bytes the array has: numpy takes as much memory as the header says, before it reads anything else."""
+    refuse_unusual(archive.getinfo(name))
     with archive.open(name) as member:
         version = npy.read_magic(member)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
