@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -126,6 +127,18 @@ def test_a_full_disk_ends_the_job_at_once(point: str, disk: Disk, made: Cluster,
     assert "disk" in (record.message or "")
     until(lambda: not disk.names(), what="the job's files to go")
     assert not list((disk.path / ".ladle").iterdir())
+
+
+def test_ranks_that_die_without_a_word_on_a_full_disk_died_of_it(
+    disk: Disk, made: Cluster, gate: Gate, data: Path
+) -> None:
+    gate.hold("start")
+    job = submit(made, data)
+    rank = gate.wait_for("start")
+    disk.fill()
+    os.kill(rank, signal.SIGKILL)
+    record = made.finish(job)
+    assert (record.reason, record.attempt) == (Reason.DISK_FULL, 1), record
 
 
 def test_a_result_that_is_ready_when_the_disk_fills_up_is_not_lost(

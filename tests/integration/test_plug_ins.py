@@ -42,7 +42,8 @@ SOURCES = {
     "bad-disk": task_source(
         "bad-disk",
         "def open_data(self, path, checkpoints):\n"
-        "    seen = checkpoints.folder.parent / 'seen'\n"
+        # Ranks may write nowhere else, and no other folder is still there at the next attempt.
+        "    seen = type(path).cwd().parent / 'state' / 'seen'\n"
         "    if not seen.exists():\n"
         "        seen.touch()\n"
         "        raise OSError(5, 'Input/output error')\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from ladle_contracts.roots import PathNotAllowed, resolve_inside
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
-from ladle_worker.disk_faults import DiskFault, naming_disk_faults
+from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
 from ladle_worker.launch import Ranks
@@ -53,10 +54,11 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
     except DiskFault as fault:
         logger.exception("the agent of job %s failed", claim.job_id)
-        outcome = "failed" if fault.is_final else "crashed"
-        return Ended(outcome=outcome, reason=fault.reason, message=fault.message)
+        return _ended_by(fault)
     except OSError as error:
         logger.exception("the agent of job %s failed", claim.job_id)
+        if error.errno in (*FULL, errno.EROFS):
+            return _ended_by(disk_fault(error, "run the job"))
         return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
     except RedisError:
         raise
@@ -65,6 +67,10 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         logger.exception("the agent of job %s failed", claim.job_id)
         message = f"The node agent failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
         return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
+
+
+def _ended_by(fault: DiskFault) -> Ended:
+    return Ended(outcome="failed" if fault.is_final else "crashed", reason=fault.reason, message=fault.message)
 
 
 class Attempt:
@@ -219,6 +225,8 @@ class Attempt:
                     "smaller task option `batch_size`, or a node with more memory.",
                     log_tail=log_tail(self._folder),
                 )
+            with naming_disk_faults("write the job's files"):
+                self._folder.try_writing()
             return Ended(
                 outcome="crashed",
                 reason=Reason.CRASHED,

@@ -21,6 +21,7 @@ JOBS_FOLDER = ".ladle"
 JOB_ID = re.compile(r"[A-Za-z0-9-]+")
 """Other names in the folder of jobs are not ours."""
 MAX_REPORT_BYTES = 1 << 30
+TRIED_CHARS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ class AttemptFolder:
             self.path.stat()
             return None
         return outcome
+
+    def try_writing(self) -> None:
+        """Raises OSError if nothing can be written: then ranks that were silent could not speak."""
+        write_whole(self.path / "try.json", " " * TRIED_CHARS)
+        (self.path / "try.json").unlink()
 
     def tell(self, outcome: Mapping[str, Any]) -> None:
         """For a rank: writes the outcome or, where no file can be written, says it to the agent."""

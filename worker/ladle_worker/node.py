@@ -121,8 +121,11 @@ class Node:
         try:
             for job_id in jobs_with_folders(self._settings.results_dir):
                 clear_leftovers(self._settings.results_dir, job_id, fate_of(redis, job_id))
-        except OSError as error:
-            logger.warning("the node cannot look for left-over files: %s", error)
+        except RedisError:
+            raise
+        except Exception:
+            # Heartbeats must go on.
+            logger.exception("the node cannot look for left-over files")
 
     def _fields(self) -> list[str]:
         fields = {

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 KILL_S = 10.0
 """How long SIGKILL is repeated. Only a process that waits inside the kernel, for a disk that hangs, outlives it."""
 POLL_S = 0.01
+QUIET_LOOKS = 3
+"""How often nothing must be found: what forks on and on may be missed by one look."""
 ENDED = ("Z", "X")
 PROCESSES = Path("/proc")
 
@@ -45,11 +47,12 @@ def end_all(find: Find, grace_s: float, meanwhile: Meanwhile = nothing) -> Colle
 
     `meanwhile` is called again and again.
     """
-    if not _signalled(find, signal.SIGTERM) or _gone(find, grace_s, meanwhile):
-        return ()
-    deadline = time.monotonic() + KILL_S
+    if _signalled(find, signal.SIGTERM):
+        _wait_until_gone(find, grace_s, meanwhile)
+    deadline, quiet = time.monotonic() + KILL_S, 0
     while time.monotonic() < deadline:
-        if not _signalled(find, signal.SIGKILL):
+        quiet = 0 if _signalled(find, signal.SIGKILL) else quiet + 1
+        if quiet == QUIET_LOOKS:
             return ()
         meanwhile()
         time.sleep(POLL_S)
@@ -105,14 +108,11 @@ def _signalled(find: Find, number: signal.Signals) -> bool:
     return bool(found)
 
 
-def _gone(find: Find, timeout_s: float, meanwhile: Meanwhile) -> bool:
+def _wait_until_gone(find: Find, timeout_s: float, meanwhile: Meanwhile) -> None:
     deadline = time.monotonic() + timeout_s
-    while find():
+    while find() and time.monotonic() < deadline:
         meanwhile()
-        if time.monotonic() > deadline:
-            return False
         time.sleep(POLL_S)
-    return True
 
 
 def _living() -> Iterator[Running]:

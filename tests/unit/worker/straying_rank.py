@@ -16,7 +16,9 @@ def stray(then: str) -> None:
         os._exit(0)
     if then == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
-    while then == "fork":
+    # Should it escape, it must not go on for ever.
+    deadline = time.monotonic() + 120
+    while then == "fork" and time.monotonic() < deadline:
         time.sleep(0.01)
         if os.fork():
             os._exit(0)

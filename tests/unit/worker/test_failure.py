@@ -14,7 +14,7 @@ from ladle_engine import EngineError, average
 from ladle_engine.distributed.collectives import RankLostError
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage import boundary
-from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder
+from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder, naming_disk_faults
 from ladle_worker import disk_faults
 from ladle_worker.agent import Attempt, run_claimed
 from ladle_worker.claim import Ended
@@ -61,6 +61,17 @@ def test_what_would_come_again_is_final(error: Exception, reason: Reason) -> Non
 )
 def test_a_lost_rank_is_worth_another_attempt(error: Exception) -> None:
     assert failure_of(error) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_what_the_engine_says_of_a_results_disk_that_stays_so_is_final(tmp_path: Path, number: int) -> None:
+    with pytest.raises(EngineError) as raised, naming_disk_faults("state_dir", tmp_path):
+        raise OSError(number, "as the kernel says", str(tmp_path / "file"))
+    failure = failure_of(raised.value)
+    assert failure is not None
+    assert failure.is_final
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    assert failure.reason is (Reason.DISK_FULL if full else Reason.RESULTS_UNWRITABLE)
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def agent(folder: Path, module: str, protections: str = "") -> Iterator[Agent]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
+        # The ranks, which start elsewhere, find `tests` by it.
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        },
         preexec_fn=end_with_parent(signal.SIGKILL),
     ) as process:
         try:

@@ -22,8 +22,8 @@ def is_machine_fault(error: BaseException) -> bool:
 
 
 def comes_of_a_machine(error: BaseException) -> bool:
-    """Whether such a fault of a disk or a network is behind an error that says what could not be read."""
+    """Whether a disk or a network that may answer later is behind an error. A full disk stays full."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
-    return any(isinstance(cause, OSError) and is_machine_fault(cause) for cause in causes)
+    return any(isinstance(cause, OSError) and cause.errno in STORAGE_FAULTS for cause in causes)
