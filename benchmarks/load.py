@@ -41,10 +41,13 @@ from rich.console import Console
 from ladle_contracts import StepDone
 from ladle_contracts.processes import end_with_parent
 from ladle_contracts.transitions import SCRIPTS
-from tests.polling import until
-from tests.servers import redis_binary
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tests.polling import until  # noqa: E402
+from tests.servers import redis_binary  # noqa: E402
+
 BEFORE = "c754164"
 SOFT_FILES = 1024
 OWNERS = 20
