@@ -126,7 +126,8 @@ def cancel(world: World, incident: Incident) -> None:
 
 OUTAGE_S = (0.0, 1.5 * LEASE_S)
 CHANGED = SUCCEEDED | {"inputs-changed", "unreadable-input", "corrupt-checkpoint", "path-not-allowed"}
-CHANGED |= {"identical-checkpoints", "no-checkpoints", "too-few-checkpoints"}
+# Two ranks may see the folder before and after the change.
+CHANGED |= {"identical-checkpoints", "no-checkpoints", "too-few-checkpoints", "mismatched-checkpoints"}
 DISK = SUCCEEDED | {"disk-full", "results-unwritable"}
 FAULTS = (
     Fault(name="kill worker", act=send("worker", signal.SIGKILL), failures=1),
