@@ -38,7 +38,7 @@ logger = logging.getLogger("ladle_service")
 
 
 COLLECT_AFTER = (50_000, 5, 10)
-"""Python's own numbers are for small programs: with 2,000 clients it would stop for a second, several times a minute."""
+"""Python's own numbers are for small programs: with 2,000 clients it would stop for a second, again and again."""
 
 
 class Server(uvicorn.Server):
