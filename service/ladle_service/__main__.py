@@ -38,7 +38,7 @@ logger = logging.getLogger("ladle_service")
 
 
 COLLECT_AFTER = (50_000, 5, 10)
-"""Python's own numbers are made for small programs: with 2,000 clients it would stop for a second, several times a minute."""
+"""With Python's own numbers and 2,000 clients everybody would wait for a second, several times per minute."""
 
 
 class Server(uvicorn.Server):
