@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import is_file, is_folder
+from ladle_engine.tasks.tables.arrow_file import open_arrow
 from ladle_engine.tasks.tables.base import Table
 from ladle_engine.tasks.tables.csv_file import open_csv
 from ladle_engine.tasks.tables.json_rows import open_json
+from ladle_engine.tasks.tables.parquet_file import open_parquet
 from ladle_engine.tasks.tables.plain_text import open_text
 
 Opener = Callable[..., Table]
@@ -20,6 +22,10 @@ OPENERS: Mapping[str, Opener] = {
     ".ndjson": open_json,
     ".json": open_json,
     ".txt": open_text,
+    ".parquet": open_parquet,
+    ".arrow": open_arrow,
+    ".feather": open_arrow,
+    ".ipc": open_arrow,
 }
 """Suffix -> what opens such a file, with `limit=`."""
 
