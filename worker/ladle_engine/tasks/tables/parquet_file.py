@@ -181,7 +181,7 @@ def _window_rows(chunks: Sequence[Any], num_rows: int, source: Source) -> int:
     size = sum(chunk.total_uncompressed_size + 8 * chunk.num_values for chunk in chunks)
     longest = sum(_dictionary_bytes(chunk, source) for chunk in chunks)
     most = min(WINDOW_BYTES * num_rows // max(size, 1), MAX_EXPANDED_BYTES // max(longest, 1), MAX_WINDOW_ROWS)
-    return max(most, 1)
+    return max(int(most), 1)
 
 
 def _dictionary_bytes(chunk: Any, source: Source) -> int:
