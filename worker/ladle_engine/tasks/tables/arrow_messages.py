@@ -1,6 +1,6 @@
 """The messages of an arrow file: where they lie and how many rows they have, from their headers alone.
 
-A file of Arrow's IPC format is a stream between two frames, so both are walked alike
+A stream is one message after the other; a file has a list of them at its end, and need not be a stream before it
 (https://arrow.apache.org/docs/format/Columnar.html). Headers are FlatBuffers: a table knows its fields' offsets.
 """
 
@@ -19,6 +19,10 @@ END = CONTINUATION + bytes(4)
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 HEAD_BYTES = 4096
 MAX_HEADER_BYTES = 64 << 20
+MAX_FOOTER_BYTES = 256 << 20
+BLOCK_BYTES = 24
+"""Of a batch in a file's list: offset, length of its header, length of its body."""
+TAIL = struct.Struct("<i6s")
 MAX_BUFFERS = 10_000_000
 
 
@@ -37,37 +41,61 @@ class Message(NamedTuple):
 
 
 def messages_of(source: Source) -> Iterator[Message]:
-    """In order. Raises `ValueError` that says what is wrong, such as a message that goes on after the file's end."""
-    offset, end = _frame(source)
-    while offset < end:
-        head = source.read(offset, HEAD_BYTES)
-        if head[:8] == END or head[:4] == END[4:]:
-            return
-        prefix = 8 if head.startswith(CONTINUATION) else 4
-        (header_bytes,) = struct.unpack_from("<i", head, prefix - 4)
-        if not 0 < header_bytes <= min(MAX_HEADER_BYTES, end - offset):
-            raise ValueError(f"the message at byte {offset:,} has a header of {header_bytes:,} bytes")
-        if prefix + header_bytes > len(head):
-            head = source.read(offset, prefix + header_bytes)
-        try:
-            message = _message(head[prefix : prefix + header_bytes], offset, prefix)
-        except (struct.error, IndexError) as error:
-            raise ValueError(f"the message at byte {offset:,} has a header that does not parse") from error
-        if not offset < offset + message.length <= end:
-            raise ValueError(f"the message at byte {offset:,} goes on after the file's end; was it cut off?")
+    """The schema, dictionaries and batches; of a file only the last two, and all dictionaries first.
+
+    Raises `ValueError` that says what is wrong, such as a message that goes on after the file's end.
+    """
+    if is_file_format(source):
+        for offset in _listed(source):
+            yield _message_at(source, offset)
+            pulse()
+        return
+    offset = 0
+    while offset < source.size and not _ends(source.read(offset, len(END))):
+        message = _message_at(source, offset)
         yield message
         pulse()
         offset += message.length
 
 
-def _frame(source: Source) -> tuple[int, int]:
-    """Where the stream begins and ends."""
-    if not source.read(0, 8).startswith(FILE_MAGIC):
-        return 0, source.size
-    tail = source.read(source.size - 10, 10)
-    if tail[4:] != FILE_MAGIC:
+def is_file_format(source: Source) -> bool:
+    return source.read(0, len(FILE_MAGIC)) == FILE_MAGIC
+
+
+def _ends(head: bytes) -> bool:
+    """Whether a stream ends here, also of the form before version 0.15."""
+    return head == END or head[:4] == END[4:]
+
+
+def _listed(source: Source) -> list[int]:
+    """Where the messages of a file begin, by its footer."""
+    tail = source.read(source.size - TAIL.size, TAIL.size)
+    length, magic = TAIL.unpack(tail) if len(tail) == TAIL.size else (0, b"")
+    if magic != FILE_MAGIC or not 0 < length <= min(source.size, MAX_FOOTER_BYTES):
         raise ValueError("it does not end as it should; was it cut off?")
-    return 8, source.size - 10 - max(struct.unpack_from("<i", tail)[0], 0)
+    footer = source.read(source.size - TAIL.size - length, length)
+    try:
+        root = _Flat(footer, struct.unpack_from("<I", footer)[0])
+        return [*root.firsts(2, BLOCK_BYTES), *root.firsts(3, BLOCK_BYTES)]
+    except (struct.error, IndexError) as error:
+        raise ValueError("its list of batches does not parse") from error
+
+
+def _message_at(source: Source, offset: int) -> Message:
+    head = source.read(offset, HEAD_BYTES) if 0 <= offset < source.size else b""
+    prefix = 8 if head.startswith(CONTINUATION) else 4
+    header_bytes = struct.unpack_from("<i", head, prefix - 4)[0] if len(head) >= prefix else 0
+    if not 0 < header_bytes <= min(MAX_HEADER_BYTES, source.size - offset):
+        raise ValueError(f"no message begins at byte {offset:,}; was it cut off?")
+    if prefix + header_bytes > len(head):
+        head = source.read(offset, prefix + header_bytes)
+    try:
+        message = _message(head[prefix : prefix + header_bytes], offset, prefix)
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"the message at byte {offset:,} has a header that does not parse") from error
+    if not offset < offset + message.length <= source.size:
+        raise ValueError(f"the message at byte {offset:,} goes on after the file's end; was it cut off?")
+    return message
 
 
 class _Flat:
@@ -88,6 +116,17 @@ class _Flat:
     def table(self, field: int) -> _Flat | None:
         place = self._place(field)
         return _Flat(self._content, place + self._uint(place)) if place else None
+
+    def firsts(self, field: int, size: int) -> list[int]:
+        """The int64 that each structure of so many bytes in a vector begins with."""
+        place = self._place(field)
+        if not place:
+            return []
+        start = place + self._uint(place)
+        count = self._uint(start)
+        if start + 4 + count * size > len(self._content):
+            raise IndexError
+        return [struct.unpack_from("<q", self._content, start + 4 + size * each)[0] for each in range(count)]
 
     def pairs(self, field: int) -> tuple[tuple[int, int], ...]:
         """A vector of structures of two int64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from ladle_engine.errors import DataError, EngineError
 from ladle_engine.storage.json_text import parse_json
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.tables.base import BYTES, IMAGE, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, is_image
+from ladle_engine.tasks.tables.base import BYTES, IMAGE, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, Table, is_image
 
 MAX_ASKED_BYTES = 1 << 30
 """Of the rows that are asked for together. A dictionary repeats a long text in few bytes."""
@@ -110,20 +111,55 @@ def _inside(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def python_rows(table: Any, place: Callable[[int], str]) -> list[dict[str, Any]]:
-    """The rows of a small arrow table. `place` says where one of them is. Raises `DataError` (invalid-data)."""
-    size = sum(_expanded_bytes(chunk) for column in table.columns for chunk in column.chunks)
-    if size > MAX_ASKED_BYTES:
+def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tuple[int, Any]]) -> list[dict[str, Any]]:
+    """Rows as Python values, in the order of the indices.
+
+    `block_of` gives the arrow table that holds a row, and its first row. Raises `DataError` (invalid-data).
+    """
+    found: dict[int, dict[str, Any]] = {}
+    wanted = sorted(set(indices))
+    if wanted and not 0 <= wanted[0] <= wanted[-1] < len(table):
+        raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {len(table)}")
+    size = 0
+    while wanted:
+        first, block = block_of(wanted[0])
+        here = wanted[: bisect_left(wanted, first + len(block))]
+        for start, count in _runs(here):
+            part = block.slice(start - first, count)
+            size += sum(_expanded_bytes(chunk) for column in part.columns for chunk in column.chunks)
+            refuse_large(size, table.place(start))
+            found.update(zip(range(start, start + count), _python_rows(part, start, table), strict=True))
+        wanted = wanted[len(here) :]
+    return [dict(found[index]) for index in indices]
+
+
+def refuse_large(num_bytes: int, place: str) -> None:
+    """Raises `DataError` for rows that take too much memory together."""
+    if num_bytes > MAX_ASKED_BYTES:
         raise DataError(
             "invalid-data",
-            f"The rows of a batch must have at most {MAX_ASKED_BYTES:,} bytes, but those from {place(0)} on have "
-            f"{size:,}.",
+            f"The rows of a batch must have at most {MAX_ASKED_BYTES:,} bytes together, but by {place} they have "
+            f"{num_bytes:,}.",
         )
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and length of consecutive numbers: arrow takes slices of every type, and single rows of some types only."""
+    start = 0
+    for end in range(1, len(indices) + 1):
+        if end == len(indices) or indices[end] != indices[end - 1] + 1:
+            yield indices[start], end - start
+            start = end
+
+
+def _python_rows(rows: Any, first: int, table: Table) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = table.to_pylist()
+        found: list[dict[str, Any]] = rows.to_pylist()
     except UnicodeDecodeError as error:
-        wrong = next((row for row in range(len(table)) if not _converts(table.slice(row, 1))), 0)
-        raise DataError("invalid-data", f"Texts must be in UTF-8, but {place(wrong)} has one that is not.") from error
+        wrong = next((row for row in range(len(rows)) if not _converts(rows.slice(row, 1))), 0)
+        raise DataError(
+            "invalid-data", f"Texts must be in UTF-8, but {table.place(first + wrong)} has one that is not."
+        ) from error
     return found
 
 

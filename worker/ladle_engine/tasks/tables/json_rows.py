@@ -121,7 +121,20 @@ def _open_lines(source: Source, limit: int | None, kept: Kept) -> RowFile:
         index.add(line.offset, number)
         end = line.offset + len(line.content)
     index.finish(end)
+    if index.num_rows == 1:
+        _refuse_columns(source, end)
     return RowFile(source, index, JsonLines(source.path, columns.kinds()), kept)
+
+
+def _refuse_columns(source: Source, end: int) -> None:
+    """pandas writes an object of columns, with their values by number, where it is not told otherwise."""
+    values = parsed(source.read(0, end).removeprefix(UTF8_MARK), source.path, 1).values()
+    if values and all(isinstance(value, dict) and all(name.isdecimal() for name in value) for value in values):
+        raise DataError(
+            "invalid-data",
+            f"`{source.path}` must hold one JSON object per row, but holds one per column. Write it with "
+            f'`to_json(..., orient="records", lines=True)` of pandas.',
+        )
 
 
 def _open_list(source: Source, limit: int | None, kept: Kept) -> RowFile:

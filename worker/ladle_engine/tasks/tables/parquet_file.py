@@ -11,7 +11,7 @@ from typing import Any
 
 from ladle_engine.errors import DataError
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, python_rows, translated
+from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, rows_of, translated
 from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
 
@@ -55,24 +55,14 @@ class ParquetFile:
         return self._num_rows
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        names, found = tuple(columns), dict[int, dict[str, Any]]()
-        wanted = sorted(set(indices))
-        while wanted:
-            first, window = self._window(wanted[0], names)
-            here = [index for index in wanted if index < first + len(window)]
-            rows = window.take([index - first for index in here])
-            values = python_rows(rows, lambda row, here=here: self.place(here[row]))  # type: ignore[misc]
-            found.update(zip(here, values, strict=True))
-            wanted = wanted[len(here) :]
-        return [dict(found[index]) for index in indices]
+        names = tuple(columns)
+        return rows_of(self, indices, lambda index: self._window(index, names))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
 
     def _window(self, index: int, columns: tuple[str, ...]) -> tuple[int, Any]:
         """The decoded rows around one, and the first one's index."""
-        if not 0 <= index < self._num_rows:
-            raise IndexError(f"row {index} of {self._num_rows}")
         number = bisect_right(self._first_rows, index) - 1
         first = int(self._first_rows[number])
         with self._kept.lock, translated(self._source.path, KIND):

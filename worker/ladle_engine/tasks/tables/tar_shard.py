@@ -12,7 +12,7 @@ from typing import Any
 from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
 from ladle_engine.safe_text import one_line
-from ladle_engine.tasks.tables.arrow_values import MAX_ASKED_BYTES
+from ladle_engine.tasks.tables.arrow_values import refuse_large
 from ladle_engine.tasks.tables.base import BYTES, OBJECT, TEXT
 from ladle_engine.tasks.tables.json_rows import parsed
 from ladle_engine.tasks.tables.kept import Kept
@@ -50,13 +50,9 @@ class TarShard:
         return len(self._keys)
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        size = sum(max(self._places[column][1][index], 0) for column in columns if column != KEY for index in indices)
-        if size > MAX_ASKED_BYTES:
-            raise DataError(
-                "invalid-data",
-                f"The rows of a batch must have at most {MAX_ASKED_BYTES:,} bytes, but those from "
-                f"{self.place(indices[0])} on have {size:,}.",
-            )
+        sizes = [self._places[column][1] for column in columns if column != KEY]
+        if indices:
+            refuse_large(sum(max(each[index], 0) for each in sizes for index in indices), self.place(indices[0]))
         found = {
             index: {column: self._value(index, column) for column in columns}
             # In order of the file.
