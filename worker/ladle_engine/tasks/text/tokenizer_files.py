@@ -1,4 +1,4 @@
-"""A tokenizer's files beside the checkpoints, copied to a folder of their own, without what names code or other files."""
+"""A tokenizer's files beside the checkpoints, copied to a folder of their own without what names code or files."""
 
 from __future__ import annotations
 
