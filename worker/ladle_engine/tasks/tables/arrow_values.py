@@ -187,11 +187,11 @@ def _converted(rows: Any) -> list[dict[str, Any]]:
 
 def _expanded_bytes(array: Any) -> int:
     """Of an array once each value of its dictionary stands wherever it is used."""
-    arrow = pyarrow()
+    arrow, compute = pyarrow(), require("pyarrow.compute", "text")
     if not arrow.types.is_dictionary(array.type):
         return int(array.nbytes)
     try:
-        lengths = arrow.compute.binary_length(array.dictionary)
+        lengths = compute.binary_length(array.dictionary)
     except arrow.ArrowNotImplementedError:
         return int(array.nbytes)
-    return int(arrow.compute.sum(lengths.take(array.indices)).as_py() or 0)
+    return int(compute.sum(lengths.take(array.indices)).as_py() or 0)
