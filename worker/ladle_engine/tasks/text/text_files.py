@@ -65,16 +65,22 @@ def _whole(chunks: Iterator[str]) -> Iterator[TextPiece]:
 
 
 def _split(chunks: Iterator[str], between: re.Pattern[str]) -> Iterator[TextPiece]:
-    rest = ""
+    rest, continues = "", False
     for chunk in chunks:
         *whole, rest = between.split(rest + chunk)
-        yield from ((document.strip("\n"), True) for document in whole)
+        for document in whole:
+            if continues or document.strip():
+                yield document.strip("\n"), True
+            continues = False
         if len(rest) > 2 * CHUNK_BYTES:
             # What may be the beginning of a separator stays.
-            cut = len(rest.rstrip()) - 1
-            yield rest[:cut], False
+            cut = len(rest.rstrip())
+            if cut:
+                yield rest[:cut], False
+                continues = True
             rest = rest[cut:]
-    yield rest.strip("\n"), True
+    if continues or rest.strip():
+        yield rest.strip("\n"), True
 
 
 def _chunks(path: Path) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -166,7 +166,9 @@ def _megatron(data: Path, index: Path, vocabulary: int | None) -> TokenFile | No
     count = int.from_bytes(head[18:26], "little")
     tokens = Source(data)
     if dtype is None or described.size < 34 + 12 * count:
-        raise DataError("invalid-data", f"`{index}` must be a whole index of token ids, but is of another kind, or cut.")
+        raise DataError(
+            "invalid-data", f"`{index}` must be a whole index of token ids, but is of another kind, or cut."
+        )
     lengths = np.frombuffer(described.read(34, 4 * count), dtype="<i4").astype(np.int64)
     places = np.frombuffer(described.read(34 + 4 * count, 8 * count), dtype="<i8")
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -175,9 +177,7 @@ def _megatron(data: Path, index: Path, vocabulary: int | None) -> TokenFile | No
         raise DataError(
             "invalid-data", f"`{index}` must say where each document of `{data.name}` is, one after the other."
         )
-    return TokenFile(
-        source=StoredTokens(tokens, 0, dtype, int(starts[-1]), vocabulary), starts=starts, are_rows=False
-    )
+    return TokenFile(source=StoredTokens(tokens, 0, dtype, int(starts[-1]), vocabulary), starts=starts, are_rows=False)
 
 
 def _open_safetensors(path: Path, vocabulary: int | None) -> TokenFile:
@@ -237,10 +237,10 @@ def _open_npz(path: Path, vocabulary: int | None) -> TokenFile:
     return TokenFile(source=store, starts=_row_starts(path, shape), are_rows=len(shape) == 2)
 
 
-def _read_header(file: io.RawIOBase | zipfile.ZipExtFile) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
-    version = npy.read_magic(file)  # type: ignore[arg-type]
+def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
+    version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_columns, dtype = read_header(file)  # type: ignore[arg-type]
+    shape, by_columns, dtype = read_header(file)
     return shape, dtype, by_columns
 
 
@@ -263,7 +263,7 @@ def _row_starts(path: Path, shape: Sequence[int]) -> NDArray[np.int64]:
         return np.arange(shape[0] + 1, dtype=np.int64) * shape[1]
     raise DataError(
         "invalid-data",
-        f"Tokens must be a list, or a table with a row per example, but in `{path}` they have the shape {tuple(shape)}.",
+        f"Tokens must be a list, or a table with a row per example, but in `{path}` their shape is {tuple(shape)}.",
     )
 
 
@@ -298,5 +298,3 @@ def _starts_at(source: StoredTokens | TokenStore, separator: int) -> NDArray[np.
         found.append(start + np.flatnonzero(ids == separator))
     starts = np.concatenate([*found, [source.length]])
     return np.unique(starts).astype(np.int64)
-
-
