@@ -84,15 +84,8 @@ class ImageClassification:
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         """The architecture alone: no download, no code from the folder, and whatever weights."""
-        # transformers takes seconds to import, which a plug-in with a model of its own does not need.
-        from transformers import AutoModelForImageClassification
-
         config = model_config.parse_config(checkpoints)
-        with model_config.translated(checkpoints):
-            with model_config.no_larger_than(checkpoints):
-                AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        return model
+        return model_config.build(checkpoints, config, "AutoModelForImageClassification")
 
     def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         # A plug-in's own model has no names but its own.
