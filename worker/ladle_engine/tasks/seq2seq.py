@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
@@ -18,34 +17,19 @@ from ladle_engine.tasks.metrics import exp_ratio, ratio
 from ladle_engine.tasks.tables import TableOptions
 from ladle_engine.tasks.text.corpus_scores import BLEU_TOKENIZERS
 from ladle_engine.tasks.text.generated_metrics import GENERATED_METRICS, generated_statistics
-from ladle_engine.tasks.text.generation_settings import MOST_BEAMS, MOST_TOKENS
 from ladle_engine.tasks.text.heads import HEADS, recognised
 from ladle_engine.tasks.text.models import build_model, fits
 from ladle_engine.tasks.text.open_pairs import open_pairs
 from ladle_engine.tasks.text.padding import decoded_texts
 from ladle_engine.tasks.text.pair_data import IGNORED, PairData
-from ladle_engine.tasks.text.seq2seq_folder import Seq2SeqFolder, open_folder
+from ladle_engine.tasks.text.seq2seq_folder import AUTO_CLASS, Seq2SeqFolder, TextOptions, open_folder
 from ladle_engine.tasks.text.token_losses import target_losses
 from ladle_engine.tasks.transformers_names import stored_names
 
-AUTO_CLASS = "AutoModelForSeq2SeqLM"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqOptions(TableOptions):
+class Seq2SeqOptions(TextOptions, TableOptions):
     batch_size: int = option(32, "pairs per batch, to train, to evaluate and to generate", at_least=1)
-    max_source_length: int | None = option(None, "tokens of a source; the model's own limit when absent", at_least=2)
-    max_target_length: int | None = option(None, "tokens of a target; the model's own limit when absent", at_least=2)
-    source_prefix: str = option("", "before each source, such as `translate English to German: ` for T5")
-    source_lang: str | None = option(None, "language of the sources: a column, an ending, or a tokenizer's code")
-    target_lang: str | None = option(None, "language of the targets")
-    num_beams: int | None = option(
-        None, "1 is greedy search; generation_config.json's when absent", at_least=1, at_most=MOST_BEAMS
-    )
-    max_new_tokens: int | None = option(
-        None, "of a generated text; generation_config.json's when absent", at_least=1, at_most=MOST_TOKENS
-    )
-    length_penalty: float | None = option(None, "of beam search; generation_config.json's when absent")
     bleu_tokenizer: str = option("13a", "how sacrebleu cuts words", one_of=BLEU_TOKENIZERS)
     lowercase: bool = option(False, "whether BLEU and chrF pass over the case of letters")
     rouge_stemmer: bool = option(False, "whether ROUGE takes English words by their stems")
@@ -71,6 +55,7 @@ class Seq2Seq:
         self.options = Seq2SeqOptions() if options is None else options
         self.batch_size = self.options.batch_size
         self._folder: Seq2SeqFolder | None = None
+        """None before `for_checkpoints`."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -84,6 +69,11 @@ class Seq2Seq:
         # Models of images and sound have such names too.
         return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes) and fits(checkpoints, AUTO_CLASS)
 
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
+        made = type(self)(self.options)
+        made._folder = open_folder(checkpoints, self.options, self.name)
+        return made
+
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         return build_model(checkpoints, AUTO_CLASS, self.name)
 
@@ -91,7 +81,7 @@ class Seq2Seq:
         return stored_names(model, checkpoints)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
-        self._folder = folder = open_folder(checkpoints, self.options, self.name)
+        folder = self._opened
         pairs = open_pairs(
             path,
             columns=self.options.columns,
@@ -109,9 +99,8 @@ class Seq2Seq:
         return {"nll": target_losses(model, batch), "tokens": (batch["labels"] != IGNORED).sum(dim=1)}
 
     def generate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        assert self._folder is not None, "data are opened before a model is judged by them"
-        tokens = self._folder.generator.generate(model, batch["input_ids"], batch["attention_mask"])
-        texts = self._folder.texts_of(tokens)
+        tokens = self._opened.generator.generate(model, batch["input_ids"], batch["attention_mask"])
+        texts = self._opened.texts_of(tokens)
         references = decoded_texts(batch["references"], batch["reference_bytes"])
         return generated_statistics(
             texts,
@@ -120,3 +109,8 @@ class Seq2Seq:
             lowercase=self.options.lowercase,
             stemmer=self.options.rouge_stemmer,
         )
+
+    @property
+    def _opened(self) -> Seq2SeqFolder:
+        assert self._folder is not None, "a task is made for its checkpoints before anything else"
+        return self._folder

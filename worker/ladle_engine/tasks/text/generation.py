@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.progress import pulse, warn
+from ladle_engine.tasks.text.generation_settings import GenerationSettings
 
 MOST_NUMBERS = 1 << 28
 """In the caches of the examples that are generated together: 1 GiB of float32."""
@@ -20,9 +20,10 @@ MOST_NUMBERS = 1 << 28
 class Generator:
     """Calls `generate` of transformers for as many examples at a time as memory allows."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        """`values` are arguments of `GenerationConfig`, `max_new_tokens` among them."""
-        self._values = dict(values)
+    def __init__(self, settings: GenerationSettings) -> None:
+        self._settings = settings
+        self._values = settings.values
+        self._remarks = list(settings.remarks)
         self._most_rows: int | None = None
         """What a GPU had memory for; None as long as it had enough."""
 
@@ -35,6 +36,9 @@ class Generator:
         Raises `TaskError` (model-mismatch) where the settings and the model do not fit, and `torch.OutOfMemoryError`
         where there is no memory for a single example.
         """
+        while self._remarks:
+            # Now, because a job that is judged by the loss generates nothing.
+            warn(self._remarks.pop(0))
         if isinstance(model, FSDPModule):
             return list(self._sharded(model, input_ids, attention_mask))
         rows: list[Tensor] = []
@@ -69,8 +73,8 @@ class Generator:
                 ("vocab_size",),
             )
         )
-        length = source_length + self._values["max_new_tokens"]
-        return int(self._values.get("num_beams", 1)) * (2 * layers * width * length + 4 * vocabulary)
+        length = source_length + int(self._values["max_new_tokens"])
+        return self._settings.num_beams * (2 * layers * width * length + 4 * vocabulary)
 
     def _halve(self, rows: int) -> bool:
         """Whether there was anything to halve."""

@@ -25,7 +25,7 @@ def _number(low: float, high: float) -> Callable[[Any], bool]:
 
 
 def _ids(value: Any) -> bool:
-    return _whole(0, 1 << 31)(value) or (isinstance(value, list) and 1 <= len(value) and all(map(_ids, value)))
+    return _whole(0, 1 << 31)(value) or (isinstance(value, list) and len(value) >= 1 and all(map(_ids, value)))
 
 
 LENGTHS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -118,9 +118,7 @@ def read_settings(checkpoints: CheckpointSet) -> GenerationSettings:
         if value is None:
             continue
         if not fits(value):
-            raise TaskError(
-                "model-mismatch", f"`{setting}` in `{name}` must be {rule}, but is {repr(value)[:100]}."
-            )
+            raise TaskError("model-mismatch", f"`{setting}` in `{name}` must be {rule}, but is {repr(value)[:100]}.")
         values[setting] = value
     return GenerationSettings(values=values, remarks=_remarks(found, name))
 

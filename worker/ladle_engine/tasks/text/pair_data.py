@@ -120,8 +120,8 @@ class PairData:
             cut_targets += targets[1]
             pulse()
         remarks = [
-            f"{cut:,} of {len(looked_at):,} {kind}s are longer than {longest} tokens and are cut there; the task option "
-            f"`max_{kind}_length` sets the length."
+            f"{cut:,} of {len(looked_at):,} {kind}s are longer than {longest} tokens and are cut there. The task "
+            f"option `max_{kind}_length` sets the length."
             for kind, cut, longest in (
                 ("source", cut_sources, self._encoder.max_source_length),
                 ("target", cut_targets, self._encoder.max_target_length),

@@ -31,7 +31,7 @@ Files = Mapping[str, Mapping[str, Path]]
 
 
 def find_parallel(path: Path) -> Files:
-    """The parallel files of a folder: `val.en` and `val.de`, or `val.en.txt`, or `en.txt`. Empty where there are none."""
+    """Those of a folder: `val.en` and `val.de`, or `val.en.txt`, or `en.txt`. Empty where there are none."""
     groups: dict[str, dict[str, Path]] = {}
     if not is_folder(path):
         return groups

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.text.generation import Generator
-from ladle_engine.tasks.text.generation_settings import GenerationSettings, read_settings
+from ladle_engine.tasks.text.generation_settings import MOST_BEAMS, MOST_TOKENS, GenerationSettings, read_settings
+from ladle_engine.tasks.text.heads import refuse_another_head
 from ladle_engine.tasks.text.languages import Languages, set_languages
 from ladle_engine.tasks.text.lengths import NO_LIMIT, max_positions
 from ladle_engine.tasks.text.pair_data import PairEncoder
 from ladle_engine.tasks.text.tokenizer import open_tokenizer
 
+AUTO_CLASS = "AutoModelForSeq2SeqLM"
 USUAL_LENGTH = 1024
 """Tokens, where neither the model nor its tokenizer has a limit."""
 
 
-class Wanted(Protocol):
-    """The task's options that matter here; None for what the folder says."""
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What a task's options say of texts; None for what the folder says."""
 
-    max_source_length: int | None
-    max_target_length: int | None
-    source_prefix: str
-    source_lang: str | None
-    target_lang: str | None
-    num_beams: int | None
-    max_new_tokens: int | None
-    length_penalty: float | None
+    max_source_length: int | None = option(None, "tokens of a source; the model's own limit when absent", at_least=2)
+    max_target_length: int | None = option(None, "tokens of a target; the model's own limit when absent", at_least=2)
+    source_prefix: str = option("", "before each source, such as `translate English to German: ` for T5")
+    source_lang: str | None = option(None, "language of the sources: a column, an ending, or a tokenizer's code")
+    target_lang: str | None = option(None, "language of the targets")
+    num_beams: int | None = option(
+        None, "1 is greedy search; generation_config.json's when absent", at_least=1, at_most=MOST_BEAMS
+    )
+    max_new_tokens: int | None = option(
+        None, "of a generated text; generation_config.json's when absent", at_least=1, at_most=MOST_TOKENS
+    )
+    length_penalty: float | None = option(
+        None, "of beam search; generation_config.json's when absent", at_least=-100, at_most=100
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +52,15 @@ class Seq2SeqFolder:
     generator: Generator
     padding: int
     """The token that fills up sources."""
-    remarks: tuple[str, ...]
 
     def texts_of(self, tokens: Sequence[Tensor]) -> list[str]:
         texts: list[str] = self.encoder.tokenizer.batch_decode(list(tokens), skip_special_tokens=True)
         return texts
 
 
-def open_folder(checkpoints: CheckpointSet, wanted: Any, task: str) -> Seq2SeqFolder:
+def open_folder(checkpoints: CheckpointSet, wanted: TextOptions, task: str) -> Seq2SeqFolder:
     """Raises `TaskError` (model-mismatch, invalid-task-options, missing-library)."""
+    refuse_another_head(checkpoints, AUTO_CLASS, task)
     config = model_config.parse_config(checkpoints)
     tokenizer = open_tokenizer(checkpoints)
     settings = read_settings(checkpoints)
@@ -75,9 +85,8 @@ def open_folder(checkpoints: CheckpointSet, wanted: Any, task: str) -> Seq2SeqFo
             max_target_length=max_target,
         ),
         languages=languages,
-        generator=Generator(settings.values),
+        generator=Generator(settings),
         padding=_padding(config, tokenizer),
-        remarks=settings.remarks,
     )
 
 
@@ -135,6 +144,6 @@ def _refuse_without_start(settings: GenerationSettings, config: Any) -> None:
     if not settings.values.keys() & {"decoder_start_token_id", "bos_token_id"}:
         raise TaskError(
             "model-mismatch",
-            f"`config.json` must name the token that a text begins with, `decoder_start_token_id`, but has none. Add it; "
-            f"for model_type {config.model_type!r} it is the one that the model was trained with.",
+            f"`config.json` must name the token that a text begins with, `decoder_start_token_id`, but has none. "
+            f"Add the one with which this {config.model_type!r} model was trained.",
         )

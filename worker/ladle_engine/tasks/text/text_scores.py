@@ -34,7 +34,9 @@ def exact_matches(hypotheses: Sequence[str], references: Sequence[str]) -> Tenso
 def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> Tensor:
     """float64 [N]: words to change, insert or remove, the words being what stands between white space."""
     pairs = zip(hypotheses, references, strict=True)
-    return torch.tensor([edit_distance(text.split(), reference.split()) for text, reference in pairs], dtype=torch.float64)
+    return torch.tensor(
+        [edit_distance(text.split(), reference.split()) for text, reference in pairs], dtype=torch.float64
+    )
 
 
 def word_counts(references: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
+from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
 from ladle_engine.tasks.text.pair_data import IGNORED
 
@@ -39,12 +40,27 @@ def target_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _losses(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-    # Models that cannot do it beforehand make the decoder's inputs of the labels themselves, beside a loss of their own.
-    prepare: Callable[..., Tensor] | None = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    decoder = {"labels": labels} if prepare is None else {"decoder_input_ids": prepare(labels=labels)}
-    answer: Any = call(model, {"input_ids": input_ids, "attention_mask": attention_mask, **decoder})
-    logits = answer.logits if hasattr(answer, "logits") else answer[0 if prepare is not None else 1]
+    answer: Any = call(
+        model,
+        {"input_ids": input_ids, "attention_mask": attention_mask, **_of_decoder(model, labels), "return_dict": True},
+    )
     losses = F.cross_entropy(
-        logits.to(torch.float32).flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+        answer.logits.to(torch.float32).flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
     )
     return losses.view(labels.shape).sum(dim=1)
+
+
+def _of_decoder(model: nn.Module, labels: Tensor) -> dict[str, Tensor]:
+    """The tokens that the decoder sees: the true ones, each a place later. Raises `TaskError` (model-mismatch)."""
+    prepare: Callable[..., Tensor] | None = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if prepare is None:
+        # Such models make them themselves, beside a loss of their own.
+        return {"labels": labels}
+    try:
+        return {"decoder_input_ids": prepare(labels=labels)}
+    except ValueError as error:
+        raise TaskError(
+            "model-mismatch",
+            f"`config.json` must name the tokens that a text begins with and is filled up with, "
+            f"`decoder_start_token_id` and `pad_token_id`, but the model says: {error}",
+        ) from error
