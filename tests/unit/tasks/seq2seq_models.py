@@ -174,3 +174,42 @@ def save_untrained(folder: Path, make: Callable[[], Any], tokenizer: Any, count:
 def save(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
     model.save_pretrained(folder / f"checkpoint-{step}")
     tokenizer.save_pretrained(folder / f"checkpoint-{step}")
+
+
+def other(name: str, vocabulary: int = len(WORDS), **more: Any) -> Any:
+    """A model of Bart's family, by the beginning of its classes' names."""
+    import transformers
+
+    tokens = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": END, "forced_eos_token_id": END}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=vocabulary, max_position_embeddings=64, **{**SMALL, **LAYERS, **tokens, **more}
+    )
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config)
+
+
+def encoder_decoder() -> Any:
+    """A BERT that reads and a BERT that writes, as `EncoderDecoderModel` ties them."""
+    from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    one = BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=PAD, **shape)
+    two = BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=PAD, **shape)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(
+        one, two, decoder_start_token_id=END, pad_token_id=PAD, eos_token_id=END
+    )
+    return EncoderDecoderModel(config)
+
+
+def multilingual_tokenizer(kind: str) -> Any:
+    """A tokenizer with languages, by the name of its class; every character is a token."""
+    import transformers
+
+    letters = sorted({letter for source, target in pairs(50) for letter in source + target if letter != " "})
+    pieces = ["▁", *letters]
+    if kind == "NllbTokenizer":
+        special = ["<s>", "<pad>", "</s>", "<unk>"]
+        vocabulary: Any = {piece: number for number, piece in enumerate([*special, *pieces])}
+        return getattr(transformers, kind)(vocab=vocabulary, merges=[])
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in pieces)]
+    codes = [(code, 0.0) for code in ("en_XX", "de_DE", "<mask>")]
+    return getattr(transformers, kind)(vocab=[*vocabulary, *codes])

@@ -24,7 +24,7 @@ from ladle_engine.tasks.text.text_scores import edit_distance, exact_matches, ro
 sacrebleu = pytest.importorskip("sacrebleu")
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
 
-PLAIN = "the a cat Dog, sat on mat. It's 3.5% ( no ) ! U.S. don't".split()
+PLAIN = ["the", "a", "cat", "Dog,", "sat", "on", "mat.", "It's", "3.5%", "(", "no", ")", "!", "U.S.", "don't"]
 WORDS = [*PLAIN, "über", "你好", "Zürich-bar", "«oui»", "今日は", "\u00a0", "e\u0301"]
 SACREBLEU_SEED = 12345
 """The one that its bootstrap has by default."""

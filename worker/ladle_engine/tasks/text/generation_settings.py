@@ -50,7 +50,10 @@ USED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "remove_invalid_values": (lambda value: isinstance(value, bool), "true or false"),
     "exponential_decay_length_penalty": (lambda value: isinstance(value, list) and len(value) == 2, "two numbers"),
     "sequence_bias": (lambda value: isinstance(value, list), "a list of tokens and biases"),
-    "bad_words_ids": (lambda value: isinstance(value, list) and all(map(_ids, value)), "a list of lists of tokens"),
+    "bad_words_ids": (
+        lambda value: isinstance(value, list) and all(isinstance(word, list) and _ids(word) for word in value),
+        "a list of lists of tokens",
+    ),
     **dict.fromkeys(
         ("suppress_tokens", "begin_suppress_tokens"),
         (lambda value: isinstance(value, list) and all(map(_whole(0, 1 << 31), value)), "a list of tokens"),
