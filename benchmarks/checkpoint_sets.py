@@ -100,7 +100,7 @@ class PreparedSet:
         with torch.no_grad():
             for name, target in {**binding.parameters, **binding.statistics, **binding.counters}.items():
                 target.copy_(state[name])
-        return evaluate(binding.model, examples, self.task.metrics, SingleProcess()).means()
+        return evaluate(binding.model, examples, SingleProcess()).scores()
 
     def states(self) -> list[dict[str, Tensor]]:
         """Every checkpoint, in order of step."""

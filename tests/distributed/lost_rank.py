@@ -44,7 +44,7 @@ def training_a_sharded_model(collectives: ProcessGroup, leave: Callable[[], None
 
 def evaluating_a_sharded_model(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> None:
     trainer = sharded(collectives, leave, folder)
-    evaluate(trainer.model, trainer.examples, trainer.examples.task.metrics, collectives)
+    evaluate(trainer.model, trainer.examples, collectives)
 
 
 def sharded(collectives: ProcessGroup, leave: Callable[[], None], folder: Path) -> Trainer:

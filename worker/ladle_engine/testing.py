@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -24,11 +24,11 @@ from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.paths import PathLike
 from ladle_engine.tasks import contract
-from ladle_engine.tasks.base import Batch, DataSet, Task
+from ladle_engine.tasks.base import Batch, DataSet, Generates, Task
 from ladle_engine.tasks.choose import make_task, recognises
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import ADVICE
-from ladle_engine.tasks.guard import backward, guard
+from ladle_engine.tasks.guard import backward, for_folder, guard
 from ladle_engine.tasks.identity import name_of
 from ladle_engine.tasks.installed import load_task
 
@@ -80,7 +80,7 @@ class _Check:
             self.found(broken)
         if self.faults:
             return
-        made = self.attempt(lambda: self.instance(task, options))
+        made = self.attempt(lambda: for_folder(self.instance(task, options), checkpoints))
         self.recognition(type(task) if not isinstance(task, type) else task, checkpoints)
         if made is None:
             return
@@ -221,15 +221,23 @@ class _Values:
 
     @torch.no_grad()
     def scores(self, whole: Batch, parts: list[Batch]) -> None:
-        scores = self.task.evaluate(self.model, whole)
-        if self.check.found(contract.out_of_range(scores, self.task.metrics)):
+        self._scores_of("evaluate", self.task.evaluate, whole, parts)
+        if any(metric.generated for metric in self.task.metrics):
+            self._scores_of("generate", cast(Generates, self.task).generate, whole, parts)
+
+    def _scores_of(
+        self, name: str, score: Callable[[nn.Module, Batch], Mapping[str, Tensor]], whole: Batch, parts: list[Batch]
+    ) -> None:
+        """`name` is the method's."""
+        metrics = [metric for metric in self.task.metrics if metric.generated is (name == "generate")]
+        scores = score(self.model, whole)
+        if self.check.found(contract.out_of_range(scores, metrics, name)):
             return
-        by_parts = [self.task.evaluate(self.model, part) for part in parts]
-        for metric in self.task.metrics:
-            name = metric.name
-            if not _close(scores[name], torch.cat([part[name] for part in by_parts])):
-                rule = f"give each example a `{name}` that does not depend on the others in its batch"
-                self.check.found(Broken("evaluate", rule, "gives other values when the batch is cut in two"))
+        by_parts = [score(self.model, part) for part in parts]
+        for statistic in dict.fromkeys(need for metric in metrics for need in metric.needs):
+            if not _close(scores[statistic], torch.cat([part[statistic] for part in by_parts])):
+                rule = f"give each example a `{statistic}` that does not depend on the others in its batch"
+                self.check.found(Broken(name, rule, "gives other values when the batch is cut in two"))
 
 
 def _with_its_parts(indices: Tensor) -> list[Tensor]:

@@ -96,7 +96,9 @@ def like_a_run(seed: int, K: int, N: int, spread: float, agreement: float) -> di
 
 def best_by_all(table: Mapping[str, Tensor], metric: Metric) -> int:
     keys = [
-        Evaluation(values={name: values[:, i] for name, values in table.items()}).rank_key(metric)
+        Evaluation(metrics=(ACCURACY, LOSS), values={name: values[:, i] for name, values in table.items()}).rank_key(
+            metric
+        )
         for i in range(table["loss"].shape[1])
     ]
     return max(range(len(keys)), key=lambda i: keys[i])
@@ -197,7 +199,7 @@ def test_few_examples_and_rare_large_losses_beat_nobody() -> None:
 
 def test_a_bar_that_cannot_be_reached_any_more_is_one_for_certain() -> None:
     def accuracy(*values: float) -> Evaluation:
-        return Evaluation(values={"accuracy": torch.tensor(values, dtype=torch.float64)})
+        return Evaluation(metrics=(ACCURACY,), values={"accuracy": torch.tensor(values, dtype=torch.float64)})
 
     bar = accuracy(1, 1, 1, 0, 0)
     assert not is_below(accuracy(0, 0), bar, ACCURACY), "three right ones would tie"
@@ -234,7 +236,7 @@ def test_an_evaluation_is_extended_and_survives_in_one_file(tmp_path: Path) -> N
     evaluations = evaluations_of(task, state=ResumeState(tmp_path, "f"))
     contenders = [one_hot(i, 5) for i in range(5)]
     winner = race(evaluations, contenders, "select", ACCURACY)
-    whole = evaluations.whole(contenders[0], "select")
+    whole = evaluations.whole(contenders[0], "select", LOSS)
     order = evaluations._splits["select"].indices
     assert torch.equal(whole.values["loss"], table["loss"][order, 0])
     evaluations.save()
@@ -242,7 +244,7 @@ def test_an_evaluation_is_extended_and_survives_in_one_file(tmp_path: Path) -> N
     again = TableTask(table)
     resumed = evaluations_of(again, state=ResumeState(tmp_path, "f"))
     assert race(resumed, contenders, "select", ACCURACY) == winner
-    assert torch.equal(resumed.whole(contenders[0], "select").values["loss"], whole.values["loss"])
+    assert torch.equal(resumed.whole(contenders[0], "select", LOSS).values["loss"], whole.values["loss"])
     assert not again.seen
     assert len(set(task.seen)) == len(task.seen)
 
@@ -286,12 +288,12 @@ def test_ranks_call_the_model_equally_often_and_get_the_values_of_one_process(si
     sent: list[list[Tensor]] = [[] for _ in range(size)]
     for rank in range(size):
         calls.append(0)
-        evaluate(nn.Module(), examples, Counting.metrics, Ranks(rank, size, sent))
+        evaluate(nn.Module(), examples, Ranks(rank, size, sent))
     assert len(set(calls)) == 1
     assert calls[0] == -(-count // (16 * size)), "one after the other takes each a batch"
     everything = [torch.cat([sent[rank][m] for rank in range(size)]) for m in range(2)]
     calls.append(0)
-    found = evaluate(nn.Module(), examples, Counting.metrics, Ranks(0, size, [[] for _ in range(size)], everything))
+    found = evaluate(nn.Module(), examples, Ranks(0, size, [[] for _ in range(size)], everything))
     assert torch.equal(found.values["loss"], table["loss"][:, 0])
 
 

@@ -59,7 +59,7 @@ def full(context: Any, coefficients: Coefficients, split: str) -> tuple[float, f
     """The rank key of a model, evaluated afresh on everything."""
     context.load_weights(coefficients)
     examples = context.evaluations._splits[split]
-    return evaluate(context.binding.model, examples, context.task.metrics, context.collectives).rank_key(context.metric)
+    return evaluate(context.binding.model, examples, context.collectives).rank_key(context.metric)
 
 
 def plain_greedy(context: Any) -> Coefficients:

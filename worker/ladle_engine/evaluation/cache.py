@@ -28,6 +28,8 @@ ROUNDING = 1e-9
 SAVING_SHARE = 0.05
 """Of the time, at most, goes into saving the state."""
 STATE_KEY = "evaluations"
+GENERATED = ", generated"
+"""Ends the keys of what was computed from generated text."""
 
 LoadWeights = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
 """Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them. With
@@ -41,7 +43,7 @@ class _Known:
     statistics: Mapping[str, Tensor] | None = None
     """None until the model was placed."""
     on: dict[str, Evaluation] = field(default_factory=dict)
-    """Split -> its values on the first examples."""
+    """Split -> its values on the first examples; what generated metrics need is apart, see `_key`."""
 
 
 class Evaluations:
@@ -76,7 +78,10 @@ class Evaluations:
         self._known = {
             digest: _Known(
                 statistics=saved["statistics"],
-                on={split: Evaluation(values=values) for split, values in saved["on"].items()},
+                on={
+                    key: Evaluation(metrics=self._splits[_split(key)].task.metrics, values=values)
+                    for key, values in saved["on"].items()
+                },
             )
             for digest, saved in (state.load(STATE_KEY) or {}).items()
         }
@@ -85,37 +90,41 @@ class Evaluations:
     def size(self, split: str) -> int:
         return len(self._splits[split])
 
-    def known(self, coefficients: Coefficients, split: str) -> Evaluation | None:
-        """What is known already; None where it is nothing."""
-        known = self._record(coefficients).on.get(split)
+    def known(self, coefficients: Coefficients, split: str, metric: Metric) -> Evaluation | None:
+        """What `metric` is computed from, and the loss, as far as it is known already; None where it is nothing."""
+        known = _enough(self._record(coefficients), split, metric)
         if coefficients.single() is None:
             return known
         # What is known exactly is only rounded in the other, and better.
-        exact = self._record(coefficients, exactly=True).on.get(split)
+        exact = _enough(self._record(coefficients, exactly=True), split, metric)
         return known if exact is None or (known is not None and len(known) > len(exact)) else exact
 
-    def first(self, coefficients: Coefficients, split: str, end: int) -> Evaluation:
-        """Collective: the values on the first `end` examples or, where they are known, on more.
+    def first(self, coefficients: Coefficients, split: str, end: int, metric: Metric) -> Evaluation:
+        """Collective: what `metric` is computed from, and the loss, on the first `end` examples or, where it is known,
+        on more.
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite, `TaskError` for a value out of its range.
         """
-        known = self.known(coefficients, split)
+        known = self.known(coefficients, split, metric)
         if known is None or len(known) < end:
             self._place_in_model(coefficients)
-            known = self._extend(coefficients, split, end)
+            known = self._extend(coefficients, split, end, metric)
         return known
 
-    def whole(self, coefficients: Coefficients, split: str) -> Evaluation:
-        """Collective: the values on all examples. Raises as `first`."""
-        return self.first(coefficients, split, self.size(split))
+    def whole(self, coefficients: Coefficients, split: str, metric: Metric) -> Evaluation:
+        """Collective: the same on all examples. Raises as `first`."""
+        return self.first(coefficients, split, self.size(split), metric)
 
-    def exactly(self, coefficients: Coefficients, ends: Mapping[str, int]) -> dict[str, Evaluation]:
-        """Collective: the values on the first so many examples of each split, of what will be written, however coarse
-        the directions are. The model is placed once. Raises as `first`."""
-        known = self._record(coefficients, exactly=True).on
-        if any(split not in known or len(known[split]) < end for split, end in ends.items()):
+    def exactly(self, coefficients: Coefficients, wanted: Mapping[str, tuple[int, Metric]]) -> dict[str, Evaluation]:
+        """Collective: split -> the same for its metric on its first so many examples, of what will be written, however
+        coarse the directions are. The model is placed once. Raises as `first`."""
+        record = self._record(coefficients, exactly=True)
+        if any(_size(_enough(record, split, metric)) < end for split, (end, metric) in wanted.items()):
             self._place_in_model(coefficients, exactly=True)
-        return {split: self._extend(coefficients, split, end, exactly=True).first(end) for split, end in ends.items()}
+        return {
+            split: self._extend(coefficients, split, end, metric, exactly=True).first(end)
+            for split, (end, metric) in wanted.items()
+        }
 
     def unless_below(
         self, coefficients: Coefficients, split: str, bar: Evaluation, metric: Metric
@@ -126,7 +135,7 @@ class Evaluations:
         """
         size, batch_size = self.size(split), self._splits[split].task.batch_size
         assert len(bar) == size
-        known = self.known(coefficients, split)
+        known = self.known(coefficients, split, metric)
         placed = False
         together = batch_size * self._collectives.size
         step = -(-size // (CHECKS * together)) * together
@@ -136,7 +145,8 @@ class Evaluations:
             if not placed:
                 self._place_in_model(coefficients)
                 placed = True
-            known = self._extend(coefficients, split, min(size, (0 if known is None else len(known)) + step))
+            end = min(size, _size(known) + step)
+            known = self._extend(coefficients, split, end, metric)
         return known
 
     def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
@@ -168,20 +178,49 @@ class Evaluations:
         record = self._record(coefficients, exactly)
         record.statistics = self._load_weights(coefficients, record.statistics, exactly)
 
-    def _extend(self, coefficients: Coefficients, split: str, end: int, exactly: bool = False) -> Evaluation:
+    def _extend(
+        self, coefficients: Coefficients, split: str, end: int, metric: Metric, exactly: bool = False
+    ) -> Evaluation:
         """The model must hold `coefficients`, unless nothing is missing."""
-        record, examples = self._record(coefficients, exactly), self._splits[split]
-        known = record.on.get(split)
-        start = 0 if known is None else len(known)
+        record = self._record(coefficients, exactly)
+        for generated in (False, True) if metric.generated else (False,):
+            self._extend_kind(record, coefficients, split, end, generated)
+        known = _enough(record, split, metric)
+        assert known is not None
+        return known
+
+    def _extend_kind(self, record: _Known, coefficients: Coefficients, split: str, end: int, generated: bool) -> None:
+        key, examples = _key(split, generated), self._splits[split]
+        known = record.on.get(key)
+        start = _size(known)
         if start >= end:
-            assert known is not None
-            return known
-        more = evaluate(self._model, examples.take(slice(start, end)), examples.task.metrics, self._collectives)
-        _check(more, coefficients, split, examples.task.metrics)
-        record.on[split] = more if known is None else known.and_then(more)
+            return
+        more = evaluate(self._model, examples.take(slice(start, end)), self._collectives, generated=generated)
+        _check(more, coefficients, split)
+        record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:
             self.save()
-        return record.on[split]
+
+
+def _key(split: str, generated: bool) -> str:
+    return f"{split}{GENERATED}" if generated else split
+
+
+def _size(known: Evaluation | None) -> int:
+    return 0 if known is None else len(known)
+
+
+def _split(key: str) -> str:
+    return key.removesuffix(GENERATED)
+
+
+def _enough(record: _Known, split: str, metric: Metric) -> Evaluation | None:
+    """What is known of the metric's statistics and of those of the loss, on the same examples."""
+    known = record.on.get(_key(split, generated=False))
+    if not metric.generated or known is None:
+        return known
+    generated = record.on.get(_key(split, generated=True))
+    return None if generated is None else known.beside(generated)
 
 
 def round_ends(total: int, batch_size: int) -> tuple[int, ...]:
@@ -206,32 +245,40 @@ def in_rounds(examples: Examples, ends: tuple[int, ...], seed: int) -> Examples:
 
 
 def is_below(known: Evaluation, bar: Evaluation, metric: Metric) -> bool:
-    """Whether the mean over all examples is certain to be worse than that of `bar`, which is known on all of them."""
+    """Whether the metric on all examples is certain to be worse than that of `bar`, which is known on all of them.
+
+    Never where no mean stands for the metric: the rest may change it in any way.
+    """
     if not known.is_finite:
         return bar.is_finite
+    if (name := metric.per_example) is None:
+        return False
     rest = len(bar) - len(known)
-    total = float(known.values[metric.name].sum())
-    reached = float(bar.values[metric.name].mean())
+    total = float(known.values[name].sum())
+    reached = float(bar.values[name].mean())
     if metric.higher_is_better:
         # An infinite bound on no example at all would be NaN.
         return (total + (rest * metric.high if rest else 0.0)) / len(bar) < reached - ROUNDING * (1 + abs(reached))
     return (total + (rest * metric.low if rest else 0.0)) / len(bar) > reached + ROUNDING * (1 + abs(reached))
 
 
-def _check(more: Evaluation, coefficients: Coefficients, split: str, metrics: tuple[Metric, ...]) -> None:
+def _check(more: Evaluation, coefficients: Coefficients, split: str) -> None:
     single = coefficients.single()
     if single is not None and not more.is_finite:
+        broken = next(name for name, rows in more.values.items() if not bool(torch.isfinite(rows).all()))
         raise CheckpointError(
             "non-finite-loss",
-            f"The loss of every checkpoint must be finite on the validation set, but that of "
-            f"`{coefficients.checkpoints[single]}` is {more.means()['loss']} on the {split} split. Leave it out with "
-            f"`exclude=`.",
+            f"The loss of every checkpoint must be finite on the validation set, but "
+            f"{'that' if broken == 'loss' else f'`{broken}`'} of `{coefficients.checkpoints[single]}` is "
+            f"{float(more.values[broken].mean())} on the {split} split. Leave it out with `exclude=`.",
         )
-    for metric in metrics:
-        values = more.values[metric.name]
+    for metric in more.metrics:
+        if (name := metric.per_example) is None or name not in more.values:
+            continue
+        values = more.values[name]
         if bool(((values < metric.low) | (values > metric.high)).any()):
             raise TaskError(
                 "model-mismatch",
-                f"`{metric.name}` must lie within {metric.low:g} and {metric.high:g}, as the task declares, but lies "
-                f"within {float(values.min()):g} and {float(values.max()):g}.",
+                f"`{name}` must lie within {metric.low:g} and {metric.high:g}, as the task declares, but lies within "
+                f"{float(values.min()):g} and {float(values.max()):g}.",
             )

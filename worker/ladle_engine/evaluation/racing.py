@@ -8,6 +8,9 @@ the halves). A contender is given up
 - within the last round, when the rest of the split cannot lift it to the bar any more, which is certain: see
   `Evaluations.unless_below`.
 
+Both rules are about means. They hold for a metric that rises with one (`Metric.rises_with`); for any other, all
+contenders are evaluated on the whole split.
+
 All ranks have the same values, so they decide the same.
 """
 
@@ -57,7 +60,10 @@ def _run(
     """The winner, and those that turned out to have values that are not finite."""
     everybody = range(len(contenders))
     *rounds, size = evaluations.rounds[split]
-    if math.isinf(metric.high - metric.low):
+    if metric.per_example is None:
+        # Nothing bounds what the rest of the examples may do to it.
+        rounds = []
+    elif math.isinf(metric.high - metric.low):
         rounds = [end for end in rounds if end >= FIRST_UNBOUNDED]
     running = list(everybody)
     for number, end in enumerate(rounds):
@@ -65,21 +71,21 @@ def _run(
             break
         known: dict[int, Evaluation] = {}
         for done, i in enumerate(running):
-            known[i] = evaluations.first(contenders[i], split, end)
+            known[i] = evaluations.first(contenders[i], split, end, metric)
             _tell(pace, number * len(everybody) + done + 1)
         if broken := {i for i in running if not known[i].is_finite}:
             return running[0], broken
         running = still_running({i: _oriented(known[i], metric, end) for i in running}, size)
         # The likely winner first: in the last round it sets the bar that the others must reach.
         running.sort(key=lambda i: known[i].rank_key(metric), reverse=True)
-    winner, bar = running[0], evaluations.whole(contenders[running[0]], split)
+    winner, bar = running[0], evaluations.whole(contenders[running[0]], split, metric)
     for done, i in enumerate(running[1:]):
         _tell(pace, len(rounds) * len(everybody) + done + 1)
         evaluation = evaluations.unless_below(contenders[i], split, bar, metric)
         if evaluation is not None and (evaluation.rank_key(metric), -i) > (bar.rank_key(metric), -winner):
             winner, bar = i, evaluation
     _tell(pace, (len(rounds) + 1) * len(everybody))
-    return winner, {i for i in running if not _is_finite(evaluations.known(contenders[i], split))}
+    return winner, {i for i in running if not _is_finite(evaluations.known(contenders[i], split, metric))}
 
 
 def still_running(values: Mapping[int, Tensor], size: int) -> list[int]:
@@ -107,7 +113,8 @@ def _is_finite(evaluation: Evaluation | None) -> bool:
 
 
 def _oriented(evaluation: Evaluation, metric: Metric, end: int) -> Tensor:
-    values = evaluation.values[metric.name][:end]
+    assert metric.per_example is not None
+    values = evaluation.values[metric.per_example][:end]
     return values if metric.higher_is_better else -values
 
 

@@ -114,9 +114,7 @@ class StatisticsChooser:
         K = len(self.checkpoints.names)
         self.load_mean()
         policy.recompute(torch.full((K, 1), 1 / K, dtype=torch.float64), groups)
-        task = self.fit.task
-        evaluation = evaluate(self.binding.model, self.fit.sample(MAX_EXAMPLES), task.metrics, self.collectives)
-        return evaluation.means()["loss"]
+        return evaluate(self.binding.model, self.fit.sample(MAX_EXAMPLES), self.collectives).loss
 
 
 def lowest(losses: Mapping[str, float]) -> str:

@@ -230,8 +230,12 @@ class MethodContext:
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
         pace = Pace(self.on_event, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
-        metric = next(each for each in self.task.metrics if each.name == "loss") if by_loss else self.metric
+        metric = self.loss if by_loss else self.metric
         return race(self.evaluations, contenders, "select", metric, pace)
+
+    @property
+    def loss(self) -> Metric:
+        return next(metric for metric in self.task.metrics if metric.name == "loss")
 
     def whole_model(self) -> Groups:
         return whole_model(self.binding)
@@ -254,7 +258,11 @@ class MethodContext:
 
         Of the weights that will be written, whatever precision the directions have. What is known stays known.
         """
-        ends = {"fit": self.evaluations.rounds["fit"][0], "select": self.evaluations.size("select")}
-        on = self.evaluations.exactly(coefficients, ends)
+        wanted = {
+            # It is only shown, which is not worth generating text for.
+            "fit": (self.evaluations.rounds["fit"][0], self.loss if self.metric.generated else self.metric),
+            "select": (self.evaluations.size("select"), self.metric),
+        }
+        on = self.evaluations.exactly(coefficients, wanted)
         self.evaluations.save()
         return Judged(fit=on["fit"], select=on["select"], statistics=self.evaluations.statistics(coefficients))

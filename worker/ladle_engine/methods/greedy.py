@@ -44,7 +44,7 @@ class GreedySoup(FixedMethod):
         pace = Pace(context.on_event, "evaluate", K, method=self.name)
         singles: list[Evaluation] = []
         for index in range(K):
-            singles.append(context.evaluations.whole(context.one_checkpoint(index), "fit"))
+            singles.append(context.evaluations.whole(context.one_checkpoint(index), "fit", context.metric))
             pace.step(index + 1)
         return singles
 

@@ -33,8 +33,8 @@ class Candidate:
         return Score(
             method=self.method,
             label=self.choice.label,
-            select=self.judged.select.means(),
-            fit=self.judged.fit.means(),
+            select=self.judged.select.scores(),
+            fit=self.judged.fit.scores(),
             gain=self.gain.value,
             gain_low=self.gain.low,
             gain_high=self.gain.high,
@@ -107,13 +107,13 @@ def _judged(context: MethodContext, chosen: Chosen, best: Candidate | None) -> C
             raise MethodError(
                 "non-finite-loss",
                 f"The loss of method `{chosen.method}` must be finite on the validation set, but is "
-                f"{known.means()['loss']} on the {split} split.",
+                f"{known.loss} on the {split} split.",
             )
     bar = judged if best is None else best.judged
     return Candidate(
         method=chosen.method,
         choice=chosen.choice,
         judged=judged,
-        gain=gain_over(judged.select, bar.select, context.metric),
+        gain=gain_over(judged.select, bar.select, context.metric, context.seed),
         seconds=chosen.seconds + time.monotonic() - started,
     )

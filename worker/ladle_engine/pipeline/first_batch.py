@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
@@ -11,6 +12,7 @@ from ladle_engine.errors import TaskError
 from ladle_engine.model.binding import Binding
 from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.trial_step import training_pass
+from ladle_engine.tasks.base import Generates
 from ladle_engine.tasks.contract import Broken, broken_finite
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.guard import backward, refuse
@@ -30,7 +32,10 @@ def check_first_batch(job: Job, binding: Binding) -> None:
         binding.model.eval()
         with torch.no_grad():
             select = job.splits.select.head(FEW)
-            select.task.evaluate(binding.model, select.batch(select.indices))
+            batch = select.batch(select.indices)
+            select.task.evaluate(binding.model, batch)
+            if job.metric.generated:
+                cast(Generates, select.task).generate(binding.model, batch)
 
 
 def _check_loss(examples: Examples, binding: Binding, reference: Checkpoint) -> None:

@@ -111,7 +111,9 @@ def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """One row per candidate: its values on the select split, the comparison with the best, the fit split's value."""
     judging = report["metric"]
     names = [cell(metric) for metric in metrics]
-    heads = ["method", *names, f"{names[0]} against best", "95 % interval", f"{names[0]}, fit split"]
+    # Text is generated for the select split alone.
+    on_fit = metrics[0] if all(metrics[0] in row["fit"] for row in report["candidates"]) else "loss"
+    heads = ["method", *names, f"{names[0]} against best", "95 % interval", f"{cell(on_fit)}, fit split"]
     rows = []
     for row in report["candidates"]:
         mark = "**" if row["method"] == report["winner"] else ""
@@ -119,7 +121,7 @@ def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
             f"{mark}{cell(row['label'])}{mark}",
             *(f"{row['select'][metric]:.4f}" for metric in metrics),
             *(["", ""] if row["method"] == "best" else _comparison(judging, row)),
-            f"{row['fit'][metrics[0]]:.4f}",
+            f"{row['fit'][on_fit]:.4f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]

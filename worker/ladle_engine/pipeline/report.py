@@ -193,8 +193,8 @@ def report_json(
 
 def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | None:
     """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
-    evaluation = context.evaluations.known(context.one_checkpoint(index), split)
-    return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.means()}
+    evaluation = context.evaluations.known(context.one_checkpoint(index), split, context.metric)
+    return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.scores()}
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -15,13 +15,46 @@ Batch = Mapping[str, Tensor]
 """Named tensors whose first dimension is the example."""
 
 
+Weighted = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""Statistics of N examples by name, float64 [N] or [N, S], and how often each example is in each of R samples, float64
+[R, N] -> a metric of each sample, float64 [R]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
+    """What a model is measured by: the mean of one value per example, or any function of statistics of the examples.
+
+    Perplexity is a function of two sums, BLEU of ten, a rank correlation of the examples' values themselves. Statistics
+    are kept per example, so that a metric of a set is exact whatever its batches, and the same samples can be drawn of
+    two models.
+    """
+
     name: str
     higher_is_better: bool
     low: float = float("-inf")
     high: float = float("inf")
-    """The range of one example's value. Where the better end is known, models that cannot win any more are given up."""
+    """The range of one example's value: of the mean's, or of `rises_with`'s. Where the better end is known, models that
+    cannot win any more are given up."""
+    of: Weighted | None = None
+    """See `ladle_engine.tasks.metrics` for the usual ones; None for the mean."""
+    statistics: tuple[str, ...] = ()
+    """What `of` needs, by name."""
+    rises_with: str | None = None
+    """A statistic of one number per example, with whose sum the metric rises as long as the examples are the same: the
+    correct tokens, for a share of them. Then models can be given up as for a mean; without it, none is before it has
+    seen all examples."""
+    generated: bool = False
+    """Whether it needs what the model generates: then it is computed only where it judges, by `Generates.generate`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the statistics that it is computed from."""
+        return (self.name,) if self.of is None else self.statistics
+
+    @property
+    def per_example(self) -> str | None:
+        """The statistic whose mean stands for the metric where two models are compared on the same examples."""
+        return self.name if self.of is None else self.rises_with
 
 
 class DataSet(Protocol):
@@ -50,6 +83,24 @@ class HasRemarks(Protocol):
     @property
     def remarks(self) -> Sequence[str]:
         """Sentences; each becomes a warning."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A task with metrics of what the model generates."""
+
+    def generate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """The statistics that `generated` metrics need; as `Task.evaluate`."""
+        ...
+
+
+@runtime_checkable
+class FitsFolder(Protocol):
+    """A task that is not the same for every folder: its metrics may go by what `config.json` says."""
+
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Task:
+        """The task for this folder; called once, before any other method."""
         ...
 
 
@@ -96,8 +147,10 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Metric name -> float32 [B], one value per example; a metric is the mean over examples.
+        """Every statistic that the metrics need, but those of `generated` ones: its name -> one row per example.
 
-        One value per example is what lets two models be compared pair by pair.
+        float32 [B] for a metric that is a mean; for others [B] or [B, S], of floating or whole numbers. What belongs to
+        an example must not depend on the others in its batch. One row per example is what lets two models be compared
+        pair by pair.
         """
         ...

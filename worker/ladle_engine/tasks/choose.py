@@ -12,7 +12,7 @@ from ladle_engine.progress import ProgressCallback, Warned, ignore
 from ladle_engine.tasks.base import Task
 from ladle_engine.tasks.contract import Broken, shown
 from ladle_engine.tasks.faults import place_of, task_failed, task_faults
-from ladle_engine.tasks.guard import guard
+from ladle_engine.tasks.guard import for_folder, guard
 from ladle_engine.tasks.identity import name_of
 from ladle_engine.tasks.installed import installed_names, load_task, load_tasks
 
@@ -28,6 +28,15 @@ def choose_task(
     Raises `TaskError`: unknown-task, which lists what is installed; invalid-task-options; or task-failed, where the
     task's own code fails or breaks the rules.
     """
+    return for_folder(_chosen(checkpoints, task, options, on_event), checkpoints)
+
+
+def _chosen(
+    checkpoints: CheckpointSet,
+    task: str | type[Task] | Task | None,
+    options: Mapping[str, Any],
+    on_event: ProgressCallback,
+) -> Task:
     if task is None:
         return make_task(_recognised(checkpoints, on_event), options)
     if isinstance(task, str):

@@ -47,9 +47,11 @@ def broken_declarations(task: Any) -> list[Broken]:
         found.append(Broken("name", "be lower-case letters, digits, `-`, `_` and `.`", f"is {shown(name)}"))
     if not isinstance(summary, str):
         found.append(Broken("summary", "be a text", f"is {shown(summary)}"))
-    return [
-        *found, *_broken_metrics(getattr(task, "metrics", None)), *_broken_options(getattr(task, "options_type", None)),
-    ]  # fmt: skip
+    metrics: Any = getattr(task, "metrics", None)
+    found += _broken_metrics(metrics)
+    if not found and any(metric.generated for metric in metrics) and not callable(getattr(task, "generate", None)):
+        found.append(Broken("generate", "be a method, because there are `generated` metrics", "is absent"))
+    return [*found, *_broken_options(getattr(task, "options_type", None))]
 
 
 def _broken_metrics(metrics: Any) -> list[Broken]:
@@ -60,6 +62,7 @@ def _broken_metrics(metrics: Any) -> list[Broken]:
         for metric in metrics
         if not isinstance(metric.name, str) or not NAME.fullmatch(metric.name)
     ]
+    found += [broken for metric in metrics if (broken := _broken_function(metric))]
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         found.append(Broken("metrics", "have a name of its own for each", f"has {', '.join(map(str, names))}"))
@@ -68,7 +71,26 @@ def _broken_metrics(metrics: Any) -> list[Broken]:
         found.append(Broken("metrics", "have one named `loss`", f"has only {', '.join(map(str, names))}"))
     elif loss.higher_is_better:
         found.append(Broken("metrics", "have a `loss` of which less is better", "says that more of it is better"))
+    elif loss.generated:
+        found.append(Broken("metrics", "have a `loss` that `evaluate` gives", "says that it is `generated`"))
     return found
+
+
+def _broken_function(metric: Metric) -> Broken | None:
+    """Of a metric that is no mean."""
+    if metric.of is None:
+        if metric.statistics or metric.rises_with is not None:
+            rule = "have `statistics` and `rises_with` only beside `of`, the function of them"
+            return Broken("metrics", rule, f"`{metric.name}` has no `of`")
+        return None
+    if not callable(metric.of):
+        return Broken("metrics", "have functions as `of`", f"that of `{metric.name}` is {shown(metric.of)}")
+    if not metric.statistics:
+        return Broken("metrics", "name the `statistics` that `of` takes", f"`{metric.name}` has none")
+    if metric.rises_with is not None and metric.rises_with not in metric.statistics:
+        rule = "name one of the `statistics` as `rises_with`"
+        return Broken("metrics", rule, f"that of `{metric.name}` is {shown(metric.rises_with)}")
+    return None
 
 
 def _broken_options(options_type: Any) -> list[Broken]:
@@ -145,33 +167,54 @@ def broken_loss(loss: Any, device: torch.device) -> Broken | None:
     return None
 
 
-def broken_scores(scores: Any, metrics: Sequence[Metric], count: int, device: torch.device) -> Broken | None:
-    """What `evaluate` returns for a batch of `count` examples on `device`."""
+def broken_scores(
+    scores: Any, metrics: Sequence[Metric], count: int, device: torch.device, part: str = "evaluate"
+) -> Broken | None:
+    """What `evaluate` or `generate` returns for a batch of `count` examples on `device`; `metrics` are those of it."""
     if not isinstance(scores, Mapping):
-        return Broken("evaluate", "return a mapping from metric names to tensors", f"returns {shown(scores)}")
+        return Broken(part, "return a mapping from metric names to tensors", f"returns {shown(scores)}")
     for metric in metrics:
-        if metric.name not in scores:
-            names = ", ".join(f"`{name}`" for name in scores) or "none"
-            return Broken("evaluate", f"return every metric of `metrics`, so `{metric.name}` too", f"returns {names}")
-        values = scores[metric.name]
-        if not isinstance(values, Tensor) or values.shape != (count,) or values.dtype != torch.float32:
-            rule = f"return one value per example for `{metric.name}`, float32 [{count}] here"
-            return Broken("evaluate", rule, f"returns {shown(values)}")
-        if values.device not in (device, torch.device("cpu")):
-            rule = f"return values on the batch's device, {device}, for `{metric.name}`"
-            return Broken("evaluate", rule, f"returns some on {values.device}")
+        for name in metric.needs:
+            if name not in scores:
+                names = ", ".join(f"`{name}`" for name in scores) or "none"
+                rule = f"return every metric of `metrics`, so `{name}` too"
+                if metric.of is not None:
+                    rule = f"return every statistic that `metrics` need, so `{name}` for `{metric.name}` too"
+                return Broken(part, rule, f"returns {names}")
+            if broken := _broken_rows(part, name, scores[name], metric, count):
+                return broken
+            if scores[name].device not in (device, torch.device("cpu")):
+                rule = f"return values on the batch's device, {device}, for `{name}`"
+                return Broken(part, rule, f"returns some on {scores[name].device}")
     return None
 
 
-def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric]) -> Broken | None:
-    """The first metric with values that are not finite, or beyond the range that it declares."""
+def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) -> Broken | None:
+    """A mean has one float32 per example; other metrics may be made of several numbers per example, whole ones too."""
+    if metric.of is None or name == metric.rises_with:
+        numbers = metric.of is not None or (isinstance(rows, Tensor) and rows.dtype == torch.float32)
+        if isinstance(rows, Tensor) and rows.shape == (count,) and numbers and not rows.is_complex():
+            return None
+        kind = "float32 " if metric.of is None else ""
+        return Broken(
+            part, f"return one value per example for `{name}`, {kind}[{count}] here", f"returns {shown(rows)}"
+        )
+    if isinstance(rows, Tensor) and rows.ndim in (1, 2) and len(rows) == count and not rows.is_complex():
+        return None
+    rule = f"return one row of numbers per example for `{name}`, [{count}] or [{count}, S] here"
+    return Broken(part, rule, f"returns {shown(rows)}")
+
+
+def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric], part: str = "evaluate") -> Broken | None:
+    """The first statistic with values that are not finite, or beyond the range that its metric declares."""
     for metric in metrics:
-        values = scores[metric.name].detach().to(device="cpu", dtype=torch.float64)
-        if not bool(torch.isfinite(values).all()):
-            return Broken("evaluate", f"return finite values for `{metric.name}`", f"returns {_extremes(values)}")
-        if bool(((values < metric.low) | (values > metric.high)).any()):
-            rule = f"return values from {metric.low:g} to {metric.high:g} for `{metric.name}`, as `metrics` says"
-            return Broken("evaluate", rule, f"returns {_extremes(values)}")
+        for name in metric.needs:
+            values = scores[name].detach().to(device="cpu", dtype=torch.float64)
+            if not bool(torch.isfinite(values).all()):
+                return Broken(part, f"return finite values for `{name}`", f"returns {_extremes(values)}")
+            if name == metric.per_example and bool(((values < metric.low) | (values > metric.high)).any()):
+                rule = f"return values from {metric.low:g} to {metric.high:g} for `{name}`, as `metrics` says"
+                return Broken(part, rule, f"returns {_extremes(values)}")
     return None
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.tasks import contract
-from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, KeepsExamples, Metric, Task
+from ladle_engine.tasks.base import Batch, DataSet, FitsFolder, HasRemarks, KeepsExamples, Metric, Task
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import place_of, task_failed, task_faults
 from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
@@ -25,6 +25,11 @@ from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
 def guard(task: Task) -> Task:
     """The same task behind a guard. Raises `TaskError` (task-failed) for one whose declarations break the rules."""
     return cast(Task, _guarded(task))
+
+
+def for_folder(task: Task, checkpoints: CheckpointSet) -> Task:
+    """The task as it is for these checkpoints, guarded. Raises `TaskError`."""
+    return _guarded(task).for_checkpoints(checkpoints)
 
 
 def identity_of(task: Task) -> Mapping[str, Any]:
@@ -61,6 +66,15 @@ class GuardedTask:
         # Now, before any use fills caches: the same job then has the same identity in every process.
         self.identity = {**identity_of_type(type(task)), "state": state_of(task)}
 
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Task:
+        """The task for this folder, which is another one where its metrics or options go by the folder."""
+        if not isinstance(self._task, FitsFolder):
+            return cast(Task, self)
+        made: Task = self._call("for_checkpoints", checkpoints)
+        if made is None or isinstance(made, type):
+            self.refuse(Broken("for_checkpoints", "return a task", f"returns {contract.shown(made)}"))
+        return guard(made)
+
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         model: nn.Module = self._call("build_model", checkpoints)
         self._check(contract.broken_model(model))
@@ -83,9 +97,18 @@ class GuardedTask:
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         scores: Mapping[str, Tensor] = self._call("evaluate", model, batch)
-        count = len(next(iter(batch.values())))
-        self._check(contract.broken_scores(scores, self.metrics, count, _device_of(batch)))
+        self._check_scores(scores, batch, "evaluate")
         return scores
+
+    def generate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        scores: Mapping[str, Tensor] = self._call("generate", model, batch)
+        self._check_scores(scores, batch, "generate")
+        return scores
+
+    def _check_scores(self, scores: Mapping[str, Tensor], batch: Batch, part: str) -> None:
+        metrics = [metric for metric in self.metrics if metric.generated is (part == "generate")]
+        count = len(next(iter(batch.values())))
+        self._check(contract.broken_scores(scores, metrics, count, _device_of(batch), part))
 
     def faults(self, part: str, function: object = None) -> AbstractContextManager[None]:
         """For a block in which the task's own code runs."""

@@ -1,0 +1,42 @@
+"""The usual functions for `Metric.of`: of sums over the examples, each counted as often as a sample has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ladle_engine.tasks.base import Weighted
+
+
+def of_sums(function: Callable[[Mapping[str, Tensor]], Tensor]) -> Weighted:
+    """A function of the statistics' sums, each float64 [R] or [R, S] -> float64 [R]."""
+
+    def of(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+        return function({name: weights @ rows for name, rows in values.items()})
+
+    return of
+
+
+def ratio(numerator: str, denominator: str) -> Weighted:
+    """One sum over another, such as the correct tokens over all tokens; 0 where there is nothing to divide by."""
+
+    def of(sums: Mapping[str, Tensor]) -> Tensor:
+        return divided(sums[numerator], sums[denominator])
+
+    return of_sums(of)
+
+
+def exp_ratio(numerator: str, denominator: str) -> Weighted:
+    """e to the power of one sum over another: perplexity, from the losses of the tokens and their number."""
+
+    def of(sums: Mapping[str, Tensor]) -> Tensor:
+        return divided(sums[numerator], sums[denominator]).exp()
+
+    return of_sums(of)
+
+
+def divided(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """0 where there is nothing to divide by."""
+    return torch.where(denominator == 0, 0.0, numerator / torch.where(denominator == 0, 1.0, denominator))
