@@ -1,7 +1,8 @@
-"""Image classification with a model of transformers, named by the folder's `config.json`."""
+"""Image classification with a model of transformers, timm or torchvision, or with CLIP's encoder and a head."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,15 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
-from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.preprocessing import (
-    DEVIATIONS,
-    MAX_SIDE,
-    MEANS,
-    PlainPreprocessing,
-    Preprocessing,
-    all_within,
-)
-from ladle_engine.tasks.processor import Overrides, open_processor
-from ladle_engine.tasks.processor_file import find_processor
-from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, Preprocessing, all_within
+from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
+from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
+from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
+from ladle_engine.tasks.vision.crop_preprocessing import INTERPOLATIONS
+from ladle_engine.tasks.vision.sources import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +42,10 @@ class ImageOptions:
         None, "a model of timm or torchvision by name, such as `timm:resnet18`; what the folder says when absent"
     )
     crop_pct: float | None = option(
-        None, "for timm, torchvision and model soups: the share of the resized image that is cut out", above=0, at_most=2
+        None,
+        "for timm, torchvision and model soups: the share of the resized image that is cut out",
+        above=0,
+        at_most=2,
     )
     interpolation: str | None = option(
         None, "for timm, torchvision and model soups: how images are resized", one_of=tuple(INTERPOLATIONS)
@@ -68,11 +67,8 @@ class ImageClassification:
     """A subclass that is installed as a plug-in overrides `recognises`, `build_model` and `shape`."""
 
     name: ClassVar[str] = "image-classification"
-    summary: ClassVar[str] = "Classifies images with the transformers model that config.json names."
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0),
-        Metric(name="loss", higher_is_better=False, low=0.0),
-    )
+    summary: ClassVar[str] = "Classifies images with a model of transformers, timm, torchvision or model soups."
+    metrics: ClassVar[tuple[Metric, ...]] = CLASS_METRICS
     options_type: ClassVar[type] = ImageOptions
 
     def __init__(self, options: ImageOptions | None = None) -> None:
@@ -98,10 +94,12 @@ class ImageClassification:
         return names_its_model(checkpoints)
 
     def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
-        """With `top-5` among the metrics where there are more than 5 classes."""
-        if self.shape(checkpoints).num_classes > TOP:
-            self.metrics = (*METRICS, TOP_5)
-        return self
+        """Without `top-5` where there are no more classes than that."""
+        if TOP_5 not in self.metrics or self.shape(checkpoints).num_classes > TOP:
+            return self
+        made = copy.copy(self)
+        vars(made)["metrics"] = tuple(metric for metric in self.metrics if metric != TOP_5)
+        return made
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         """The architecture alone: no download, no code from the folder, and whatever weights."""
@@ -154,11 +152,7 @@ class ImageClassification:
         return F.cross_entropy(self.logits(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        logits = self.logits(model, batch)
-        return {
-            "accuracy": (logits.argmax(dim=1) == batch["labels"]).to(torch.float32),
-            "loss": F.cross_entropy(logits, batch["labels"], reduction="none"),
-        }
+        return class_statistics(self.logits(model, batch), batch["labels"])
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""
@@ -168,13 +162,17 @@ class ImageClassification:
         except Exception as error:
             # Images of another size or number of channels, most of all. What a config asks for may fail anywhere in a
             # model of transformers; a plug-in's own model has faults of its own.
-            if is_machine_fault(error) or not (isinstance(error, ValueError) or is_of_a_library(model)):
+            if is_machine_fault(error) or not (isinstance(error, ValueError) or _is_of_a_library(model)):
                 raise
             raise TaskError(
                 "model-mismatch",
                 f"The model must take a batch of the shape {tuple(images.shape)}, but says: {str(error)[:500]}",
             ) from error
         return logits_of(answer).to(torch.float32)
+
+
+def _is_of_a_library(model: nn.Module) -> bool:
+    return type(model).__module__.partition(".")[0] in ("transformers", "timm", "torchvision", "ladle_engine")
 
 
 def logits_of(answer: Any) -> Tensor:

@@ -107,7 +107,8 @@ def no_larger_than(checkpoints: CheckpointSet, where: str = "`config.json`") -> 
     def too_large(held: str, described: str) -> TaskError:
         return TaskError(
             "model-mismatch",
-            f"{where} must describe the model of these checkpoints, which hold {held}, but describes {described} or more.",
+            f"{where} must describe the model of these checkpoints, which hold {held}, but describes {described} or "
+            f"more.",
         )
 
     def count(kind: str, name: str, tensor: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer with a classification head, under the names that OpenAI's and open_clip's code give them."""
+"""CLIP's vision transformer with a classification head, under the names that OpenAI and open_clip give them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Blocks(nn.Module):
 class ClipVit(nn.Module):
     """[B, 3, H, W] -> [B, features]"""
 
-    def __init__(self, *, patch: int, tokens: int, width: int, depth: int, hidden: int, features: int, activation: str):
+    def __init__(
+        self, *, patch: int, tokens: int, width: int, depth: int, hidden: int, features: int, activation: str
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))

@@ -6,13 +6,14 @@ Bit for bit what their own transforms give for an image of PIL's: `tests/tasks/t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ladle_engine.errors import TaskError
 from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing
 from ladle_engine.tasks.processor import Overrides
 
@@ -28,7 +29,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 CROP_MODES = ("center", "squash", "border")
-"""timm's: the shorter edge is resized and the middle cut out; both edges are; the longer one is, and the rest filled."""
+"""timm's: the shorter edge is resized, and the middle cut out; both edges are; the longer one is, the rest filled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class CropPreprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_mode: str = "center"
-    options: PlainPreprocessing = PlainPreprocessing()
+    options: PlainPreprocessing = field(default_factory=PlainPreprocessing)
     """For floating arrays, which are ready: what the task's options ask for alone."""
     takes_any_mode: bool = False
 
@@ -94,6 +95,12 @@ def with_overrides(preset: CropPreprocessing, overrides: Overrides) -> CropPrepr
         size = (side, side)
     if overrides.crop_pct is not None:
         scale = scale_of(size, overrides.crop_pct)
+        if not 1 <= min(scale) <= max(scale) <= MAX_SIDE:
+            raise TaskError(
+                "invalid-task-options",
+                f"`crop_pct` must be such that images are resized to at most {MAX_SIDE} pixels, but is "
+                f"{overrides.crop_pct:g} for images of {size[0]} x {size[1]}.",
+            )
     mean, std = overrides.mean or preset.mean, overrides.std or preset.std
     return replace(
         preset,

@@ -1,4 +1,4 @@
-"""Where an image classifier's architecture comes from: transformers, timm, torchvision, or the layout of model soups."""
+"""Where an image classifier's architecture comes from: transformers, timm, torchvision, or model soups."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _read_args(checkpoints: CheckpointSet) -> Mapping[str, Any] | None:
     return parsed if isinstance(parsed, dict) and parsed.keys() >= OF_TIMM else None
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Without merge keys, which would make a small file large."""
 
     def flatten_mapping(self, node: Any) -> None:
