@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +226,8 @@ def refusal(folder: Path, **options: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield Trained(tmp_path_factory.mktemp("timm")).folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Trained(tmp_path_factory.mktemp("timm")).folder
 
 
 def test_a_name_that_both_libraries_have_is_refused_and_one_that_neither_has_is_helped(folder: Path) -> None:
