@@ -1,4 +1,4 @@
-"""What `config.json` says of an image classifier of transformers, checked before it is believed."""
+"""What `config.json` says of a model of transformers, checked before it is believed, and the model made from it."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
         return AutoConfig.for_model(model_type, **values)
 
 
+def build(checkpoints: CheckpointSet, config: Any, auto_class_name: str) -> nn.Module:
+    """The architecture of `config` by an auto class of transformers, with whatever weights: no download, no code of the
+    folder. Tried where it takes no memory first. Raises `TaskError` (model-mismatch).
+    """
+    import transformers
+
+    auto_class = getattr(transformers, auto_class_name)
+    with translated(checkpoints):
+        with no_larger_than(checkpoints):
+            auto_class.from_config(config, trust_remote_code=False)
+        model: nn.Module = auto_class.from_config(config, trust_remote_code=False)
+    return model
+
+
 def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     """The config, none of whose lengths is beyond what the tensors can be for: transformers makes lists of them.
 
@@ -56,7 +70,7 @@ def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     if config is None:
         raise TaskError(
             "model-mismatch",
-            f"Task `image-classification` must have a `config.json` of transformers, which names the model, but "
+            f"The checkpoints must have a `config.json` of transformers, which names the model, but "
             f"`{checkpoints.folder}` has none. Copy it there; for a model of your own write a task: see docs/tasks.md.",
         )
     longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
@@ -85,7 +99,7 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
     except Exception as error:
         raise TaskError(
             "model-mismatch",
-            f"`config.json` must describe an image classifier of transformers, but its model_type is "
+            f"`config.json` must describe a model that transformers can make, but its model_type is "
             f"{(checkpoints.config or {}).get('model_type')!r} ({type(error).__name__}: {str(error)[:300]}).",
         ) from error
 

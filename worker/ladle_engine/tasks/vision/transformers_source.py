@@ -23,15 +23,8 @@ class TransformersSource:
 
     def build(self) -> nn.Module:
         _refuse_unknown(self.checkpoints)
-        # transformers takes seconds to import, which a plug-in with a model of its own does not need.
-        from transformers import AutoModelForImageClassification
-
         config = model_config.parse_config(self.checkpoints)
-        with model_config.translated(self.checkpoints):
-            with model_config.no_larger_than(self.checkpoints):
-                AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        return model
+        return model_config.build(self.checkpoints, config, "AutoModelForImageClassification")
 
     def stored_names(self, model: nn.Module) -> Mapping[str, str | None]:
         # A plug-in's own model has no names but its own.
