@@ -127,15 +127,17 @@ def test_images_are_prepared_as_clips_processor_does(tmp_path: Path, val: Path) 
     torch.testing.assert_close(data.batch(torch.arange(len(files)))["pixel_values"], expected, rtol=0, atol=1e-6)
 
 
-def test_a_folder_of_soups_is_averaged_with_what_is_left_of_the_text_part(tmp_path: Path, val: Path) -> None:
+def test_a_folder_of_soups_is_averaged_and_keeps_what_is_left_of_the_text_part(tmp_path: Path, val: Path) -> None:
     folder = folder_of(tmp_path / "soups")
     check_task("image-classification", folder, val)
     average(folder, val, output=tmp_path / "out", method="uniform")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["task"] == "image-classification"
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == soup(0).keys()
-    mean = sum(soup(number)["model.token_embedding.weight"] for number in range(3)) / 3
-    torch.testing.assert_close(written["model.token_embedding.weight"], mean)
+    mean = sum(soup(number)["model.visual.proj"] for number in range(3)) / 3
+    torch.testing.assert_close(written["model.visual.proj"], mean)
+    # No gradient reaches it in fine-tuning, so all files of one run have the same.
+    assert torch.equal(written["model.token_embedding.weight"], soup(2)["model.token_embedding.weight"])
 
 
 @pytest.mark.parametrize(
@@ -164,5 +166,5 @@ def test_a_block_that_is_missing_is_named(tmp_path: Path) -> None:
     for number in range(2):
         kept = {name: each for name, each in soup(number).items() if not name.endswith("resblocks.1.ln_1.bias")}
         torch.save(kept, tmp_path / f"model_{number}.pt")
-    with pytest.raises(EngineError, match="resblocks.1.ln_1.bias"):
+    with pytest.raises(EngineError, match=r"resblocks\.1\.ln_1\.bias"):
         loaded(tmp_path, ImageClassification())

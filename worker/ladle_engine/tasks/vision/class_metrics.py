@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladle_engine.tasks.base import Metric
+from ladle_engine.tasks.classification_metrics import LABEL, PREDICTED, class_counts, macro_f1
 from ladle_engine.tasks.metrics import divided
 
 TOP = 5
@@ -24,8 +25,8 @@ def class_statistics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "accuracy": (predicted == labels).to(torch.float32),
         "loss": F.cross_entropy(logits, labels, reduction="none"),
         "top-5": (ranks(logits, labels) < TOP).to(torch.float32),
-        "label": labels,
-        "predicted": predicted,
+        LABEL: labels,
+        PREDICTED: predicted,
         "confidence": confidence,
     }
 
@@ -39,14 +40,8 @@ def ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 def balanced_accuracy(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """The mean of the classes' recalls, over the classes that a sample has: scikit-learn's definition."""
-    total, _, correct = _by_class(values, weights)
-    return _mean_over(divided(correct, total), total > 0)
-
-
-def macro_f1(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
-    """The mean of the classes' F1, over the classes that are a label or predicted: torchmetrics and scikit-learn."""
-    total, predicted, correct = _by_class(values, weights)
-    return _mean_over(divided(2 * correct, total + predicted), total + predicted > 0)
+    correct_RC, _, true_RC = class_counts(values, weights)
+    return divided(divided(correct_RC, true_RC).sum(dim=1), (true_RC > 0).sum(dim=1).to(weights.dtype))
 
 
 def calibration_error(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
@@ -55,24 +50,6 @@ def calibration_error(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     bins = torch.bucketize(values["confidence"].to(torch.float32), edges, right=True) - 1
     gaps = F.one_hot(bins, BINS + 1).to(torch.float64) * (values["accuracy"] - values["confidence"])[:, None]
     return divided((weights @ gaps).abs().sum(dim=1), weights.sum(dim=1))
-
-
-def _by_class(values: Mapping[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How often each class that occurs is the label, is predicted, and both, in each sample: float64 [R, classes]."""
-    labels, predicted = values["label"].to(torch.int64), values["predicted"].to(torch.int64)
-    known, numbers = torch.unique(torch.cat([labels, predicted]), return_inverse=True)
-    labels, predicted = numbers[: len(labels)], numbers[len(labels) :]
-    none = weights.new_zeros(len(weights), len(known))
-    correct = weights * (labels == predicted)
-    return (
-        none.index_add(1, labels, weights),
-        none.index_add(1, predicted, weights),
-        none.index_add(1, labels, correct),
-    )
-
-
-def _mean_over(values: Tensor, counted: Tensor) -> Tensor:
-    return divided((values * counted).sum(dim=1), counted.sum(dim=1).to(values.dtype))
 
 
 ACCURACY = Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0)
@@ -84,10 +61,10 @@ CLASS_METRICS = (
     TOP_5,
     Metric(
         name="balanced-accuracy", higher_is_better=True, low=0.0, high=1.0,
-        of=balanced_accuracy, statistics=("label", "predicted"),
+        of=balanced_accuracy, statistics=(PREDICTED, LABEL),
     ),
     Metric(
-        name="macro-f1", higher_is_better=True, low=0.0, high=1.0, of=macro_f1, statistics=("label", "predicted"),
+        name="macro-f1", higher_is_better=True, low=0.0, high=1.0, of=macro_f1, statistics=(PREDICTED, LABEL),
     ),
     Metric(
         name="calibration-error", higher_is_better=False, low=0.0, high=1.0,
