@@ -1,8 +1,7 @@
 """The files of model soups (mlfoundations/model-soups, wise-ft): CLIP's image encoder and a head, without a config.
 
 `utils.ModelWrapper` there holds the whole CLIP model as `model`, but its text transformer, and a linear layer on
-normalised features as `classification_head`. What is left of the text part has no use there; the
-result has it too.
+normalised features as `classification_head`. What is left of the text part is not used, and the result has it too.
 """
 
 from __future__ import annotations
