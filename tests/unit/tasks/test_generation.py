@@ -196,7 +196,7 @@ def test_settings_of_older_tools_stand_in_the_config(tmp_path: Path) -> None:
         ({"max_new_tokens": "many"}, "`max_new_tokens` in"),
         ({"num_beams": True}, "`num_beams` in"),
         ({"length_penalty": float("nan")}, "`length_penalty` in|does not parse"),
-        ({"early_stopping": "soon"}, '"never", but is \'soon\''),
+        ({"early_stopping": "soon"}, "\"never\", but is 'soon'"),
         ({"eos_token_id": []}, "`eos_token_id` in"),
         ({"forced_bos_token_id": -1}, "`forced_bos_token_id` in"),
         ({"bad_words_ids": [3]}, "`bad_words_ids` in"),

@@ -22,7 +22,7 @@ from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, Task
 from ladle_engine.tasks.examples import split
 from ladle_engine.tasks.seq2seq import Seq2Seq
-from ladle_engine.tasks.text import token_losses
+from ladle_engine.tasks.text import pair_losses
 from ladle_engine.testing import check_task
 from tests.unit.tasks import seq2seq_models as toys
 
@@ -40,7 +40,9 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = toys.marian_tokenizer(root / "made")
     torch.manual_seed(0)
     model = toys.marian(len(tokenizer))
-    toys.train(model, tokenizer, (100, 120, 140, 160, 180), lambda step: toys.save(root / "run", step, model, tokenizer))
+    toys.train(
+        model, tokenizer, (100, 120, 140, 160, 180), lambda step: toys.save(root / "run", step, model, tokenizer)
+    )
     return root / "run"
 
 
@@ -233,7 +235,7 @@ def test_a_large_vocabulary_is_taken_in_parts_with_the_same_loss_and_gradients(
     batch = data.batch(torch.arange(13))
     found = []
     for most in (1 << 26, 5 * batch["labels"].shape[1] * len(toys.WORDS)):
-        monkeypatch.setattr(token_losses, "MOST_LOGITS", most)
+        monkeypatch.setattr(pair_losses, "MOST_LOGITS", most)
         model = loaded(checkpoints, task)
         sizes: list[int] = []
         model.register_forward_hook(lambda module, inputs, answer, sizes=sizes: sizes.append(len(answer.logits)))
@@ -326,7 +328,9 @@ def test_long_texts_are_cut_and_that_is_said(untrained: Path, val_set: Path) -> 
     assert batch["input_ids"].shape[1] == 5
     assert batch["labels"].shape[1] == 4
     assert all(row[row != -100][-1] == toys.END for row in batch["labels"]), "the end is kept"
-    long = [sum(len(pair[part].split()) + 1 > most for pair in toys.pairs(60, seed=5)) for part, most in ((0, 5), (1, 4))]
+    long = [
+        sum(len(pair[part].split()) + 1 > most for pair in toys.pairs(60, seed=5)) for part, most in ((0, 5), (1, 4))
+    ]
     said = remarks_of(data)
     assert said[0].startswith(f"{long[0]} of 60 sources are longer than 5 tokens and are cut there.")
     assert said[1].startswith(f"{long[1]} of 60 targets are longer than 4 tokens")
@@ -342,7 +346,9 @@ def test_texts_beyond_the_positions_are_cut_there_and_options_beyond_them_are_re
     assert data.batch(torch.arange(2))["labels"].shape[1] == 64
     assert "1 of 2 targets are longer than 64 tokens" in remarks_of(data)[1]
     for name, value, most in (("max_target_length", 65, 64), ("max_source_length", 99, 64), ("max_new_tokens", 64, 63)):
-        with pytest.raises(TaskError, match=f"`{name}` of task `seq2seq` must be at most {most}.* but is {value}") as found:
+        with pytest.raises(
+            TaskError, match=f"`{name}` of task `seq2seq` must be at most {most}.* but is {value}"
+        ) as found:
             task_for(checkpoints, **{name: value})
         assert found.value.code == "invalid-task-options"
 

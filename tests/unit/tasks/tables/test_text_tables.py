@@ -75,9 +75,7 @@ def test_rows_of_many_blocks_are_read_at_any_indices(
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".txt"])
-def test_a_limit_takes_the_first_rows_and_may_be_larger_than_there_are(
-    tmp_path: Path, suffix: str, limit: int
-) -> None:
+def test_a_limit_takes_the_first_rows_and_may_be_larger_than_there_are(tmp_path: Path, suffix: str, limit: int) -> None:
     content = {".csv": CSV, ".json": json.dumps(JSON_ROWS), ".txt": "a\nb\nc"}
     content[".jsonl"] = "\n".join(map(json.dumps, JSON_ROWS))
     path = write(tmp_path / f"x{suffix}", content[suffix])
@@ -98,7 +96,9 @@ def test_a_column_without_a_name_gets_one_as_pandas_gives_it(tmp_path: Path) -> 
 def test_blank_lines_are_no_rows_of_a_csv_and_of_json_lines_but_of_plain_text(tmp_path: Path) -> None:
     assert len(open_table(write(tmp_path / "x.csv", "text\n\na\n\r\n\nb\n\n"))) == 2
     assert len(open_table(write(tmp_path / "x.jsonl", '\n{"a": 1}\n \n{"a": 2}\n\n'))) == 2
-    assert all_rows(open_table(write(tmp_path / "x.txt", "a\n\n b \n"))) == [{"text": each} for each in ("a", "", " b ")]
+    assert all_rows(open_table(write(tmp_path / "x.txt", "a\n\n b \n"))) == [
+        {"text": each} for each in ("a", "", " b ")
+    ]
 
 
 def test_a_tsv_whose_quotes_are_text_is_read_without_quoting_and_that_is_said(tmp_path: Path) -> None:
@@ -211,7 +211,10 @@ def test_json_lines_with_differing_keys_have_all_of_them_as_columns(tmp_path: Pa
 @pytest.mark.parametrize(
     ("line", "how"),
     [
-        *((line, "does not parse") for line in ('{"a": 1', '{"a": 1}}', "{a: 1}", "{'a': 1}", '{"a": 1} {"a": 2}', "x")),
+        *(
+            (line, "does not parse")
+            for line in ('{"a": 1', '{"a": 1}}', "{a: 1}", "{'a': 1}", '{"a": 1} {"a": 2}', "x")
+        ),
         *(('{"a": 1, "a": 2}', "twice"), ('{"a": "\\ud83d"}', "half of a character")),
         *(("1", "whole number"), ("null", "nothing"), ('"a"', "is text"), ("[1]", "is list of whole number")),
         ('{"a": ' + "[" * 100 + "]" * 100 + "}", "nested"),
