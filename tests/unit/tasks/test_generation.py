@@ -142,7 +142,7 @@ def test_caches_are_bounded_without_a_change_of_the_texts(translator: Any, monke
 
 
 def test_settings_that_the_model_cannot_follow_are_a_mismatch(translator: Any) -> None:
-    with pytest.raises(TaskError, match="settings of `generation_config.json`, but says") as found:
+    with pytest.raises(TaskError, match=r"settings of `generation_config.json`, but says") as found:
         Generator(settings(bad_words_ids=[[1000]])).generate(translator, *sources(2))
     assert found.value.code == "model-mismatch"
 
@@ -196,7 +196,7 @@ def test_settings_of_older_tools_stand_in_the_config(tmp_path: Path) -> None:
         ({"max_new_tokens": "many"}, "`max_new_tokens` in"),
         ({"num_beams": True}, "`num_beams` in"),
         ({"length_penalty": float("nan")}, "`length_penalty` in|does not parse"),
-        ({"early_stopping": "soon"}, '"never", but is \'soon\''),
+        ({"early_stopping": "soon"}, "\"never\", but is 'soon'"),
         ({"eos_token_id": []}, "`eos_token_id` in"),
         ({"forced_bos_token_id": -1}, "`forced_bos_token_id` in"),
         ({"bad_words_ids": [3]}, "`bad_words_ids` in"),
