@@ -22,7 +22,7 @@ from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, Task
 from ladle_engine.tasks.examples import split
 from ladle_engine.tasks.seq2seq import Seq2Seq
-from ladle_engine.tasks.text import token_losses
+from ladle_engine.tasks.text import pair_losses
 from ladle_engine.testing import check_task
 from tests.unit.tasks import seq2seq_models as toys
 
@@ -237,7 +237,7 @@ def test_a_large_vocabulary_is_taken_in_parts_with_the_same_loss_and_gradients(
     batch = data.batch(torch.arange(13))
     found = []
     for most in (1 << 26, 5 * batch["labels"].shape[1] * len(toys.WORDS)):
-        monkeypatch.setattr(token_losses, "MOST_LOGITS", most)
+        monkeypatch.setattr(pair_losses, "MOST_LOGITS", most)
         model = loaded(checkpoints, task)
         sizes: list[int] = []
         model.register_forward_hook(lambda module, inputs, answer, sizes=sizes: sizes.append(len(answer.logits)))
