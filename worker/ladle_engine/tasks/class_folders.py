@@ -37,7 +37,7 @@ class ClassFolders:
         names = [str(path.relative_to(self.root)) for path in self.passed_over]
         return (
             f"{len(names)} files in the class folders of `{self.root}` are passed over, because they are not "
-            f"{', '.join(SUFFIXES)}: {_listed(names)}."
+            f"{', '.join(SUFFIXES)}: {listed(names)}."
         )
 
 
@@ -108,27 +108,40 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
     """
     names = [name for name, images in folders.images.items() if images]
     known = shape.class_ids or {}
-    for scheme in (_by_name, _by_loose_name, _by_default_name, _by_number):
-        labels = scheme(names, known, shape.num_classes)
-        if labels is not None:
-            return labels, _remark_on_numbers(names, shape) if scheme is _by_number else None
+    if (labels := match_names(names, shape)) is not None:
+        by_number = labels == _by_number(names, known, shape.num_classes)
+        return labels, _remark_on_numbers(names, shape) if by_number else None
     _refuse_splits(folders, names, shape)
-    if not _has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
+    if not has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
         for candidates in (list(folders.images), names):
             if len(candidates) == shape.num_classes:
                 return {name: label for label, name in enumerate(sorted(candidates))}, None
         raise DataError(
             "unknown-classes",
             f"There must be one class folder for each of the model's {shape.num_classes} classes, or folders named by "
-            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {_listed(names)}.",
+            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {listed(names)}.",
         )
     unknown = [name for name in names if _by_loose_name([name], known, shape.num_classes) is None]
     raise DataError(
         "unknown-classes",
-        f"Class folders must be named as in the model's config ({_listed(list(known))}) or by number from 0 to "
+        f"Class folders must be named as in the model's config ({listed(list(known))}) or by number from 0 to "
         f"{shape.num_classes - 1}, but `{folders.root}` has "
-        f"{_listed(unknown or names, quote='`')}.",
+        f"{listed(unknown or names, quote='`')}.",
     )
+
+
+def match_names(names: Sequence[str], shape: ImageShape) -> Labels | None:
+    """Name -> label by the first scheme that knows all names; None where none does."""
+    known = shape.class_ids or {}
+    schemes = (_by_name, _by_loose_name, _by_default_name, _by_number)
+    found = (scheme(names, known, shape.num_classes) for scheme in schemes)
+    return next((labels for labels in found if labels is not None), None)
+
+
+def has_names(shape: ImageShape) -> bool:
+    """Whether the model's config names its classes, other than by transformers' own defaults."""
+    names = shape.class_ids
+    return names is not None and any(name != f"LABEL_{label}" for name, label in names.items())
 
 
 def _by_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
@@ -167,13 +180,8 @@ def _numbered(matches: Sequence[re.Match[str] | None], num_classes: int) -> Labe
     return labels if fits else None
 
 
-def _has_names(shape: ImageShape) -> bool:
-    names = shape.class_ids
-    return names is not None and any(name != f"LABEL_{label}" for name, label in names.items())
-
-
 def _remark_on_numbers(names: Sequence[str], shape: ImageShape) -> str | None:
-    if _has_names(shape) or sorted(names) == sorted(names, key=int):
+    if has_names(shape) or sorted(names) == sorted(names, key=int):
         return None
     return (
         "Class folders are named by number, and taken as these labels. Loaders that sort folders as text put 10 before "
@@ -193,10 +201,10 @@ def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShap
             raise DataError(
                 "unknown-classes",
                 f"An image folder must hold one sub-folder per class, but `{folders.root}` holds `{name}`, which holds "
-                f"sub-folders itself ({_listed(below)}). Did you mean `{folders.root / name}`?",
+                f"sub-folders itself ({listed(below)}). Did you mean `{folders.root / name}`?",
             )
 
 
-def _listed(names: Sequence[str], quote: str = "") -> str:
+def listed(names: Sequence[str], quote: str = "") -> str:
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(f"{quote}{name}{quote}" for name in names[:10]) + more

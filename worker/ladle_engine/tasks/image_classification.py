@@ -20,6 +20,7 @@ from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
 from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, Preprocessing, all_within
 from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.tables.columns import TableOptions
 from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
 from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
 from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
@@ -28,7 +29,7 @@ from ladle_engine.tasks.vision.sources import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(TableOptions):
     batch_size: int = option(128, "examples per batch, to train and to evaluate", at_least=1)
     image_size: int | None = option(
         None,
@@ -121,7 +122,7 @@ class ImageClassification:
                 f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
                 f"describes {shape.num_classes:,} classes.",
             )
-        return open_images(path, shape, self.preprocessing(checkpoints, shape))
+        return open_images(path, shape, self.preprocessing(checkpoints, shape), self.options)
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
         """What the model was trained with, with the task's options in its place."""
