@@ -33,7 +33,8 @@ CHOICES_OF_CODE = frozenset(
 )
 SMALL_BUFFERS = 1 << 24
 """Numbers in tables that a model makes itself, such as positions."""
-LAYERS = re.compile(r"layers|depth|blocks|stages")
+LAYERS = re.compile(r"(?<!max_window_)layers|depth|blocks|stages")
+"""Not the first layer with a window, of which Qwen2 has 28 whatever its depth."""
 
 
 def parse_config(checkpoints: CheckpointSet) -> Any:

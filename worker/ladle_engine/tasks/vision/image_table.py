@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
-from ladle_engine.tasks.class_folders import has_names, listed, match_names
+from ladle_engine.tasks.class_folders import has_names, listed
 from ladle_engine.tasks.image_files import SUFFIXES, decode_bytes, read_image
 from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.label_names import labels_of
 from ladle_engine.tasks.tables import open_table
 from ladle_engine.tasks.tables.base import BYTES, IMAGE, OBJECT, OR, TEXT, WHOLE, Table
 from ladle_engine.tasks.tables.columns import Role, TableOptions, find_columns
@@ -113,6 +114,15 @@ def open_labelled(
     return images, labels.all(), table.remarks
 
 
+def label_names(table: Table, given: Mapping[str, str]) -> Sequence[str]:
+    """What the classes are called, in order of their numbers; none where there are but numbers. Raises `DataError`."""
+    column, key = _label_column(table, {role: name for role, name in given.items() if role != IMAGE_ROLE.name})
+    if names := table.class_names.get(column):
+        return names
+    values = set(_values(table, column, key))
+    return sorted(values) if all(isinstance(value, str) and not value.isdigit() for value in values) else ()
+
+
 def _image_columns(table: Table, given: Mapping[str, str]) -> Sequence[str]:
     if IMAGE_ROLE.name not in given:
         files = [name for name, kind in table.columns.items() if f".{name}" in SUFFIXES and kind == BYTES]
@@ -138,6 +148,12 @@ def _label_column(table: Table, given: Mapping[str, str]) -> tuple[str, str | No
     return find_columns(table, [LABEL_ROLE], given)[LABEL_ROLE.name], None
 
 
+def _values(table: Table, column: str, key: str | None) -> Iterator[Any]:
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        for row in table.rows(range(start, min(start + ROWS_AT_A_TIME, len(table))), [column]):
+            yield row[column] if key is None else (row[column] or {}).get(key)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
     """Numbers, or names of classes, as labels of the model."""
@@ -151,7 +167,7 @@ class _Labels:
     def all(self) -> Tensor:
         """int64 [N]"""
         names = self.table.class_names.get(self.column)
-        values = [*self._values()]
+        values = [*_values(self.table, self.column, self.key)]
         if names and has_names(self.shape):
             # Other numbers than the model's, perhaps, but names that both have.
             label_of = self._matched(sorted({names[value] for value in values if self._is_named(value, names)}))
@@ -168,19 +184,12 @@ class _Labels:
                 )
         return torch.tensor(values, dtype=torch.int64)
 
-    def _values(self) -> Iterator[Any]:
-        for start in range(0, len(self.table), ROWS_AT_A_TIME):
-            indices = range(start, min(start + ROWS_AT_A_TIME, len(self.table)))
-            for row in self.table.rows(indices, [self.column]):
-                value = row[self.column]
-                yield value if self.key is None else (value or {}).get(self.key)
-
     @staticmethod
     def _is_named(value: Any, names: Sequence[str]) -> bool:
         return type(value) is int and 0 <= value < len(names)
 
     def _matched(self, names: Sequence[str]) -> Mapping[str, int]:
-        labels = match_names(names, self.shape)
+        labels = labels_of(names, self.shape.class_ids or {}, self.shape.num_classes)
         if labels is None and not has_names(self.shape) and len(names) == self.shape.num_classes:
             labels = {name: label for label, name in enumerate(names)}
         if labels is None:
