@@ -187,9 +187,10 @@ def _converted(rows: Any) -> list[dict[str, Any]]:
 
 def _expanded_bytes(array: Any) -> int:
     """Of an array once each value of its dictionary stands wherever it is used."""
-    arrow, compute = pyarrow(), require("pyarrow.compute", "text")
+    arrow = pyarrow()
     if not arrow.types.is_dictionary(array.type):
         return int(array.nbytes)
+    compute = require("pyarrow.compute", "text")
     try:
         lengths = compute.binary_length(array.dictionary)
     except arrow.ArrowNotImplementedError:
