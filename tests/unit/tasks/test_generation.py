@@ -142,7 +142,7 @@ def test_caches_are_bounded_without_a_change_of_the_texts(translator: Any, monke
 
 
 def test_settings_that_the_model_cannot_follow_are_a_mismatch(translator: Any) -> None:
-    with pytest.raises(TaskError, match="settings of `generation_config.json`, but says") as found:
+    with pytest.raises(TaskError, match=r"settings of `generation_config.json`, but says") as found:
         Generator(settings(bad_words_ids=[[1000]])).generate(translator, *sources(2))
     assert found.value.code == "model-mismatch"
 

@@ -58,9 +58,10 @@ def _of_decoder(model: nn.Module, labels: Tensor) -> dict[str, Tensor]:
         return {"labels": labels}
     try:
         return {"decoder_input_ids": prepare(labels=labels)}
-    except ValueError as error:
+    except Exception as error:
+        # Of whatever class a model takes for the absence of a token.
         raise TaskError(
             "model-mismatch",
             f"`config.json` must name the tokens that a text begins with and is filled up with, "
-            f"`decoder_start_token_id` and `pad_token_id`, but the model says: {error}",
+            f"`decoder_start_token_id` and `pad_token_id`, but the model says: {type(error).__name__}: {error}",
         ) from error
