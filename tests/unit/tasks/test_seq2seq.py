@@ -367,6 +367,12 @@ def test_pairs_with_an_empty_text_are_left_out_and_that_is_said(untrained: Path,
     assert "line 2, " in remarks_of(data)[0]
 
 
+def test_a_target_without_end_is_named(untrained: Path, tmp_path: Path) -> None:
+    rows = [("1", "one"), ("2", "two " * 30_000)]
+    with pytest.raises(DataError, match=r"at most 100,000 characters, but one has 120,000 in `.*`, line 2"):
+        opened(discover(untrained), toys.write_jsonl(tmp_path / "val.jsonl", rows))
+
+
 @pytest.mark.parametrize("rows", [[("1", ""), ("", "two")], [("", "")]])
 def test_data_without_a_whole_pair_are_empty(untrained: Path, tmp_path: Path, rows: list[toys.Pair]) -> None:
     with pytest.raises(DataError, match="only pairs with an empty text") as found:
