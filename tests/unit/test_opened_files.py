@@ -40,6 +40,7 @@ ALLOWED = {
     "ladle_engine/storage/zip_members.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/image_arrays.py": (BYTES, "FileIO ZipFile open"),
     "ladle_engine/tasks/image_files.py": (BYTES, "open"),
+    "ladle_engine/tasks/text/token_files.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/images.py": (NAMESAKE, "open"),
     "ladle_engine/tasks/processor_file.py": ("a folder of its own, for checked values", "from_pretrained write_text"),
     "ladle_engine/tasks/text/tokenizer.py": ("a folder of its own, for checked files", "from_pretrained iterdir"),

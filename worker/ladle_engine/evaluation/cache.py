@@ -65,6 +65,7 @@ class Evaluations:
         collectives: Collectives,
         state: ResumeState,
         seed: int,
+        served_in: torch.dtype | None = None,
     ) -> None:
         self.rounds = {name: round_ends(len(examples), examples.task.batch_size) for name, examples in splits.items()}
         """Split -> the ends of its rounds; the last one is the number of its examples."""
@@ -75,6 +76,7 @@ class Evaluations:
         """The precision of the directions from which a model is placed now, if that is not exactly what is written."""
         self._collectives = collectives
         self._state = state
+        self._served_in = served_in
         self._known = {
             digest: _Known(
                 statistics=saved["statistics"],
@@ -195,7 +197,10 @@ class Evaluations:
         start = _size(known)
         if start >= end:
             return
-        more = evaluate(self._model, examples.take(slice(start, end)), self._collectives, generated=generated)
+        more = evaluate(
+            self._model, examples.take(slice(start, end)), self._collectives,
+            generated=generated, served_in=self._served_in,
+        )  # fmt: skip
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:

@@ -123,7 +123,7 @@ def _meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) -
     if len(whole) == len(first):
         return _of_whole_numbers(column, whole, first, classes)
     names = {value: str(value) for value in first}
-    known = labels_of(list(names.values()), classes.names, classes.number)
+    known = labels_of(list(dict.fromkeys(names.values())), classes.names, classes.number)
     if known is None and set(names.values()) <= {"True", "False"} and classes.number == 2:
         known = {"False": 0, "True": 1}
     if known is None:
