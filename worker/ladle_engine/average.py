@@ -104,8 +104,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
-        train_set: training data, used for `coefficients` (TWA-t), to recompute `batchnorm` statistics or, where it has no
-            labels, to train coefficients by the `entropy` of predictions.
+        train_set: training data, used for `coefficients` (TWA-t), to recompute `batchnorm` statistics or, where it has
+            no labels, to train coefficients by the `entropy` of predictions.
         metric: what candidates are judged by; the task's first when absent.
         judge_by: of several validation sets, the `first` one, the `mean` of all, or a weight for each that judges.
         no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,

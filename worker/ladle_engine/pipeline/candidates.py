@@ -143,8 +143,8 @@ def _worse(candidate: Candidate, metric: Metric) -> str:
     """In words, on which sets and by how much."""
     by = ", ".join(f"`{name}` ({candidate.on_sets[name].gain.value:.4f})" for name in candidate.worse_on)
     return (
-        f"On some validation sets the {metric.name} of method `{candidate.method}` is worse than the best checkpoint's, "
-        f"beyond the 95 % interval: {by}."
+        f"On some validation sets the {metric.name} of method `{candidate.method}` is worse than that of the best "
+        f"checkpoint, beyond the 95 % interval: {by}."
     )
 
 

@@ -18,6 +18,7 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
+from ladle_engine.tasks.metrics import mean_entropy
 from ladle_engine.tasks.preprocessing import (
     DEVIATIONS,
     MAX_SIDE,
@@ -29,6 +30,7 @@ from ladle_engine.tasks.preprocessing import (
 from ladle_engine.tasks.processor import Overrides, open_processor
 from ladle_engine.tasks.processor_file import find_processor
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.unlabelled_images import open_unlabelled_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,14 @@ class ImageClassification:
         return ImageShape(channels=model_config.num_channels(config), num_classes=num_classes, class_ids=names)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_images(path, shape, self.preprocessing(checkpoints, shape))
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_unlabelled_images(path, shape, self.preprocessing(checkpoints, shape))
+
+    def _plausible_shape(self, checkpoints: CheckpointSet) -> ImageShape:
         shape = self.shape(checkpoints)
         stored = sum(info.numel for info in checkpoints.tensors.values())
         if shape.num_classes > stored:
@@ -106,7 +116,7 @@ class ImageClassification:
                 f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
                 f"describes {shape.num_classes:,} classes.",
             )
-        return open_images(path, shape, self.preprocessing(checkpoints, shape))
+        return shape
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
         """The folder's processor with the task's options in its place; without one, a resize to the model's size."""
@@ -145,6 +155,9 @@ class ImageClassification:
             "accuracy": (logits.argmax(dim=1) == batch["labels"]).to(torch.float32),
             "loss": F.cross_entropy(logits, batch["labels"], reduction="none"),
         }
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        return mean_entropy(self.logits(model, batch))
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""

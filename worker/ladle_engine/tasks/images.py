@@ -181,27 +181,45 @@ def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> 
 
 
 def _open_folder(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> DecodedImages:
+    refuse_channels(shape)
+    folders = find_images(path)
+    label_of, remark = find_labels(folders, shape)
+    files = [file for images in folders.images.values() for file in images]
+    labels = [label_of[name] for name, images in folders.images.items() for _ in images]
+    remarks = filter(None, (remark, folders.remark()))
+    return of_files(files, torch.tensor(labels), shape, preprocessing, tuple(remarks))
+
+
+def refuse_channels(shape: ImageShape) -> None:
+    """Raises `DataError` for a model that takes no image files."""
     if shape.channels not in MODES:
         raise DataError(
             "invalid-data",
             f"Image files must be for a model of 1 or 3 channels, but this one takes {shape.channels}. Give arrays in "
             f"an .npz or a .safetensors file.",
         )
-    folders = find_images(path)
-    label_of, remark = find_labels(folders, shape)
-    files = [file for images in folders.images.values() for file in images]
-    labels = [label_of[name] for name, images in folders.images.items() for _ in images]
+
+
+def of_files(
+    files: Sequence[Path], labels: Tensor, shape: ImageShape, preprocessing: Preprocessing, remarks: Sequence[str]
+) -> DecodedImages:
+    """Of one file or more."""
     mode = None if preprocessing.takes_any_mode else MODES[shape.channels]
     if isinstance(preprocessing, PlainPreprocessing) and preprocessing.size is None:
         preprocessing = replace(preprocessing, size=decode(files[0], mode).size[::-1])
-    remarks = filter(None, (remark, folders.remark()))
-    return DecodedImages(ImageFiles(files=files, mode=mode), torch.tensor(labels), preprocessing, tuple(remarks))
+    return DecodedImages(ImageFiles(files=files, mode=mode), labels, preprocessing, remarks)
 
 
 def _open_arrays(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
     stored_images, stored_labels = read_arrays(path)
     images = as_images(stored_images, shape, path)
-    labels = as_labels(stored_labels, len(images), shape, path)
+    return of_arrays(images, as_labels(stored_labels, len(images), shape, path), shape, preprocessing, path)
+
+
+def of_arrays(
+    images: Tensor, labels: Tensor, shape: ImageShape, preprocessing: Preprocessing, path: Path
+) -> ArrayImages | DecodedImages:
+    """Of what `as_images` and `as_labels` let through."""
     if images.is_floating_point():
         remark = _remark_on_floats(images, preprocessing, path)
         return ArrayImages(images, labels, preprocessing, () if remark is None else (remark,))
