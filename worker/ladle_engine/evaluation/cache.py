@@ -66,6 +66,7 @@ class Evaluations:
         collectives: Collectives,
         state: ResumeState,
         seed: int,
+        served_in: torch.dtype | None = None,
     ) -> None:
         ends = {name: ends_by_set(examples) for name, examples in splits.items()}
         self.rounds = {name: tuple(map(sum, zip(*of_sets, strict=True))) for name, of_sets in ends.items()}
@@ -77,6 +78,7 @@ class Evaluations:
         """The precision of the directions from which a model is placed now, if that is not exactly what is written."""
         self._collectives = collectives
         self._state = state
+        self._served_in = served_in
         self._known = {
             digest: _Known(
                 statistics=saved["statistics"],
@@ -204,7 +206,10 @@ class Evaluations:
         start = _size(known)
         if start >= end:
             return
-        more = evaluate(self._model, examples.at(slice(start, end)), self._collectives, generated=generated)
+        more = evaluate(
+            self._model, examples.at(slice(start, end)), self._collectives,
+            generated=generated, served_in=self._served_in,
+        )  # fmt: skip
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:

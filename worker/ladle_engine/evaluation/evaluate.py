@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -112,12 +113,21 @@ def per_example(metric: Metric, *, num_sets: int) -> str | None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples, collectives: Collectives, *, generated: bool = False) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    examples: Examples,
+    collectives: Collectives,
+    *,
+    generated: bool = False,
+    served_in: torch.dtype | None = None,
+) -> Evaluation:
     """Collective: batches are dealt to the ranks in turn, and every rank gets the statistics of all examples, in order.
 
     Those that generated metrics need, or those that the others do. What stands in a batch does not depend on the ranks,
     so a model has the same values on any number of them. Every rank calls the model equally often, because a call may
     itself be collective: a rank that is dealt one batch less scores an example once more and drops its values.
+
+    With `served_in` the model's products are made in this type, as where it will be served; losses stay float32.
     """
     model.eval()
     task = examples.task
@@ -128,7 +138,7 @@ def evaluate(model: nn.Module, examples: Examples, collectives: Collectives, *, 
     for first in range(0, len(batches), size):
         dealt = first + rank < len(batches)
         indices = examples.indices[batches[first + rank] if dealt else batches[0][:1]]
-        with collectives.translate_collective_errors():
+        with collectives.translate_collective_errors(), _served_in(served_in, examples.device):
             scored = _scored(task, model, examples.batch(indices), generated)
             for name in names:
                 rows = scored[name].detach().to(device="cpu", dtype=torch.float64)
@@ -148,6 +158,10 @@ def evaluate(model: nn.Module, examples: Examples, collectives: Collectives, *, 
 def statistics_of(metrics: Sequence[Metric], *, generated: bool) -> tuple[str, ...]:
     """What all metrics of one kind need, each once."""
     return tuple(dict.fromkeys(name for metric in metrics if metric.generated is generated for name in metric.needs))
+
+
+def _served_in(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _scored(task: Task, model: nn.Module, batch: Batch, generated: bool) -> Mapping[str, Tensor]:

@@ -74,6 +74,13 @@ class Plan:
     """The most vectors of the model's size that one of them keeps besides the directions."""
 
 
+def served_in(output_dtypes: Mapping[str, torch.dtype], device: torch.device) -> torch.dtype | None:
+    """The type in which a model of these tensors computes where it is served: that of halves, on a GPU."""
+    # A few float32 tensors, such as norms, leave a model one of halves.
+    halves = set(output_dtypes.values()) & {torch.bfloat16, torch.float16}
+    return halves.pop() if device.type == "cuda" and len(halves) == 1 else None
+
+
 @dataclass(kw_only=True)
 class MethodContext:
     """Made once per job by `average`; methods read it and place coefficients in its model."""
@@ -120,6 +127,7 @@ class MethodContext:
             collectives=self.collectives,
             state=self.state,
             seed=self.seed,
+            served_in=served_in(self.output_dtypes, self.select.device),
         )
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ BITS = 48
 
 def macro_f1(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """The mean of the classes' F1, over the classes that a sample has or the model predicts."""
-    correct, predicted, true = _class_counts(values, weights)
+    correct, predicted, true = class_counts(values, weights)
     return _mean_f1(correct, predicted, true)
 
 
@@ -38,7 +38,7 @@ def binary_f1(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
 
 def matthews(values: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """Matthews' correlation coefficient, for any number of classes (Gorodkin 2004)."""
-    correct_RC, predicted_RC, true_RC = _class_counts(values, weights)
+    correct_RC, predicted_RC, true_RC = class_counts(values, weights)
     total = weights.sum(dim=1)
     covariance = correct_RC.sum(dim=1) * total - (predicted_RC * true_RC).sum(dim=1)
     spread = (total.square() - predicted_RC.square().sum(dim=1)) * (total.square() - true_RC.square().sum(dim=1))
@@ -91,13 +91,15 @@ class SetsOfLabels:
         return bits.flatten(1)[:, : self.num_labels].to(torch.bool)
 
 
-def _class_counts(values: Mapping[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How often each class is right, predicted, and true: float64 [R, C]."""
-    predicted, true = (values[name].to(torch.int64) for name in (PREDICTED, LABEL))
-    num_classes = int(torch.cat([predicted, true]).max()) + 1 if len(true) else 1
+def class_counts(values: Mapping[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How often each class that occurs is right, predicted, and true: float64 [R, C]."""
+    both = torch.cat([values[name].to(torch.int64) for name in (PREDICTED, LABEL)])
+    # Only those that occur: of 20,000 classes a small set has a few, and R is large.
+    occurring, numbers = torch.unique(both, return_inverse=True)
+    predicted, true = numbers.chunk(2)
 
     def counted(weights: Tensor, classes: Tensor) -> Tensor:
-        return weights.new_zeros(len(weights), num_classes).index_add_(1, classes, weights)
+        return weights.new_zeros(len(weights), len(occurring)).index_add_(1, classes, weights)
 
     return counted(weights * (predicted == true), true), counted(weights, predicted), counted(weights, true)
 

@@ -192,7 +192,7 @@ def broken_scores(
 def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) -> Broken | None:
     """A mean has one float32 per example; other metrics may be made of several numbers per example, whole ones too."""
     if metric.of is None or name == metric.rises_with:
-        numbers = metric.of is not None or (isinstance(rows, Tensor) and rows.dtype == torch.float32)
+        numbers = metric.of is not None or (isinstance(rows, Tensor) and rows.dtype in _value_types(rows))
         if isinstance(rows, Tensor) and rows.shape == (count,) and numbers and not rows.is_complex():
             return None
         kind = "float32 " if metric.of is None else ""
@@ -203,6 +203,12 @@ def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) ->
         return None
     rule = f"return one row of numbers per example for `{name}`, [{count}] or [{count}, S] here"
     return Broken(part, rule, f"returns {shown(rows)}")
+
+
+def _value_types(rows: Tensor) -> tuple[torch.dtype, ...]:
+    """Under autocast a task of one's own may come to halves without knowing."""
+    halves = (torch.bfloat16, torch.float16) if torch.is_autocast_enabled(rows.device.type) else ()
+    return (torch.float32, *halves)
 
 
 def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric], part: str = "evaluate") -> Broken | None:

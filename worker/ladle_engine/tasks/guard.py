@@ -53,12 +53,16 @@ def refuse(task: Task, broken: Broken) -> NoReturn:
     _guarded(task).refuse(broken)
 
 
+def trains_unlabelled(task: Task) -> bool:
+    return isinstance(_guarded(task).unguarded, TrainsUnlabelled)
+
+
 def by_entropy(task: Task) -> Task:
     """The same task with the entropy of its predictions as the loss that is trained.
 
     Raises `DataError` (invalid-data) for a task that has none.
     """
-    if not isinstance(_guarded(task).unguarded, TrainsUnlabelled):
+    if not trains_unlabelled(task):
         raise DataError(
             "invalid-data",
             f"`train_set_use=` must be `coefficients` or `batchnorm` with task `{task.name}`, which cannot be trained "

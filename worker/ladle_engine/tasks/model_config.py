@@ -33,7 +33,8 @@ CHOICES_OF_CODE = frozenset(
 )
 SMALL_BUFFERS = 1 << 24
 """Numbers in tables that a model makes itself, such as positions."""
-LAYERS = re.compile(r"layers|depth|blocks|stages")
+LAYERS = re.compile(r"(?<!max_window_)layers|depth|blocks|stages")
+"""Not the first layer with a window, of which Qwen2 has 28 whatever its depth."""
 
 
 def parse_config(checkpoints: CheckpointSet) -> Any:
@@ -105,11 +106,12 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
 
 
 @contextmanager
-def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
+def no_larger_than(checkpoints: CheckpointSet, where: str = "`config.json`") -> Iterator[None]:
     """Inside, a model that has more than twice the numbers of the checkpoints is refused while it is built, and one of
     endlessly many parts.
 
     A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
+    `where` is what describes the model, for messages.
     """
     stored = sum(info.numel for info in checkpoints.tensors.values())
     most_tensors = 10 * len(checkpoints.tensors) + 1000
@@ -120,8 +122,8 @@ def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
     def too_large(held: str, described: str) -> TaskError:
         return TaskError(
             "model-mismatch",
-            f"`config.json` must describe the model of these checkpoints, which hold {held}, but describes {described} "
-            f"or more.",
+            f"{where} must describe the model of these checkpoints, which hold {held}, but describes {described} or "
+            f"more.",
         )
 
     def count(kind: str, name: str, tensor: Tensor | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ladle_engine.errors import DataError
 from ladle_engine.tasks.tables.base import TEXT
+from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.lines import MAX_LINE_BYTES, Block, Line, RowIndex, decoded, lines_of, open_lines
 from ladle_engine.tasks.tables.row_files import RowFile, StoredRow
 from ladle_engine.tasks.tables.source import Source
@@ -67,35 +68,36 @@ class CsvRows:
         return dict(zip(self.columns, row.content, strict=True))
 
 
-def open_csv(path: Path, *, limit: int | None = None) -> RowFile:
+def open_csv(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> RowFile:
     """Raises `DataError` that names the line of broken quotes, or of a row of another length than the header."""
+    kept = kept or Kept()
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     source = open_lines(path, "a csv file")
     dialect = Dialect(_delimiter(source))
     try:
-        return _open(source, dialect, limit)
+        return _open(source, dialect, limit, kept)
     except DataError:
         if dialect.delimiter != "\t":
             raise
-        table = _unquoted(source, limit)
+        table = _unquoted(source, limit, kept)
         if table is None:
             raise
         return table
 
 
-def _unquoted(source: Source, limit: int | None) -> RowFile | None:
+def _unquoted(source: Source, limit: int | None, kept: Kept) -> RowFile | None:
     """The table as it is where quotes are characters like any other, if that makes one."""
     remark = (
         f"The quotes in `{source.path.name}` do not come in pairs around values, so they were taken as characters of "
         f"the text."
     )
     try:
-        return _open(source, Dialect("\t", quoted=False), limit, (remark,))
+        return _open(source, Dialect("\t", quoted=False), limit, kept, (remark,))
     except DataError:
         return None
 
 
-def _open(source: Source, dialect: Dialect, limit: int | None, remarks: Sequence[str] = ()) -> RowFile:
+def _open(source: Source, dialect: Dialect, limit: int | None, kept: Kept, remarks: Sequence[str] = ()) -> RowFile:
     feed = LineFeed(lines_of(source), source.path)
     rows = rows_of(feed, dialect, source.path)
     names = _names(next(rows, (0, 1, []))[2], source.path)
@@ -113,7 +115,7 @@ def _open(source: Source, dialect: Dialect, limit: int | None, remarks: Sequence
         index.add(offset, line)
         end = feed.offset
     index.finish(end)
-    return RowFile(source, index, CsvRows(source.path, names, dialect), remarks)
+    return RowFile(source, index, CsvRows(source.path, names, dialect), kept, remarks)
 
 
 def rows_of(feed: LineFeed, dialect: Dialect, path: Path) -> Iterator[tuple[int, int, list[str]]]:

@@ -12,6 +12,7 @@ from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
 from ladle_engine.storage.json_text import parse_json
 from ladle_engine.tasks.tables.base import joined_kinds, kind_of
+from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.lines import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -77,11 +78,12 @@ class JsonList(JsonLines):
         return found
 
 
-def open_json(path: Path, *, limit: int | None = None) -> RowFile:
+def open_json(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> RowFile:
     """Whichever of both it is: a list begins with `[`. Raises `DataError` that names the line."""
     source = open_lines(path, "a file of JSON lines")
     first = source.read(0, CHUNK_BYTES).removeprefix(UTF8_MARK).lstrip(BLANKS)[:1]
-    return _open_list(source, limit) if first == b"[" else _open_lines(source, limit)
+    opener = _open_list if first == b"[" else _open_lines
+    return opener(source, limit, kept or Kept())
 
 
 def parsed(content: bytes, path: Path, line: int) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _broken(path: Path, line: int, how: str) -> DataError:
     )
 
 
-def _open_lines(source: Source, limit: int | None) -> RowFile:
+def _open_lines(source: Source, limit: int | None, kept: Kept) -> RowFile:
     index, end, columns = RowIndex(source), 0, Columns()
     for number, line in enumerate(lines_of(source), start=1):
         if not line.content.strip():
@@ -119,10 +121,23 @@ def _open_lines(source: Source, limit: int | None) -> RowFile:
         index.add(line.offset, number)
         end = line.offset + len(line.content)
     index.finish(end)
-    return RowFile(source, index, JsonLines(source.path, columns.kinds()))
+    if index.num_rows == 1:
+        _refuse_columns(source, end)
+    return RowFile(source, index, JsonLines(source.path, columns.kinds()), kept)
 
 
-def _open_list(source: Source, limit: int | None) -> RowFile:
+def _refuse_columns(source: Source, end: int) -> None:
+    """pandas writes an object of columns, with their values by number, where it is not told otherwise."""
+    values = parsed(source.read(0, end).removeprefix(UTF8_MARK), source.path, 1).values()
+    if values and all(isinstance(value, dict) and all(name.isdecimal() for name in value) for value in values):
+        raise DataError(
+            "invalid-data",
+            f"`{source.path}` must hold one JSON object per row, but holds one per column. Write it with "
+            f'`to_json(..., orient="records", lines=True)` of pandas.',
+        )
+
+
+def _open_list(source: Source, limit: int | None, kept: Kept) -> RowFile:
     index, end, columns = RowIndex(source), 0, Columns()
     for offset, line, content in _objects_of(source):
         if index.num_rows == limit:
@@ -131,7 +146,7 @@ def _open_list(source: Source, limit: int | None) -> RowFile:
         index.add(offset, line)
         end = offset + len(content)
     index.finish(end)
-    return RowFile(source, index, JsonList(source.path, columns.kinds()))
+    return RowFile(source, index, JsonList(source.path, columns.kinds()), kept)
 
 
 def _objects_of(source: Source) -> Iterator[tuple[int, int, bytes]]:

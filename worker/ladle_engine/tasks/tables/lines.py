@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import bisect
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
 from ladle_engine.tasks.tables.source import Source, refuse_other_kinds
-
-T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20
 """Of one line, and of one row."""
 BLOCK_BYTES = 16 << 10
 """A block of rows, which is read at once, begins anew after so many bytes; one long row may be longer."""
-KEPT_BYTES = 4 << 20
-"""Blocks that stay in memory, as they are stored."""
 UTF8_MARK = b"\xef\xbb\xbf"
 WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -120,26 +115,3 @@ class RowIndex:
         start = self._offsets[block]
         end = self._offsets[block + 1] if block + 1 < len(self._offsets) else self._end
         return Block(self._source.read(start, end - start), self._first_lines[block])
-
-
-class KeptBlocks(Generic[T]):
-    """The blocks used last, within a number of bytes; the last one whatever its size."""
-
-    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._blocks: OrderedDict[object, tuple[int, T]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: object) -> T | None:
-        if key not in self._blocks:
-            return None
-        self._blocks.move_to_end(key)
-        return self._blocks[key][1]
-
-    def put(self, key: object, value: T, num_bytes: int) -> T:
-        self._blocks[key] = num_bytes, value
-        self._bytes += num_bytes
-        while self._bytes > self._max_bytes and len(self._blocks) > 1:
-            _, (freed, _) = self._blocks.popitem(last=False)
-            self._bytes -= freed
-        return value

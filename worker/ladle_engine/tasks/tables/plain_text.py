@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ladle_engine.tasks.tables.base import TEXT
+from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.lines import Block, RowIndex, decoded, lines_of, open_lines
 from ladle_engine.tasks.tables.row_files import RowFile, StoredRow
 
@@ -24,7 +25,7 @@ class PlainRows:
         return {"text": decoded(row.content, self._path, row.line)}
 
 
-def open_text(path: Path, *, limit: int | None = None) -> RowFile:
+def open_text(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> RowFile:
     """Any text file, whatever its name; a line ends with LF, CR LF or CR. Raises `DataError`."""
     source = open_lines(path, "a text file")
     index, end = RowIndex(source), 0
@@ -35,4 +36,4 @@ def open_text(path: Path, *, limit: int | None = None) -> RowFile:
         index.add(line.offset, number)
         end = line.offset + len(line.content)
     index.finish(end)
-    return RowFile(source, index, PlainRows(path))
+    return RowFile(source, index, PlainRows(path), kept or Kept())

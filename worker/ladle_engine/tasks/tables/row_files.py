@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ladle_engine.errors import DataError
-from ladle_engine.tasks.tables.lines import Block, KeptBlocks, RowIndex
+from ladle_engine.tasks.tables.kept import Kept
+from ladle_engine.tasks.tables.lines import Block, RowIndex
 from ladle_engine.tasks.tables.source import Source
+
+PARSED_FACTOR = 4
+"""How many times as much memory as in the file rows take, about."""
 
 
 class StoredRow(NamedTuple):
@@ -35,7 +38,9 @@ class RowFormat(Protocol):
 class RowFile:
     """A table of one text file."""
 
-    def __init__(self, source: Source, index: RowIndex, rows: RowFormat, remarks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: Source, index: RowIndex, rows: RowFormat, kept: Kept, remarks: Sequence[str] = ()
+    ) -> None:
         """Raises `DataError` (empty-data) where there are no rows."""
         if index.num_rows == 0:
             raise DataError("empty-data", f"A data set must hold rows, but `{source.path}` holds none.")
@@ -44,8 +49,7 @@ class RowFile:
         self._source = source
         self._index = index
         self._format = rows
-        self._kept: KeptBlocks[list[StoredRow]] = KeptBlocks()
-        self._lock = threading.Lock()
+        self._kept = kept
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -69,9 +73,9 @@ class RowFile:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = self._index.block_of(index)
-        with self._lock:
-            block = self._kept.get(number)
-            if block is None:
-                read = self._index.read(number)
-                block = self._kept.put(number, self._format.split(read), len(read.content))
-        return block[index - self._index.first_row(number)]
+        rows: list[StoredRow] = self._kept.get((self._source, number), lambda: self._read(number))
+        return rows[index - self._index.first_row(number)]
+
+    def _read(self, number: int) -> tuple[list[StoredRow], int]:
+        block = self._index.read(number)
+        return self._format.split(block), PARSED_FACTOR * len(block.content)

@@ -39,7 +39,7 @@ HEADS: Mapping[str, Head] = {
         needs="a causal language modelling head",
     ),
     "AutoModelForSeq2SeqLM": Head(
-        suffixes=("ForConditionalGeneration", "MTModel"),
+        suffixes=("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"),
         is_a="an encoder and decoder that generates texts",
         needs="an encoder and a decoder with a language modelling head",
     ),

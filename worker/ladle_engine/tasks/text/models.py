@@ -77,3 +77,9 @@ def _auto_class(name: str) -> Any:
     import transformers
 
     return getattr(transformers, name)
+
+
+def logits_of(answer: Any) -> Tensor:
+    """A model of transformers answers with an object, or with a tuple where its config says so."""
+    found: Tensor = answer if isinstance(answer, Tensor) else answer[0] if isinstance(answer, tuple) else answer.logits
+    return found

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Numbers = Sequence[int] | Tensor | np.ndarray[tuple[int], np.dtype[np.int32]]
 
-def padded(rows: Sequence[Sequence[int] | Tensor], value: int, *, left: bool = False) -> Tensor:
+
+def padded(rows: Sequence[Numbers], value: int, *, left: bool = False) -> Tensor:
     """int64 [B, L] with L the longest row's length, at least 1. Rows begin at the left, or end at the right."""
     tensors = [torch.as_tensor(row, dtype=torch.int64) for row in rows]
     longest = max([1, *(len(row) for row in tensors)])
@@ -19,7 +22,7 @@ def padded(rows: Sequence[Sequence[int] | Tensor], value: int, *, left: bool = F
     return filled
 
 
-def lengths_of(rows: Sequence[Sequence[int] | Tensor]) -> Tensor:
+def lengths_of(rows: Sequence[Numbers]) -> Tensor:
     """int64 [B]"""
     return torch.tensor([len(row) for row in rows], dtype=torch.int64)
 

@@ -55,10 +55,13 @@ def vocabulary_size(config: Any) -> int | None:
 
 
 def _require_libraries(names: list[str]) -> None:
-    """For a folder with a model of sentencepiece alone, which transformers converts by two libraries."""
+    """For a folder with a model of sentencepiece: transformers converts it, unless a vocabulary of its own lies beside,
+    as Marian's and M2M100's do.
+    """
     if "tokenizer.json" not in names and any(name.endswith(SENTENCEPIECE) for name in names):
         require("sentencepiece", "text")
-        require("google.protobuf", "text")
+        if "vocab.json" not in names:
+            require("google.protobuf", "text")
 
 
 def _refuse_other_classes(settings: Mapping[str, Any], config: Any) -> None:
