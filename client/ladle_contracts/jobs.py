@@ -45,8 +45,9 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 SetName = Annotated[str, Field(min_length=1, max_length=100, pattern=_SET_NAME)]
 """The name of a validation set."""
 
-TAGS = PATH_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[sets]", "[word]", "[weights]"
-"""What pydantic puts into the place of an error where a value may be of two kinds. No name has brackets."""
+PATH_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[sets]", "[word]", "[weights]"
+OF_TWO_KINDS = ("val_set", "judge_by")
+"""Fields after which pydantic puts one of these marks into the place of an error."""
 
 _ValSets = Annotated[dict[SetName, PathText], Field(min_length=1, max_length=100), Tag(SETS_TAG)]
 ValSet = Annotated[
@@ -280,15 +281,16 @@ class JobSpec(Contract):
         if not isinstance(judge_by, dict) or val_set is None:
             return judge_by
         if isinstance(val_set, str):
-            raise ValueError("must name sets of `val_set`, which is a single path without a name")
+            raise ValueError("must name validation sets, but the only one has no name")
         if unknown := next((name for name in judge_by if name not in val_set), None):
-            raise ValueError(f"must name sets of `val_set` ({', '.join(val_set)}), and there is no `{unknown}`")
+            raise ValueError(f"must name validation sets ({', '.join(val_set)}), and there is no `{unknown}`")
         return judge_by
 
     @property
     def val_sets(self) -> dict[str, str]:
         """The path of each validation set by its field: `val_set`, or `val_set.NAME` for each of several."""
-        if isinstance(self.val_set, str):
+        # Of a newer version it may be something else again.
+        if not isinstance(self.val_set, dict):
             return {"val_set": self.val_set}
         return {f"val_set.{name}": path for name, path in self.val_set.items()}
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from ladle_contracts.jobs import PATTERNS, TAGS
+from ladle_contracts.jobs import OF_TWO_KINDS, PATTERNS
 
 _RULES: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
     "missing": "must be given",
@@ -79,7 +79,7 @@ def _broken_rule(item: Mapping[str, Any]) -> BrokenRule:
 
 def _without_tag(place: Sequence[Any]) -> Sequence[Any]:
     """Of a value that may be of two kinds, pydantic says after its field as which it was read."""
-    return [*place[:1], *place[2:]] if len(place) > 1 and place[1] in TAGS else place
+    return [*place[:1], *place[2:]] if place and place[0] in OF_TWO_KINDS else place
 
 
 def _rule(item: Mapping[str, Any]) -> str:

@@ -102,6 +102,12 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
 
 
 def _verdict(result: JobResult) -> Text:
+    if result.method == "best" and any((candidate.gain or 0.0) > 0 for candidate in result.candidates):
+        # Only `no_set_worse` lets something better lose.
+        return Text.assemble(
+            ("Every average that was better than the best checkpoint is worse on some validation set", "bold yellow"),
+            f", so the result is {result.best_checkpoint}, unchanged.",
+        )
     if result.method == "best":
         return Text.assemble(
             ("No average was better than the best checkpoint", "bold yellow"),
@@ -201,7 +207,7 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_row("state", state_text(record))
     rows.add_row("checkpoints", record.spec.ckpt_dir)
     for field, path in record.spec.val_sets.items():
-        rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), path)
+        rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), str(path))
     rows.add_row("submitted", ago(record.created_at))
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)
