@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test test-tasks chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
 demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
 	$(BIN)/python examples/digits/demo.py
 
-test: $(STAMP) ## Run all tests (under 20 minutes on 2 cores), on as many cores as are idle.
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20
+test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks
+
+test-tasks: $(STAMP) ## Every task from end to end: models trained by the real tools, through every door. Up to half an hour.
+	$(BIN)/python -m pytest --durations 20 tests/tasks
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
 	$(BIN)/python -m tests.chaos $(CHAOS)

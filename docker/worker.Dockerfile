@@ -5,7 +5,10 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS requirements
 WORKDIR /src
 COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py worker > requirements.txt
+# Of pyproject.toml. `vision` brings timm and torchvision; the image with GPUs has it.
+ARG EXTRAS="worker text"
+# hadolint ignore=SC2086
+RUN python requirements.py ${EXTRAS} > requirements.txt
 
 # The dependencies, apart from our code: a change of the code makes a small new layer, and not one with torch.
 FROM ${BASE_IMAGE} AS dependencies

@@ -15,11 +15,11 @@ WORKER_BYTES = 4 << 30
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: a worker per idle core but one, as far as memory lasts; one at least.
+    """For `-n auto`: a worker per idle core, as far as memory lasts; one at least.
 
-    One core is for the servers, workers and ranks that tests start.
+    Much of a test's time is spent waiting for the servers, workers and ranks that it starts.
     """
     cores = len(os.sched_getaffinity(0))
     busy = round(psutil.cpu_percent(interval=1.0) / 100 * cores)
     by_memory = psutil.virtual_memory().available // WORKER_BYTES
-    return max(1, min(cores - 1 - busy, by_memory))
+    return max(1, min(cores - busy, by_memory))

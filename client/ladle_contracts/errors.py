@@ -46,6 +46,8 @@ class Reason(OpenEnum):
     EMPTY_DATA = "empty-data"
     TOO_LITTLE_DATA = "too-little-data"
     UNKNOWN_METRIC = "unknown-metric"
+    MISSING_LIBRARY = "missing-library"
+    """A library that the task needs is not installed beside the worker; the message has the line that installs it."""
     # Method
     UNKNOWN_METHOD = "unknown-method"
     INVALID_METHOD_OPTIONS = "invalid-method-options"

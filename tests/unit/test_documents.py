@@ -14,7 +14,7 @@ import pytest
 from ladle_contracts import Reason
 from ladle_engine import METHODS, average, combine_checkpoints
 from ladle_engine.options import describe_options
-from ladle_engine.tasks.image_classification import ImageClassification
+from ladle_engine.tasks.installed import load_task, load_tasks
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -39,11 +39,21 @@ def test_every_page_is_reached_from_the_readme() -> None:
         assert page.name in index
 
 
-def test_the_documents_name_every_method_command_and_option_of_the_built_in_task() -> None:
+def test_the_documents_list_every_method() -> None:
     methods = (REPOSITORY / "docs" / "methods.md").read_text()
     assert all(f"| [`{name}`](methods/{name}.md) |" in methods for name in METHODS)
-    tasks = (REPOSITORY / "docs" / "tasks.md").read_text()
-    assert all(f"`{option['name']}`" in tasks for option in describe_options(ImageClassification.options_type))
+
+
+TASKS = [name for name, task in load_tasks()[0].items() if task.__module__.startswith("ladle_engine.")]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_page_with_its_metrics_and_options(name: str) -> None:
+    assert f"[`{name}`](tasks/{name}.md)" in (REPOSITORY / "docs" / "tasks.md").read_text()
+    page = (REPOSITORY / "docs" / "tasks" / f"{name}.md").read_text()
+    task = load_task(name)
+    for word in [*(metric.name for metric in task.metrics), *(o["name"] for o in describe_options(task.options_type))]:
+        assert f"`{word}`" in page, word
 
 
 def test_the_tables_and_the_schema_that_come_from_the_contract_are_up_to_date() -> None:

@@ -42,6 +42,8 @@ ALLOWED = {
     "ladle_engine/tasks/image_files.py": (BYTES, "open"),
     "ladle_engine/tasks/images.py": (NAMESAKE, "open"),
     "ladle_engine/tasks/processor_file.py": ("a folder of its own, for checked values", "from_pretrained write_text"),
+    "ladle_engine/tasks/text/tokenizer.py": ("a folder of its own, for checked files", "from_pretrained iterdir"),
+    "ladle_engine/tasks/text/tokenizer_files.py": ("the same folder", "mkdir write_bytes"),
     "ladle_engine/tasks/transformers_names.py": ("gets a state dict and no path", "from_pretrained"),
     "ladle_engine/tasks/faults.py": ("source code of an installed task", "is_file"),
     "ladle_engine/tasks/identity.py": ("source code of an installed task", "read_text"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ladle_engine.safe_text import one_line
@@ -93,6 +94,25 @@ def pulse() -> None:
 def on_pulse(listener: Callable[[], None]) -> None:
     """`listener` is called by every `pulse` of this process from now on."""
     _listeners.append(listener)
+
+
+_warned: list[ProgressCallback] = []
+
+
+def warn(message: str) -> None:
+    """A warning of the job that runs now, for code that is handed no callback. Without a job nobody hears it."""
+    for on_event in _warned:
+        on_event(Warned(message=message))
+
+
+@contextmanager
+def warnings_to(on_event: ProgressCallback) -> Iterator[None]:
+    """Inside, `on_event` is told what `warn` says."""
+    _warned.append(on_event)
+    try:
+        yield
+    finally:
+        _warned.remove(on_event)
 
 
 class Pace:

@@ -72,6 +72,11 @@ READ: dict[str, Callable[[int], object]] = {
         "args": {"lr": 0.1, "betas": (0.9, 0.99), "name": None},
         "loss": torch.tensor([0.3]),
     },
+    "with a namespace": lambda i: {
+        "state_dict": state(i),
+        "args": argparse.Namespace(lr=0.1, mean=[0.5], inner=argparse.Namespace(state_dict={"w": torch.ones(9)})),
+    },
+    "flat with a namespace": lambda i: {**state(i), "opt": argparse.Namespace(lr=0.1)},
     "flat with an epoch": lambda i: {**state(i), "epoch": 3},
     "flat with an optimiser": lambda i: {**state(i), "optimizer": {}, "lr_scheduler": optimizer()},
     "flat with a full optimiser": lambda i: {**state(i), "optimizer_state_dict": optimizer()},
@@ -178,9 +183,9 @@ class Mine(Tensor):
 
 
 UNSAFE: dict[str, tuple[Callable[[int], object], str, str]] = {
-    "namespace": (
-        lambda i: {"state_dict": state(i), "args": argparse.Namespace(lr=0.1)},
-        "its entry `args` asks for `argparse.Namespace`",
+    "a class in a namespace": (
+        lambda i: {"state_dict": state(i), "args": argparse.Namespace(config=Config())},
+        f"its entry `args` / `config` asks for `{__name__}.Config`",
         "unsafe-checkpoint",
     ),
     "a class within": (

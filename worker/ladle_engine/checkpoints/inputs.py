@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ladle_engine.checkpoints.training_args import training_args
 from ladle_engine.checkpoints.types import CheckpointSet, TensorReader
 from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.storage.inputs import Inputs
@@ -22,6 +23,8 @@ def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader]) -> In
             inputs.add(file.path, file.identity)
     for path in checkpoints.side_files:
         inputs.add_hashed(path, checkpoints.read.get(path))
+    if (args := training_args(checkpoints.folder, checkpoints.home)) is not None:
+        inputs.add_hashed(args)
     return inputs
 
 

@@ -1,6 +1,7 @@
 """What the calls in a pickle make: tensors as records of where their numbers are, and little else.
 
-The names are those that torch's own weights-only loading allows, with numpy's numbers; no other name is accepted.
+The names are those that torch's own weights-only loading allows, with numpy's numbers and argparse's arguments; no
+other name is accepted.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ INERT_CALLS = frozenset(
     {
         *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
         *("torch.device", "_codecs.encode", "builtins.bytearray"),
-        "builtins.complex",
+        # The arguments of a training script, which timm keeps beside the weights: a bag of values.
+        *("builtins.complex", "argparse.Namespace"),
     }
 )
 

@@ -28,7 +28,7 @@ def code(text: str) -> str:
 def words(text: str) -> str:
     """A sentence on one line. What is in backticks stays a code span, and what is no plain word becomes one."""
     told = ""
-    for index, part in enumerate(_QUOTED.split(one_line(text).strip())):
+    for index, part in enumerate(_QUOTED.split(one_line(text).strip(" "))):
         # Every second part is what stood in backticks.
         for piece in [code(part)] if index % 2 else map(_plain, re.split("( +)", part)):
             # Two code spans that touch would become one.

@@ -19,7 +19,7 @@ from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.prepare import choose_metric
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import open_splits
-from ladle_engine.progress import StageStarted, Warned, ignore
+from ladle_engine.progress import StageStarted, Warned, ignore, warnings_to
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
 from ladle_engine.storage.atomic_folder import refuse_existing
 from ladle_engine.tasks import choose_task, identity_of
@@ -38,6 +38,7 @@ def opened(request: Request) -> Iterator[Job]:
     on_event(StageStarted(stage="discover"))
     with ExitStack() as open_files:
         open_files.enter_context(keeping_files_open())
+        open_files.enter_context(warnings_to(on_event))
         checkpoints = _discover(request)
         announce(checkpoints, on_event, order_matters=needs_order(plan))
         refuse_bad_starts(plan, checkpoints.names)

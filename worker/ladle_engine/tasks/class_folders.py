@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,10 @@ from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
 from ladle_engine.tasks.image_files import SUFFIXES
 from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.label_names import Labels, by_default_name, by_loose_name, by_name, by_number
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
 """Names of parts of a data set, which are no classes."""
-
-Labels = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +106,10 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
     """
     names = [name for name, images in folders.images.items() if images]
     known = shape.class_ids or {}
-    for scheme in (_by_name, _by_loose_name, _by_default_name, _by_number):
+    for scheme in (by_name, by_loose_name, by_default_name, by_number):
         labels = scheme(names, known, shape.num_classes)
         if labels is not None:
-            return labels, _remark_on_numbers(names, shape) if scheme is _by_number else None
+            return labels, _remark_on_numbers(names, shape) if scheme is by_number else None
     _refuse_splits(folders, names, shape)
     if not _has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
         for candidates in (list(folders.images), names):
@@ -122,49 +120,13 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
             f"There must be one class folder for each of the model's {shape.num_classes} classes, or folders named by "
             f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {_listed(names)}.",
         )
-    unknown = [name for name in names if _by_loose_name([name], known, shape.num_classes) is None]
+    unknown = [name for name in names if by_loose_name([name], known, shape.num_classes) is None]
     raise DataError(
         "unknown-classes",
         f"Class folders must be named as in the model's config ({_listed(list(known))}) or by number from 0 to "
         f"{shape.num_classes - 1}, but `{folders.root}` has "
         f"{_listed(unknown or names, quote='`')}.",
     )
-
-
-def _by_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
-    return known if all(name in known for name in names) else None
-
-
-def _by_loose_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
-    """Whatever the case, and with spaces, `_` and `-` alike; or by one of several names, as in `tench, Tinca tinca`."""
-    ways = [(_loose(way), label) for name, label in known.items() for way in {name, *name.split(",")}]
-    labels_of: dict[str, set[int]] = {}
-    for way, label in ways:
-        labels_of.setdefault(way, set()).add(label)
-    found = {name: labels_of.get(_loose(name), set()) for name in names}
-    if any(len(labels) != 1 for labels in found.values()):
-        return None
-    return {name: min(labels) for name, labels in found.items()}
-
-
-def _loose(name: str) -> str:
-    # A Mac decomposes accented letters in names of files.
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
-
-
-def _by_default_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
-    """`LABEL_3`, as transformers names a label without a name."""
-    return _numbered([re.fullmatch(r"label[ _-]?(\d+)", name, re.ASCII | re.IGNORECASE) for name in names], num_classes)
-
-
-def _by_number(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
-    return _numbered([re.fullmatch(r"(\d+)", name, re.ASCII) for name in names], num_classes)
-
-
-def _numbered(matches: Sequence[re.Match[str] | None], num_classes: int) -> Labels | None:
-    labels = {match[0]: int(match[1]) for match in matches if match is not None}
-    fits = len(labels) == len(matches) and all(label < num_classes for label in labels.values())
-    return labels if fits else None
 
 
 def _has_names(shape: ImageShape) -> bool:
@@ -189,7 +151,7 @@ def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShap
             continue
         below = sorted({parts[0] for parts in inner})
         alone = len(names) == 1 < shape.num_classes
-        if alone or name.casefold() in SPLITS or _by_loose_name(below, shape.class_ids or {}, shape.num_classes):
+        if alone or name.casefold() in SPLITS or by_loose_name(below, shape.class_ids or {}, shape.num_classes):
             raise DataError(
                 "unknown-classes",
                 f"An image folder must hold one sub-folder per class, but `{folders.root}` holds `{name}`, which holds "

@@ -1,7 +1,8 @@
-"""Image classification with a model of transformers, named by the folder's `config.json`."""
+"""Image classification with a model of transformers, timm or torchvision, or with CLIP's encoder and a head."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,15 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
-from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.preprocessing import (
-    DEVIATIONS,
-    MAX_SIDE,
-    MEANS,
-    PlainPreprocessing,
-    Preprocessing,
-    all_within,
-)
-from ladle_engine.tasks.processor import Overrides, open_processor
-from ladle_engine.tasks.processor_file import find_processor
-from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, Preprocessing, all_within
+from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
+from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
+from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
+from ladle_engine.tasks.vision.crop_preprocessing import INTERPOLATIONS
+from ladle_engine.tasks.vision.sources import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +38,21 @@ class ImageOptions:
     )
     mean: list[float] | None = option(None, "per channel, subtracted; the processor's when absent")
     std: list[float] | None = option(None, "per channel, divided by; the processor's when absent")
+    model: str | None = option(
+        None, "a model of timm or torchvision by name, such as `timm:resnet18`; what the folder says when absent"
+    )
+    crop_pct: float | None = option(
+        None,
+        "for timm, torchvision and model soups: the share of the resized image that is cut out",
+        above=0,
+        at_most=2,
+    )
+    interpolation: str | None = option(
+        None, "for timm, torchvision and model soups: how images are resized", one_of=tuple(INTERPOLATIONS)
+    )
+    activation: str | None = option(
+        None, "for model soups: OpenAI's `quick_gelu` when absent", one_of=tuple(ACTIVATIONS)
+    )
 
     def check(self, owner: str) -> None:
         for name, values, bounds in (("mean", self.mean, MEANS), ("std", self.std, DEVIATIONS)):
@@ -56,11 +67,8 @@ class ImageClassification:
     """A subclass that is installed as a plug-in overrides `recognises`, `build_model` and `shape`."""
 
     name: ClassVar[str] = "image-classification"
-    summary: ClassVar[str] = "Classifies images with the transformers model that config.json names."
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0),
-        Metric(name="loss", higher_is_better=False, low=0.0),
-    )
+    summary: ClassVar[str] = "Classifies images with a model of transformers, timm, torchvision or model soups."
+    metrics: ClassVar[tuple[Metric, ...]] = CLASS_METRICS
     options_type: ClassVar[type] = ImageOptions
 
     def __init__(self, options: ImageOptions | None = None) -> None:
@@ -73,36 +81,36 @@ class ImageClassification:
         parsed: ImageOptions = parse_options(
             cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
         )
+        if parsed.model is not None and cls.build_model is not ImageClassification.build_model:
+            raise TaskError(
+                "invalid-task-options",
+                f"`model` of task `{cls.name}` must be absent, because the task has a model of its own, but is "
+                f"`{parsed.model}`.",
+            )
         return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
-        architectures = (checkpoints.config or {}).get("architectures")
-        return isinstance(architectures, list) and any(
-            isinstance(name, str) and name.endswith("ForImageClassification") for name in architectures
-        )
+        return names_its_model(checkpoints)
+
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
+        """Without `top-5` where there are no more classes than that."""
+        if TOP_5 not in self.metrics or self.shape(checkpoints).num_classes > TOP:
+            return self
+        made = copy.copy(self)
+        vars(made)["metrics"] = tuple(metric for metric in self.metrics if metric != TOP_5)
+        return made
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         """The architecture alone: no download, no code from the folder, and whatever weights."""
-        # transformers takes seconds to import, which a plug-in with a model of its own does not need.
-        from transformers import AutoModelForImageClassification
-
-        config = model_config.parse_config(checkpoints)
-        with model_config.translated(checkpoints):
-            with model_config.no_larger_than(checkpoints):
-                AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        return model
+        return self._source(checkpoints).build()
 
     def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
-        # A plug-in's own model has no names but its own.
-        return stored_names(model, checkpoints) if is_of_transformers(model) else {}
+        return self._source(checkpoints).stored_names(model)
 
     def shape(self, checkpoints: CheckpointSet) -> ImageShape:
-        """Channels and classes, from the config's `num_channels` and `id2label`."""
-        config = model_config.checked(checkpoints)
-        num_classes, names = model_config.class_ids(config)
-        return ImageShape(channels=model_config.num_channels(config), num_classes=num_classes, class_ids=names)
+        """Channels and classes."""
+        return self._source(checkpoints).shape()
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         shape = self.shape(checkpoints)
@@ -116,21 +124,12 @@ class ImageClassification:
         return open_images(path, shape, self.preprocessing(checkpoints, shape))
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
-        """The folder's processor with the task's options in its place; without one, a resize to the model's size."""
-        options = self._overrides(shape)
-        file = find_processor(checkpoints)
-        if file is not None and shape.channels in (1, 3):
-            return open_processor(file, checkpoints, shape.channels, options)
-        if (options.mean is None) != (options.std is None):
-            absent = "mean" if options.mean is None else "std"
-            raise TaskError(
-                "invalid-task-options",
-                f"`mean` and `std` must be given together where no processor lies beside the checkpoints, but "
-                f"`{absent}` is absent.",
-            )
-        side = self.options.image_size
-        size = model_config.image_size(checkpoints.config or {}) if side is None else (side, side)
-        return PlainPreprocessing(size=size, mean=options.mean, std=options.std)
+        """What the model was trained with, with the task's options in its place."""
+        return self._source(checkpoints).preprocessing(shape, self._overrides(shape))
+
+    def _source(self, checkpoints: CheckpointSet) -> ModelSource:
+        options = self.options
+        return source_of(checkpoints, options.model, options.image_size, options.activation)
 
     def _overrides(self, shape: ImageShape) -> Overrides:
         given = {"mean": self.options.mean, "std": self.options.std}
@@ -141,17 +140,19 @@ class ImageClassification:
                     f"`{name}` must have one number for each of {shape.channels} channels, but is {values}.",
                 )
         per_channel = {name: tuple(values) if values is not None else None for name, values in given.items()}
-        return Overrides(image_size=self.options.image_size, mean=per_channel["mean"], std=per_channel["std"])
+        return Overrides(
+            image_size=self.options.image_size,
+            mean=per_channel["mean"],
+            std=per_channel["std"],
+            crop_pct=self.options.crop_pct,
+            interpolation=self.options.interpolation,
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        logits = self.logits(model, batch)
-        return {
-            "accuracy": (logits.argmax(dim=1) == batch["labels"]).to(torch.float32),
-            "loss": F.cross_entropy(logits, batch["labels"], reduction="none"),
-        }
+        return class_statistics(self.logits(model, batch), batch["labels"])
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""
@@ -161,7 +162,7 @@ class ImageClassification:
         except Exception as error:
             # Images of another size or number of channels, most of all. What a config asks for may fail anywhere in a
             # model of transformers; a plug-in's own model has faults of its own.
-            if is_machine_fault(error) or not (isinstance(error, ValueError) or is_of_transformers(model)):
+            if is_machine_fault(error) or not (isinstance(error, ValueError) or _is_of_a_library(model)):
                 raise
             raise TaskError(
                 "model-mismatch",
@@ -170,8 +171,8 @@ class ImageClassification:
         return logits_of(answer).to(torch.float32)
 
 
-def is_of_transformers(model: nn.Module) -> bool:
-    return hasattr(model, "from_pretrained")
+def _is_of_a_library(model: nn.Module) -> bool:
+    return type(model).__module__.partition(".")[0] in ("transformers", "timm", "torchvision", "ladle_engine")
 
 
 def logits_of(answer: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `config.json` says of an image classifier of transformers, checked before it is believed."""
+"""What `config.json` says of a model of transformers, checked before it is believed, and the model made from it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ CHOICES_OF_CODE = frozenset(
 )
 SMALL_BUFFERS = 1 << 24
 """Numbers in tables that a model makes itself, such as positions."""
-LAYERS = re.compile(r"layers|depth|blocks|stages")
+LAYERS = re.compile(r"(?<!max_window_)layers|depth|blocks|stages")
+"""Not the first layer with a window, of which Qwen2 has 28 whatever its depth."""
 
 
 def parse_config(checkpoints: CheckpointSet) -> Any:
@@ -47,6 +48,20 @@ def parse_config(checkpoints: CheckpointSet) -> Any:
         return AutoConfig.for_model(model_type, **values)
 
 
+def build(checkpoints: CheckpointSet, config: Any, auto_class_name: str) -> nn.Module:
+    """The architecture of `config` by an auto class of transformers, with whatever weights: no download, no code of the
+    folder. Tried where it takes no memory first. Raises `TaskError` (model-mismatch).
+    """
+    import transformers
+
+    auto_class = getattr(transformers, auto_class_name)
+    with translated(checkpoints):
+        with no_larger_than(checkpoints):
+            auto_class.from_config(config, trust_remote_code=False)
+        model: nn.Module = auto_class.from_config(config, trust_remote_code=False)
+    return model
+
+
 def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     """The config, none of whose lengths is beyond what the tensors can be for: transformers makes lists of them.
 
@@ -56,7 +71,7 @@ def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
     if config is None:
         raise TaskError(
             "model-mismatch",
-            f"Task `image-classification` must have a `config.json` of transformers, which names the model, but "
+            f"The checkpoints must have a `config.json` of transformers, which names the model, but "
             f"`{checkpoints.folder}` has none. Copy it there; for a model of your own write a task: see docs/tasks.md.",
         )
     longest = max((max(info.shape, default=1) for info in checkpoints.tensors.values()), default=1)
@@ -85,17 +100,18 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
     except Exception as error:
         raise TaskError(
             "model-mismatch",
-            f"`config.json` must describe an image classifier of transformers, but its model_type is "
+            f"`config.json` must describe a model that transformers can make, but its model_type is "
             f"{(checkpoints.config or {}).get('model_type')!r} ({type(error).__name__}: {str(error)[:300]}).",
         ) from error
 
 
 @contextmanager
-def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
+def no_larger_than(checkpoints: CheckpointSet, where: str = "`config.json`") -> Iterator[None]:
     """Inside, a model that has more than twice the numbers of the checkpoints is refused while it is built, and one of
     endlessly many parts.
 
     A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
+    `where` is what describes the model, for messages.
     """
     stored = sum(info.numel for info in checkpoints.tensors.values())
     most_tensors = 10 * len(checkpoints.tensors) + 1000
@@ -106,8 +122,8 @@ def no_larger_than(checkpoints: CheckpointSet) -> Iterator[None]:
     def too_large(held: str, described: str) -> TaskError:
         return TaskError(
             "model-mismatch",
-            f"`config.json` must describe the model of these checkpoints, which hold {held}, but describes {described} "
-            f"or more.",
+            f"{where} must describe the model of these checkpoints, which hold {held}, but describes {described} or "
+            f"more.",
         )
 
     def count(kind: str, name: str, tensor: Tensor | None) -> None:

@@ -29,6 +29,18 @@ class Overrides:
     image_size: int | None = None
     mean: Channels | None = None
     std: Channels | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+
+    def refuse_cropping(self) -> None:
+        """Where a processor or nothing at all says how images are resized and cropped. Raises `TaskError`."""
+        for name in ("crop_pct", "interpolation"):
+            if (value := getattr(self, name)) is not None:
+                raise TaskError(
+                    "invalid-task-options",
+                    f"`{name}` must be absent, because it is for models of timm, torchvision and model soups alone, "
+                    f"but is {value!r}. For a model of transformers, change its `preprocessor_config.json`.",
+                )
 
     @property
     def normalises(self) -> bool:

@@ -1,0 +1,164 @@
+"""Causal language models of transformers: how well each token is predicted from those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import TaskError
+from ladle_engine.options import option, parse_options
+from ladle_engine.tasks import model_config
+from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.metrics import divided, exp_ratio, of_sums, ratio
+from ladle_engine.tasks.text.causal_sets import CausalSettings, open_causal_set
+from ladle_engine.tasks.text.conversations import ALL, LOSS_ON
+from ladle_engine.tasks.text.heads import architectures_of
+from ladle_engine.tasks.text.lengths import max_positions
+from ladle_engine.tasks.text.models import build_model
+from ladle_engine.tasks.text.predictions import predict_packed, sees_what_follows
+from ladle_engine.tasks.text.text_sets import TextSetOptions
+from ladle_engine.tasks.text.token_losses import IGNORED
+from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
+from ladle_engine.tasks.transformers_names import stored_names
+
+AUTO_CLASS = "AutoModelForCausalLM"
+SUFFIXES = ("ForCausalLM", "LMHeadModel")
+ANOTHER_SUFFIX = "WithLMHeadModel"
+"""Of masked language models."""
+USUAL_BLOCK = 1024
+
+LOSS = Metric(
+    name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "tokens"), statistics=("nll", "tokens"),
+    rises_with="nll",
+)  # fmt: skip
+PERPLEXITY = Metric(
+    name="perplexity", higher_is_better=False, low=0.0, of=exp_ratio("nll", "tokens"), statistics=("nll", "tokens"),
+    rises_with="nll",
+)  # fmt: skip
+BITS_PER_BYTE = Metric(
+    name="bits_per_byte", higher_is_better=False, low=0.0,
+    of=of_sums(lambda sums: divided(sums["nll"], sums["bytes"]) / math.log(2)), statistics=("nll", "bytes"),
+    rises_with="nll",
+)  # fmt: skip
+TOKEN_ACCURACY = Metric(
+    name="token_accuracy", higher_is_better=True, low=0.0, of=ratio("correct", "tokens"),
+    statistics=("correct", "tokens"), rises_with="correct",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLmOptions(TextSetOptions):
+    batch_size: int = option(8, "blocks or rows per batch, to train and to evaluate", at_least=1)
+    block_size: int | None = option(
+        None, "tokens that the model gets at once; the model's positions, at most 1024, when absent", at_least=2
+    )
+    stride: int | None = option(
+        None, "lets windows of a long text begin every so many tokens, so that they overlap", at_least=1
+    )
+    add_bos: bool | None = option(None, "begins each text with the BOS token; as the tokenizer does when absent")
+    add_eos: bool | None = option(None, "ends each text with the EOS token; as the tokenizer does when absent")
+    loss_on: str = option(ALL, "what of `messages` is predicted: all, or only what the assistant says", one_of=LOSS_ON)
+
+
+class CausalLm:
+    name: ClassVar[str] = "causal-lm"
+    summary: ClassVar[str] = "Predicts the next token with the causal language model that config.json names."
+    metrics: tuple[Metric, ...] = (LOSS, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY)
+    options_type: ClassVar[type] = CausalLmOptions
+
+    def __init__(self, options: CausalLmOptions | None = None) -> None:
+        self.options = CausalLmOptions() if options is None else options
+        self.batch_size = self.options.batch_size
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        parsed = parse_options(
+            CausalLmOptions, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
+        )
+        return cls(parsed)
+
+    @classmethod
+    def recognises(cls, checkpoints: CheckpointSet) -> bool:
+        names = architectures_of(checkpoints.config)
+        return any(name.endswith(SUFFIXES) and not name.endswith(ANOTHER_SUFFIX) for name in names)
+
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
+        """Without a tokenizer nobody can say how many bytes of text tokens stand for."""
+        made = type(self)(self.options)
+        if not has_tokenizer(checkpoints):
+            made.metrics = (LOSS, PERPLEXITY, TOKEN_ACCURACY)
+        return made
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        model = build_model(checkpoints, AUTO_CLASS, self.name)
+        if sees_what_follows(model):
+            raise TaskError(
+                "model-mismatch",
+                f"Task `{self.name}` needs a model that sees only the tokens before the one that it predicts, but this "
+                f"one sees those behind it too. Set `is_decoder` to true in `config.json` if it was trained as one.",
+            )
+        return model
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        return stored_names(model, checkpoints)
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        config = model_config.parse_config(checkpoints)
+        tokenizer = open_tokenizer(checkpoints) if has_tokenizer(checkpoints) else None
+        settings = CausalSettings(
+            options=self.options,
+            block_size=self._block_size(max_positions(config), tokenizer),
+            stride=self.options.stride,
+            add_bos=self.options.add_bos,
+            add_eos=self.options.add_eos,
+            loss_on=self.options.loss_on,
+            vocabulary=vocabulary_size(config),
+        )
+        return open_causal_set(path, settings, tokenizer, lambda: open_tokenizer(checkpoints))
+
+    def _block_size(self, positions: int | None, tokenizer: Any) -> int:
+        given = self.options.block_size
+        if given is not None and positions is not None and given > positions:
+            raise TaskError(
+                "invalid-task-options",
+                f"`block_size` of task `{self.name}` must be at most {positions}, the model's positions, but is "
+                f"{given}.",
+            )
+        known = [each for each in (positions, getattr(tokenizer, "model_max_length", None)) if each]
+        size = given or min([USUAL_BLOCK, *known])
+        if self.options.stride is not None and self.options.stride >= size:
+            raise TaskError(
+                "invalid-task-options",
+                f"`stride` of task `{self.name}` must be below `block_size`, {size}, so that windows overlap, but is "
+                f"{self.options.stride}. Leave it out for windows that do not.",
+            )
+        return size
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        nll, _ = predict_packed(model, batch["input_ids"], batch["positions"], batch["targets"])
+        return (nll.sum(dim=1) * batch["scale"]).mean()
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """The sums of each block."""
+        nll, correct = predict_packed(model, batch["input_ids"], batch["positions"], batch["targets"])
+        return {
+            "nll": nll.sum(dim=1, dtype=torch.float64),
+            "tokens": (batch["targets"] != IGNORED).sum(dim=1),
+            "correct": correct.sum(dim=1),
+            "bytes": batch["bytes"],
+        }
+
+
+def has_tokenizer(checkpoints: CheckpointSet) -> bool:
+    """Whether anything of one lies beside the checkpoints."""
+    return any("token" in path.name or path.name in VOCABULARIES for path in checkpoints.side_files)
+
+
+VOCABULARIES = frozenset({"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model"})

@@ -1,0 +1,1 @@
+"""What the tasks on texts share: tokenizers, models of transformers, lengths and padding."""

@@ -1,0 +1,110 @@
+"""Texts as a model takes them: the folder's tokenizer with what the model allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import DataError, TaskError
+from ladle_engine.tasks import model_config
+from ladle_engine.tasks.text.lengths import longest
+from ladle_engine.tasks.text.rows import Row
+from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
+
+RIGHT_ALIGNED = frozenset({"xlnet"})
+"""Models that look at the last place of a row, which a token must have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    tokenizer: Any
+    config: Any
+    """The model's, of transformers."""
+    max_length: int | None
+    """Where rows are cut; None for nowhere."""
+
+    @property
+    def left(self) -> bool:
+        """Whether rows are padded on the left."""
+        return self.config.model_type in RIGHT_ALIGNED
+
+    @property
+    def has_types(self) -> bool:
+        """Whether the tokenizer says which of two texts a token belongs to."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    @property
+    def paddings(self) -> dict[str, int]:
+        """Name of a tensor of a row -> what stands beyond the row's end.
+
+        The model's own id: some models find the end of a row by it.
+        """
+        ids = (getattr(self.config.get_text_config(), "pad_token_id", None), self.tokenizer.pad_token_id)
+        padding = next((each for each in ids if isinstance(each, int) and each >= 0), 0)
+        types = {"token_type_ids": self.tokenizer.pad_token_type_id} if self.has_types else {}
+        return {"input_ids": padding, **types}
+
+    def encode(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None, **settings: Any) -> Any:
+        """What the tokenizer gives for some texts, as lists, cut at `max_length`."""
+        return self.tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            **{
+                "truncation": self.max_length is not None,
+                "max_length": self.max_length,
+                "padding": False,
+                "return_attention_mask": False,
+                "return_token_type_ids": self.has_types,
+                "verbose": False,
+                **settings,
+            },
+        )
+
+    def rows(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, cut: bool = True) -> list[Row]:
+        """Whole rows if not `cut`."""
+        settings: Mapping[str, Any] = {} if cut else {"truncation": False, "max_length": None}
+        encoded = self.encode(texts, pairs, **settings)
+        names = ["input_ids", *(["token_type_ids"] if self.has_types else [])]
+        return [
+            {name: np.asarray(encoded[name][number], dtype=np.int32) for name in names} for number in range(len(texts))
+        ]
+
+    def check(self, row: Row, place: str) -> None:
+        """Raises `DataError` for a row that no model could take, and `TaskError` for a token that this one has not."""
+        ids = row["input_ids"]
+        if not len(ids):
+            raise DataError(
+                "invalid-data",
+                f"A text must have at least one token, but the one in {place} has none: it is empty, and this model's "
+                f"tokenizer adds nothing to it. Leave such rows out.",
+            )
+        known = vocabulary_size(self.config)
+        if known is not None and int(ids.max()) >= known:
+            token = self.tokenizer.convert_ids_to_tokens(int(ids.max()))
+            raise TaskError(
+                "model-mismatch",
+                f"The tokenizer beside the checkpoints must be the model's, but gives the token {token!r} the number "
+                f"{int(ids.max())} in {place}, and the model knows {known} tokens.",
+            )
+
+
+def open_encoder(checkpoints: CheckpointSet, max_length: int | None, task: str) -> Encoder:
+    """Raises `TaskError`: model-mismatch, invalid-task-options (`max_length`), missing-library."""
+    tokenizer = open_tokenizer(checkpoints)
+    config = model_config.parse_config(checkpoints)
+    cut_at = longest(max_length, tokenizer, config, task)
+    return Encoder(tokenizer=tokenizer, config=config, max_length=cut_at)
+
+
+def remark_on_unknown(unknown: int, total: int) -> str | None:
+    """What should be said of a tokenizer that does not know many of the words."""
+    if unknown * 5 <= total:
+        return None
+    return (
+        f"The tokenizer beside the checkpoints does not know {100 * unknown / total:.0f} % of the tokens of this data "
+        f"set. Is it the model's, and are the texts in the model's language?"
+    )

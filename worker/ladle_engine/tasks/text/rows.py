@@ -1,0 +1,45 @@
+"""Rows of token ids: prepared when they are asked for, kept while there is room, and put together as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ladle_engine.tasks.text.padding import lengths_of, mask_of, padded
+
+Row = Mapping[str, np.ndarray[tuple[int], np.dtype[np.int32]]]
+"""Name of a tensor -> one whole number for each token. `input_ids` are always there."""
+OBJECT_BYTES = 300
+"""Of a row beside its numbers."""
+
+
+class PreparedRows:
+    """What a row holds does not depend on what is kept."""
+
+    def __init__(self, prepare: Callable[[Sequence[int]], Sequence[Row]]) -> None:
+        """`prepare` makes the rows of these indices."""
+        self._prepare = prepare
+        self._kept: dict[int, Row] = {}
+        self._room_bytes = 0
+
+    def keep(self, max_bytes: int) -> None:
+        self._room_bytes = max_bytes
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        made = dict(zip(missing, self._prepare(missing), strict=True)) if missing else {}
+        for index, row in made.items():
+            size = sum(each.nbytes for each in row.values()) + OBJECT_BYTES
+            if size <= self._room_bytes:
+                self._room_bytes -= size
+                self._kept[index] = row
+        return [made[index] if index in made else self._kept[index] for index in indices]
+
+
+def as_batch(rows: Sequence[Row], paddings: Mapping[str, int], *, left: bool = False) -> dict[str, Tensor]:
+    """int64 [B, L] by name, with an `attention_mask` that is 1 where a row has a token. `paddings` has every name."""
+    batch = {name: padded([row[name] for row in rows], value, left=left) for name, value in paddings.items()}
+    width = batch["input_ids"].shape[1]
+    return {**batch, "attention_mask": mask_of(lengths_of([row["input_ids"] for row in rows]), width, left=left)}

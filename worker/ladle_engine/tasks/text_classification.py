@@ -1,0 +1,98 @@
+"""Classification of texts and of pairs of texts, with one label or several, and regression, with transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import TaskError
+from ladle_engine.options import option, parse_options
+from ladle_engine.tasks import model_config
+from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.tables import TableOptions, open_table
+from ladle_engine.tasks.text.classified import ClassifiedTexts, find_labels, find_texts
+from ladle_engine.tasks.text.encoder import open_encoder
+from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.labels import Classes
+from ladle_engine.tasks.text.models import build_model
+from ladle_engine.tasks.text.problems import PROBLEMS, MultiLabel, Problem, Regression, SingleLabel, problem_of
+from ladle_engine.tasks.text.sequence_logits import sequence_logits
+from ladle_engine.tasks.transformers_names import stored_names
+
+AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassificationOptions(TableOptions):
+    batch_size: int = option(32, "examples per batch, to train and to evaluate", at_least=1)
+    max_length: int | None = option(
+        None, "tokens of a text (or pair), which is cut there; the tokenizer's or the model's when absent", at_least=1
+    )
+    problem_type: str | None = option(
+        None, "what the labels are; as `config.json` says when absent", one_of=PROBLEMS
+    )  # fmt: skip
+
+
+def _all_metrics() -> tuple[Metric, ...]:
+    """Of every kind of problem; those of a folder's own kind are what `for_checkpoints` gives."""
+    two = Classes(number=2, names={})
+    metrics = [metric for each in (SingleLabel, MultiLabel, Regression) for metric in each(two).metrics]
+    return tuple({metric.name: metric for metric in reversed(metrics)}.values())[::-1]
+
+
+class TextClassification:
+    name: ClassVar[str] = "text-classification"
+    summary: ClassVar[str] = "Classifies texts or pairs of texts, with one label, several, or a number (regression)."
+    metrics: tuple[Metric, ...] = _all_metrics()
+    options_type: ClassVar[type] = TextClassificationOptions
+
+    def __init__(self, options: TextClassificationOptions | None = None) -> None:
+        self.options: TextClassificationOptions = self.options_type() if options is None else options
+        self.batch_size = self.options.batch_size
+        self.problem: Problem | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        parsed: TextClassificationOptions = parse_options(
+            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
+        )
+        return cls(parsed)
+
+    @classmethod
+    def recognises(cls, checkpoints: CheckpointSet) -> bool:
+        return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
+
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
+        """With the metrics that make sense for this folder's labels."""
+        made = copy.copy(self)
+        made.problem = problem_of(model_config.checked(checkpoints), self.options.problem_type)
+        made.metrics = made.problem.metrics
+        return made
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        return build_model(checkpoints, AUTO_CLASS, self.name)
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        return stored_names(model, checkpoints)
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        assert self.problem is not None, "`for_checkpoints` comes first"
+        encoder = open_encoder(checkpoints, self.options.max_length, self.name)
+        table = open_table(path, split=self.options.split, limit=self.options.limit)
+        texts = find_texts(table, self.options.columns)
+        return ClassifiedTexts(texts, find_labels(table, self.problem, self.options.columns), encoder)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert self.problem is not None
+        return self.problem.losses(sequence_logits(model, batch), batch["labels"]).mean()
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        assert self.problem is not None
+        logits, labels = sequence_logits(model, batch), batch["labels"]
+        return {"loss": self.problem.losses(logits, labels), **self.problem.statistics(logits, labels)}

@@ -1,0 +1,1 @@
+"""What the tasks with images share: the libraries that models come from, what happens to images, and their metrics."""
