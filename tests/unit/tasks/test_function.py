@@ -378,3 +378,231 @@ def test_a_constant_beside_the_rows_makes_a_batch_an_example(run: Callable[..., 
         run(data=batches, task_options={"batch_size": 4})
     with pytest.raises(TaskError, match="`train_set=` must have examples that can be told apart where `data=` has"):
         run(data=batches, train_set=loader())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": None}, "`model`, `loss`, `data` must be given together, but `model` is absent"),
+        ({"loss": None, "metrics": squares}, "must be given together, but `loss` is absent"),
+        ({"data": None}, "must be given together, but `data` is absent"),
+        ({"val_set": "val.npz"}, "`val_set` must be absent where `data` is given, because `data` stands"),
+        ({"task": ToyTask}, "`task` must be absent where `data` is given, because `model` and"),
+        ({"model": {"weight": 1}}, "`model` must be a `torch.nn.Module` or a function that builds one, but is dict"),
+        ({"model": nn.Linear}, "`model` must be a `torch.nn.Module` or a function that builds one, but takes (in_f"),
+        ({"loss": 3}, "`loss` must be a function of the model and a batch, but is int 3"),
+        ({"loss": nn.MSELoss()}, "but is `MSELoss`, which takes outputs and targets. Write `lambda model, batch:"),
+        ({"loss": F.cross_entropy}, "but is `cross_entropy`, which takes outputs and targets"),
+        ({"loss": torch.nn.functional.mse_loss}, "but is `mse_loss`, which takes outputs and targets"),
+        ({"loss": lambda outputs: outputs}, "`loss` must be a function of the model and a batch, but takes (outputs)"),
+        ({"loss": lambda model, x, y: x}, "`loss` must be a function of the model and a batch, but takes (mod"),
+        ({"loss": lambda batch, model: batch}, "`loss` must take the model first and then the batch"),
+        ({"metrics": ["accuracy"]}, "`metrics` must be a function of the model and a batch, but is list ['accuracy']"),
+        ({"data": "val.npz"}, "a list of batches, but is of type str. Files are given as `val_set`"),
+        ({"data": Path("val.npz")}, "a list of batches, but is of type PosixPath"),
+        ({"data": (torch.ones(4, 6), torch.ones(4, 1))}, "is of type tuple. A single batch is `[batch]`, and"),
+        ({"data": {"x": torch.ones(4, 6)}}, "but is of type dict. A single batch is `[batch]`"),
+        ({"data": torch.ones(4, 6)}, "but is of type Tensor. Arrays are `torch.utils.data.TensorDataset(x, y)`"),
+        ({"data": np.ones(4)}, "but is of type ndarray. Files are"),
+        ({"train_set": "train.npz"}, "`train_set` must be a DataLoader, a data set"),
+        ({"device": "tpu"}, "`device` must be one that torch can use here"),
+    ],
+)  # fmt: skip
+def test_arguments_that_do_not_go_together_are_refused_in_words(
+    given: dict[str, Any], words: str, run: Callable[..., Outcome]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run(**given)
+
+
+def test_neither_a_path_nor_data_is_refused_and_so_is_a_metric_of_ones_own_with_a_path(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="`val_set` must be a path, or `data` with `model` and `loss`"):
+        average(checkpoints, output=tmp_path / "out")
+    with pytest.raises(ValueError, match="`metric` must be a name where no `model`, `loss` and `data` are given"):
+        average(checkpoints, tmp_path, output=tmp_path / "out", metric=Metric(name="a", higher_is_better=True))
+
+
+class Breaks(nn.Module):
+    """A model that is its own lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = plain_net()
+        self.file = open(__file__)  # noqa: SIM115, PTH123
+
+
+OTHER = plain_net()
+
+
+def noisy(model: nn.Module, batch: Any) -> Tensor:
+    return squares(model, batch) * (1 + torch.rand(()))
+
+
+def drops_the_mode(model: nn.Module, batch: Any) -> Tensor:
+    model.train()
+    return squares(model, batch)
+
+
+def moves_the_weights(model: nn.Module, batch: Any) -> Tensor:
+    model.state_dict()["0.bias"].add_(1.0)
+    return squares(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": lambda model, batch: model(batch)}, "`loss=` fails ("),
+        ({"loss": lambda model, batch: model(batch)}, "It is called with the model and a batch, here [float32 [8, 6]"),
+        ({"loss": lambda model, batch: squares(model, batch).sum()}, "returns their sum"),
+        ({"loss": lambda model, batch: mean_square(model, batch).item()}, "must return a tensor: the loss of each ex"),
+        ({"loss": lambda model, batch: (model(batch[0]) - batch[1]).square()}, "the mean over all dimensions but"),
+        ({"loss": lambda model, batch: squares(model, batch)[:3]}, "the loss of each example, [8] here, or their mean"),
+        ({"loss": lambda model, batch: squares(model, batch).detach()}, "`detach`, `item`, `no_grad` and `argmax`"),
+        ({"loss": lambda model, batch: squares(OTHER, batch)}, "Does it take another model?"),
+        ({"loss": lambda model, batch: None}, "`loss=` must return a tensor"),
+        ({"loss": drops_the_mode}, "`loss=` must leave the model in the mode that it is in, but puts it in train"),
+        ({"loss": moves_the_weights}, "`loss=` must leave the model as it is, but changes `0.bias`"),
+        ({"model": lambda: None}, "`model=` must build a `torch.nn.Module`, but builds None"),
+        ({"model": lambda: 1 / 0}, "`model=` fails ("),
+        ({"model": Breaks()}, "`model=` must be a module that can be copied, so that yours stays as it is"),
+        ({"metrics": lambda model, batch: squares(model, batch)}, "`metrics=` must return a mapping from names to te"),
+        ({"metrics": lambda model, batch: {"Top 1": batch[1]}}, "`metrics=` must return names of lower-case letters"),
+        ({"metrics": lambda model, batch: {"a": batch[1].mean()}}, "one value per example for `a`, but returns floa"),
+        ({"metrics": lambda model, batch: {"a": batch[1][:3, 0]}}, "one value per example for `a`, [8] here, but "),
+        ({"metric": Metric(name="a", higher_is_better=True)}, "`metrics=` must return `a`, which `metric=` is"),
+        ({"metric": "accuracy"}, "`metric=` must be one of loss for `function`, but is `accuracy`"),
+        ({"task_options": {"batch": 3}}, "`batch` must be an option of task `function`"),
+        ({"model": nn.Linear(6, 1)}, "The task's model"),
+    ],
+)  # fmt: skip
+def test_functions_that_break_a_rule_are_told_so_by_name(
+    given: dict[str, Any], words: str, run: Callable[..., Outcome]
+) -> None:
+    with pytest.raises(TaskError, match=re.escape(words)):
+        run(**given)
+
+
+def test_an_error_names_the_users_own_line(run: Callable[..., Outcome]) -> None:
+    with pytest.raises(TaskError) as caught:
+        run(loss=lambda model, batch: model(batch[0]) - batch["y"])
+    assert re.search(rf"\({re.escape(__file__)}, line \d+\): TypeError", caught.value.message)
+    assert "check_task" not in caught.value.message
+
+
+class Broken(Dataset[Any]):
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError(f"no such picture: {index}.png")
+
+
+class Augmented(TensorDataset):
+    def __getitem__(self, index: Any) -> Any:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(6), y
+
+
+def endless() -> Iterator[Any]:
+    while True:
+        yield torch.zeros(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "words"),
+    [
+        (Broken(), "invalid-data", "`data=` fails at example 0"),
+        (DataLoader(Broken(), batch_size=8, num_workers=1), "invalid-data", "no such picture: 0.png"),
+        (DataLoader(Words(), collate_fn=lambda samples: samples[0]["z"]), "invalid-data", "KeyError: 'z'"),
+        (DataLoader(Words()), "invalid-data", "NoneType"),
+        (DataLoader(Augmented(*toy().tensors)), "invalid-data", "but `batch[0]` of example 0 is another one"),
+        ([], "empty-data", "`data=` must hold examples, but is empty"),
+        (TensorDataset(torch.ones(0, 6)), "empty-data", "`data=` must hold examples, but is empty"),
+        (TensorDataset(torch.ones(3, 6), torch.ones(3, 1)), "too-little-data", "Give more examples than `data=` holds"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_used_are_refused_by_name(
+    data: Any, code: str, words: str, run: Callable[..., Outcome]
+) -> None:
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        run(data=data)
+    assert caught.value.code == code
+
+
+def test_batches_without_an_index_may_take_half_of_the_free_memory(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle_engine.tasks.given.batches.free_host_bytes", lambda: 20_000_000)
+    with pytest.raises(DataError, match="must fit in half of the free memory, 10,000,000 bytes") as caught:
+        run(data=endless())
+    assert caught.value.code == "out-of-memory"
+    run(data=list(loader()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (noisy, "gives another value for the same batch and weights the second time"),
+        (lambda model, batch: squares(model, batch) - squares(model, batch).mean() / 2, "when others are in its batch"),
+        (
+            lambda model, batch: (squares(model, batch) * batch[0][:, 0].abs()).sum() / batch[0][:, 0].abs().sum(),
+            "`loss=` is no mean over examples",
+        ),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_no_plain_mean_is_a_warning(
+    loss: Callable[..., Any], words: str, run: Callable[..., Outcome]
+) -> None:
+    (warning,) = run(loss=loss, method="uniform", method_options={}).warnings
+    assert words in warning
+
+
+def test_augmentation_is_allowed_where_it_only_trains(run: Callable[..., Outcome]) -> None:
+    other = ToyData(48, seed=5)
+    (warning,) = run(train_set=DataLoader(Augmented(other.x, other.y), batch_size=8)).warnings
+    assert "`train_set=` gives `batch[0]` of example 0 otherwise the second time" in warning
+
+
+def test_what_is_wrong_is_told_before_any_weight_is_read(checkpoints: Path, tmp_path: Path) -> None:
+    good: dict[str, Any] = {"model": plain_net(), "loss": squares, "data": loader()}
+    precheck(checkpoints, output=tmp_path / "out", **good)
+    with pytest.raises(EngineError, match="returns their sum"):
+        precheck(checkpoints, output=tmp_path / "out", **{**good, "loss": lambda m, b: squares(m, b).sum()})
+
+
+# Going on
+
+
+def digest_of_settings(run: Callable[..., Outcome], folder: Path, **given: Any) -> set[str]:
+    run(state_dir=folder, **given)
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_repeated_call_goes_on_and_another_function_or_other_data_begin_anew(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+
+    def scaled(factor: float) -> Callable[..., Tensor]:
+        return lambda model, batch: factor * squares(model, batch)
+
+    first = digest_of_settings(run, state, loss=scaled(1.0))
+    assert digest_of_settings(run, state, loss=scaled(1.0)) == first
+    assert digest_of_settings(run, state, loss=scaled(1.0), data=list(loader())) == first, "the same examples"
+    other = ToyData(COUNT, seed=3)
+    counts = [
+        len(digest_of_settings(run, state, **given))
+        for given in (
+            {"loss": scaled(2.0)},
+            {"data": TensorDataset(other.x, other.y), "loss": scaled(1.0), "task_options": {"batch_size": 8}},
+            {"loss": scaled(1.0), "metrics": lambda model, batch: {"loss": squares(model, batch)}},
+            {"loss": scaled(1.0), "model": nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))},
+            {"loss": scaled(1.0), "task_options": {"batch_size": 4}},
+        )
+    ]
+    assert counts == [2, 3, 4, 5, 6]
