@@ -29,6 +29,8 @@ from ladle_engine.tasks.text.tokenizer import open_tokenizer
 AUTO_CLASS = "AutoModelForSeq2SeqLM"
 USUAL_LENGTH = 1024
 """Tokens, where neither the model nor its tokenizer has a limit."""
+USUAL_NEW_TOKENS = 256
+"""Of a generated text, where the folder has no limit: a model that does not learn to end would take long otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def open_folder(checkpoints: CheckpointSet, wanted: TextOptions, task: str) -> S
     settings = _with_tokens(settings, config, tokenizer).with_values(
         **languages.settings, num_beams=wanted.num_beams, length_penalty=wanted.length_penalty
     )
-    settings = settings.limited(wanted.max_new_tokens, max_target, positions[1])
+    settings = settings.limited(wanted.max_new_tokens, min(max_target, USUAL_NEW_TOKENS), positions[1])
     _refuse_without_start(settings, config)
     _refuse_strange_tokens(settings, config)
     return Seq2SeqFolder(
