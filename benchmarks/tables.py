@@ -52,11 +52,19 @@ def parquet(path: Path, size: int, rows: int = GROUP_ROWS) -> None:
 
 
 def arrow(path: Path, size: int, compression: str | None = None) -> None:
-    """Batches of 1,000 rows, as datasets writes them."""
+    """A stream in batches of 1,000 rows, as datasets writes them."""
     table = group()
     with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         for _ in range(max(size // (GROUP_ROWS * TEXT_CHARS), 1)):
             writer.write_table(table, max_chunksize=1000)
+
+
+def arrow_batch(path: Path, size: int) -> None:
+    """A file of one batch, as polars writes what it has in one piece."""
+    table = pa.concat_tables([group()] * max(size // (GROUP_ROWS * TEXT_CHARS), 1))
+    large = table.schema.set(0, pa.field("text", pa.large_string()))
+    with pa.ipc.new_file(path, large) as writer:
+        writer.write_table(table.cast(large).combine_chunks())
 
 
 def repeated(path: Path, size: int, head: str, lines: str) -> None:
@@ -102,6 +110,7 @@ def kinds(gb: float, quick: bool) -> dict[str, tuple[str, float, Callable[[Path,
         ),
         "arrow stream, batches of 1,000 rows": ("x.arrow", middle, arrow),
         "arrow stream, packed by zstd": ("x.arrow", middle, lambda path, size: arrow(path, size, "zstd")),
+        "arrow file, one batch": ("x.arrow", middle, arrow_batch),
         "csv": ("x.csv", middle, csv_lines),
         "JSON lines": ("x.jsonl", middle, json_lines),
         "plain text": ("x.txt", middle, plain_text),

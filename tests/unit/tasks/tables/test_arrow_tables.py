@@ -117,6 +117,17 @@ def test_a_limit_takes_the_first_rows(stored: Path, limit: int) -> None:
     assert all_rows(open_table(stored, limit=limit)) == ROWS[:limit]
 
 
+def test_names_with_points_and_no_columns_at_all_are_read(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "a.b": [3, 4], "c": [{"d": 5}, {"d": 6}], "c.d": [7, 8]})
+    for name, save in (("x.arrow", stream), ("x.parquet", parquet)):
+        save(table, tmp_path / name)
+        opened = open_table(tmp_path / name)
+        assert opened.rows([1], ["a"]) == [{"a": 2}]
+        assert opened.rows([1, 0], ["c.d", "a.b"]) == [{"c.d": 8, "a.b": 4}, {"c.d": 7, "a.b": 3}]
+        assert opened.rows([0], ["c"]) == [{"c": {"d": 5}}]
+        assert opened.rows([1, 0], []) == [{}, {}]
+
+
 @pytest.fixture
 def large(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, where every batch is read piece by piece that can be."""

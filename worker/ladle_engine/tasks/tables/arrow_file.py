@@ -138,7 +138,7 @@ class ArrowFile:
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         # What a large batch gives holds until the next rows are asked for.
         with self._kept.lock, translated(self._source.path, KIND):
-            return rows_of(self, indices, lambda index: self._block(index, columns))
+            return rows_of(self, indices, columns, lambda index: self._block(index, columns))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
