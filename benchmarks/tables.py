@@ -193,8 +193,8 @@ def report(results: dict[str, dict[str, Any]], command: str) -> str:
         "",
         *table_lines(header, rows),
         "",
-        "Text formats are read once when they are opened, and checked. A row of a parquet file is decoded with all that "
-        "stand before it in its row group; a group too large to be kept is decoded once into a temporary file.",
+        "Text formats are read once when they are opened, and checked. A row of a parquet file is decoded with all "
+        "that stand before it in its row group; a group too large to be kept is decoded once into a temporary file.",
     ]
     return "\n".join(lines) + "\n"
 
