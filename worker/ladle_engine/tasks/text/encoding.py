@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.progress import pulse
 
-PIECE_CHARS = 1 << 20
+PIECE_CHARS = 1 << 18
 """Of text that is tokenised at once."""
 PIECE_TEXTS = 4096
 MARGIN_CHARS = 2_000

@@ -16,7 +16,7 @@ from ladle_engine.tasks.tables.source import Source, refuse_other_kinds
 DOCUMENTS = ("file", "paragraph", "line")
 SUFFIX = ".txt"
 """Of the documents in a folder."""
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 BLANK_LINES = re.compile(r"\n[ \t]*\n")
 
