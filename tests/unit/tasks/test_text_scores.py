@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -149,6 +150,21 @@ def test_word_errors_are_the_fewest_changes(text: str, reference: str, errors: i
     assert edit_distance(text.split(), reference.split()) == errors
     assert word_errors([text], [reference]).tolist() == [errors]
     assert word_counts([reference]).tolist() == [len(reference.split())]
+
+
+def test_word_errors_are_those_of_the_textbook() -> None:
+    chance = random.Random(4)
+    for _ in range(200):
+        one, other = ([chance.choice("abcd") for _ in range(chance.randint(0, 9))] for _ in range(2))
+        assert edit_distance(one, other) == textbook_distance(tuple(one), tuple(other))
+
+
+@cache
+def textbook_distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    if not one or not other:
+        return len(one) + len(other)
+    changed = textbook_distance(one[1:], other[1:]) + (one[0] != other[0])
+    return min(changed, textbook_distance(one[1:], other) + 1, textbook_distance(one, other[1:]) + 1)
 
 
 def test_word_error_rate_is_errors_over_words_of_the_whole_set() -> None:
