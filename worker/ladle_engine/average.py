@@ -24,7 +24,7 @@ from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
-from ladle_engine.pipeline.request import Request
+from ladle_engine.pipeline.request import FIRST, Request
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
@@ -57,7 +57,7 @@ class Outcome:
 
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
-    val_set: PathLike,
+    val_set: PathLike | Mapping[str, PathLike],
     *,
     output: PathLike,
     method: str = AUTO,
@@ -73,6 +73,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
     metric: str | None = None,
+    judge_by: str | Mapping[str, float] = FIRST,
+    no_set_worse: bool = False,
     dtype: str = "keep",
     max_shard_bytes: int = 5_000_000_000,
     seed: int = 0,
@@ -87,8 +89,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     """Averages the checkpoints in `ckpt_dir` and writes the best model found to the new folder `output`.
 
     Half of the validation set (`select_fraction`) judges the candidates and never trains; the result is never worse
-    there than the best checkpoint. Under `torch.distributed` it is collective: every rank calls it, and rank 0 writes.
-    The others return at once, while it writes: hours may lie between, and collectives time out.
+    there than the best checkpoint. There may be several sets, as a mapping from names to paths.
+
+    Under `torch.distributed` it is collective: every rank calls it, and rank 0 writes. The others return at once, while
+    it writes: hours may lie between, and collectives time out.
 
     Args:
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
@@ -100,8 +104,12 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
-        train_set: training data, used for `coefficients` (TWA-t) or to recompute `batchnorm` statistics.
+        train_set: training data, used for `coefficients` (TWA-t), to recompute `batchnorm` statistics or, where it has
+            no labels, to train coefficients by the `entropy` of predictions.
         metric: what candidates are judged by; the task's first when absent.
+        judge_by: of several validation sets, the `first` one, the `mean` of all, or a weight for each that judges.
+        no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
+            beyond its 95 % interval.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
@@ -122,13 +130,15 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     started = time.monotonic()
     with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
-        winner = winner_of(candidates, context)
+        winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         refuse_changed(job, folders=True)
         files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
-def precheck(ckpt_dir: PathLike, val_set: PathLike, *, output: PathLike, **arguments: Any) -> None:
+def precheck(
+    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike], *, output: PathLike, **arguments: Any
+) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
     with opened(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None})):
         return

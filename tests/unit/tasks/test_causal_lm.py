@@ -335,6 +335,9 @@ def test_a_model_that_sees_what_follows_is_refused(tmp_path: Path) -> None:
         vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
     )
     checkpoints = saved(tmp_path / "runs", lambda: transformers.BertLMHeadModel(config), steps=2)
-    with pytest.raises(EngineError, match="sees only the tokens before") as raised:
-        CausalLm().build_model(checkpoints)
+    task = CausalLm()
+    ids = torch.tensor([[1, 2, 3]])
+    batch = {"input_ids": ids, "targets": ids, "positions": torch.arange(3)[None], "bytes": ids[:, 0]}
+    with pytest.raises(EngineError, match="see only the tokens before") as raised:
+        task.evaluate(loaded(task, checkpoints), batch)
     assert raised.value.code == "model-mismatch"

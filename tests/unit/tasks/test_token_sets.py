@@ -17,7 +17,7 @@ from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.text import encoding, text_files, token_losses
 from ladle_engine.tasks.text.blocks import MOST_PADDING, Packer
 from ladle_engine.tasks.text.encoding import Encoder, token_runs
-from ladle_engine.tasks.text.predictions import abilities_of, predict
+from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict
 from ladle_engine.tasks.text.text_files import text_pieces
 from ladle_engine.tasks.text.token_files import open_token_file
 from tests.unit.tasks.language_models import LINES, causal_model
@@ -318,13 +318,30 @@ def test_what_a_model_can_do_is_found_by_experiment() -> None:
 
 def test_an_experiment_leaves_the_model_as_it_was() -> None:
     model = causal_model("gpt2").train()
-    with torch.no_grad():
-        model.transformer.h[0].attn.c_proj.weight.zero_()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     abilities_of(model)
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert "forward" not in vars(model.lm_head)
+
+
+@pytest.mark.parametrize("fill", [0.0, math.nan])
+def test_nothing_is_found_without_weights(fill: float) -> None:
+    model = causal_model("opt").eval()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(fill)
+    for _ in range(2):
+        assert abilities_of(model) == Abilities(head_is_last=True, packs=False, sees_what_follows=False)
+    model.load_state_dict(weights)
+    assert not abilities_of(model).packs
+    gpt2 = causal_model("gpt2")
+    with torch.no_grad():
+        gpt2.transformer.wte.weight.fill_(fill)
+    assert not abilities_of(gpt2).packs
+    gpt2.load_state_dict(causal_model("gpt2").state_dict())
+    assert abilities_of(gpt2).packs
 
 
 def test_the_mean_of_a_uniform_model_is_the_logarithm_of_its_vocabulary() -> None:

@@ -66,10 +66,10 @@ OTHER_FILES = "Files of another kind than .txt, passed over"
 
 
 def has_columns(path: Path) -> bool:
-    """Whether a set is a table: a file with columns, or a folder without text files."""
+    """Whether a set is a table: a file with columns, or a folder that has some or has no text files."""
     if is_folder(path):
-        files, _ = text_files(path)
-        return not files
+        files, others = text_files(path)
+        return not files or any(other.suffix.lower() in TABLES for other in others)
     return path.suffix.lower() in TABLES
 
 
