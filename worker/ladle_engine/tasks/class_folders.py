@@ -34,7 +34,7 @@ class ClassFolders:
             return None
         names = [str(path.relative_to(self.root)) for path in self.passed_over]
         return (
-            f"{len(names)} files in the class folders of `{self.root}` are passed over, because they are not "
+            f"{len(names)} files in the folders of `{self.root}` are passed over, because they are not "
             f"{', '.join(SUFFIXES)}: {listed(names)}."
         )
 
@@ -64,6 +64,20 @@ def find_images(root: Path) -> ClassFolders:
             + (f", only {beside} images beside them." if beside else f"{_kinds(passed_over)}."),
         )
     return ClassFolders(root=root, images=images, passed_over=passed_over)
+
+
+def find_unlabelled(root: Path) -> ClassFolders:
+    """All images in a folder, however deep and however its sub-folders are named. Raises as `find_images`."""
+    images: list[Path] = []
+    passed_over: list[Path] = []
+    for path, is_regular in sorted(files_below(root, real_path(root), set())):
+        (images if is_regular and path.suffix.lower() in SUFFIXES else passed_over).append(path)
+    if not images:
+        raise DataError(
+            "empty-data",
+            f"A folder of images must hold {', '.join(SUFFIXES)} files, but `{root}` holds none{_kinds(passed_over)}.",
+        )
+    return ClassFolders(root=root, images={"": images}, passed_over=passed_over)
 
 
 def files_below(folder: Path, real_root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:

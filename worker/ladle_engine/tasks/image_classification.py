@@ -18,8 +18,10 @@ from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
+from ladle_engine.tasks.metrics import mean_entropy
 from ladle_engine.tasks.preprocessing import Preprocessing
 from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.unlabelled_images import open_unlabelled_images
 from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
 from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
 from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
@@ -101,6 +103,14 @@ class ImageClassification:
         return self._source(checkpoints).shape()
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_images(path, shape, self.preprocessing(checkpoints, shape), self.options)
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_unlabelled_images(path, shape, self.preprocessing(checkpoints, shape))
+
+    def _plausible_shape(self, checkpoints: CheckpointSet) -> ImageShape:
         shape = self.shape(checkpoints)
         stored = sum(info.numel for info in checkpoints.tensors.values())
         if shape.num_classes > stored:
@@ -109,7 +119,7 @@ class ImageClassification:
                 f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
                 f"describes {shape.num_classes:,} classes.",
             )
-        return open_images(path, shape, self.preprocessing(checkpoints, shape), self.options)
+        return shape
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
         """What the model was trained with, with the task's options in its place."""
@@ -124,6 +134,9 @@ class ImageClassification:
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         return class_statistics(self.logits(model, batch), batch["labels"])
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        return mean_entropy(self.logits(model, batch))
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""

@@ -213,9 +213,8 @@ def _open_folder(path: Path, shape: ImageShape, preprocessing: Preprocessing) ->
     label_of, remark = find_labels(folders, shape)
     files = [file for images in folders.images.values() for file in images]
     labels = [label_of[name] for name, images in folders.images.items() for _ in images]
-    source = ImageFiles(files=files, mode=mode)
     remarks = filter(None, (remark, folders.remark()))
-    return DecodedImages(source, torch.tensor(labels), sized(preprocessing, source), tuple(remarks))
+    return of_files(files, torch.tensor(labels), mode, preprocessing, tuple(remarks))
 
 
 def _open_table(path: Path, shape: ImageShape, preprocessing: Preprocessing, options: TableOptions) -> DecodedImages:
@@ -251,10 +250,24 @@ def _refuse_options_of_tables(options: TableOptions, path: Path) -> None:
             )
 
 
+def of_files(
+    files: Sequence[Path], labels: Tensor, mode: str | None, preprocessing: Preprocessing, remarks: Sequence[str]
+) -> DecodedImages:
+    """Of one file or more."""
+    source = ImageFiles(files=files, mode=mode)
+    return DecodedImages(source, labels, sized(preprocessing, source), remarks)
+
+
 def _open_arrays(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
     stored_images, stored_labels = read_arrays(path)
     images = as_images(stored_images, shape, path)
-    labels = as_labels(stored_labels, len(images), shape, path)
+    return of_arrays(images, as_labels(stored_labels, len(images), shape, path), shape, preprocessing, path)
+
+
+def of_arrays(
+    images: Tensor, labels: Tensor, shape: ImageShape, preprocessing: Preprocessing, path: Path
+) -> ArrayImages | DecodedImages:
+    """Of what `as_images` and `as_labels` let through."""
     if images.is_floating_point():
         remark = _remark_on_floats(images, preprocessing, path)
         return ArrayImages(images, labels, preprocessing, () if remark is None else (remark,))
