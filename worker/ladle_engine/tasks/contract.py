@@ -207,7 +207,8 @@ def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) ->
 
 def _value_types(rows: Tensor) -> tuple[torch.dtype, ...]:
     """Under autocast a task of one's own may come to halves without knowing."""
-    halves = (torch.bfloat16, torch.float16) if torch.is_autocast_enabled(rows.device.type) else ()
+    autocast = rows.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(rows.device.type)
+    halves = (torch.bfloat16, torch.float16) if autocast else ()
     return (torch.float32, *halves)
 
 

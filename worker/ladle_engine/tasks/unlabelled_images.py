@@ -14,7 +14,7 @@ from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.class_folders import find_unlabelled
 from ladle_engine.tasks.image_arrays import as_images, read_images
 from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.images import ArrayImages, DecodedImages, of_arrays, of_files, refuse_channels
+from ladle_engine.tasks.images import ArrayImages, DecodedImages, mode_for, of_arrays, of_files
 from ladle_engine.tasks.preprocessing import Preprocessing
 
 
@@ -46,11 +46,11 @@ def open_unlabelled_images(path: Path, shape: ImageShape, preprocessing: Preproc
     """
     try:
         if is_folder(path):
-            refuse_channels(shape)
+            mode = mode_for(shape, preprocessing)
             found = find_unlabelled(path)
             files = found.images[""]
             remarks = filter(None, (found.remark(),))
-            return UnlabelledImages(of_files(files, _none(len(files)), shape, preprocessing, tuple(remarks)))
+            return UnlabelledImages(of_files(files, _none(len(files)), mode, preprocessing, tuple(remarks)))
         if not is_file(path) or path.suffix.lower() not in (".npz", ".safetensors"):
             raise DataError(
                 "invalid-data",
