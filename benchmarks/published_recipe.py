@@ -184,7 +184,8 @@ def _recompute_statistics(binding: Binding, data: Examples) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative
-    for batch in data.batches():
+    for positions in data.batch_positions():
+        batch = data.batch(data.indices[positions])
         if len(next(iter(batch.values()))) == data.task.batch_size:
             data.task.evaluate(binding.model, batch)
 

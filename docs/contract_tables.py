@@ -43,7 +43,7 @@ def flags_table() -> str:
     """The flags of `ladle run` and `ladle submit`, for command.md."""
     panels = []
     for title, flags in PANELS.items():
-        rows = [(f"`{flag.name} {flag.placeholder}`", flag.help) for flag in flags]
+        rows = [(f"`{flag.name} {flag.placeholder}".strip() + "`", flag.help) for flag in flags]
         panels.append(f"**{title}**\n\n{_table(('flag', ''), rows)}")
     return "\n".join(panels)
 
@@ -90,6 +90,8 @@ def _default(field: SpecField) -> str:
     if field.required:
         return "required"
     default: Any = field.default
+    if isinstance(default, bool):
+        return f"`{json.dumps(default)}`"
     return "" if default in (None, {}, ()) else f"`{default}`"
 
 

@@ -22,6 +22,8 @@ class SpecOptions(TypedDict, total=False):
     train_set: PathLike | Mapping[str, Any] | TrainSet | None
     select_fraction: float | None
     metric: str | None
+    judge_by: str | Mapping[str, float] | None
+    no_set_worse: bool | None
     output: str | Mapping[str, Any] | Output | None
     resources: Mapping[str, Any] | Resources | None
     seed: int | None

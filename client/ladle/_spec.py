@@ -18,18 +18,19 @@ from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
 PathLike = str | os.PathLike[str]
+ValSet = PathLike | Mapping[str, PathLike]
 
 OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir", "val_set"))
 
 
-def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]) -> JobSpec:
+def build_spec(ckpt_dir: PathLike, val_set: ValSet, options: Mapping[str, Any]) -> JobSpec:
     """The spec for `submit(ckpt_dir, val_set, **options)`.
 
     Relative paths are taken from the current folder. `None` means the option's default. Raises TypeError for an
     option that does not exist, and InvalidSpec for a value that breaks a rule.
     """
     _check_names(options)
-    fields: dict[str, Any] = {"ckpt_dir": absolute(ckpt_dir), "val_set": absolute(val_set)}
+    fields: dict[str, Any] = {"ckpt_dir": absolute(ckpt_dir), "val_set": _val_set(val_set)}
     for name, value in options.items():
         if value is not None:
             fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
@@ -46,6 +47,17 @@ def build_spec(ckpt_dir: PathLike, val_set: PathLike, options: Mapping[str, Any]
 def absolute(path: PathLike) -> str:
     """The absolute path, with `~` expanded. `..` stays, because its meaning depends on links on the service's side."""
     return str(Path(path).expanduser().absolute())
+
+
+def _val_set(given: ValSet) -> Any:
+    if isinstance(given, Mapping):
+        return {name: _path(path) for name, path in given.items()}
+    return absolute(given)
+
+
+def _path(value: Any) -> Any:
+    """What is no path breaks a rule of the spec, which names its field."""
+    return absolute(value) if isinstance(value, str | os.PathLike) else value
 
 
 def _check_unicode(fields: Mapping[str, Any]) -> None:

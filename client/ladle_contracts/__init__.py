@@ -29,6 +29,7 @@ from ladle_contracts.jobs import (
     Output,
     Progress,
     Resources,
+    SetResult,
     TaskChoice,
     TrainSet,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Resources",
+    "SetResult",
     "StageStarted",
     "StateChanged",
     "StepDone",

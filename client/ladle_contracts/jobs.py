@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
     JsonValue,
     PlainSerializer,
+    Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import to_json
@@ -21,9 +24,13 @@ from pydantic_core import to_json
 from ladle_contracts._model import Contract, OpenEnum
 from ladle_contracts.errors import WrittenReason
 
+T = TypeVar("T")
+
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
+_SET_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 PATTERNS = {
+    _SET_NAME: "must be a name of letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
     _NAME: "must consist of lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
     _FOLDER_NAME: "must be one folder name of letters, digits and `_.+=@-`, and begin with a letter or digit",
 }
@@ -34,6 +41,28 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_NAME)]
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 """A path as the worker sees it. It must be inside an allowed folder after all links are followed."""
+
+SetName = Annotated[str, Field(min_length=1, max_length=100, pattern=_SET_NAME)]
+"""The name of a validation set."""
+
+PATH_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[sets]", "[word]", "[weights]"
+OF_TWO_KINDS = ("val_set", "judge_by")
+"""Fields after which pydantic puts one of these marks into the place of an error."""
+
+_ValSets = Annotated[dict[SetName, PathText], Field(min_length=1, max_length=100), Tag(SETS_TAG)]
+ValSet = Annotated[
+    Annotated[PathText, Tag(PATH_TAG)] | _ValSets,
+    Discriminator(lambda value: SETS_TAG if isinstance(value, dict) else PATH_TAG),
+]
+"""A path, or names with a path each. The first name comes first in what is shown, and judges by default."""
+
+_Weight = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+_Weights = Annotated[dict[SetName, _Weight], Field(min_length=1, max_length=100), Tag(WEIGHTS_TAG)]
+JudgeBy = Annotated[
+    Annotated[Literal["first", "mean"], Tag(WORD_TAG)] | _Weights,
+    Discriminator(lambda value: WEIGHTS_TAG if isinstance(value, dict) else WORD_TAG),
+]
+"""Which of several validation sets judge."""
 
 FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_NAME)]
 """A single folder name that does not start with a dot."""
@@ -170,8 +199,9 @@ class TrainSet(Contract):
 
     path: PathText
     """Training data. It must be other data than the validation set."""
-    use: Literal["coefficients", "batchnorm"] = "coefficients"
-    """What the training data is for: to train the coefficients, or to recompute BatchNorm statistics."""
+    use: Literal["coefficients", "batchnorm", "entropy"] = "coefficients"
+    """What the training data is for: to train the coefficients, to recompute BatchNorm statistics, or, without labels,
+    to train the coefficients so that predictions have a low entropy."""
 
 
 class Output(Contract):
@@ -206,8 +236,8 @@ class JobSpec(Contract):
 
     ckpt_dir: PathText
     """The folder of checkpoints."""
-    val_set: PathText
-    """The validation set: a folder, an `.npz` file or a `.safetensors` file."""
+    val_set: ValSet
+    """The validation set: a folder, an `.npz` file or a `.safetensors` file. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
     method: MethodChoice = MethodChoice()
@@ -220,6 +250,12 @@ class JobSpec(Contract):
     """The share of the validation set that judges the candidates. It never trains anything."""
     metric: Name | None = None
     """The metric that judges the candidates. By default it is the task's first."""
+    judge_by: JudgeBy = "first"
+    """Which of several validation sets judge the candidates: the first one, the mean of all, or those that have a
+    weight here, by the weighted mean of their scores. The others are only shown."""
+    no_set_worse: bool = False
+    """Of several validation sets: do not choose a candidate that is worse than the best checkpoint on any of them,
+    which means that the whole 95 % interval of its gain is below zero."""
     output: Output = Output()
     """The folder that the result is written to."""
     resources: Resources = Resources()
@@ -233,10 +269,36 @@ class JobSpec(Contract):
 
     @field_validator("ckpt_dir", "val_set")
     @classmethod
-    def _no_nul(cls, path: str) -> str:
-        if "\0" in path:
+    def _no_nul(cls, given: str | dict[str, str]) -> str | dict[str, str]:
+        if any("\0" in path for path in (given.values() if isinstance(given, dict) else [given])):
             raise ValueError("must not contain a NUL character")
-        return path
+        return given
+
+    @field_validator("judge_by")
+    @classmethod
+    def _of_sets(cls, judge_by: str | dict[str, float], info: ValidationInfo) -> str | dict[str, float]:
+        val_set = info.data.get("val_set")
+        if not isinstance(judge_by, dict) or val_set is None:
+            return judge_by
+        if isinstance(val_set, str):
+            raise ValueError("must name validation sets, but the only one has no name")
+        if unknown := next((name for name in judge_by if name not in val_set), None):
+            raise ValueError(f"must name validation sets ({', '.join(val_set)}), and there is no `{unknown}`")
+        return judge_by
+
+    @property
+    def val_sets(self) -> dict[str, str]:
+        """The path of each validation set by its field: `val_set`, or `val_set.NAME` for each of several."""
+        # Of a newer version it may be something else again.
+        if not isinstance(self.val_set, dict):
+            return {"val_set": self.val_set}
+        return {f"val_set.{name}": path for name, path in self.val_set.items()}
+
+    def with_val_sets(self, change: Callable[[str, str], T]) -> T | dict[str, T]:
+        """What `change` makes of a field and its path, for the validation set or for each of several by its name."""
+        if isinstance(self.val_set, str):
+            return change("val_set", self.val_set)
+        return {name: change(f"val_set.{name}", path) for name, path in self.val_set.items()}
 
 
 def read_spec(text: str | bytes) -> JobSpec:
@@ -305,6 +367,17 @@ class Progress(Contract):
     candidates: tuple[CandidateResult, ...] = ()
 
 
+class SetResult(Contract):
+    """A candidate's score on one of several validation sets."""
+
+    select: dict[str, float]
+    """Metric -> value on the select split of this set."""
+    gain: float
+    gain_low: float
+    gain_high: float
+    """Over the best checkpoint, as those of the candidate."""
+
+
 class CandidateResult(Contract):
     """One method's coefficients with its score."""
 
@@ -321,6 +394,8 @@ class CandidateResult(Contract):
     gain_low: float | None = None
     gain_high: float | None = None
     """The paired 95 % confidence interval of `gain`."""
+    sets: dict[str, SetResult] = Field(default_factory=dict)
+    """Name of a validation set -> the score on it; empty where the only set has no name."""
 
 
 class JobResult(Contract):

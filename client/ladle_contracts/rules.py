@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from ladle_contracts.jobs import PATTERNS
+from ladle_contracts.jobs import OF_TWO_KINDS, PATTERNS
 
 _RULES: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
     "missing": "must be given",
@@ -70,11 +70,16 @@ def _broken_rule(item: Mapping[str, Any]) -> BrokenRule:
     has_value = is_plain and item["type"] not in ("missing", "extra_forbidden")
     return BrokenRule(
         # pydantic adds `[key]` where a name inside an object is wrong. The name itself is before it.
-        field=".".join(str(part) for part in item["loc"] if part != "[key]"),
+        field=".".join(str(part) for part in _without_tag(item["loc"]) if part != "[key]"),
         rule=_rule(item),
         value=value if has_value else None,
         has_value=has_value,
     )
+
+
+def _without_tag(place: Sequence[Any]) -> Sequence[Any]:
+    """Of a value that may be of two kinds, pydantic says after its field as which it was read."""
+    return [*place[:1], *place[2:]] if place and place[0] in OF_TWO_KINDS else place
 
 
 def _rule(item: Mapping[str, Any]) -> str:

@@ -35,6 +35,11 @@ class SpecField:
         return self.path.rpartition(".")[2]
 
     @property
+    def kinds(self) -> list[dict[str, Any]]:
+        """The schema of each kind of value that it may be."""
+        return _kinds(self.schema)
+
+    @property
     def kind(self) -> str:
         """What a value is: `whole number`, `text`, `list of whole numbers`."""
         return _kind(self.schema)
@@ -93,9 +98,14 @@ def _field(path: str, info: FieldInfo, optional: bool) -> SpecField:
     )
 
 
+def _kinds(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds: list[dict[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or [schema]
+    return kinds
+
+
 def _kind(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_kind(kind) for kind in schema["anyOf"])
+    if len(kinds := _kinds(schema)) > 1:
+        return " or ".join(_limits(kind) if "enum" in kind else _kind(kind) for kind in kinds)
     if schema["type"] == "array":
         return f"list of {_kind(schema['items'])}s".replace("texts", "text")
     return _KINDS[schema["type"]]
@@ -117,7 +127,13 @@ def _number(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-_KINDS = {"integer": "whole number", "number": "number", "string": "text", "object": "object"}
+_KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "object": "object",
+    "boolean": "`true` or `false`",
+}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 SPEC_FIELDS: tuple[SpecField, ...] = tuple(_walk(JobSpec))

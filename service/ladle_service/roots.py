@@ -13,7 +13,7 @@ from ladle_service.problems import ApiError, field_error, shown
 
 def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
     """Raises `path-not-allowed` with each path that is no file or folder inside the roots. It does not tell why."""
-    paths = {"ckpt_dir": spec.ckpt_dir, "val_set": spec.val_set}
+    paths = {"ckpt_dir": spec.ckpt_dir, **spec.val_sets}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
     refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}

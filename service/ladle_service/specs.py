@@ -48,6 +48,9 @@ def digest_of(spec: JobSpec) -> str:
     asked = spec.model_dump(mode="json", exclude_defaults=True)
     # A part that sets nothing, such as `"task": {}`, is as good as none.
     used = {name: _plain(value) for name, value in asked.items() if value != {}}
+    if isinstance(spec.val_set, dict) and spec.judge_by == "first":
+        # Here alone the order of names counts.
+        used["judge_by"] = {next(iter(spec.val_set)): 1}
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
 
 

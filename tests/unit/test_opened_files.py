@@ -17,6 +17,7 @@ METHODS = frozenset(
         *("FileIO", "fromfile", "loadtxt", "genfromtxt", "memmap", "mmap", "from_file", "is_zipfile", "ZipFile"),
         *("is_tarfile", "safe_open", "load_file", "save_file", "load_model", "from_pretrained", "load_from_disk"),
         *("load_dataset", "ImageFolder", "read_csv", "read_parquet", "read_table"),
+        *("ParquetFile", "TarFile", "open_file", "open_stream", "memory_map"),
     }
 )
 """What takes a path, or is a path's own method, whatever it is called on."""
@@ -40,7 +41,11 @@ ALLOWED = {
     "ladle_engine/storage/zip_members.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/image_arrays.py": (BYTES, "FileIO ZipFile open"),
     "ladle_engine/tasks/image_files.py": (BYTES, "open"),
+    "ladle_engine/tasks/text/token_files.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/images.py": (NAMESAKE, "open"),
+    "ladle_engine/tasks/tables/arrow_file.py": (BYTES, "open_file open_stream"),
+    "ladle_engine/tasks/tables/parquet_file.py": (BYTES, "ParquetFile"),
+    "ladle_engine/tasks/tables/tar_shard.py": (BYTES, "TarFile"),
     "ladle_engine/tasks/processor_file.py": ("a folder of its own, for checked values", "from_pretrained write_text"),
     "ladle_engine/tasks/text/tokenizer.py": ("a folder of its own, for checked files", "from_pretrained iterdir"),
     "ladle_engine/tasks/text/tokenizer_files.py": ("the same folder", "mkdir write_bytes"),

@@ -26,6 +26,7 @@ from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
+from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
@@ -59,7 +60,7 @@ class Outcome:
 
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
-    val_set: PathLike | None = None,
+    val_set: PathLike | Mapping[str, PathLike] | None = None,
     *,
     output: PathLike,
     model: nn.Module | Callable[[], nn.Module] | None = None,
@@ -79,6 +80,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
     metric: str | Metric | None = None,
+    judge_by: str | Mapping[str, float] = FIRST,
+    no_set_worse: bool = False,
     dtype: str = "keep",
     max_shard_bytes: int = 5_000_000_000,
     seed: int = 0,
@@ -93,11 +96,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     """Averages the checkpoints in `ckpt_dir` and writes the best model found to the new folder `output`.
 
     Half of the validation set (`select_fraction`) judges the candidates and never trains; the result is never worse
-    there than the best checkpoint. Under `torch.distributed` it is collective: every rank calls it, and rank 0 writes.
-    The others return at once, while it writes: hours may lie between, and collectives time out.
+    there than the best checkpoint. There may be several sets, as a mapping from names to paths.
+
+    Under `torch.distributed` it is collective: every rank calls it, and rank 0 writes. The others return at once, while
+    it writes: hours may lie between, and collectives time out.
 
     Args:
-        val_set: the path of the validation set; or `data` with `model` and `loss`, which then need no task.
+        val_set: the path of the validation set, or of several by their names; or, in its place, `data` with `model` and
+            `loss`, which need no task.
         model: a network of the checkpoints' architecture, which stays as it is, or a function that builds one.
         loss: a function of the model and a batch. It returns the loss of each example [B], or their mean.
         data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches.
@@ -111,10 +117,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
-        train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t)
-            or to recompute `batchnorm` statistics.
+        train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
+            to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
+            predictions.
         metric: the name of what candidates are judged by; the first of the task, or of `metrics`, when absent. A
             `Metric` says more of one that `metrics` returns.
+        judge_by: of several validation sets, the `first` one, the `mean` of all, or a weight for each that judges.
+        no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
+            beyond its 95 % interval.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
@@ -135,13 +145,15 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     started = time.monotonic()
     with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
-        winner = winner_of(candidates, context)
+        winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         refuse_changed(job, folders=True)
         files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
-def precheck(ckpt_dir: PathLike, val_set: PathLike | None = None, *, output: PathLike, **arguments: Any) -> None:
+def precheck(
+    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
+) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
     given = {**arguments, "ckpt_dir": ckpt_dir, "val_set": val_set, "output": output, "state_dir": None}
     with opened(make_request(given)):

@@ -49,6 +49,16 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One candidate's score on one of several validation sets."""
+
+    select: dict[str, float]
+    gain: float
+    gain_low: float
+    gain_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One candidate's score, for people and for the report."""
 
@@ -59,6 +69,8 @@ class Score:
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    sets: dict[str, SetScore] = field(default_factory=dict)
+    """On each validation set that has a name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,15 @@ from ladle_engine.tasks.base import Batch, DataSet, Generates, Task
 from ladle_engine.tasks.choose import make_task, recognises
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import ADVICE
-from ladle_engine.tasks.guard import backward, for_folder, guard
+from ladle_engine.tasks.guard import (
+    backward,
+    by_entropy,
+    for_folder,
+    guard,
+    open_unlabelled,
+    trained_part,
+    trains_unlabelled,
+)
 from ladle_engine.tasks.identity import name_of
 from ladle_engine.tasks.installed import load_task
 
@@ -89,6 +97,16 @@ class _Check:
         if data is not None and self.data(data) and binding is not None:
             binding.load(checkpoints.reference)
             _Values(check=self, task=made, model=binding.model.eval(), data=data).run()
+            if trains_unlabelled(made):
+                self.unlabelled(by_entropy(made), binding, checkpoints, val_set)
+
+    def unlabelled(self, task: Task, binding: Binding, checkpoints: CheckpointSet, val_set: Path) -> None:
+        """Of a task that can be trained without labels: those of the validation set must not matter."""
+        data = self.attempt(lambda: open_unlabelled(task, val_set, checkpoints))
+        if data is not None and self.data(data, "open_unlabelled"):
+            values = _Values(check=self, task=task, model=binding.model.eval(), data=data)
+            whole, *parts = values.batches()
+            self.attempt(lambda: values.loss(whole, parts))
 
     def found(self, broken: Broken | None) -> bool:
         if broken is not None:
@@ -148,15 +166,15 @@ class _Check:
                 self.found(Broken("stored_names", "have names of the model's tensors as keys", f"has `{name}`"))
         return bind(model, checkpoints, names)
 
-    def data(self, data: DataSet) -> bool:
+    def data(self, data: DataSet, opened_by: str = "open_data") -> bool:
         """Whether there are batches to go on with."""
         count = self.attempt(lambda: len(data))
         if count is not None and count < 2:
-            self.found(Broken("open_data(...).__len__", "be at least 2 in this test", f"is {count}"))
+            self.found(Broken(f"{opened_by}(...).__len__", "be at least 2 in this test", f"is {count}"))
         if count is None or count < 2:
             return False
         indices = torch.arange(min(count, EXAMPLES))
-        part = "open_data(...).batch"
+        part = f"{opened_by}(...).batch"
         batches = self.attempt(lambda: [data.batch(indices), data.batch(indices), data.batch(indices.flip(0))])
         if batches is None or self.attempt(lambda: data.batch(indices[-1:])) is None:
             return False
@@ -181,9 +199,18 @@ class _Values:
     model: nn.Module
     data: DataSet
 
-    def run(self) -> None:
+    @property
+    def trained(self) -> str:
+        """The method whose value is trained."""
+        return trained_part(self.task)
+
+    def batches(self) -> list[Batch]:
+        """The first examples, and the same in parts."""
         count = min(len(self.data), EXAMPLES)
-        whole, *parts = (self.data.batch(part) for part in _with_its_parts(torch.arange(count)))
+        return [self.data.batch(part) for part in _with_its_parts(torch.arange(count))]
+
+    def run(self) -> None:
+        whole, *parts = self.batches()
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.check.attempt(lambda: self.loss(whole, parts))
         self.check.attempt(lambda: self.scores(whole, parts))
@@ -197,7 +224,7 @@ class _Values:
     def loss(self, whole: Batch, parts: list[Batch]) -> None:
         differentiable = self.task.loss(self.model, whole)
         loss = differentiable.detach()
-        if self.check.found(contract.broken_finite(float(loss), _count(whole), "the last checkpoint")):
+        if self.check.found(contract.broken_finite(float(loss), _count(whole), "the last checkpoint", self.trained)):
             return
         self.gradient(differentiable)
         with torch.no_grad():
@@ -205,18 +232,18 @@ class _Values:
             means = [self.task.loss(self.model, part) * _count(part) for part in parts]
         if not _close(loss, again):
             value = f"is {float(loss):g} and then {float(again):g}"
-            self.check.found(Broken("loss", "be the same for the same batch and weights", value))
+            self.check.found(Broken(self.trained, "be the same for the same batch and weights", value))
         elif not _close(loss, torch.stack(means).sum() / _count(whole)):
             value = (
                 f"is {float(loss):g} for {_count(whole)} examples, and {float(sum(means)) / _count(whole):g} by parts"
             )
-            self.check.found(Broken("loss", "be the mean over the examples, not a sum", value))
+            self.check.found(Broken(self.trained, "be the mean over the examples, not a sum", value))
 
     def gradient(self, loss: Tensor) -> None:
         self.model.zero_grad()
         backward(self.task, loss)
         if all(parameter.grad is None for parameter in self.model.parameters()):
-            self.check.found(Broken("loss", "depend on the model's parameters", "none of them gets a gradient"))
+            self.check.found(Broken(self.trained, "depend on the model's parameters", "none of them gets a gradient"))
         self.model.zero_grad()
 
     @torch.no_grad()

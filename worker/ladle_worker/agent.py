@@ -169,7 +169,7 @@ class Attempt:
         spec, roots = self._claim.spec, self._settings.roots
         paths = {
             "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
-            "val_set": str(resolve_inside(spec.val_set, roots, field="val_set")),
+            "val_set": spec.with_val_sets(lambda field, path: str(resolve_inside(path, roots, field=field))),
             "train_set": str(resolve_inside(spec.train_set.path, roots, field="train_set.path"))
             if spec.train_set
             else None,

@@ -18,6 +18,7 @@ from ladle_contracts import (
     JobResult,
     JobSpec,
     MemoryPlanned,
+    SetResult,
     StageStarted,
     StepDone,
     Warned,
@@ -45,7 +46,8 @@ def event_body(event: progress.ProgressEvent) -> EventBody:
 
 
 def candidate_result(score: progress.Score) -> CandidateResult:
-    return CandidateResult(**well_formed(asdict(score)))
+    fields = well_formed(asdict(score))
+    return CandidateResult(**fields | {"sets": {name: SetResult(**each) for name, each in fields["sets"].items()}})
 
 
 ARGUMENTS = {

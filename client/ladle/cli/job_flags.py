@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ P = ParamSpec("P")
 
 FIELDS = {field.path: field for field in SPEC_FIELDS}
 ARGUMENTS = {"ckpt_dir": "CKPT_DIR", "val_set": "VAL_SET"}
+VAL_SET_HINT = (
+    "Each of several sets is written as NAME=PATH. Write a single path that would look like this as `./a=b.npz`."
+)
 
 
 class WrongUsage(typer.BadParameter):
@@ -62,13 +66,18 @@ class Flag:
         """Whether its values are texts, of which the option takes several."""
         return any(
             kind["type"] == "object" or (kind["type"] == "array" and kind["items"]["type"] == "string")
-            for kind in self.field.schema.get("anyOf", [self.field.schema])
+            for kind in self.field.kinds
         )
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it has no value."""
+        return self.field.schema.get("type") == "boolean"
 
     @property
     def default(self) -> str:
         """What holds without the flag; empty when nothing does."""
-        return "" if self.field.default in (None, {}, ()) else str(self.field.default)
+        return "" if self.is_switch or self.field.default in (None, {}, ()) else str(self.field.default)
 
     @property
     def help(self) -> str:
@@ -97,6 +106,8 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("train_set.use", "--train-set-use", "USE"),
         Flag("select_fraction", "--select-fraction", "SHARE"),
         Flag("metric", "--metric", "NAME"),
+        Flag("judge_by", "--judge-by", "HOW", "A weight is written as NAME=WEIGHT."),
+        Flag("no_set_worse", "--no-set-worse", ""),
     ),
     "Method": (
         Flag("method.name", "--method", "NAME", "`ladle methods` lists the names."),
@@ -129,14 +140,15 @@ class JobArguments:
     """The job that a command line describes; the arguments of `ladle.submit`."""
 
     ckpt_dir: Path
-    val_set: Path
+    val_set: Path | Mapping[str, Path]
     options: Mapping[str, Any]
 
     @property
     def inputs(self) -> list[Path]:
         """Every file or folder that the job reads."""
+        val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
         train_set = self.options.get("train_set", {}).get("path")
-        return [self.ckpt_dir, self.val_set, *([train_set] if train_set else [])]
+        return [self.ckpt_dir, *val_sets, *([train_set] if train_set else [])]
 
 
 def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:
@@ -175,21 +187,48 @@ def pairs(texts: Sequence[str] | None, flag: str, *, plain: bool) -> dict[str, A
     return found
 
 
+def val_sets(texts: Sequence[str]) -> Path | dict[str, Path]:
+    """`["val.npz"]` as a path, and `["clean=a.npz", "noisy=b.npz"]` by name. What is there under its whole name is a
+    path, even if it could be read as NAME=PATH."""
+    named = [_NAMED_PATH.fullmatch(text) for text in texts]
+    if len(texts) == 1 and (named[0] is None or Path(texts[0]).exists()):
+        return Path(texts[0])
+    found: dict[str, Path] = {}
+    for text, match in zip(texts, named, strict=True):
+        if match is None:
+            raise WrongUsage(f"Each of several `VAL_SET` must be NAME=PATH, but one is {text!r}.")
+        if match[1] in found:
+            raise WrongUsage(f"Each of several `VAL_SET` must have a name of its own, but two are `{match[1]}`.")
+        found[match[1]] = Path(match[2])
+    return found
+
+
+_NAMED_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
+"""A name has no slash, so a path such as `runs/lr=0.1/val.npz` is none."""
+
+
 def _in_panels() -> list[tuple[Flag, str]]:
     return [(flag, panel) for panel, flags in PANELS.items() for flag in flags]
 
 
 def _path_parameter(name: str) -> inspect.Parameter:
-    argument = typer.Argument(metavar=ARGUMENTS[name], help=FIELDS[name].help)
-    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[Path, argument])
+    several = name == "val_set"
+    text = " ".join(filter(None, (FIELDS[name].help, VAL_SET_HINT if several else "")))
+    kind: Any = Annotated[list[str] if several else Path, typer.Argument(metavar=ARGUMENTS[name], help=text)]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
     """Always None by default: what nobody gave is not sent, so that the service's default holds."""
     option = typer.Option(
-        flag.name, metavar=flag.placeholder, help=flag.help, rich_help_panel=panel, autocompletion=_choices(flag)
+        flag.name,
+        metavar=flag.placeholder or None,
+        help=flag.help,
+        rich_help_panel=panel,
+        autocompletion=_choices(flag),
     )
     kind: Any = list[str] if flag.is_repeatable else Path if flag.path.endswith(".path") else str
+    kind = bool if flag.is_switch else kind
     return inspect.Parameter(
         flag.parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[kind | None, option]
     )
@@ -214,7 +253,7 @@ def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
         if given not in (None, [], ()):
             part, _, name = flag.path.rpartition(".")
             (options.setdefault(part, {}) if part else options)[name] = _read(given, flag)
-    job = JobArguments(ckpt_dir=values["ckpt_dir"], val_set=values["val_set"], options=options)
+    job = JobArguments(ckpt_dir=values["ckpt_dir"], val_set=val_sets(values["val_set"]), options=options)
     try:
         build_spec(job.ckpt_dir, job.val_set, job.options)
     except InvalidSpec as error:
@@ -234,6 +273,10 @@ def _read(given: Any, flag: Flag) -> Any:
             return _numbers(given, flag.name)
         case "integer" | "number":
             return _number(given)
+        case None if any(kind["type"] == "object" for kind in flag.field.kinds) and any("=" in text for text in given):
+            return pairs(given, flag.name, plain=False)
+        case None if len(given) == 1:
+            return given[0]
         case _:
             return given
 

@@ -88,7 +88,7 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
 
 def run_once(
     ckpt_dir: Path,
-    val_set: Path,
+    val_set: Path | Mapping[str, Path],
     options: Mapping[str, Any],
     roots: Sequence[Path],
     results: Path,

@@ -47,6 +47,26 @@ def candidates_table(candidates: Sequence[CandidateResult], metric: str | None, 
     return table
 
 
+def sets_table(candidates: Sequence[CandidateResult], metric: str | None) -> Table | None:
+    """Each candidate's score on each validation set; none where the only set has no name."""
+    metric = metric or judging_metric(candidates)
+    if not any(candidate.sets for candidate in candidates):
+        return None
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("set")
+    table.add_column("method")
+    for name in (metric, "against best", "95 % interval"):
+        table.add_column(name, justify="right")
+    for name in dict.fromkeys(name for candidate in candidates for name in candidate.sets):
+        for candidate in candidates:
+            if (on_set := candidate.sets.get(name)) is not None:
+                gain = better(metric, on_set.gain), better_between(metric, on_set.gain_low, on_set.gain_high)
+                told = ("-", "") if candidate.method == "best" else gain
+                style = "red" if on_set.gain_high < 0 else ""
+                table.add_row(name, candidate.label, number(on_set.select.get(metric)), *told, style=style)
+    return table
+
+
 def judging_metric(candidates: Sequence[CandidateResult]) -> str:
     """The metric that judges when the job does not name one: the task's first."""
     return next(iter(candidates[0].select)) if candidates else "score"
@@ -76,10 +96,18 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     warnings = [Text(f"! {in_flags(warning)}", style="yellow") for warning in result.warnings]
     where = Text.assemble("Model: ", (result.folder, "bold"))
     table = candidates_table(result.candidates, result.metric, result.method)
-    return Group(table, "", _verdict(result), facts, *warnings, where)
+    by_set = sets_table(result.candidates, result.metric)
+    tables: list[RenderableType] = [table, ""] if by_set is None else [table, "", by_set, ""]
+    return Group(*tables, _verdict(result), facts, *warnings, where)
 
 
 def _verdict(result: JobResult) -> Text:
+    if result.method == "best" and any((candidate.gain or 0.0) > 0 for candidate in result.candidates):
+        # Only `no_set_worse` lets something better lose.
+        return Text.assemble(
+            ("Every average that was better than the best checkpoint is worse on some validation set", "bold yellow"),
+            f", so the result is {result.best_checkpoint}, unchanged.",
+        )
     if result.method == "best":
         return Text.assemble(
             ("No average was better than the best checkpoint", "bold yellow"),
@@ -178,7 +206,8 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_row("job", record.id)
     rows.add_row("state", state_text(record))
     rows.add_row("checkpoints", record.spec.ckpt_dir)
-    rows.add_row("validation set", record.spec.val_set)
+    for field, path in record.spec.val_sets.items():
+        rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), str(path))
     rows.add_row("submitted", ago(record.created_at))
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)

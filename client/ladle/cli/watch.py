@@ -22,6 +22,7 @@ from ladle.cli.render import (
     gain_over_best,
     judging_metric,
     number,
+    sets_table,
     size,
 )
 from ladle.cli.wording import in_flags
@@ -112,6 +113,8 @@ class View:
             parts.append(self._stage_line())
         if self.candidates:
             parts += ["", candidates_table(self.candidates, self.metric)]
+            by_set = sets_table(self.candidates, self.metric)
+            parts += [] if by_set is None else ["", by_set]
         parts += [Text(f"! {in_flags(warning)}", style="yellow") for warning in self.warnings]
         if self.message and self.state not in ("failed", "cancelled"):
             parts.append(Text(in_flags(self.message), style="yellow"))

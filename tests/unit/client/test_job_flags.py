@@ -19,7 +19,7 @@ from ladle_contracts.spec_fields import SPEC_FIELDS
 RUNNER = CliRunner()
 
 
-def parsed(arguments: Sequence[str]) -> JobArguments:
+def parsed(arguments: Sequence[str], sets: Sequence[str] = ("v",)) -> JobArguments:
     """What a command of these flags is called with."""
     given: list[JobArguments] = []
     program = typer.Typer()
@@ -29,14 +29,14 @@ def parsed(arguments: Sequence[str]) -> JobArguments:
     def command(job: JobArguments) -> None:
         given.append(job)
 
-    done = RUNNER.invoke(program, ["c", "v", *arguments])
+    done = RUNNER.invoke(program, ["c", *sets, *arguments])
     assert done.exit_code == 0, done.stderr
     return given[0]
 
 
-def refused(arguments: Sequence[str]) -> str:
+def refused(arguments: Sequence[str], sets: Sequence[str] = ("v",)) -> str:
     """The message, as one line without its frame."""
-    done = RUNNER.invoke(app, ["run", "c", "v", *arguments], env={"COLUMNS": "200"})
+    done = RUNNER.invoke(app, ["run", "c", *sets, *arguments], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     return " ".join(line.strip("│ ") for line in done.stderr.splitlines())
 
@@ -85,6 +85,58 @@ def test_values_are_read_as_what_they_are() -> None:
         "train_set": {"path": Path("t")},
     }
     assert job.inputs == [Path("c"), Path("v"), Path("t")]
+
+
+@pytest.mark.parametrize(
+    ("sets", "read"),
+    [
+        (["val.npz"], Path("val.npz")),
+        (["clean=a.npz"], {"clean": Path("a.npz")}),
+        (["clean=a.npz", "noisy=/data/lr=0.1/b.npz"], {"clean": Path("a.npz"), "noisy": Path("/data/lr=0.1/b.npz")}),
+        (["v=x=y.npz"], {"v": Path("x=y.npz")}),
+        (["runs/lr=0.1/val.npz"], Path("runs/lr=0.1/val.npz")),
+        (["./lr=0.1.npz"], Path("./lr=0.1.npz")),
+        (["=a.npz"], Path("=a.npz")),
+        (["a="], Path("a=")),
+        (["there=a.npz"], Path("there=a.npz")),
+        (["there=a.npz", "b=c"], {"there": Path("a.npz"), "b": Path("c")}),
+    ],
+    ids=str,
+)
+def test_a_validation_set_is_a_path_and_each_of_several_has_a_name(
+    sets: list[str], read: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there=a.npz").touch()
+    job = parsed(["--seed", "1"], sets)
+    assert job.val_set == read
+    assert job.inputs == [Path("c"), *(read.values() if isinstance(read, dict) else [read])]
+
+
+def test_a_switch_and_weights_are_read_among_the_sets() -> None:
+    job = parsed(["--no-set-worse", "--judge-by", "a=1", "--judge-by", "b=0.5"], ["a=x", "b=y"])
+    assert job.options == {"judge_by": {"a": 1, "b": 0.5}, "no_set_worse": True}
+    assert parsed(["--judge-by", "mean"], ["a=x", "b=y"]).options == {"judge_by": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "arguments", "message"),
+    [
+        (["a=x", "y"], [], "Each of several `VAL_SET` must be NAME=PATH, but one is 'y'."),
+        (["x", "y"], [], "Each of several `VAL_SET` must be NAME=PATH, but one is 'x'."),
+        (["a=x", "a=y"], [], "Each of several `VAL_SET` must have a name of its own, but two are `a`."),
+        ([f"{'a' * 101}=x"], [], "`VAL_SET` must have at most 100 characters"),
+        (["a=x", "b=y"], ["--judge-by", "c=1"], "`--judge-by` must name validation sets (a, b), and there is no `c`"),
+        (["a=x", "b=y"], ["--judge-by", "b"], "`--judge-by` must be `first` or `mean`, but is 'b'."),
+        (["a=x", "b=y"], ["--judge-by", "b=x"], "`--judge-by` must be a number, but is 'x'."),
+        (["a=x", "b=y"], ["--judge-by", "mean", "--judge-by", "first"], "`--judge-by` must be `first` or `mean`."),
+        (["a=x", "b=y"], ["--judge-by", "mean", "--judge-by", "a=1"], "must be NAME=VALUE, but is 'mean'."),
+        (["v"], ["--judge-by", "v=1"], "`--judge-by` must name validation sets, but the only one has no name."),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sets_that_mean_nothing_are_told(sets: list[str], arguments: list[str], message: str) -> None:
+    assert message in refused(arguments, sets)
 
 
 @pytest.mark.parametrize(

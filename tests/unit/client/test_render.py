@@ -16,8 +16,10 @@ from ladle_contracts import (
     CandidateScored,
     Event,
     JobResult,
+    JobSpec,
     JobState,
     Reason,
+    SetResult,
     StageStarted,
     StateChanged,
     StepDone,
@@ -60,6 +62,33 @@ def test_when_nothing_beats_the_best_it_says_so_and_points_at_a_lower_loss() -> 
     assert "twa has a lower loss (0.3000 instead of 0.4000). With `--metric loss` the loss decides." in text
     by_loss = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.89, 0.5, -0.1)
     assert "--metric loss" not in shown(result_summary(result("best", *by_loss)))
+
+
+def on_set(accuracy: float, low: float, high: float) -> SetResult:
+    return SetResult(select={"accuracy": accuracy, "loss": 0.1}, gain=(low + high) / 2, gain_low=low, gain_high=high)
+
+
+def test_each_validation_set_has_its_own_scores() -> None:
+    best = candidate("best", 0.9, 0.4, 0.0).model_copy(
+        update={"sets": {"clean": on_set(0.95, 0, 0), "noisy": on_set(0.85, 0, 0)}}
+    )
+    twa = candidate("twa", 0.92, 0.3, 0.02).model_copy(
+        update={"sets": {"clean": on_set(0.99, 0.03, 0.05), "noisy": on_set(0.8, -0.06, -0.04)}}
+    )
+    text = shown(result_summary(result("twa", best, twa, gain=0.02, gain_low=0.01, gain_high=0.03)))
+    assert "clean  best      0.9500" in text
+    assert "clean  twa       0.9900  4.00 points better  3.00 to 5.00 better" in text
+    assert "noisy  twa       0.8000   5.00 points worse   4.00 to 6.00 worse" in text
+    view = View("j", metric="accuracy")
+    view.take(event(CandidateScored(candidate=twa)))
+    assert "noisy  twa" in shown(view)
+    held = shown(result_summary(result("best", best, twa, gain=0.0, gain_low=0.0, gain_high=0.0)))
+    assert "Every average that was better than the best checkpoint is worse on some validation set" in held
+    spec = JobSpec(ckpt_dir="/c", val_set={"clean": "/a", "noisy": "/b"})
+    described = shown(record_summary(record().model_copy(update={"spec": spec})))
+    assert "validation set clean  /a" in described
+    assert "validation set noisy  /b" in described
+    assert "set " not in shown(result_summary(RESULT))
 
 
 def test_a_lower_loss_reads_as_a_gain_and_never_as_an_increase() -> None:

@@ -25,6 +25,19 @@ def test_relative_paths_are_taken_from_the_current_folder(tmp_path: Path, monkey
     assert built.train_set == TrainSet(path=str(tmp_path / "train"))
 
 
+def test_several_validation_sets_are_given_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = build_spec("c", {"clean": Path("a=b.npz"), "noisy": "/n"}, {"judge_by": {"noisy": 2}, "no_set_worse": True})
+    assert built.val_set == {"clean": str(tmp_path / "a=b.npz"), "noisy": "/n"}
+    assert (built.judge_by, built.no_set_worse) == ({"noisy": 2}, True)
+    with pytest.raises(InvalidSpec, match=r"`val_set\.clean` must be text, but is 3"):
+        build_spec("c", {"clean": 3}, {})  # type: ignore[dict-item]
+    with pytest.raises(InvalidSpec, match=r"`val_set\.a b` must be a name of letters"):
+        build_spec("c", {"a b": "/x"}, {})
+    with pytest.raises(InvalidSpec, match="there is no `cleen`"):
+        build_spec("c", {"clean": "/x"}, {"judge_by": {"cleen": 1}})
+
+
 def test_dots_stay_in_a_path_because_links_decide_what_they_mean() -> None:
     assert build_spec("/a/../b", "/v", {}).ckpt_dir == "/a/../b"
 

@@ -33,7 +33,10 @@ def test_only_the_two_paths_are_required() -> None:
         ("priority", "whole number", "-100 to 100", 0),
         ("seed", "whole number", "at least 0 and below 2^63", 0),
         ("labels", "object", "", {}),
-        ("train_set.use", "text", "`coefficients` or `batchnorm`", "coefficients"),
+        ("train_set.use", "text", "`coefficients`, `batchnorm` or `entropy`", "coefficients"),
+        ("val_set", "text or object", "", None),
+        ("judge_by", "`first` or `mean` or object", "", "first"),
+        ("no_set_worse", "`true` or `false`", "", False),
     ],
 )
 def test_kind_limits_and_default_are_read_from_the_contract(path: str, kind: str, limits: str, default: object) -> None:

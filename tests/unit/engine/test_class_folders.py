@@ -115,7 +115,7 @@ def test_files_that_are_no_images_are_passed_over_and_said(tmp_path: Path) -> No
     (root / "c" / "broken.png").symlink_to(root / "c" / "gone.png")
     (root / "c" / "loop.png").symlink_to(root / "c" / "loop.png")
     (remark,) = remarks(root)
-    assert remark.startswith("5 files in the class folders")
+    assert remark.startswith("5 files in the folders of")
     assert "a/notes.txt, b/3.tif, b/pipe.png, c/broken.png, c/loop.png" in remark
     only = refused(folder_of(tmp_path / "only", "a/1.tif", "b/2.tif"), None)
     assert "no image in them, but files of other kinds (.tif)" in only

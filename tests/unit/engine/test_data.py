@@ -147,8 +147,8 @@ def test_images_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_broken_or_of_another_kind_are_named(tmp_path: Path) -> None:
     assert "there is none at" in refused("invalid-data", tmp_path / "absent")
-    (tmp_path / "set.csv").write_text("a,b")
-    assert "`set.csv`" in refused("invalid-data", tmp_path / "set.csv")
+    (tmp_path / "set.xyz").write_text("a,b")
+    assert "`set.xyz`" in refused("invalid-data", tmp_path / "set.xyz")
     for name in ("set.npz", "set.safetensors"):
         (tmp_path / name).write_bytes(b"not this")
         assert name in refused("invalid-data", tmp_path / name)

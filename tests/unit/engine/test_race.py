@@ -221,13 +221,13 @@ def test_rounds_are_whole_batches_few_and_random_samples_read_in_order(total: in
         task=ToyTask(nn.Module, batch_size=batch_size), data=Indices(total), indices=torch.arange(total) + 7,
         device=torch.device("cpu"),
     )  # fmt: skip
-    ordered = in_rounds(examples, ends, seed=1).indices
+    ordered = in_rounds(examples, [ends], seed=1).indices
     assert torch.equal(ordered.sort().values, examples.indices)
     for start, end in zip((0, *ends), ends, strict=False):
         assert bool((ordered[start:end].diff() > 0).all())
     if len(ends) > 1:
         assert not torch.equal(ordered, examples.indices)
-        assert torch.equal(in_rounds(examples, ends, seed=1).indices, ordered)
+        assert torch.equal(in_rounds(examples, [ends], seed=1).indices, ordered)
 
 
 def test_an_evaluation_is_extended_and_survives_in_one_file(tmp_path: Path) -> None:

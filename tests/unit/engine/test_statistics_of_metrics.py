@@ -23,11 +23,13 @@ from ladle_engine.evaluation.cache import Evaluations
 from ladle_engine.evaluation.evaluate import Evaluation, evaluate
 from ladle_engine.evaluation.gain import gain_over
 from ladle_engine.evaluation.racing import race
+from ladle_engine.methods.context import served_in
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch, Metric
 from ladle_engine.tasks.choose import choose_task
 from ladle_engine.tasks.contract import broken_declarations
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.guard import guard
 from ladle_engine.tasks.metrics import exp_ratio, of_sums, ratio
 from ladle_engine.testing import check_task
 from tests.unit.engine.toy import ToyTask, write_checkpoints
@@ -386,3 +388,28 @@ def test_a_task_may_be_another_for_every_folder(tmp_path: Path) -> None:
 
     with pytest.raises(TaskError, match="`for_checkpoints` of task `toy` must return a task, but returns None"):
         choose_task(checkpoints, Lost(), {})
+
+
+def test_a_model_of_halves_is_judged_as_a_gpu_serves_it(tmp_path: Path) -> None:
+    """Autocast is the same on a CPU; which models get it on a GPU is a function of their types."""
+    checkpoints = write_checkpoints(tmp_path, lambda: nn.Linear(6, 1), count=2)
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    seen: list[torch.dtype] = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    task = ToyTask()
+    examples = Examples(
+        task=guard(task),
+        data=task.open_data(tmp_path, checkpoints),
+        indices=torch.arange(9),
+        device=torch.device("cpu"),
+    )
+    exact, served = (evaluate(model, examples, SingleProcess(), served_in=each) for each in (None, torch.bfloat16))
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    assert exact.loss != served.loss
+    assert exact.loss == pytest.approx(served.loss, rel=0.05)
+    gpu, half = torch.device("cuda"), {"w": torch.bfloat16, "norm": torch.float32}
+    assert served_in(half, gpu) is torch.bfloat16
+    assert served_in(half, torch.device("cpu")) is None
+    assert served_in({"w": torch.float32}, gpu) is None
+    assert served_in({"a": torch.float16, "b": torch.bfloat16}, gpu) is None

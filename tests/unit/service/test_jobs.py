@@ -72,6 +72,11 @@ EQUAL: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({}, {"task": None, "checkpoints": {"exclude": []}, "output": {}, "resources": {"nodes": 1}}),
     ({}, {"task": {}}),
+    (
+        {"val_set": {"a": "/x", "b": "/y"}, "judge_by": "mean"},
+        {"val_set": {"b": "/y", "a": "/x"}, "judge_by": "mean", "no_set_worse": False},
+    ),
+    ({"val_set": {"a": "/x", "b": "/y"}}, {"val_set": {"a": "/x", "b": "/y"}, "judge_by": "first"}),
     ({"checkpoints": {"steps": [100, 0.5]}}, {"checkpoints": {"steps": [100.0, 0.5]}}),
     ({"method": {"name": "twa", "options": {"steps": 40}}}, {"method": {"name": "twa", "options": {"steps": 40.0}}}),
     ({"checkpoints": {"exclude": "best*"}}, {"checkpoints": {"exclude": ["best*"]}}),
@@ -79,6 +84,10 @@ EQUAL: list[tuple[dict[str, Any], dict[str, Any]]] = [
 DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"seed": 1}),
     ({"labels": {"a": "1"}}, {"labels": {"a": "2"}}),
+    ({"val_set": {"a": "/x", "b": "/y"}}, {"val_set": {"b": "/y", "a": "/x"}}),
+    ({"val_set": {"a": "/x", "b": "/y"}}, {"val_set": {"a": "/x", "c": "/y"}}),
+    ({"val_set": {"a": "/v"}}, {}),
+    ({"no_set_worse": True}, {}),
     ({"labels": {"a": "b"}}, {"labels": {"b": "a"}}),
     ({"checkpoints": {"steps": [1, 2]}}, {"checkpoints": {"steps": [2, 1]}}),
     ({"method": {"options": {"a": True}}}, {"method": {"options": {"a": 1}}}),
@@ -244,6 +253,11 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         assert "`ckpt_dir` must be an existing file or folder inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
+        sets = {"clean": f"{service.data}/val", "noisy": str(secret), "far": "val"}
+        _, code, detail = await refusal_of(service, val_set=sets)
+        assert code == "path-not-allowed"
+        assert "`val_set.noisy` and `val_set.far`" in detail
+        assert "clean" not in detail
 
     run_async(use())
 

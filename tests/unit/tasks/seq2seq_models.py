@@ -200,15 +200,23 @@ def encoder_decoder() -> Any:
     return EncoderDecoderModel(config)
 
 
-def multilingual_tokenizer(kind: str) -> Any:
-    """A tokenizer with languages, by the name of its class; every character is a token."""
+def multilingual_tokenizer(kind: str, folder: Path) -> Any:
+    """A tokenizer with languages, by the name of its class; every character is a token. Files of its own go below
+    `folder`.
+    """
     import transformers
 
+    if kind == "M2M100Tokenizer":
+        marian_tokenizer(folder)
+        words = ["<s>", "<pad>", "</s>", "<unk>", *json.loads((folder / "vocab.json").read_text())]
+        vocabulary: Any = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        return transformers.M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "source.spm"))
     letters = sorted({letter for source, target in pairs(50) for letter in source + target if letter != " "})
     pieces = ["▁", *letters]
     if kind == "NllbTokenizer":
         special = ["<s>", "<pad>", "</s>", "<unk>"]
-        vocabulary: Any = {piece: number for number, piece in enumerate([*special, *pieces])}
+        vocabulary = {piece: number for number, piece in enumerate([*special, *pieces])}
         return getattr(transformers, kind)(vocab=vocabulary, merges=[])
     vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in pieces)]
     codes = [(code, 0.0) for code in ("en_XX", "de_DE", "<mask>")]

@@ -142,7 +142,7 @@ def test_caches_are_bounded_without_a_change_of_the_texts(translator: Any, monke
 
 
 def test_settings_that_the_model_cannot_follow_are_a_mismatch(translator: Any) -> None:
-    with pytest.raises(TaskError, match="settings of `generation_config.json`, but says") as found:
+    with pytest.raises(TaskError, match=r"settings of `generation_config.json`, but says") as found:
         Generator(settings(bad_words_ids=[[1000]])).generate(translator, *sources(2))
     assert found.value.code == "model-mismatch"
 
@@ -223,7 +223,11 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path, values: Any, word
     ],
 )
 def test_one_limit_of_length_holds(values: dict[str, Any], option: int | None, most: int) -> None:
-    limited = GenerationSettings(values=values).limited(option, default=50, positions=64)
+    limited = GenerationSettings(values=values).limited(option, usual=50, positions=64)
     assert limited.values["max_new_tokens"] == most
     assert "max_length" not in limited.values
-    assert bool(limited.remarks) == (values.get("max_length") == 512)
+    if option is None and values.get("max_length") in (None, 512):
+        words = {None: "sets no limit of length: generated texts end after 50", 512: "no more positions"}
+        assert words[values.get("max_length")] in limited.remarks[0]
+    else:
+        assert not limited.remarks

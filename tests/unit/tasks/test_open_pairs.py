@@ -129,8 +129,16 @@ def test_files_that_end_with_their_languages_belong_together(
     assert all_of(opened(folder, ("en", "de"))) == PAIRS
     assert all_of(opened(folder, (None, "de"))) == PAIRS
     assert all_of(opened(folder, columns={"source": "en", "target": "de"})) == PAIRS
-    with pytest.raises(DataError, match=r"end with `de`, `en`\. Say which is which"):
+    with pytest.raises(DataError, match=r"(end with|are called) `de`, `en`\. Say which is which"):
         opened(folder)
+
+
+def test_files_may_be_links(tmp_path: Path) -> None:
+    write_parallel(tmp_path / "there", "val.")
+    (tmp_path / "val").mkdir()
+    for name in ("val.en", "val.de"):
+        (tmp_path / "val" / name).symlink_to(tmp_path / "there" / name)
+    assert all_of(opened(tmp_path / "val", ("en", "de"))) == PAIRS
 
 
 @pytest.mark.parametrize("endings", [("src", "tgt"), ("source", "target"), ("article", "highlights")])
@@ -144,10 +152,17 @@ def test_split_names_one_pair_of_files_among_several(tmp_path: Path) -> None:
     for stem in ("train.", "val."):
         write_parallel(tmp_path / "data", stem)
     assert len(opened(tmp_path / "data", ("en", "de"), split="val")) == 3
-    with pytest.raises(DataError, match=r"there are `train`, `val`, and it is not said which"):
+    assert len(opened(tmp_path / "data", ("en", "de"), split="validation")) == 3
+    with pytest.raises(DataError, match=r"is meant, because it has several: `train`, `val`"):
         opened(tmp_path / "data", ("en", "de"))
-    with pytest.raises(DataError, match=r"there are `train`, `val`, and `split` is 'test'"):
+    with pytest.raises(DataError, match=r"one of those of .* \(`train`, `val`\), but is `test`"):
         opened(tmp_path / "data", ("en", "de"), split="test")
+
+
+def test_one_of_two_files_is_answered_with_their_folder(tmp_path: Path) -> None:
+    folder = write_parallel(tmp_path / "val", "val.")
+    with pytest.raises(DataError, match=r"by the folder that holds both, but `.*val\.en` is one file\. Give `.*/val`"):
+        opened(folder / "val.en", ("en", "de"))
 
 
 @pytest.mark.parametrize("line_end", ["\r\n", "\r"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,17 @@ def _byte_level_bpe(folder: Path, texts: Iterable[str]) -> None:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def t5_tokenizer(folder: Path, texts: Iterable[str] = TEXTS) -> Any:
+    """sentencepiece's own model, as transformers converts it."""
+    import transformers
+
+    (_made(folder) / "spiece.model").write_bytes(sentencepiece_model(texts))
+    return transformers.T5Tokenizer.from_pretrained(folder, extra_ids=3)
+
+
+def rows_file(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

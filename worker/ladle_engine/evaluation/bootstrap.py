@@ -24,14 +24,22 @@ CHUNK_DRAWS = 1 << 21
 
 def paired_differences(one: Evaluation, other: Evaluation, metric: Metric, seed: int) -> Tensor:
     """float64 [R]: by how much the metric of `one` is larger, in each of R samples. R is 10,000, or less for more than
-    20,000 examples."""
+    20,000 examples.
+
+    Of several sets each is sampled apart (stratified). Sets of one size are sampled alike, since they may be versions
+    of the same examples.
+    """
     assert len(one) == len(other)
-    return torch.cat(
-        [
-            one.sampled(metric, weights) - other.sampled(metric, weights)
-            for weights in samples(len(one), num_samples(len(one)), seed)
-        ]
-    )
+    number = num_samples(len(one))
+    parts = zip(one.sets, other.sets, strict=True)
+    weighted = [weight * _differences(part, bar, metric, seed, number) for (weight, part), (_, bar) in parts]
+    return torch.stack(weighted).sum(dim=0)
+
+
+def _differences(one: Evaluation, other: Evaluation, metric: Metric, seed: int, number: int) -> Tensor:
+    """On a single set."""
+    parts = samples(len(one), number, seed)
+    return torch.cat([one.sampled(metric, weights) - other.sampled(metric, weights) for weights in parts])
 
 
 def num_samples(count: int) -> int:

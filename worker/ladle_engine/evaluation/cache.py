@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import CheckpointError, TaskError
-from ladle_engine.evaluation.evaluate import Evaluation, evaluate
+from ladle_engine.evaluation.evaluate import Evaluation, evaluate, per_example
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Metric
 from ladle_engine.tasks.examples import Examples
@@ -50,7 +50,8 @@ class Evaluations:
     """Models by their coefficients; a model's evaluation is extended from the first examples of a split to more.
 
     The order of a split is a seeded shuffle, cut into rounds. Up to the end of a round the examples are a random sample
-    of the split; within a round they are sorted, so that data are read in order.
+    of the split, and of several sets of each the same share; within a round they are sorted, so that data are read in
+    order.
 
     Making it is collective: it takes up what the resume state holds.
     """
@@ -65,30 +66,40 @@ class Evaluations:
         collectives: Collectives,
         state: ResumeState,
         seed: int,
+        served_in: torch.dtype | None = None,
     ) -> None:
-        self.rounds = {name: round_ends(len(examples), examples.task.batch_size) for name, examples in splits.items()}
+        ends = {name: ends_by_set(examples) for name, examples in splits.items()}
+        self.rounds = {name: tuple(map(sum, zip(*of_sets, strict=True))) for name, of_sets in ends.items()}
         """Split -> the ends of its rounds; the last one is the number of its examples."""
-        self._splits = {name: in_rounds(examples, self.rounds[name], seed) for name, examples in splits.items()}
+        self._splits = {name: in_rounds(examples, ends[name], seed) for name, examples in splits.items()}
         self._model = model
         self._load_weights = load_weights
         self._approximate = approximate
         """The precision of the directions from which a model is placed now, if that is not exactly what is written."""
         self._collectives = collectives
         self._state = state
+        self._served_in = served_in
         self._known = {
             digest: _Known(
                 statistics=saved["statistics"],
-                on={
-                    key: Evaluation(metrics=self._splits[_split(key)].task.metrics, values=values)
-                    for key, values in saved["on"].items()
-                },
+                on={key: self._evaluation(_split(key), values) for key, values in saved["on"].items()},
             )
             for digest, saved in (state.load(STATE_KEY) or {}).items()
         }
         self._save_not_before = 0.0
 
+    def _evaluation(self, split: str, values: Mapping[str, Tensor]) -> Evaluation:
+        """Of the first examples of the split, as many as there are values of."""
+        examples = self._splits[split]
+        count = len(next(iter(values.values())))
+        return Evaluation(metrics=examples.task.metrics, values=values, strata=examples.at(slice(count)).strata)
+
     def size(self, split: str) -> int:
         return len(self._splits[split])
+
+    def set_sizes(self, split: str, end: int | None = None) -> list[int]:
+        """How many of the first `end` examples each set has; all, without an end."""
+        return [len(positions) for _, positions in self._splits[split].at(slice(end)).positions_by_set()]
 
     def known(self, coefficients: Coefficients, split: str, metric: Metric) -> Evaluation | None:
         """What `metric` is computed from, and the loss, as far as it is known already; None where it is nothing."""
@@ -195,7 +206,10 @@ class Evaluations:
         start = _size(known)
         if start >= end:
             return
-        more = evaluate(self._model, examples.take(slice(start, end)), self._collectives, generated=generated)
+        more = evaluate(
+            self._model, examples.at(slice(start, end)), self._collectives,
+            generated=generated, served_in=self._served_in,
+        )  # fmt: skip
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:
@@ -236,12 +250,27 @@ def round_ends(total: int, batch_size: int) -> tuple[int, ...]:
     return (*ends, total)
 
 
-def in_rounds(examples: Examples, ends: tuple[int, ...], seed: int) -> Examples:
-    """Shuffled, and sorted again within each round."""
-    shuffled = examples.indices[torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
+def ends_by_set(examples: Examples) -> list[tuple[int, ...]]:
+    """The same for each set. All have as many rounds, those of the smallest, and the same share of each in a round."""
+    sizes = [len(positions) for _, positions in examples.positions_by_set()]
+    fewest = min(sizes)
+    return [tuple(round(size * end / fewest) for end in round_ends(fewest, examples.task.batch_size)) for size in sizes]
+
+
+def in_rounds(examples: Examples, ends: Sequence[Sequence[int]], seed: int) -> Examples:
+    """Each set shuffled, and sorted again within each round. `ends` are those of `ends_by_set`."""
+    by_set = [
+        _in_rounds(examples.indices[positions], own, seed)
+        for (_, positions), own in zip(examples.positions_by_set(), ends, strict=True)
+    ]
+    return replace(examples, indices=torch.cat([part for parts in zip(*by_set, strict=True) for part in parts]))
+
+
+def _in_rounds(indices: Tensor, ends: Sequence[int], seed: int) -> list[Tensor]:
+    """Of one set, round by round."""
+    shuffled = indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
     starts = (0, *ends[:-1])
-    rounds = [shuffled[start:end].sort().values for start, end in zip(starts, ends, strict=True)]
-    return replace(examples, indices=torch.cat(rounds))
+    return [shuffled[start:end].sort().values for start, end in zip(starts, ends, strict=True)]
 
 
 def is_below(known: Evaluation, bar: Evaluation, metric: Metric) -> bool:
@@ -251,15 +280,21 @@ def is_below(known: Evaluation, bar: Evaluation, metric: Metric) -> bool:
     """
     if not known.is_finite:
         return bar.is_finite
-    if (name := metric.per_example) is None:
+    sets = list(zip(known.sets, bar.sets, strict=True))
+    if (name := per_example(metric, num_sets=len(sets))) is None:
         return False
-    rest = len(bar) - len(known)
-    total = float(known.values[name].sum())
-    reached = float(bar.values[name].mean())
-    if metric.higher_is_better:
-        # An infinite bound on no example at all would be NaN.
-        return (total + (rest * metric.high if rest else 0.0)) / len(bar) < reached - ROUNDING * (1 + abs(reached))
-    return (total + (rest * metric.low if rest else 0.0)) / len(bar) > reached + ROUNDING * (1 + abs(reached))
+    bound = metric.high if metric.higher_is_better else metric.low
+    possible = sum(weight * _possible_mean(part.values[name], len(whole), bound) for (weight, part), (_, whole) in sets)
+    reached = sum(weight * float(whole.values[name].mean()) for _, (weight, whole) in sets)
+    margin = ROUNDING * (1 + abs(reached))
+    return possible < reached - margin if metric.higher_is_better else possible > reached + margin
+
+
+def _possible_mean(values: Tensor, count: int, bound: float) -> float:
+    """Of `count` values, if all but these are as good as can be."""
+    rest = count - len(values)
+    # An infinite bound on no example at all would be NaN.
+    return (float(values.sum()) + (rest * bound if rest else 0.0)) / count
 
 
 def _check(more: Evaluation, coefficients: Coefficients, split: str) -> None:

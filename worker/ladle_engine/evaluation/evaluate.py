@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.tasks.base import Batch, Generates, Metric, Task
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.joined import Strata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +24,37 @@ class Evaluation:
     """The task's, also those whose statistics are not here."""
     values: Mapping[str, Tensor]
     """Name of a statistic -> float64 [N] or [N, S]."""
+    strata: Strata | None = None
+    """Which set each example is of; None for a single one. The score of several is the weighted mean of theirs."""
 
     def __len__(self) -> int:
         """N."""
         return len(next(iter(self.values.values())))
 
+    @property
+    def sets(self) -> list[tuple[float, Evaluation]]:
+        """What is known of each set, with its weight."""
+        if self.strata is None:
+            return [(1.0, self)]
+        return [
+            (weight, Evaluation(metrics=self.metrics, values={name: rows[own] for name, rows in self.values.items()}))
+            for weight, own in zip(self.strata.weights, self.strata.positions(), strict=True)
+        ]
+
     def score(self, metric: Metric) -> float:
+        return sum(weight * part._score(metric) for weight, part in self.sets)
+
+    def _score(self, metric: Metric) -> float:
+        """Of a single set."""
         if metric.of is None:
             return float(self.values[metric.name].mean())
         return float(self.sampled(metric, torch.ones(1, len(self), dtype=torch.float64))[0])
 
     def sampled(self, metric: Metric, weights: Tensor) -> Tensor:
-        """A metric that is no mean, float64 [R], of R samples; `weights` says how often each has each example."""
+        """Of a single set, a metric that is no mean: float64 [R], of R samples; `weights` says how often each has each
+        example."""
         assert metric.of is not None
+        assert self.strata is None
         return metric.of({name: self.values[name] for name in metric.needs}, weights)
 
     def scores(self) -> dict[str, float]:
@@ -59,46 +79,72 @@ class Evaluation:
 
     def first(self, count: int) -> Evaluation:
         """What is known of so many examples alone."""
-        return Evaluation(metrics=self.metrics, values={name: values[:count] for name, values in self.values.items()})
+        return Evaluation(
+            metrics=self.metrics,
+            values={name: values[:count] for name, values in self.values.items()},
+            strata=None if self.strata is None else self.strata.first(count),
+        )
 
     def and_then(self, more: Evaluation) -> Evaluation:
         """With the examples that follow."""
+        together = None
+        if self.strata is not None:
+            assert more.strata is not None
+            together = self.strata.and_then(more.strata)
         return Evaluation(
             metrics=self.metrics,
             values={name: torch.cat([values, more.values[name]]) for name, values in self.values.items()},
+            strata=together,
         )
 
     def beside(self, other: Evaluation) -> Evaluation:
         """With other statistics, on the examples that both know."""
-        count = min(len(self), len(other))
-        return Evaluation(metrics=self.metrics, values={**self.first(count).values, **other.first(count).values})
+        own, others = (each.first(min(len(self), len(other))) for each in (self, other))
+        return replace(own, values={**own.values, **others.values})
+
+
+def per_example(metric: Metric, *, num_sets: int) -> str | None:
+    """The statistic whose mean, of several sets the weighted mean of their means, stands for the metric where two
+    models are compared on the same examples.
+
+    A metric that rises with a mean on each set does not rise with the mean of those: then there is none.
+    """
+    return metric.per_example if num_sets == 1 or metric.of is None else None
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples, collectives: Collectives, *, generated: bool = False) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    examples: Examples,
+    collectives: Collectives,
+    *,
+    generated: bool = False,
+    served_in: torch.dtype | None = None,
+) -> Evaluation:
     """Collective: batches are dealt to the ranks in turn, and every rank gets the statistics of all examples, in order.
 
     Those that generated metrics need, or those that the others do. What stands in a batch does not depend on the ranks,
     so a model has the same values on any number of them. Every rank calls the model equally often, because a call may
     itself be collective: a rank that is dealt one batch less scores an example once more and drops its values.
+
+    With `served_in` the model's products are made in this type, as where it will be served; losses stay float32.
     """
     model.eval()
     task = examples.task
-    batches = examples.indices.split(task.batch_size)
+    batches = examples.batch_positions()
     rank, size = collectives.rank, collectives.size
     names = statistics_of(task.metrics, generated=generated)
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for first in range(0, len(batches), size):
         dealt = first + rank < len(batches)
-        indices = batches[first + rank] if dealt else batches[0][:1]
-        with collectives.translate_collective_errors():
+        indices = examples.indices[batches[first + rank] if dealt else batches[0][:1]]
+        with collectives.translate_collective_errors(), _served_in(served_in, examples.device):
             scored = _scored(task, model, examples.batch(indices), generated)
             for name in names:
                 rows = scored[name].detach().to(device="cpu", dtype=torch.float64)
                 # A rank that is dealt nothing at all needs to know the shape of a row.
                 parts[name].append(rows if dealt else rows[:0])
-    positions = torch.arange(len(examples)).split(task.batch_size)
-    dealt_to = [torch.cat([positions[0][:0], *positions[each::size]]) for each in range(size)]
+    dealt_to = [torch.cat([batches[0][:0], *batches[each::size]]) for each in range(size)]
     lengths = [len(dealt) for dealt in dealt_to]
     order = torch.cat(dealt_to)
     values: dict[str, Tensor] = {}
@@ -106,12 +152,16 @@ def evaluate(model: nn.Module, examples: Examples, collectives: Collectives, *, 
         gathered = collectives.all_gather(torch.cat(part), lengths)
         values[name] = torch.empty_like(gathered)
         values[name][order] = gathered
-    return Evaluation(metrics=task.metrics, values=values)
+    return Evaluation(metrics=task.metrics, values=values, strata=examples.strata)
 
 
 def statistics_of(metrics: Sequence[Metric], *, generated: bool) -> tuple[str, ...]:
     """What all metrics of one kind need, each once."""
     return tuple(dict.fromkeys(name for metric in metrics if metric.generated is generated for name in metric.needs))
+
+
+def _served_in(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _scored(task: Task, model: nn.Module, batch: Batch, generated: bool) -> Mapping[str, Tensor]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+import torch
+from torch import Tensor
 
 from ladle_engine.evaluation.bootstrap import paired_differences, percentiles
 from ladle_engine.evaluation.evaluate import Evaluation
@@ -24,20 +28,33 @@ class Gain:
 
 def gain_over(candidate: Evaluation, best: Evaluation, metric: Metric, seed: int) -> Gain:
     """The difference on the same examples, with its 95 % interval: of a paired z-test for a mean, else of a paired
-    bootstrap, which is seeded.
+    bootstrap, which is seeded. Of several sets, that of the weighted mean of their scores.
 
-    Pairing takes out what both models find hard, which is most of the variance. Needs two examples at least.
+    Pairing takes out what both models find hard, which is most of the variance. Needs two examples of each set at
+    least.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
     value = sign * (candidate.score(metric) - best.score(metric))
     if metric.of is not None:
         low, high = percentiles(sign * paired_differences(candidate, best, metric, seed), CONFIDENCE)
         return Gain(value=value, low=low, high=high)
-    difference = candidate.values[metric.name] - best.values[metric.name]
-    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
-    half = z * float(difference.std()) / math.sqrt(len(difference))
-    mean = sign * float(difference.mean())
+    pairs = zip(candidate.sets, best.sets, strict=True)
+    differences = [weight * (part.values[metric.name] - bar.values[metric.name]) for (weight, part), (_, bar) in pairs]
+    half = _half_width(differences)
+    mean = sign * sum(float(difference.mean()) for difference in differences)
     return Gain(value=mean, low=mean - half, high=mean + half)
+
+
+def _half_width(differences: Sequence[Tensor]) -> float:
+    """Of the interval of the sum of the means of each set's weighted differences.
+
+    Sets of one size may be versions of the same examples, in one order, whose errors do not cancel out: they are added
+    up pair by pair, which is as right where they are others.
+    """
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    sizes = dict.fromkeys(len(difference) for difference in differences)
+    added = [torch.stack([each for each in differences if len(each) == size]).sum(dim=0) for size in sizes]
+    return math.hypot(*(z * float(each.std()) / math.sqrt(len(each)) for each in added))
 
 
 def pick(evaluations: list[Evaluation], metric: Metric) -> int:

@@ -8,8 +8,9 @@ the halves). A contender is given up
 - within the last round, when the rest of the split cannot lift it to the bar any more, which is certain: see
   `Evaluations.unless_below`.
 
-Both rules are about means. They hold for a metric that rises with one (`Metric.rises_with`); for any other, all
-contenders are evaluated on the whole split.
+Both rules are about means. They hold for a metric that rises with one (`Metric.rises_with`), and for the weighted mean
+of such a mean over several sets (`evaluate.per_example`); for any other, all contenders are evaluated on the whole
+split.
 
 All ranks have the same values, so they decide the same.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.evaluation.cache import Evaluations
-from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.evaluation.evaluate import Evaluation, per_example
 from ladle_engine.progress import Pace
 from ladle_engine.tasks.base import Metric
 
@@ -59,12 +60,14 @@ def _run(
 ) -> tuple[int, set[int]]:
     """The winner, and those that turned out to have values that are not finite."""
     everybody = range(len(contenders))
-    *rounds, size = evaluations.rounds[split]
-    if metric.per_example is None:
+    *rounds, _ = evaluations.rounds[split]
+    sizes = evaluations.set_sizes(split)
+    stands_for = per_example(metric, num_sets=len(sizes))
+    if stands_for is None:
         # Nothing bounds what the rest of the examples may do to it.
         rounds = []
     elif math.isinf(metric.high - metric.low):
-        rounds = [end for end in rounds if end >= FIRST_UNBOUNDED]
+        rounds = [end for end in rounds if min(evaluations.set_sizes(split, end)) >= FIRST_UNBOUNDED]
     running = list(everybody)
     for number, end in enumerate(rounds):
         if len(running) == 1:
@@ -75,7 +78,9 @@ def _run(
             _tell(pace, number * len(everybody) + done + 1)
         if broken := {i for i in running if not known[i].is_finite}:
             return running[0], broken
-        running = still_running({i: _oriented(known[i], metric, end) for i in running}, size)
+        assert stands_for is not None, "or there would be no round"
+        sign = 1.0 if metric.higher_is_better else -1.0
+        running = still_running({i: known[i].first(end) for i in running}, stands_for, sign, sizes)
         # The likely winner first: in the last round it sets the bar that the others must reach.
         running.sort(key=lambda i: known[i].rank_key(metric), reverse=True)
     winner, bar = running[0], evaluations.whole(contenders[running[0]], split, metric)
@@ -88,10 +93,13 @@ def _run(
     return winner, {i for i in running if not _is_finite(evaluations.known(contenders[i], split, metric))}
 
 
-def still_running(values: Mapping[int, Tensor], size: int) -> list[int]:
-    """Those that the leader has not beaten. `values` are oriented, and all on the same examples."""
-    leader = max(values, key=lambda i: float(values[i].mean()))
-    return [i for i in values if not is_beaten(values[i], values[leader], size)]
+def still_running(known: Mapping[int, Evaluation], name: str, sign: float, sizes: Sequence[int]) -> list[int]:
+    """Those that the leader has not beaten by the statistic `name`, of which more is better once it is multiplied by
+    `sign`. All are known on the same examples; `sizes` are those of the sets."""
+    values = {i: [(weight, sign * part.values[name]) for weight, part in each.sets] for i, each in known.items()}
+    means = {i: sum(weight * float(rows.mean()) for weight, rows in each) for i, each in values.items()}
+    leader = max(means, key=lambda i: means[i])
+    return [i for i in values if not _is_beaten_over_sets(values[i], values[leader], sizes)]
 
 
 def is_beaten(contender: Tensor, leader: Tensor, size: int) -> bool:
@@ -101,21 +109,26 @@ def is_beaten(contender: Tensor, leader: Tensor, size: int) -> bool:
     `SIGMAS` standard errors (without replacement, so they vanish as n grows to `size`), and still do so if `UNSEEN`
     further examples go against the leader by the whole range of values seen.
     """
-    n = len(leader)
-    ahead = leader - contender
-    error = float(ahead.std()) * math.sqrt((1 - n / size) / n)
-    span = max(float(leader.max() - leader.min()), float(contender.max() - contender.min()))
-    return float(ahead.mean()) - UNSEEN * span / n > SIGMAS * error
+    return _is_beaten_over_sets([(1.0, contender)], [(1.0, leader)], [size])
+
+
+def _is_beaten_over_sets(
+    contender: Sequence[tuple[float, Tensor]], leader: Sequence[tuple[float, Tensor]], sizes: Sequence[int]
+) -> bool:
+    """The same for the weighted mean over several sets. Standard errors are added up, which is enough however the sets
+    depend on each other."""
+    ahead, doubt = 0.0, 0.0
+    for (weight, own), (_, others), size in zip(contender, leader, sizes, strict=True):
+        n = len(others)
+        differences = others - own
+        span = max(float(others.max() - others.min()), float(own.max() - own.min()))
+        ahead += weight * (float(differences.mean()) - UNSEEN * span / n)
+        doubt += weight * SIGMAS * float(differences.std()) * math.sqrt((1 - n / size) / n)
+    return ahead > doubt
 
 
 def _is_finite(evaluation: Evaluation | None) -> bool:
     return evaluation is None or evaluation.is_finite
-
-
-def _oriented(evaluation: Evaluation, metric: Metric, end: int) -> Tensor:
-    assert metric.per_example is not None
-    values = evaluation.values[metric.per_example][:end]
-    return values if metric.higher_is_better else -values
 
 
 def _tell(pace: Pace | None, done: int) -> None:

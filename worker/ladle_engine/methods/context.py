@@ -18,6 +18,7 @@ from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.evaluation.cache import Evaluations
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.racing import race
+from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.evaluation.statistics_choice import StatisticsChoice
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping, Groups, whole_model
@@ -39,6 +40,8 @@ class Judged:
     """On the first round of the split, the same examples for every model. It is shown; only that it must be finite
     decides anything."""
     select: Evaluation
+    others: Mapping[str, Evaluation] = field(default_factory=dict)
+    """On the validation sets that do not judge, by name."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -71,6 +74,13 @@ class Plan:
     """The most vectors of the model's size that one of them keeps besides the directions."""
 
 
+def served_in(output_dtypes: Mapping[str, torch.dtype], device: torch.device) -> torch.dtype | None:
+    """The type in which a model of these tensors computes where it is served: that of halves, on a GPU."""
+    # A few float32 tensors, such as norms, leave a model one of halves.
+    halves = set(output_dtypes.values()) & {torch.bfloat16, torch.float16}
+    return halves.pop() if device.type == "cuda" and len(halves) == 1 else None
+
+
 @dataclass(kw_only=True)
 class MethodContext:
     """Made once per job by `average`; methods read it and place coefficients in its model."""
@@ -88,6 +98,9 @@ class MethodContext:
     """Chooses coefficients: trains them, and picks ingredients."""
     select: Examples
     """Judges candidates, and picks rows of fixed numbers (a checkpoint, k, a decay) or multiples; never trains."""
+    others: Mapping[str, Examples] = field(default_factory=dict)
+    """What the select split is of the validation sets that do not judge, by name; it is shown."""
+    named_sets: NamedSets = field(default_factory=NamedSets)
     coefficient_examples: Examples
     """Trains coefficients: the fit split, or the training set when the job names one (TWA-t)."""
     statistics: StatisticsChoice
@@ -107,13 +120,14 @@ class MethodContext:
 
     def __post_init__(self) -> None:
         self.evaluations = Evaluations(
-            {"fit": self.fit, "select": self.select},
+            {"fit": self.fit, "select": self.select, **{_split_of(name): each for name, each in self.others.items()}},
             model=self.binding.model,
             load_weights=self.load_weights,
             approximate=self._approximate,
             collectives=self.collectives,
             state=self.state,
             seed=self.seed,
+            served_in=served_in(self.output_dtypes, self.select.device),
         )
 
     def close(self) -> None:
@@ -261,8 +275,20 @@ class MethodContext:
         wanted = {
             # It is only shown, which is not worth generating text for.
             "fit": (self.evaluations.rounds["fit"][0], self.loss if self.metric.generated else self.metric),
-            "select": (self.evaluations.size("select"), self.metric),
+            **{
+                split: (self.evaluations.size(split), self.metric) for split in ("select", *map(_split_of, self.others))
+            },
         }
         on = self.evaluations.exactly(coefficients, wanted)
         self.evaluations.save()
-        return Judged(fit=on["fit"], select=on["select"], statistics=self.evaluations.statistics(coefficients))
+        return Judged(
+            fit=on["fit"],
+            select=on["select"],
+            others={name: on[_split_of(name)] for name in self.others},
+            statistics=self.evaluations.statistics(coefficients),
+        )
+
+
+def _split_of(name: str) -> str:
+    """The select split of a validation set that does not judge, as it is called among the evaluations."""
+    return f"select/{name}"

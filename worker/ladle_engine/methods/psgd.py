@@ -16,7 +16,7 @@ from ladle_engine.model.local_shard import local_part
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import BASES
-from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.objective import without_noise
 from ladle_engine.training.settings import SCHEDULES, TrainSettings, schedule
 from ladle_engine.training.train import Trained
@@ -96,7 +96,7 @@ class Psgd(TrainedMethod):
         u_KG, velocity_KG, losses = state["u"], state["velocity"], list(state["losses"])
         parameters = list(context.binding.parameters.values())
         optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
-        order = BatchOrder(len(trainer.examples), context.task.batch_size, settings.seed)
+        order = ExampleOrder(trainer.examples, settings.seed)
         pace = Pace(context.on_event, "train", settings.steps, method=self.name)
         for step in range(len(losses), settings.steps):
             if step % SETTLED_EVERY == 0:

@@ -20,7 +20,7 @@ from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
 from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import Scaled
-from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.settings import TrainSettings, schedule
 from ladle_engine.training.train import train
 from ladle_engine.training.trainer import Trainer
@@ -110,7 +110,7 @@ class RandomBases(TrainedMethod):
         losses: list[float] = list(saved["losses"])
         for draw, weights_MG in enumerate(steps):
             _go(context, trainer, directions, draw, weights_MG)
-        order = BatchOrder(len(trainer.examples), context.task.batch_size, settings.seed)
+        order = ExampleOrder(trainer.examples, settings.seed)
         pace = Pace(context.on_event, "train", settings.steps, method=self.name)
         for step in range(len(steps), settings.steps):
             loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])

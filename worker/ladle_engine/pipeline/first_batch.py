@@ -15,7 +15,7 @@ from ladle_engine.pipeline.trial_step import training_pass
 from ladle_engine.tasks.base import Generates
 from ladle_engine.tasks.contract import Broken, broken_finite
 from ladle_engine.tasks.examples import Examples
-from ladle_engine.tasks.guard import backward, refuse
+from ladle_engine.tasks.guard import backward, refuse, trained_part
 
 FEW = 8
 """Examples, or all where there are fewer."""
@@ -31,11 +31,15 @@ def check_first_batch(job: Job, binding: Binding) -> None:
         _check_loss(job.splits.coefficients.head(FEW), binding, job.checkpoints.reference)
         binding.model.eval()
         with torch.no_grad():
-            select = job.splits.select.head(FEW)
-            batch = select.batch(select.indices)
-            select.task.evaluate(binding.model, batch)
-            if job.metric.generated:
-                cast(Generates, select.task).generate(binding.model, batch)
+            for examples in (*job.splits.select.sets, *job.splits.others.values()):
+                _check_values(examples.head(FEW), binding, generates=job.metric.generated)
+
+
+def _check_values(examples: Examples, binding: Binding, generates: bool) -> None:
+    batch = examples.batch(examples.indices)
+    examples.task.evaluate(binding.model, batch)
+    if generates:
+        cast(Generates, examples.task).generate(binding.model, batch)
 
 
 def _check_loss(examples: Examples, binding: Binding, reference: Checkpoint) -> None:
@@ -43,7 +47,9 @@ def _check_loss(examples: Examples, binding: Binding, reference: Checkpoint) -> 
         return
     # A model is built with any weights, or with memory that nobody has filled: only a checkpoint's tell.
     binding.load(reference)
-    if broken := broken_finite(_loss(examples, binding), len(examples), f"`{reference.name}`"):
+    if broken := broken_finite(
+        _loss(examples, binding), len(examples), f"`{reference.name}`", trained_part(examples.task)
+    ):
         raise TaskError("non-finite-loss", broken.message(examples.task.name))
 
 
@@ -54,5 +60,5 @@ def _loss(examples: Examples, binding: Binding) -> float:
         loss = task.loss(binding.model, examples.batch(examples.indices))
         backward(task, loss)
     if not arrived:
-        refuse(task, Broken("loss", "depend on the model's parameters", "none of them gets a gradient"))
+        refuse(task, Broken(trained_part(task), "depend on the model's parameters", "none of them gets a gradient"))
     return float(loss.detach())

@@ -31,6 +31,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             f"single checkpoint. The last column is measured on {report['splits']['fit_judged']} examples of the fit "
             f"split.",
             "",
+            *_sets(report),
             *_statistics(report["statistics"]),
             "## Load",
             "```python",
@@ -59,6 +60,11 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
+    if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
+        return (
+            "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
+            "is that checkpoint, unchanged."
+        )
     if report["winner"] == "best":
         return (
             "No average was better than the best checkpoint on the select split, so this is that checkpoint, unchanged."
@@ -73,6 +79,38 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _sets(report: Mapping[str, Any]) -> list[str]:
+    """What each candidate is worth on each validation set that has a name."""
+    sets, metric = report["validation_sets"], report["metric"]
+    if not sets:
+        return []
+    judging = [f"{code(name)} ({each['weight']:.3g})" for name, each in sets.items() if each["weight"]]
+    heads = ["method", "set", "examples", cell(metric["name"]), "against best", "95 % interval"]
+    rows = [
+        [
+            cell(row["label"]),
+            code(name),
+            str(sets[name]["select"]),
+            f"{on_set['select'][metric['name']]:.4f}",
+            *(["", ""] if row["method"] == "best" else _comparison(metric, on_set)),
+        ]
+        for row in report["candidates"]
+        for name, on_set in row["sets"].items()
+    ]
+    return [
+        "## Validation sets",
+        f"What judges is the weighted mean over these sets, with the weight of each in brackets: {', '.join(judging)}. "
+        f"The fit split consists of theirs, weighted alike.",
+        "",
+        *_markdown_table(heads, rows),
+        "",
+    ]
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _statistics(chosen: Mapping[str, Any]) -> list[str]:
@@ -123,8 +161,8 @@ def _table(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
             *(["", ""] if row["method"] == "best" else _comparison(judging, row)),
             f"{row['fit'][on_fit]:.4f}",
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
+        rows.append(cells)
+    return _markdown_table(heads, rows)
 
 
 def _comparison(metric: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:

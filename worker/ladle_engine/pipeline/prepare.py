@@ -39,6 +39,7 @@ from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.contract import broken_memory
 from ladle_engine.tasks.guard import refuse
+from ladle_engine.training.batch_order import ExampleOrder
 
 EXAMPLES_SHARE = 0.5
 """Of the memory that the plan leaves, at most, holds examples that are prepared, so that none is prepared twice."""
@@ -73,6 +74,8 @@ def prepare(job: Job) -> MethodContext:
         geometry=read_first(job, weights),
         fit=job.splits.fit,
         select=job.splits.select,
+        others=job.splits.others,
+        named_sets=job.request.named_sets,
         coefficient_examples=job.splits.coefficients,
         statistics=make_statistics(job, model.binding, weights),
         weights=weights,
@@ -165,12 +168,13 @@ def _refuse_empty_shares(job: Job) -> None:
             f"`batch_size` must be at least 2 per rank, because the model has BatchNorm, but is "
             f"{job.task.batch_size} with {ranks} ranks.",
         )
-    examples = min(len(job.splits.coefficients), len(job.splits.statistics))
+    examples = min(*ExampleOrder(job.splits.coefficients, job.request.seed).sizes, len(job.splits.statistics))
     if examples < ranks:
+        of_a_set = " of a validation set in each step" if job.splits.coefficients.strata else ""
         raise DataError(
             "too-little-data",
             f"There must be an example to fit for each of {ranks} ranks, because the model has BatchNorm, but there "
-            f"are {examples}. Give more examples or fewer ranks.",
+            f"are {examples}{of_a_set}. Give more examples or fewer ranks.",
         )
 
 

@@ -153,6 +153,7 @@ def report_json(
                 "groups": list(candidate.choice.coefficients.groups),
                 "statistics": context.statistics.of(candidate.choice.coefficients),
                 "curve": candidate.choice.losses,
+                "worse_on": candidate.worse_on,
                 "seconds": round(candidate.seconds, 3),
             }
             for candidate in candidates
@@ -180,6 +181,10 @@ def report_json(
             "fit_judged": len(winner.judged.fit),
             "seed": context.seed,
         },
+        "validation_sets": {
+            name: {"weight": context.named_sets.weights.get(name, 0.0), "select": len(each.known)}
+            for name, each in winner.on_sets.items()
+        },
         "statistics": context.statistics.to_json(),
         "memory": dict(run.memory),
         "settings": dict(run.settings),
@@ -194,7 +199,9 @@ def report_json(
 def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | None:
     """A checkpoint's means, with the number of examples behind them: few, where a race had seen enough."""
     evaluation = context.evaluations.known(context.one_checkpoint(index), split, context.metric)
-    return None if evaluation is None else {"examples": len(evaluation), "means": evaluation.scores()}
+    if evaluation is None or not all(len(part) for _, part in evaluation.sets):
+        return None
+    return {"examples": len(evaluation), "means": evaluation.scores()}
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
 from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.paths import PathLike
@@ -17,7 +19,17 @@ from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.tasks.base import Task
 
-TRAIN_SET_USES = ("coefficients", "batchnorm")
+COEFFICIENTS, BATCHNORM, ENTROPY = "coefficients", "batchnorm", "entropy"
+TRAIN_SET_USES = (COEFFICIENTS, BATCHNORM, ENTROPY)
+"""With entropy the training set needs no labels (AdaMerging, Yang et al. 2024)."""
+
+FIRST, MEAN = "first", "mean"
+"""Of several validation sets: the first one judges, or the mean of all."""
+
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+MOST_SETS = 100
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+"""Beyond them a set is as good as alone, or as good as absent."""
 
 DECIDES = {"decides": True}
 """Marks a field that decides the result: it stands in the report, and a resume state belongs to it."""
@@ -31,7 +43,7 @@ class Request:
     """The arguments of `average`, which documents them. Raises `ValueError` for one that breaks its own rule."""
 
     ckpt_dir: PathLike = field(metadata=DECIDING_PATH)
-    val_set: PathLike = field(metadata=DECIDING_PATH)
+    val_set: PathLike | Mapping[str, PathLike] = field(metadata=DECIDING_PATH)
     output: PathLike
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
@@ -44,9 +56,11 @@ class Request:
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
-    train_set_use: str = field(default="coefficients", metadata=DECIDES)
+    train_set_use: str = field(default=COEFFICIENTS, metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)
     metric: str | None = field(default=None, metadata=DECIDES)
+    judge_by: str | Mapping[str, float] = field(default=FIRST, metadata=DECIDES)
+    no_set_worse: bool = field(default=False, metadata=DECIDES)
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
     seed: int = field(default=0, metadata=DECIDES)
@@ -62,8 +76,13 @@ class Request:
         for name in ("ckpt_dir", "val_set", "output", "train_set", "state_dir"):
             path = getattr(self, name)
             may_be_absent = name in ("train_set", "state_dir")
-            if not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
+            if name == "val_set" and isinstance(path, Mapping):
+                _refuse_sets(path)
+            elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
                 raise ValueError(f"`{name}` must be a path, but is {path!r}.")
+        _refuse_weights(self.judge_by, tuple(self.val_sets))
+        if not isinstance(self.no_set_worse, bool):
+            raise ValueError(f"`no_set_worse` must be True or False, but is {self.no_set_worse!r}.")
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
@@ -76,15 +95,34 @@ class Request:
             refuse_number(name, number, least)
 
     @property
+    def val_sets(self) -> dict[str, Path]:
+        """The validation sets by name; the only one of a job that names none is called ``."""
+        given = self.val_set if isinstance(self.val_set, Mapping) else {"": self.val_set}
+        return {name: Path(path) for name, path in given.items()}
+
+    @property
+    def named_sets(self) -> NamedSets:
+        """Which of them judge, and how much each counts."""
+        if not isinstance(self.val_set, Mapping):
+            return NamedSets()
+        names = tuple(self.val_set)
+        if isinstance(self.judge_by, Mapping):
+            weights = {name: float(self.judge_by[name]) for name in names if name in self.judge_by}
+        else:
+            weights = dict.fromkeys(names if self.judge_by == MEAN else names[:1], 1.0)
+        total = sum(weights.values())
+        return NamedSets(names=names, weights={name: weight / total for name, weight in weights.items()})
+
+    @property
     def data_paths(self) -> tuple[Path, ...]:
-        """The validation set and, where there is one, the training set."""
+        """The validation sets and, where there is one, the training set."""
         return tuple(self.data.values())
 
     @property
     def data(self) -> dict[str, Path]:
-        """The same by the arguments' names."""
-        given = {"val_set": self.val_set, "train_set": self.train_set}
-        return {name: Path(path) for name, path in given.items() if path is not None}
+        """The same by the arguments' names, a set of several as `val_set.NAME`."""
+        sets = {f"val_set.{name}" if name else "val_set": path for name, path in self.val_sets.items()}
+        return sets if self.train_set is None else sets | {"train_set": Path(self.train_set)}
 
     def deciding_settings(self, task: Task, *, with_paths: bool = True) -> dict[str, Any]:
         """What decides the result, as plain JSON values; `task` is the one that was chosen."""
@@ -93,7 +131,42 @@ class Request:
             for each in fields(self)
             if each.metadata.get("decides") and (with_paths or not each.metadata.get("is_path"))
         }
+        if (sets := self.named_sets).names:
+            # Their order is that of what is known of their examples, and a mapping has none in JSON.
+            settings |= {"judge_by": dict(sets.weights), "validation_sets": list(sets.names)}
         return settings | {"task": task.name}
+
+
+def _refuse_sets(sets: Mapping[Any, Any]) -> None:
+    if not 1 <= len(sets) <= MOST_SETS:
+        raise ValueError(f"`val_set` must have from 1 to {MOST_SETS} sets, but has {len(sets)}.")
+    for name, path in sets.items():
+        if not isinstance(name, str) or not SET_NAME.fullmatch(name):
+            raise ValueError(
+                f"`val_set` must have names of letters, digits, `_`, `.` and `-` that begin with a letter or a digit, "
+                f"at most 100 of them, but has {name!r}."
+            )
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"`val_set` must have a path for each name, but has {path!r} for `{name}`.")
+
+
+def _refuse_weights(judge_by: Any, names: Sequence[str]) -> None:
+    bounds = f"from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+    rule = f"`judge_by` must be `{FIRST}`, `{MEAN}`, or a mapping from names of sets to weights {bounds}"
+    if not isinstance(judge_by, Mapping):
+        if judge_by not in (FIRST, MEAN):
+            raise ValueError(f"{rule}, but is {judge_by!r}.")
+        return
+    if not judge_by or any(not _is_weight(weight) for weight in judge_by.values()):
+        raise ValueError(f"{rule}, but is {dict(judge_by)!r}.")
+    if unknown := [name for name in judge_by if name not in names or name == ""]:
+        known = ", ".join(f"`{name}`" for name in names if name) or "none: give `val_set` as a mapping"
+        raise ValueError(f"`judge_by` must name sets of `val_set`, but names {unknown[0]!r}. There are {known}.")
+
+
+def _is_weight(weight: Any) -> bool:
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    return is_number and LEAST_WEIGHT <= weight <= MOST_WEIGHT
 
 
 def refuse_number(name: str, number: object, least: int) -> None:

@@ -32,7 +32,7 @@ class TrialStep:
     def indices(self) -> Tensor:
         """A rank's share of one batch, and two examples at least, as BatchNorm wants."""
         most = min(self.examples.task.batch_size, len(self.examples))
-        return self.examples.indices[: max(-(-most // self.collectives.size), 2)]
+        return self.examples.head(max(-(-most // self.collectives.size), 2)).indices
 
     def run_first(self) -> None:
         """Collective. Raises `EngineError` (out-of-memory) on every rank where the step does not fit on one."""

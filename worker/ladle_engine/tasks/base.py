@@ -104,6 +104,23 @@ class FitsFolder(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainsUnlabelled(Protocol):
+    """A classification task that can train coefficients on data without labels, by making predictions more certain
+    (AdaMerging, Yang et al. 2024, section 3.2)."""
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        """As `Task.open_data`, for data without labels. Labels that are there are not used."""
+        ...
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean over the batch of the entropy of what the model predicts, in nats: differentiable, float32 scalar.
+
+        `ladle_engine.tasks.metrics.mean_entropy` makes it of logits.
+        """
+        ...
+
+
 class Task(Protocol):
     """One kind of problem. Instances are made by the engine: `TaskType.from_options({...})`.
 

@@ -22,7 +22,7 @@ from ladle_engine.tasks.text.conversations import ALL, LOSS_ON
 from ladle_engine.tasks.text.heads import architectures_of
 from ladle_engine.tasks.text.lengths import max_positions
 from ladle_engine.tasks.text.models import build_model
-from ladle_engine.tasks.text.predictions import predict_packed, sees_what_follows
+from ladle_engine.tasks.text.predictions import predict_packed
 from ladle_engine.tasks.text.text_sets import TextSetOptions
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
@@ -74,13 +74,13 @@ class CausalLm:
     options_type: ClassVar[type] = CausalLmOptions
 
     def __init__(self, options: CausalLmOptions | None = None) -> None:
-        self.options = CausalLmOptions() if options is None else options
+        self.options: CausalLmOptions = self.options_type() if options is None else options
         self.batch_size = self.options.batch_size
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed = parse_options(
-            CausalLmOptions, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
+        parsed: CausalLmOptions = parse_options(
+            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
         )
         return cls(parsed)
 
@@ -97,14 +97,7 @@ class CausalLm:
         return made
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
-        model = build_model(checkpoints, AUTO_CLASS, self.name)
-        if sees_what_follows(model):
-            raise TaskError(
-                "model-mismatch",
-                f"Task `{self.name}` needs a model that sees only the tokens before the one that it predicts, but this "
-                f"one sees those behind it too. Set `is_decoder` to true in `config.json` if it was trained as one.",
-            )
-        return model
+        return build_model(checkpoints, AUTO_CLASS, self.name)
 
     def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         return stored_names(model, checkpoints)

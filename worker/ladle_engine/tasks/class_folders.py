@@ -14,7 +14,7 @@ from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
 from ladle_engine.tasks.image_files import SUFFIXES
 from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.label_names import Labels, by_default_name, by_loose_name, by_name, by_number
+from ladle_engine.tasks.label_names import Labels, by_loose_name, by_number, labels_of
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
 """Names of parts of a data set, which are no classes."""
@@ -34,8 +34,8 @@ class ClassFolders:
             return None
         names = [str(path.relative_to(self.root)) for path in self.passed_over]
         return (
-            f"{len(names)} files in the class folders of `{self.root}` are passed over, because they are not "
-            f"{', '.join(SUFFIXES)}: {_listed(names)}."
+            f"{len(names)} files in the folders of `{self.root}` are passed over, because they are not "
+            f"{', '.join(SUFFIXES)}: {listed(names)}."
         )
 
 
@@ -52,7 +52,7 @@ def find_images(root: Path) -> ClassFolders:
         if entry.is_link:
             _target_of(folder, real_root)
         images[entry.name] = []
-        for path, is_regular in sorted(_files_below(folder, real_root, set())):
+        for path, is_regular in sorted(files_below(folder, real_root, set())):
             is_image = is_regular and path.suffix.lower() in SUFFIXES
             (images[entry.name] if is_image else passed_over).append(path)
     if not any(images.values()):
@@ -66,7 +66,21 @@ def find_images(root: Path) -> ClassFolders:
     return ClassFolders(root=root, images=images, passed_over=passed_over)
 
 
-def _files_below(folder: Path, real_root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+def find_unlabelled(root: Path) -> ClassFolders:
+    """All images in a folder, however deep and however its sub-folders are named. Raises as `find_images`."""
+    images: list[Path] = []
+    passed_over: list[Path] = []
+    for path, is_regular in sorted(files_below(root, real_path(root), set())):
+        (images if is_regular and path.suffix.lower() in SUFFIXES else passed_over).append(path)
+    if not images:
+        raise DataError(
+            "empty-data",
+            f"A folder of images must hold {', '.join(SUFFIXES)} files, but `{root}` holds none{_kinds(passed_over)}.",
+        )
+    return ClassFolders(root=root, images={"": images}, passed_over=passed_over)
+
+
+def files_below(folder: Path, real_root: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
     """Whatever is no folder, and whether it is a regular file; a pipe or a broken link is not.
 
     A folder to which links lead once more is walked once.
@@ -82,7 +96,7 @@ def _files_below(folder: Path, real_root: Path, seen: set[tuple[int, int]]) -> I
             continue
         target = _target_of(path, real_root) if entry.is_link else None
         if entry.is_folder or (target is not None and is_folder(target)):
-            yield from _files_below(path, real_root, seen)
+            yield from files_below(path, real_root, seen)
         else:
             yield path, entry.is_regular or (target is not None and is_file(target))
 
@@ -106,36 +120,36 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
     """
     names = [name for name, images in folders.images.items() if images]
     known = shape.class_ids or {}
-    for scheme in (by_name, by_loose_name, by_default_name, by_number):
-        labels = scheme(names, known, shape.num_classes)
-        if labels is not None:
-            return labels, _remark_on_numbers(names, shape) if scheme is by_number else None
+    if (labels := labels_of(names, known, shape.num_classes)) is not None:
+        by_numbers = labels == by_number(names, known, shape.num_classes)
+        return labels, _remark_on_numbers(names, shape) if by_numbers else None
     _refuse_splits(folders, names, shape)
-    if not _has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
+    if not has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
         for candidates in (list(folders.images), names):
             if len(candidates) == shape.num_classes:
                 return {name: label for label, name in enumerate(sorted(candidates))}, None
         raise DataError(
             "unknown-classes",
             f"There must be one class folder for each of the model's {shape.num_classes} classes, or folders named by "
-            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {_listed(names)}.",
+            f"number from 0 to {shape.num_classes - 1}, but `{folders.root}` has {len(names)}: {listed(names)}.",
         )
     unknown = [name for name in names if by_loose_name([name], known, shape.num_classes) is None]
     raise DataError(
         "unknown-classes",
-        f"Class folders must be named as in the model's config ({_listed(list(known))}) or by number from 0 to "
+        f"Class folders must be named as in the model's config ({listed(list(known))}) or by number from 0 to "
         f"{shape.num_classes - 1}, but `{folders.root}` has "
-        f"{_listed(unknown or names, quote='`')}.",
+        f"{listed(unknown or names, quote='`')}.",
     )
 
 
-def _has_names(shape: ImageShape) -> bool:
+def has_names(shape: ImageShape) -> bool:
+    """Whether the model's config names its classes, other than by transformers' own defaults."""
     names = shape.class_ids
     return names is not None and any(name != f"LABEL_{label}" for name, label in names.items())
 
 
 def _remark_on_numbers(names: Sequence[str], shape: ImageShape) -> str | None:
-    if _has_names(shape) or sorted(names) == sorted(names, key=int):
+    if has_names(shape) or sorted(names) == sorted(names, key=int):
         return None
     return (
         "Class folders are named by number, and taken as these labels. Loaders that sort folders as text put 10 before "
@@ -155,10 +169,10 @@ def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShap
             raise DataError(
                 "unknown-classes",
                 f"An image folder must hold one sub-folder per class, but `{folders.root}` holds `{name}`, which holds "
-                f"sub-folders itself ({_listed(below)}). Did you mean `{folders.root / name}`?",
+                f"sub-folders itself ({listed(below)}). Did you mean `{folders.root / name}`?",
             )
 
 
-def _listed(names: Sequence[str], quote: str = "") -> str:
+def listed(names: Sequence[str], quote: str = "") -> str:
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(f"{quote}{name}{quote}" for name in names[:10]) + more

@@ -133,11 +133,11 @@ def broken_names(names: Any) -> Broken | None:
     return Broken("stored_names", "return a mapping from names to names, `{}` for none", f"returns {shown(names)}")
 
 
-def broken_data(data: Any) -> Broken | None:
-    """What `open_data` returns."""
+def broken_data(data: Any, part: str = "open_data") -> Broken | None:
+    """What `open_data` or `open_unlabelled` returns."""
     if hasattr(data, "__len__") and callable(getattr(data, "batch", None)):
         return None
-    return Broken("open_data", "return a data set with `__len__` and `batch`", f"returns {shown(data)}")
+    return Broken(part, "return a data set with `__len__` and `batch`", f"returns {shown(data)}")
 
 
 def broken_batch(batch: Any, count: int) -> Broken | None:
@@ -154,16 +154,16 @@ def broken_batch(batch: Any, count: int) -> Broken | None:
     return None
 
 
-def broken_loss(loss: Any, device: torch.device) -> Broken | None:
-    """What `loss` returns for a batch on `device`."""
-    rule = "return the mean loss over the batch, a float32 scalar tensor"
+def broken_loss(loss: Any, device: torch.device, part: str = "loss") -> Broken | None:
+    """What `loss` or `entropy` returns for a batch on `device`."""
+    rule = f"return the mean {part} over the batch, a float32 scalar tensor"
     if not isinstance(loss, Tensor) or loss.ndim != 0 or loss.dtype != torch.float32:
-        return Broken("loss", rule, f"returns {shown(loss)}")
+        return Broken(part, rule, f"returns {shown(loss)}")
     if loss.device != device:
-        return Broken("loss", f"return a tensor on the batch's device, {device}", f"returns one on {loss.device}")
+        return Broken(part, f"return a tensor on the batch's device, {device}", f"returns one on {loss.device}")
     if torch.is_grad_enabled() and not loss.requires_grad:
         value = "returns a tensor without a gradient (`detach`, `item` and `argmax` lose it)"
-        return Broken("loss", "be differentiable by the model's parameters", value)
+        return Broken(part, "be differentiable by the model's parameters", value)
     return None
 
 
@@ -192,7 +192,7 @@ def broken_scores(
 def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) -> Broken | None:
     """A mean has one float32 per example; other metrics may be made of several numbers per example, whole ones too."""
     if metric.of is None or name == metric.rises_with:
-        numbers = metric.of is not None or (isinstance(rows, Tensor) and rows.dtype == torch.float32)
+        numbers = metric.of is not None or (isinstance(rows, Tensor) and rows.dtype in _value_types(rows))
         if isinstance(rows, Tensor) and rows.shape == (count,) and numbers and not rows.is_complex():
             return None
         kind = "float32 " if metric.of is None else ""
@@ -203,6 +203,13 @@ def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) ->
         return None
     rule = f"return one row of numbers per example for `{name}`, [{count}] or [{count}, S] here"
     return Broken(part, rule, f"returns {shown(rows)}")
+
+
+def _value_types(rows: Tensor) -> tuple[torch.dtype, ...]:
+    """Under autocast a task of one's own may come to halves without knowing."""
+    autocast = rows.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(rows.device.type)
+    halves = (torch.bfloat16, torch.float16) if autocast else ()
+    return (torch.float32, *halves)
 
 
 def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric], part: str = "evaluate") -> Broken | None:
@@ -218,11 +225,11 @@ def out_of_range(scores: Mapping[str, Tensor], metrics: Sequence[Metric], part: 
     return None
 
 
-def broken_finite(loss: float, count: int, weights: str) -> Broken | None:
+def broken_finite(loss: float, count: int, weights: str, part: str = "loss") -> Broken | None:
     """`weights` says whose they are."""
     if math.isfinite(loss):
         return None
-    return Broken("loss", "be finite", f"is {loss} on the first {count} examples with the weights of {weights}")
+    return Broken(part, "be finite", f"is {loss} on the first {count} examples with the weights of {weights}")
 
 
 def shown(value: Any) -> str:

@@ -6,6 +6,7 @@ piece of the engine meets a value of another kind or shape than it was made for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,8 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import DataError
 from ladle_engine.tasks import contract
-from ladle_engine.tasks.base import Batch, DataSet, FitsFolder, HasRemarks, KeepsExamples, Metric, Task
+from ladle_engine.tasks.base import (
+    Batch,
+    DataSet,
+    FitsFolder,
+    HasRemarks,
+    KeepsExamples,
+    Metric,
+    Task,
+    TrainsUnlabelled,
+)
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import place_of, task_failed, task_faults
 from ladle_engine.tasks.identity import identity_of_type, name_of, state_of
@@ -42,14 +53,47 @@ def refuse(task: Task, broken: Broken) -> NoReturn:
     _guarded(task).refuse(broken)
 
 
+def trains_unlabelled(task: Task) -> bool:
+    return isinstance(_guarded(task).unguarded, TrainsUnlabelled)
+
+
+def by_entropy(task: Task) -> Task:
+    """The same task with the entropy of its predictions as the loss that is trained.
+
+    Raises `DataError` (invalid-data) for a task that has none.
+    """
+    if not trains_unlabelled(task):
+        raise DataError(
+            "invalid-data",
+            f"`train_set_use=` must be `coefficients` or `batchnorm` with task `{task.name}`, which cannot be trained "
+            f"without labels, but is `entropy`. Classification tasks can.",
+        )
+    other = copy.copy(_guarded(task))
+    other.trained = "entropy"
+    return cast(Task, other)
+
+
+def open_unlabelled(task: Task, path: Path, checkpoints: CheckpointSet) -> DataSet:
+    """Data for a task that is trained by entropy."""
+    return _guarded(task).open_data(path, checkpoints, "open_unlabelled")
+
+
+def trained_part(task: Task) -> str:
+    """The method whose value is trained: `loss` or `entropy`."""
+    return _guarded(task).trained
+
+
 def backward(task: Task, loss: Tensor) -> None:
     """The gradients of a loss of the task, whose network may have functions of its own that fail here."""
-    with _guarded(task).faults("loss"):
+    with _guarded(task).faults(trained_part(task)):
         loss.backward()
 
 
 class GuardedTask:
     """A task whose faults are `TaskError`s, and whose answers follow the rules."""
+
+    trained = "loss"
+    """The method whose value is trained."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -65,6 +109,10 @@ class GuardedTask:
         self.batch_size: int = task.batch_size
         # Now, before any use fills caches: the same job then has the same identity in every process.
         self.identity = {**identity_of_type(type(task)), "state": state_of(task)}
+
+    @property
+    def unguarded(self) -> Task:
+        return self._task
 
     def for_checkpoints(self, checkpoints: CheckpointSet) -> Task:
         """The task for this folder, which is another one where its metrics or options go by the folder."""
@@ -85,14 +133,14 @@ class GuardedTask:
         self._check(contract.broken_names(names))
         return names
 
-    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
-        data = self._call("open_data", path, checkpoints)
-        self._check(contract.broken_data(data))
+    def open_data(self, path: Path, checkpoints: CheckpointSet, part: str = "open_data") -> DataSet:
+        data = self._call(part, path, checkpoints)
+        self._check(contract.broken_data(data, part))
         return GuardedData(self, data)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        loss: Tensor = self._call("loss", model, batch)
-        self._check(contract.broken_loss(loss, _device_of(batch)))
+        loss: Tensor = self._call(self.trained, model, batch)
+        self._check(contract.broken_loss(loss, _device_of(batch), self.trained))
         return loss
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -38,8 +38,20 @@ CHECKED_ELEMENTS = 1 << 24
 
 def read_arrays(path: Path) -> tuple[Tensor, Tensor]:
     """Images and labels as they are stored. Raises `DataError`, and reads nothing else."""
+    images, labels = _read(path, (IMAGE_KEYS, LABEL_KEYS))
+    return images, labels
+
+
+def read_images(path: Path) -> Tensor:
+    """The images alone, whether or not there are labels. Raises the same."""
+    (images,) = _read(path, (IMAGE_KEYS,))
+    return images
+
+
+def _read(path: Path, wanted: Sequence[Sequence[str]]) -> list[Tensor]:
+    """An array for each list of the names that it may have."""
     read = _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
-    return read(path)
+    return read(path, wanted)
 
 
 class _BoundedReads(io.FileIO):
@@ -53,13 +65,13 @@ class _BoundedReads(io.FileIO):
         return super().read(size) or b""
 
 
-def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
+def _read_npz(path: Path, wanted: Sequence[Sequence[str]]) -> list[Tensor]:
     try:
         with _BoundedReads(open_regular(path)) as file, zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            images, labels = (members[_pick(members, keys, path)] for keys in (IMAGE_KEYS, LABEL_KEYS))
-            _refuse_large(path, sum(_check_header(archive, name) for name in (images, labels)))
-            return _read_member(archive, images), _read_member(archive, labels)
+            names = [members[_pick(members, keys, path)] for keys in wanted]
+            _refuse_large(path, sum(_check_header(archive, name) for name in names))
+            return [_read_member(archive, name) for name in names]
     except (EngineError, MemoryError):
         raise
     except Exception as error:
@@ -91,13 +103,13 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> Tensor:
         return torch.from_numpy(npy.read_array(member, allow_pickle=False))
 
 
-def _read_safetensors(path: Path) -> tuple[Tensor, Tensor]:
+def _read_safetensors(path: Path, wanted: Sequence[Sequence[str]]) -> list[Tensor]:
     try:
         with InputFile(path) as file:
             stored = stored_tensors(file).tensors
-            images, labels = (stored[_pick(stored, keys, path)] for keys in (IMAGE_KEYS, LABEL_KEYS))
-            _refuse_large(path, sum(each.info.numel * each.info.dtype.itemsize for each in (images, labels)))
-            return images.dense(file), labels.dense(file)
+            arrays = [stored[_pick(stored, keys, path)] for keys in wanted]
+            _refuse_large(path, sum(each.info.numel * each.info.dtype.itemsize for each in arrays))
+            return [each.dense(file) for each in arrays]
     except CheckpointError as error:
         raise DataError("invalid-data", f"`{path}` must be a safetensors file, but does not read ({error}).") from error
 

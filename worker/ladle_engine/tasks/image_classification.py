@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,26 +18,20 @@ from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, Preprocessing, all_within
+from ladle_engine.tasks.metrics import mean_entropy
+from ladle_engine.tasks.preprocessing import Preprocessing
 from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.unlabelled_images import open_unlabelled_images
 from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
 from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
 from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
 from ladle_engine.tasks.vision.crop_preprocessing import INTERPOLATIONS
+from ladle_engine.tasks.vision.preprocessing_options import PreprocessingOptions
 from ladle_engine.tasks.vision.sources import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    batch_size: int = option(128, "examples per batch, to train and to evaluate", at_least=1)
-    image_size: int | None = option(
-        None,
-        "height and width of what the model gets; the processor's when absent",
-        at_least=1,
-        at_most=MAX_SIDE,
-    )
-    mean: list[float] | None = option(None, "per channel, subtracted; the processor's when absent")
-    std: list[float] | None = option(None, "per channel, divided by; the processor's when absent")
+class ImageOptions(PreprocessingOptions):
     model: str | None = option(
         None, "a model of timm or torchvision by name, such as `timm:resnet18`; what the folder says when absent"
     )
@@ -54,13 +48,9 @@ class ImageOptions:
         None, "for model soups: OpenAI's `quick_gelu` when absent", one_of=tuple(ACTIVATIONS)
     )
 
-    def check(self, owner: str) -> None:
-        for name, values, bounds in (("mean", self.mean, MEANS), ("std", self.std, DEVIATIONS)):
-            if values is not None and (not values or not all_within(values, bounds)):
-                raise TaskError(
-                    "invalid-task-options",
-                    f"`{name}` of {owner} must be numbers from {bounds[0]:g} to {bounds[1]:g}, but is {values}.",
-                )
+    def overrides(self, channels: int) -> Overrides:
+        given = super().overrides(channels)
+        return replace(given, crop_pct=self.crop_pct, interpolation=self.interpolation)
 
 
 class ImageClassification:
@@ -113,6 +103,14 @@ class ImageClassification:
         return self._source(checkpoints).shape()
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_images(path, shape, self.preprocessing(checkpoints, shape), self.options)
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        shape = self._plausible_shape(checkpoints)
+        return open_unlabelled_images(path, shape, self.preprocessing(checkpoints, shape))
+
+    def _plausible_shape(self, checkpoints: CheckpointSet) -> ImageShape:
         shape = self.shape(checkpoints)
         stored = sum(info.numel for info in checkpoints.tensors.values())
         if shape.num_classes > stored:
@@ -121,38 +119,24 @@ class ImageClassification:
                 f"`config.json` must describe the model of these checkpoints, which hold {stored:,} numbers, but "
                 f"describes {shape.num_classes:,} classes.",
             )
-        return open_images(path, shape, self.preprocessing(checkpoints, shape))
+        return shape
 
     def preprocessing(self, checkpoints: CheckpointSet, shape: ImageShape) -> Preprocessing:
         """What the model was trained with, with the task's options in its place."""
-        return self._source(checkpoints).preprocessing(shape, self._overrides(shape))
+        return self._source(checkpoints).preprocessing(shape, self.options.overrides(shape.channels))
 
     def _source(self, checkpoints: CheckpointSet) -> ModelSource:
         options = self.options
         return source_of(checkpoints, options.model, options.image_size, options.activation)
-
-    def _overrides(self, shape: ImageShape) -> Overrides:
-        given = {"mean": self.options.mean, "std": self.options.std}
-        for name, values in given.items():
-            if values is not None and len(values) != shape.channels:
-                raise TaskError(
-                    "invalid-task-options",
-                    f"`{name}` must have one number for each of {shape.channels} channels, but is {values}.",
-                )
-        per_channel = {name: tuple(values) if values is not None else None for name, values in given.items()}
-        return Overrides(
-            image_size=self.options.image_size,
-            mean=per_channel["mean"],
-            std=per_channel["std"],
-            crop_pct=self.options.crop_pct,
-            interpolation=self.options.interpolation,
-        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         return class_statistics(self.logits(model, batch), batch["labels"])
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        return mean_entropy(self.logits(model, batch))
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""

@@ -30,10 +30,28 @@ def decode(path: Path, mode: str | None) -> Image.Image:
 
     Raises `DataError` (invalid-data) that names the file.
     """
+    return decode_bytes(read_image(path), f"`{path}`", mode)
+
+
+def read_image(path: Path) -> bytes:
+    """Raises `DataError` (invalid-data)."""
+    try:
+        content = read_bytes(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:
+        raise DataError("invalid-data", f"`{path}` must be a readable image file, but is not ({error}).") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(
+            "invalid-data", f"An image file must have at most {MAX_FILE_BYTES:,} bytes, but `{path}` has more."
+        )
+    return content
+
+
+def decode_bytes(content: bytes, place: str, mode: str | None) -> Image.Image:
+    """The same for the content of a file. `place` is where it stands, for messages."""
     try:
         # From memory: PIL allocates what a damaged length says before it reads from a file.
-        with Image.open(io.BytesIO(_content(path)), formats=DECODERS) as opened:
-            _refuse_size(path, opened)
+        with Image.open(io.BytesIO(content), formats=DECODERS) as opened:
+            _refuse_size(place, opened)
             upright = opened.getexif().get(Base.Orientation, 1) == 1
             image = _in_mode(opened if upright else ImageOps.exif_transpose(opened), mode)
             image.load()
@@ -43,34 +61,25 @@ def decode(path: Path, mode: str | None) -> Image.Image:
     except UnidentifiedImageError as error:
         # Its own words name the descriptor.
         raise DataError(
-            "invalid-data", f"`{path}` must be an image, but does not decode: it is none of {', '.join(DECODERS)}."
+            "invalid-data", f"{place} must be an image, but does not decode: it is none of {', '.join(DECODERS)}."
         ) from error
     except Exception as error:
         # What a damaged file raises depends on where it is damaged: ValueError, struct.error, EOFError and more.
         raise DataError(
-            "invalid-data", f"`{path}` must be an image, but does not decode ({type(error).__name__}: {error})."
+            "invalid-data", f"{place} must be an image, but does not decode ({type(error).__name__}: {error})."
         ) from error
 
 
-def _content(path: Path) -> bytes:
-    content = read_bytes(path, MAX_FILE_BYTES)
-    if len(content) > MAX_FILE_BYTES:
-        raise DataError(
-            "invalid-data", f"An image file must have at most {MAX_FILE_BYTES:,} bytes, but `{path}` has more."
-        )
-    return content
-
-
-def _refuse_size(path: Path, image: Image.Image) -> None:
+def _refuse_size(place: str, image: Image.Image) -> None:
     if not 1 <= image.width * image.height <= MAX_PIXELS:
         raise DataError(
             "invalid-data",
-            f"An image must have 1 to {MAX_PIXELS:,} pixels, but `{path}` has {image.width} x {image.height}.",
+            f"An image must have 1 to {MAX_PIXELS:,} pixels, but {place} has {image.width} x {image.height}.",
         )
     if max(image.size) > MAX_EDGE:
         raise DataError(
             "invalid-data",
-            f"An image must have at most {MAX_EDGE:,} pixels on each side, but `{path}` has {image.width} x "
+            f"An image must have at most {MAX_EDGE:,} pixels on each side, but {place} has {image.width} x "
             f"{image.height}.",
         )
 

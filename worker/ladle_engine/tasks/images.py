@@ -1,19 +1,19 @@
-"""Image data sets: a folder of class folders, an `.npz`, or a safetensors file of arrays."""
+"""Image data sets: a folder of class folders, a table with images, an `.npz`, or a safetensors file of arrays."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ladle_engine.errors import DataError
+from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.tasks.class_folders import find_images, find_labels
@@ -22,10 +22,15 @@ from ladle_engine.tasks.image_files import MAX_PIXELS, MODES, decode
 from ladle_engine.tasks.image_shape import ImageShape
 from ladle_engine.tasks.preprocessing import PlainPreprocessing, Preprocessing
 from ladle_engine.tasks.processor import FolderPreprocessing
+from ladle_engine.tasks.tables.columns import TableOptions
+from ladle_engine.tasks.vision.image_table import is_table, open_labelled
 
 __all__ = ["ArrayImages", "DecodedImages", "ImageShape", "open_images"]
 
+NO_OPTIONS = TableOptions()
 MAX_THREADS = 16
+FETCHED = 64
+"""Encoded images in memory."""
 IMAGE_BYTES = 12 * MAX_PIXELS
 """Of the largest image, with what its conversions take."""
 
@@ -51,9 +56,15 @@ class ArrayImages:
 
 
 class ImageSource(Protocol):
-    def open(self, index: int) -> Image.Image: ...
+    def fetch(self, indices: Sequence[int]) -> Sequence[Any]:
+        """What `open` needs of each image, read by one thread alone."""
+        ...
 
-    def name(self, index: int) -> str:
+    def open(self, fetched: Any) -> Image.Image:
+        """The image, decoded; by several threads at a time."""
+        ...
+
+    def place(self, index: int) -> str:
         """For messages."""
         ...
 
@@ -63,11 +74,14 @@ class ImageFiles:
     files: Sequence[Path]
     mode: str | None
 
-    def open(self, index: int) -> Image.Image:
-        return decode(self.files[index], self.mode)
+    def fetch(self, indices: Sequence[int]) -> Sequence[Path]:
+        return [self.files[index] for index in indices]
 
-    def name(self, index: int) -> str:
-        return str(self.files[index])
+    def open(self, fetched: Path) -> Image.Image:
+        return decode(fetched, self.mode)
+
+    def place(self, index: int) -> str:
+        return f"`{self.files[index]}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +90,14 @@ class ImageArray:
     """uint8 [N, 1 or 3, H, W]"""
     path: Path
 
-    def open(self, index: int) -> Image.Image:
-        pixels = self.images[index]
-        return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy())
+    def fetch(self, indices: Sequence[int]) -> Sequence[Tensor]:
+        return [self.images[index] for index in indices]
 
-    def name(self, index: int) -> str:
-        return f"image {index} of {self.path}"
+    def open(self, fetched: Tensor) -> Image.Image:
+        return Image.fromarray((fetched[0] if len(fetched) == 1 else fetched.permute(1, 2, 0)).contiguous().numpy())
+
+    def place(self, index: int) -> str:
+        return f"`image {index} of {self.path}`"
 
 
 class DecodedImages:
@@ -113,15 +129,21 @@ class DecodedImages:
     def batch(self, indices: Tensor) -> Mapping[str, Tensor]:
         wanted = indices.tolist()
         missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
-        made = dict(zip(missing, self._threads.map(self._prepare, missing), strict=True))
+        made = dict(self._prepared(missing))
         for index, image in made.items():
             self._check_shape(index, image)
             self._keep(index, image)
         images = [made[index] if index in made else self._kept[index] for index in wanted]
         return {"pixel_values": torch.stack(images), "labels": self._labels[indices]}
 
-    def _prepare(self, index: int) -> Tensor:
-        image = self._source.open(index)
+    def _prepared(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Some at a time, so that few encoded images lie in memory."""
+        for start in range(0, len(indices), FETCHED):
+            part = indices[start : start + FETCHED]
+            yield from zip(part, self._threads.map(self._prepare, part, self._source.fetch(part)), strict=True)
+
+    def _prepare(self, index: int, fetched: Any) -> Tensor:
+        image = self._source.open(fetched)
         try:
             return self._preprocessing.of_image(image).contiguous()
         except MemoryError:
@@ -130,7 +152,7 @@ class DecodedImages:
             # Whatever a processor of transformers raises for an image that it is not made for.
             raise DataError(
                 "invalid-data",
-                f"`{self._source.name(index)}` must be an image that can be prepared for the model, but that fails "
+                f"{self._source.place(index)} must be an image that can be prepared for the model, but that fails "
                 f"({type(error).__name__}: {str(error)[:300]}).",
             ) from error
 
@@ -141,8 +163,8 @@ class DecodedImages:
         if tuple(image.shape) != shape:
             raise DataError(
                 "invalid-data",
-                f"All images must come out of the preprocessing with the same shape, but `{self._source.name(other)}` "
-                f"has {shape} and `{self._source.name(index)}` has {tuple(image.shape)}. Give the task option "
+                f"All images must come out of the preprocessing with the same shape, but {self._source.place(other)} "
+                f"has {shape} and {self._source.place(index)} has {tuple(image.shape)}. Give the task option "
                 f"`image_size`.",
             )
 
@@ -160,9 +182,14 @@ def num_threads() -> int:
     return max(min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MAX_THREADS, by_memory), 1)
 
 
-def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
+def open_images(
+    path: Path, shape: ImageShape, preprocessing: Preprocessing, options: TableOptions = NO_OPTIONS
+) -> ArrayImages | DecodedImages:
     """Raises `DataError`: missing, empty, of another kind or shape, not finite, or of unknown classes."""
     try:
+        if is_table(path):
+            return _open_table(path, shape, preprocessing, options)
+        _refuse_options_of_tables(options, path)
         if is_folder(path):
             return _open_folder(path, shape, preprocessing)
         if not is_file(path):
@@ -170,8 +197,8 @@ def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> 
         if path.suffix.lower() not in (".npz", ".safetensors"):
             raise DataError(
                 "invalid-data",
-                f"An image set must be a folder of class folders, an .npz or a .safetensors file, but is "
-                f"`{path.name}`.",
+                f"An image set must be a folder of class folders, an .npz or a .safetensors file, or a table with "
+                f"images (.parquet, .arrow, .tar, .jsonl, .csv), but is `{path.name}`.",
             )
         return _open_arrays(path, shape, preprocessing)
     except OSError as error:
@@ -181,27 +208,66 @@ def open_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> 
 
 
 def _open_folder(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> DecodedImages:
+    mode = mode_for(shape, preprocessing)
+    folders = find_images(path)
+    label_of, remark = find_labels(folders, shape)
+    files = [file for images in folders.images.values() for file in images]
+    labels = [label_of[name] for name, images in folders.images.items() for _ in images]
+    remarks = filter(None, (remark, folders.remark()))
+    return of_files(files, torch.tensor(labels), mode, preprocessing, tuple(remarks))
+
+
+def _open_table(path: Path, shape: ImageShape, preprocessing: Preprocessing, options: TableOptions) -> DecodedImages:
+    source, labels, remarks = open_labelled(path, shape, options, mode_for(shape, preprocessing))
+    return DecodedImages(source, labels, sized(preprocessing, source), remarks)
+
+
+def mode_for(shape: ImageShape, preprocessing: Preprocessing) -> str | None:
+    """To what image files are converted; None where the preprocessing does it. Raises `DataError`."""
     if shape.channels not in MODES:
         raise DataError(
             "invalid-data",
             f"Image files must be for a model of 1 or 3 channels, but this one takes {shape.channels}. Give arrays in "
             f"an .npz or a .safetensors file.",
         )
-    folders = find_images(path)
-    label_of, remark = find_labels(folders, shape)
-    files = [file for images in folders.images.values() for file in images]
-    labels = [label_of[name] for name, images in folders.images.items() for _ in images]
-    mode = None if preprocessing.takes_any_mode else MODES[shape.channels]
+    return None if preprocessing.takes_any_mode else MODES[shape.channels]
+
+
+def sized(preprocessing: Preprocessing, source: ImageSource) -> Preprocessing:
+    """With the size of the first image, where nothing else says which."""
     if isinstance(preprocessing, PlainPreprocessing) and preprocessing.size is None:
-        preprocessing = replace(preprocessing, size=decode(files[0], mode).size[::-1])
-    remarks = filter(None, (remark, folders.remark()))
-    return DecodedImages(ImageFiles(files=files, mode=mode), torch.tensor(labels), preprocessing, tuple(remarks))
+        (first,) = source.fetch([0])
+        return replace(preprocessing, size=source.open(first).size[::-1])
+    return preprocessing
+
+
+def _refuse_options_of_tables(options: TableOptions, path: Path) -> None:
+    for name in ("columns", "split", "limit"):
+        if value := getattr(options, name):
+            raise TaskError(
+                "invalid-task-options",
+                f"`{name}` must be absent for a data set that is no table, but is {value!r:.100} for `{path}`.",
+            )
+
+
+def of_files(
+    files: Sequence[Path], labels: Tensor, mode: str | None, preprocessing: Preprocessing, remarks: Sequence[str]
+) -> DecodedImages:
+    """Of one file or more."""
+    source = ImageFiles(files=files, mode=mode)
+    return DecodedImages(source, labels, sized(preprocessing, source), remarks)
 
 
 def _open_arrays(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> ArrayImages | DecodedImages:
     stored_images, stored_labels = read_arrays(path)
     images = as_images(stored_images, shape, path)
-    labels = as_labels(stored_labels, len(images), shape, path)
+    return of_arrays(images, as_labels(stored_labels, len(images), shape, path), shape, preprocessing, path)
+
+
+def of_arrays(
+    images: Tensor, labels: Tensor, shape: ImageShape, preprocessing: Preprocessing, path: Path
+) -> ArrayImages | DecodedImages:
+    """Of what `as_images` and `as_labels` let through."""
     if images.is_floating_point():
         remark = _remark_on_floats(images, preprocessing, path)
         return ArrayImages(images, labels, preprocessing, () if remark is None else (remark,))

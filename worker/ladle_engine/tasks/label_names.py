@@ -15,17 +15,17 @@ def by_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | N
 
 def by_loose_name(names: Sequence[str], known: Labels, num_classes: int) -> Labels | None:
     """Whatever the case, and with spaces, `_` and `-` alike; or by one of several names, as in `tench, Tinca tinca`."""
-    ways = [(_loose(way), label) for name, label in known.items() for way in {name, *name.split(",")}]
+    ways = [(loose_name(way), label) for name, label in known.items() for way in {name, *name.split(",")}]
     labels_of: dict[str, set[int]] = {}
     for way, label in ways:
         labels_of.setdefault(way, set()).add(label)
-    found = {name: labels_of.get(_loose(name), set()) for name in names}
+    found = {name: labels_of.get(loose_name(name), set()) for name in names}
     if any(len(labels) != 1 for labels in found.values()):
         return None
     return {name: min(labels) for name, labels in found.items()}
 
 
-def _loose(name: str) -> str:
+def loose_name(name: str) -> str:
     # A Mac decomposes accented letters in names of files.
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 

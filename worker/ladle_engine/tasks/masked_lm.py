@@ -57,13 +57,13 @@ class MaskedLm:
     options_type: ClassVar[type] = MaskedLmOptions
 
     def __init__(self, options: MaskedLmOptions | None = None) -> None:
-        self.options = MaskedLmOptions() if options is None else options
+        self.options: MaskedLmOptions = self.options_type() if options is None else options
         self.batch_size = self.options.batch_size
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed = parse_options(
-            MaskedLmOptions, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
+        parsed: MaskedLmOptions = parse_options(
+            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
         )
         return cls(parsed)
 

@@ -40,3 +40,12 @@ def exp_ratio(numerator: str, denominator: str) -> Weighted:
 def divided(numerator: Tensor, denominator: Tensor) -> Tensor:
     """0 where there is nothing to divide by."""
     return torch.where(denominator == 0, 0.0, numerator / torch.where(denominator == 0, 1.0, denominator))
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """The mean entropy of the predictions that logits [B, classes] stand for, in nats: a float32 scalar.
+
+    It may be trained where there are no labels: see `TrainsUnlabelled`.
+    """
+    log_probabilities = logits.to(torch.float32).log_softmax(dim=-1)
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()

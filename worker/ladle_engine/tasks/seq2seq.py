@@ -21,9 +21,10 @@ from ladle_engine.tasks.text.heads import HEADS, recognised
 from ladle_engine.tasks.text.models import build_model, fits
 from ladle_engine.tasks.text.open_pairs import open_pairs
 from ladle_engine.tasks.text.padding import decoded_texts
-from ladle_engine.tasks.text.pair_data import IGNORED, PairData
+from ladle_engine.tasks.text.pair_data import PairData
 from ladle_engine.tasks.text.pair_losses import target_losses
 from ladle_engine.tasks.text.seq2seq_folder import AUTO_CLASS, Seq2SeqFolder, TextOptions, open_folder
+from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.transformers_names import stored_names
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ladle_engine.tasks.examples import Examples
+
+FEWEST = 2
+"""Examples of each set in a step, because BatchNorm has no use for one."""
+
 
 class BatchOrder:
     """Which examples each step sees: a function of the seed and the step alone, so that a resumed run sees the same.
@@ -29,3 +34,25 @@ class BatchOrder:
             self._order = torch.randperm(self._num_examples, generator=generator)
             self._pass = number
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
+
+
+class ExampleOrder:
+    """The same for the examples of several sets: every step sees some of each, as many as its weight says.
+
+    A set of which fewer are left than a step takes begins another pass, so sets may be of any size.
+    """
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        size = examples.task.batch_size
+        self._parts = [
+            (positions, BatchOrder(len(positions), max(round(weight * size), min(size, FEWEST)), seed))
+            for weight, positions in examples.positions_by_set()
+        ]
+        self.sizes = tuple(len(order.batch(0)) for _, order in self._parts)
+        """How many examples of each set a step sees."""
+        self.per_pass = max(order.per_pass for _, order in self._parts)
+        """Of the set that takes the longest."""
+
+    def batch(self, step: int) -> Tensor:
+        """int64: positions among the examples."""
+        return torch.cat([positions[order.batch(step)] for positions, order in self._parts])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.progress import Pace
-from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.objective import Objective
 from ladle_engine.training.settings import TrainSettings, schedule
 
@@ -16,7 +16,7 @@ def descend(objective: Objective) -> None:
     mean_MG = torch.zeros_like(objective.subspace.start)
     settings, examples = objective.settings, objective.trainer.examples
     optimiser = first_order(objective.theta_MG, settings)
-    order = BatchOrder(len(examples), examples.task.batch_size, settings.seed)
+    order = ExampleOrder(examples, settings.seed)
     if saved := objective.resume(optimiser):
         objective.prior.resume(saved["prior"])
         mean_MG = saved["mean"]

@@ -47,6 +47,8 @@ class Objective:
     settings: TrainSettings
     theta_MG: Tensor
     prior: Prior
+    count: int
+    """Examples, as far as one set would need them to say as much."""
     losses: list[float] = field(default_factory=list)
     """The mean loss of every batch, or of every whole pass."""
 
@@ -58,7 +60,8 @@ class Objective:
             subspace=subspace,
             settings=settings,
             theta_MG=subspace.start.clone().requires_grad_(),
-            prior=_prior(settings.prior, subspace, len(trainer.examples)),
+            prior=_prior(settings.prior, subspace, trainer.examples.effective_count),
+            count=trainer.examples.effective_count,
         )
 
     def measure(self, indices: Tensor) -> AtPoint:
@@ -79,7 +82,7 @@ class Objective:
         data_MG = without_noise(data_MG)
         moved_MG = theta_MG.detach() - self.subspace.start
         # Divided by the number of examples: few of them can move coefficients but little.
-        pull_MG = moved_MG / (len(self.trainer.examples) * self.prior.variance()) + self.settings.l2 * moved_MG
+        pull_MG = moved_MG / (self.count * self.prior.variance()) + self.settings.l2 * moved_MG
         return AtPoint(
             loss=loss,
             objective=loss + float((moved_MG * pull_MG).sum()) / 2,

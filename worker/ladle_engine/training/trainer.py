@@ -23,7 +23,7 @@ from ladle_engine.placements.base import Placement
 from ladle_engine.progress import ProgressCallback
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.examples import Examples, even_batches
-from ladle_engine.training.batch_order import BatchOrder
+from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.settings import TrainSettings
 
 
@@ -45,10 +45,11 @@ class Trainer:
 
     @property
     def batches_per_pass(self) -> int:
-        return BatchOrder(len(self.examples), self.examples.task.batch_size, seed=0).per_pass
+        return ExampleOrder(self.examples, seed=0).per_pass
 
     def loss_and_gradient(self, weights_KG: Tensor, indices: Tensor) -> tuple[float, Tensor]:
-        """Collective: the mean loss over the examples at `indices`, and its gradient by the rows' weights.
+        """Collective: the mean loss over the examples at `indices`, and its gradient by the rows' weights. Of several
+        sets it is the weighted mean of the means over each.
 
         Each rank takes its share of every batch, so the batches are the same whatever the number of ranks.
         """
@@ -60,17 +61,18 @@ class Trainer:
         self.statistics.training_mode()
         self.load_statistics(weights_KG)
         loss, gradient_KG = 0.0, torch.zeros_like(weights_KG)
-        for batch in even_batches(indices, self.examples.task.batch_size):
-            _, share = share_of(len(batch), self.collectives)
-            own, weight = batch[share], (share.stop - share.start) / len(indices)
-            if not len(own):
-                # More ranks than examples: backward must run on every rank, because gradients cross within it.
-                own = batch[:1]
-            with self.collectives.translate_collective_errors(), self.placement.projecting(self.groups) as measured:
-                measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
-                measured.loss.backward()
-            loss += float(measured.loss)
-            gradient_KG += measured.gradient_KG
+        for set_weight, of_set in self.examples.by_set(indices):
+            for batch in even_batches(of_set, self.examples.task.batch_size):
+                _, share = share_of(len(batch), self.collectives)
+                own, weight = batch[share], set_weight * (share.stop - share.start) / len(of_set)
+                if not len(own):
+                    # More ranks than examples: backward must run on every rank, because gradients cross within it.
+                    own = batch[:1]
+                with self.collectives.translate_collective_errors(), self.placement.projecting(self.groups) as measured:
+                    measured.loss = self.examples.task.loss(self.model, self.examples.batch(own)) * weight
+                    measured.loss.backward()
+                loss += float(measured.loss)
+                gradient_KG += measured.gradient_KG
         return loss, gradient_KG
 
     def refuse_infinite(self, loss: float, gradient_KG: Tensor, step: int, settings: TrainSettings) -> None:

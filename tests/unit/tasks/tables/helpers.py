@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ladle_engine.errors import DataError
+from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.tables import Table, open_table
 
 
@@ -33,3 +33,11 @@ def refusal(action: Callable[[], Any], code: str = "invalid-data") -> str:
 def refused(path: Path, code: str = "invalid-data", **options: Any) -> str:
     """Why a table is refused, at the latest when all its rows are read."""
     return refusal(lambda: all_rows(open_table(path, **options)), code)
+
+
+def read_or_refused(path: Path) -> list[dict[str, Any]] | EngineError:
+    """All rows, or why there are none. Anything else that is raised is a mistake."""
+    try:
+        return all_rows(open_table(path))
+    except EngineError as error:
+        return error

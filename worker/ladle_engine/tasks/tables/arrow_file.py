@@ -23,7 +23,7 @@ from ladle_engine.tasks.tables.arrow_messages import (
     messages_of,
     unpacked_bytes,
 )
-from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, rows_of, translated
+from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, refuse_absurd, rows_of, translated
 from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
 
@@ -106,6 +106,7 @@ class ArrowFile:
         self._first_rows = array("q")
         self._num_rows = 0
         for message in self._batches.batches:
+            refuse_absurd(message.rows, message.length, "rows")
             self._first_rows.append(self._num_rows)
             self._num_rows += message.rows
         self._num_rows = min(self._num_rows, limit or self._num_rows)
@@ -130,15 +131,13 @@ class ArrowFile:
 
     def _read(self, number: int) -> tuple[Any, int]:
         message = self._batches.batches[number]
-        size = sum(unpacked_bytes(self._source, part) for part in (*self._batches.prelude(number), message))
-        if size > MAX_BATCH_BYTES:
-            raise DataError(
-                "invalid-data",
-                f"A batch of rows must have at most {MAX_BATCH_BYTES:,} bytes, but the one of "
-                f"{self.place(self._first_rows[number])} has {size:,}. Write the file with smaller batches: "
-                f"`max_chunksize=1000` of pyarrow.",
-            )
         with translated(self._source.path, KIND):
+            size = sum(unpacked_bytes(self._source, part) for part in (*self._batches.prelude(number), message))
+            if size > MAX_BATCH_BYTES:
+                raise ValueError(
+                    f"its batch of row {self._first_rows[number]:,} has {size:,} bytes, of {MAX_BATCH_BYTES:,} at "
+                    f"most; write it with smaller batches, such as `max_chunksize=1000` of pyarrow"
+                )
             table = self._batches.read(number)
             # Offsets of strangers may lead out of the memory that was read.
             table.validate(full=True)

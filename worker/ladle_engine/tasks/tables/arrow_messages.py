@@ -173,6 +173,6 @@ def unpacked_bytes(source: Source, message: Message) -> int:
     """What a message takes in memory: compressed buffers say at their beginning how long they are."""
     sizes = [message.length]
     for offset, length in message.buffers:
-        if length >= 8:
-            sizes += struct.unpack("<q", source.read(message.body + offset, 8))
+        head = source.read(message.body + offset, 8) if length >= 8 else b""
+        sizes += struct.unpack("<q", head) if len(head) == 8 else ()
     return sum(max(size, 0) for size in sizes)

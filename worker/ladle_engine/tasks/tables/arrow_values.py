@@ -17,6 +17,11 @@ MAX_ASKED_BYTES = 1 << 30
 """Of the rows that are asked for together. A dictionary repeats a long text in few bytes."""
 TEXT_CHARS = 300
 """Of what a library says."""
+SMALL_ROWS = 10_000_000
+MAX_ROWS_PER_BYTE = 1_000
+"""A table of more rows than the first has at least a byte for so many: equal values take next to none."""
+_FAULTS = (ValueError, OverflowError, NotImplementedError)
+"""What pyarrow raises for a value that Python has not: text that is not UTF-8, a day of the year 6,000,000."""
 FEATURES_KEY = b"huggingface"
 """Where datasets keeps its features in a schema's metadata."""
 
@@ -133,6 +138,12 @@ def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tupl
     return [dict(found[index]) for index in indices]
 
 
+def refuse_absurd(count: int, num_bytes: int, of: str) -> None:
+    """Raises `ValueError` for more rows or values than so many bytes hold."""
+    if count > max(SMALL_ROWS, MAX_ROWS_PER_BYTE * num_bytes):
+        raise ValueError(f"it declares {count:,} {of}, which {num_bytes:,} bytes cannot hold")
+
+
 def refuse_large(num_bytes: int, place: str) -> None:
     """Raises `DataError` for rows that take too much memory together."""
     if num_bytes > MAX_ASKED_BYTES:
@@ -154,30 +165,33 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _python_rows(rows: Any, first: int, table: Table) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = rows.to_pylist()
-    except UnicodeDecodeError as error:
-        wrong = next((row for row in range(len(rows)) if not _converts(rows.slice(row, 1))), 0)
-        raise DataError(
-            "invalid-data", f"Texts must be in UTF-8, but {table.place(first + wrong)} has one that is not."
-        ) from error
+        return _converted(rows)
+    except _FAULTS:
+        # Row by row, to say which.
+        for row in range(len(rows)):
+            try:
+                _converted(rows.slice(row, 1))
+            except _FAULTS as error:
+                how = "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"no value ({error})"
+                raise DataError(
+                    "invalid-data",
+                    f"Every value must be one of its column's type, but {table.place(first + row)} has {how}.",
+                ) from error
+        raise
+
+
+def _converted(rows: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = rows.to_pylist()
     return found
-
-
-def _converts(table: Any) -> bool:
-    try:
-        table.to_pylist()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _expanded_bytes(array: Any) -> int:
     """Of an array once each value of its dictionary stands wherever it is used."""
-    arrow = pyarrow()
+    arrow, compute = pyarrow(), require("pyarrow.compute", "text")
     if not arrow.types.is_dictionary(array.type):
         return int(array.nbytes)
     try:
-        lengths = arrow.compute.binary_length(array.dictionary)
+        lengths = compute.binary_length(array.dictionary)
     except arrow.ArrowNotImplementedError:
         return int(array.nbytes)
-    return int(arrow.compute.sum(lengths.take(array.indices)).as_py() or 0)
+    return int(compute.sum(lengths.take(array.indices)).as_py() or 0)

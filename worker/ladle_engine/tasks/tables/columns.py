@@ -158,7 +158,7 @@ def _number(text: str, kinds: Sequence[str]) -> int | float | None:
     """What a text says that is only a number. None for all else, NaN and infinity too."""
     if WHOLE_TEXT.fullmatch(text):
         return int(text)
-    if NUMBER not in kinds or "_" in text:
+    if NUMBER not in kinds or "_" in text or not text.isascii():
         return None
     try:
         number = float(text)

@@ -129,12 +129,16 @@ def _open_lines(source: Source, limit: int | None, kept: Kept) -> RowFile:
 def _refuse_columns(source: Source, end: int) -> None:
     """pandas writes an object of columns, with their values by number, where it is not told otherwise."""
     values = parsed(source.read(0, end).removeprefix(UTF8_MARK), source.path, 1).values()
-    if values and all(isinstance(value, dict) and all(name.isdecimal() for name in value) for value in values):
+    if any(values) and all(isinstance(value, dict) and _is_numbered(value) for value in values):
         raise DataError(
             "invalid-data",
             f"`{source.path}` must hold one JSON object per row, but holds one per column. Write it with "
             f'`to_json(..., orient="records", lines=True)` of pandas.',
         )
+
+
+def _is_numbered(column: Mapping[str, Any]) -> bool:
+    return list(column) == [str(row) for row in range(len(column))]
 
 
 def _open_list(source: Source, limit: int | None, kept: Kept) -> RowFile:

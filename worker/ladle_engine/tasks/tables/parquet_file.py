@@ -11,7 +11,7 @@ from typing import Any
 
 from ladle_engine.errors import DataError
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, rows_of, translated
+from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, refuse_absurd, rows_of, translated
 from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
 
@@ -25,9 +25,6 @@ MAX_EXPANDED_BYTES = 1 << 30
 """Of a window, if each of its values were as long as its dictionary is."""
 READ_BYTES = 1 << 18
 """Of a column, at once."""
-MAX_ROWS_PER_BYTE = 1_000
-SMALL_ROWS = 10_000_000
-"""A table of fewer rows may have them in as few bytes as it likes."""
 MAX_RATIO = 1_000
 """How many times as large as in the file a column may become, if it is not small."""
 SMALL_BYTES = 256 << 20
@@ -144,8 +141,7 @@ def _first_rows(metadata: Any, source: Source) -> array[int]:
     counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
         raise ValueError(f"it declares {metadata.num_rows:,} rows, but its row groups have {sum(counts):,}")
-    if metadata.num_rows > max(SMALL_ROWS, MAX_ROWS_PER_BYTE * source.size):
-        raise ValueError(f"it declares {metadata.num_rows:,} rows, which its {source.size:,} bytes cannot hold")
+    refuse_absurd(metadata.num_rows, source.size, "rows")
     return array("q", itertools.accumulate(counts, initial=0))
 
 
@@ -157,13 +153,11 @@ def _refuse_bombs(chunks: Sequence[Any], source: Source) -> None:
     """Raises `ValueError` for a column that says that it becomes absurdly large."""
     for chunk in chunks:
         size = max(chunk.total_uncompressed_size, 0)
-        values = chunk.num_values
         if size > max(SMALL_BYTES, MAX_RATIO * chunk.total_compressed_size):
             raise ValueError(
                 f"its column `{chunk.path_in_schema}` declares {size:,} bytes in {chunk.total_compressed_size:,}"
             )
-        if values > max(SMALL_ROWS, MAX_ROWS_PER_BYTE * source.size):
-            raise ValueError(f"its column `{chunk.path_in_schema}` declares {values:,} values")
+        refuse_absurd(chunk.num_values, source.size, f"values of `{chunk.path_in_schema}`")
 
 
 def _window_rows(chunks: Sequence[Any], num_rows: int, source: Source) -> int:

@@ -44,6 +44,9 @@ class Source:
 
     def read(self, offset: int, length: int) -> bytes:
         """What there is of so many bytes. Raises `EngineError` (inputs-changed) where the file has become shorter."""
+        if not 0 <= offset < self.size:
+            # Where a damaged file says that something lies.
+            return b""
         return self._file.read(offset, max(min(length, self.size - offset), 0))
 
     def __del__(self) -> None:

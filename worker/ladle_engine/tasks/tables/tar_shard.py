@@ -80,7 +80,7 @@ class TarShard:
         passed_over: Counter[str] = Counter()
         for member in members_of(self._source):
             if not member.isreg() or member.issparse():
-                if not member.isdir():
+                if member.type != tarfile.DIRTYPE:
                     passed_over[_member_kind(member)] += 1
                 continue
             key, column = _key_and_column(member.name)

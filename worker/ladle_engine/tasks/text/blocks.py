@@ -52,19 +52,20 @@ class Packer:
         self._step = stride or block_size
         self._block_size = block_size
         self._limit = limit
-        self._columns = [array("q") for _ in range(4)]
+        self._columns = [array("q") for _ in range(5)]
+        """Of the pieces: start, length, skipped, predicted, block."""
         self._num_blocks = 0
-        self._num_predicted = 0
         self._open: tuple[int, int, int, int] | None = None
         """Number of the block that has room, and its pieces, tokens and longest piece."""
 
     @property
     def is_full(self) -> bool:
-        return self._limit is not None and self._num_blocks >= self._limit
+        """Whether what comes would only go into blocks beyond the limit."""
+        return self._limit is not None and self._num_blocks > self._limit
 
     def add(self, start: int, length: int, *, alone: bool = False, predicted: int | None = None) -> bool:
         """A document of `length` tokens from `start` on; `alone` keeps others out of its blocks. `predicted` says how
-        many tokens are, where not all but the first.
+        many tokens are, where not all but the first; then the document must fit into a block.
 
         Returns whether there is anything to predict.
         """
@@ -78,15 +79,15 @@ class Packer:
         begins, lasts = begins[:count], lasts[:count]
         inputs = lasts - begins - 1
         skipped = np.maximum(np.concatenate([[0], lasts[:-1]]) - (begins + 1), 0)
-        alone_until = count if alone else count - 1
-        self._put_alone(start + begins[:alone_until], inputs[:alone_until], skipped[:alone_until])
-        if not alone and count:
-            self._put_together(int(start + begins[-1]), int(inputs[-1]), int(skipped[-1]))
-        self._num_predicted += int((inputs - skipped).sum()) if predicted is None else predicted
+        counts = inputs - skipped if predicted is None else np.array([predicted])
+        columns = [start + begins, inputs, skipped, counts]
+        self._put_alone([column if alone else column[:-1] for column in columns])
+        if not alone:
+            self._put_together([int(column[-1]) for column in columns])
         return True
 
     def pieces(self) -> Pieces:
-        starts, lengths, skipped, blocks = (np.array(column, dtype=np.int64) for column in self._columns)
+        starts, lengths, skipped, predicted, blocks = (np.array(column, dtype=np.int64) for column in self._columns)
         order = np.argsort(blocks, kind="stable")
         if self._limit is not None:
             order = order[blocks[order] < self._limit]
@@ -97,23 +98,25 @@ class Packer:
             lengths=lengths[order],
             skipped=skipped[order],
             offsets=offsets,
-            num_predicted=self._num_predicted,
+            num_predicted=int(predicted[order].sum()),
         )
 
-    def _put_alone(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], skipped: NDArray[np.int64]) -> None:
-        blocks = np.arange(self._num_blocks, self._num_blocks + len(starts), dtype=np.int64)
-        for column, values in zip(self._columns, (starts, lengths, skipped, blocks), strict=True):
+    def _put_alone(self, pieces: Sequence[NDArray[np.int64]]) -> None:
+        count = len(pieces[0])
+        blocks = np.arange(self._num_blocks, self._num_blocks + count, dtype=np.int64)
+        for column, values in zip(self._columns, (*pieces, blocks), strict=True):
             column.frombytes(values.astype(np.int64).tobytes())
-        self._num_blocks += len(starts)
+        self._num_blocks += count
 
-    def _put_together(self, start: int, length: int, skipped: int) -> None:
+    def _put_together(self, piece: Sequence[int]) -> None:
+        length = piece[1]
         block, pieces, tokens, longest = self._open or (0, 0, self._block_size, 0)
         longest = max(longest, length)
         if tokens + length > self._block_size or (pieces + 1) * longest > MOST_PADDING * self._block_size:
             block, pieces, tokens, longest = self._num_blocks, 0, 0, length
             self._num_blocks += 1
         self._open = (block, pieces + 1, tokens + length, longest)
-        for column, value in zip(self._columns, (start, length, skipped, block), strict=True):
+        for column, value in zip(self._columns, (*piece, block), strict=True):
             column.append(value)
 
 
@@ -158,7 +161,8 @@ class Blocks:
 
     def _fill(self, piece: int, ids: NDArray[np.int64], targets: NDArray[np.int64]) -> int:
         """Returns how many bytes of text the predicted tokens stand for."""
-        start, length, skipped = (int(each[piece]) for each in self._columns)
+        pieces = self._pieces
+        start, length, skipped = (int(each[piece]) for each in (pieces.starts, pieces.lengths, pieces.skipped))
         tokens = self._source.read(start, start + length + 1)
         ids[:] = tokens["id"][:-1]
         wanted = tokens[1:]
@@ -166,7 +170,3 @@ class Blocks:
         counted[:skipped] = False
         targets[counted] = wanted["id"][counted]
         return int(wanted["bytes"][counted].sum(dtype=np.int64))
-
-    @property
-    def _columns(self) -> tuple[NDArray[np.int64], ...]:
-        return self._pieces.starts, self._pieces.lengths, self._pieces.skipped

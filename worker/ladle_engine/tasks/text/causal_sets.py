@@ -29,11 +29,12 @@ from ladle_engine.tasks.text.text_sets import (
     store_documents,
 )
 from ladle_engine.tasks.text.token_files import StoredTokens, is_token_file, open_token_file
-from ladle_engine.tasks.text.token_store import TokenStore
+from ladle_engine.tasks.text.token_store import TOKEN, TokenStore
 
-SHORT = "of the documents have a single token, so nothing to predict, and were left out (`add_bos` would predict it)."
-NOTHING = "of the rows have nothing to predict and were left out."
-CUT = "of the rows are longer than `block_size` and were cut."
+SHORT = "Documents of a single token, which `add_bos` would predict, left out"
+NOTHING = "Rows with nothing to predict, left out"
+CUT = "Rows longer than `block_size`, cut"
+NO_TOKENS = np.empty(0, dtype=TOKEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class CausalSettings:
 
 def open_causal_set(path: Path, settings: CausalSettings, tokenizer: Any, need: Callable[[], Any]) -> Blocks:
     """`tokenizer` is the folder's, if there is one; `need` raises why there is none. Raises `DataError`."""
-    return _CausalSet(settings, tokenizer, need).open(path)
+    return _CausalSet(settings, tokenizer, need).blocks(path)
 
 
 class _CausalSet:
@@ -60,7 +61,7 @@ class _CausalSet:
         self._passed = Passed()
         self._packer = Packer(settings.block_size, stride=settings.stride, limit=settings.options.limit)
 
-    def open(self, path: Path) -> Blocks:
+    def blocks(self, path: Path) -> Blocks:
         if is_token_file(path):
             source: TokenStore | StoredTokens = self._of_tokens(path)
         elif has_columns(path):
@@ -109,7 +110,8 @@ class _CausalSet:
             pieces,
             self._affixes(),
             boundaries=settings.options.boundaries,
-            most_tokens=None if limit is None else limit * settings.block_size + 1,
+            # A document of two tokens takes one place in a block.
+            most_tokens=None if limit is None else 2 * (limit + 1) * settings.block_size,
             passed=self._passed,
         )
         for document in documents:
@@ -123,30 +125,33 @@ class _CausalSet:
             self._passed.add(SHORT)
 
     def _of_rows(self, table: Table, found: dict[str, str]) -> TokenStore:
+        self._packer = Packer(self._settings.block_size, limit=self._settings.options.limit)
         store, encoder = TokenStore(), self._encoder()
         reader = RowReader(tokenizer=self._tokenizer, affixes=self._affixes(), loss_on=self._settings.loss_on)
         shape = next(shape for shape in SHAPES if shape[0].name in found)
         roles = [Role(role.name, required=False, kinds=role.kinds) for role in shape]
         for indices in row_groups(len(table)):
             rows = role_rows(table, roles, found, indices)
-            read = [reader.read(row, table.place(index)) for index, row in zip(indices, rows, strict=True)]
-            self._store_rows(store, encoder, read)
+            places = [table.place(index) for index in indices]
+            read = [reader.read(row, place) for row, place in zip(rows, places, strict=True)]
+            self._store_rows(store, encoder, read, places)
             if self._packer.is_full:
                 break
         return store
 
-    def _store_rows(self, store: TokenStore, encoder: Encoder, rows: list[MarkedText | None]) -> None:
-        texts = [row for row in rows if row is not None]
-        for _ in range(len(rows) - len(texts)):
-            self._passed.add(NOTHING)
-        for tokens in encode_marked(encoder, texts):
+    def _store_rows(
+        self, store: TokenStore, encoder: Encoder, rows: list[MarkedText | None], places: list[str]
+    ) -> None:
+        encoded = iter(encode_marked(encoder, [row for row in rows if row is not None]))
+        for row, place in zip(rows, places, strict=True):
+            tokens = next(encoded) if row is not None else NO_TOKENS
             most = self._settings.block_size + 1
             if len(tokens) > most:
-                self._passed.add(CUT)
+                self._passed.add(CUT, place)
                 tokens = tokens[:most]
             predicted = int(tokens["counts"][1:].sum())
             if predicted == 0:
-                self._passed.add(NOTHING)
+                self._passed.add(NOTHING, place)
                 continue
             start = store.length
             store.append(tokens)

@@ -17,7 +17,7 @@ from ladle_engine.tasks.tables import TEXT, Role, Table, find_columns, role_rows
 from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, flags
 from ladle_engine.tasks.text.problems import MultiLabel, Problem
-from ladle_engine.tasks.text.rows import PreparedRows, Row, as_batch
+from ladle_engine.tasks.text.rows import PreparedRows, Row
 
 TEXT_NAMES = (
     *("sentence", "sentence1", "premise", "content", "review", "comment", "comment_text", "tweet", "document"),
@@ -61,7 +61,7 @@ class ClassifiedTexts:
         self._labels = labels
         self._encoder = encoder
         self._rows = PreparedRows(lambda indices: encoder.rows(*columns.texts(indices)))
-        self.remarks = [*columns.table.remarks, *_looked_at(columns, encoder)]
+        self.remarks = [*columns.table.remarks, *encoder.remarks, *_looked_at(columns, encoder)]
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -71,7 +71,7 @@ class ClassifiedTexts:
 
     def batch(self, indices: Tensor) -> Batch:
         rows = self._rows.rows(indices.tolist())
-        return {**as_batch(rows, self._encoder.paddings, left=self._encoder.left), "labels": self._labels[indices]}
+        return {**self._encoder.batch(rows), "labels": self._labels[indices]}
 
 
 def find_texts(table: Table, given: Mapping[str, str]) -> TextColumns:
@@ -123,12 +123,14 @@ def _column(table: Table, name: str) -> LabelColumn:
 
 def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
     """What should be said of the texts."""
+    ends = _Ends(encoder)
     long = unknown = total = 0
     for indices in _chunks(len(columns.table)):
         rows: list[Row] = encoder.rows(*columns.texts(indices), cut=False)
         for index, row in zip(indices, rows, strict=True):
             ids = row["input_ids"]
             encoder.check(row, columns.table.place(index))
+            ends.check(row, columns.table.place(index))
             long += encoder.max_length is not None and len(ids) > encoder.max_length
             unknown += int((ids == encoder.tokenizer.unk_token_id).sum()) if encoder.tokenizer.unk_token_id else 0
             total += len(ids)
@@ -140,6 +142,29 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
             f"The task option `max_length` says where."
         )
     return remarks
+
+
+class _Ends:
+    """Classifiers that encode and decode take the place of the last end token, and need equally many in every text."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        config = encoder.config
+        self._end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
+        self._first: int | None = None
+
+    def check(self, row: Row, place: str) -> None:
+        """Raises `DataError`."""
+        if not isinstance(self._end, int):
+            return
+        count = int((row["input_ids"] == self._end).sum())
+        self._first = count if self._first is None else self._first
+        if count != self._first or count == 0:
+            raise DataError(
+                "invalid-data",
+                f"Every text must have the model's end token equally often, at least once, because the model finds its "
+                f"answer there, but the text in {place} has it {count} times, and the first text {self._first} times. "
+                f"Take it out of the text.",
+            )
 
 
 def _chunks(count: int) -> list[range]:

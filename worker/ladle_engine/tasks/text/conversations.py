@@ -102,11 +102,12 @@ class ChatTemplate:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        template = self._source
         try:
             # Run in a sandbox by transformers, which gives it nothing but the messages.
             rendered: Any = render_jinja_template(
                 [[dict(message) for message in messages]],
-                chat_template=self._source,
+                chat_template=template,
                 return_assistant_tokens_mask=self.tells_turns,
                 add_generation_prompt=then_answer,
                 **self.tokenizer.special_tokens_map,

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.text.lengths import longest
-from ladle_engine.tasks.text.rows import Row
+from ladle_engine.tasks.text.rows import Row, as_batch
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 
 RIGHT_ALIGNED = frozenset({"xlnet"})
 """Models that look at the last place of a row, which a token must have."""
+SEE_PADDING = frozenset(
+    {*("canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer", "yoso")}
+)
+"""Models for which a text is worth something else with more padding, whatever the attention mask says (measured). All
+their rows have the same width, so that no text's value depends on its batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,24 @@ class Encoder:
     def left(self) -> bool:
         """Whether rows are padded on the left."""
         return self.config.model_type in RIGHT_ALIGNED
+
+    @property
+    def width(self) -> int:
+        """How wide a batch is at least."""
+        return (self.max_length or 1) if self.config.model_type in SEE_PADDING else 1
+
+    @property
+    def remarks(self) -> list[str]:
+        if self.width == 1:
+            return []
+        return [
+            f"A model of the type {self.config.model_type} sees padding, so every text is padded to {self.width} "
+            f"tokens. The task option `max_length` says to how many."
+        ]
+
+    def batch(self, rows: Sequence[Row], **paddings: int) -> dict[str, Tensor]:
+        """Rows as a model takes them. `paddings` are for what a row has beside what `rows` made."""
+        return as_batch(rows, {**self.paddings, **paddings}, left=self.left, width=self.width)
 
     @property
     def has_types(self) -> bool:
@@ -97,6 +121,12 @@ def open_encoder(checkpoints: CheckpointSet, max_length: int | None, task: str) 
     tokenizer = open_tokenizer(checkpoints)
     config = model_config.parse_config(checkpoints)
     cut_at = longest(max_length, tokenizer, config, task)
+    if cut_at is None and config.model_type in SEE_PADDING:
+        raise TaskError(
+            "invalid-task-options",
+            f"`max_length` of task `{task}` must be given for a model of the type {config.model_type}, because every "
+            f"text is padded to it: such a model sees padding.",
+        )
     return Encoder(tokenizer=tokenizer, config=config, max_length=cut_at)
 
 

@@ -106,6 +106,8 @@ class Generator:
                     attention_mask=attention_mask,
                     generation_config=GenerationConfig(**self._values, do_sample=False, use_cache=True),
                     synced_gpus=synced_gpus,
+                    # For every token, because a batch may take long.
+                    logits_processor=[_beat],
                 )
         except Exception as error:
             if isinstance(error, TaskError) or is_machine_fault(error):
@@ -121,3 +123,8 @@ class Generator:
 def _first(config: Any, names: tuple[str, ...]) -> int:
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if isinstance(value, int)), 1)
+
+
+def _beat(tokens: Tensor, scores: Tensor) -> Tensor:
+    pulse()
+    return scores

@@ -93,18 +93,24 @@ class GenerationSettings:
     def num_beams(self) -> int:
         return int(self.values.get("num_beams", 1))
 
-    def limited(self, most_new_tokens: int | None, default: int, positions: int | None) -> GenerationSettings:
-        """With one limit of length: the given one, the folder's, or `default`, within the model's positions."""
+    def limited(self, option: int | None, usual: int, positions: int | None) -> GenerationSettings:
+        """With one limit of length, within the model's positions: the option, the folder's, or what is usual."""
         values = {name: value for name, value in self.values.items() if name not in LENGTHS}
-        # The first token of a decoder is not new.
-        own = self.values.get("max_new_tokens", self.values.get("max_length", default + 1) - 1)
-        most = max(1, own if most_new_tokens is None else most_new_tokens)
-        remarks = self.remarks
-        if positions is not None and most >= positions:
-            if most_new_tokens is None and own != default:
-                remarks += (f"At most {positions - 1} tokens are generated: the decoder has {positions} positions.",)
-            most = positions - 1
-        return GenerationSettings(values={**values, "max_new_tokens": most}, remarks=remarks)
+        own = self.values.get("max_new_tokens")
+        if own is None and "max_length" in self.values:
+            # The first token of a decoder is not new.
+            own = max(self.values["max_length"] - 1, 1)
+        wanted = option or own or usual
+        most = wanted if positions is None else min(wanted, positions - 1)
+        remarks = list(self.remarks)
+        if option is None and own is None:
+            remarks.append(
+                f"`{FILE}` sets no limit of length: generated texts end after {most} tokens at the latest. The task "
+                f"option `max_new_tokens` sets another."
+            )
+        elif most < wanted:
+            remarks.append(f"Generated texts end after {most} tokens at the latest: the decoder has no more positions.")
+        return GenerationSettings(values={**values, "max_new_tokens": most}, remarks=tuple(remarks))
 
 
 def read_settings(checkpoints: CheckpointSet) -> GenerationSettings:

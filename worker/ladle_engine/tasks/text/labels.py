@@ -58,7 +58,7 @@ def single_labels(column: LabelColumn, classes: Classes) -> Tensor:
         if isinstance(value, (list, dict)):
             column.refuse("There must be one label for each text", index, value, advice=f" {OTHER_TYPE}")
         first.setdefault(_key(value), index)
-    label_of = _meanings(column, first, classes)
+    label_of = meanings(column, first, classes)
     return torch.tensor([label_of[_key(value)] for value in column.values], dtype=torch.int64)
 
 
@@ -74,7 +74,7 @@ def label_sets(column: LabelColumn, classes: Classes) -> Tensor:
     for index, each in enumerate(lists):
         for part in each or ():
             first.setdefault(_key(part), index)
-    label_of = _meanings(column, first, classes)
+    label_of = meanings(column, first, classes)
     sets = torch.zeros(len(lists), classes.number, dtype=torch.bool)
     for index, each in enumerate(lists):
         sets[index, [label_of[_key(part)] for part in each or ()]] = True
@@ -113,7 +113,7 @@ def _key(value: Any) -> Any:
     return str(value) if isinstance(value, bool) else value
 
 
-def _meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) -> dict[Any, int]:
+def meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) -> dict[Any, int]:
     """Value -> class, for all that there are; `first` says in which row each is first."""
     for value, index in first.items():
         if not isinstance(value, (int, str)):
@@ -123,7 +123,7 @@ def _meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) -
     if len(whole) == len(first):
         return _of_whole_numbers(column, whole, first, classes)
     names = {value: str(value) for value in first}
-    known = labels_of(list(names.values()), classes.names, classes.number)
+    known = labels_of(list(dict.fromkeys(names.values())), classes.names, classes.number)
     if known is None and set(names.values()) <= {"True", "False"} and classes.number == 2:
         known = {"False": 0, "True": 1}
     if known is None:

@@ -35,7 +35,7 @@ from ladle_engine.tasks.text.token_store import TokenSource, TokenStore
 
 AS_MASK, AS_RANDOM = 0.8, 0.1
 """Of the hidden tokens: shares that become the mask, or any token; the others stay (Devlin et al. 2019)."""
-UNMASKABLE = "windows have special tokens alone and were left out."
+UNMASKABLE = "Windows of special tokens alone, left out"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine.errors import DataError
+from ladle_engine.storage.input_paths import is_file
 from ladle_engine.tasks.tables import OBJECT, TEXT, WHOLE, Role, Table, find_columns, open_table, role_rows
+from ladle_engine.tasks.tables.open import OPENERS
 from ladle_engine.tasks.text.languages import Languages
 from ladle_engine.tasks.text.pairs import Pair, Pairs, chosen, codes_of
-from ladle_engine.tasks.text.parallel_files import find_parallel, open_parallel
+from ladle_engine.tasks.text.parallel_files import OTHER_FILES, find_parallel, open_parallel
 
 TRANSLATION = "translation"
 """The column in which datasets of translations hold an object: language -> text."""
@@ -29,6 +31,7 @@ def open_pairs(
     path: Path, *, columns: Mapping[str, str], split: str | None, limit: int | None, languages: Languages
 ) -> Pairs:
     """Raises `DataError` for data that are broken or empty, or have no such columns."""
+    _refuse_half(path)
     if parallel := find_parallel(path):
         return open_parallel(parallel, columns=columns, split=split, limit=limit, languages=languages)
     table = open_table(path, split=split, limit=limit)
@@ -109,6 +112,17 @@ class TranslationPairs:
                 f"{self.place(index)}.",
             )
         return value or ""
+
+
+def _refuse_half(path: Path) -> None:
+    """Raises `DataError` for one of two parallel files."""
+    ending = path.suffix.removeprefix(".").lower()
+    if path.suffix and ending not in OTHER_FILES and f".{ending}" not in OPENERS and is_file(path):
+        raise DataError(
+            "invalid-data",
+            f"A pair of parallel files must be given by the folder that holds both, but `{path}` is one file. Give "
+            f"`{path.parent}`; where it has several pairs, the task option `split` says which.",
+        )
 
 
 def _translations(table: Table, columns: Mapping[str, str]) -> str | None:

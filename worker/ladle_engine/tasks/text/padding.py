@@ -11,10 +11,12 @@ from torch import Tensor
 Numbers = Sequence[int] | Tensor | np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
-def padded(rows: Sequence[Numbers], value: int, *, left: bool = False) -> Tensor:
-    """int64 [B, L] with L the longest row's length, at least 1. Rows begin at the left, or end at the right."""
+def padded(rows: Sequence[Numbers], value: int, *, left: bool = False, width: int = 1) -> Tensor:
+    """int64 [B, L] with L the longest row's length, or `width` where that is more. Rows begin at the left, or end at
+    the right.
+    """
     tensors = [torch.as_tensor(row, dtype=torch.int64) for row in rows]
-    longest = max([1, *(len(row) for row in tensors)])
+    longest = max([width, *(len(row) for row in tensors)])
     filled = torch.full((len(tensors), longest), value, dtype=torch.int64)
     for number, row in enumerate(tensors):
         if len(row):

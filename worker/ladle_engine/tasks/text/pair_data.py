@@ -14,13 +14,14 @@ from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.text.padding import encoded_texts, lengths_of, mask_of, padded
 from ladle_engine.tasks.text.pairs import Pair, Pairs
+from ladle_engine.tasks.text.token_losses import IGNORED
 
-IGNORED = -100
-"""A label that counts nowhere."""
 MOST_READ = 1_000_000
 """Pairs that are read when the data are opened."""
 MOST_TOKENISED = 20_000
 """Pairs of which the tokens are counted then, evenly spread."""
+MOST_TARGET_CHARS = 100_000
+"""ROUGE and word errors compare every word with every other."""
 AT_ONCE = 1_000
 SHOWN_PLACES = 3
 
@@ -97,6 +98,12 @@ class PairData:
         rows = self._kept[indices].tolist()
         pairs = self._pairs.rows(rows)
         for row, pair in zip(rows, pairs, strict=True):
+            if len(pair.target) > MOST_TARGET_CHARS:
+                raise DataError(
+                    "invalid-data",
+                    f"A target must have at most {MOST_TARGET_CHARS:,} characters, but one has {len(pair.target):,} in "
+                    f"{self._pairs.place(row)}.",
+                )
             if not pair.is_whole:
                 # Among so many that they were not all read before.
                 raise DataError(

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
-from ladle_engine.tasks.text.pair_data import IGNORED
+from ladle_engine.tasks.text.token_losses import IGNORED
 
 MOST_LOGITS = 1 << 26
 """Scores of the vocabulary that are there at once: 256 MiB of float32, a few times."""
@@ -52,15 +52,18 @@ def _losses(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels:
 
 def _of_decoder(model: nn.Module, labels: Tensor) -> dict[str, Tensor]:
     """The tokens that the decoder sees: the true ones, each a place later. Raises `TaskError` (model-mismatch)."""
+    # Some models write into the labels.
+    labels = labels.clone()
     prepare: Callable[..., Tensor] | None = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if prepare is None:
-        # Such models make them themselves, beside a loss of their own.
+        # Such models do it themselves, beside a loss of their own.
         return {"labels": labels}
     try:
         return {"decoder_input_ids": prepare(labels=labels)}
-    except ValueError as error:
+    except Exception as error:
+        # Of whatever class a model takes for the absence of a token.
         raise TaskError(
             "model-mismatch",
             f"`config.json` must name the tokens that a text begins with and is filled up with, "
-            f"`decoder_start_token_id` and `pad_token_id`, but the model says: {error}",
+            f"`decoder_start_token_id` and `pad_token_id`, but the model says: {type(error).__name__}: {error}",
         ) from error

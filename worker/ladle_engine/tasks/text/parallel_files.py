@@ -8,6 +8,7 @@ from pathlib import Path
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import entries_of, is_folder
 from ladle_engine.tasks.tables import Table
+from ladle_engine.tasks.tables.folder import choose_split
 from ladle_engine.tasks.tables.plain_text import open_text
 from ladle_engine.tasks.text.languages import Languages
 from ladle_engine.tasks.text.pairs import Pair, chosen
@@ -37,7 +38,7 @@ def find_parallel(path: Path) -> Files:
         return groups
     for entry in entries_of(path):
         stem, _, ending = entry.name.removesuffix(".txt").rpartition(".")
-        if entry.is_regular and ending.lower() not in OTHER_FILES and not entry.name.startswith("."):
+        if (entry.is_regular or entry.is_link) and ending.lower() not in OTHER_FILES and not entry.name.startswith("."):
             groups.setdefault(stem, {})[ending] = path / entry.name
     # A file without an ending, such as `LICENSE`, has nothing in common with another.
     named_by_ending = {ending: file for ending, file in groups.pop("", {}).items() if file.suffix == ".txt"}
@@ -50,14 +51,15 @@ def open_parallel(
     found: Files, *, columns: Mapping[str, str], split: str | None, limit: int | None, languages: Languages
 ) -> ParallelFiles:
     """Raises `DataError` where it is open which files are meant, and where two have different numbers of lines."""
-    stem = _stem(found, split)
+    folder = next(path.parent for files in found.values() for path in files.values())
+    stem = choose_split(folder, sorted(found), split)
     files = found[stem]
     source = columns.get("source", languages.source)
     target = columns.get("target", languages.target)
     usual = next((pair for pair in USUAL if set(pair) <= files.keys()), None)
     if usual is not None and source not in files and target not in files:
         source, target = usual
-    endings = chosen(list(files), source, target, f"the files `{stem}.*` end with")
+    endings = chosen(list(files), source, target, f"the files {f'`{stem}.*` end with' if stem else 'are called'}")
     return ParallelFiles(files[endings[0]], files[endings[1]], limit)
 
 
@@ -86,17 +88,3 @@ class ParallelFiles:
 
     def place(self, index: int) -> str:
         return f"{self._source.place(index)} and {self._target.place(index)}"
-
-
-def _stem(found: Files, split: str | None) -> str:
-    if split is None and len(found) == 1:
-        return next(iter(found))
-    if split in found:
-        return str(split)
-    listed = ", ".join(f"`{stem}`" for stem in sorted(found)[:20])
-    asked = "it is not said which is meant" if split is None else f"`split` is {split!r}"
-    raise DataError(
-        "invalid-data",
-        f"A folder of parallel files must have one pair of them, or the task option `split` must name one, but there "
-        f"are {listed}, and {asked}.",
-    )

@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle_engine.distributed.machine_faults import is_machine_fault
+from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
 from ladle_engine.tasks.text.token_losses import IGNORED, token_losses
 
 ABILITIES = "_ladle_abilities"
 """The attribute of a model that keeps what the experiments found."""
-RELATIVE = {torch.float32: 2e-5, torch.float64: 2e-5}
-"""Numbers of an experiment that differ by less are the same; by less than 3e-2 in narrower types."""
+RELATIVE = {torch.float32: 2e-5, torch.float64: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+"""Numbers of an experiment that differ by less are the same, where they come of other shapes."""
+EXACT = 1e-6
+"""The same, where they come of the same shapes: then nothing but what differs in the experiment can change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class Abilities:
     """The logits are what a linear output layer gives, untouched: then the layer need not be applied to all tokens."""
     packs: bool
     """Documents that stand one after the other, each with positions from 0, do not see each other."""
+    sees_what_follows: bool
+    """A prediction depends on the tokens behind it: the model is no causal one."""
 
 
 def predict(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +51,16 @@ def predict(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tensor) -> 
 
 
 def predict_packed(model: nn.Module, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for blocks int64 [B, T] of documents, each of which begins where `positions` [B, T] is 0."""
+    """The same for blocks int64 [B, T] of documents, each of which begins where `positions` [B, T] is 0.
+
+    Raises `TaskError` (model-mismatch) for a model that is no causal one.
+    """
+    if abilities_of(model).sees_what_follows:
+        raise TaskError(
+            "model-mismatch",
+            "The model must see only the tokens before the one that it predicts, but it sees those behind it too. Set "
+            "`is_decoder` to true in `config.json` if it was trained as one that does not.",
+        )
     if not bool((positions[:, 1:] == 0).any()):
         return predict(model, {"input_ids": input_ids}, targets)
     if abilities_of(model).packs:
@@ -63,20 +77,21 @@ def predict_packed(model: nn.Module, input_ids: Tensor, positions: Tensor, targe
 
 
 def abilities_of(model: nn.Module) -> Abilities:
-    """Found at the first call."""
+    """Found at the first call that has weights to find it with. All ranks of a sharded model must call it."""
     known = getattr(model, ABILITIES, None)
-    if not isinstance(known, Abilities):
-        with _in_experiment(model):
-            known = Abilities(head_is_last=_has_last_head(model), packs=_packs(model))
-        setattr(model, ABILITIES, known)
-    return known
-
-
-def sees_what_follows(model: nn.Module) -> bool:
-    """Whether a prediction depends on the tokens behind it, as in a model that is no causal one."""
+    if isinstance(known, Abilities):
+        return known
     with _in_experiment(model):
-        one, other = (_attempt(model, {"input_ids": _ids([[1, 2, 3, last]], model)}) for last in (4, 5))
-    return one is not None and other is not None and not _same(one[:, :3], other[:, :3])
+        head_is_last = _has_last_head(model)
+        first, other_begin, other_end = (_logits(model, ids) for ids in ([4, 5, 6], [7, 5, 6], [4, 5, 7]))
+        # Without weights nothing matters, or all is NaN.
+        if first is None or not first.isfinite().all() or _same(first[:, 2:], other_begin, EXACT):
+            return Abilities(head_is_last=head_is_last, packs=False, sees_what_follows=False)
+        sees_what_follows = other_end is None or not _same(first[:, :2], other_end[:, :2], EXACT)
+        packs = not sees_what_follows and _packs(model, first)
+    found = Abilities(head_is_last=head_is_last, packs=packs, sees_what_follows=sees_what_follows)
+    setattr(model, ABILITIES, found)
+    return found
 
 
 def logits_of(answered: Any) -> Tensor:
@@ -132,25 +147,19 @@ def _replaced(head: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[
 
 @contextmanager
 def _in_experiment(model: nn.Module) -> Iterator[None]:
-    """Without gradients, dropout, and layers of zeros, which would hide what they do. Without a cache from now on: no
-    token is predicted twice, and models keep documents apart only if there is none.
+    """Without gradients and dropout. Without a cache from now on: no token is predicted twice, and models keep
+    documents apart only if there is none.
     """
-    for config in {id(each): each for module in model.modules() if (each := getattr(module, "config", None))}.values():
+    for config in [each for module in model.modules() if (each := getattr(module, "config", None)) is not None]:
         if getattr(config, "use_cache", False):
             config.use_cache = False
     was_training = model.training
     model.eval()
-    zeros = [each for each in model.parameters() if each.ndim > 1 and not bool(each.any())]
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in zeros:
-            parameter.copy_(torch.empty(parameter.shape).normal_(std=0.05, generator=generator))
-        try:
+    try:
+        with torch.no_grad():
             yield
-        finally:
-            for parameter in zeros:
-                parameter.zero_()
-            model.train(was_training)
+    finally:
+        model.train(was_training)
 
 
 def _has_last_head(model: nn.Module) -> bool:
@@ -158,44 +167,41 @@ def _has_last_head(model: nn.Module) -> bool:
     head = _head_of(model)
     if head is None:
         return False
-    device = head.weight.device
-    ids = _ids([[0, 1, 2, 3]], model)
-    marks = torch.linspace(-100, 100, 4 * head.out_features, device=device).view(1, 4, -1).to(head.weight.dtype)
-    with _replaced(head, lambda hidden: marks if hidden.ndim == 3 else hidden):
-        arrived = _attempt(model, {"input_ids": ids})
+    marks = torch.linspace(-100, 100, 3 * head.out_features, device=head.weight.device).view(1, 3, -1)
+    marks = marks.to(head.weight.dtype)
+    with _replaced(head, lambda hidden: marks if hidden.shape[:-1] == marks.shape[:-1] else hidden):
+        arrived = _logits(model, [1, 2, 3])
     return arrived is not None and torch.equal(arrived.to(torch.float32), marks.to(torch.float32))
 
 
-def _packs(model: nn.Module) -> bool:
-    alone = _attempt(model, {"input_ids": _ids([[4, 5, 6]], model)})
-    positions = _ids([[0, 1, 2, 0, 1, 2]], model, wrap=False)
-    behind = [
-        _attempt(model, {"input_ids": _ids([[*others, 4, 5, 6]], model), "position_ids": positions})
-        for others in ([1, 2, 3], [9, 8, 7])
-    ]
-    return alone is not None and all(each is not None and _same(each[:, 3:], alone) for each in behind)
+def _packs(model: nn.Module, alone: Tensor) -> bool:
+    """`alone` are the logits of a document of three tokens."""
+    behind = [_logits(model, [*others, 4, 5, 6], [0, 1, 2, 0, 1, 2]) for others in ([1, 2, 3], [9, 8, 7])]
+    if behind[0] is None or behind[1] is None:
+        return False
+    return _same(behind[0][:, 3:], alone, RELATIVE.get(alone.dtype, 0)) and _same(
+        behind[0][:, 3:], behind[1][:, 3:], EXACT
+    )
 
 
-def _attempt(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """The logits; None where the model does not take such inputs."""
+def _logits(model: nn.Module, ids: list[int], positions: list[int] | None = None) -> Tensor | None:
+    """[1, T, vocabulary]; None where the model does not take such inputs."""
+    device = next(model.parameters()).device
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    row = torch.tensor([ids], device=device)
+    inputs = {"input_ids": row % vocabulary if isinstance(vocabulary, int) else row}
+    if positions is not None:
+        inputs["position_ids"] = torch.tensor([positions], device=device)
     try:
         return logits_of(model(**inputs))
-    except MemoryError:
-        raise
     except Exception as error:
-        if is_machine_fault(error):
+        if isinstance(error, MemoryError) or is_machine_fault(error):
             raise
         return None
 
 
-def _ids(rows: list[list[int]], model: nn.Module, *, wrap: bool = True) -> Tensor:
-    """Numbers that the model has tokens for."""
-    device = next(model.parameters()).device
-    numbers = torch.tensor(rows, device=device)
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    return numbers % vocabulary if wrap and isinstance(vocabulary, int) else numbers
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    relative = RELATIVE.get(one.dtype, 3e-2)
-    return float((one - other).abs().max()) <= relative * float(other.abs().max())
+def _same(one: Tensor, other: Tensor | None, relative: float) -> bool:
+    """Compared as far back as both go; False without the other."""
+    if other is None:
+        return False
+    return float((one - other[:, -one.shape[1] :]).abs().max()) <= relative * float(one.abs().max())

@@ -38,8 +38,14 @@ class PreparedRows:
         return [made[index] if index in made else self._kept[index] for index in indices]
 
 
-def as_batch(rows: Sequence[Row], paddings: Mapping[str, int], *, left: bool = False) -> dict[str, Tensor]:
-    """int64 [B, L] by name, with an `attention_mask` that is 1 where a row has a token. `paddings` has every name."""
-    batch = {name: padded([row[name] for row in rows], value, left=left) for name, value in paddings.items()}
-    width = batch["input_ids"].shape[1]
-    return {**batch, "attention_mask": mask_of(lengths_of([row["input_ids"] for row in rows]), width, left=left)}
+def as_batch(
+    rows: Sequence[Row], paddings: Mapping[str, int], *, left: bool = False, width: int = 1
+) -> dict[str, Tensor]:
+    """int64 [B, L] by name, with an `attention_mask` that is 1 where a row has a token. `paddings` has every name; L is
+    at least `width`.
+    """
+    batch = {
+        name: padded([row[name] for row in rows], value, left=left, width=width) for name, value in paddings.items()
+    }
+    lengths = lengths_of([row["input_ids"] for row in rows])
+    return {**batch, "attention_mask": mask_of(lengths, batch["input_ids"].shape[1], left=left)}

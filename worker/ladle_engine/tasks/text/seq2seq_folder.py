@@ -13,7 +13,13 @@ from ladle_engine.errors import TaskError
 from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.text.generation import Generator
-from ladle_engine.tasks.text.generation_settings import MOST_BEAMS, MOST_TOKENS, GenerationSettings, read_settings
+from ladle_engine.tasks.text.generation_settings import (
+    MOST_BEAMS,
+    MOST_TOKENS,
+    TOKENS,
+    GenerationSettings,
+    read_settings,
+)
 from ladle_engine.tasks.text.heads import refuse_another_head
 from ladle_engine.tasks.text.languages import Languages, set_languages
 from ladle_engine.tasks.text.lengths import NO_LIMIT, max_positions
@@ -23,6 +29,8 @@ from ladle_engine.tasks.text.tokenizer import open_tokenizer
 AUTO_CLASS = "AutoModelForSeq2SeqLM"
 USUAL_LENGTH = 1024
 """Tokens, where neither the model nor its tokenizer has a limit."""
+USUAL_NEW_TOKENS = 256
+"""Of a generated text, where the folder has no limit: a model that does not learn to end would take long otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +83,9 @@ def open_folder(checkpoints: CheckpointSet, wanted: TextOptions, task: str) -> S
     settings = _with_tokens(settings, config, tokenizer).with_values(
         **languages.settings, num_beams=wanted.num_beams, length_penalty=wanted.length_penalty
     )
-    settings = settings.limited(wanted.max_new_tokens, max_target, positions[1])
+    settings = settings.limited(wanted.max_new_tokens, min(max_target, USUAL_NEW_TOKENS), positions[1])
     _refuse_without_start(settings, config)
+    _refuse_strange_tokens(settings, config)
     return Seq2SeqFolder(
         encoder=PairEncoder(
             tokenizer=tokenizer,
@@ -147,3 +156,19 @@ def _refuse_without_start(settings: GenerationSettings, config: Any) -> None:
             f"`config.json` must name the token that a text begins with, `decoder_start_token_id`, but has none. "
             f"Add the one with which this {config.model_type!r} model was trained.",
         )
+
+
+def _refuse_strange_tokens(settings: GenerationSettings, config: Any) -> None:
+    """Raises `TaskError` (model-mismatch) for a token that the decoder does not know: at one a GPU fails for good."""
+    decoder = getattr(config, "decoder", config)
+    sizes = (getattr(decoder, name, None) for name in ("decoder_vocab_size", "vocab_size"))
+    size = next((each for each in sizes if isinstance(each, int)), None)
+    used = [(name, value) for name in TOKENS for value in (_id(config, name), settings.values.get(name))]
+    for name, value in used:
+        ids = value if isinstance(value, list) else [value]
+        if size is not None and any(isinstance(each, int) and each >= size for each in ids):
+            raise TaskError(
+                "model-mismatch",
+                f"`{name}` must be a token of the decoder, which knows {size:,}, but is {value}. Correct it in "
+                f"`config.json` or `generation_config.json`.",
+            )

@@ -33,18 +33,18 @@ def _with_padding(model: nn.Module, inputs: dict[str, Tensor], mask: Tensor) -> 
     padding take no batch at all: inside, they have one that no text of the batch ends with.
     """
     config: Any = getattr(model, "config", None)
-    if config is None or getattr(config, "pad_token_id", None) is not None or "input_ids" not in inputs:
+    parts = [] if config is None else [config, config.get_text_config()]
+    known = any(getattr(part, "pad_token_id", None) is not None for part in parts)
+    if not parts or known or "input_ids" not in inputs:
         yield inputs
         return
     ids = inputs["input_ids"]
     last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist()
     padding = min(set(range(len(last) + 1)) - set(last))
-    parts = [config, config.get_text_config()]
-    before = [part.pad_token_id for part in parts]
     try:
         for part in parts:
             part.pad_token_id = padding
         yield {**inputs, "input_ids": ids.masked_fill(mask == 0, padding)}
     finally:
-        for part, value in zip(parts, before, strict=True):
-            part.pad_token_id = value
+        for part in parts:
+            part.pad_token_id = None

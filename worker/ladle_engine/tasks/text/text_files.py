@@ -70,17 +70,21 @@ def _split(chunks: Iterator[str], between: re.Pattern[str]) -> Iterator[TextPiec
         *whole, rest = between.split(rest + chunk)
         for document in whole:
             if continues or document.strip():
-                yield document.strip("\n"), True
+                yield _trimmed(document, continues).rstrip("\n"), True
             continues = False
         if len(rest) > 2 * CHUNK_BYTES:
             # What may be the beginning of a separator stays.
             cut = len(rest.rstrip())
             if cut:
-                yield rest[:cut], False
+                yield _trimmed(rest[:cut], continues), False
                 continues = True
             rest = rest[cut:]
     if continues or rest.strip():
-        yield rest.strip("\n"), True
+        yield _trimmed(rest, continues).rstrip("\n"), True
+
+
+def _trimmed(text: str, continues: bool) -> str:
+    return text if continues else text.lstrip("\n")
 
 
 def _chunks(path: Path) -> Iterator[str]:

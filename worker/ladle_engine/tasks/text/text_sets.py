@@ -50,22 +50,26 @@ class Passed:
     """What was passed over, and how often, for the user to be told."""
 
     counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, what: str) -> None:
+    def add(self, what: str, place: str = "") -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+        self.first.setdefault(what, place)
 
     def remarks(self) -> list[str]:
-        return [f"{count:,} {what}" for what, count in self.counts.items()]
+        firsts = {what: f", the first is {place}" if place else "" for what, place in self.first.items()}
+        return [f"{what}: {count:,}{firsts[what]}." for what, count in self.counts.items()]
 
 
-EMPTY = "of the documents are empty and were left out."
+EMPTY = "Documents without any token, left out"
+OTHER_FILES = "Files of another kind than .txt, passed over"
 
 
 def has_columns(path: Path) -> bool:
-    """Whether a set is a table: a file with columns, or a folder without text files."""
+    """Whether a set is a table: a file with columns, or a folder that has some or has no text files."""
     if is_folder(path):
-        files, _ = text_files(path)
-        return not files
+        files, others = text_files(path)
+        return not files or any(other.suffix.lower() in TABLES for other in others)
     return path.suffix.lower() in TABLES
 
 
@@ -79,7 +83,7 @@ def pieces_of_text_set(path: Path, documents: str, passed: Passed) -> Iterator[T
                 f"A folder must hold texts or tokens, but `{path}` has `{other.name}` beside `{files[0].name}`. Name "
                 f"the file that is meant.",
             )
-        passed.add("files of the folder are no .txt files and were passed over.")
+        passed.add(OTHER_FILES, f"`{other.name}`")
     for file in files:
         yield from text_pieces(file, documents)
 

@@ -118,8 +118,8 @@ def _open_binary(path: Path, vocabulary: int | None, dtype: str | None) -> Token
     if is_file(index) and (found := _megatron(data, index, vocabulary)):
         return found
     source = Source(data)
-    header = np.frombuffer(source.read(0, 12), dtype="<i4")
-    if len(header) == 3 and int(header[0]) in HEADER_MAGIC:
+    header = np.frombuffer(source.read(0, 12).ljust(12, b"\0"), dtype="<i4")
+    if int(header[0]) in HEADER_MAGIC:
         stored = HEADER_MAGIC[int(header[0])]
         return _one_document(source, HEADER_BYTES, stored, vocabulary, declared=int(header[2]))
     stored = dtype or ("uint16" if vocabulary is None or vocabulary <= 1 << 16 else "uint32")

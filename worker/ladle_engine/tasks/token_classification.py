@@ -1,0 +1,177 @@
+"""Classification of words, such as finding names, with a model of transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import TaskError
+from ladle_engine.options import option, parse_options
+from ladle_engine.tasks import model_config
+from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.metrics import divided, of_sums, ratio
+from ladle_engine.tasks.tables import TableOptions
+from ladle_engine.tasks.text.encoder import open_encoder
+from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.labels import Classes
+from ladle_engine.tasks.text.models import build_model, call, inputs_for, logits_of
+from ladle_engine.tasks.text.spans import Tags, has_spans
+from ladle_engine.tasks.text.tagged import TaggedWords, open_sentences
+from ladle_engine.tasks.text.token_losses import IGNORED
+from ladle_engine.tasks.transformers_names import stored_names
+
+AUTO_CLASS = "AutoModelForTokenClassification"
+
+
+def _of_spans(score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
+    """A function of how many spans of each type are found, predicted and there, each [R, T]."""
+
+    def of(sums: Mapping[str, Tensor]) -> Tensor:
+        found, predicted, true = sums["spans"].unflatten(1, (3, -1)).unbind(dim=1)
+        return score(found, predicted, true)
+
+    return of_sums(of)
+
+
+def _micro_f1(found: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    return divided(2 * found.sum(dim=1), predicted.sum(dim=1) + true.sum(dim=1))
+
+
+def _precision(found: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    return divided(found.sum(dim=1), predicted.sum(dim=1))
+
+
+def _recall(found: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    return divided(found.sum(dim=1), true.sum(dim=1))
+
+
+def _macro_f1(found: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """Over the types that are there or predicted."""
+    there = ((predicted + true) > 0).sum(dim=1).to(found.dtype)
+    return divided(divided(2 * found, predicted + true).sum(dim=1), there)
+
+
+OF_SPANS = tuple(
+    Metric(name=name, higher_is_better=True, of=_of_spans(score), statistics=("spans",))
+    for name, score in (
+        *(("span-f1", _micro_f1), ("span-precision", _precision), ("span-recall", _recall)),
+        ("macro-span-f1", _macro_f1),
+    )
+)
+OF_WORDS = (
+    Metric(
+        name="accuracy", higher_is_better=True, low=0.0, of=ratio("correct", "words"), statistics=("correct", "words"),
+        rises_with="correct",
+    ),
+    Metric(
+        name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "words"), statistics=("nll", "words"),
+        rises_with="nll",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationOptions(TableOptions):
+    batch_size: int = option(32, "sentences per batch, to train and to evaluate", at_least=1)
+    max_length: int | None = option(
+        None, "tokens of a sentence, which is cut there; the tokenizer's or the model's when absent", at_least=1
+    )
+
+
+class TokenClassification:
+    name: ClassVar[str] = "token-classification"
+    summary: ClassVar[str] = "Classifies the words of sentences: finds names, for instance."
+    metrics: tuple[Metric, ...] = (*OF_SPANS, *OF_WORDS)
+    options_type: ClassVar[type] = TokenClassificationOptions
+
+    def __init__(self, options: TokenClassificationOptions | None = None) -> None:
+        self.options: TokenClassificationOptions = self.options_type() if options is None else options
+        self.batch_size = self.options.batch_size
+        self.tags: Tags | None = None
+        """None where the labels are not of spans."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        parsed: TokenClassificationOptions = parse_options(
+            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
+        )
+        return cls(parsed)
+
+    @classmethod
+    def recognises(cls, checkpoints: CheckpointSet) -> bool:
+        return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
+
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
+        """Without the metrics of spans where the model's labels are none of spans, but parts of speech, say."""
+        made = copy.copy(self)
+        config = model_config.checked(checkpoints)
+        model_config.class_ids(config)
+        names = [str(name) for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+        made.tags = Tags(names) if has_spans(names) else None
+        made.metrics = self.metrics if made.tags is not None else OF_WORDS
+        return made
+
+    def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
+        return build_model(checkpoints, AUTO_CLASS, self.name)
+
+    def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
+        return stored_names(model, checkpoints)
+
+    def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        number, names = model_config.class_ids(model_config.checked(checkpoints))
+        encoder = open_encoder(checkpoints, self.options.max_length, self.name)
+        sentences = open_sentences(path, self.options, Classes(number=number, names=names or {}))
+        return TaggedWords(sentences, encoder)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean over the examples; together they count each word alike."""
+        losses = _losses(self._logits(model, batch), batch["labels"])
+        return (losses.sum(dim=1) * batch["scale"]).mean()
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Sums over the words of each example."""
+        logits, labels = self._logits(model, batch), batch["labels"]
+        predicted, words = logits.argmax(dim=2), labels != IGNORED
+        statistics = {
+            "nll": _losses(logits, labels).sum(dim=1, dtype=torch.float64),
+            "words": words.sum(dim=1),
+            "correct": (words & (predicted == labels)).sum(dim=1),
+        }
+        if self.tags is not None:
+            spans = self.tags.counts(*_of_words_alone(predicted, labels))
+            statistics["spans"] = spans.flatten(1)
+        return statistics
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """float32 [B, L, C]. Raises `TaskError` (model-mismatch)."""
+        logits = logits_of(call(model, inputs_for(model, batch)))
+        if logits.shape[:-1] != batch["labels"].shape:
+            raise TaskError(
+                "model-mismatch",
+                f"The model must give one row of numbers for each token, but gives a tensor of the shape "
+                f"{tuple(logits.shape)} for {tuple(batch['labels'].shape)} tokens.",
+            )
+        return logits.to(torch.float32)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """float32 [B, L], 0 where there is no label."""
+    return F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+
+
+def _of_words_alone(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Tags of the words of each row, at its beginning, int64 [B, W]; the labels behind them are -1."""
+    words = labels != IGNORED
+    order = (~words).to(torch.int8).argsort(dim=1, stable=True)
+    width = max(int(words.sum(dim=1).max()), 1)
+    order = order[:, :width]
+    true = torch.where(words, labels, -1)
+    return predicted.gather(1, order), true.gather(1, order)

@@ -1,0 +1,69 @@
+"""Images without labels, to train by the entropy of predictions. Labels that are there are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladle_engine.errors import DataError
+from ladle_engine.storage.input_paths import is_file, is_folder
+from ladle_engine.tasks.base import Batch
+from ladle_engine.tasks.class_folders import find_unlabelled
+from ladle_engine.tasks.image_arrays import as_images, read_images
+from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images import ArrayImages, DecodedImages, mode_for, of_arrays, of_files
+from ladle_engine.tasks.preprocessing import Preprocessing
+
+
+class UnlabelledImages:
+    """The images of a data set whose labels stand for nothing."""
+
+    def __init__(self, images: ArrayImages | DecodedImages) -> None:
+        self._images = images
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self._images.remarks
+
+    def keep(self, max_bytes: int) -> None:
+        if isinstance(self._images, DecodedImages):
+            self._images.keep(max_bytes)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: Tensor) -> Batch:
+        return {name: tensor for name, tensor in self._images.batch(indices).items() if name != "labels"}
+
+
+def open_unlabelled_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> UnlabelledImages:
+    """A folder with images anywhere in it, or arrays.
+
+    Raises `DataError`: missing, empty, of another kind or shape, or not finite.
+    """
+    try:
+        if is_folder(path):
+            mode = mode_for(shape, preprocessing)
+            found = find_unlabelled(path)
+            files = found.images[""]
+            remarks = filter(None, (found.remark(),))
+            return UnlabelledImages(of_files(files, _none(len(files)), mode, preprocessing, tuple(remarks)))
+        if not is_file(path) or path.suffix.lower() not in (".npz", ".safetensors"):
+            raise DataError(
+                "invalid-data",
+                f"Images without labels must be a folder of image files, an .npz or a .safetensors file, but `{path}` "
+                f"is none of these.",
+            )
+        images = as_images(read_images(path), shape, path)
+        return UnlabelledImages(of_arrays(images, _none(len(images)), shape, preprocessing, path))
+    except OSError as error:
+        raise DataError(
+            "invalid-data", f"`{error.filename or path}` must be readable, but is not ({error.strerror})."
+        ) from error
+
+
+def _none(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.int64)
