@@ -517,3 +517,34 @@ def test_the_folder_is_recognised_and_others_are_not(bert: Path) -> None:
     checkpoints = discover(bert)
     for config in (None, {}, {"architectures": ["BertForTokenClassification"]}, {"architectures": ["BertModel"]}):
         assert not TextClassification.recognises(replace(checkpoints, config=config))
+
+
+def test_coefficients_are_trained_without_labels(bert: Path, tmp_path: Path) -> None:
+    val_set = rows_file(tmp_path / "val.jsonl", labelled(*[number % 3 for number in range(20)]))
+    train_set = rows_file(tmp_path / "train.jsonl", [{"text": text} for text in LONGER])
+    outcome = average(
+        bert, val_set, train_set=train_set, train_set_use="entropy", output=tmp_path / "out", task=TextClassification,
+        method="twa", method_options={"steps": 4},
+    )  # fmt: skip
+    assert any(score.method == "twa" for score in outcome.candidates)
+    one = with_config(bert, tmp_path, id2label={"0": "LABEL_0"}).folder
+    with pytest.raises(EngineError, match="cannot be trained without labels"):
+        average(
+            one, val_set, train_set=train_set, train_set_use="entropy", output=tmp_path / "no", task=TextClassification
+        )
+
+
+def test_entropy_is_that_of_what_is_predicted(bert: Path, tmp_path: Path) -> None:
+    texts = rows_file(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    model = transformers.BertForSequenceClassification.from_pretrained(bert / "checkpoint-30").eval()
+    expected = {
+        "single_label_classification": lambda logits: torch.distributions.Categorical(logits=logits).entropy(),
+        "multi_label_classification": lambda logits: torch.distributions.Bernoulli(logits=logits).entropy(),
+    }
+    for problem, entropy in expected.items():
+        task: Any = choose_task(discover(bert), TextClassification, {"problem_type": problem})
+        data = task._task.open_unlabelled(texts, discover(bert))
+        with torch.no_grad():
+            found = task._task.entropy(model, data.batch(torch.arange(5)))
+            logits = model(**task_inputs(data)).logits
+        assert float(found) == pytest.approx(float(entropy(logits).mean()), rel=1e-5)
