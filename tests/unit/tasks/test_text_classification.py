@@ -295,6 +295,7 @@ def test_scores_are_those_of_transformers_and_scikit_learn_for_each_problem(bert
         ("0", "1", "2", "0"),
         (0.0, 1.0, 2.0, 0.0),
         (0, "1", 2.0, "0"),
+        ("0.0", "1.0", "2.0", "0.0"),
     ],
 )
 def test_labels_are_known_by_number_and_by_name(bert: Path, tmp_path: Path, labels: tuple[Any, ...]) -> None:
@@ -315,6 +316,24 @@ def test_names_that_are_numbers_are_names_where_they_cannot_be_anything_else(ber
     error = refused(stars, labelled(1, 2, 1), tmp_path)
     assert error.code == "invalid-data"
     assert "must be clear whether labels are the names of classes or their numbers" in error.message
+
+
+def test_numbers_that_a_file_has_names_for_are_these_names(bert: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.core.pa.table({"text": list(TEXTS[:3]), "label": [0, 1, 2]})
+    feature = {"names": ["positive", "negative", "neutral"], "_type": "ClassLabel"}
+    described = json.dumps({"info": {"features": {"label": feature}}})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": described}), tmp_path / "val.parquet")
+    task = choose_task(discover(bert), TextClassification, {})
+    batch = task.open_data(tmp_path / "val.parquet", discover(bert)).batch(torch.arange(3))
+    assert batch["labels"].tolist() == [2, 0, 1]
+
+
+def test_names_for_a_model_without_names_say_what_is_missing(bert: Path, tmp_path: Path) -> None:
+    unnamed = with_config(bert, tmp_path, id2label={str(each): f"LABEL_{each}" for each in range(3)})
+    error = refused(unnamed, labelled("good", "bad"), tmp_path)
+    assert error.code == "unknown-classes"
+    assert "give it an `id2label`" in error.message
 
 
 @pytest.mark.parametrize(
