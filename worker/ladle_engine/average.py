@@ -6,13 +6,14 @@ plan -> train -> select -> write. Every step is a call into the file of its name
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
@@ -20,15 +21,17 @@ from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
+from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.report import Run, write_output
-from ladle_engine.pipeline.request import FIRST, Request
+from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
-from ladle_engine.tasks.base import Task
+from ladle_engine.tasks.base import Metric, Task
+from ladle_engine.tasks.given.functions import Loss, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,13 @@ class Outcome:
 
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: PathLike,
-    val_set: PathLike | Mapping[str, PathLike],
+    val_set: PathLike | Mapping[str, PathLike] | None = None,
     *,
     output: PathLike,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    loss: Loss | None = None,
+    data: Iterable[Any] | Sized | None = None,
+    metrics: Metrics | None = None,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
     task: str | type[Task] | Task | None = None,
@@ -69,10 +76,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
-    train_set: PathLike | None = None,
+    train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
-    metric: str | None = None,
+    metric: str | Metric | None = None,
     judge_by: str | Mapping[str, float] = FIRST,
     no_set_worse: bool = False,
     dtype: str = "keep",
@@ -95,6 +102,12 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     it writes: hours may lie between, and collectives time out.
 
     Args:
+        val_set: the path of the validation set, or of several by their names; or, in its place, `data` with `model` and
+            `loss`, which need no task.
+        model: a network of the checkpoints' architecture, which stays as it is, or a function that builds one.
+        loss: a function of the model and a batch. It returns the loss of each example [B], or their mean.
+        data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches.
+        metrics: a function of the model and a batch. It returns name -> a value of each example [B].
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
         task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
             the folder's `config.json`.
@@ -104,9 +117,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
-        train_set: training data, used for `coefficients` (TWA-t), to recompute `batchnorm` statistics or, where it has
-            no labels, to train coefficients by the `entropy` of predictions.
-        metric: what candidates are judged by; the task's first when absent.
+        train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
+            to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
+            predictions.
+        metric: the name of what candidates are judged by; the first of the task, or of `metrics`, when absent. A
+            `Metric` says more of one that `metrics` returns.
         judge_by: of several validation sets, the `first` one, the `mean` of all, or a weight for each that judges.
         no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
             beyond its 95 % interval.
@@ -126,7 +141,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         ValueError: an argument breaks its own rule.
     """
     # Here, where the arguments are all that there is.
-    request = Request(**locals())
+    request = make_request(locals())
     started = time.monotonic()
     with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
@@ -137,10 +152,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
 
 def precheck(
-    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike], *, output: PathLike, **arguments: Any
+    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
 ) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
-    with opened(Request(ckpt_dir=ckpt_dir, val_set=val_set, output=output, **{**arguments, "state_dir": None})):
+    given = {**arguments, "ckpt_dir": ckpt_dir, "val_set": val_set, "output": output, "state_dir": None}
+    with opened(make_request(given)):
         return
 
 

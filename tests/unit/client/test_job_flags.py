@@ -130,7 +130,7 @@ def test_a_switch_and_weights_are_read_among_the_sets() -> None:
         (["a=x", "b=y"], ["--judge-by", "b"], "`--judge-by` must be `first` or `mean`, but is 'b'."),
         (["a=x", "b=y"], ["--judge-by", "b=x"], "`--judge-by` must be a number, but is 'x'."),
         (["a=x", "b=y"], ["--judge-by", "mean", "--judge-by", "first"], "`--judge-by` must be `first` or `mean`."),
-        (["a=x", "b=y"], ["--judge-by", "mean", "--judge-by", "a=1"], "`--judge-by` must be NAME=VALUE, but is 'mean'."),
+        (["a=x", "b=y"], ["--judge-by", "mean", "--judge-by", "a=1"], "must be NAME=VALUE, but is 'mean'."),
         (["v"], ["--judge-by", "v=1"], "`--judge-by` must name validation sets, but the only one has no name."),
     ],
     ids=str,

@@ -22,7 +22,7 @@ from ladle_worker.well_formed import well_formed
 
 REPOSITORY = Path(__file__).parents[3]
 MINIMAL = JobSpec(ckpt_dir="/c", val_set="/v")
-OF_THE_RANK = {"device", "state_dir", "provenance", "progress", "commit"}
+OF_THE_RANK = {"device", "state_dir", "provenance", "progress", "commit", "model", "loss", "data", "metrics"}
 """Arguments of `average` that no job can choose."""
 
 

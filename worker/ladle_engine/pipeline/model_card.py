@@ -62,8 +62,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
         return (
-            "Every average that was better than the best checkpoint is worse than it on some validation set, so this is "
-            "that checkpoint, unchanged."
+            "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
+            "is that checkpoint, unchanged."
         )
     if report["winner"] == "best":
         return (

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import inspect
 import sys
 from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ENTRY_POINT_GROUP = "ladle.tasks"
 DEEPEST = 6
@@ -46,6 +47,37 @@ def identity_of_type(task: type) -> dict[str, Any]:
 def state_of(task: object) -> Any:
     """Its attributes, options among them."""
     return _Description().of(_own(_attributes(task)))
+
+
+def identity_of_function(function: Any) -> Any:
+    """What a function does, with all that it sees: the variables around it, and its module. None for None."""
+    if function is None:
+        return None
+    kind = type(function)
+    known = (FunctionType, MethodType, functools.partial)
+    own = None if issubclass(kind, known) else identity_of_type(kind)
+    file = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
+    source = _digest(Path(file).read_text(errors="replace")) if file and Path(file).suffix == ".py" else None
+    return [own, source, _Description().of(function)]
+
+
+def identity_of_module(module: nn.Module) -> str:
+    """A network without its weights: the classes of its parts, their settings, and buffers that no file holds."""
+    stored = module.state_dict(keep_vars=True)
+    found: list[Any] = [(name, str(tensor.dtype), tuple(tensor.shape)) for name, tensor in stored.items()]
+    classes = {type(part) for part in module.modules()}
+    found += sorted(str(_network_type(each)) for each in classes)
+    for name, part in module.named_modules():
+        plain = {key: each for key, each in vars(part).items() if isinstance(each, (bool, int, float, str))}
+        settings = sorted((key, each) for key, each in plain.items() if key != "training" and not key.startswith("_"))
+        found.append((name, _type(part), settings))
+    found += [(name, _array(buffer)) for name, buffer in module.named_buffers() if name not in stored]
+    return _digest(found)
+
+
+def _network_type(part: type[nn.Module]) -> Any:
+    # torch's own have no version but torch's, which says enough.
+    return _type_name(part) if part.__module__.startswith("torch.") else identity_of_type(part)
 
 
 def distribution_of(module: str) -> str | None:
@@ -86,7 +118,7 @@ class _Description:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, type):
-            return f"{value.__module__}.{value.__qualname__}"
+            return _type_name(value)
         if isinstance(value, (bytes, bytearray, Path, enum.Enum, torch.dtype, torch.device)):
             return str(value)
         if isinstance(value, (Tensor, np.ndarray)):
@@ -103,8 +135,12 @@ class _Description:
             return sorted(str(self.of(each, depth)) for each in value)
         if isinstance(value, Sequence):
             return [self.of(each, depth) for each in value]
-        if isinstance(value, (classmethod, staticmethod, MethodType)):
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__, depth), self.of(value.__self__, depth)]
+        if isinstance(value, (classmethod, staticmethod)):
             return self.of(value.__func__, depth)
+        if isinstance(value, functools.partial):
+            return [self.of(each, depth) for each in (value.func, value.args, value.keywords)]
         if isinstance(value, FunctionType):
             return self._function(value, depth)
         return [_type(value), self.of(_attributes(value), depth)]
@@ -112,15 +148,39 @@ class _Description:
     def _function(self, function: FunctionType, depth: int) -> list[Any]:
         """Its name, what it does, and what it sees of the function around it."""
         code = function.__code__
-        constants = [each for each in code.co_consts if isinstance(each, (bool, int, float, str))]
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         return [
             f"{function.__module__}.{function.__qualname__}",
-            _digest([code.co_code.hex(), code.co_names, constants]),
+            _digest(_code(code)),
             # `__class__` is the class itself, for `super()`.
             {name: self.of(_content(cell), depth) for name, cell in cells.items() if name != "__class__"},
             self.of(function.__defaults__, depth),
+            self._helpers(function, depth),
         ]
+
+    def _helpers(self, function: FunctionType, depth: int) -> dict[str, Any]:
+        """What it uses of a notebook or a prompt, whose source nobody else has read."""
+        names = function.__globals__
+        if "__file__" in names:
+            return {}
+        used = {name: names[name] for name in _names_in(function.__code__) if name in names}
+        return {name: self.of(each, depth) for name, each in used.items() if isinstance(each, _HELPERS)}
+
+
+_HELPERS = (FunctionType, functools.partial, bool, int, float, str)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What it does, and functions inside of it."""
+    constants = [each for each in code.co_consts if isinstance(each, (bool, int, float, str))]
+    inner = [_code(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return [code.co_code.hex(), code.co_names, constants, inner]
+
+
+def _names_in(code: CodeType) -> list[str]:
+    """Those of functions inside of it too."""
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return sorted({*code.co_names, *(name for each in inner for name in _names_in(each))})
 
 
 def _attributes(value: object) -> dict[str, Any]:
@@ -147,7 +207,11 @@ def _array(value: Tensor | np.ndarray[Any, Any]) -> list[Any]:
 
 
 def _type(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return _type_name(type(value))
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _digest(values: Any) -> str:
