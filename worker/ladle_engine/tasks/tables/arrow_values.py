@@ -36,7 +36,7 @@ def translated(path: Path, kind: str) -> Iterator[None]:
     """Inside, what arrow and we raise for a damaged file becomes `DataError` (invalid-data) that names it."""
     try:
         yield
-    except (EngineError, MemoryError, IndexError):
+    except (EngineError, MemoryError):
         raise
     except (ValueError, KeyError, OSError, NotImplementedError, TypeError, pyarrow().ArrowException) as error:
         text = " ".join(str(error).split())[:TEXT_CHARS].rstrip(".")

@@ -56,7 +56,8 @@ class ParquetFile:
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         names = tuple(columns)
-        return rows_of(self, indices, columns, lambda index: self._window(index, names))
+        with translated(self._source.path, KIND):
+            return rows_of(self, indices, columns, lambda index: self._window(index, names))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
@@ -65,7 +66,7 @@ class ParquetFile:
         """The decoded rows around one, and the first one's index."""
         number = bisect_right(self._first_rows, index) - 1
         first = int(self._first_rows[number])
-        with self._kept.lock, translated(self._source.path, KIND):
+        with self._kept.lock:
             group = self._row_group(number, columns)
             window = (index - first) // group.window_rows
             table = self._kept.get(group.key(window), lambda: self._read(group, window))
