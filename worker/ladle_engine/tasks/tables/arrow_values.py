@@ -67,6 +67,13 @@ def kind_of_type(stored: Any) -> str:
     return next((kind for kind, is_one in _simple_kinds() if is_one(stored)), str(stored))
 
 
+def has_dictionary(stored: Any) -> bool:
+    """Whether a type is one of numbers that stand for values, or has such inside."""
+    if pyarrow().types.is_dictionary(stored):
+        return True
+    return any(has_dictionary(stored.field(number).type) for number in range(stored.num_fields))
+
+
 def _simple_kinds() -> Sequence[tuple[str, Callable[[Any], bool]]]:
     types = pyarrow().types
     return (
