@@ -504,6 +504,17 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     assert "at most 64, the model's positions" in error.message
 
 
+def test_of_a_very_large_table_the_first_texts_are_looked_at_beforehand(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle_engine.tasks.text.classified.MOST_LOOKED_AT", 2)
+    rows = [{"text": "dog " * 70, "label": 0}, {"text": "a film", "label": 1}, {"text": None, "label": 1}]
+    data, _ = opened(discover(bert), rows, tmp_path)
+    assert "1 of the first 2 texts have more tokens than 64" in data.remarks[0]
+    with pytest.raises(DataError, match="line 3"):
+        data.batch(torch.tensor([2]))
+
+
 def test_a_tokenizer_that_knows_few_of_the_words_is_told_of(bert: Path, tmp_path: Path) -> None:
     rows = [{"text": "zwölf 十二 двенадцать", "label": 0}, {"text": "十二 двенадцать", "label": 1}]
     data, _ = opened(discover(bert), rows, tmp_path)

@@ -117,7 +117,7 @@ class TaggedWords:
     def _look(self, indices: Sequence[int]) -> None:
         sentences = self._sentences.at(indices)
         for index, words, (_, tags) in zip(indices, self._encoded(sentences), sentences, strict=True):
-            self._encoder.check(words.row, self._sentences.table.place(index))
+            self._encoder.check(words.row, self._sentences.table, index)
             labelled = np.asarray(tags, dtype=np.int32) != IGNORED
             cut = labelled & words.are_behind_cut(self._encoder.max_length)
             self._counts.add(labelled, cut, labelled & (words.first_tokens < 0))
