@@ -173,6 +173,23 @@ def test_the_interval_of_a_mean_over_sets_adds_variances_and_pairs_versions_of_o
     assert twice == once, "the same examples again say nothing new"
 
 
+@pytest.mark.parametrize(("sizes", "correlation"), [((150, 150), 0.0), ((150, 150), 0.8), ((150, 90), 0.0)])
+def test_the_interval_of_a_mean_over_sets_holds_the_truth_about_as_often_as_it_says(
+    sizes: tuple[int, int], correlation: float
+) -> None:
+    """Also for two versions of the same examples, whose differences are correlated, as long as they are of one size."""
+    generator = torch.Generator().manual_seed(0)
+    held, runs = 0, 400
+    for _ in range(runs):
+        one, noise = torch.randn(2, 150, generator=generator, dtype=torch.float64)
+        other = (correlation * one + (1 - correlation**2) ** 0.5 * noise)[: sizes[1]]
+        bar = of_sets([[0.0] * size for size in sizes], [0.5, 0.5])
+        known = dataclasses.replace(bar, values={"accuracy": torch.cat([one, other])})
+        gain = gain_over(known, bar, ACCURACY, seed=0)
+        held += gain.low <= 0 <= gain.high
+    assert 0.92 <= held / runs <= 0.98
+
+
 def test_a_metric_that_is_a_function_is_resampled_set_by_set() -> None:
     generator = torch.Generator().manual_seed(0)
 
