@@ -127,7 +127,7 @@ def test_the_first_set_judges_and_the_others_are_shown_and_change_nothing(root: 
     card = (both.folder / "README.md").read_text()
     assert "## Validation sets" in card
     assert "`clean` (1)" in card
-    assert "| uniform (4) | `noisy` | 150 |" in card
+    assert "| uniform (4) | noisy | 150 |" in card
 
 
 @pytest.mark.parametrize(
