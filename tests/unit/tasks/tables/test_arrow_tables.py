@@ -128,13 +128,15 @@ def test_names_with_points_and_no_columns_at_all_are_read(tmp_path: Path) -> Non
         assert opened.rows([1, 0], []) == [{}, {}]
 
 
-@pytest.fixture
-def large(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, where every batch is read piece by piece that can be."""
+@pytest.fixture(params=[name for name in FORMATS if "parquet" not in name])
+def large(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table in a format of arrow, where every batch is read piece by piece that can be."""
     monkeypatch.setattr(arrow_file, "LARGE_BYTES", 0)
     monkeypatch.setattr(arrow_large, "GRAIN_BYTES", 1 << 12)
     monkeypatch.setattr(arrow_large, "RESIDENT_BYTES", 1 << 14)
-    return stored
+    name, save = FORMATS[request.param]
+    save(TABLE, tmp_path / name)
+    return tmp_path / name
 
 
 def test_rows_of_large_batches_are_read_piece_by_piece(large: Path) -> None:
