@@ -31,6 +31,7 @@ HEADER_MAGIC = {20240520: "<u2", 20240801: "<u4"}
 """How files of llm.c begin, of GPT-2's tokens and of Llama 3's: a header of 256 numbers, the third of them the number
 of tokens."""
 HEADER_BYTES = 1024
+ARCHIVE = b"PK\x03\x04"
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_DTYPES = {1: "u1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 """Megatron-LM's codes of integer types."""
@@ -118,6 +119,8 @@ def _open_binary(path: Path, vocabulary: int | None, dtype: str | None) -> Token
     if is_file(index) and (found := _megatron(data, index, vocabulary)):
         return found
     source = Source(data)
+    if source.read(0, len(ARCHIVE)) == ARCHIVE:
+        raise DataError("invalid-data", f"`{data}` must be a file of tokens, but is an archive, such as torch writes.")
     header = np.frombuffer(source.read(0, 12).ljust(12, b"\0"), dtype="<i4")
     if int(header[0]) in HEADER_MAGIC:
         stored = HEADER_MAGIC[int(header[0])]
