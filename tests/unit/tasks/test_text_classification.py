@@ -499,6 +499,8 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "checkpoint-30")
     expected = tokenizer(rows[0]["text"], truncation=True, max_length=10)["input_ids"]
     assert data.batch(torch.tensor([0]))["input_ids"].tolist() == [expected]
+    pairs = [{"premise": "a", "hypothesis": "b", "label": 0}]
+    assert "at least 5 for pairs of texts" in refused(discover(bert), pairs, tmp_path, max_length=4).message
     error = refused(discover(bert), rows, tmp_path, max_length=65)
     assert error.code == "invalid-task-options"
     assert "at most 64, the model's positions" in error.message

@@ -47,11 +47,15 @@ class TextColumns:
     roles: tuple[Role, ...]
     found: Mapping[str, str]
 
+    @property
+    def are_pairs(self) -> bool:
+        return "text_pair" in self.found
+
     def texts(self, indices: Sequence[int]) -> tuple[list[str], list[str] | None]:
         """Raises `DataError` for a row without a text."""
         rows = role_rows(self.table, self.roles, self.found, indices)
         texts = [row["text"] for row in rows]
-        return texts, [row["text_pair"] for row in rows] if "text_pair" in self.found else None
+        return texts, [row["text_pair"] for row in rows] if self.are_pairs else None
 
 
 class ClassifiedTexts:
@@ -62,6 +66,8 @@ class ClassifiedTexts:
 
         Raises `DataError` and `TaskError` for what cannot be used.
         """
+        if columns.are_pairs:
+            encoder.check_pairs()
         self._columns = columns
         self._labels = labels
         self._encoder = encoder
