@@ -20,7 +20,10 @@ from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 RIGHT_ALIGNED = frozenset({"xlnet"})
 """Models that look at the last place of a row, which a token must have."""
 SEE_PADDING = frozenset(
-    {*("canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer", "yoso")}
+    {
+        *("big_bird", "canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer"),
+        "yoso",
+    }
 )
 """Models for which a text is worth something else with more padding, whatever the attention mask says (measured). All
 their rows have the same width, so that no text's value depends on its batch."""
