@@ -320,6 +320,19 @@ def test_a_model_of_torchvision_is_built_by_name(tmp_path: Path, name: str) -> N
     same_logits(loaded(task, tmp_path), model)
 
 
+def test_channels_and_size_are_found_where_only_the_tensors_and_the_option_say_them(tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=3, in_chans=1, img_size=32)
+    for step in (1, 2):
+        torch.save(model.state_dict(), tmp_path / f"model_{step}.pth")
+    task = ImageClassification(ImageOptions(model="timm:test_vit", image_size=32))
+    shape = task.shape(discover(tmp_path))
+    assert (shape.channels, shape.num_classes) == (1, 3)
+    made = task.preprocessing(discover(tmp_path), shape).of_image(Image.new("L", (40, 50), 128))
+    ours = loaded(task, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(ours(made[None]), model.eval()(made[None]))
+
+
 def refusal(folder: Path, **options: Any) -> str:
     task = ImageClassification.from_options(options)
     with pytest.raises(EngineError) as raised:

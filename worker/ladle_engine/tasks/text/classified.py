@@ -33,6 +33,8 @@ PAIRS = (
     *(("question", "passage"), ("query", "passage"), ("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair")),
 )
 """Names of columns that belong together."""
+MOST_LOOKED_AT = 200_000
+"""Texts that are tokenized before the job begins. Those of a larger table take too long."""
 CHUNK = 1000
 """Rows that are looked at in one go."""
 
@@ -55,23 +57,33 @@ class TextColumns:
 class ClassifiedTexts:
     """Examples in the order of the table. Texts are read and tokenized when they are asked for."""
 
-    def __init__(self, columns: TextColumns, labels: Tensor, encoder: Encoder) -> None:
-        """Looks at every text once. Raises `DataError` and `TaskError` for those that cannot be used."""
+    def __init__(self, columns: TextColumns, labels: Tensor | None, encoder: Encoder) -> None:
+        """Looks at the texts, of very large tables at the first ones; `labels` are None where there are none.
+
+        Raises `DataError` and `TaskError` for what cannot be used.
+        """
         self._columns = columns
         self._labels = labels
         self._encoder = encoder
-        self._rows = PreparedRows(lambda indices: encoder.rows(*columns.texts(indices)))
+        self._rows = PreparedRows(self._prepared)
         self.remarks = [*columns.table.remarks, *encoder.remarks, *_looked_at(columns, encoder)]
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._columns.table)
 
     def keep(self, max_bytes: int) -> None:
         self._rows.keep(max_bytes)
 
+    def _prepared(self, indices: Sequence[int]) -> list[Row]:
+        rows = self._encoder.rows(*self._columns.texts(indices))
+        for index, row in zip(indices, rows, strict=True):
+            self._encoder.check(row, self._columns.table, index)
+        return rows
+
     def batch(self, indices: Tensor) -> Batch:
         rows = self._rows.rows(indices.tolist())
-        return {**self._encoder.batch(rows), "labels": self._labels[indices]}
+        labels = {} if self._labels is None else {"labels": self._labels[indices]}
+        return {**self._encoder.batch(rows), **labels}
 
 
 def find_texts(table: Table, given: Mapping[str, str]) -> TextColumns:
@@ -125,12 +137,13 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
     """What should be said of the texts."""
     ends = _Ends(encoder)
     long = unknown = total = 0
-    for indices in _chunks(len(columns.table)):
+    count = min(len(columns.table), MOST_LOOKED_AT)
+    for indices in _chunks(count):
         rows: list[Row] = encoder.rows(*columns.texts(indices), cut=False)
         for index, row in zip(indices, rows, strict=True):
             ids = row["input_ids"]
-            encoder.check(row, columns.table.place(index))
-            ends.check(row, columns.table.place(index))
+            encoder.check(row, columns.table, index)
+            ends.check(row, columns.table, index)
             long += encoder.max_length is not None and len(ids) > encoder.max_length
             unknown += int((ids == encoder.tokenizer.unk_token_id).sum()) if encoder.tokenizer.unk_token_id else 0
             total += len(ids)
@@ -138,7 +151,8 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
     remarks = [remark] if (remark := remark_on_unknown(unknown, total)) else []
     if long:
         remarks.append(
-            f"{long:,} of {len(columns.table):,} texts have more tokens than {encoder.max_length}, and are cut there. "
+            f"{long:,} of {'the first ' if count < len(columns.table) else ''}{count:,} texts have more tokens than "
+            f"{encoder.max_length}, and are cut there. "
             f"The task option `max_length` says where."
         )
     return remarks
@@ -152,7 +166,7 @@ class _Ends:
         self._end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
         self._first: int | None = None
 
-    def check(self, row: Row, place: str) -> None:
+    def check(self, row: Row, table: Table, index: int) -> None:
         """Raises `DataError`."""
         if not isinstance(self._end, int):
             return
@@ -162,8 +176,8 @@ class _Ends:
             raise DataError(
                 "invalid-data",
                 f"Every text must have the model's end token equally often, at least once, because the model finds its "
-                f"answer there, but the text in {place} has it {count} times, and the first text {self._first} times. "
-                f"Take it out of the text.",
+                f"answer there, but the text in {table.place(index)} has it {count} times, and the first text "
+                f"{self._first} times. Take it out of the text.",
             )
 
 

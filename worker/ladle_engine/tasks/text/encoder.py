@@ -12,6 +12,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks import model_config
+from ladle_engine.tasks.tables import Table
 from ladle_engine.tasks.text.lengths import longest
 from ladle_engine.tasks.text.rows import Row, as_batch
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
@@ -97,14 +98,14 @@ class Encoder:
             {name: np.asarray(encoded[name][number], dtype=np.int32) for name in names} for number in range(len(texts))
         ]
 
-    def check(self, row: Row, place: str) -> None:
+    def check(self, row: Row, table: Table, index: int) -> None:
         """Raises `DataError` for a row that no model could take, and `TaskError` for a token that this one has not."""
         ids = row["input_ids"]
         if not len(ids):
             raise DataError(
                 "invalid-data",
-                f"A text must have at least one token, but the one in {place} has none: it is empty, and this model's "
-                f"tokenizer adds nothing to it. Leave such rows out.",
+                f"A text must have at least one token, but the one in {table.place(index)} has none: it is empty, and "
+                f"this model's tokenizer adds nothing to it. Leave such rows out.",
             )
         known = vocabulary_size(self.config)
         if known is not None and int(ids.max()) >= known:
@@ -112,7 +113,7 @@ class Encoder:
             raise TaskError(
                 "model-mismatch",
                 f"The tokenizer beside the checkpoints must be the model's, but gives the token {token!r} the number "
-                f"{int(ids.max())} in {place}, and the model knows {known} tokens.",
+                f"{int(ids.max())} in {table.place(index)}, and the model knows {known} tokens.",
             )
 
 
