@@ -155,8 +155,9 @@ def same_everywhere(
     if others:
         raise EngineError(
             "mismatched-checkpoints",
-            f"Every rank must see the same files, settings and data, but rank {others[0]} does not see those of rank 0: "
-            f"on this rank `{checkpoints.folder}` holds {len(checkpoints.names)} checkpoints, in all {len(files)} files.",
+            f"Every rank must see the same files, settings and data, but rank {others[0]} does not see those of rank "
+            f"0: on this rank `{checkpoints.folder}` holds {len(checkpoints.names)} checkpoints, in all {len(files)} "
+            f"files.",
         )
 
 

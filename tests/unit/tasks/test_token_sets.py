@@ -19,7 +19,7 @@ from ladle_engine.tasks.text.blocks import MOST_PADDING, Packer
 from ladle_engine.tasks.text.encoding import Encoder, token_runs
 from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict
 from ladle_engine.tasks.text.text_files import text_pieces
-from ladle_engine.tasks.text.token_files import open_token_file
+from ladle_engine.tasks.text.token_files import Vocabulary, open_token_file
 from tests.unit.tasks.language_models import LINES, causal_model
 from tests.unit.tasks.text_models import bert_tokenizer, gpt2_tokenizer, unigram_tokenizer
 
@@ -79,7 +79,7 @@ def test_files_of_tokens_are_read_as_their_tools_write_them(
     write: Any, name: str, starts: list[int], tmp_path: Path
 ) -> None:
     write(tmp_path / name)
-    opened = open_token_file(tmp_path / name, 50, None, None)
+    opened = open_token_file(tmp_path / name, Vocabulary(size=50), None, None)
     assert opened.starts.tolist() == starts
     assert not opened.are_rows
     assert opened.source.read(0, 100)["id"].tolist() == IDS.tolist()
@@ -88,26 +88,26 @@ def test_files_of_tokens_are_read_as_their_tools_write_them(
 
 def test_an_index_may_be_named_in_place_of_its_data(tmp_path: Path) -> None:
     megatron(tmp_path / "val.bin")
-    assert open_token_file(tmp_path / "val.idx", 50, None, None).starts.tolist() == [0, 30, 100]
+    assert open_token_file(tmp_path / "val.idx", Vocabulary(size=50), None, None).starts.tolist() == [0, 30, 100]
 
 
 def test_a_table_of_tokens_has_a_row_per_example(tmp_path: Path) -> None:
     np.save(tmp_path / "val.npy", IDS.reshape(4, 25))
-    opened = open_token_file(tmp_path / "val.npy", 50, None, None)
+    opened = open_token_file(tmp_path / "val.npy", Vocabulary(size=50), None, None)
     assert opened.are_rows
     assert opened.starts.tolist() == [0, 25, 50, 75, 100]
 
 
 def test_each_separator_begins_a_document(tmp_path: Path) -> None:
     nano_gpt(tmp_path / "val.bin")
-    assert open_token_file(tmp_path / "val.bin", 50, None, 7).starts.tolist() == [0, 7, 57, 100]
+    assert open_token_file(tmp_path / "val.bin", Vocabulary(size=50), None, 7).starts.tolist() == [0, 7, 57, 100]
 
 
 def test_ids_have_the_type_that_is_named_or_that_a_large_vocabulary_needs(tmp_path: Path) -> None:
     ids = np.array([1, 100_000, 5], dtype=np.uint32)
     ids.tofile(tmp_path / "val.bin")
     for vocabulary, dtype in ((150_000, None), (None, "uint32")):
-        opened = open_token_file(tmp_path / "val.bin", vocabulary, dtype, None)
+        opened = open_token_file(tmp_path / "val.bin", Vocabulary(size=vocabulary), dtype, None)
         assert opened.source.read(0, 3)["id"].tolist() == ids.tolist()
 
 
@@ -150,7 +150,7 @@ def test_files_that_are_no_tokens_are_refused_in_words(
 ) -> None:
     write(tmp_path / name)
     with pytest.raises(DataError, match=says):
-        open_token_file(tmp_path / name, vocabulary, None, None)
+        open_token_file(tmp_path / name, Vocabulary(size=vocabulary), None, None)
 
 
 def test_an_id_beyond_the_vocabulary_far_behind_is_named_when_it_is_used(
@@ -158,7 +158,7 @@ def test_an_id_beyond_the_vocabulary_far_behind_is_named_when_it_is_used(
 ) -> None:
     monkeypatch.setattr("ladle_engine.tasks.text.token_files.LOOKED_AT", 10)
     nano_gpt(tmp_path / "val.bin")
-    opened = open_token_file(tmp_path / "val.bin", 40, None, None)
+    opened = open_token_file(tmp_path / "val.bin", Vocabulary(size=40), None, None)
     with pytest.raises(DataError, match="token 40 of"):
         opened.source.read(30, 50)
 

@@ -83,11 +83,16 @@ def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
 
 def _without_choices(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config and its parts, without what chooses code: a name of an attention may be one on a model hub."""
-    return {
-        name: _without_choices(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name not in CHOICES_OF_CODE
-    }
+    return {name: _decoded(value) for name, value in values.items() if name not in CHOICES_OF_CODE}
+
+
+def _decoded(value: Any) -> Any:
+    """JSON has no infinity: transformers writes `{"__float__": "Infinity"}` for it."""
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return float(value["__float__"]) if value.keys() == {"__float__"} else _without_choices(value)
 
 
 @contextmanager
@@ -107,15 +112,15 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
 
 @contextmanager
 def no_larger_than(checkpoints: CheckpointSet, where: str = "`config.json`") -> Iterator[None]:
-    """Inside, a model that has more than twice the numbers of the checkpoints is refused while it is built, and one of
-    endlessly many parts.
+    """Inside, a model that has more than four times the numbers of the checkpoints is refused while it is built, and one
+    of endlessly many parts. Encoder-decoders build their embedding four times, which is tied, and stored once.
 
     A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
     `where` is what describes the model, for messages.
     """
     stored = sum(info.numel for info in checkpoints.tensors.values())
     most_tensors = 10 * len(checkpoints.tensors) + 1000
-    most_numbers = {"parameters": 2 * stored, "buffers": max(2 * stored, SMALL_BUFFERS)}
+    most_numbers = {"parameters": 4 * stored, "buffers": max(2 * stored, SMALL_BUFFERS)}
     seen: dict[int, Tensor] = {}
     counts = Counter[str]()
 

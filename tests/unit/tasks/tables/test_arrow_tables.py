@@ -17,7 +17,7 @@ import pytest
 
 from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.storage.input_file import COUNTS
-from ladle_engine.tasks.tables import arrow_file, arrow_values, kept, open_table, parquet_file
+from ladle_engine.tasks.tables import arrow_file, arrow_large, arrow_values, kept, open_table, parquet_file
 from tests.unit.tasks.tables.helpers import all_rows, read_or_refused, refusal, refused, write
 
 COUNT = 500
@@ -115,6 +115,53 @@ def test_nothing_changes_where_little_stays_in_memory(stored: Path, monkeypatch:
 @pytest.mark.parametrize("limit", [1, 40, 10**6])
 def test_a_limit_takes_the_first_rows(stored: Path, limit: int) -> None:
     assert all_rows(open_table(stored, limit=limit)) == ROWS[:limit]
+
+
+def test_names_with_points_and_no_columns_at_all_are_read(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "a.b": [3, 4], "c": [{"d": 5}, {"d": 6}], "c.d": [7, 8]})
+    for name, save in (("x.arrow", stream), ("x.parquet", parquet)):
+        save(table, tmp_path / name)
+        opened = open_table(tmp_path / name)
+        assert opened.rows([1], ["a"]) == [{"a": 2}]
+        assert opened.rows([1, 0], ["c.d", "a.b"]) == [{"c.d": 8, "a.b": 4}, {"c.d": 7, "a.b": 3}]
+        assert opened.rows([0], ["c"]) == [{"c": {"d": 5}}]
+        assert opened.rows([1, 0], []) == [{}, {}]
+
+
+@pytest.fixture(params=[name for name in FORMATS if "parquet" not in name])
+def large(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table in a format of arrow, where every batch is read piece by piece that can be."""
+    monkeypatch.setattr(arrow_file, "LARGE_BYTES", 0)
+    monkeypatch.setattr(arrow_large, "GRAIN_BYTES", 1 << 12)
+    monkeypatch.setattr(arrow_large, "RESIDENT_BYTES", 1 << 14)
+    name, save = FORMATS[request.param]
+    save(TABLE, tmp_path / name)
+    return tmp_path / name
+
+
+def test_rows_of_large_batches_are_read_piece_by_piece(large: Path) -> None:
+    test_rows_of_every_type_are_read_at_any_indices(large)
+
+
+def test_damaged_large_batches_never_end_the_process(large: Path) -> None:
+    test_damaged_bytes_anywhere_are_refused_or_give_other_values_and_never_end_the_process(large)
+
+
+def test_of_a_large_batch_little_is_read_and_stays(tmp_path: Path) -> None:
+    table = pa.table({"text": ["x" * 1000 + str(n) for n in range(100_000)], "n": range(100_000)})
+    for name, save in (("x.arrow", stream), ("y.arrow", file)):
+        save(table, tmp_path / name, rows=100_000)
+        opened = open_table(tmp_path / name)
+        COUNTS.clear()
+        for row in range(0, 100_000, 1000):
+            assert opened.rows([row], ["n", "text"]) == [{"n": row, "text": "x" * 1000 + str(row)}]
+        assert COUNTS.bytes[tmp_path / name] < 80 << 20
+        assert resident_shared_bytes() < 50 << 20
+
+
+def resident_shared_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssShmem")).split()[1]) << 10
 
 
 @pytest.mark.parametrize("save", [stream, file])

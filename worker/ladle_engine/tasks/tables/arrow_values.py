@@ -116,7 +116,9 @@ def _inside(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tuple[int, Any]]) -> list[dict[str, Any]]:
+def rows_of(
+    table: Table, indices: Sequence[int], columns: Sequence[str], block_of: Callable[[int], tuple[int, Any]]
+) -> list[dict[str, Any]]:
     """Rows as Python values, in the order of the indices.
 
     `block_of` gives the arrow table that holds a row, and its first row. Raises `DataError` (invalid-data).
@@ -125,6 +127,8 @@ def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tupl
     wanted = sorted(set(indices))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(table):
         raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {len(table)}")
+    if not columns:
+        return [{} for _ in indices]
     size = 0
     while wanted:
         first, block = block_of(wanted[0])
@@ -187,9 +191,10 @@ def _converted(rows: Any) -> list[dict[str, Any]]:
 
 def _expanded_bytes(array: Any) -> int:
     """Of an array once each value of its dictionary stands wherever it is used."""
-    arrow, compute = pyarrow(), require("pyarrow.compute", "text")
+    arrow = pyarrow()
     if not arrow.types.is_dictionary(array.type):
         return int(array.nbytes)
+    compute = require("pyarrow.compute", "text")
     try:
         lengths = compute.binary_length(array.dictionary)
     except arrow.ArrowNotImplementedError:

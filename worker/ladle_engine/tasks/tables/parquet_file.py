@@ -53,7 +53,7 @@ class ParquetFile:
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         names = tuple(columns)
-        return rows_of(self, indices, lambda index: self._window(index, names))
+        return rows_of(self, indices, columns, lambda index: self._window(index, names))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"

@@ -55,8 +55,10 @@ class TextColumns:
 class ClassifiedTexts:
     """Examples in the order of the table. Texts are read and tokenized when they are asked for."""
 
-    def __init__(self, columns: TextColumns, labels: Tensor, encoder: Encoder) -> None:
-        """Looks at every text once. Raises `DataError` and `TaskError` for those that cannot be used."""
+    def __init__(self, columns: TextColumns, labels: Tensor | None, encoder: Encoder) -> None:
+        """Looks at every text once; `labels` are None where there are none. Raises `DataError` and `TaskError` for what
+        cannot be used.
+        """
         self._columns = columns
         self._labels = labels
         self._encoder = encoder
@@ -64,14 +66,15 @@ class ClassifiedTexts:
         self.remarks = [*columns.table.remarks, *encoder.remarks, *_looked_at(columns, encoder)]
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._columns.table)
 
     def keep(self, max_bytes: int) -> None:
         self._rows.keep(max_bytes)
 
     def batch(self, indices: Tensor) -> Batch:
         rows = self._rows.rows(indices.tolist())
-        return {**self._encoder.batch(rows), "labels": self._labels[indices]}
+        labels = {} if self._labels is None else {"labels": self._labels[indices]}
+        return {**self._encoder.batch(rows), **labels}
 
 
 def find_texts(table: Table, given: Mapping[str, str]) -> TextColumns:
