@@ -21,7 +21,13 @@ from ladle_engine.tasks.preprocessing import Preprocessing
 from ladle_engine.tasks.text.heads import architectures_of
 from ladle_engine.tasks.vision.class_metrics import ranks
 from ladle_engine.tasks.vision.class_texts import SLOT, class_texts
-from ladle_engine.tasks.vision.dual_encoder import ARCHITECTURES, build_dual_encoder, dual_encoder_names, encoded
+from ladle_engine.tasks.vision.dual_encoder import (
+    ARCHITECTURES,
+    build_dual_encoder,
+    dual_encoder_names,
+    encoded,
+    similarities,
+)
 from ladle_engine.tasks.vision.pairs import GroupedPairs, groups_of, is_pairs, open_pairs
 from ladle_engine.tasks.vision.preprocessing_options import PreprocessingOptions
 from ladle_engine.tasks.vision.text_inputs import TextInputs, text_inputs
@@ -161,7 +167,7 @@ class ImageText:
         inputs = {name: each.to(images.device, torch.int64) for name, each in texts.tensors.items()}
         features, _ = encoded(model, inputs)
         by_class = features.view(-1, len(self.options.templates), features.shape[1]).mean(dim=1)
-        return scale * images @ F.normalize(by_class, dim=-1).T
+        return similarities(images, F.normalize(by_class, dim=-1), scale)
 
 
 class ZeroShotImages:
@@ -189,7 +195,7 @@ def _pair_logits(model: nn.Module, batch: Batch) -> Tensor:
     texts = {name: each.flatten(0, 1) for name, each in batch.items() if name != "pixel_values"}
     images, scale = encoded(model, {"pixel_values": batch["pixel_values"].flatten(0, 1)})
     captions, _ = encoded(model, texts)
-    return scale * images.view(groups, pairs, -1) @ captions.view(groups, pairs, -1).transpose(1, 2)
+    return similarities(images.view(groups, pairs, -1), captions.view(groups, pairs, -1), scale)
 
 
 def _pair_losses(logits: Tensor) -> Tensor:
