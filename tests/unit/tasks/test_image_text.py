@@ -144,7 +144,23 @@ def test_losses_are_float32_where_the_model_computes_in_halves(
 
 @pytest.mark.parametrize("kind", ["colours", "captions"])
 def test_the_task_follows_the_rules(folder: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    check_task(ImageText, folder, request.getfixturevalue(kind))
+    check_task(ImageText, folder, request.getfixturevalue(kind), options={"classes": list(COLOURS)})
+
+
+def test_coefficients_are_trained_on_images_without_labels(folder: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number, colour in enumerate(COLOURS):
+        image_of(colour, 50 + number).save(tmp_path / "images" / f"{number}.png")
+    average(
+        folder, colours, output=tmp_path / "out", task=ImageText, train_set=tmp_path / "images",
+        train_set_use="entropy", method="twa", method_options={"steps": 2},
+    )  # fmt: skip
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_images_without_labels_need_names_from_somewhere(folder: Path, colours: Path) -> None:
+    with pytest.raises(EngineError, match="Give the task option `classes`"):
+        ImageText().open_unlabelled(colours, discover(folder))
 
 
 @pytest.mark.parametrize("kind", ["colours", "captions"])
