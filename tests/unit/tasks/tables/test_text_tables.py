@@ -180,11 +180,17 @@ def test_utf_16_is_named(tmp_path: Path, name: str, codec: str) -> None:
         (b"PK\x03\x04 and more", "zip"),
         (b"\x1f\x8b\x08\x00 and more", "gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS"),
-        (b"\n<!DOCTYPE html><html></html>", "a web page"),
     ],
 )
 def test_a_file_of_another_kind_in_disguise_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     assert words in refused(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "x.json", "x.parquet", "x.arrow", "x.tar"])
+def test_a_web_page_in_disguise_is_named_but_may_be_plain_text(tmp_path: Path, name: str) -> None:
+    page = "\n<!DOCTYPE html>\n<html></html>"
+    assert "a web page" in refused(write(tmp_path / name, page))
+    assert len(open_table(write(tmp_path / "x.txt", page))) == 3
 
 
 @pytest.mark.parametrize("name", ["x.pkl", "x.pt", "x.xlsx", "x.jsonl.gz", "x.csv.zst", "x", "x.db"])

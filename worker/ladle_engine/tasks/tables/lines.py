@@ -33,10 +33,10 @@ class Block(NamedTuple):
     """Counted from 1, as editors do."""
 
 
-def open_lines(path: Path, kind: str) -> Source:
-    """Raises `DataError`: empty, or no UTF-8 text by how it begins."""
+def open_lines(path: Path, kind: str, *, markup: bool = False) -> Source:
+    """Raises `DataError`: empty, or no UTF-8 text by how it begins. `markup` says that it may be a web page."""
     source = Source(path)
-    refuse_other_kinds(source, kind)
+    refuse_other_kinds(source, kind, markup=markup)
     head = source.read(0, CHUNK_BYTES)
     if head.startswith(WIDE_MARKS) or head.count(0) > len(head) // 8:
         raise DataError(

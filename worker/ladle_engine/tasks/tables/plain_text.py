@@ -27,7 +27,7 @@ class PlainRows:
 
 def open_text(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> RowFile:
     """Any text file, whatever its name; a line ends with LF, CR LF or CR. Raises `DataError`."""
-    source = open_lines(path, "a text file")
+    source = open_lines(path, "a text file", markup=True)
     index, end = RowIndex(source), 0
     for number, line in enumerate(lines_of(source), start=1):
         if index.num_rows == limit:

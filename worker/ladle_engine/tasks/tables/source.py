@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Protocol
 
 from ladle_engine.errors import CheckpointError, DataError
 from ladle_engine.storage.input_file import InputFile
@@ -25,8 +24,8 @@ OTHER_KINDS = (
     (b"SQLite format 3", "an SQLite database"),
     (b"\x89HDF", "an HDF5 file"),
     *((bytes((0x80, protocol)), "a pickle, which is not read because it could run code") for protocol in range(2, 6)),
-    *((tag, "a web page") for tag in (b"<!DOCTYPE", b"<!doctype", b"<html")),
 )
+WEB_PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html")
 """How other files begin, which lie under a table's name."""
 
 
@@ -88,26 +87,19 @@ class FileView(io.RawIOBase):
         self._position += len(content)
         return content
 
-    def readall(self) -> bytes:
-        return self.read()
 
+def refuse_other_kinds(source: Source, kind: str, beginning: bytes = b"", *, markup: bool = False) -> None:
+    """Raises `DataError` where a file is empty, or is of another kind by how it begins.
 
-class CanRead(Protocol):
-    """What `refuse_other_kinds` looks at."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def read(self, offset: int, length: int) -> bytes: ...
-
-
-def refuse_other_kinds(source: CanRead, kind: str, beginning: bytes = b"") -> None:
-    """Raises `DataError` where a file is empty, or is of another kind by how it begins; `kind` is what it should be."""
+    `kind` is what it should be, and how such a file begins; `markup` says that it may be any text.
+    """
     head = source.read(0, HEAD_BYTES)
     if not head:
         raise DataError("empty-data", f"A data set must hold rows, but `{source.path}` is an empty file.")
     if beginning and head.startswith(beginning):
         return
-    for magic, words in OTHER_KINDS:
-        if head.lstrip().startswith(magic) and magic != beginning:
-            raise DataError("invalid-data", f"`{source.path}` must be {kind}, but is {words}.")
+    found = next((words for magic, words in OTHER_KINDS if head.startswith(magic)), None)
+    if found is None and not markup and head.lstrip().startswith(WEB_PAGES):
+        found = "a web page"
+    if found is not None:
+        raise DataError("invalid-data", f"`{source.path}` must be {kind}, but is {found}.")

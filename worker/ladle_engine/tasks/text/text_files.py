@@ -104,7 +104,7 @@ def _chunks(path: Path) -> Iterator[str]:
         # An empty document of a folder.
         yield ""
         return
-    refuse_other_kinds(source, "a text file")
+    refuse_other_kinds(source, "a text file", markup=True)
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     for start in range(0, source.size, CHUNK_BYTES):
