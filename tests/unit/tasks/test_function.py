@@ -263,6 +263,23 @@ def test_train_set_may_be_data_as_well(run: Callable[..., Outcome], checkpoints:
     assert (settings["task"], settings["val_set"], settings["train_set"]) == ("function", "data=", "train_set=")
 
 
+def test_several_sets_are_judged_by_name(run: Callable[..., Outcome], checkpoints: Path) -> None:
+    hard = ToyData(40, seed=3)
+    sets = {"easy": loader(), "hard": [(hard.x[rows], hard.y[rows]) for rows in torch.arange(40).split(8)]}
+    outcome = run(data=sets, judge_by="mean", no_set_worse=True)
+    report = json.loads((outcome.folder / "report.json").read_text())
+    assert report["settings"]["val_set"] == {"easy": 'data["easy"]=', "hard": 'data["hard"]='}
+    alone = scores_of(run(method="best", method_options={}))["best"]
+    first = scores_of(run(data=sets, method="best", method_options={}))["best"]
+    assert first == pytest.approx(alone), "the first one judges"
+    with pytest.raises(DataError, match=re.escape('`data["b"]=` fails at example 0')):
+        run(data={"a": loader(), "b": Broken()})
+    norm = {"ckpt_dir": checkpoints.parent / "norm", "model": norm_net()}
+    with pytest.raises(DataError, match="because the model has BatchNorm"):
+        run(data=sets, judge_by="mean", **norm)
+    run(data=sets, **norm)
+
+
 def test_statistics_of_batch_norm_are_made_of_whole_batches(run: Callable[..., Outcome], checkpoints: Path) -> None:
     norm = {"ckpt_dir": checkpoints.parent / "norm", "model": norm_net()}
     one, other = run(**norm), run(**norm, loss=mean_square)
@@ -334,7 +351,7 @@ def test_a_loss_among_the_metrics_stands_for_the_loss(run: Callable[..., Outcome
     outcome = run(loss=loss, metrics=lambda model, batch: {"loss": squares(model, batch)})
     for method, scores in scores_of(outcome).items():
         assert scores == pytest.approx(expected[method])
-    assert called.count(False) < 10, "only when it is tried"
+    assert called.count(False) < 20, "only when it is tried"
 
 
 # Batches that cannot be cut
@@ -404,7 +421,9 @@ def test_a_constant_beside_the_rows_makes_a_batch_an_example(run: Callable[..., 
         ({"data": "val.npz"}, "a list of batches, but is of type str. Files are given as `val_set`"),
         ({"data": Path("val.npz")}, "a list of batches, but is of type PosixPath"),
         ({"data": (torch.ones(4, 6), torch.ones(4, 1))}, "is of type tuple. A single batch is `[batch]`, and"),
-        ({"data": {"x": torch.ones(4, 6)}}, "but is of type dict. A single batch is `[batch]`"),
+        ({"data": {"x": torch.ones(4, 6)}}, '`data["x"]` must be a DataLoader, a data set'),
+        ({"data": {}}, "`data` must hold at least one set"),
+        ({"data": {"": loader()}}, "`val_set`"),
         ({"data": torch.ones(4, 6)}, "but is of type Tensor. Arrays are `torch.utils.data.TensorDataset(x, y)`"),
         ({"data": np.ones(4)}, "but is of type ndarray. Files are"),
         ({"train_set": "train.npz"}, "`train_set` must be a DataLoader, a data set"),

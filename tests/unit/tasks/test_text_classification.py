@@ -490,6 +490,14 @@ def test_an_empty_text_is_one_where_the_tokenizer_adds_something_to_it(bert: Pat
     assert "at least one token, but the one in `val.jsonl`, line 1" in error.message or "line 1" in error.message
 
 
+def test_an_end_token_in_a_text_is_refused_where_the_model_looks_for_it(tmp_path: Path) -> None:
+    make, make_tokenizer = models()["bart"]
+    bart = saved(tmp_path / "bart", make, make_tokenizer(tmp_path / "made"), steps=2)
+    rows = [{"text": "a film", "label": 0}, {"text": "a </s> film", "label": 1}]
+    error = refused(bart, rows, tmp_path)
+    assert "line 2 has it 2 times, and the first text 1 times" in error.message
+
+
 def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     rows = [{"text": "hello " * 100, "label": 0}, {"text": "a film", "label": 1}, {"text": "dog " * 70, "label": 1}]
     data, _ = opened(discover(bert), rows, tmp_path)
@@ -499,9 +507,22 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "checkpoint-30")
     expected = tokenizer(rows[0]["text"], truncation=True, max_length=10)["input_ids"]
     assert data.batch(torch.tensor([0]))["input_ids"].tolist() == [expected]
+    pairs = [{"premise": "a", "hypothesis": "b", "label": 0}]
+    assert "at least 5 for pairs of texts" in refused(discover(bert), pairs, tmp_path, max_length=4).message
     error = refused(discover(bert), rows, tmp_path, max_length=65)
     assert error.code == "invalid-task-options"
     assert "at most 64, the model's positions" in error.message
+
+
+def test_of_a_very_large_table_the_first_texts_are_looked_at_beforehand(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle_engine.tasks.text.classified.MOST_LOOKED_AT", 2)
+    rows = [{"text": "dog " * 70, "label": 0}, {"text": "a film", "label": 1}, {"text": None, "label": 1}]
+    data, _ = opened(discover(bert), rows, tmp_path)
+    assert "1 of the first 2 texts have more tokens than 64" in data.remarks[0]
+    with pytest.raises(DataError, match="line 3"):
+        data.batch(torch.tensor([2]))
 
 
 def test_a_tokenizer_that_knows_few_of_the_words_is_told_of(bert: Path, tmp_path: Path) -> None:

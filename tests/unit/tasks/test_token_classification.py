@@ -275,11 +275,11 @@ def test_columns_that_are_named_otherwise_are_given_as_options(bert: Path, tmp_p
         ({"tokens": ["a", "b"], "tags": ["O"]}, "invalid-data", ("line 2", "2 words", "1 tags")),
         ({"tokens": ["a"], "tags": ["B-ORG"]}, "unknown-classes", ("'B-ORG'", "B-PER", "line 2")),
         ({"tokens": ["a"], "tags": [9]}, "unknown-classes", ("from 0 to 4", "is 9")),
-        ({"tokens": [None], "tags": ["O"]}, "invalid-data", ("line 2",)),
+        ({"tokens": [None], "tags": ["O"]}, "invalid-data", ("`tokens`",)),
         ({"tokens": None, "tags": ["O"]}, "invalid-data", ("line 2",)),
         ({"tokens": "a b", "tags": ["O"]}, "invalid-data", ("list of text",)),
         ({"tokens": ["a"], "tags": "O"}, "invalid-data", ("list of",)),
-        ({"tokens": ["a"], "tags": [None]}, "invalid-data", ("line 2",)),
+        ({"tokens": ["a"], "tags": [None]}, "invalid-data", ("`tags`",)),
         ({"tokens": ["a"]}, "invalid-data", ("tags",)),
     ],
 )

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 
 from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.text import encoding, text_files, token_losses
-from ladle_engine.tasks.text.blocks import MOST_PADDING, Packer
+from ladle_engine.tasks.text.blocks import Packer
 from ladle_engine.tasks.text.encoding import Encoder, token_runs
-from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict
+from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict, predict_packed
 from ladle_engine.tasks.text.text_files import text_pieces
 from ladle_engine.tasks.text.token_files import Vocabulary, open_token_file
 from tests.unit.tasks.language_models import LINES, causal_model
@@ -198,12 +198,38 @@ def test_documents_that_fit_stand_together_and_are_never_cut() -> None:
     ]
 
 
-def test_a_block_stays_small_for_a_model_that_needs_a_row_per_document() -> None:
-    packer = Packer(100)
-    for number, length in enumerate([90, *[2] * 50, 60, *[3] * 30]):
-        packer.add(1000 * number, length)
-    for block in packed(packer):
-        assert len(block) * max(length for _, length, _ in block) <= MOST_PADDING * 100
+def test_documents_in_rows_of_their_own_are_padded_to_twice_their_length_at_most() -> None:
+    torch.manual_seed(0)
+    model = causal_model("opt").eval()
+    lengths = [[40], [1, 2, 3, 2, 1, 3, 5], [20, 19]]
+    positions = torch.zeros(3, 40, dtype=torch.long)
+    ids, targets = torch.randint(330, (3, 40)), torch.full((3, 40), token_losses.IGNORED)
+    for row, counts in enumerate(lengths):
+        column = 0
+        for count in counts:
+            positions[row, column:] = torch.arange(40 - column)
+            targets[row, column : column + count] = torch.randint(330, (count,))
+            column += count
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+    )
+    with torch.no_grad():
+        abilities_of(model)
+        shapes.clear()
+        nll, correct = predict_packed(model, ids, positions, targets)
+        hook.remove()
+        assert sum(rows * width for rows, width in shapes) <= 2 * sum(map(sum, lengths))
+        for row, counts in enumerate(lengths):
+            column = 0
+            for count in counts:
+                part = slice(column, column + count)
+                logits = model(ids[row : row + 1, part]).logits[0]
+                expected = F.cross_entropy(logits, targets[row, part], reduction="none")
+                torch.testing.assert_close(nll[row, part], expected, rtol=1e-5, atol=1e-5)
+                assert torch.equal(correct[row, part], logits.argmax(dim=-1) == targets[row, part])
+                column += count
+            assert not nll[row, column:].any()
 
 
 @pytest.mark.parametrize("make", ["gpt2", "bert", "unigram"])
