@@ -1,4 +1,4 @@
-"""A small CLIP, trained on coloured pictures and saved by transformers, through every door: by classes and by captions."""
+"""A small CLIP, trained on coloured pictures and saved by transformers, through every door: by classes, by captions."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ ALLOWED = {
     "ladle_engine/tasks/tables/arrow_file.py": (BYTES, "open_file open_stream"),
     "ladle_engine/tasks/tables/arrow_large.py": ("memory without a file", "mmap"),
     "ladle_engine/tasks/tables/parquet_file.py": (BYTES, "ParquetFile"),
+    "ladle_engine/tasks/tables/spilled.py": (BYTES, "open_stream"),
     "ladle_engine/tasks/tables/tar_shard.py": (BYTES, "TarFile"),
     "ladle_engine/tasks/processor_file.py": ("a folder of its own, for checked values", "from_pretrained write_text"),
     "ladle_engine/tasks/text/tokenizer.py": ("a folder of its own, for checked files", "from_pretrained iterdir"),

@@ -336,12 +336,17 @@ def test_without_a_tokenizer_nobody_counts_bytes(tmp_path: Path) -> None:
         task.open_data(write(tmp_path / "val.txt", LINES), checkpoints)
 
 
-def test_tokens_of_a_file_stand_for_the_bytes_of_their_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["val.bin", "val.npz"])
+def test_tokens_of_a_file_stand_for_the_bytes_of_their_text(tmp_path: Path, name: str) -> None:
     checkpoints, tokenizer = causal_folder(tmp_path / "runs")
     text = "größer, 日本: " + LINES
-    np.array(tokenizer(text).input_ids, dtype=np.uint16).tofile(tmp_path / "val.bin")
+    ids = np.array(tokenizer(text).input_ids, dtype=np.uint16)
+    if name == "val.bin":
+        ids.tofile(tmp_path / name)
+    else:
+        np.savez(tmp_path / name, tokens=ids)
     task = CausalLm(CausalLmOptions(block_size=16))
-    of_tokens = task.open_data(tmp_path / "val.bin", checkpoints)
+    of_tokens = task.open_data(tmp_path / name, checkpoints)
     of_text = task.open_data(write(tmp_path / "val.txt", text), checkpoints)
     assert len(of_tokens) == len(of_text)
     one, other = (data.batch(torch.arange(len(data))) for data in (of_tokens, of_text))

@@ -127,9 +127,12 @@ class TokenClassification:
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         number, names = model_config.class_ids(model_config.checked(checkpoints))
-        encoder = open_encoder(checkpoints, self.options.max_length, self.name)
         sentences = open_sentences(path, self.options, Classes(number=number, names=names or {}))
-        return TaggedWords(sentences, encoder)
+        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        sentences = open_sentences(path, self.options, None)
+        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the examples; together they count each word alike."""
@@ -149,6 +152,13 @@ class TokenClassification:
             spans = self.tags.counts(*_of_words_alone(predicted, labels))
             statistics["spans"] = spans.flatten(1)
         return statistics
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean over the examples; together they count each word alike."""
+        log_probabilities = self._logits(model, batch).log_softmax(dim=2)
+        entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=2)
+        words = batch["labels"] != IGNORED
+        return ((entropies * words).sum(dim=1) * batch["scale"]).mean()
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, L, C]. Raises `TaskError` (model-mismatch)."""

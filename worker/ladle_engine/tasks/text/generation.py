@@ -100,7 +100,7 @@ class Generator:
         return self._call(model, input_ids, attention_mask, synced_gpus=True).cpu()
 
     def _call(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, synced_gpus: bool = False) -> Tensor:
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, LogitsProcessorList
 
         network: Any = model
         try:
@@ -111,7 +111,7 @@ class Generator:
                     generation_config=GenerationConfig(**self._values, do_sample=False, use_cache=True),
                     synced_gpus=synced_gpus,
                     # For every token, because a batch may take long.
-                    logits_processor=[_beat],
+                    logits_processor=LogitsProcessorList([_beat]),
                 )
         except Exception as error:
             if isinstance(error, TaskError) or is_machine_fault(error):

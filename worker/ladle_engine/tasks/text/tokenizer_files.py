@@ -41,6 +41,9 @@ def copy_tokenizer_files(checkpoints: CheckpointSet, folder: Path) -> dict[str, 
         if name.name in NOT_OF_TOKENIZERS or name.parent.name not in ("", TEMPLATES):
             continue
         content = _read(path)
+        if not content and name.name not in SETTINGS:
+            # transformers would take it for a vocabulary without words.
+            continue
         if name.name in SETTINGS:
             values = _parsed(path, content)
             content = json.dumps(_without_files(path, values)).encode()
