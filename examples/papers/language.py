@@ -2,7 +2,7 @@
 
     python examples/papers/language.py
 
-The model is trained on the Bible and the standard library's sources, then fine-tuned on pages of Python's documentation.
+The model is trained on the Bible and the standard library's sources, then fine-tuned on pages of Python's docs.
 """
 
 from __future__ import annotations
