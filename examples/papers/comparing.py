@@ -93,6 +93,11 @@ def compare(
     return rows
 
 
+def quick_options(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A few steps, which show only that all works."""
+    return {method: {"steps": 4} for method in methods if method.startswith("twa")}
+
+
 def rounded(scores: Mapping[str, float]) -> Scores:
     return {name: round(value, 6) for name, value in scores.items()}
 

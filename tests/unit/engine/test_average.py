@@ -342,7 +342,7 @@ def test_a_task_that_cannot_be_inferred_says_what_is_installed(tmp_path: Path) -
         (folder / "config.json").unlink(missing_ok=True)
         if text:
             (folder / "config.json").write_text(text)
-        with pytest.raises(EngineError, match="Installed tasks: image-classification, small-cnn") as caught:
+        with pytest.raises(EngineError, match=r"Installed tasks: .*image-classification, .*small-cnn") as caught:
             average(folder, tmp_path / "val.npz", output=tmp_path / "out")
         assert words in str(caught.value)
 

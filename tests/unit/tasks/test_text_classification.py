@@ -490,6 +490,14 @@ def test_an_empty_text_is_one_where_the_tokenizer_adds_something_to_it(bert: Pat
     assert "at least one token, but the one in `val.jsonl`, line 1" in error.message or "line 1" in error.message
 
 
+def test_an_end_token_in_a_text_is_refused_where_the_model_looks_for_it(tmp_path: Path) -> None:
+    make, make_tokenizer = models()["bart"]
+    bart = saved(tmp_path / "bart", make, make_tokenizer(tmp_path / "made"), steps=2)
+    rows = [{"text": "a film", "label": 0}, {"text": "a </s> film", "label": 1}]
+    error = refused(bart, rows, tmp_path)
+    assert "line 2 has it 2 times, and the first text 1 times" in error.message
+
+
 def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     rows = [{"text": "hello " * 100, "label": 0}, {"text": "a film", "label": 1}, {"text": "dog " * 70, "label": 1}]
     data, _ = opened(discover(bert), rows, tmp_path)
@@ -499,6 +507,8 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "checkpoint-30")
     expected = tokenizer(rows[0]["text"], truncation=True, max_length=10)["input_ids"]
     assert data.batch(torch.tensor([0]))["input_ids"].tolist() == [expected]
+    pairs = [{"premise": "a", "hypothesis": "b", "label": 0}]
+    assert "at least 5 for pairs of texts" in refused(discover(bert), pairs, tmp_path, max_length=4).message
     error = refused(discover(bert), rows, tmp_path, max_length=65)
     assert error.code == "invalid-task-options"
     assert "at most 64, the model's positions" in error.message
@@ -578,3 +588,10 @@ def test_entropy_is_that_of_what_is_predicted(bert: Path, tmp_path: Path) -> Non
             found = task._task.entropy(model, data.batch(torch.arange(5)))
             logits = model(**task_inputs(data)).logits
         assert float(found) == pytest.approx(float(entropy(logits).mean()), rel=1e-5)
+
+
+def test_a_model_for_another_task_is_told_of_before_the_data_are_looked_at(bert: Path, tmp_path: Path) -> None:
+    other = with_config(bert, tmp_path, architectures=["GPT2LMHeadModel"])
+    with pytest.raises(TaskError, match=r"needs a classification head, .* this is a causal language model") as found:
+        average(other.folder, tmp_path / "nothing.csv", output=tmp_path / "out", task=TextClassification)
+    assert found.value.code == "model-mismatch"

@@ -138,11 +138,20 @@ def test_floating_numbers_that_are_whole_may_stand_for_whole_ones(tmp_path: Path
         refusal(lambda index=index: role_rows(found, number, {"label": "label"}, [index]))
 
 
-@pytest.mark.parametrize("tokens", [[1, None], [None], [1, "a"], [1, 2.5], [[1]]])
-def test_a_list_with_gaps_or_of_several_kinds_is_refused(tmp_path: Path, tokens: list[Any]) -> None:
-    roles = (Role("tokens", kinds=(WHOLES, TEXTS)),)
-    assert "list of" in refusal(lambda: find_columns(table(tmp_path, {"tokens": tokens}), roles, {}))
-    assert find_columns(table(tmp_path, {"tokens": []}, {"tokens": [1]}), roles, {}) == {"tokens": "tokens"}
+TOKENS = (Role("tokens", kinds=(WHOLES, TEXTS)),)
+
+
+@pytest.mark.parametrize("tokens", [[1, "a"], [1, 2.5], [[1]]])
+def test_a_list_of_several_kinds_is_refused(tmp_path: Path, tokens: list[Any]) -> None:
+    assert "list of" in refusal(lambda: find_columns(table(tmp_path, {"tokens": tokens}), TOKENS, {}))
+    assert find_columns(table(tmp_path, {"tokens": []}, {"tokens": [1]}), TOKENS, {}) == {"tokens": "tokens"}
+
+
+@pytest.mark.parametrize("tokens", [[1, None], [None], ["a", None]])
+def test_a_list_with_gaps_is_refused_with_its_place(tmp_path: Path, tokens: list[Any]) -> None:
+    found = table(tmp_path, {"tokens": [1]}, {"tokens": tokens})
+    message = refusal(lambda: role_rows(found, TOKENS, {"tokens": "tokens"}, [0, 1]))
+    assert "something is absent in `x.jsonl`, line 2" in message
 
 
 def test_a_value_that_is_absent_or_of_another_kind_is_refused_with_its_place(tmp_path: Path) -> None:

@@ -70,12 +70,11 @@ def kind_of(value: Any) -> str:
 
 
 def _kind_of_items(values: list[Any]) -> str:
-    """Several kinds with "and"; a list with gaps is of no kind that a role takes."""
+    """Several kinds with "and"."""
     types = set(map(type, values))
     simple = {KINDS[each] for each in types if each in KINDS}
     others = {kind_of(each) for each in values if type(each) not in KINDS} if len(simple) < len(types) else set()
-    kinds = joined_kinds(simple | others).split(OR)
-    return " and ".join([*kinds, "absent values"] if type(None) in types else kinds)
+    return " and ".join(joined_kinds(simple | others).split(OR))
 
 
 def is_image(names: Any) -> bool:

@@ -143,13 +143,18 @@ def _value(table: Table, index: int, role: Role, column: str, value: Any) -> Any
     if value is None and not role.required:
         return None
     converted = _as_number(value, role.kinds) if _is_converted(value, role.kinds) else value
-    if converted is not None and fits(kind_of(converted), role.kinds):
+    if converted is not None and fits(kind_of(converted), role.kinds) and not _has_gaps(converted, role.kinds):
         return converted
     raise DataError(
         "invalid-data",
         f"The task's `{role.name}` must be {OR.join(role.kinds) or 'there'} in every row, but `{column}` is "
         f"{_shown(value)} in {table.place(index)}.",
     )
+
+
+def _has_gaps(value: Any, kinds: Sequence[str]) -> bool:
+    """Whether something is absent in a list."""
+    return bool(kinds) and isinstance(value, list) and any(each is None for each in value)
 
 
 def _is_converted(value: Any, kinds: Sequence[str]) -> bool:
@@ -190,6 +195,8 @@ def _what_is_there(table: Table) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "absent"
+    if isinstance(value, list) and None in value:
+        return f"a {kind_of(value)} in which something is absent"
     text = one_line(repr(value)) if isinstance(value, (str, int, float)) else kind_of(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 

@@ -32,7 +32,7 @@ OPENERS: Mapping[str, Opener] = {
     ".ipc": open_arrow,
     ".tar": open_tar,
 }
-"""Suffix -> what opens such a file, with `limit=` and `kept=`."""
+"""Suffix -> what opens such a file, with a `limit` and what is `kept`."""
 MAY_LACK_COLUMNS = (".jsonl", ".ndjson", ".json", ".tar")
 """Where a row without a value does not name it."""
 PACKED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".zip", ".7z")

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.label_names import by_loose_name
 from ladle_engine.tasks.tables import TEXT, Role, Table, find_columns, role_rows
 from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, flags
 from ladle_engine.tasks.text.problems import MultiLabel, Problem
-from ladle_engine.tasks.text.rows import PreparedRows, Row
+from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 
 TEXT_NAMES = (
     *("sentence", "sentence1", "premise", "content", "review", "comment", "comment_text", "tweet", "document"),
@@ -35,8 +34,6 @@ PAIRS = (
 """Names of columns that belong together."""
 MOST_LOOKED_AT = 200_000
 """Texts that are tokenized before the job begins. Those of a larger table take too long."""
-CHUNK = 1000
-"""Rows that are looked at in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +44,15 @@ class TextColumns:
     roles: tuple[Role, ...]
     found: Mapping[str, str]
 
+    @property
+    def are_pairs(self) -> bool:
+        return "text_pair" in self.found
+
     def texts(self, indices: Sequence[int]) -> tuple[list[str], list[str] | None]:
         """Raises `DataError` for a row without a text."""
         rows = role_rows(self.table, self.roles, self.found, indices)
         texts = [row["text"] for row in rows]
-        return texts, [row["text_pair"] for row in rows] if "text_pair" in self.found else None
+        return texts, [row["text_pair"] for row in rows] if self.are_pairs else None
 
 
 class ClassifiedTexts:
@@ -62,6 +63,8 @@ class ClassifiedTexts:
 
         Raises `DataError` and `TaskError` for what cannot be used.
         """
+        if columns.are_pairs:
+            encoder.check_pairs()
         self._columns = columns
         self._labels = labels
         self._encoder = encoder
@@ -127,9 +130,8 @@ def _columns_of_classes(table: Table, classes: Classes) -> list[str] | None:
 
 def _column(table: Table, name: str) -> LabelColumn:
     values: list[Any] = []
-    for indices in _chunks(len(table)):
+    for indices in chunks(len(table)):
         values += [row[name] for row in table.rows(indices, [name])]
-        pulse()
     return LabelColumn(table=table, name=name, values=values)
 
 
@@ -138,7 +140,7 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
     ends = _Ends(encoder)
     long = unknown = total = 0
     count = min(len(columns.table), MOST_LOOKED_AT)
-    for indices in _chunks(count):
+    for indices in chunks(count):
         rows: list[Row] = encoder.rows(*columns.texts(indices), cut=False)
         for index, row in zip(indices, rows, strict=True):
             ids = row["input_ids"]
@@ -147,7 +149,6 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
             long += encoder.max_length is not None and len(ids) > encoder.max_length
             unknown += int((ids == encoder.tokenizer.unk_token_id).sum()) if encoder.tokenizer.unk_token_id else 0
             total += len(ids)
-        pulse()
     remarks = [remark] if (remark := remark_on_unknown(unknown, total)) else []
     if long:
         remarks.append(
@@ -179,7 +180,3 @@ class _Ends:
                 f"answer there, but the text in {table.place(index)} has it {count} times, and the first text "
                 f"{self._first} times. Take it out of the text.",
             )
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

@@ -20,7 +20,10 @@ from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 RIGHT_ALIGNED = frozenset({"xlnet"})
 """Models that look at the last place of a row, which a token must have."""
 SEE_PADDING = frozenset(
-    {*("canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer", "yoso")}
+    {
+        *("big_bird", "canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer"),
+        "yoso",
+    }
 )
 """Models for which a text is worth something else with more padding, whatever the attention mask says (measured). All
 their rows have the same width, so that no text's value depends on its batch."""
@@ -97,6 +100,16 @@ class Encoder:
         return [
             {name: np.asarray(encoded[name][number], dtype=np.int32) for name in names} for number in range(len(texts))
         ]
+
+    def check_pairs(self) -> None:
+        """Raises `TaskError` where `max_length` leaves no room for two texts."""
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        if self.max_length is not None and self.max_length < special + 2:
+            raise TaskError(
+                "invalid-task-options",
+                f"`max_length` must be at least {special + 2} for pairs of texts, because the tokenizer adds {special} "
+                f"special tokens, but is {self.max_length}.",
+            )
 
     def check(self, row: Row, table: Table, index: int) -> None:
         """Raises `DataError` for a row that no model could take, and `TaskError` for a token that this one has not."""

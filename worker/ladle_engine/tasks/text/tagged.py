@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.tables import TEXTS, WHOLES, Role, Table, TableOptions, find_columns, open_table, role_rows
 from ladle_engine.tasks.text.conll import find_conll, open_conll
 from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, meanings
-from ladle_engine.tasks.text.rows import PreparedRows, Row
+from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.words import Words, encode_words
 
 WORDS_ROLE = Role("tokens", ("words",), kinds=(TEXTS,))
 TAGS_ROLE = Role("tags", ("ner_tags", "labels", "ner", "ner_labels", "label"), kinds=(WHOLES, TEXTS))
-CHUNK = 1000
+FIRST = 1000
+"""Sentences that tell whether a column counts words."""
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
@@ -65,12 +65,11 @@ def open_sentences(path: Path, options: TableOptions, classes: Classes | None) -
 def _tag_ids(table: Table, found: Mapping[str, str], classes: Classes) -> dict[Any, int]:
     """Of all tags that there are. Looks at every row. Raises `DataError`."""
     first: dict[Any, int] = {}
-    for indices in _chunks(len(table)):
+    for indices in chunks(len(table)):
         for index, row in zip(indices, role_rows(table, (WORDS_ROLE, TAGS_ROLE), found, indices), strict=True):
             _check(table, index, row, found)
             for tag in row["tags"]:
                 first.setdefault(tag, index)
-        pulse()
     ignored = {IGNORED: IGNORED} if IGNORED in first else {}
     column = LabelColumn(table=table, name=found["tags"], values=())
     known = meanings(column, {tag: index for tag, index in first.items() if tag != IGNORED}, classes)
@@ -88,9 +87,8 @@ class TaggedWords:
         self._encoder = encoder
         self._rows = PreparedRows(self._prepared)
         self._counts = _Counts()
-        for indices in _chunks(len(sentences.table)):
+        for indices in chunks(len(sentences.table)):
             self._look(indices)
-            pulse()
         counts = self._counts
         if not counts["labels"]:
             raise DataError("empty-data", "A data set must have words with tags, but this one has none.")
@@ -162,7 +160,7 @@ class _Counts(Counter[str]):
 def _columns_of_conll(table: Table, roles: Sequence[Role]) -> dict[str, str]:
     """The first column for words, and the last for tags. Where the first counts the words, the second."""
     names = list(table.columns)
-    rows = table.rows(range(min(len(table), CHUNK)), names[:1])
+    rows = table.rows(range(min(len(table), FIRST)), names[:1])
     counted = all(row["1"] == [str(number) for number in range(1, len(row["1"]) + 1)] for row in rows)
     usual = {"tokens": names[1] if counted and len(names) > 2 else names[0], "tags": names[-1]}
     return {role.name: usual[role.name] for role in roles}
@@ -179,7 +177,3 @@ def _check(table: Table, index: int, row: Mapping[str, Any], found: Mapping[str,
         )
     if any(value is None for value in (*words, *tags)):
         raise DataError("invalid-data", f"Every word must be there and have a tag, but {table.place(index)} has none.")
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
