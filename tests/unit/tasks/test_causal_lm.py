@@ -374,6 +374,19 @@ def test_documents_that_are_joined_follow_each_other_in_a_block(tmp_path: Path) 
     assert batch["targets"][batch["targets"] >= 0].tolist() == wanted[1:]
 
 
+def test_an_option_that_does_nothing_is_told_of(tmp_path: Path) -> None:
+    checkpoints, _ = causal_folder(tmp_path / "runs")
+    options = CausalLmOptions(block_size=16, separator=7, loss_on="assistant", documents="line")
+    data = CausalLm(options).open_data(write(tmp_path / "val.txt", LINES), checkpoints)
+    assert data.remarks == [  # type: ignore[attr-defined]
+        "The task option `loss_on` has no effect on plain text.",
+        "The task option `separator` has no effect on plain text.",
+    ]
+    np.arange(300, dtype=np.uint16).tofile(tmp_path / "val.bin")
+    data = CausalLm(options).open_data(tmp_path / "val.bin", checkpoints)
+    assert [remark.split("`")[1] for remark in data.remarks] == ["documents", "loss_on"]  # type: ignore[attr-defined]
+
+
 BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("val.txt", "short", {}, "too-little-data", "makes one block of [0-9]+ tokens. Set the task option `block_size`"),
     ("val.txt", "", {}, "empty-data", "without any token, left out: 1"),
@@ -382,6 +395,7 @@ BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("val.txt", LINES, {"block_size": 32, "stride": 32}, "invalid-task-options", "`stride` .* must be below"),
     ("val.txt", LINES, {"loss_on": "user"}, "invalid-task-options", "must be one of all, assistant"),
     ("val.jsonl", json.dumps(CHAT[0]), {}, "model-mismatch", "needs the chat template of the model"),
+    ("val.jsonl", json.dumps({"prompt": "a b"}), {}, "invalid-data", "must be the task's `completion`"),
     ("val.jsonl", json.dumps({"words": "a b"}), {}, "invalid-data", "the columns there are `words`"),
     ("val.jsonl", json.dumps({"text": "a"}), {"columns": {"source": "text"}}, "invalid-task-options", "`source`"),
     ("val.jsonl", json.dumps({"prompt": "a", "completion": ""}), {}, "empty-data", "nothing to predict, left out: 1"),

@@ -16,7 +16,11 @@ from ladle_engine.tasks.text.encoding import Affixes, Encoder, affixes_of
 from ladle_engine.tasks.text.folder_tokenizer import FolderTokenizer
 from ladle_engine.tasks.text.text_files import TextPiece
 from ladle_engine.tasks.text.text_sets import (
+    COLUMN,
+    PLAIN,
+    ROWS,
     SHAPES,
+    TOKENS,
     Passed,
     TextSetOptions,
     has_columns,
@@ -26,6 +30,7 @@ from ladle_engine.tasks.text.text_sets import (
     row_groups,
     shape_of,
     store_documents,
+    unused_options,
 )
 from ladle_engine.tasks.text.token_files import StoredTokens, Vocabulary, is_token_file, open_token_file
 from ladle_engine.tasks.text.token_store import TOKEN, TokenStore
@@ -61,11 +66,14 @@ class _CausalSet:
 
     def blocks(self, path: Path) -> Blocks:
         if is_token_file(path):
-            source: TokenStore | StoredTokens = self._of_tokens(path)
+            kind, source = TOKENS, self._of_tokens(path)
         elif has_columns(path):
-            source = self._of_table(path)
+            kind, source = self._of_table(path)
         else:
-            source = self._of_texts(pieces_of_text_set(path, self._settings.options.documents, self._passed))
+            kind, source = (
+                PLAIN,
+                self._of_texts(pieces_of_text_set(path, self._settings.options.documents, self._passed)),
+            )
         pieces = self._packer.pieces()
         if pieces.num_predicted == 0 or pieces.num_blocks == 0:
             reasons = " ".join(self._passed.remarks())
@@ -78,7 +86,8 @@ class _CausalSet:
                 f"A set must make at least 2 examples, but `{path}` makes one block of {int(pieces.lengths.sum()):,} "
                 f"tokens. Set the task option `block_size` to a fraction of that, or give more text.",
             )
-        return Blocks(source, pieces, [f"`{path.name}`: {remark}" for remark in self._passed.remarks()])
+        remarks = [f"`{path.name}`: {remark}" for remark in self._passed.remarks()]
+        return Blocks(source, pieces, [*remarks, *unused_options(self._settings.options, kind)])
 
     def _of_tokens(self, path: Path) -> TokenStore | StoredTokens:
         options = self._settings.options
@@ -92,13 +101,13 @@ class _CausalSet:
                 break
         return opened.source
 
-    def _of_table(self, path: Path) -> TokenStore:
+    def _of_table(self, path: Path) -> tuple[str, TokenStore]:
         options = self._settings.options
         table = open_set(path, options)
         found = shape_of(table, options)
         if "text" in found:
-            return self._of_texts(pieces_of_table(table, found["text"]))
-        return self._of_rows(table, found)
+            return COLUMN, self._of_texts(pieces_of_table(table, found["text"]))
+        return ROWS, self._of_rows(table, found)
 
     def _of_texts(self, pieces: Iterator[TextPiece]) -> TokenStore:
         settings, store = self._settings, TokenStore()

@@ -19,7 +19,10 @@ from ladle_engine.tasks.tables import find_columns
 from ladle_engine.tasks.text.encoding import Affixes, Encoder, affixes_of
 from ladle_engine.tasks.text.padding import lengths_of, mask_of, padded
 from ladle_engine.tasks.text.text_sets import (
+    COLUMN,
+    PLAIN,
     TEXT_ROLE,
+    TOKENS,
     Passed,
     Stored,
     TextSetOptions,
@@ -28,6 +31,7 @@ from ladle_engine.tasks.text.text_sets import (
     pieces_of_table,
     pieces_of_text_set,
     store_documents,
+    unused_options,
 )
 from ladle_engine.tasks.text.token_files import Vocabulary, is_token_file, open_token_file
 from ladle_engine.tasks.text.token_losses import IGNORED
@@ -139,7 +143,8 @@ def open_masked_set(path: Path, settings: MaskedSettings, tokenizer: Any) -> Mas
         raise DataError(
             "empty-data", f"A set of texts must have words, but `{path}` has none. {' '.join(passed.remarks())}"
         )
-    remarks = [f"`{path.name}`: {remark}" for remark in passed.remarks()]
+    kind = TOKENS if is_token_file(path) else COLUMN if has_columns(path) else PLAIN
+    remarks = [f"`{path.name}`: {remark}" for remark in passed.remarks()] + unused_options(settings.options, kind)
     return MaskedWindows(source, starts, lengths, affixes, hiding, remarks)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,33 @@ class Passed:
     def remarks(self) -> list[str]:
         firsts = {what: f", the first is {place}" if place else "" for what, place in self.first.items()}
         return [f"{what}: {count:,}{firsts[what]}." for what, count in self.counts.items()]
+
+
+PLAIN, COLUMN, ROWS, TOKENS = "plain text", "a column of texts", "rows of messages or prompts", "a file of tokens"
+"""Kinds of sets, in words."""
+USED_WITH: Mapping[str, Collection[str]] = {
+    "documents": (PLAIN,),
+    "boundaries": (PLAIN, COLUMN),
+    "add_bos": (PLAIN, COLUMN, ROWS),
+    "add_eos": (PLAIN, COLUMN, ROWS),
+    "stride": (PLAIN, COLUMN, TOKENS),
+    "columns": (COLUMN, ROWS),
+    "split": (COLUMN, ROWS),
+    "loss_on": (ROWS,),
+    "token_dtype": (TOKENS,),
+    "separator": (TOKENS,),
+}
+"""Option -> the kinds of sets for which it matters."""
+
+
+def unused_options(options: TextSetOptions, kind: str) -> list[str]:
+    """Remarks on options that are set and do nothing."""
+    defaults = type(options)()
+    return [
+        f"The task option `{name}` has no effect on {kind}."
+        for name, kinds in USED_WITH.items()
+        if kind not in kinds and getattr(options, name, None) != getattr(defaults, name, None)
+    ]
 
 
 EMPTY = "Documents without any token, left out"
@@ -128,7 +155,9 @@ def shape_of(table: Table, options: TableOptions) -> dict[str, str]:
         for shape in SHAPES
         if all(any(name in table.columns for name in (role.name, *role.usual)) for role in shape)
     ]
-    return find_columns(table, usual[0] if usual else SHAPES[-1], {})
+    # `prompt` without `completion`: what is missing is to be told of.
+    halves = [shape for shape in SHAPES if any(role.name in table.columns for role in shape)]
+    return find_columns(table, [*usual, *halves, SHAPES[-1]][0], {})
 
 
 @dataclass(frozen=True, kw_only=True)
