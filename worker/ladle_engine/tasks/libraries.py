@@ -15,9 +15,10 @@ def require(module: str, extra: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        # The last two where its compiled part was made for another version of torch.
         raise TaskError(
             "missing-library",
             f"The library `{module}` must be installed for this, but cannot be imported ({str(error)[:200]}). "
-            f"Install it beside the worker: pip install 'ladle[{extra}]'.",
+            f"Install it beside the worker, in a version for the torch there: pip install 'ladle[{extra}]'.",
         ) from error
