@@ -336,6 +336,14 @@ def test_captions_that_are_broken_are_named(
     assert words in refused(folder, data)[1]
 
 
+def test_splits_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        colour_folders(tmp_path / split, each=1)
+    code, message = refused(folder, tmp_path)
+    assert code == "unknown-classes"
+    assert "Did you mean" in message
+
+
 def test_too_few_pairs_and_unknown_columns_are_refused(folder: Path, tmp_path: Path) -> None:
     assert refused(folder, pairs_jsonl(tmp_path / "few", 3))[0] == "too-little-data"
     data = pairs_jsonl(tmp_path / "many")
