@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
@@ -97,7 +98,8 @@ class _Opened(FunctionTask):
         functions, sets = self._functions, self._open_sets()
         first = sets[0].given
         data = self._digests(sets)
-        trial = try_functions(functions, first, self._device)
+        with named_out_of_memory():
+            trial = try_functions(functions, first, self._device)
         sets[0].remarks = (*sets[0].remarks, *trial.remarks)
         self.metrics = self._metrics_of(trial, is_whole_batches=first.is_whole_batches)
         self.batch_size = first.batch_size

@@ -63,14 +63,15 @@ class GivenSet:
 
 
 def refuse_other_kinds(argument: str, data: Any) -> None:
-    """Raises `ValueError` for what holds no examples, before anything is read."""
+    """Raises `ValueError` for what holds no batches, before anything is read."""
     if isinstance(data, (DataLoader, list)) or _is_indexed(data) or _is_iterable(data):
         return
-    hints = (
+    hints: tuple[tuple[type, str], ...] = (
         (tuple, "A single batch is `[batch]`, and arrays are `torch.utils.data.TensorDataset(x, y)`."),
-        ((Tensor,), "Arrays are `torch.utils.data.TensorDataset(x, y)`."),
+        (Tensor, "Arrays are `torch.utils.data.TensorDataset(x, y)`."),
+        (IterableDataset, "It yields examples: `DataLoader(dataset, batch_size=32)` makes batches of them."),
     )
-    hint = next((text for kinds, text in hints if isinstance(data, kinds)), "Files are given as `val_set`.")
+    hint = next((text for kind, text in hints if isinstance(data, kind)), "Files are given as `val_set`.")
     raise ValueError(
         f"`{argument}` must be a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches, but is "
         f"of type {type(data).__name__}. {hint}"
@@ -125,7 +126,7 @@ def _is_indexed(data: Any) -> bool:
 
 
 def _is_iterable(data: Any) -> bool:
-    kinds = (tuple, dict, str, bytes, Tensor)
+    kinds = (IterableDataset, tuple, dict, str, bytes, Tensor)
     return isinstance(data, Iterable) and not isinstance(data, kinds) and not hasattr(data, "__array__")
 
 
