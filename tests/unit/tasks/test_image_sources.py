@@ -16,6 +16,7 @@ from ladle_engine.checkpoints import discover
 from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import bind
 from ladle_engine.tasks.image_classification import ImageClassification, ImageOptions
+from ladle_engine.tasks.libraries import require
 from ladle_engine.tasks.vision.timm_settings import find_settings
 from tests.builders import make_checkpoints
 from tests.unit.tasks.clip_models import clip_config
@@ -47,6 +48,18 @@ def test_a_library_that_is_absent_is_named_with_the_line_that_installs_it(tmp_pa
     assert code == "missing-library"
     assert "pip install 'ladle[vision]'" in message
     assert f"`{library}" in message
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('operator does not exist')", "OSError('undefined symbol')"])
+def test_a_library_made_for_another_torch_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    (tmp_path / "made_for_another_torch.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match="`made_for_another_torch` must be installed") as raised:
+        require("made_for_another_torch", "vision")
+    assert raised.value.code == "missing-library"
+    assert "pip install 'ladle[vision]'" in raised.value.message
 
 
 @without_timm

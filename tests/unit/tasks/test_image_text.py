@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_values_do_not_depend_on_the_batch(folder: Path, kind: str, request: pyt
         parts = [task.evaluate(model, data.batch(indices)) for indices in torch.arange(len(data)).split(size)]
         for name, values in whole.items():
             torch.testing.assert_close(torch.cat([part[name] for part in parts]), values, rtol=1e-6, atol=2e-6)
+
+
+@torch.no_grad()
+def test_a_batch_may_be_of_several_data_sets(folder: Path, colours: Path, tmp_path: Path) -> None:
+    task, model, data = opened(folder, colours)
+    (root := tmp_path / "three").mkdir()
+    for name in ("red", "green", "blue"):
+        shutil.copytree(colours / name, root / name)
+    other = task.open_data(root, discover(folder))
+    one, two = data.batch(torch.arange(4)), other.batch(torch.arange(5))
+    apart = [task.evaluate(model, batch) for batch in (one, two)]
+    order = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7, 8])
+    mixed = {name: torch.cat([one[name], two[name]])[order] for name in one}
+    for name, values in task.evaluate(model, mixed).items():
+        torch.testing.assert_close(values, torch.cat([each[name] for each in apart])[order], rtol=1e-6, atol=2e-6)
+    expected = torch.cat([each["loss"] for each in apart]).mean()
+    torch.testing.assert_close(task.loss(model, mixed), expected, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["colours", "captions"])
@@ -316,6 +334,14 @@ def test_captions_that_are_broken_are_named(
     change(data)
     assert refused(folder, data)[0] == code
     assert words in refused(folder, data)[1]
+
+
+def test_splits_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        colour_folders(tmp_path / split, each=1)
+    code, message = refused(folder, tmp_path)
+    assert code == "unknown-classes"
+    assert "Did you mean" in message
 
 
 def test_too_few_pairs_and_unknown_columns_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def find_labels(folders: ClassFolders, shape: ImageShape) -> tuple[Labels, str |
     if (labels := labels_of(names, known, shape.num_classes)) is not None:
         by_numbers = labels == by_number(names, known, shape.num_classes)
         return labels, _remark_on_numbers(names, shape) if by_numbers else None
-    _refuse_splits(folders, names, shape)
+    refuse_splits(folders, names, shape)
     if not has_names(shape) or all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in names):
         for candidates in (list(folders.images), names):
             if len(candidates) == shape.num_classes:
@@ -157,7 +157,7 @@ def _remark_on_numbers(names: Sequence[str], shape: ImageShape) -> str | None:
     )
 
 
-def _refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShape) -> None:
+def refuse_splits(folders: ClassFolders, names: Sequence[str], shape: ImageShape) -> None:
     """Raises `DataError` where a folder is not a class, but holds class folders."""
     for name in names:
         inner = [image.relative_to(folders.root / name).parts for image in folders.images[name]]

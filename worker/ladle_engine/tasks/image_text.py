@@ -164,19 +164,10 @@ class ImageText:
         return GroupedPairs(images, texts, groups, remarks)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        if "labels" in batch:
-            return F.cross_entropy(self._class_logits(model, batch), batch["labels"])
-        return _pair_losses(_pair_logits(model, batch)).mean()
+        return self._values(model, batch)[0].mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        if "labels" in batch:
-            logits = self._class_logits(model, batch)
-            losses = F.cross_entropy(logits, batch["labels"], reduction="none")
-            by_image = by_text = ranks(logits, batch["labels"])[:, None]
-        else:
-            pairs = _pair_logits(model, batch)
-            losses = _pair_losses(pairs)
-            by_image, by_text = _pair_ranks(pairs), _pair_ranks(pairs.transpose(1, 2))
+        losses, by_image, by_text = self._values(model, batch)
         recalls = {top: (by_image < top).to(torch.float32).mean(dim=1) for top in TOPS}
         return {
             "accuracy": recalls[1],
@@ -186,16 +177,33 @@ class ImageText:
         }
 
     def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
-        return mean_entropy(self._class_logits(model, batch))
+        parts = self._class_logits(model, batch)
+        total = torch.stack([mean_entropy(logits) * len(logits) for _, logits in parts]).sum()
+        return total / len(batch["texts"])
 
-    def _class_logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """float32 [B, classes]"""
-        texts = self._classes[int(batch["texts"][0])]
+    def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, [B], and how many candidates come before the right ones: by image and by text, each [B, rows]."""
+        if "texts" not in batch:
+            pairs = _pair_logits(model, batch)
+            return _pair_losses(pairs), _pair_ranks(pairs), _pair_ranks(pairs.transpose(1, 2))
+        parts = self._class_logits(model, batch)
+        labels = batch["labels"]
+        order = torch.cat([positions for positions, _ in parts]).argsort()
+        losses = [F.cross_entropy(logits, labels[positions], reduction="none") for positions, logits in parts]
+        before = torch.cat([ranks(logits, labels[positions]) for positions, logits in parts])[order][:, None]
+        return torch.cat(losses)[order], before, before
+
+    def _class_logits(self, model: nn.Module, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Positions in the batch and their logits, float32 [some, classes]: a batch may be of several data sets."""
         images, scale = encoded(model, {"pixel_values": batch["pixel_values"]})
-        inputs = {name: each.to(images.device, torch.int64) for name, each in texts.tensors.items()}
-        features, _ = encoded(model, inputs)
-        by_class = features.view(-1, len(self.options.templates), features.shape[1]).mean(dim=1)
-        return similarities(images, F.normalize(by_class, dim=-1), scale)
+        parts = []
+        for number in batch["texts"].unique().tolist():
+            positions = (batch["texts"] == number).nonzero().view(-1)
+            texts = self._classes[number].tensors
+            features, _ = encoded(model, {name: each.to(images.device, torch.int64) for name, each in texts.items()})
+            by_class = features.view(-1, len(self.options.templates), features.shape[1]).mean(dim=1)
+            parts.append((positions, similarities(images[positions], F.normalize(by_class, dim=-1), scale)))
+        return parts
 
 
 class ZeroShotImages:

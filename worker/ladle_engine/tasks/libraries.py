@@ -15,9 +15,11 @@ def require(module: str, extra: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        # The last two where its compiled part was made for another version of torch.
+        version = "" if isinstance(error, ImportError) else " It must be the version for the torch that is there."
         raise TaskError(
             "missing-library",
             f"The library `{module}` must be installed for this, but cannot be imported ({str(error)[:200]}). "
-            f"Install it beside the worker: pip install 'ladle[{extra}]'.",
+            f"Install it beside the worker: pip install 'ladle[{extra}]'.{version}",
         ) from error

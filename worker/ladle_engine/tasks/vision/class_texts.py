@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import is_file, is_folder, read_bytes
-from ladle_engine.tasks.class_folders import find_images, listed
+from ladle_engine.tasks.class_folders import find_images, listed, refuse_splits
+from ladle_engine.tasks.image_shape import ImageShape
 from ladle_engine.tasks.label_names import loose_name
 from ladle_engine.tasks.tables import TableOptions, open_table
 from ladle_engine.tasks.vision.image_table import is_table, label_names
@@ -50,7 +51,9 @@ def class_texts(path: Path, options: TableOptions, given: Sequence[str] | None) 
             f"The classes of `{path.name}` must have names, which arrays have not. Give the task option `classes`, a "
             f"list of names in order of the labels.",
         )
-    folders = [name for name, images in find_images(path).images.items() if images]
+    found = find_images(path)
+    folders = [name for name, images in found.images.items() if images]
+    refuse_splits(found, folders, ImageShape(channels=3, num_classes=len(folders), class_ids=None))
     if is_file(path / FILE):
         return _of_file(path / FILE, folders)
     if all(re.fullmatch(r"n\d{8}", name, re.ASCII) for name in folders):
