@@ -91,6 +91,8 @@ def test_a_bert_loads_back_and_scores_what_the_report_says(doors: Doors) -> None
     for result in results:
         found = score_alone(result.folder, [rows[each] for each in select.tolist()])
         assert result.winner == pytest.approx(found, abs=1e-4)
+        # The library has one rank, the service two.
+        assert text_data.uniform_of(result) == pytest.approx(text_data.uniform_of(results[0]), abs=1e-6)
         assert found["span-f1"] > 0.6, "a model that has learnt something"
 
 

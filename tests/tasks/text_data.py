@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.tasks.doors import Result
 
 GOOD = ("lovely", "brilliant", "moving", "funny", "great")
 BAD = ("boring", "terrible", "dull", "weak", "awful")
@@ -49,6 +51,14 @@ def reports(count: int, seed: int) -> list[dict[str, Any]]:
             tags[0] = "O"
         rows.append({"tokens": words, "ner_tags": tags})
     return rows
+
+
+def uniform_of(result: Result) -> Mapping[str, float]:
+    """The scores of a candidate whose coefficients no training made."""
+    found: Mapping[str, float] = next(
+        row["select"] for row in result.report["candidates"] if row["method"] == "uniform"
+    )
+    return found
 
 
 def train(folder: Path, model: Any, tokenizer: Any, batches: Sequence[Any], loss_of: Callable[[Any, Any], Any]) -> None:

@@ -175,6 +175,16 @@ def test_padding_and_truncation_that_a_tokenizer_json_has_of_its_own_do_not_coun
     assert open_tokenizer(discover(folder))(TEXTS[0]) == open_tokenizer(discover(bert))(TEXTS[0])
 
 
+@pytest.mark.parametrize("content", ["{", "[" * 1000 + "]" * 1000, "[" + "{}," * 9_000_000 + "{}]"], ids=len)
+def test_a_tokenizer_json_that_is_none_or_becomes_too_many_objects_is_not_parsed(
+    bert: Path, tmp_path: Path, content: str
+) -> None:
+    folder = shutil.copytree(bert, tmp_path / "run")
+    (folder / "checkpoint-30" / "tokenizer.json").write_text(content)
+    with pytest.raises(TaskError, match=r"tokenizer\.json` must be a JSON file, but does not parse"):
+        open_tokenizer(discover(folder))
+
+
 # Folders of strangers
 
 CANARY = """

@@ -588,3 +588,10 @@ def test_entropy_is_that_of_what_is_predicted(bert: Path, tmp_path: Path) -> Non
             found = task._task.entropy(model, data.batch(torch.arange(5)))
             logits = model(**task_inputs(data)).logits
         assert float(found) == pytest.approx(float(entropy(logits).mean()), rel=1e-5)
+
+
+def test_a_model_for_another_task_is_told_of_before_the_data_are_looked_at(bert: Path, tmp_path: Path) -> None:
+    other = with_config(bert, tmp_path, architectures=["GPT2LMHeadModel"])
+    with pytest.raises(TaskError, match=r"needs a classification head, .* this is a causal language model") as found:
+        average(other.folder, tmp_path / "nothing.csv", output=tmp_path / "out", task=TextClassification)
+    assert found.value.code == "model-mismatch"

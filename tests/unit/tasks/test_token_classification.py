@@ -468,3 +468,10 @@ def test_coefficients_are_trained_without_tags(bert: Path, tmp_path: Path, suffi
         task=TokenClassification, method="twa", method_options={"steps": 4},
     )  # fmt: skip
     assert any(score.method == "twa" for score in outcome.candidates)
+
+
+def test_a_model_for_another_task_is_told_of_before_the_data_are_looked_at(bert: Path) -> None:
+    checkpoints = discover(bert)
+    other = replace(checkpoints, config={**(checkpoints.config or {}), "architectures": ["BertForMaskedLM"]})
+    with pytest.raises(EngineError, match=r"needs a head that classifies tokens, .* a masked language model"):
+        choose_task(other, TokenClassification, {})

@@ -18,7 +18,7 @@ from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.tables import TableOptions, open_table
 from ladle_engine.tasks.text.classified import ClassifiedTexts, find_labels, find_texts
 from ladle_engine.tasks.text.encoder import Encoder, open_encoder
-from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.text.problems import PROBLEMS, MultiLabel, Problem, Regression, SingleLabel, problem_of
@@ -69,7 +69,8 @@ class TextClassification:
         return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
 
     def for_checkpoints(self, checkpoints: CheckpointSet) -> TextClassification:
-        """With the metrics that make sense for this folder's labels."""
+        """With the metrics that make sense for this folder's labels. Raises `TaskError` (model-mismatch)."""
+        refuse_another_head(checkpoints, AUTO_CLASS, self.name)
         problem = problem_of(model_config.checked(checkpoints), self.options.problem_type)
         made = TextRegression(self.options) if isinstance(problem, Regression) else copy.copy(self)
         made.problem, made.metrics = problem, problem.metrics

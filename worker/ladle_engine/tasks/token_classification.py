@@ -20,7 +20,7 @@ from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import divided, of_sums, ratio
 from ladle_engine.tasks.tables import TableOptions
 from ladle_engine.tasks.text.encoder import open_encoder
-from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model, call, inputs_for, logits_of
 from ladle_engine.tasks.text.spans import Tags, has_spans
@@ -110,7 +110,11 @@ class TokenClassification:
         return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
 
     def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
-        """Without the metrics of spans where the model's labels are none of spans, but parts of speech, say."""
+        """Without the metrics of spans where the model's labels are none of spans, but parts of speech, say.
+
+        Raises `TaskError` (model-mismatch).
+        """
+        refuse_another_head(checkpoints, AUTO_CLASS, self.name)
         made = copy.copy(self)
         config = model_config.checked(checkpoints)
         model_config.class_ids(config)

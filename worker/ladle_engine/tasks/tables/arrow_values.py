@@ -36,7 +36,7 @@ def translated(path: Path, kind: str) -> Iterator[None]:
     """Inside, what arrow and we raise for a damaged file becomes `DataError` (invalid-data) that names it."""
     try:
         yield
-    except (EngineError, MemoryError, IndexError):
+    except (EngineError, MemoryError):
         raise
     except (ValueError, KeyError, OSError, NotImplementedError, TypeError, pyarrow().ArrowException) as error:
         text = " ".join(str(error).split())[:TEXT_CHARS].rstrip(".")
@@ -65,6 +65,13 @@ def kind_of_type(stored: Any) -> str:
     if _is_list(stored):
         return f"list of {kind_of_type(stored.value_type)}"
     return next((kind for kind, is_one in _simple_kinds() if is_one(stored)), str(stored))
+
+
+def has_dictionary(stored: Any) -> bool:
+    """Whether a type is one of numbers that stand for values, or has such inside."""
+    if pyarrow().types.is_dictionary(stored):
+        return True
+    return any(has_dictionary(stored.field(number).type) for number in range(stored.num_fields))
 
 
 def _simple_kinds() -> Sequence[tuple[str, Callable[[Any], bool]]]:

@@ -11,7 +11,15 @@ from typing import Any
 
 from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, refuse_absurd, rows_of, translated
+from ladle_engine.tasks.tables.arrow_values import (
+    class_names_of,
+    has_dictionary,
+    kinds_of,
+    pyarrow,
+    refuse_absurd,
+    rows_of,
+    translated,
+)
 from ladle_engine.tasks.tables.kept import KEPT_BYTES, Kept
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
 from ladle_engine.tasks.tables.spilled import SpilledGroup, room_bytes
@@ -56,7 +64,8 @@ class ParquetFile:
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         names = tuple(columns)
-        return rows_of(self, indices, columns, lambda index: self._window(index, names))
+        with translated(self._source.path, KIND):
+            return rows_of(self, indices, columns, lambda index: self._window(index, names))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
@@ -65,7 +74,7 @@ class ParquetFile:
         """The decoded rows around one, and the first one's index."""
         number = bisect_right(self._first_rows, index) - 1
         first = int(self._first_rows[number])
-        with self._kept.lock, translated(self._source.path, KIND):
+        with self._kept.lock:
             group = self._row_group(number, columns)
             window = (index - first) // group.window_rows
             table = self._kept.get(group.key(window), lambda: self._read(group, window))
@@ -152,7 +161,12 @@ class RowGroup:
             if part is None:
                 raise ValueError(f"row group {self._number} has fewer rows than the {self._num_rows:,} it declares")
             parts.append(part)
-        return pyarrow().Table.from_batches(parts).select(list(self._columns))
+        table = pyarrow().Table.from_batches(parts).select(list(self._columns))
+        for column in table.columns:
+            if has_dictionary(column.type):
+                # Numbers of a damaged file may lead out of it.
+                column.validate(full=True)
+        return table
 
 
 def open_parquet(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> ParquetFile:
