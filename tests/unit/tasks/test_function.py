@@ -355,6 +355,16 @@ def test_a_loss_among_the_metrics_stands_for_the_loss(run: Callable[..., Outcome
     assert called.count(False) < 20, "only when it is tried"
 
 
+def test_the_only_example_of_a_batch_may_lose_its_dimension(run: Callable[..., Outcome]) -> None:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch[0]).squeeze() - batch[1].squeeze()).square()
+
+    options = {"data": loader(batch_size=31)}
+    outcome = run(loss=loss, metrics=lambda model, batch: {"minus": -loss(model, batch)}, **options)
+    for method, scores in scores_of(run(**options)).items():
+        assert scores_of(outcome)[method]["loss"] == pytest.approx(scores["loss"])
+
+
 # Batches that cannot be cut
 
 
@@ -493,7 +503,7 @@ def moves_the_weights(model: nn.Module, batch: Any) -> Tensor:
         ({"model": Breaks()}, "`model=` must be a module that can be copied, so that yours stays as it is"),
         ({"metrics": lambda model, batch: squares(model, batch)}, "`metrics=` must return a mapping from names to te"),
         ({"metrics": lambda model, batch: {"Top 1": batch[1]}}, "`metrics=` must return names of lower-case letters"),
-        ({"metrics": lambda model, batch: {"a": batch[1].mean()}}, "one value per example for `a`, but returns floa"),
+        ({"metrics": lambda model, batch: {"a": batch[1].mean()}}, "[8] here, but returns [] (leave out `.mean()`)"),
         ({"metrics": lambda model, batch: {"a": batch[1][:3, 0]}}, "one value per example for `a`, [8] here, but "),
         ({"metric": Metric(name="a", higher_is_better=True)}, "`metrics=` must return `a`, which `metric=` is"),
         ({"metric": "accuracy"}, "`metric=` must be one of loss for `function`, but is `accuracy`"),

@@ -81,9 +81,9 @@ class Functions:
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 rule = "return names of lower-case letters, digits, `-`, `_` and `.`"
                 refuse("metrics", rule, f"returns {shown(name)}", self.metrics)
-            if not isinstance(rows, Tensor) or rows.ndim == 0:
+            if not isinstance(rows, Tensor):
                 rule = f"return one value per example for `{name}`"
-                refuse("metrics", rule, f"returns {shown(rows)} (leave out `.mean()` and `.item()`)", self.metrics)
+                refuse("metrics", rule, f"returns {shown(rows)} (leave out `.item()`)", self.metrics)
         return dict(found)
 
 

@@ -68,10 +68,13 @@ class RowScoring:
         whole = to_device(given.fetch(indices), device)
         scores = self.functions.scores(model, whole)
         rows = {name: each.to(torch.float32) if name in self.means else each for name, each in scores.items()}
+        if "loss" not in rows and self.kind is Kind.PER_EXAMPLE:
+            rows["loss"] = self.functions.losses(model, whole)
+        if len(indices) == 1:
+            # `squeeze` takes the only example's dimension too.
+            rows = {name: each.reshape(1) if each.ndim == 0 else each for name, each in rows.items()}
         if "loss" in rows:
             return rows
-        if self.kind is Kind.PER_EXAMPLE:
-            return rows | {"loss": self.functions.losses(model, whole)}
         return rows | self._by_parts(model, given, indices, device)
 
     def _by_parts(

@@ -69,13 +69,11 @@ class _Tried:
         used = indices[:1] if self.given.is_whole_batches else indices
         scores = self.functions.scores(self.model, to_device(self.given.fetch(used), self.device))
         for name, rows in scores.items():
-            if not self.given.is_whole_batches and len(rows) != len(used):
-                refuse(
-                    "metrics",
-                    f"return one value per example for `{name}`, [{len(used)}] here",
-                    f"returns {list(rows.shape)}",
-                    self.functions.metrics,
-                )
+            count = len(rows) if rows.ndim and self.given.is_whole_batches else len(used)
+            if rows.ndim == 0 or len(rows) != count:
+                rule = f"return one value per example for `{name}`, [{count}] here"
+                hint = " (leave out `.mean()`)" if rows.ndim == 0 else ""
+                refuse("metrics", rule, f"returns {list(rows.shape)}{hint}", self.functions.metrics)
         return scores
 
     def kind_of_batches(self, indices: Sequence[int]) -> tuple[Kind, list[str]]:
@@ -90,7 +88,9 @@ class _Tried:
         parts = [(self.losses(indices[:cut]), self.losses(indices[cut:]), cut) for cut in cuts]
         if whole.ndim == 1:
             self._refuse_wrong_length(whole, len(indices))
-            apart = any(not self.close(whole, torch.cat([one.reshape(-1), other])) for one, other, _ in parts)
+            apart = any(
+                not self.close(whole, torch.cat([one.reshape(-1), other.reshape(-1)])) for one, other, _ in parts
+            )
             return Kind.PER_EXAMPLE, [*remarks, _ALONE] if apart and not remarks else remarks
         return self._kind_of_scalar(whole, parts, len(indices), remarks)
 
