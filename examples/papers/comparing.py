@@ -28,7 +28,11 @@ class TestSet:
     """The untouched examples, and what a state dict named as in the checkpoints scores on them."""
 
     def __init__(
-        self, checkpoints: Path, test: Path, task: str | type[Task] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        checkpoints: Path,
+        test: Path,
+        task: str | type[Task] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._found = discover(checkpoints)
         self._task = choose_task(self._found, task, options or {})

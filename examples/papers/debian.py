@@ -72,7 +72,7 @@ def _update(folder: Path) -> None:
     (lists / "partial").mkdir()
     configuration = lists / "apt.conf"
     configuration.write_text(
-        '#clear Acquire::Languages;\nAcquire::Languages { "en"; "it"; };\n' f'Dir::State::lists "{lists}";\n'
+        f'#clear Acquire::Languages;\nAcquire::Languages {{ "en"; "it"; }};\nDir::State::lists "{lists}";\n'
     )
     try:
         subprocess.run(["apt-get", "-c", str(configuration), "update"], check=True, capture_output=True)

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import places  # noqa: F401  # finds the benchmarks
 import numpy as np
+import places  # noqa: F401  # finds the benchmarks
 import torch
 from pools import Search, Setting, Sizes, orders
 from solar_cells import SolarCells, as_input, photographs, pretrained

@@ -107,8 +107,8 @@ def translated(checkpoints: CheckpointSet) -> Iterator[None]:
 
 @contextmanager
 def no_larger_than(checkpoints: CheckpointSet, where: str = "`config.json`") -> Iterator[None]:
-    """Inside, a model that has more than four times the numbers of the checkpoints is refused while it is built, and one
-    of endlessly many parts. Encoder-decoders build their embedding four times, which is tied, and stored once.
+    """Inside, a model that has more than four times the numbers of the checkpoints is refused while it is built, and
+    one of endlessly many parts. Encoder-decoders build their embedding four times, which is tied, and stored once.
 
     A stranger's config may ask for any amount of memory or time, so this is where there is none of it: on `meta`.
     `where` is what describes the model, for messages.
