@@ -24,7 +24,15 @@ demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its c
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks
 
-test-tasks: $(STAMP) ## Every task from end to end: models trained by the real tools, through every door. Up to half an hour.
+# In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.
+VISION := .cache/vision/.installed
+$(VISION): constraints.txt $(STAMP)
+	rm -rf .cache/vision
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .cache/vision \
+	  timm==1.0.31 torchvision==0.28.0
+	touch $(VISION)
+
+test-tasks: $(STAMP) $(VISION) ## Every task from end to end: models trained by the real tools, through every door. Up to half an hour.
 	$(BIN)/python -m pytest --durations 20 tests/tasks
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.

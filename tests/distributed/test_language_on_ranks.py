@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from ladle_engine.placements.base import BY_PARAMETER, REPLICATED, SHARDED_MODEL
+from ladle_engine.placements.base import REPLICATED, SHARDED_MODEL
 from tests.distributed.language_rank import KINDS
 from tests.distributed.start import run_module
 from tests.unit.tasks.language_models import LINES, causal_folder
 
-PLACEMENTS = (REPLICATED, BY_PARAMETER, SHARDED_MODEL)
+PLACEMENTS = (REPLICATED, SHARDED_MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,9 @@ import schemathesis
 
 
 def _real(path: Any) -> Any:
+    """One path, or each of several by name."""
+    if isinstance(path, dict):
+        return {name: _real(each) for name, each in path.items()}
     return os.environ["REAL_PATH"] if isinstance(path, str) and 0 < len(path) <= 4096 and "\0" not in path else path
 
 

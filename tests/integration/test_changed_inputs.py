@@ -78,3 +78,12 @@ def test_a_checkpoint_that_is_gone_before_the_next_attempt_is_not_left_out_silen
     path.unlink()
     worker.start()
     assert_refused(made, job, path, tmp_path / "results")
+
+
+def test_a_set_that_is_gone_before_the_job_starts_is_refused_by_its_name(
+    made: Cluster, worker: Process, data: Path
+) -> None:
+    sets = {"clean": str(data / "val.npz"), "gone": str(data / "gone.npz")}
+    record = made.finish(made.submit(spec_of(data).model_copy(update={"val_set": sets})))
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.PATH_NOT_ALLOWED), record
+    assert "`val_set.gone` must be an existing file or folder" in (record.message or "")

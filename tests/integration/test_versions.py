@@ -130,6 +130,7 @@ def test_an_older_worker_runs_what_it_understands_and_refuses_the_rest(
 
     asked = submit(deadline_s=60, method={"name": "uniform", "options": {}, "hints": {"a": 1}})
     refused = submit(output={"name": None, "dtype": "float4", "max_shard_bytes": 1 << 20})
+    kind = submit(val_set={"clean": {"path": str(data / "val.npz"), "share": 0.5}})
     process: Process = worker_process(tmp_path, server, data)
     process.environment = {**os.environ, **process.environment}
     with running(process):
@@ -144,5 +145,8 @@ def test_an_older_worker_runs_what_it_understands_and_refuses_the_rest(
         record = made.finish(refused)
         assert (record.state, record.reason, record.failures) == (JobState.FAILED, Reason.VERSION_MISMATCH, 0)
         assert "`output.dtype` must be" in (record.message or "")
+        record = made.finish(kind)
+        assert (record.state, record.reason, record.failures) == (JobState.FAILED, Reason.VERSION_MISMATCH, 0)
+        assert "`val_set.clean` must be" in (record.message or "")
         again = made.submit(plain)
         until(lambda: made.record(again).state is JobState.SUCCEEDED, timeout_s=DEADLINE_S, what="the next job")

@@ -87,8 +87,9 @@ def test_every_method_has_a_page_with_its_source_and_its_options(name: str) -> N
 def test_every_reason_of_a_failed_job_is_explained() -> None:
     tables = [
         line
-        for name in ("checkpoints.md", "tasks.md", "output.md", "placements.md", "rest.md")
-        for line in (REPOSITORY / "docs" / name).read_text().splitlines()
+        for name in ("checkpoints.md", "data.md", "tasks.md", "output.md", "placements.md", "rest.md", "tasks/*.md")
+        for page in (REPOSITORY / "docs").glob(name)
+        for line in page.read_text().splitlines()
     ]
     for reason in Reason:
         assert any(f"`{reason}`" in line for line in tables), reason

@@ -1,14 +1,18 @@
-"""The Python snippets of the README and of docs/engine.md run as they stand."""
+"""The Python snippets of the README, of docs/engine.md and of docs/tasks/function.md run as they stand."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.builders import make_checkpoints, make_val_set
 from tests.polling import DEADLINE_S
@@ -40,3 +44,29 @@ def test_a_snippet_runs(snippet: str, tmp_path: Path) -> None:
         text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_functions_of_a_notebook_run(tmp_path: Path) -> None:
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    for number in range(3):
+        torch.manual_seed(number)
+        save_file(torch.nn.Linear(4, 3).state_dict(), tmp_path / f"runs/mine/step-{number}.safetensors")
+    (snippet,) = snippets("docs/tasks/function.md")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", snippet], cwd=tmp_path, env=dict(os.environ), capture_output=True,
+        text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "better-model" / "model.safetensors").exists()
+
+
+def test_the_metrics_of_a_task_of_ones_own_are_right() -> None:
+    (snippet,) = (text for text in snippets("docs/tasks/your-own.md") if "exp_ratio" in text)
+    made: dict[str, Any] = {}
+    exec(snippet, made)
+    values = {
+        name: torch.tensor([2.0, 4.0], dtype=torch.float64) for name in ("nll", "tokens", "hits", "found", "true")
+    }
+    all_once = torch.ones(1, 2, dtype=torch.float64)
+    found = {metric.name: float(metric.of(values, all_once)[0]) for metric in made["metrics"]}
+    assert found == pytest.approx({"perplexity": math.e, "f1": 1.0, "loss": 1.0})

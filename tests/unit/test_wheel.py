@@ -62,6 +62,13 @@ def test_the_command_answers_without_any_extra(installed: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_command_writes_a_plug_in_without_any_extra(installed: Path, tmp_path: Path) -> None:
+    subprocess.run([str(installed.parent / "ladle"), "task", "new", "wine"], cwd=tmp_path, check=True)
+    assert (tmp_path / "wine" / "ladle_wine" / "__init__.py").exists()
+    assert (tmp_path / "wine" / "tests" / "test_task.py").exists()
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_all_five_packages_and_their_data_files(installed: Path) -> None:
     packages = run(
         installed,

@@ -65,7 +65,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     output: PathLike,
     model: nn.Module | Callable[[], nn.Module] | None = None,
     loss: Loss | None = None,
-    data: Iterable[Any] | Sized | None = None,
+    data: Iterable[Any] | Sized | Mapping[str, Any] | None = None,
     metrics: Metrics | None = None,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
@@ -106,7 +106,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
             `loss`, which need no task.
         model: a network of the checkpoints' architecture, which stays as it is, or a function that builds one.
         loss: a function of the model and a batch. It returns the loss of each example [B], or their mean.
-        data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches.
+        data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches; or several by name.
         metrics: a function of the model and a batch. It returns name -> a value of each example [B].
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
         task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
+from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
@@ -43,6 +44,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
 
+app.add_typer(task_commands.app, name="task")
 app.add_typer(token_commands.app, name="token")
 
 

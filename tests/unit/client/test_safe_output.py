@@ -173,6 +173,7 @@ SHOWING = {
     "nodes": [["nodes"]],
     "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
     "version": [["version"]],
+    "task new": [["task", "new", FOLDER]],
     "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
     "token list": [["token", "list", "--tokens-file", FOLDER]],
     "token revoke": [["token", "revoke", FOLDER, "--tokens-file", "there/tokens"]],
@@ -204,7 +205,7 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-WITHOUT_JSON = {"up", "logs", "cancel", "version", "token revoke"}
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "task new", "token revoke"}
 JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 

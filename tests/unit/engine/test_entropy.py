@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def test_labels_that_are_there_are_not_used(root: Path, tmp_path: Path, name: st
     assert train(root, name, tmp_path / "other").candidates == plain.candidates
 
 
-def test_a_folder_of_images_needs_no_class_folders_and_theirs_mean_nothing(root: Path, tmp_path: Path) -> None:
+def test_a_folder_or_a_table_of_images_needs_no_labels_and_class_folders_mean_nothing(
+    root: Path, tmp_path: Path
+) -> None:
     images, _ = shifted(slice(1000, 1040))
     flat, deep = tmp_path / "flat", tmp_path / "deep"
     for number, image in enumerate((images[:, 0].clamp(0, 1) * 255).to(torch.uint8).numpy()):
@@ -100,8 +103,10 @@ def test_a_folder_of_images_needs_no_class_folders_and_theirs_mean_nothing(root:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
     (flat / "notes.txt").write_text("x")
-    outcomes = [train(root, str(folder), tmp_path / f"out-{folder.name}") for folder in (flat, deep)]
-    assert outcomes[0].candidates == outcomes[1].candidates
+    table = tmp_path / "images.jsonl"
+    table.write_text("".join(json.dumps({"image": f"flat/{number:02}.png"}) + "\n" for number in range(40)))
+    outcomes = [train(root, str(path), tmp_path / f"out-{path.name}") for path in (flat, deep, table)]
+    assert outcomes[0].candidates == outcomes[1].candidates == outcomes[2].candidates
     assert any("notes.txt" in warning for warning in outcomes[0].warnings)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"must hold \.png, \.jpg, .* files, but") as caught:

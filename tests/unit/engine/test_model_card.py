@@ -114,7 +114,8 @@ def test_checkpoints_with_hostile_names_make_a_card_that_is_only_text(tmp_path: 
 
 def report(text: str) -> dict[str, Any]:
     """A report in which everything that is not a number is `text`."""
-    row = {"select": {text: 0.5, "loss": 0.5}, "fit": {text: 0.5}, "gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}
+    row: dict[str, Any] = {"select": {text: 0.5, "loss": 0.5}, "gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}
+    row |= {"sets": {text: dict(row), "other": dict(row)}, "fit": {text: 0.5}}
     return {
         "winner": text,
         "metric": {"name": text, "higher_is_better": True},
@@ -122,6 +123,7 @@ def report(text: str) -> dict[str, Any]:
         "candidates": [{"method": "best", "label": text, **row}, {"method": text, "label": text, **row}],
         "checkpoints": [{"name": text}, {"name": "plain"}],
         "splits": {"fit": 1, "select": 1, "fit_judged": 1},
+        "validation_sets": {text: {"weight": 0.5, "select": 3}, "other": {"weight": 0.5, "select": 3}},
         "statistics": {"fit_loss": {}, "mixtures": None},
         "warnings": [text, "second"],
         "versions": {"ladle": "1"},

@@ -189,7 +189,7 @@ def test_an_argument_that_breaks_its_own_rule_is_refused_at_once(
 
 def test_the_validation_set_is_no_training_set(tmp_path: Path) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    with pytest.raises(DataError, match="`train_set=` must be other data than `val_set=`, half of which judges"):
+    with pytest.raises(DataError, match="`train_set=` must be other data than `val_set=`, part of which judges"):
         average(
             tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=ToyTask(plain_net),
             train_set=tmp_path / "checkpoints" / "..",

@@ -127,7 +127,7 @@ def test_the_first_set_judges_and_the_others_are_shown_and_change_nothing(root: 
     card = (both.folder / "README.md").read_text()
     assert "## Validation sets" in card
     assert "`clean` (1)" in card
-    assert "| uniform (4) | `noisy` | 150 |" in card
+    assert "| uniform (4) | noisy | 150 |" in card
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,23 @@ def test_the_interval_of_a_mean_over_sets_adds_variances_and_pairs_versions_of_o
     )
     once = gain_over(of_sets([[0, 1, 0, 0]], [1.0]), of_sets([[0] * 4], [1.0]), ACCURACY, seed=0)
     assert twice == once, "the same examples again say nothing new"
+
+
+@pytest.mark.parametrize(("sizes", "correlation"), [((150, 150), 0.0), ((150, 150), 0.8), ((150, 90), 0.0)])
+def test_the_interval_of_a_mean_over_sets_holds_the_truth_about_as_often_as_it_says(
+    sizes: tuple[int, int], correlation: float
+) -> None:
+    """Also for two versions of the same examples, whose differences are correlated, as long as they are of one size."""
+    generator = torch.Generator().manual_seed(0)
+    held, runs = 0, 400
+    for _ in range(runs):
+        one, noise = torch.randn(2, 150, generator=generator, dtype=torch.float64)
+        other = (correlation * one + (1 - correlation**2) ** 0.5 * noise)[: sizes[1]]
+        bar = of_sets([[0.0] * size for size in sizes], [0.5, 0.5])
+        known = dataclasses.replace(bar, values={"accuracy": torch.cat([one, other])})
+        gain = gain_over(known, bar, ACCURACY, seed=0)
+        held += gain.low <= 0 <= gain.high
+    assert 0.92 <= held / runs <= 0.98
 
 
 def test_a_metric_that_is_a_function_is_resampled_set_by_set() -> None:

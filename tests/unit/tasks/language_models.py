@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from tests.unit.tasks.text_models import TEXTS, bert_tokenizer, gpt2_tokenizer, roberta_tokenizer, saved
 
@@ -46,19 +50,34 @@ def causal_model(kind: str) -> Any:
 
 def causal_folder(folder: Path, kind: str = "gpt2", *, steps: int = 2) -> tuple[CheckpointSet, Any]:
     """Checkpoints as `save_pretrained` leaves them, and their tokenizer."""
-    tokenizer = gpt2_tokenizer(folder.parent / f"{folder.name}-tokenizer")
-    return saved(folder, lambda: causal_model(kind), tokenizer, steps=steps), tokenizer
+    return _copied(folder, kind, steps)
 
 
 def masked_folder(folder: Path, kind: str = "bert", *, steps: int = 2) -> tuple[CheckpointSet, Any]:
+    return _copied(folder, f"masked {kind}", steps)
+
+
+def _copied(folder: Path, kind: str, steps: int) -> tuple[CheckpointSet, Any]:
+    made, tokenizer = _made(kind, steps)
+    shutil.copytree(Path(made.name) / "runs", folder)
+    return discover(folder), tokenizer
+
+
+@functools.cache
+def _made(kind: str, steps: int) -> tuple[tempfile.TemporaryDirectory[str], Any]:
+    """To make and save a model takes a hundred times as long as to copy it."""
+    made = tempfile.TemporaryDirectory()
+    tokenizers = {"masked bert": bert_tokenizer, "masked roberta": roberta_tokenizer}
+    tokenizer = tokenizers.get(kind, gpt2_tokenizer)(Path(made.name) / "tokenizer")
+    saved(Path(made.name) / "runs", lambda: _model(kind), tokenizer, steps=steps)
+    return made, tokenizer
+
+
+def _model(kind: str) -> Any:
     import transformers as hf
 
-    if kind == "bert":
-        tokenizer = bert_tokenizer(folder.parent / f"{folder.name}-tokenizer")
-        return saved(
-            folder, lambda: hf.BertForMaskedLM(hf.BertConfig(**{**SIZES, "vocab_size": 200})), tokenizer, steps=steps
-        ), tokenizer
-    tokenizer = roberta_tokenizer(folder.parent / f"{folder.name}-tokenizer")
-    return saved(
-        folder, lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES, **IDS)), tokenizer, steps=steps
-    ), tokenizer
+    if kind == "masked bert":
+        return hf.BertForMaskedLM(hf.BertConfig(**{**SIZES, "vocab_size": 200}))
+    if kind == "masked roberta":
+        return hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES, **IDS))
+    return causal_model(kind)

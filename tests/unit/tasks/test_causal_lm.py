@@ -17,9 +17,11 @@ from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import bind
 from ladle_engine.tasks.causal_lm import BITS_PER_BYTE, LOSS, PERPLEXITY, CausalLm, CausalLmOptions
 from ladle_engine.tasks.choose import choose_task
+from ladle_engine.tasks.text import causal_sets
+from ladle_engine.tasks.text.encoding import Encoder
 from ladle_engine.testing import check_task
 from tests.unit.tasks.language_models import LINES, causal_folder, causal_model
-from tests.unit.tasks.text_models import TEXTS, gpt2_tokenizer, saved
+from tests.unit.tasks.text_models import TEXTS, gpt2_tokenizer, roberta_tokenizer, saved
 
 KINDS = ("gpt2", "llama", "qwen2", "gpt-neox", "opt", "mistral", "gemma2", "bloom")
 BY_LINE = {"documents": "line", "block_size": 60}
@@ -228,6 +230,94 @@ def test_a_prompt_of_messages_is_followed_by_its_answer(tmp_path: Path) -> None:
     assert tokenizer.decode(batch["targets"][batch["targets"] >= 0]) == "ho</s>"
 
 
+def test_a_call_of_a_tool_has_no_content(tmp_path: Path) -> None:
+    tokenizer = gpt2_tokenizer(tmp_path / "tokenizer")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.role }}{{ message.content or 'calls' }}{% endfor %}"
+    )
+    checkpoints = saved(tmp_path / "runs", lambda: causal_model("gpt2"), tokenizer, steps=2)
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": []}]}
+    batch = CausalLm().open_data(rows(tmp_path / "val.jsonl", row, row), checkpoints).batch(torch.tensor([0]))
+    assert tokenizer.decode([*batch["input_ids"][0, :1], *batch["targets"][0]]) == "userhiassistantcalls"
+
+
+def test_conversations_of_parquet_are_those_of_json_lines(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    tokenizer = gpt2_tokenizer(tmp_path / "tokenizer")
+    tokenizer.chat_template = TEMPLATE
+    checkpoints = saved(tmp_path / "runs", lambda: causal_model("gpt2"), tokenizer, steps=2)
+    made = [CHAT[0], {"messages": CHAT[0]["messages"][:2]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made), tmp_path / "val.parquet")
+    task = CausalLm(CausalLmOptions(loss_on="assistant"))
+    of_parquet = task.open_data(tmp_path / "val.parquet", checkpoints).batch(torch.arange(2))
+    of_lines = task.open_data(rows(tmp_path / "val.jsonl", *made), checkpoints).batch(torch.arange(2))
+    assert all(torch.equal(tensor, of_lines[name]) for name, tensor in of_parquet.items())
+
+
+def test_a_tokenizer_that_adds_special_tokens_has_its_way_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    tokenizer = roberta_tokenizer(tmp_path / "tokenizer")
+    checkpoints = saved(tmp_path / "runs", lambda: causal_model("gpt2"), tokenizer, steps=2)
+    path = write(tmp_path / "val.txt", LINES)
+    ids = tokenizer(LINES, add_special_tokens=False).input_ids
+    for told, wanted in (({}, [*ids, 2]), ({"add_bos": False}, [*ids[1:], 2]), ({"add_eos": False}, ids)):
+        data = CausalLm(CausalLmOptions(block_size=32, **told)).open_data(path, checkpoints)  # type: ignore[arg-type]
+        targets = data.batch(torch.arange(len(data)))["targets"]
+        assert targets[targets >= 0].tolist() == wanted
+
+
+class WithoutPlaces(Encoder):
+    """As of the tokenizers of transformers that are written in Python."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int | None) -> None:
+        super().__init__(tokenizer, vocabulary)
+        self.tells_places = False
+
+
+def test_a_tokenizer_that_does_not_tell_places_makes_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, _ = causal_folder(tmp_path / "runs")
+    path = write(tmp_path / "val.txt", LINES)
+    prompts = rows(tmp_path / "val.jsonl", *({"prompt": text[:9], "completion": text[9:]} for text in TEXTS))
+    task = CausalLm(CausalLmOptions(**BY_LINE))  # type: ignore[arg-type]
+    fast = [task.open_data(each, checkpoints) for each in (path, prompts)]
+    monkeypatch.setattr(causal_sets, "Encoder", WithoutPlaces)
+    slow = [task.open_data(each, checkpoints) for each in (path, prompts)]
+    one, other = (data[0].batch(torch.arange(len(data[0]))) for data in (fast, slow))
+    assert torch.equal(one["targets"], other["targets"])
+    assert float(one["bytes"].sum()) == pytest.approx(float(other["bytes"].sum()), rel=0.1)
+    bytes_of_completions = [len(text[9:]) for text in TEXTS]
+    assert slow[1].batch(torch.arange(5))["bytes"].tolist() == bytes_of_completions
+
+
+def test_links_of_a_folder_must_stay_in_it(tmp_path: Path) -> None:
+    checkpoints, _ = causal_folder(tmp_path / "runs")
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(TEXTS):
+        write(tmp_path / "texts" / f"{number}.txt", text)
+    (tmp_path / "texts" / "again.txt").symlink_to("0.txt")
+    (tmp_path / "texts" / "none.txt").write_bytes(b"")
+    data = CausalLm(CausalLmOptions(block_size=60)).open_data(tmp_path / "texts", checkpoints)
+    assert int((data.batch(torch.arange(len(data)))["positions"] == 0).sum()) == len(TEXTS) + 1
+    assert any("without any token, left out: 1" in remark for remark in data.remarks)  # type: ignore[attr-defined]
+    (tmp_path / "texts" / "out.txt").symlink_to(write(tmp_path / "outside.txt", "secret"))
+    with pytest.raises(EngineError, match=r"`.*out\.txt` leads out") as raised:
+        CausalLm().open_data(tmp_path / "texts", checkpoints)
+    assert raised.value.code == "path-not-allowed"
+
+
+def test_a_config_with_an_infinite_number_is_read_as_transformers_wrote_it(tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}
+    config = transformers.Mamba2Config(**sizes, vocab_size=330, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    assert math.inf in config.time_step_limit
+    checkpoints = saved(tmp_path / "runs", lambda: transformers.Mamba2ForCausalLM(config), steps=2)
+    assert CausalLm().build_model(checkpoints).config.time_step_limit[1] == math.inf  # type: ignore[union-attr]
+
+
 def test_rows_beyond_the_block_are_cut_and_told_of(tmp_path: Path) -> None:
     checkpoints, _ = causal_folder(tmp_path / "runs")
     path = rows(tmp_path / "val.jsonl", *({"prompt": "a", "completion": text * 9} for text in TEXTS))
@@ -246,12 +336,17 @@ def test_without_a_tokenizer_nobody_counts_bytes(tmp_path: Path) -> None:
         task.open_data(write(tmp_path / "val.txt", LINES), checkpoints)
 
 
-def test_tokens_of_a_file_stand_for_the_bytes_of_their_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["val.bin", "val.npz"])
+def test_tokens_of_a_file_stand_for_the_bytes_of_their_text(tmp_path: Path, name: str) -> None:
     checkpoints, tokenizer = causal_folder(tmp_path / "runs")
     text = "größer, 日本: " + LINES
-    np.array(tokenizer(text).input_ids, dtype=np.uint16).tofile(tmp_path / "val.bin")
+    ids = np.array(tokenizer(text).input_ids, dtype=np.uint16)
+    if name == "val.bin":
+        ids.tofile(tmp_path / name)
+    else:
+        np.savez(tmp_path / name, tokens=ids)
     task = CausalLm(CausalLmOptions(block_size=16))
-    of_tokens = task.open_data(tmp_path / "val.bin", checkpoints)
+    of_tokens = task.open_data(tmp_path / name, checkpoints)
     of_text = task.open_data(write(tmp_path / "val.txt", text), checkpoints)
     assert len(of_tokens) == len(of_text)
     one, other = (data.batch(torch.arange(len(data))) for data in (of_tokens, of_text))
@@ -281,7 +376,7 @@ def test_documents_that_are_joined_follow_each_other_in_a_block(tmp_path: Path) 
 
 BAD: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("val.txt", "short", {}, "too-little-data", "makes one block of [0-9]+ tokens. Set the task option `block_size`"),
-    ("val.txt", "", {}, "empty-data", "empty file"),
+    ("val.txt", "", {}, "empty-data", "without any token, left out: 1"),
     ("val.txt", "a", {}, "empty-data", "Documents of a single token"),
     ("val.txt", LINES, {"block_size": 65}, "invalid-task-options", "`block_size` .* must be at most 64"),
     ("val.txt", LINES, {"block_size": 32, "stride": 32}, "invalid-task-options", "`stride` .* must be below"),

@@ -72,17 +72,17 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_does_not_depend_on_its_batch(translator: Any, way: str) -> None:
-    input_ids, mask = sources(24)
+    input_ids, mask = sources(12)
     together = texts(Generator(settings(**WAYS[way])).generate(translator, input_ids, mask))
     for size in (1, 3, 8):
         alone: list[str] = []
-        for part in range(0, 24, size):
+        for part in range(0, 12, size):
             rows = slice(part, part + size)
             length = int(mask[rows].sum(dim=1).max())
             ids = input_ids[rows, :length], mask[rows, :length]
             alone += texts(Generator(settings(**WAYS[way])).generate(translator, *ids))
         assert alone == together, size
-    assert len(set(together)) > 10
+    assert len(set(together)) > 6
 
 
 def test_texts_are_those_of_transformers_itself(translator: Any) -> None:

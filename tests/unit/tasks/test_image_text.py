@@ -127,8 +127,40 @@ def test_values_do_not_depend_on_the_batch(folder: Path, kind: str, request: pyt
 
 
 @pytest.mark.parametrize("kind", ["colours", "captions"])
+@torch.no_grad()
+def test_losses_are_float32_where_the_model_computes_in_halves(
+    folder: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    task, model, data = opened(folder, request.getfixturevalue(kind))
+    batch = data.batch(torch.arange(len(data)))
+    expected = task.evaluate(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = task.evaluate(model, batch)
+    assert {values.dtype for values in found.values()} == {torch.float32}
+    # bfloat16 alone has no more than 256 values between two powers of two.
+    assert len(found["loss"].to(torch.bfloat16).to(torch.float32).sub(found["loss"]).nonzero()) > 0
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["colours", "captions"])
 def test_the_task_follows_the_rules(folder: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    check_task(ImageText, folder, request.getfixturevalue(kind))
+    check_task(ImageText, folder, request.getfixturevalue(kind), options={"classes": list(COLOURS)})
+
+
+def test_coefficients_are_trained_on_images_without_labels(folder: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number, colour in enumerate(COLOURS):
+        image_of(colour, 50 + number).save(tmp_path / "images" / f"{number}.png")
+    average(
+        folder, colours, output=tmp_path / "out", task=ImageText, train_set=tmp_path / "images",
+        train_set_use="entropy", method="twa", method_options={"steps": 2},
+    )  # fmt: skip
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_images_without_labels_need_names_from_somewhere(folder: Path, colours: Path) -> None:
+    with pytest.raises(EngineError, match="Give the task option `classes`"):
+        ImageText().open_unlabelled(colours, discover(folder))
 
 
 @pytest.mark.parametrize("kind", ["colours", "captions"])

@@ -134,8 +134,9 @@ def test_a_folder_of_soups_is_averaged_and_keeps_what_is_left_of_the_text_part(t
     assert json.loads((tmp_path / "out" / "report.json").read_text())["task"] == "image-classification"
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == soup(0).keys()
-    # No gradient reaches it in fine-tuning, so all files of one run have the same.
-    assert torch.equal(written["model.token_embedding.weight"], soup(2)["model.token_embedding.weight"])
+    # No gradient reaches it in fine-tuning, so all files of one run have the same; here it is one of theirs.
+    kept = written["model.token_embedding.weight"]
+    assert any(torch.equal(kept, soup(number)["model.token_embedding.weight"]) for number in range(3))
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,25 @@ def never(self: Seq2Seq, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]
     raise AssertionError("nothing asks for texts")
 
 
+def test_what_the_folder_says_of_generation_is_followed_or_said(untrained: Path, val_set: Path, tmp_path: Path) -> None:
+    """Settings in `config.json`, where old tools have them, do not count beside a file of their own."""
+    checkpoints = copied(untrained, tmp_path / "run", num_return_sequences=3, num_beams=3, min_length=9)
+    for home in (tmp_path / "run").iterdir():
+        settings = json.loads((home / "generation_config.json").read_text())
+        settings |= {"do_sample": True, "temperature": 5.0, "max_length": 6, "num_return_sequences": 2, "num_beams": 2}
+        (home / "generation_config.json").write_text(json.dumps(settings))
+    outcome = average(
+        checkpoints.folder, val_set, output=tmp_path / "out", task=Seq2Seq, metric="bleu", method="uniform"
+    )
+    (said,) = outcome.warnings
+    assert "`generation_config.json` asks for sampling, which is turned off" in said
+    task, data = opened(checkpoints, val_set)
+    tokens = task._task._opened.generator.generate(  # type: ignore[attr-defined]
+        loaded(checkpoints, task), *(data.batch(torch.arange(5))[name] for name in ("input_ids", "attention_mask"))
+    )
+    assert [len(row) for row in tokens] == [6] * 5
+
+
 def test_a_metric_of_a_set_is_the_same_at_any_batch_size(marian: Path, val_set: Path) -> None:
     checkpoints = discover(marian)
     scores = []
@@ -236,7 +255,7 @@ def test_a_large_vocabulary_is_taken_in_parts_with_the_same_loss_and_gradients(
     task, data = opened(checkpoints, val_set)
     batch = data.batch(torch.arange(13))
     found = []
-    for most in (1 << 26, 5 * batch["labels"].shape[1] * len(toys.WORDS)):
+    for most in (1 << 27, 5 * batch["labels"].shape[1] * len(toys.WORDS)):
         monkeypatch.setattr(pair_losses, "MOST_LOGITS", most)
         model = loaded(checkpoints, task)
         sizes: list[int] = []

@@ -152,6 +152,39 @@ def test_a_broken_tokenizer_json_is_refused_in_words(bert: Path, tmp_path: Path,
         open_tokenizer(discover(folder))
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"\x00" * 50])
+def test_a_broken_sentencepiece_model_is_refused_in_words(bert: Path, tmp_path: Path, content: bytes) -> None:
+    folder = shutil.copytree(bert, tmp_path / "run")
+    home = folder / "checkpoint-30"
+    (home / "tokenizer.json").unlink()
+    (home / "spiece.model").write_bytes(content)
+    (home / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    with pytest.raises(TaskError, match="must have a tokenizer that transformers can load"):
+        open_tokenizer(discover(folder))
+
+
+def test_padding_and_truncation_that_a_tokenizer_json_has_of_its_own_do_not_count(bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert, tmp_path / "run")
+    file = folder / "checkpoint-30" / "tokenizer.json"
+    own = {
+        "padding": {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                    "pad_type_id": 0, "pad_token": "[PAD]"},
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+    }  # fmt: skip
+    file.write_text(json.dumps({**json.loads(file.read_text()), **own}))
+    assert open_tokenizer(discover(folder))(TEXTS[0]) == open_tokenizer(discover(bert))(TEXTS[0])
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 1000 + "]" * 1000, "[" + "{}," * 9_000_000 + "{}]"], ids=len)
+def test_a_tokenizer_json_that_is_none_or_becomes_too_many_objects_is_not_parsed(
+    bert: Path, tmp_path: Path, content: str
+) -> None:
+    folder = shutil.copytree(bert, tmp_path / "run")
+    (folder / "checkpoint-30" / "tokenizer.json").write_text(content)
+    with pytest.raises(TaskError, match=r"tokenizer\.json` must be a JSON file, but does not parse"):
+        open_tokenizer(discover(folder))
+
+
 # Folders of strangers
 
 CANARY = """
@@ -387,6 +420,9 @@ def test_texts_are_cut_where_option_tokenizer_or_model_say(bert: Path) -> None:
         longest(65, tokenizer, config, "x")
     with pytest.raises(TaskError, match=r"at least 3, because the tokenizer adds 2"):
         longest(2, tokenizer, config, "x")
+    tokenizer.model_max_length = 2
+    with pytest.raises(TaskError, match=r"`model_max_length` of the tokenizer must be at least 3"):
+        longest(None, tokenizer, config, "x")
 
 
 # Padding

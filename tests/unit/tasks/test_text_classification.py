@@ -295,6 +295,7 @@ def test_scores_are_those_of_transformers_and_scikit_learn_for_each_problem(bert
         ("0", "1", "2", "0"),
         (0.0, 1.0, 2.0, 0.0),
         (0, "1", 2.0, "0"),
+        ("0.0", "1.0", "2.0", "0.0"),
     ],
 )
 def test_labels_are_known_by_number_and_by_name(bert: Path, tmp_path: Path, labels: tuple[Any, ...]) -> None:
@@ -315,6 +316,24 @@ def test_names_that_are_numbers_are_names_where_they_cannot_be_anything_else(ber
     error = refused(stars, labelled(1, 2, 1), tmp_path)
     assert error.code == "invalid-data"
     assert "must be clear whether labels are the names of classes or their numbers" in error.message
+
+
+def test_numbers_that_a_file_has_names_for_are_these_names(bert: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.core.pa.table({"text": list(TEXTS[:3]), "label": [0, 1, 2]})
+    feature = {"names": ["positive", "negative", "neutral"], "_type": "ClassLabel"}
+    described = json.dumps({"info": {"features": {"label": feature}}})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": described}), tmp_path / "val.parquet")
+    task = choose_task(discover(bert), TextClassification, {})
+    batch = task.open_data(tmp_path / "val.parquet", discover(bert)).batch(torch.arange(3))
+    assert batch["labels"].tolist() == [2, 0, 1]
+
+
+def test_names_for_a_model_without_names_say_what_is_missing(bert: Path, tmp_path: Path) -> None:
+    unnamed = with_config(bert, tmp_path, id2label={str(each): f"LABEL_{each}" for each in range(3)})
+    error = refused(unnamed, labelled("good", "bad"), tmp_path)
+    assert error.code == "unknown-classes"
+    assert "give it an `id2label`" in error.message
 
 
 @pytest.mark.parametrize(
@@ -471,6 +490,14 @@ def test_an_empty_text_is_one_where_the_tokenizer_adds_something_to_it(bert: Pat
     assert "at least one token, but the one in `val.jsonl`, line 1" in error.message or "line 1" in error.message
 
 
+def test_an_end_token_in_a_text_is_refused_where_the_model_looks_for_it(tmp_path: Path) -> None:
+    make, make_tokenizer = models()["bart"]
+    bart = saved(tmp_path / "bart", make, make_tokenizer(tmp_path / "made"), steps=2)
+    rows = [{"text": "a film", "label": 0}, {"text": "a </s> film", "label": 1}]
+    error = refused(bart, rows, tmp_path)
+    assert "line 2 has it 2 times, and the first text 1 times" in error.message
+
+
 def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     rows = [{"text": "hello " * 100, "label": 0}, {"text": "a film", "label": 1}, {"text": "dog " * 70, "label": 1}]
     data, _ = opened(discover(bert), rows, tmp_path)
@@ -480,9 +507,22 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "checkpoint-30")
     expected = tokenizer(rows[0]["text"], truncation=True, max_length=10)["input_ids"]
     assert data.batch(torch.tensor([0]))["input_ids"].tolist() == [expected]
+    pairs = [{"premise": "a", "hypothesis": "b", "label": 0}]
+    assert "at least 5 for pairs of texts" in refused(discover(bert), pairs, tmp_path, max_length=4).message
     error = refused(discover(bert), rows, tmp_path, max_length=65)
     assert error.code == "invalid-task-options"
     assert "at most 64, the model's positions" in error.message
+
+
+def test_of_a_very_large_table_the_first_texts_are_looked_at_beforehand(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle_engine.tasks.text.classified.MOST_LOOKED_AT", 2)
+    rows = [{"text": "dog " * 70, "label": 0}, {"text": "a film", "label": 1}, {"text": None, "label": 1}]
+    data, _ = opened(discover(bert), rows, tmp_path)
+    assert "1 of the first 2 texts have more tokens than 64" in data.remarks[0]
+    with pytest.raises(DataError, match="line 3"):
+        data.batch(torch.tensor([2]))
 
 
 def test_a_tokenizer_that_knows_few_of_the_words_is_told_of(bert: Path, tmp_path: Path) -> None:
@@ -517,3 +557,41 @@ def test_the_folder_is_recognised_and_others_are_not(bert: Path) -> None:
     checkpoints = discover(bert)
     for config in (None, {}, {"architectures": ["BertForTokenClassification"]}, {"architectures": ["BertModel"]}):
         assert not TextClassification.recognises(replace(checkpoints, config=config))
+
+
+def test_coefficients_are_trained_without_labels(bert: Path, tmp_path: Path) -> None:
+    val_set = rows_file(tmp_path / "val.jsonl", labelled(*[number % 3 for number in range(20)]))
+    train_set = rows_file(tmp_path / "train.jsonl", [{"text": text} for text in LONGER])
+    outcome = average(
+        bert, val_set, train_set=train_set, train_set_use="entropy", output=tmp_path / "out", task=TextClassification,
+        method="twa", method_options={"steps": 4},
+    )  # fmt: skip
+    assert any(score.method == "twa" for score in outcome.candidates)
+    one = with_config(bert, tmp_path, id2label={"0": "LABEL_0"}).folder
+    with pytest.raises(EngineError, match="cannot be trained without labels"):
+        average(
+            one, val_set, train_set=train_set, train_set_use="entropy", output=tmp_path / "no", task=TextClassification
+        )
+
+
+def test_entropy_is_that_of_what_is_predicted(bert: Path, tmp_path: Path) -> None:
+    texts = rows_file(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    model = transformers.BertForSequenceClassification.from_pretrained(bert / "checkpoint-30").eval()
+    expected = {
+        "single_label_classification": lambda logits: torch.distributions.Categorical(logits=logits).entropy(),
+        "multi_label_classification": lambda logits: torch.distributions.Bernoulli(logits=logits).entropy(),
+    }
+    for problem, entropy in expected.items():
+        task: Any = choose_task(discover(bert), TextClassification, {"problem_type": problem})
+        data = task._task.open_unlabelled(texts, discover(bert))
+        with torch.no_grad():
+            found = task._task.entropy(model, data.batch(torch.arange(5)))
+            logits = model(**task_inputs(data)).logits
+        assert float(found) == pytest.approx(float(entropy(logits).mean()), rel=1e-5)
+
+
+def test_a_model_for_another_task_is_told_of_before_the_data_are_looked_at(bert: Path, tmp_path: Path) -> None:
+    other = with_config(bert, tmp_path, architectures=["GPT2LMHeadModel"])
+    with pytest.raises(TaskError, match=r"needs a classification head, .* this is a causal language model") as found:
+        average(other.folder, tmp_path / "nothing.csv", output=tmp_path / "out", task=TextClassification)
+    assert found.value.code == "model-mismatch"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
+from ladle_engine.errors import TaskError
 from ladle_engine.evaluation.bootstrap import paired_differences, samples
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.tasks.base import Metric
+from ladle_engine.tasks.text import corpus_scores
 from ladle_engine.tasks.text.corpus_scores import (
     BLEU_TOKENIZERS,
     bleu_of_sums,
@@ -151,6 +155,21 @@ def test_word_errors_are_the_fewest_changes(text: str, reference: str, errors: i
     assert word_counts([reference]).tolist() == [len(reference.split())]
 
 
+def test_word_errors_are_those_of_the_textbook() -> None:
+    chance = random.Random(4)
+    for _ in range(200):
+        one, other = ([chance.choice("abcd") for _ in range(chance.randint(0, 9))] for _ in range(2))
+        assert edit_distance(one, other) == textbook_distance(tuple(one), tuple(other))
+
+
+@cache
+def textbook_distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    if not one or not other:
+        return len(one) + len(other)
+    changed = textbook_distance(one[1:], other[1:]) + (one[0] != other[0])
+    return min(changed, textbook_distance(one[1:], other) + 1, textbook_distance(one, other[1:]) + 1)
+
+
 def test_word_error_rate_is_errors_over_words_of_the_whole_set() -> None:
     (wer,) = (metric for metric in GENERATED_METRICS if metric.name == "wer")
     scored = evaluated(["a b c d", "x"], ["a b c e", "x y z w"])
@@ -167,3 +186,14 @@ def test_every_generated_metric_has_its_statistics_and_a_score() -> None:
 def test_a_batch_without_examples_has_no_rows() -> None:
     assert bleu_statistics([], [], tokenize="13a", lowercase=False).shape == (0, 10)
     assert chrf_statistics([], [], lowercase=False).shape == (0, 18)
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    # What was made while it was there.
+    corpus_scores._bleu.cache_clear()
+    with pytest.raises(TaskError, match=r"`sacrebleu` must be installed .* pip install 'ladle\[text\]'") as found:
+        bleu_statistics(["a"], ["a"], tokenize="13a", lowercase=False)
+    assert found.value.code == "missing-library"

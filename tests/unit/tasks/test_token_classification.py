@@ -275,11 +275,11 @@ def test_columns_that_are_named_otherwise_are_given_as_options(bert: Path, tmp_p
         ({"tokens": ["a", "b"], "tags": ["O"]}, "invalid-data", ("line 2", "2 words", "1 tags")),
         ({"tokens": ["a"], "tags": ["B-ORG"]}, "unknown-classes", ("'B-ORG'", "B-PER", "line 2")),
         ({"tokens": ["a"], "tags": [9]}, "unknown-classes", ("from 0 to 4", "is 9")),
-        ({"tokens": [None], "tags": ["O"]}, "invalid-data", ("line 2",)),
+        ({"tokens": [None], "tags": ["O"]}, "invalid-data", ("`tokens`",)),
         ({"tokens": None, "tags": ["O"]}, "invalid-data", ("line 2",)),
         ({"tokens": "a b", "tags": ["O"]}, "invalid-data", ("list of text",)),
         ({"tokens": ["a"], "tags": "O"}, "invalid-data", ("list of",)),
-        ({"tokens": ["a"], "tags": [None]}, "invalid-data", ("line 2",)),
+        ({"tokens": ["a"], "tags": [None]}, "invalid-data", ("`tags`",)),
         ({"tokens": ["a"]}, "invalid-data", ("tags",)),
     ],
 )
@@ -453,3 +453,25 @@ def test_the_folder_is_recognised_and_others_are_not(bert: Path, tmp_path: Path)
     for home in copy.iterdir():
         (home / "tokenizer.json").unlink()
     assert refused(discover(copy), sentences(3), tmp_path).code == "model-mismatch"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "conll"])
+def test_coefficients_are_trained_without_tags(bert: Path, tmp_path: Path, suffix: str) -> None:
+    val_set = rows_file(tmp_path / "val.jsonl", sentences(20))
+    train_set = tmp_path / f"train.{suffix}"
+    if suffix == "jsonl":
+        rows_file(train_set, [{"tokens": row["tokens"]} for row in sentences(10, seed=5)])
+    else:
+        train_set.write_text("fox X\ndog Y\n\nfilm Z\n")
+    outcome = average(
+        bert, val_set, train_set=train_set, train_set_use="entropy", output=tmp_path / "out",
+        task=TokenClassification, method="twa", method_options={"steps": 4},
+    )  # fmt: skip
+    assert any(score.method == "twa" for score in outcome.candidates)
+
+
+def test_a_model_for_another_task_is_told_of_before_the_data_are_looked_at(bert: Path) -> None:
+    checkpoints = discover(bert)
+    other = replace(checkpoints, config={**(checkpoints.config or {}), "architectures": ["BertForMaskedLM"]})
+    with pytest.raises(EngineError, match=r"needs a head that classifies tokens, .* a masked language model"):
+        choose_task(other, TokenClassification, {})

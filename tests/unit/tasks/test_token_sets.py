@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.text import encoding, text_files, token_losses
-from ladle_engine.tasks.text.blocks import MOST_PADDING, Packer
+from ladle_engine.tasks.text.blocks import Packer
 from ladle_engine.tasks.text.encoding import Encoder, token_runs
-from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict
+from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict, predict_packed
 from ladle_engine.tasks.text.text_files import text_pieces
-from ladle_engine.tasks.text.token_files import open_token_file
+from ladle_engine.tasks.text.token_files import Vocabulary, open_token_file
 from tests.unit.tasks.language_models import LINES, causal_model
 from tests.unit.tasks.text_models import bert_tokenizer, gpt2_tokenizer, unigram_tokenizer
 
@@ -79,7 +79,7 @@ def test_files_of_tokens_are_read_as_their_tools_write_them(
     write: Any, name: str, starts: list[int], tmp_path: Path
 ) -> None:
     write(tmp_path / name)
-    opened = open_token_file(tmp_path / name, 50, None, None)
+    opened = open_token_file(tmp_path / name, Vocabulary(size=50), None, None)
     assert opened.starts.tolist() == starts
     assert not opened.are_rows
     assert opened.source.read(0, 100)["id"].tolist() == IDS.tolist()
@@ -88,26 +88,26 @@ def test_files_of_tokens_are_read_as_their_tools_write_them(
 
 def test_an_index_may_be_named_in_place_of_its_data(tmp_path: Path) -> None:
     megatron(tmp_path / "val.bin")
-    assert open_token_file(tmp_path / "val.idx", 50, None, None).starts.tolist() == [0, 30, 100]
+    assert open_token_file(tmp_path / "val.idx", Vocabulary(size=50), None, None).starts.tolist() == [0, 30, 100]
 
 
 def test_a_table_of_tokens_has_a_row_per_example(tmp_path: Path) -> None:
     np.save(tmp_path / "val.npy", IDS.reshape(4, 25))
-    opened = open_token_file(tmp_path / "val.npy", 50, None, None)
+    opened = open_token_file(tmp_path / "val.npy", Vocabulary(size=50), None, None)
     assert opened.are_rows
     assert opened.starts.tolist() == [0, 25, 50, 75, 100]
 
 
 def test_each_separator_begins_a_document(tmp_path: Path) -> None:
     nano_gpt(tmp_path / "val.bin")
-    assert open_token_file(tmp_path / "val.bin", 50, None, 7).starts.tolist() == [0, 7, 57, 100]
+    assert open_token_file(tmp_path / "val.bin", Vocabulary(size=50), None, 7).starts.tolist() == [0, 7, 57, 100]
 
 
 def test_ids_have_the_type_that_is_named_or_that_a_large_vocabulary_needs(tmp_path: Path) -> None:
     ids = np.array([1, 100_000, 5], dtype=np.uint32)
     ids.tofile(tmp_path / "val.bin")
     for vocabulary, dtype in ((150_000, None), (None, "uint32")):
-        opened = open_token_file(tmp_path / "val.bin", vocabulary, dtype, None)
+        opened = open_token_file(tmp_path / "val.bin", Vocabulary(size=vocabulary), dtype, None)
         assert opened.source.read(0, 3)["id"].tolist() == ids.tolist()
 
 
@@ -150,7 +150,7 @@ def test_files_that_are_no_tokens_are_refused_in_words(
 ) -> None:
     write(tmp_path / name)
     with pytest.raises(DataError, match=says):
-        open_token_file(tmp_path / name, vocabulary, None, None)
+        open_token_file(tmp_path / name, Vocabulary(size=vocabulary), None, None)
 
 
 def test_an_id_beyond_the_vocabulary_far_behind_is_named_when_it_is_used(
@@ -158,7 +158,7 @@ def test_an_id_beyond_the_vocabulary_far_behind_is_named_when_it_is_used(
 ) -> None:
     monkeypatch.setattr("ladle_engine.tasks.text.token_files.LOOKED_AT", 10)
     nano_gpt(tmp_path / "val.bin")
-    opened = open_token_file(tmp_path / "val.bin", 40, None, None)
+    opened = open_token_file(tmp_path / "val.bin", Vocabulary(size=40), None, None)
     with pytest.raises(DataError, match="token 40 of"):
         opened.source.read(30, 50)
 
@@ -198,12 +198,38 @@ def test_documents_that_fit_stand_together_and_are_never_cut() -> None:
     ]
 
 
-def test_a_block_stays_small_for_a_model_that_needs_a_row_per_document() -> None:
-    packer = Packer(100)
-    for number, length in enumerate([90, *[2] * 50, 60, *[3] * 30]):
-        packer.add(1000 * number, length)
-    for block in packed(packer):
-        assert len(block) * max(length for _, length, _ in block) <= MOST_PADDING * 100
+def test_documents_in_rows_of_their_own_are_padded_to_twice_their_length_at_most() -> None:
+    torch.manual_seed(0)
+    model = causal_model("opt").eval()
+    lengths = [[40], [1, 2, 3, 2, 1, 3, 5], [20, 19]]
+    positions = torch.zeros(3, 40, dtype=torch.long)
+    ids, targets = torch.randint(330, (3, 40)), torch.full((3, 40), token_losses.IGNORED)
+    for row, counts in enumerate(lengths):
+        column = 0
+        for count in counts:
+            positions[row, column:] = torch.arange(40 - column)
+            targets[row, column : column + count] = torch.randint(330, (count,))
+            column += count
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+    )
+    with torch.no_grad():
+        abilities_of(model)
+        shapes.clear()
+        nll, correct = predict_packed(model, ids, positions, targets)
+        hook.remove()
+        assert sum(rows * width for rows, width in shapes) <= 2 * sum(map(sum, lengths))
+        for row, counts in enumerate(lengths):
+            column = 0
+            for count in counts:
+                part = slice(column, column + count)
+                logits = model(ids[row : row + 1, part]).logits[0]
+                expected = F.cross_entropy(logits, targets[row, part], reduction="none")
+                torch.testing.assert_close(nll[row, part], expected, rtol=1e-5, atol=1e-5)
+                assert torch.equal(correct[row, part], logits.argmax(dim=-1) == targets[row, part])
+                column += count
+            assert not nll[row, column:].any()
 
 
 @pytest.mark.parametrize("make", ["gpt2", "bert", "unigram"])

@@ -9,7 +9,7 @@ from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import default_device, usable_device
 from ladle_engine.tasks.base import Metric
 from ladle_engine.tasks.contract import shown
-from ladle_engine.tasks.function import FunctionTask, placeholder
+from ladle_engine.tasks.function import TRAIN_SET, FunctionTask, placeholder
 from ladle_engine.tasks.given.data import refuse_other_kinds
 from ladle_engine.tasks.given.functions import Functions
 
@@ -31,12 +31,7 @@ def make_request(arguments: Mapping[str, Any]) -> Request:
                 f"`{name}` must be absent where `data` is given, because {why}, but is {shown(others[name])}."
             )
     functions = Functions(model=given["model"], loss=given["loss"], metrics=given["metrics"])
-    data = {"data": given["data"]}
-    if others.get("train_set") is not None:
-        data["train_set"] = others["train_set"]
-    for name, each in data.items():
-        refuse_other_kinds(name, each)
-    return _of_functions(functions, data, others)
+    return _of_functions(functions, given["data"], others)
 
 
 def _with_paths(others: dict[str, Any]) -> Request:
@@ -49,18 +44,30 @@ def _with_paths(others: dict[str, Any]) -> Request:
     return Request(**others)
 
 
-def _of_functions(functions: Functions, data: Mapping[str, Any], others: dict[str, Any]) -> Request:
-    metric = others.get("metric")
+def _of_functions(functions: Functions, data: Any, others: dict[str, Any]) -> Request:
+    """`data` may be several sets by name, as `val_set` may."""
+    if isinstance(data, Mapping):
+        if not data:
+            raise ValueError("`data` must hold at least one set, but is an empty mapping.")
+        labels = {name: f'data["{name}"]' for name in data}
+        sets = {labels[name]: each for name, each in data.items()}
+        places: dict[str, Any] = {"val_set": {name: placeholder(label) for name, label in labels.items()}}
+    else:
+        sets, places = {"data": data}, {"val_set": placeholder("data")}
+    if others.get(TRAIN_SET) is not None:
+        sets[TRAIN_SET] = others[TRAIN_SET]
+        places[TRAIN_SET] = placeholder(TRAIN_SET)
+    for label, each in sets.items():
+        refuse_other_kinds(label, each)
+    metric, device = others.get("metric"), others.get("device")
     declared = metric if isinstance(metric, Metric) else None
-    device = others.get("device")
     task = FunctionTask(
         functions,
-        data,
+        sets,
         device=usable_device(device) if device is not None else default_device(),
         options=others.get("task_options") or {},
         declared=declared,
     )
-    places = {"val_set": placeholder("data")} | ({"train_set": placeholder("train_set")} if "train_set" in data else {})
     return Request(
         **{**others, **places, "task": task, "task_options": None, "metric": declared.name if declared else metric}
     )

@@ -91,7 +91,7 @@ def _sets(report: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             cell(row["label"]),
-            code(name),
+            cell(name),
             str(sets[name]["select"]),
             f"{on_set['select'][metric['name']]:.4f}",
             *(["", ""] if row["method"] == "best" else _comparison(metric, on_set)),

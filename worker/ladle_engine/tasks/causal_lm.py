@@ -19,13 +19,14 @@ from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import divided, exp_ratio, of_sums, ratio
 from ladle_engine.tasks.text.causal_sets import CausalSettings, open_causal_set
 from ladle_engine.tasks.text.conversations import ALL, LOSS_ON
+from ladle_engine.tasks.text.folder_tokenizer import FolderTokenizer
 from ladle_engine.tasks.text.heads import architectures_of
 from ladle_engine.tasks.text.lengths import max_positions
 from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.text.predictions import predict_packed
 from ladle_engine.tasks.text.text_sets import TextSetOptions
 from ladle_engine.tasks.text.token_losses import IGNORED
-from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
+from ladle_engine.tasks.text.tokenizer import vocabulary_size
 from ladle_engine.tasks.transformers_names import stored_names
 
 AUTO_CLASS = "AutoModelForCausalLM"
@@ -92,7 +93,7 @@ class CausalLm:
     def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
         """Without a tokenizer nobody can say how many bytes of text tokens stand for."""
         made = type(self)(self.options)
-        if not has_tokenizer(checkpoints):
+        if not FolderTokenizer(checkpoints).is_there:
             made.metrics = (LOSS, PERPLEXITY, TOKEN_ACCURACY)
         return made
 
@@ -104,19 +105,19 @@ class CausalLm:
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         config = model_config.parse_config(checkpoints)
-        tokenizer = open_tokenizer(checkpoints) if has_tokenizer(checkpoints) else None
+        folder = FolderTokenizer(checkpoints)
         settings = CausalSettings(
             options=self.options,
-            block_size=self._block_size(max_positions(config), tokenizer),
+            block_size=self._block_size(max_positions(config), folder),
             stride=self.options.stride,
             add_bos=self.options.add_bos,
             add_eos=self.options.add_eos,
             loss_on=self.options.loss_on,
             vocabulary=vocabulary_size(config),
         )
-        return open_causal_set(path, settings, tokenizer, lambda: open_tokenizer(checkpoints))
+        return open_causal_set(path, settings, folder)
 
-    def _block_size(self, positions: int | None, tokenizer: Any) -> int:
+    def _block_size(self, positions: int | None, folder: FolderTokenizer) -> int:
         given = self.options.block_size
         if given is not None and positions is not None and given > positions:
             raise TaskError(
@@ -124,8 +125,8 @@ class CausalLm:
                 f"`block_size` of task `{self.name}` must be at most {positions}, the model's positions, but is "
                 f"{given}.",
             )
-        known = [each for each in (positions, getattr(tokenizer, "model_max_length", None)) if each]
-        size = given or min([USUAL_BLOCK, *known])
+        own = folder.tokenizer.model_max_length if folder.is_there else None
+        size = given or min(each for each in (USUAL_BLOCK, positions, own) if each)
         if self.options.stride is not None and self.options.stride >= size:
             raise TaskError(
                 "invalid-task-options",
@@ -147,11 +148,3 @@ class CausalLm:
             "correct": correct.sum(dim=1),
             "bytes": batch["bytes"],
         }
-
-
-def has_tokenizer(checkpoints: CheckpointSet) -> bool:
-    """Whether anything of one lies beside the checkpoints."""
-    return any("token" in path.name or path.name in VOCABULARIES for path in checkpoints.side_files)
-
-
-VOCABULARIES = frozenset({"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model"})

@@ -78,6 +78,8 @@ class Examples:
 
     def by_set(self, indices: Tensor) -> list[tuple[float, Tensor]]:
         """Some of the indices, those of each set with its weight; they go through the model set by set."""
+        if not isinstance(self.data, JoinedData):
+            return [(1.0, indices)]
         by_set = replace(self, indices=indices).positions_by_set()
         return [(weight, indices[positions]) for weight, positions in by_set if len(positions)]
 

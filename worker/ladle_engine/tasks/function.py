@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
@@ -22,6 +23,7 @@ from ladle_engine.tasks.given.trial import Kind, Trial, try_functions
 from ladle_engine.tasks.given.user_code import refuse
 from ladle_engine.tasks.identity import identity_of_function, identity_of_module
 
+TRAIN_SET = "train_set"
 LOSS = Metric(name="loss", higher_is_better=False)
 
 
@@ -48,8 +50,8 @@ class FunctionTask:
         options: Mapping[str, Any],
         declared: Metric | None,
     ) -> None:
-        """`data` go by the arguments' names, the validation data first. `declared` is the metric that judges, where the
-        user says more of it than its name."""
+        """`data` go by what messages call them, the validation data first. `declared` is the metric that judges, where
+        more is known of it than its name."""
         self.metrics: tuple[Metric, ...] = (LOSS,)
         self._functions = functions
         self._data = dict(data)
@@ -96,7 +98,8 @@ class _Opened(FunctionTask):
         functions, sets = self._functions, self._open_sets()
         first = sets[0].given
         data = self._digests(sets)
-        trial = try_functions(functions, first, self._device)
+        with named_out_of_memory():
+            trial = try_functions(functions, first, self._device)
         sets[0].remarks = (*sets[0].remarks, *trial.remarks)
         self.metrics = self._metrics_of(trial, is_whole_batches=first.is_whole_batches)
         self.batch_size = first.batch_size
@@ -107,7 +110,7 @@ class _Opened(FunctionTask):
             "data": data,
         }
         """What tells it from others; see `identity_of`."""
-        self._sets = dict(zip(map(placeholder, self._data), sets, strict=True))
+        self._sets = {placeholder(each.name): each for each in sets}
         self._scoring = scoring_of(functions, sets, trial.kind, self.metrics)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
@@ -132,21 +135,22 @@ class _Opened(FunctionTask):
             if sets and given.is_whole_batches != sets[0].given.is_whole_batches:
                 rule = "have examples that can be told apart where `data=` has, and only there"
                 refuse(name, rule, "only one of the two has")
-            sets.append(GivenSet(given, first=sum(len(each) for each in sets)))
+            sets.append(GivenSet(name, given))
         return sets
 
     def _digests(self, sets: Sequence[GivenSet]) -> dict[str, str]:
         """Of the data, by the arguments' names. Raises `DataError` (invalid-data) for data that change by themselves,
         unless they only train."""
         found = {}
-        for name, each in zip(self._data, sets, strict=True):
+        for each in sets:
+            name = each.name
             changing = changing_part(each.given)
             if changing is None:
                 found[name] = digest_of(each.given)
-            elif name == "data":
+            elif name != TRAIN_SET:
                 raise DataError(
                     "invalid-data",
-                    f"`data=` must give the same example each time, but {changing} is another one the second time. "
+                    f"`{name}=` must give the same example each time, but {changing} is another one the second time. "
                     f"Turn random augmentation and random masks off, or make them depend on the example's index.",
                 )
             else:

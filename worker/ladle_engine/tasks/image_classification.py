@@ -108,7 +108,7 @@ class ImageClassification:
 
     def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         shape = self._plausible_shape(checkpoints)
-        return open_unlabelled_images(path, shape, self.preprocessing(checkpoints, shape))
+        return open_unlabelled_images(path, shape, self.preprocessing(checkpoints, shape), self.options)
 
     def _plausible_shape(self, checkpoints: CheckpointSet) -> ImageShape:
         shape = self.shape(checkpoints)

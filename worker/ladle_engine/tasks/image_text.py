@@ -17,11 +17,19 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images import ArrayImages, DecodedImages, ImageShape, mode_for, open_images, sized
+from ladle_engine.tasks.metrics import mean_entropy
 from ladle_engine.tasks.preprocessing import Preprocessing
 from ladle_engine.tasks.text.heads import architectures_of
+from ladle_engine.tasks.unlabelled_images import UnlabelledImages, open_unlabelled_images
 from ladle_engine.tasks.vision.class_metrics import ranks
-from ladle_engine.tasks.vision.class_texts import SLOT, class_texts
-from ladle_engine.tasks.vision.dual_encoder import ARCHITECTURES, build_dual_encoder, dual_encoder_names, encoded
+from ladle_engine.tasks.vision.class_texts import SLOT, ClassTexts, class_texts
+from ladle_engine.tasks.vision.dual_encoder import (
+    ARCHITECTURES,
+    build_dual_encoder,
+    dual_encoder_names,
+    encoded,
+    similarities,
+)
 from ladle_engine.tasks.vision.pairs import GroupedPairs, groups_of, is_pairs, open_pairs
 from ladle_engine.tasks.vision.preprocessing_options import PreprocessingOptions
 from ladle_engine.tasks.vision.text_inputs import TextInputs, text_inputs
@@ -96,18 +104,42 @@ class ImageText:
         return dual_encoder_names(model, checkpoints)
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
-        channels = model_config.num_channels(model_config.checked(checkpoints))
-        shape = ImageShape(channels=channels, num_classes=1, class_ids=None)
-        overrides = self.options.overrides(channels)
-        preprocessing = TransformersSource(checkpoints=checkpoints).preprocessing(shape, overrides)
+        shape, preprocessing = self._preprocessing(checkpoints)
         try:
             if is_pairs(path, self.options):
                 return self._open_pairs(path, checkpoints, shape, preprocessing)
-            return self._open_classes(path, checkpoints, channels, preprocessing)
+            return self._open_classes(path, checkpoints, shape.channels, preprocessing)
         except OSError as error:
             raise DataError(
                 "invalid-data", f"`{error.filename or path}` must be readable, but is not ({error.strerror})."
             ) from error
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        """Images whose classes are those of the option, or of the data set with classes that was opened before."""
+        shape, preprocessing = self._preprocessing(checkpoints)
+        images = open_unlabelled_images(path, shape, preprocessing, self.options)
+        if self.options.classes is not None:
+            number = self._with_texts(class_texts(path, self.options, self.options.classes), checkpoints)
+        elif self._classes:
+            number = 0
+        else:
+            raise DataError(
+                "unknown-classes",
+                f"The classes of `{path}`, which has no labels, must have names. Give the task option `classes`, or a "
+                f"validation set with class folders.",
+            )
+        return ZeroShotImages(images, number, self._classes[number])
+
+    def _preprocessing(self, checkpoints: CheckpointSet) -> tuple[ImageShape, Preprocessing]:
+        channels = model_config.num_channels(model_config.checked(checkpoints))
+        shape = ImageShape(channels=channels, num_classes=1, class_ids=None)
+        source = TransformersSource(checkpoints=checkpoints)
+        return shape, source.preprocessing(shape, self.options.overrides(channels))
+
+    def _with_texts(self, classes: ClassTexts, checkpoints: CheckpointSet) -> int:
+        """Their number in `_classes`."""
+        self._classes.append(text_inputs(classes.filled(self.options.templates), checkpoints, self.name))
+        return len(self._classes) - 1
 
     def _open_classes(
         self, path: Path, checkpoints: CheckpointSet, channels: int, preprocessing: Preprocessing
@@ -115,9 +147,8 @@ class ImageText:
         classes = class_texts(path, self.options, self.options.classes)
         shape = ImageShape(channels=channels, num_classes=len(classes.names), class_ids=classes.ids)
         images = open_images(path, shape, preprocessing, self.options)
-        texts = text_inputs(classes.filled(self.options.templates), checkpoints, self.name)
-        self._classes.append(texts)
-        return ZeroShotImages(images, len(self._classes) - 1, texts)
+        number = self._with_texts(classes, checkpoints)
+        return ZeroShotImages(images, number, self._classes[number])
 
     def _open_pairs(
         self, path: Path, checkpoints: CheckpointSet, shape: ImageShape, preprocessing: Preprocessing
@@ -154,6 +185,9 @@ class ImageText:
             **{f"text-recall-{top}": (by_text < top).to(torch.float32).mean(dim=1) for top in TOPS},
         }
 
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        return mean_entropy(self._class_logits(model, batch))
+
     def _class_logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, classes]"""
         texts = self._classes[int(batch["texts"][0])]
@@ -161,13 +195,13 @@ class ImageText:
         inputs = {name: each.to(images.device, torch.int64) for name, each in texts.tensors.items()}
         features, _ = encoded(model, inputs)
         by_class = features.view(-1, len(self.options.templates), features.shape[1]).mean(dim=1)
-        return scale * images @ F.normalize(by_class, dim=-1).T
+        return similarities(images, F.normalize(by_class, dim=-1), scale)
 
 
 class ZeroShotImages:
-    """A data set of images with a class, whose batches say which classes are meant."""
+    """A data set of images with a class or without one, whose batches say which classes are meant."""
 
-    def __init__(self, images: ArrayImages | DecodedImages, number: int, texts: TextInputs) -> None:
+    def __init__(self, images: ArrayImages | DecodedImages | UnlabelledImages, number: int, texts: TextInputs) -> None:
         self._images = images
         self._number = number
         self.remarks = (*images.remarks, *texts.remark("texts of classes"))
@@ -176,7 +210,7 @@ class ZeroShotImages:
         return len(self._images)
 
     def keep(self, max_bytes: int) -> None:
-        if isinstance(self._images, DecodedImages):
+        if not isinstance(self._images, ArrayImages):
             self._images.keep(max_bytes)
 
     def batch(self, indices: Tensor) -> Mapping[str, Tensor]:
@@ -189,7 +223,7 @@ def _pair_logits(model: nn.Module, batch: Batch) -> Tensor:
     texts = {name: each.flatten(0, 1) for name, each in batch.items() if name != "pixel_values"}
     images, scale = encoded(model, {"pixel_values": batch["pixel_values"].flatten(0, 1)})
     captions, _ = encoded(model, texts)
-    return scale * images.view(groups, pairs, -1) @ captions.view(groups, pairs, -1).transpose(1, 2)
+    return similarities(images.view(groups, pairs, -1), captions.view(groups, pairs, -1), scale)
 
 
 def _pair_losses(logits: Tensor) -> Tensor:

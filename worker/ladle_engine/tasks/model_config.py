@@ -83,11 +83,16 @@ def checked(checkpoints: CheckpointSet) -> Mapping[str, Any]:
 
 def _without_choices(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config and its parts, without what chooses code: a name of an attention may be one on a model hub."""
-    return {
-        name: _without_choices(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name not in CHOICES_OF_CODE
-    }
+    return {name: _decoded(value) for name, value in values.items() if name not in CHOICES_OF_CODE}
+
+
+def _decoded(value: Any) -> Any:
+    """JSON has no infinity: transformers writes `{"__float__": "Infinity"}` for it."""
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return float(value["__float__"]) if value.keys() == {"__float__"} else _without_choices(value)
 
 
 @contextmanager

@@ -76,7 +76,14 @@ class Seq2Seq:
         return made
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
-        return build_model(checkpoints, AUTO_CLASS, self.name)
+        # transformers takes seconds to import.
+        from transformers import GenerationConfig
+
+        model: Any = build_model(checkpoints, AUTO_CLASS, self.name)
+        # It may have taken settings from `config.json`, which would fill in what the folder's leave open.
+        model.generation_config = GenerationConfig()
+        made: nn.Module = model
+        return made
 
     def stored_names(self, model: nn.Module, checkpoints: CheckpointSet) -> Mapping[str, str | None]:
         return stored_names(model, checkpoints)

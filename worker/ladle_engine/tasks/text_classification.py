@@ -17,8 +17,8 @@ from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.tables import TableOptions, open_table
 from ladle_engine.tasks.text.classified import ClassifiedTexts, find_labels, find_texts
-from ladle_engine.tasks.text.encoder import open_encoder
-from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.encoder import Encoder, open_encoder
+from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.text.problems import PROBLEMS, MultiLabel, Problem, Regression, SingleLabel, problem_of
@@ -68,11 +68,12 @@ class TextClassification:
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
         return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
 
-    def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
-        """With the metrics that make sense for this folder's labels."""
-        made = copy.copy(self)
-        made.problem = problem_of(model_config.checked(checkpoints), self.options.problem_type)
-        made.metrics = made.problem.metrics
+    def for_checkpoints(self, checkpoints: CheckpointSet) -> TextClassification:
+        """With the metrics that make sense for this folder's labels. Raises `TaskError` (model-mismatch)."""
+        refuse_another_head(checkpoints, AUTO_CLASS, self.name)
+        problem = problem_of(model_config.checked(checkpoints), self.options.problem_type)
+        made = TextRegression(self.options) if isinstance(problem, Regression) else copy.copy(self)
+        made.problem, made.metrics = problem, problem.metrics
         return made
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
@@ -83,10 +84,13 @@ class TextClassification:
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         assert self.problem is not None, "`for_checkpoints` comes first"
-        encoder = open_encoder(checkpoints, self.options.max_length, self.name)
         table = open_table(path, split=self.options.split, limit=self.options.limit)
-        texts = find_texts(table, self.options.columns)
-        return ClassifiedTexts(texts, find_labels(table, self.problem, self.options.columns), encoder)
+        labels = find_labels(table, self.problem, self.options.columns)
+        return ClassifiedTexts(find_texts(table, self.options.columns), labels, self._encoder(checkpoints))
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        table = open_table(path, split=self.options.split, limit=self.options.limit)
+        return ClassifiedTexts(find_texts(table, self.options.columns), None, self._encoder(checkpoints))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         assert self.problem is not None
@@ -96,3 +100,17 @@ class TextClassification:
         assert self.problem is not None
         logits, labels = sequence_logits(model, batch), batch["labels"]
         return {"loss": self.problem.losses(logits, labels), **self.problem.statistics(logits, labels)}
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert self.problem is not None
+        return self.problem.entropy(sequence_logits(model, batch))
+
+    def _encoder(self, checkpoints: CheckpointSet) -> Encoder:
+        return open_encoder(checkpoints, self.options.max_length, self.name)
+
+
+class TextRegression(TextClassification):
+    """A number has no entropy. None says that a class lacks methods of a protocol that its base has."""
+
+    open_unlabelled = None  # type: ignore[assignment]
+    entropy = None  # type: ignore[assignment]

@@ -20,7 +20,7 @@ from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import divided, of_sums, ratio
 from ladle_engine.tasks.tables import TableOptions
 from ladle_engine.tasks.text.encoder import open_encoder
-from ladle_engine.tasks.text.heads import HEADS, recognised
+from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model, call, inputs_for, logits_of
 from ladle_engine.tasks.text.spans import Tags, has_spans
@@ -110,7 +110,11 @@ class TokenClassification:
         return recognised(checkpoints, HEADS[AUTO_CLASS].suffixes)
 
     def for_checkpoints(self, checkpoints: CheckpointSet) -> Self:
-        """Without the metrics of spans where the model's labels are none of spans, but parts of speech, say."""
+        """Without the metrics of spans where the model's labels are none of spans, but parts of speech, say.
+
+        Raises `TaskError` (model-mismatch).
+        """
+        refuse_another_head(checkpoints, AUTO_CLASS, self.name)
         made = copy.copy(self)
         config = model_config.checked(checkpoints)
         model_config.class_ids(config)
@@ -127,9 +131,12 @@ class TokenClassification:
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         number, names = model_config.class_ids(model_config.checked(checkpoints))
-        encoder = open_encoder(checkpoints, self.options.max_length, self.name)
         sentences = open_sentences(path, self.options, Classes(number=number, names=names or {}))
-        return TaggedWords(sentences, encoder)
+        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
+
+    def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
+        sentences = open_sentences(path, self.options, None)
+        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the examples; together they count each word alike."""
@@ -149,6 +156,13 @@ class TokenClassification:
             spans = self.tags.counts(*_of_words_alone(predicted, labels))
             statistics["spans"] = spans.flatten(1)
         return statistics
+
+    def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean over the examples; together they count each word alike."""
+        log_probabilities = self._logits(model, batch).log_softmax(dim=2)
+        entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=2)
+        words = batch["labels"] != IGNORED
+        return ((entropies * words).sum(dim=1) * batch["scale"]).mean()
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, L, C]. Raises `TaskError` (model-mismatch)."""

@@ -14,8 +14,11 @@ from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.class_folders import find_unlabelled
 from ladle_engine.tasks.image_arrays import as_images, read_images
 from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.images import ArrayImages, DecodedImages, mode_for, of_arrays, of_files
+from ladle_engine.tasks.images import NO_OPTIONS, ArrayImages, DecodedImages, mode_for, of_arrays, of_files, sized
 from ladle_engine.tasks.preprocessing import Preprocessing
+from ladle_engine.tasks.tables import open_table
+from ladle_engine.tasks.tables.columns import TableOptions
+from ladle_engine.tasks.vision.image_table import is_table, open_images_of
 
 
 class UnlabelledImages:
@@ -39,12 +42,19 @@ class UnlabelledImages:
         return {name: tensor for name, tensor in self._images.batch(indices).items() if name != "labels"}
 
 
-def open_unlabelled_images(path: Path, shape: ImageShape, preprocessing: Preprocessing) -> UnlabelledImages:
-    """A folder with images anywhere in it, or arrays.
+def open_unlabelled_images(
+    path: Path, shape: ImageShape, preprocessing: Preprocessing, options: TableOptions = NO_OPTIONS
+) -> UnlabelledImages:
+    """A folder with images anywhere in it, a table with a column of images, or arrays.
 
     Raises `DataError`: missing, empty, of another kind or shape, or not finite.
     """
     try:
+        if is_table(path):
+            table = open_table(path, split=options.split, limit=options.limit)
+            source = open_images_of(table, path, dict(options.columns), mode_for(shape, preprocessing))
+            none, prepared = _none(len(table)), sized(preprocessing, source)
+            return UnlabelledImages(DecodedImages(source, none, prepared, table.remarks))
         if is_folder(path):
             mode = mode_for(shape, preprocessing)
             found = find_unlabelled(path)
@@ -54,8 +64,8 @@ def open_unlabelled_images(path: Path, shape: ImageShape, preprocessing: Preproc
         if not is_file(path) or path.suffix.lower() not in (".npz", ".safetensors"):
             raise DataError(
                 "invalid-data",
-                f"Images without labels must be a folder of image files, an .npz or a .safetensors file, but `{path}` "
-                f"is none of these.",
+                f"Images without labels must be a folder of image files, a table with images, an .npz or a "
+                f".safetensors file, but `{path}` is none of these.",
             )
         images = as_images(read_images(path), shape, path)
         return UnlabelledImages(of_arrays(images, _none(len(images)), shape, preprocessing, path))

@@ -17,7 +17,7 @@ import pytest
 
 from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.storage.input_file import COUNTS
-from ladle_engine.tasks.tables import arrow_file, arrow_values, kept, open_table, parquet_file
+from ladle_engine.tasks.tables import arrow_file, arrow_large, arrow_values, kept, open_table, parquet_file, spilled
 from tests.unit.tasks.tables.helpers import all_rows, read_or_refused, refusal, refused, write
 
 COUNT = 500
@@ -115,6 +115,84 @@ def test_nothing_changes_where_little_stays_in_memory(stored: Path, monkeypatch:
 @pytest.mark.parametrize("limit", [1, 40, 10**6])
 def test_a_limit_takes_the_first_rows(stored: Path, limit: int) -> None:
     assert all_rows(open_table(stored, limit=limit)) == ROWS[:limit]
+
+
+def test_names_with_points_and_no_columns_at_all_are_read(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "a.b": [3, 4], "c": [{"d": 5}, {"d": 6}], "c.d": [7, 8]})
+    for name, save in (("x.arrow", stream), ("x.parquet", parquet)):
+        save(table, tmp_path / name)
+        opened = open_table(tmp_path / name)
+        assert opened.rows([1], ["a"]) == [{"a": 2}]
+        assert opened.rows([1, 0], ["c.d", "a.b"]) == [{"c.d": 8, "a.b": 4}, {"c.d": 7, "a.b": 3}]
+        assert opened.rows([0], ["c"]) == [{"c": {"d": 5}}]
+        assert opened.rows([1, 0], []) == [{}, {}]
+
+
+@pytest.fixture(params=[name for name in FORMATS if "parquet" not in name])
+def large(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table in a format of arrow, where every batch is read piece by piece that can be."""
+    monkeypatch.setattr(arrow_file, "LARGE_BYTES", 0)
+    monkeypatch.setattr(arrow_large, "GRAIN_BYTES", 1 << 12)
+    monkeypatch.setattr(arrow_large, "RESIDENT_BYTES", 1 << 14)
+    name, save = FORMATS[request.param]
+    save(TABLE, tmp_path / name)
+    return tmp_path / name
+
+
+def test_rows_of_large_batches_are_read_piece_by_piece(large: Path) -> None:
+    test_rows_of_every_type_are_read_at_any_indices(large)
+
+
+def test_damaged_large_batches_never_end_the_process(large: Path) -> None:
+    test_damaged_bytes_anywhere_are_refused_or_give_other_values_and_never_end_the_process(large)
+
+
+def test_of_a_large_batch_little_is_read_and_stays(tmp_path: Path) -> None:
+    table = pa.table({"text": ["x" * 1000 + str(n) for n in range(100_000)], "n": range(100_000)})
+    for name, save in (("x.arrow", stream), ("y.arrow", file)):
+        save(table, tmp_path / name, rows=100_000)
+        opened = open_table(tmp_path / name)
+        COUNTS.clear()
+        for row in range(0, 100_000, 1000):
+            assert opened.rows([row], ["n", "text"]) == [{"n": row, "text": "x" * 1000 + str(row)}]
+        assert COUNTS.bytes[tmp_path / name] < 80 << 20
+        assert resident_shared_bytes() < 50 << 20
+
+
+def resident_shared_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssShmem")).split()[1]) << 10
+
+
+@pytest.mark.parametrize("room", [1 << 30, 5000, 0])
+def test_rows_of_a_large_row_group_are_read_in_any_order_with_or_without_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "LARGE_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "WINDOW_BYTES", 2000)
+    monkeypatch.setattr(spilled, "MAX_BYTES", room)
+    parquet(TABLE, tmp_path / "x.parquet", rows=200)
+    opened = open_table(tmp_path / "x.parquet")
+    for index in random.Random(0).choices(range(COUNT), k=30):
+        assert opened.rows([index], list(KINDS)) == [ROWS[index]]
+    assert all_rows(opened) == ROWS
+
+
+def test_a_large_row_group_is_decoded_once_for_rows_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "LARGE_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "WINDOW_BYTES", 2000)
+    parquet(TABLE, tmp_path / "x.parquet", rows=COUNT)
+    opened = open_table(tmp_path / "x.parquet")
+    opened.rows([COUNT - 1], ["text"])
+    COUNTS.clear()
+    assert [opened.rows([index], ["text"])[0]["text"] for index in (5, 400, 3, 399)] == [
+        ROWS[index]["text"] for index in (5, 400, 3, 399)
+    ]
+    assert COUNTS.bytes[tmp_path / "x.parquet"] < 1000
 
 
 @pytest.mark.parametrize("save", [stream, file])

@@ -123,6 +123,37 @@ def test_a_text_that_is_no_finite_number_is_refused_with_its_place(tmp_path: Pat
     assert "line 3" in refusal(lambda: role_rows(found, roles, {"score": "score"}, [0, 1]))
 
 
+def test_floating_numbers_that_are_whole_may_stand_for_whole_ones(tmp_path: Path) -> None:
+    """As pandas keeps whole numbers where one was missing once."""
+    found = table(tmp_path, *({"label": label} for label in (1.0, -3.0, 2.5, float("nan"), float("inf"), 1e300)))
+    roles = (Role("label", kinds=(WHOLE, TEXT)),)
+    assert [row["label"] for row in role_rows(found, roles, {"label": "label"}, [0, 1])] == [1, -3]
+    for index in (2, 3, 4, 5):
+        assert f"line {index + 1}" in refusal(
+            lambda index=index: role_rows(found, roles, {"label": "label"}, [0, index])
+        )
+    number = (Role("label", kinds=(NUMBER,)),)
+    assert role_rows(found, number, {"label": "label"}, [2]) == [{"label": 2.5}]
+    for index in (3, 4):
+        refusal(lambda index=index: role_rows(found, number, {"label": "label"}, [index]))
+
+
+TOKENS = (Role("tokens", kinds=(WHOLES, TEXTS)),)
+
+
+@pytest.mark.parametrize("tokens", [[1, "a"], [1, 2.5], [[1]]])
+def test_a_list_of_several_kinds_is_refused(tmp_path: Path, tokens: list[Any]) -> None:
+    assert "list of" in refusal(lambda: find_columns(table(tmp_path, {"tokens": tokens}), TOKENS, {}))
+    assert find_columns(table(tmp_path, {"tokens": []}, {"tokens": [1]}), TOKENS, {}) == {"tokens": "tokens"}
+
+
+@pytest.mark.parametrize("tokens", [[1, None], [None], ["a", None]])
+def test_a_list_with_gaps_is_refused_with_its_place(tmp_path: Path, tokens: list[Any]) -> None:
+    found = table(tmp_path, {"tokens": [1]}, {"tokens": tokens})
+    message = refusal(lambda: role_rows(found, TOKENS, {"tokens": "tokens"}, [0, 1]))
+    assert "something is absent in `x.jsonl`, line 2" in message
+
+
 def test_a_value_that_is_absent_or_of_another_kind_is_refused_with_its_place(tmp_path: Path) -> None:
     found = table(tmp_path, {"text": "a", "label": 1}, {"text": None, "label": 1}, {"label": 1}, {"text": "a"})
     columns = find_columns(found, ROLES, {})

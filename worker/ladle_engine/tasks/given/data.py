@@ -17,9 +17,6 @@ from ladle_engine.tasks.given.indexed import IndexedExamples, keys_of
 from ladle_engine.tasks.given.nested import digests
 from ladle_engine.tasks.given.user_code import datas_faults
 
-EXAMPLES = "examples"
-"""The name of the only tensor in the engine's batches: which examples they are. The user's own batch may hold anything,
-and is made when a function of the user's is called."""
 SAMPLES = 32
 """Examples, evenly spread, by which data are told from others."""
 READ_TWICE = 4
@@ -45,34 +42,36 @@ class Given(Protocol):
 
 
 class GivenSet:
-    """A `DataSet` whose batches say which examples they are, and no more."""
+    """A `DataSet` whose batches say which examples they are, and no more: the user's own batch may hold anything, and
+    is made when a function of the user's is called."""
 
-    def __init__(self, given: Given, first: int, remarks: Sequence[str] = ()) -> None:
-        """`first` is the number of its first example: those of two sets differ."""
+    def __init__(self, name: str, given: Given) -> None:
+        """`name` is how messages call it."""
+        self.name = name
         self.given = given
-        self.first = first
-        self.remarks = tuple(remarks)
+        self.remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.given)
 
     def batch(self, indices: Tensor) -> Batch:
-        return {EXAMPLES: indices + self.first}
+        # By the name of its own, batches of several sets are never taken for one.
+        return {self.name: indices}
 
     def keep(self, max_bytes: int) -> None:
         self.given.keep(max_bytes)
 
 
 def refuse_other_kinds(argument: str, data: Any) -> None:
-    """Raises `ValueError` for what holds no examples, before anything is read."""
+    """Raises `ValueError` for what holds no batches, before anything is read."""
     if isinstance(data, (DataLoader, list)) or _is_indexed(data) or _is_iterable(data):
         return
-    hints: tuple[tuple[Any, str], ...] = (
+    hints: tuple[tuple[type, str], ...] = (
         (tuple, "A single batch is `[batch]`, and arrays are `torch.utils.data.TensorDataset(x, y)`."),
-        (dict, "A single batch is `[batch]`."),
-        ((Tensor,), "Arrays are `torch.utils.data.TensorDataset(x, y)`."),
+        (Tensor, "Arrays are `torch.utils.data.TensorDataset(x, y)`."),
+        (IterableDataset, "It yields examples: `DataLoader(dataset, batch_size=32)` makes batches of them."),
     )
-    hint = next((text for kinds, text in hints if isinstance(data, kinds)), "Files are given as `val_set`.")
+    hint = next((text for kind, text in hints if isinstance(data, kind)), "Files are given as `val_set`.")
     raise ValueError(
         f"`{argument}` must be a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches, but is "
         f"of type {type(data).__name__}. {hint}"
@@ -127,7 +126,7 @@ def _is_indexed(data: Any) -> bool:
 
 
 def _is_iterable(data: Any) -> bool:
-    kinds = (tuple, dict, str, bytes, Tensor)
+    kinds = (IterableDataset, tuple, dict, str, bytes, Tensor)
     return isinstance(data, Iterable) and not isinstance(data, kinds) and not hasattr(data, "__array__")
 
 

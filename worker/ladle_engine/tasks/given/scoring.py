@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.tasks.base import Batch, Metric
-from ladle_engine.tasks.given.data import EXAMPLES, Given, GivenSet
+from ladle_engine.tasks.given.data import Given, GivenSet
 from ladle_engine.tasks.given.functions import Functions
 from ladle_engine.tasks.given.nested import to_device
 from ladle_engine.tasks.given.rows import size_of
@@ -127,10 +127,8 @@ class BatchScoring:
 
 def found(sets: Sequence[GivenSet], batch: Batch) -> tuple[Given, list[int], torch.device]:
     """Whose examples the engine's batch is of, which, and where the model is."""
-    numbers = batch[EXAMPLES]
-    indices: list[int] = numbers.tolist()
-    of = next(each for each in reversed(sets) if each.first <= indices[0])
-    return of.given, [index - of.first for index in indices], numbers.device
+    ((name, indices),) = batch.items()
+    return next(each.given for each in sets if each.name == name), indices.tolist(), indices.device
 
 
 def _size(batch: Any, values: Tensor) -> int:

@@ -6,20 +6,22 @@ Never through a memory map: a file that becomes shorter would end the process.
 from __future__ import annotations
 
 import bisect
+import itertools
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ladle_engine.errors import DataError
+from ladle_engine.tasks.tables.arrow_large import RESIDENT_BYTES, LargeBatch, SparseBody, supports
 from ladle_engine.tasks.tables.arrow_messages import (
     BATCH,
     DICTIONARY,
-    END,
     FILE_MAGIC,
     SCHEMA,
     Message,
     is_file_format,
+    message_at,
     messages_of,
     unpacked_bytes,
 )
@@ -29,17 +31,26 @@ from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kind
 
 KIND = "an arrow file"
 MAX_BATCH_BYTES = 1 << 30
-"""Of one batch of rows, which is read as a whole."""
+"""Of one batch of rows, where it has to be read as a whole."""
+LARGE_BYTES = 16 << 20
+"""A batch of more is read piece by piece, where that can be: one that is packed cannot."""
 
 
 class Batches(Protocol):
     """What both formats offer. Both raise `ValueError`, and what arrow raises."""
 
-    batches: list[Message]
     schema: Any
+    offsets: array[int]
+    """Where each batch begins."""
+    rows: array[int]
+    """How many each has."""
 
     def prelude(self, number: int) -> Sequence[Message]:
         """What has to be read before a batch."""
+        ...
+
+    def head(self, number: int) -> bytes | None:
+        """The stream up to a batch, where there is one."""
         ...
 
     def read(self, number: int) -> Any:
@@ -52,43 +63,55 @@ class StreamBatches:
 
     def __init__(self, source: Source, limit: int | None) -> None:
         self._source = source
-        self.batches: list[Message] = []
-        self._preludes: list[tuple[Message, ...]] = []
-        prelude: tuple[Message, ...] = ()
+        self.offsets, self.rows = array("q"), array("q")
+        self._preludes: list[tuple[Message, ...]] = [()]
+        self._prelude_of = array("q")
         for message in _up_to(limit, source):
             if message.kind == BATCH:
-                self.batches.append(message)
-                self._preludes.append(prelude)
+                self.offsets.append(message.offset)
+                self.rows.append(message.rows)
+                self._prelude_of.append(len(self._preludes) - 1)
             elif message.kind in (SCHEMA, DICTIONARY):
-                prelude = _with(prelude, message)
-        if not prelude or prelude[0].kind != SCHEMA:
+                self._preludes.append(_with(self._preludes[-1], message))
+        if len(self._preludes) < 2 or self._preludes[1][0].kind != SCHEMA:
             raise ValueError("it does not begin with a schema")
-        self.schema = self._stream(prelude[:1]).schema
+        self.schema = _stream(self._content(self._preludes[1][:1])).schema
 
     def prelude(self, number: int) -> Sequence[Message]:
-        return self._preludes[number]
+        return self._preludes[self._prelude_of[number]]
+
+    def head(self, number: int) -> bytes | None:
+        return self._content(self.prelude(number))
 
     def read(self, number: int) -> Any:
-        return self._stream((*self._preludes[number], self.batches[number])).read_all()
+        message = message_at(self._source, self.offsets[number])
+        return _stream(self._content((*self.prelude(number), message))).read_all()
 
-    def _stream(self, messages: Sequence[Message]) -> Any:
-        """A reader of only these messages."""
-        parts = [self._source.read(message.offset, message.length) for message in messages]
-        return pyarrow().ipc.open_stream(pyarrow().py_buffer(b"".join([*parts, END])))
+    def _content(self, messages: Sequence[Message]) -> bytes:
+        return b"".join(self._source.read(message.offset, message.length) for message in messages)
 
 
 class FileBatches:
     """Of the file format, whose dictionaries hold for all batches."""
 
     def __init__(self, source: Source, limit: int | None) -> None:
-        messages = list(_up_to(limit, source))
-        self.batches = [message for message in messages if message.kind == BATCH]
-        self._dictionaries = [message for message in messages if message.kind == DICTIONARY]
+        self.offsets, self.rows = array("q"), array("q")
+        self._dictionaries: list[Message] = []
+        for message in _up_to(limit, source):
+            if message.kind == BATCH:
+                self.offsets.append(message.offset)
+                self.rows.append(message.rows)
+            elif message.kind == DICTIONARY:
+                self._dictionaries.append(message)
         self._reader = pyarrow().ipc.open_file(FileView(source))
         self.schema = self._reader.schema
 
     def prelude(self, number: int) -> Sequence[Message]:
         return self._dictionaries
+
+    def head(self, number: int) -> bytes | None:
+        # The file's own numbers of dictionaries need not be those that arrow gives.
+        return None if self._dictionaries else self.schema.serialize().to_pybytes()
 
     def read(self, number: int) -> Any:
         return pyarrow().Table.from_batches([self._reader.get_batch(number)])
@@ -103,13 +126,8 @@ class ArrowFile:
         self.columns = kinds_of(self._batches.schema, source.path)
         self.class_names = class_names_of(self._batches.schema)
         self.remarks: Sequence[str] = ()
-        self._first_rows = array("q")
-        self._num_rows = 0
-        for message in self._batches.batches:
-            refuse_absurd(message.rows, message.length, "rows")
-            self._first_rows.append(self._num_rows)
-            self._num_rows += message.rows
-        self._num_rows = min(self._num_rows, limit or self._num_rows)
+        self._first_rows = array("q", itertools.accumulate(self._batches.rows, initial=0))
+        self._num_rows = min(self._first_rows[-1], limit or self._first_rows[-1])
         self._kept = kept
         if self._num_rows == 0:
             raise DataError("empty-data", f"A data set must hold rows, but `{source.path}` holds none.")
@@ -118,7 +136,9 @@ class ArrowFile:
         return self._num_rows
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        return rows_of(self, indices, lambda index: self._block(index, columns))
+        # What a large batch gives holds until the next rows are asked for.
+        with self._kept.lock, translated(self._source.path, KIND):
+            return rows_of(self, indices, columns, lambda index: self._block(index, columns))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
@@ -130,20 +150,32 @@ class ArrowFile:
         return self._first_rows[number], table.select(list(columns))
 
     def _read(self, number: int) -> tuple[Any, int]:
-        message = self._batches.batches[number]
-        with translated(self._source.path, KIND):
-            size = sum(unpacked_bytes(self._source, part) for part in (*self._batches.prelude(number), message))
-            if size > MAX_BATCH_BYTES:
-                raise ValueError(
-                    f"its batch of row {self._first_rows[number]:,} has {size:,} bytes, of {MAX_BATCH_BYTES:,} at "
-                    f"most; write it with smaller batches, such as `max_chunksize=1000` of pyarrow"
-                )
-            table = self._batches.read(number)
-            # Offsets of strangers may lead out of the memory that was read.
-            table.validate(full=True)
-            if len(table) != message.rows:
-                raise ValueError(f"the batch at byte {message.offset:,} has other rows than its header says")
+        message = message_at(self._source, self._batches.offsets[number])
+        if message.length > LARGE_BYTES and not message.buffers and supports(self._batches.schema):
+            head = self._batches.head(number)
+            if head is not None:
+                return self._large(head, message), RESIDENT_BYTES
+        size = sum(unpacked_bytes(self._source, part) for part in (*self._batches.prelude(number), message))
+        if size > MAX_BATCH_BYTES:
+            raise ValueError(
+                f"its batch of row {self._first_rows[number]:,} has {size:,} bytes, of {MAX_BATCH_BYTES:,} at "
+                f"most; write it with smaller batches, such as `max_chunksize=1000` of pyarrow"
+            )
+        table = self._batches.read(number)
+        # Offsets of strangers may lead out of the memory that was read.
+        table.validate(full=True)
+        _refuse_other_rows(table, message)
         return table, size
+
+    def _large(self, head: bytes, message: Message) -> LargeBatch:
+        header = self._source.read(message.offset, message.body - message.offset)
+        body_bytes = message.length - len(header)
+        body = SparseBody(self._source, head + header, message.body, body_bytes)
+        batch = _stream(body.memory).read_next_batch()
+        # Of the lengths alone: offsets, which were not read, are all 0.
+        batch.validate()
+        _refuse_other_rows(batch, message)
+        return LargeBatch(body, batch, batch.schema.names)
 
 
 def open_arrow(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> ArrowFile:
@@ -155,10 +187,20 @@ def open_arrow(path: Path, *, limit: int | None = None, kept: Kept | None = None
         return ArrowFile(source, limit, kept or Kept())
 
 
+def _stream(content: Any) -> Any:
+    return pyarrow().ipc.open_stream(pyarrow().py_buffer(content))
+
+
+def _refuse_other_rows(batch: Any, message: Message) -> None:
+    if batch.num_rows != message.rows:
+        raise ValueError(f"the batch at byte {message.offset:,} has other rows than its header says")
+
+
 def _up_to(limit: int | None, source: Source) -> Iterator[Message]:
-    """Messages until there are so many rows."""
+    """Messages until there are so many rows. Raises `ValueError` where one has absurdly many."""
     rows = 0
     for message in messages_of(source):
+        refuse_absurd(message.rows, message.length, "rows")
         yield message
         rows += message.rows if message.kind == BATCH else 0
         if limit is not None and rows >= limit:

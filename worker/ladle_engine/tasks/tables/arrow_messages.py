@@ -47,12 +47,12 @@ def messages_of(source: Source) -> Iterator[Message]:
     """
     if is_file_format(source):
         for offset in _listed(source):
-            yield _message_at(source, offset)
+            yield message_at(source, offset)
             pulse()
         return
     offset = 0
     while offset < source.size and not _ends(source.read(offset, len(END))):
-        message = _message_at(source, offset)
+        message = message_at(source, offset)
         yield message
         pulse()
         offset += message.length
@@ -81,7 +81,8 @@ def _listed(source: Source) -> list[int]:
         raise ValueError("its list of batches does not parse") from error
 
 
-def _message_at(source: Source, offset: int) -> Message:
+def message_at(source: Source, offset: int) -> Message:
+    """Raises `ValueError`."""
     head = source.read(offset, HEAD_BYTES) if 0 <= offset < source.size else b""
     prefix = 8 if head.startswith(CONTINUATION) else 4
     header_bytes = struct.unpack_from("<i", head, prefix - 4)[0] if len(head) >= prefix else 0

@@ -36,7 +36,7 @@ def translated(path: Path, kind: str) -> Iterator[None]:
     """Inside, what arrow and we raise for a damaged file becomes `DataError` (invalid-data) that names it."""
     try:
         yield
-    except (EngineError, MemoryError, IndexError):
+    except (EngineError, MemoryError):
         raise
     except (ValueError, KeyError, OSError, NotImplementedError, TypeError, pyarrow().ArrowException) as error:
         text = " ".join(str(error).split())[:TEXT_CHARS].rstrip(".")
@@ -65,6 +65,13 @@ def kind_of_type(stored: Any) -> str:
     if _is_list(stored):
         return f"list of {kind_of_type(stored.value_type)}"
     return next((kind for kind, is_one in _simple_kinds() if is_one(stored)), str(stored))
+
+
+def has_dictionary(stored: Any) -> bool:
+    """Whether a type is one of numbers that stand for values, or has such inside."""
+    if pyarrow().types.is_dictionary(stored):
+        return True
+    return any(has_dictionary(stored.field(number).type) for number in range(stored.num_fields))
 
 
 def _simple_kinds() -> Sequence[tuple[str, Callable[[Any], bool]]]:
@@ -116,7 +123,9 @@ def _inside(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tuple[int, Any]]) -> list[dict[str, Any]]:
+def rows_of(
+    table: Table, indices: Sequence[int], columns: Sequence[str], block_of: Callable[[int], tuple[int, Any]]
+) -> list[dict[str, Any]]:
     """Rows as Python values, in the order of the indices.
 
     `block_of` gives the arrow table that holds a row, and its first row. Raises `DataError` (invalid-data).
@@ -125,6 +134,8 @@ def rows_of(table: Table, indices: Sequence[int], block_of: Callable[[int], tupl
     wanted = sorted(set(indices))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(table):
         raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {len(table)}")
+    if not columns:
+        return [{} for _ in indices]
     size = 0
     while wanted:
         first, block = block_of(wanted[0])
@@ -187,9 +198,10 @@ def _converted(rows: Any) -> list[dict[str, Any]]:
 
 def _expanded_bytes(array: Any) -> int:
     """Of an array once each value of its dictionary stands wherever it is used."""
-    arrow, compute = pyarrow(), require("pyarrow.compute", "text")
+    arrow = pyarrow()
     if not arrow.types.is_dictionary(array.type):
         return int(array.nbytes)
+    compute = require("pyarrow.compute", "text")
     try:
         lengths = compute.binary_length(array.dictionary)
     except arrow.ArrowNotImplementedError:

@@ -65,11 +65,16 @@ def kind_of(value: Any) -> str:
     if isinstance(value, dict):
         return IMAGE if is_image(value) else OBJECT
     if isinstance(value, list):
-        types = set(map(type, value))
-        simple = {KINDS[each] for each in types if each in KINDS}
-        others = {kind_of(each) for each in value if type(each) not in KINDS} if len(simple) < len(types) else set()
-        return f"list of {joined_kinds(simple | others)}"
+        return f"list of {_kind_of_items(value)}"
     return KINDS.get(type(value)) or type(value).__name__
+
+
+def _kind_of_items(values: list[Any]) -> str:
+    """Several kinds with "and"."""
+    types = set(map(type, values))
+    simple = {KINDS[each] for each in types if each in KINDS}
+    others = {kind_of(each) for each in values if type(each) not in KINDS} if len(simple) < len(types) else set()
+    return " and ".join(joined_kinds(simple | others).split(OR))
 
 
 def is_image(names: Any) -> bool:

@@ -17,6 +17,8 @@ from ladle_engine.tasks.tables.base import NUMBER, NUMBERS, OR, TEXT, WHOLE, WHO
 LISTED = 20
 """Columns that a message lists."""
 SHOWN_CHARS = 80
+MAX_WHOLE = 2.0**53
+"""Larger numbers are not all there in float64."""
 WHOLE_TEXT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 
 
@@ -122,7 +124,7 @@ def _checked(table: Table, role: Role, name: str) -> str:
 
 
 def fits(kind: str, wanted: Sequence[str]) -> bool:
-    """Whether a column of a kind may have the values that are wanted. Text may turn out to be a number."""
+    """Whether a column of a kind may have the values that are wanted: text a number, and a number a whole one."""
     return not wanted or all(_one_fits(part, wanted) for part in kind.split(OR))
 
 
@@ -130,7 +132,7 @@ def _one_fits(kind: str, wanted: Sequence[str]) -> bool:
     numbers = {NUMBER, WHOLE}
     return (
         kind in wanted
-        or (kind == WHOLE and NUMBER in wanted)
+        or (kind in numbers and not numbers.isdisjoint(wanted))
         or (kind == WHOLES and NUMBERS in wanted)
         or (kind == "list of nothing" and any(each.startswith("list") for each in wanted))
         or (kind == TEXT and not numbers.isdisjoint(wanted))
@@ -140,13 +142,9 @@ def _one_fits(kind: str, wanted: Sequence[str]) -> bool:
 def _value(table: Table, index: int, role: Role, column: str, value: Any) -> Any:
     if value is None and not role.required:
         return None
-    kind = kind_of(value)
-    if isinstance(value, str) and TEXT not in role.kinds and role.kinds:
-        number = _number(value, role.kinds)
-        if number is not None:
-            return number
-    elif value is not None and fits(kind, role.kinds):
-        return value
+    converted = _as_number(value, role.kinds) if _is_converted(value, role.kinds) else value
+    if converted is not None and fits(kind_of(converted), role.kinds) and not _has_gaps(converted, role.kinds):
+        return converted
     raise DataError(
         "invalid-data",
         f"The task's `{role.name}` must be {OR.join(role.kinds) or 'there'} in every row, but `{column}` is "
@@ -154,17 +152,32 @@ def _value(table: Table, index: int, role: Role, column: str, value: Any) -> Any
     )
 
 
-def _number(text: str, kinds: Sequence[str]) -> int | float | None:
-    """What a text says that is only a number. None for all else, NaN and infinity too."""
-    if WHOLE_TEXT.fullmatch(text):
-        return int(text)
-    if NUMBER not in kinds or "_" in text or not text.isascii():
+def _has_gaps(value: Any, kinds: Sequence[str]) -> bool:
+    """Whether something is absent in a list."""
+    return bool(kinds) and isinstance(value, list) and any(each is None for each in value)
+
+
+def _is_converted(value: Any, kinds: Sequence[str]) -> bool:
+    """Text that must be a number, and numbers that must be whole or finite."""
+    if isinstance(value, str):
+        return bool(kinds) and TEXT not in kinds
+    return isinstance(value, float) and not {NUMBER, WHOLE}.isdisjoint(kinds)
+
+
+def _as_number(value: str | float, kinds: Sequence[str]) -> int | float | None:
+    """What it says, whole where it must be. None for all else, NaN and infinity too."""
+    if isinstance(value, str) and WHOLE_TEXT.fullmatch(value):
+        return int(value)
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
         return None
     try:
-        number = float(text)
+        number = float(value)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    if NUMBER in kinds:
+        return number if math.isfinite(number) else None
+    # Whole numbers with gaps among them come out of pandas as floating ones.
+    return int(number) if number.is_integer() and abs(number) <= MAX_WHOLE else None
 
 
 def _loosely(names: Sequence[str] | Mapping[str, None], columns: Mapping[str, str]) -> list[str]:
@@ -182,6 +195,8 @@ def _what_is_there(table: Table) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "absent"
+    if isinstance(value, list) and None in value:
+        return f"a {kind_of(value)} in which something is absent"
     text = one_line(repr(value)) if isinstance(value, (str, int, float)) else kind_of(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 

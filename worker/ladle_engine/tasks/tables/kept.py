@@ -16,6 +16,8 @@ class Kept:
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
         self.max_bytes = max_bytes
         self.cursor: Any = None
+        self.spilled: dict[Hashable, Any] = {}
+        """What lies in temporary files."""
         self.lock = threading.RLock()
         """To be held while something is read that is not there."""
         self._blocks: OrderedDict[Hashable, tuple[int, Any]] = OrderedDict()

@@ -9,11 +9,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle_engine.errors import DataError
+from ladle_engine.errors import DataError, EngineError
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.tables.arrow_values import class_names_of, kinds_of, pyarrow, refuse_absurd, rows_of, translated
-from ladle_engine.tasks.tables.kept import Kept
+from ladle_engine.tasks.tables.arrow_values import (
+    class_names_of,
+    has_dictionary,
+    kinds_of,
+    pyarrow,
+    refuse_absurd,
+    rows_of,
+    translated,
+)
+from ladle_engine.tasks.tables.kept import KEPT_BYTES, Kept
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
+from ladle_engine.tasks.tables.spilled import SpilledGroup, room_bytes
 
 KIND = "a parquet file"
 MAGIC = b"PAR1"
@@ -23,6 +32,8 @@ WINDOW_BYTES = 2 << 20
 MAX_WINDOW_ROWS = 1 << 16
 MAX_EXPANDED_BYTES = 1 << 30
 """Of a window, if each of its values were as long as its dictionary is."""
+LARGE_BYTES = KEPT_BYTES // 2
+"""Of a row group, of which little else could be kept."""
 READ_BYTES = 1 << 18
 """Of a column, at once."""
 MAX_RATIO = 1_000
@@ -53,7 +64,8 @@ class ParquetFile:
 
     def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         names = tuple(columns)
-        return rows_of(self, indices, lambda index: self._window(index, names))
+        with translated(self._source.path, KIND):
+            return rows_of(self, indices, columns, lambda index: self._window(index, names))
 
     def place(self, index: int) -> str:
         return f"`{self._source.path.name}`, row {index} (from 0)"
@@ -62,10 +74,10 @@ class ParquetFile:
         """The decoded rows around one, and the first one's index."""
         number = bisect_right(self._first_rows, index) - 1
         first = int(self._first_rows[number])
-        with self._kept.lock, translated(self._source.path, KIND):
+        with self._kept.lock:
             group = self._row_group(number, columns)
             window = (index - first) // group.window_rows
-            table = self._kept.get(group.key(window), lambda: self._decoded(group, window))
+            table = self._kept.get(group.key(window), lambda: self._read(group, window))
         return first + window * group.window_rows, table
 
     def _row_group(self, number: int, columns: tuple[str, ...]) -> RowGroup:
@@ -74,6 +86,21 @@ class ParquetFile:
         if not isinstance(last, RowGroup) or last.key(0) != (self._source, number, columns, 0):
             self._kept.cursor = last = RowGroup(self._file, self._source, number, columns)
         return last
+
+    def _read(self, group: RowGroup, window: int) -> tuple[Any, int]:
+        """Of a group too large to be kept, all is decoded into a file where its rows are not asked for in order."""
+        spilled = self._kept.spilled
+        if group.is_large and window > 0 and group.is_past(window) and group.key(0) not in spilled:
+            taken = sum(each.num_bytes for each in spilled.values() if each is not None)
+            try:
+                spilled[group.key(0)] = SpilledGroup(group.windows(), room_bytes(taken))
+            except EngineError:
+                raise
+            except OSError:
+                # There is no room: it is decoded again and again, which takes time and nothing else.
+                spilled[group.key(0)] = None
+        found = spilled.get(group.key(0))
+        return self._decoded(group, window) if found is None else found.read(window)
 
     def _decoded(self, group: RowGroup, window: int) -> tuple[Any, int]:
         """What stands before it has to be decoded too, and is kept."""
@@ -96,22 +123,34 @@ class RowGroup:
         wanted = [chunk for chunk in chunks if _is_of(chunk.path_in_schema, columns)]
         _refuse_bombs(wanted, source)
         self.window_rows = _window_rows(wanted, self._num_rows, source)
+        self.is_large = sum(chunk.total_uncompressed_size for chunk in wanted) > LARGE_BYTES
         self._next = 0
         self._batches: Iterator[Any] = iter(())
 
     def key(self, window: int) -> tuple[Source, int, tuple[str, ...], int]:
         return self._source, self._number, self._columns, window
 
+    def is_past(self, window: int) -> bool:
+        """Whether a window is not reached by going on."""
+        return window < self._next or self._next == 0
+
+    def windows(self) -> Iterator[Any]:
+        """All, from the first one on."""
+        self._next = 0
+        for _, table in self.windows_to(-(-self._num_rows // self.window_rows) - 1):
+            yield table
+
     def windows_to(self, window: int) -> Iterator[tuple[int, Any]]:
         """The windows up to one, from where this stands or, if that is behind it, from the first one on."""
-        if window < self._next or self._next == 0:
+        if self.is_past(window):
             self._next = 0
             self._batches = self._file.iter_batches(
                 batch_size=self.window_rows, row_groups=[self._number], columns=list(self._columns), use_threads=False
             )
         while self._next <= window:
-            yield self._next, self._decode()
+            number, table = self._next, self._decode()
             self._next += 1
+            yield number, table
 
     def _decode(self) -> Any:
         """The next window. Raises `ValueError` where the group ends before it should."""
@@ -122,7 +161,12 @@ class RowGroup:
             if part is None:
                 raise ValueError(f"row group {self._number} has fewer rows than the {self._num_rows:,} it declares")
             parts.append(part)
-        return pyarrow().Table.from_batches(parts).select(list(self._columns))
+        table = pyarrow().Table.from_batches(parts).select(list(self._columns))
+        for column in table.columns:
+            if has_dictionary(column.type):
+                # Numbers of a damaged file may lead out of it.
+                column.validate(full=True)
+        return table
 
 
 def open_parquet(path: Path, *, limit: int | None = None, kept: Kept | None = None) -> ParquetFile:

@@ -15,10 +15,6 @@ from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.token_store import TokenSource
 
-MOST_PADDING = 2
-"""Documents stand in one block as long as they would be at most so many blocks if each were padded to the longest: a
-model that cannot keep them apart gets each in a row of its own."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
@@ -55,8 +51,8 @@ class Packer:
         self._columns = [array("q") for _ in range(5)]
         """Of the pieces: start, length, skipped, predicted, block."""
         self._num_blocks = 0
-        self._open: tuple[int, int, int, int] | None = None
-        """Number of the block that has room, and its pieces, tokens and longest piece."""
+        self._open: tuple[int, int] | None = None
+        """Number of the block that has room, and its tokens."""
 
     @property
     def is_full(self) -> bool:
@@ -110,12 +106,11 @@ class Packer:
 
     def _put_together(self, piece: Sequence[int]) -> None:
         length = piece[1]
-        block, pieces, tokens, longest = self._open or (0, 0, self._block_size, 0)
-        longest = max(longest, length)
-        if tokens + length > self._block_size or (pieces + 1) * longest > MOST_PADDING * self._block_size:
-            block, pieces, tokens, longest = self._num_blocks, 0, 0, length
+        block, tokens = self._open or (0, self._block_size)
+        if tokens + length > self._block_size:
+            block, tokens = self._num_blocks, 0
             self._num_blocks += 1
-        self._open = (block, pieces + 1, tokens + length, longest)
+        self._open = (block, tokens + length)
         for column, value in zip(self._columns, (*piece, block), strict=True):
             column.append(value)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks.tables import Role, Table, role_rows
 from ladle_engine.tasks.text.blocks import Blocks, Packer
 from ladle_engine.tasks.text.conversations import MarkedText, RowReader, encode_marked
 from ladle_engine.tasks.text.encoding import Affixes, Encoder, affixes_of
+from ladle_engine.tasks.text.folder_tokenizer import FolderTokenizer
 from ladle_engine.tasks.text.text_files import TextPiece
 from ladle_engine.tasks.text.text_sets import (
     SHAPES,
@@ -28,7 +27,7 @@ from ladle_engine.tasks.text.text_sets import (
     shape_of,
     store_documents,
 )
-from ladle_engine.tasks.text.token_files import StoredTokens, is_token_file, open_token_file
+from ladle_engine.tasks.text.token_files import StoredTokens, Vocabulary, is_token_file, open_token_file
 from ladle_engine.tasks.text.token_store import TOKEN, TokenStore
 
 SHORT = "Documents of a single token, which `add_bos` would predict, left out"
@@ -48,16 +47,15 @@ class CausalSettings:
     vocabulary: int | None
 
 
-def open_causal_set(path: Path, settings: CausalSettings, tokenizer: Any, need: Callable[[], Any]) -> Blocks:
-    """`tokenizer` is the folder's, if there is one; `need` raises why there is none. Raises `DataError`."""
-    return _CausalSet(settings, tokenizer, need).blocks(path)
+def open_causal_set(path: Path, settings: CausalSettings, folder: FolderTokenizer) -> Blocks:
+    """Raises `DataError`, and `TaskError` (model-mismatch) for texts without a tokenizer."""
+    return _CausalSet(settings, folder).blocks(path)
 
 
 class _CausalSet:
-    def __init__(self, settings: CausalSettings, tokenizer: Any, need: Callable[[], Any]) -> None:
+    def __init__(self, settings: CausalSettings, folder: FolderTokenizer) -> None:
         self._settings = settings
-        self._tokenizer = tokenizer
-        self._need = need
+        self._folder = folder
         self._passed = Passed()
         self._packer = Packer(settings.block_size, stride=settings.stride, limit=settings.options.limit)
 
@@ -84,9 +82,10 @@ class _CausalSet:
 
     def _of_tokens(self, path: Path) -> TokenStore | StoredTokens:
         options = self._settings.options
-        opened = open_token_file(path, self._settings.vocabulary, options.token_dtype, options.separator)
-        if isinstance(opened.source, StoredTokens) and self._tokenizer is not None:
-            opened.source.byte_counts = vocabulary_bytes(self._tokenizer, self._settings.vocabulary)
+        vocabulary = Vocabulary(
+            size=self._settings.vocabulary, num_bytes=self._folder.bytes_of_tokens(self._settings.vocabulary)
+        )
+        opened = open_token_file(path, vocabulary, options.token_dtype, options.separator)
         for start, end in zip(opened.starts[:-1].tolist(), opened.starts[1:].tolist(), strict=True):
             self._add(start, end - start, alone=opened.are_rows)
             if self._packer.is_full:
@@ -127,7 +126,7 @@ class _CausalSet:
     def _of_rows(self, table: Table, found: dict[str, str]) -> TokenStore:
         self._packer = Packer(self._settings.block_size, limit=self._settings.options.limit)
         store, encoder = TokenStore(), self._encoder()
-        reader = RowReader(tokenizer=self._tokenizer, affixes=self._affixes(), loss_on=self._settings.loss_on)
+        reader = RowReader(tokenizer=self._folder.tokenizer, affixes=self._affixes(), loss_on=self._settings.loss_on)
         shape = next(shape for shape in SHAPES if shape[0].name in found)
         roles = [Role(role.name, required=False, kinds=role.kinds) for role in shape]
         for indices in row_groups(len(table)):
@@ -158,19 +157,17 @@ class _CausalSet:
             self._packer.add(start, len(tokens), alone=True, predicted=predicted)
 
     def _encoder(self) -> Encoder:
-        if self._tokenizer is None:
-            self._tokenizer = self._need()
-        return Encoder(self._tokenizer, self._settings.vocabulary)
+        return Encoder(self._folder.tokenizer, self._settings.vocabulary)
 
     def _affixes(self) -> Affixes:
-        own = affixes_of(self._tokenizer)
+        own = affixes_of(self._folder.tokenizer)
         settings = self._settings
         before = own.before if settings.add_bos is None else self._special("bos_token") if settings.add_bos else ()
         behind = own.behind if settings.add_eos is None else self._special("eos_token") if settings.add_eos else ()
         return Affixes(before, behind)
 
     def _special(self, name: str) -> tuple[int, ...]:
-        token = getattr(self._tokenizer, f"{name}_id", None)
+        token = getattr(self._folder.tokenizer, f"{name}_id", None)
         if token is None:
             raise TaskError(
                 "invalid-task-options",
@@ -178,30 +175,3 @@ class _CausalSet:
                 f"checkpoints has no `{name}`, but is true.",
             )
         return (int(token),)
-
-
-def vocabulary_bytes(tokenizer: Any, vocabulary: int | None) -> NDArray[np.uint32]:
-    """How many bytes of text each token stands for; special ones stand for none.
-
-    Right for tokens that are bytes, and for words with a mark of the space before them.
-    """
-    count = max(vocabulary or 0, len(tokenizer))
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    added = {int(number): str(token) for number, token in tokenizer.added_tokens_decoder.items()}
-    special = set(tokenizer.all_special_ids)
-    # The mark of a space, where each byte is a letter.
-    by_bytes = "\u0120" in tokenizer.get_vocab()
-    sizes = np.zeros(count, dtype=np.uint32)
-    for number, token in enumerate(tokens):
-        if number in special or token is None:
-            continue
-        sizes[number] = len(added[number].encode()) if number in added else _token_bytes(token, by_bytes)
-    return sizes
-
-
-def _token_bytes(token: str, by_bytes: bool) -> int:
-    if by_bytes:
-        return len(token)
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return 1
-    return len(token.replace("\u2581", " ").removeprefix("##").encode())

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.label_names import by_loose_name
 from ladle_engine.tasks.tables import TEXT, Role, Table, find_columns, role_rows
 from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, flags
 from ladle_engine.tasks.text.problems import MultiLabel, Problem
-from ladle_engine.tasks.text.rows import PreparedRows, Row
+from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 
 TEXT_NAMES = (
     *("sentence", "sentence1", "premise", "content", "review", "comment", "comment_text", "tweet", "document"),
@@ -33,8 +32,8 @@ PAIRS = (
     *(("question", "passage"), ("query", "passage"), ("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair")),
 )
 """Names of columns that belong together."""
-CHUNK = 1000
-"""Rows that are looked at in one go."""
+MOST_LOOKED_AT = 200_000
+"""Texts that are tokenized before the job begins. Those of a larger table take too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +44,49 @@ class TextColumns:
     roles: tuple[Role, ...]
     found: Mapping[str, str]
 
+    @property
+    def are_pairs(self) -> bool:
+        return "text_pair" in self.found
+
     def texts(self, indices: Sequence[int]) -> tuple[list[str], list[str] | None]:
         """Raises `DataError` for a row without a text."""
         rows = role_rows(self.table, self.roles, self.found, indices)
         texts = [row["text"] for row in rows]
-        return texts, [row["text_pair"] for row in rows] if "text_pair" in self.found else None
+        return texts, [row["text_pair"] for row in rows] if self.are_pairs else None
 
 
 class ClassifiedTexts:
     """Examples in the order of the table. Texts are read and tokenized when they are asked for."""
 
-    def __init__(self, columns: TextColumns, labels: Tensor, encoder: Encoder) -> None:
-        """Looks at every text once. Raises `DataError` and `TaskError` for those that cannot be used."""
+    def __init__(self, columns: TextColumns, labels: Tensor | None, encoder: Encoder) -> None:
+        """Looks at the texts, of very large tables at the first ones; `labels` are None where there are none.
+
+        Raises `DataError` and `TaskError` for what cannot be used.
+        """
+        if columns.are_pairs:
+            encoder.check_pairs()
         self._columns = columns
         self._labels = labels
         self._encoder = encoder
-        self._rows = PreparedRows(lambda indices: encoder.rows(*columns.texts(indices)))
+        self._rows = PreparedRows(self._prepared)
         self.remarks = [*columns.table.remarks, *encoder.remarks, *_looked_at(columns, encoder)]
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._columns.table)
 
     def keep(self, max_bytes: int) -> None:
         self._rows.keep(max_bytes)
 
+    def _prepared(self, indices: Sequence[int]) -> list[Row]:
+        rows = self._encoder.rows(*self._columns.texts(indices))
+        for index, row in zip(indices, rows, strict=True):
+            self._encoder.check(row, self._columns.table, index)
+        return rows
+
     def batch(self, indices: Tensor) -> Batch:
         rows = self._rows.rows(indices.tolist())
-        return {**self._encoder.batch(rows), "labels": self._labels[indices]}
+        labels = {} if self._labels is None else {"labels": self._labels[indices]}
+        return {**self._encoder.batch(rows), **labels}
 
 
 def find_texts(table: Table, given: Mapping[str, str]) -> TextColumns:
@@ -115,9 +130,8 @@ def _columns_of_classes(table: Table, classes: Classes) -> list[str] | None:
 
 def _column(table: Table, name: str) -> LabelColumn:
     values: list[Any] = []
-    for indices in _chunks(len(table)):
+    for indices in chunks(len(table)):
         values += [row[name] for row in table.rows(indices, [name])]
-        pulse()
     return LabelColumn(table=table, name=name, values=values)
 
 
@@ -125,20 +139,21 @@ def _looked_at(columns: TextColumns, encoder: Encoder) -> list[str]:
     """What should be said of the texts."""
     ends = _Ends(encoder)
     long = unknown = total = 0
-    for indices in _chunks(len(columns.table)):
+    count = min(len(columns.table), MOST_LOOKED_AT)
+    for indices in chunks(count):
         rows: list[Row] = encoder.rows(*columns.texts(indices), cut=False)
         for index, row in zip(indices, rows, strict=True):
             ids = row["input_ids"]
-            encoder.check(row, columns.table.place(index))
-            ends.check(row, columns.table.place(index))
+            encoder.check(row, columns.table, index)
+            ends.check(row, columns.table, index)
             long += encoder.max_length is not None and len(ids) > encoder.max_length
             unknown += int((ids == encoder.tokenizer.unk_token_id).sum()) if encoder.tokenizer.unk_token_id else 0
             total += len(ids)
-        pulse()
     remarks = [remark] if (remark := remark_on_unknown(unknown, total)) else []
     if long:
         remarks.append(
-            f"{long:,} of {len(columns.table):,} texts have more tokens than {encoder.max_length}, and are cut there. "
+            f"{long:,} of {'the first ' if count < len(columns.table) else ''}{count:,} texts have more tokens than "
+            f"{encoder.max_length}, and are cut there. "
             f"The task option `max_length` says where."
         )
     return remarks
@@ -152,7 +167,7 @@ class _Ends:
         self._end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
         self._first: int | None = None
 
-    def check(self, row: Row, place: str) -> None:
+    def check(self, row: Row, table: Table, index: int) -> None:
         """Raises `DataError`."""
         if not isinstance(self._end, int):
             return
@@ -162,10 +177,6 @@ class _Ends:
             raise DataError(
                 "invalid-data",
                 f"Every text must have the model's end token equally often, at least once, because the model finds its "
-                f"answer there, but the text in {place} has it {count} times, and the first text {self._first} times. "
-                f"Take it out of the text.",
+                f"answer there, but the text in {table.place(index)} has it {count} times, and the first text "
+                f"{self._first} times. Take it out of the text.",
             )
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

@@ -203,12 +203,13 @@ def _as_messages(messages: Any, place: str) -> list[dict[str, Any]]:
         if isinstance(message, dict):
             # What a table has for a message without it.
             message = {NAMES.get(name, name): value for name, value in message.items() if value is not None}
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+        says = isinstance(message, dict) and ("content" in message or "tool_calls" in message)
+        if not says or not isinstance(message.get("role"), str):
             raise DataError(
                 "invalid-data",
                 f"Messages must be objects with `role` and `content`, but one in {place} is {repr(message)[:80]}.",
             )
-        made.append({**message, "role": ROLES.get(message["role"], message["role"])})
+        made.append({"content": None, **message, "role": ROLES.get(message["role"], message["role"])})
     return made
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks import model_config
+from ladle_engine.tasks.tables import Table
 from ladle_engine.tasks.text.lengths import longest
 from ladle_engine.tasks.text.rows import Row, as_batch
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
@@ -19,7 +20,10 @@ from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 RIGHT_ALIGNED = frozenset({"xlnet"})
 """Models that look at the last place of a row, which a token must have."""
 SEE_PADDING = frozenset(
-    {*("canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer", "yoso")}
+    {
+        *("big_bird", "canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "perceiver", "reformer"),
+        "yoso",
+    }
 )
 """Models for which a text is worth something else with more padding, whatever the attention mask says (measured). All
 their rows have the same width, so that no text's value depends on its batch."""
@@ -97,14 +101,24 @@ class Encoder:
             {name: np.asarray(encoded[name][number], dtype=np.int32) for name in names} for number in range(len(texts))
         ]
 
-    def check(self, row: Row, place: str) -> None:
+    def check_pairs(self) -> None:
+        """Raises `TaskError` where `max_length` leaves no room for two texts."""
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        if self.max_length is not None and self.max_length < special + 2:
+            raise TaskError(
+                "invalid-task-options",
+                f"`max_length` must be at least {special + 2} for pairs of texts, because the tokenizer adds {special} "
+                f"special tokens, but is {self.max_length}.",
+            )
+
+    def check(self, row: Row, table: Table, index: int) -> None:
         """Raises `DataError` for a row that no model could take, and `TaskError` for a token that this one has not."""
         ids = row["input_ids"]
         if not len(ids):
             raise DataError(
                 "invalid-data",
-                f"A text must have at least one token, but the one in {place} has none: it is empty, and this model's "
-                f"tokenizer adds nothing to it. Leave such rows out.",
+                f"A text must have at least one token, but the one in {table.place(index)} has none: it is empty, and "
+                f"this model's tokenizer adds nothing to it. Leave such rows out.",
             )
         known = vocabulary_size(self.config)
         if known is not None and int(ids.max()) >= known:
@@ -112,7 +126,7 @@ class Encoder:
             raise TaskError(
                 "model-mismatch",
                 f"The tokenizer beside the checkpoints must be the model's, but gives the token {token!r} the number "
-                f"{int(ids.max())} in {place}, and the model knows {known} tokens.",
+                f"{int(ids.max())} in {table.place(index)}, and the model knows {known} tokens.",
             )
 
 

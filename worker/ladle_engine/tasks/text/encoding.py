@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.progress import pulse
 
-PIECE_CHARS = 1 << 20
+PIECE_CHARS = 1 << 18
 """Of text that is tokenised at once."""
 PIECE_TEXTS = 4096
+TRIED = ("a", "the", "1", ".")
+"""Texts of which a tokenizer makes some token."""
 MARGIN_CHARS = 2_000
 """Where a long text is cut, what stands so far away does not change how it is tokenised."""
 
@@ -103,11 +105,12 @@ class Affixes:
 
 def affixes_of(tokenizer: Any) -> Affixes:
     """What the tokenizer puts around every text."""
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a")["input_ids"])
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return Affixes(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
+    for text in TRIED:
+        plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer(text)["input_ids"])
+        for start in range(len(whole) - len(plain) + 1):
+            if plain and whole[start : start + len(plain)] == plain:
+                return Affixes(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
     return Affixes()
 
 

@@ -14,7 +14,7 @@ from ladle_engine.progress import pulse, warn
 from ladle_engine.tasks.text.generation_settings import GenerationSettings
 
 MOST_NUMBERS = 1 << 28
-"""In the caches of the examples that are generated together: 1 GiB of float32."""
+"""In the caches of the examples that are generated together on a CPU: 1 GiB of float32."""
 
 
 class Generator:
@@ -59,8 +59,12 @@ class Generator:
         return rows
 
     def _rows_at_once(self, model: nn.Module, input_ids: Tensor) -> int:
-        rows = max(1, MOST_NUMBERS // max(1, self._numbers_per_example(model, input_ids.shape[1])))
-        return rows if self._most_rows is None else min(rows, self._most_rows)
+        if self._most_rows is not None:
+            return self._most_rows
+        if input_ids.device.type != "cpu":
+            # It says itself when it has too little, where a CPU ends the process.
+            return len(input_ids)
+        return max(1, MOST_NUMBERS // max(1, self._numbers_per_example(model, input_ids.shape[1])))
 
     def _numbers_per_example(self, model: nn.Module, source_length: int) -> int:
         """Keys and values of the decoder's layers, and scores of all tokens of the vocabulary."""
@@ -96,7 +100,7 @@ class Generator:
         return self._call(model, input_ids, attention_mask, synced_gpus=True).cpu()
 
     def _call(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, synced_gpus: bool = False) -> Tensor:
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, LogitsProcessorList
 
         network: Any = model
         try:
@@ -107,7 +111,7 @@ class Generator:
                     generation_config=GenerationConfig(**self._values, do_sample=False, use_cache=True),
                     synced_gpus=synced_gpus,
                     # For every token, because a batch may take long.
-                    logits_processor=[_beat],
+                    logits_processor=LogitsProcessorList([_beat]),
                 )
         except Exception as error:
             if isinstance(error, TaskError) or is_machine_fault(error):

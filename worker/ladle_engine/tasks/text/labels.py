@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +19,8 @@ from ladle_engine.tasks.tables import Table
 
 LISTED = 10
 SHOWN_CHARS = 80
+WHOLE_AS_TEXT = re.compile(r"([0-9]+)\.0+")
+NO_NAMES = " The model's `config.json` has no names of classes: give it an `id2label`, or write the labels as numbers."
 OTHER_TYPE = "If the model is for something else, say so with the task option `problem_type`."
 
 
@@ -44,8 +47,13 @@ class Classes:
     """Name -> class; empty where the config has no names."""
 
     @property
+    def has_names(self) -> bool:
+        """Names that say more than the numbers."""
+        return any(name != f"LABEL_{label}" for name, label in self.names.items())
+
+    @property
     def rule(self) -> str:
-        named = [name for name, label in self.names.items() if name != f"LABEL_{label}"]
+        named = list(self.names) if self.has_names else []
         more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
         listed = f"names of the model's classes ({', '.join(named[:LISTED])}{more}) or " if named else ""
         return f"Labels must be {listed}whole numbers from 0 to {self.number - 1}"
@@ -124,6 +132,10 @@ def meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) ->
         return _of_whole_numbers(column, whole, first, classes)
     names = {value: str(value) for value in first}
     known = labels_of(list(dict.fromkeys(names.values())), classes.names, classes.number)
+    if known is None and any(map(WHOLE_AS_TEXT.fullmatch, names.values())):
+        # pandas writes whole numbers beside an absent one as `1.0`.
+        names = {value: WHOLE_AS_TEXT.sub(r"\1", name) for value, name in names.items()}
+        known = labels_of(list(dict.fromkeys(names.values())), classes.names, classes.number)
     if known is None and set(names.values()) <= {"True", "False"} and classes.number == 2:
         known = {"False": 0, "True": 1}
     if known is None:
@@ -131,7 +143,8 @@ def meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) ->
             (value for value in first if labels_of([names[value]], classes.names, classes.number) is None),
             next(iter(first)),
         )
-        column.refuse(classes.rule, first[unknown], unknown, code="unknown-classes")
+        advice = "" if classes.has_names else NO_NAMES
+        column.refuse(classes.rule, first[unknown], unknown, code="unknown-classes", advice=advice)
     return {value: known[name] for value, name in names.items()}
 
 

@@ -44,19 +44,26 @@ def max_positions(config: Any) -> int | None:
 def longest(max_length: int | None, tokenizer: Any, config: Any, task: str) -> int | None:
     """Where texts are cut: the option `max_length`, or else the smaller of what tokenizer and model say. None: nowhere.
 
-    Raises `TaskError` (invalid-task-options) for an option beyond the model's positions, or without room for a token.
+    Raises `TaskError`: invalid-task-options for an option beyond the model's positions, or without room for a token;
+    model-mismatch for a tokenizer that leaves no room.
     """
     positions = max_positions(config)
+    special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length is None:
         own = tokenizer.model_max_length
-        known = [each for each in (positions, own) if isinstance(each, int) and 1 <= each < NO_LIMIT]
+        if type(own) is int and 1 <= own <= special:
+            raise TaskError(
+                "model-mismatch",
+                f"`model_max_length` of the tokenizer must be at least {special + 1}, because it adds {special} "
+                f"special tokens to a text, but is {own}. Give the task option `max_length`.",
+            )
+        known = [each for each in (positions, own) if type(each) is int and 1 <= each < NO_LIMIT]
         return min(known, default=None)
     if positions is not None and max_length > positions:
         raise TaskError(
             "invalid-task-options",
             f"`max_length` of task `{task}` must be at most {positions}, the model's positions, but is {max_length}.",
         )
-    special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length <= special:
         raise TaskError(
             "invalid-task-options",

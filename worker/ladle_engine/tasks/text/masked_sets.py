@@ -29,7 +29,7 @@ from ladle_engine.tasks.text.text_sets import (
     pieces_of_text_set,
     store_documents,
 )
-from ladle_engine.tasks.text.token_files import is_token_file, open_token_file
+from ladle_engine.tasks.text.token_files import Vocabulary, is_token_file, open_token_file
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.token_store import TokenSource, TokenStore
 
@@ -123,7 +123,7 @@ def open_masked_set(path: Path, settings: MaskedSettings, tokenizer: Any) -> Mas
     hiding, passed = _hiding(settings, tokenizer), Passed()
     if is_token_file(path):
         options = settings.options
-        opened = open_token_file(path, settings.vocabulary, options.token_dtype, options.separator)
+        opened = open_token_file(path, Vocabulary(size=settings.vocabulary), options.token_dtype, options.separator)
         ends = zip(opened.starts[:-1].tolist(), opened.starts[1:].tolist(), strict=True)
         documents: Iterator[Stored] = (Stored(start=start, length=end - start) for start, end in ends)
         source: TokenSource = opened.source

@@ -18,7 +18,7 @@ from ladle_engine.tasks.text.token_losses import IGNORED
 
 MOST_READ = 1_000_000
 """Pairs that are read when the data are opened."""
-MOST_TOKENISED = 20_000
+MOST_TOKENISED = 10_000
 """Pairs of which the tokens are counted then, evenly spread."""
 MOST_TARGET_CHARS = 100_000
 """ROUGE and word errors compare every word with every other."""

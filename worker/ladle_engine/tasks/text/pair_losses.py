@@ -15,8 +15,8 @@ from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
 from ladle_engine.tasks.text.token_losses import IGNORED
 
-MOST_LOGITS = 1 << 26
-"""Scores of the vocabulary that are there at once: 256 MiB of float32, a few times."""
+MOST_LOGITS = 1 << 27
+"""Scores of the vocabulary that are there at once: 512 MiB of float32, a few times."""
 
 
 def target_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

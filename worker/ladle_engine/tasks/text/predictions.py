@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
@@ -65,15 +66,36 @@ def predict_packed(model: nn.Module, input_ids: Tensor, positions: Tensor, targe
         return predict(model, {"input_ids": input_ids}, targets)
     if abilities_of(model).packs:
         return predict(model, {"input_ids": input_ids, "position_ids": positions}, targets)
+    return _predict_apart(model, input_ids, positions, targets)
+
+
+def _predict_apart(model: nn.Module, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each document in a row of its own, with documents that are at most twice as long as it.
+
+    Nothing hides the padding: it stands behind the documents, and no token sees what follows it.
+    """
     document = (positions == 0).flatten().cumsum(0) - 1
-    column = positions.flatten()
-    shape = (int(document[-1]) + 1, int(column.max()) + 1)
-    ids, wanted = input_ids.new_zeros(shape), targets.new_full(shape, IGNORED)
-    ids[document, column] = input_ids.flatten()
-    wanted[document, column] = targets.flatten()
-    # Nothing hides the padding: it stands behind the documents, and no token sees what follows it.
-    nll, correct = predict(model, {"input_ids": ids}, wanted)
-    return nll[document, column].view(targets.shape), correct[document, column].view(targets.shape)
+    # What stands behind the last target of a row is not needed.
+    needed = (targets != IGNORED).flip(1).cumsum(1).flip(1).flatten() > 0
+    lengths = torch.bincount(document[needed], minlength=int(document[-1]) + 1)
+    sizes = lengths.clamp(min=1).log2().ceil()
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        # A sharded model must be called as often on each rank.
+        sizes = torch.zeros_like(sizes)
+    nll = torch.zeros(targets.numel(), device=targets.device)
+    correct = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device)
+    for size in sizes[lengths > 0].unique().tolist():
+        chosen = (sizes == size) & (lengths > 0)
+        places = (chosen[document] & needed).nonzero().flatten()
+        row, column = (chosen.cumsum(0) - 1)[document[places]], positions.flatten()[places]
+        shape = (int(chosen.sum()), int(column.max()) + 1)
+        ids, wanted = input_ids.new_zeros(shape), targets.new_full(shape, IGNORED)
+        ids[row, column] = input_ids.flatten()[places]
+        wanted[row, column] = targets.flatten()[places]
+        found, right = predict(model, {"input_ids": ids}, wanted)
+        nll = nll.index_put((places,), found[row, column])
+        correct[places] = right[row, column]
+    return nll.view(targets.shape), correct.view(targets.shape)
 
 
 def abilities_of(model: nn.Module) -> Abilities:
@@ -102,7 +124,8 @@ def logits_of(answered: Any) -> Tensor:
 
 def _through_head(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
     """The output layer gives losses in place of logits, inside the model's own pass: a sharded model has its weights
-    only there."""
+    only there.
+    """
     head = _head_of(model)
     assert head is not None
     chosen = targets != IGNORED

@@ -24,6 +24,7 @@ from ladle_engine.tasks.classification_metrics import (
     pearson,
     spearman,
 )
+from ladle_engine.tasks.metrics import mean_entropy
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, label_sets, numbers, single_labels
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -53,6 +54,10 @@ class Problem(Protocol):
         """What the metrics need beside `loss`, a row for each example."""
         ...
 
+    def entropy(self, logits: Tensor) -> Tensor:
+        """The mean over the batch of the entropy of what is predicted, float32 scalar."""
+        ...
+
 
 @dataclass(frozen=True)
 class SingleLabel:
@@ -72,6 +77,9 @@ class SingleLabel:
     def statistics(self, logits: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         predicted = logits.argmax(dim=1)
         return {"accuracy": (predicted == labels).to(torch.float32), PREDICTED: predicted, LABEL: labels}
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        return mean_entropy(logits)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,10 @@ class MultiLabel:
         accuracy = (predicted == labels).all(dim=1).to(torch.float32)
         return {"accuracy": accuracy, PREDICTED: packed(predicted), LABEL: packed(labels)}
 
+    def entropy(self, logits: Tensor) -> Tensor:
+        """The mean over the labels too, each of which is there or not."""
+        return mean_entropy(torch.stack([logits, torch.zeros_like(logits)], dim=-1))
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -114,6 +126,9 @@ class Regression:
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         return {PREDICTED: logits[:, 0], LABEL: labels}
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError("a number has none")
 
 
 def problem_of(config: Mapping[str, Any], option: str | None) -> Problem:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
+from ladle_engine.progress import pulse
 from ladle_engine.tasks.text.padding import lengths_of, mask_of, padded
 
 Row = Mapping[str, np.ndarray[tuple[int], np.dtype[np.int32]]]
 """Name of a tensor -> one whole number for each token. `input_ids` are always there."""
+CHUNK = 1000
+"""Rows that are looked at in one go."""
 OBJECT_BYTES = 300
 """Of a row beside its numbers."""
 
@@ -36,6 +39,13 @@ class PreparedRows:
                 self._room_bytes -= size
                 self._kept[index] = row
         return [made[index] if index in made else self._kept[index] for index in indices]
+
+
+def chunks(count: int) -> Iterator[range]:
+    """All indices, some at a time. The job is seen to go on."""
+    for start in range(0, count, CHUNK):
+        yield range(start, min(start + CHUNK, count))
+        pulse()
 
 
 def as_batch(

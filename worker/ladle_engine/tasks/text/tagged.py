@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.tables import TEXTS, WHOLES, Role, Table, TableOptions, find_columns, open_table, role_rows
 from ladle_engine.tasks.text.conll import find_conll, open_conll
 from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
 from ladle_engine.tasks.text.labels import Classes, LabelColumn, meanings
-from ladle_engine.tasks.text.rows import PreparedRows, Row
+from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.words import Words, encode_words
 
 WORDS_ROLE = Role("tokens", ("words",), kinds=(TEXTS,))
 TAGS_ROLE = Role("tags", ("ner_tags", "labels", "ner", "ner_labels", "label"), kinds=(WHOLES, TEXTS))
-CHUNK = 1000
+FIRST = 1000
+"""Sentences that tell whether a column counts words."""
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
@@ -36,34 +36,44 @@ class TaggedSentences:
     table: Table
     found: Mapping[str, str]
     """Role -> column."""
-    tag_ids: Mapping[Any, int]
-    """Tag as the table has it -> number."""
+    tag_ids: Mapping[Any, int] | None
+    """Tag as the table has it -> number. None where tags are not looked at: then all are 0."""
 
     def at(self, indices: Sequence[int]) -> list[tuple[list[str], list[int]]]:
         """Words and numbers of their tags. Raises `DataError`."""
+        if self.tag_ids is None:
+            found = [row["tokens"] for row in role_rows(self.table, (WORDS_ROLE,), self.found, indices)]
+            return [(words, [0] * len(words)) for words in found]
         rows = role_rows(self.table, (WORDS_ROLE, TAGS_ROLE), self.found, indices)
         return [(row["tokens"], [self.tag_ids[tag] for tag in row["tags"]]) for row in rows]
 
 
-def open_sentences(path: Path, options: TableOptions, classes: Classes) -> TaggedSentences:
-    """Raises `DataError`: invalid-data, unknown-classes, empty-data."""
+def open_sentences(path: Path, options: TableOptions, classes: Classes | None) -> TaggedSentences:
+    """`classes` are None where no tags are wanted. Raises `DataError`: invalid-data, unknown-classes, empty-data."""
+    roles = (WORDS_ROLE,) if classes is None else (WORDS_ROLE, TAGS_ROLE)
+    given = {role: column for role, column in options.columns.items() if classes is not None or role != "tags"}
     if conll := find_conll(path, options.split):
         table = open_conll(conll, options.limit)
-        found = _columns_of_conll(table, options.columns)
+        found = find_columns(table, roles, {**_columns_of_conll(table, roles), **given})
     else:
         table = open_table(path, split=options.split, limit=options.limit)
-        found = find_columns(table, (WORDS_ROLE, TAGS_ROLE), options.columns)
+        found = find_columns(table, roles, given)
+    tag_ids = None if classes is None else _tag_ids(table, found, classes)
+    return TaggedSentences(table=table, found=found, tag_ids=tag_ids)
+
+
+def _tag_ids(table: Table, found: Mapping[str, str], classes: Classes) -> dict[Any, int]:
+    """Of all tags that there are. Looks at every row. Raises `DataError`."""
     first: dict[Any, int] = {}
-    for indices in _chunks(len(table)):
+    for indices in chunks(len(table)):
         for index, row in zip(indices, role_rows(table, (WORDS_ROLE, TAGS_ROLE), found, indices), strict=True):
             _check(table, index, row, found)
             for tag in row["tags"]:
                 first.setdefault(tag, index)
-        pulse()
     ignored = {IGNORED: IGNORED} if IGNORED in first else {}
     column = LabelColumn(table=table, name=found["tags"], values=())
     known = meanings(column, {tag: index for tag, index in first.items() if tag != IGNORED}, classes)
-    return TaggedSentences(table=table, found=found, tag_ids={**known, **ignored})
+    return {**known, **ignored}
 
 
 class TaggedWords:
@@ -77,9 +87,8 @@ class TaggedWords:
         self._encoder = encoder
         self._rows = PreparedRows(self._prepared)
         self._counts = _Counts()
-        for indices in _chunks(len(sentences.table)):
+        for indices in chunks(len(sentences.table)):
             self._look(indices)
-            pulse()
         counts = self._counts
         if not counts["labels"]:
             raise DataError("empty-data", "A data set must have words with tags, but this one has none.")
@@ -106,7 +115,7 @@ class TaggedWords:
     def _look(self, indices: Sequence[int]) -> None:
         sentences = self._sentences.at(indices)
         for index, words, (_, tags) in zip(indices, self._encoded(sentences), sentences, strict=True):
-            self._encoder.check(words.row, self._sentences.table.place(index))
+            self._encoder.check(words.row, self._sentences.table, index)
             labelled = np.asarray(tags, dtype=np.int32) != IGNORED
             cut = labelled & words.are_behind_cut(self._encoder.max_length)
             self._counts.add(labelled, cut, labelled & (words.first_tokens < 0))
@@ -148,13 +157,13 @@ class _Counts(Counter[str]):
         return found
 
 
-def _columns_of_conll(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """The first column and the last. Where the first counts the words, the second."""
+def _columns_of_conll(table: Table, roles: Sequence[Role]) -> dict[str, str]:
+    """The first column for words, and the last for tags. Where the first counts the words, the second."""
     names = list(table.columns)
-    rows = table.rows(range(min(len(table), CHUNK)), names[:1])
+    rows = table.rows(range(min(len(table), FIRST)), names[:1])
     counted = all(row["1"] == [str(number) for number in range(1, len(row["1"]) + 1)] for row in rows)
     usual = {"tokens": names[1] if counted and len(names) > 2 else names[0], "tags": names[-1]}
-    return find_columns(table, (WORDS_ROLE, TAGS_ROLE), {**usual, **given})
+    return {role.name: usual[role.name] for role in roles}
 
 
 def _check(table: Table, index: int, row: Mapping[str, Any], found: Mapping[str, str]) -> None:
@@ -168,7 +177,3 @@ def _check(table: Table, index: int, row: Mapping[str, Any], found: Mapping[str,
         )
     if any(value is None for value in (*words, *tags)):
         raise DataError("invalid-data", f"Every word must be there and have a tag, but {table.place(index)} has none.")
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
-from ladle_engine.storage.input_paths import entries_of, is_folder
+from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, lies_in
 from ladle_engine.tasks.tables.source import Source, refuse_other_kinds
 
 DOCUMENTS = ("file", "paragraph", "line")
 SUFFIX = ".txt"
 """Of the documents in a folder."""
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 BLANK_LINES = re.compile(r"\n[ \t]*\n")
 
@@ -26,21 +26,32 @@ TextPiece = tuple[str, bool]
 
 def text_files(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of a text set: itself or, of a folder, all `.txt` files in it, in order; and those passed over."""
-    if not is_folder(path):
-        return [path], []
-    found, others = [], []
-    for entry in entries_of(path):
-        if entry.name.startswith(".") or entry.is_link:
+    return _files_in(path, path) if is_folder(path) else ([path], [])
+
+
+def _files_in(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
+    found: list[Path] = []
+    others: list[Path] = []
+    for entry in entries_of(folder):
+        path = folder / entry.name
+        if entry.name.startswith("."):
             continue
         if entry.is_folder:
-            inner, passed_over = text_files(path / entry.name)
+            inner, passed_over = _files_in(path, root)
             found += inner
             others += passed_over
-        elif entry.is_regular and Path(entry.name).suffix.lower() == SUFFIX:
-            found.append(path / entry.name)
+        elif path.suffix.lower() == SUFFIX and (entry.is_regular or _is_file_inside(path, root)):
+            found.append(path)
         else:
-            others.append(path / entry.name)
+            others.append(path)
     return found, others
+
+
+def _is_file_inside(link: Path, root: Path) -> bool:
+    """Raises `DataError` for a link out of the folder."""
+    if not lies_in(link, root):
+        raise DataError("path-not-allowed", f"Texts must lie inside `{root}`, but `{link}` leads out of it.")
+    return is_file(link)
 
 
 def text_pieces(path: Path, documents: str) -> Iterator[TextPiece]:
@@ -89,6 +100,10 @@ def _trimmed(text: str, continues: bool) -> str:
 
 def _chunks(path: Path) -> Iterator[str]:
     source = Source(path)
+    if source.size == 0:
+        # An empty document of a folder.
+        yield ""
+        return
     refuse_other_kinds(source, "a text file")
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)

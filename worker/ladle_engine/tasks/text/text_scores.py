@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,15 +46,17 @@ def word_counts(references: Sequence[str]) -> Tensor:
 
 
 def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """Levenshtein's: row by row, of which only the last is kept."""
-    row = list(range(len(other) + 1))
-    for i, word in enumerate(one, start=1):
-        diagonal, row[0] = row[0], i
-        for j, their_word in enumerate(other, start=1):
-            changed = diagonal + (word != their_word)
-            diagonal = row[j]
-            row[j] = min(changed, row[j] + 1, row[j - 1] + 1)
-    return row[-1]
+    """Levenshtein's, row by row: memory is that of one."""
+    numbers = {word: number for number, word in enumerate({*one, *other})}
+    columns = np.array([numbers[word] for word in other], dtype=np.int64)
+    places = np.arange(len(other) + 1)
+    row = places
+    for count, word in enumerate(one, start=1):
+        changed = row[:-1] + (columns != numbers[word])
+        row = np.concatenate(([count], np.minimum(changed, row[1:] + 1)))
+        # A word more in `other` costs one beyond the best place before it.
+        row = np.minimum.accumulate(row - places) + places
+    return int(row[-1])
 
 
 @cache

@@ -31,6 +31,7 @@ HEADER_MAGIC = {20240520: "<u2", 20240801: "<u4"}
 """How files of llm.c begin, of GPT-2's tokens and of Llama 3's: a header of 256 numbers, the third of them the number
 of tokens."""
 HEADER_BYTES = 1024
+ARCHIVE = b"PK\x03\x04"
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_DTYPES = {1: "u1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 """Megatron-LM's codes of integer types."""
@@ -38,6 +39,33 @@ LOOKED_AT = 1 << 20
 """Tokens that are looked at when a file is opened; the others when they are used."""
 MAX_HEADER_BYTES = 1 << 20
 """Of numpy's arrays and tables of contents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What is known of the tokens."""
+
+    size: int | None
+    """Their ids are below it."""
+    num_bytes: NDArray[np.uint32] | None = None
+    """How many bytes of text each stands for."""
+
+    def tokens(self, ids: NDArray[np.int64]) -> Tokens:
+        known = ids.astype(np.uint32)
+        return tokens_of(known, 0 if self.num_bytes is None else self.num_bytes[known])
+
+    def refuse_unknown(self, ids: NDArray[np.int64], path: Path, start: int) -> None:
+        """Raises `DataError` (invalid-data); `start` is the place of the first one in the file."""
+        wrong = (ids < 0) if self.size is None else (ids < 0) | (ids >= self.size)
+        if wrong.any():
+            place = int(wrong.argmax())
+            top = "from 0" if self.size is None else f"0 to {self.size - 1}"
+            raise DataError(
+                "invalid-data",
+                f"Tokens must be ids that the model knows, {top}, but token {start + place:,} of `{path}` is "
+                f"{int(ids[place])}. Are they of another tokenizer, or is the file of another type? The task option "
+                f"`token_dtype` says which.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,33 +80,30 @@ class TokenFile:
 class StoredTokens:
     """Tokens of a file, from byte `offset` on, read where they stand. Several threads may read."""
 
-    def __init__(self, source: Source, offset: int, dtype: str, length: int, vocabulary: int | None) -> None:
+    def __init__(self, source: Source, offset: int, dtype: str, length: int, vocabulary: Vocabulary) -> None:
         self._source = source
         self._offset = offset
         self._dtype = np.dtype(dtype)
         self._vocabulary = vocabulary
         self.length = length
-        self.byte_counts: NDArray[np.uint32] | None = None
-        """Of each token of the vocabulary, where that is known."""
 
     def ids(self, start: int, stop: int) -> NDArray[np.int64]:
         """Raises `DataError` (invalid-data) for one that is not in the vocabulary."""
         size = self._dtype.itemsize
         content = self._source.read(self._offset + start * size, (stop - start) * size)
         ids = np.frombuffer(content, dtype=self._dtype).astype(np.int64)
-        refuse_unknown(ids, self._vocabulary, self._source.path, start)
+        self._vocabulary.refuse_unknown(ids, self._source.path, start)
         return ids
 
     def read(self, start: int, stop: int) -> Tokens:
-        ids = self.ids(start, stop).astype(np.uint32)
-        return tokens_of(ids, 0 if self.byte_counts is None else self.byte_counts[ids])
+        return self._vocabulary.tokens(self.ids(start, stop))
 
 
 def is_token_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def open_token_file(path: Path, vocabulary: int | None, dtype: str | None, separator: int | None) -> TokenFile:
+def open_token_file(path: Path, vocabulary: Vocabulary, dtype: str | None, separator: int | None) -> TokenFile:
     """`dtype` is what the ids of a raw file are; None for uint16 or, for a larger vocabulary, uint32. A document begins
     at each `separator`; without one, and without an index, all is one document.
 
@@ -100,29 +125,18 @@ def open_token_file(path: Path, vocabulary: int | None, dtype: str | None, separ
     return TokenFile(source=opened.source, starts=_starts_at(opened.source, separator), are_rows=False)
 
 
-def refuse_unknown(ids: NDArray[np.int64], vocabulary: int | None, path: Path, start: int) -> None:
-    wrong = (ids < 0) if vocabulary is None else (ids < 0) | (ids >= vocabulary)
-    if wrong.any():
-        place = int(wrong.argmax())
-        top = "0" if vocabulary is None else f"0 to {vocabulary - 1}"
-        raise DataError(
-            "invalid-data",
-            f"Tokens must be ids that the model knows, {top}, but token {start + place:,} of `{path}` is "
-            f"{int(ids[place])}. Are they of another tokenizer, or is the file of another type? The task option "
-            f"`token_dtype` says which.",
-        )
-
-
-def _open_binary(path: Path, vocabulary: int | None, dtype: str | None) -> TokenFile:
+def _open_binary(path: Path, vocabulary: Vocabulary, dtype: str | None) -> TokenFile:
     data, index = path.with_suffix(".bin"), path.with_suffix(".idx")
     if is_file(index) and (found := _megatron(data, index, vocabulary)):
         return found
     source = Source(data)
+    if source.read(0, len(ARCHIVE)) == ARCHIVE:
+        raise DataError("invalid-data", f"`{data}` must be a file of tokens, but is an archive, such as torch writes.")
     header = np.frombuffer(source.read(0, 12).ljust(12, b"\0"), dtype="<i4")
     if int(header[0]) in HEADER_MAGIC:
         stored = HEADER_MAGIC[int(header[0])]
         return _one_document(source, HEADER_BYTES, stored, vocabulary, declared=int(header[2]))
-    stored = dtype or ("uint16" if vocabulary is None or vocabulary <= 1 << 16 else "uint32")
+    stored = dtype or ("uint32" if (vocabulary.size or 0) > 1 << 16 else "uint16")
     opened = _one_document(source, 0, np.dtype(stored).newbyteorder("<").str, vocabulary)
     if dtype is None and stored == "uint16":
         _refuse_wider(source)
@@ -130,7 +144,7 @@ def _open_binary(path: Path, vocabulary: int | None, dtype: str | None) -> Token
 
 
 def _one_document(
-    source: Source, offset: int, dtype: str, vocabulary: int | None, declared: int | None = None
+    source: Source, offset: int, dtype: str, vocabulary: Vocabulary, declared: int | None = None
 ) -> TokenFile:
     size = np.dtype(dtype).itemsize
     length, rest = divmod(source.size - offset, size)
@@ -156,7 +170,7 @@ def _refuse_wider(source: Source) -> None:
         )
 
 
-def _megatron(data: Path, index: Path, vocabulary: int | None) -> TokenFile | None:
+def _megatron(data: Path, index: Path, vocabulary: Vocabulary) -> TokenFile | None:
     """By the index beside the data, which says where each sequence is; None where it is not one of Megatron-LM."""
     described = Source(index)
     head = described.read(0, 34)
@@ -180,7 +194,7 @@ def _megatron(data: Path, index: Path, vocabulary: int | None) -> TokenFile | No
     return TokenFile(source=StoredTokens(tokens, 0, dtype, int(starts[-1]), vocabulary), starts=starts, are_rows=False)
 
 
-def _open_safetensors(path: Path, vocabulary: int | None) -> TokenFile:
+def _open_safetensors(path: Path, vocabulary: Vocabulary) -> TokenFile:
     try:
         with InputFile(path) as file:
             header = header_of(file)
@@ -194,7 +208,7 @@ def _open_safetensors(path: Path, vocabulary: int | None) -> TokenFile:
     return _arranged(path, header.offsets[name], np.dtype(dtype).newbyteorder("<").str, info.shape, vocabulary)
 
 
-def _open_npy(path: Path, vocabulary: int | None) -> TokenFile:
+def _open_npy(path: Path, vocabulary: Vocabulary) -> TokenFile:
     source = Source(path)
     try:
         with FileView(source, MAX_HEADER_BYTES) as view:
@@ -208,7 +222,7 @@ def _open_npy(path: Path, vocabulary: int | None) -> TokenFile:
     return _arranged(path, offset, dtype.str, shape, vocabulary)
 
 
-def _open_npz(path: Path, vocabulary: int | None) -> TokenFile:
+def _open_npz(path: Path, vocabulary: Vocabulary) -> TokenFile:
     """Unpacked piece by piece into a temporary file."""
     source, store = Source(path), TokenStore()
     try:
@@ -224,8 +238,8 @@ def _open_npz(path: Path, vocabulary: int | None) -> TokenFile:
                     ids = np.frombuffer(member.read(count * dtype.itemsize), dtype=dtype).astype(np.int64)
                     if len(ids) < count:
                         raise ValueError("it is cut")
-                    refuse_unknown(ids, vocabulary, path, start)
-                    store.append(tokens_of(ids.astype(np.uint32), 0))
+                    vocabulary.refuse_unknown(ids, path, start)
+                    store.append(vocabulary.tokens(ids))
                     pulse()
     except (EngineError, MemoryError, OSError):
         raise
@@ -251,7 +265,7 @@ def _refuse_other_arrays(path: Path, dtype: np.dtype[np.generic], by_columns: bo
         raise DataError("invalid-data", f"`{path}` must hold its rows one after the other (C order), but does not.")
 
 
-def _arranged(path: Path, offset: int, dtype: str, shape: Sequence[int], vocabulary: int | None) -> TokenFile:
+def _arranged(path: Path, offset: int, dtype: str, shape: Sequence[int], vocabulary: Vocabulary) -> TokenFile:
     source = StoredTokens(Source(path), offset, dtype, math.prod(shape), vocabulary)
     return TokenFile(source=source, starts=_row_starts(path, shape), are_rows=len(shape) == 2)
 

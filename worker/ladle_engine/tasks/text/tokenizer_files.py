@@ -26,6 +26,8 @@ DROPPED = frozenset(
 )
 """Settings that older tools leave behind, or that name code or a file: transformers looks for files by their names."""
 DROPPED_ENDINGS = ("_file", "_files", "_path", "_dir")
+MOST_VALUES = 8_000_000
+"""Of one JSON file. The vocabulary and merges of Gemma have 2.5 million."""
 MOST_ADDED = 1 << 24
 """The largest id of a token. Some tokenizers make a list as long as that."""
 
@@ -41,12 +43,16 @@ def copy_tokenizer_files(checkpoints: CheckpointSet, folder: Path) -> dict[str, 
         if name.name in NOT_OF_TOKENIZERS or name.parent.name not in ("", TEMPLATES):
             continue
         content = _read(path)
+        if not content and name.name not in SETTINGS:
+            # transformers would take it for a vocabulary without words.
+            continue
+        parsed = _parsed(path, content) if name.suffix == ".json" else None
         if name.name in SETTINGS:
-            values = _parsed(path, content)
+            values = _object(path, parsed)
             content = json.dumps(_without_files(path, values)).encode()
             settings = values if name.name == CONFIG else settings
         if name.name == "added_tokens.json":
-            _refuse_large_ids(path, _parsed(path, content).values())
+            _refuse_large_ids(path, _object(path, parsed).values())
         target = folder / name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
@@ -63,11 +69,14 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+def _parsed(path: Path, content: bytes) -> Any:
     try:
-        parsed = parse_json(content)
+        return parse_json(content, most_bytes=MOST_BYTES, most_values=MOST_VALUES)
     except ValueError as error:
         raise TaskError("model-mismatch", f"`{path}` must be a JSON file, but does not parse ({error}).") from error
+
+
+def _object(path: Path, parsed: Any) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise TaskError("model-mismatch", f"`{path}` must be a JSON object, but is a {type(parsed).__name__}.")
     return parsed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
@@ -26,7 +26,7 @@ def source_of(
     if model is not None:
         return _named(checkpoints, model, image_size)
     if (settings := find_settings(checkpoints)) is not None:
-        return TimmSource(checkpoints=checkpoints, settings=settings)
+        return TimmSource(checkpoints=checkpoints, settings=settings, image_size=image_size)
     if is_soup(checkpoints):
         return SoupSource(checkpoints=checkpoints, activation=activation or "quick_gelu")
     return TransformersSource(checkpoints=checkpoints)
@@ -43,11 +43,13 @@ def _named(checkpoints: CheckpointSet, model: str, image_size: int | None) -> Mo
         )
     if library == "torchvision":
         return TorchvisionSource(checkpoints=checkpoints, model=name, image_size=image_size)
-    # What a file of timm's says besides still holds.
-    found = find_settings(checkpoints)
-    values: dict[str, Any] = {} if found is None else {"data": found.data, "label_names": found.label_names}
-    settings = TimmSettings(where=OPTION, model=name, num_classes=None, **{"arguments": {}, "data": {}, **values})
-    return TimmSource(checkpoints=checkpoints, settings=settings)
+    settings = TimmSettings(where=OPTION, model=name, num_classes=None, arguments={}, data={})
+    if (found := find_settings(checkpoints)) is not None:
+        # What a file of timm's says besides still holds.
+        same = found.model.partition(".")[0] == name.partition(".")[0]
+        arguments = found.arguments if same else {}
+        settings = replace(settings, arguments=arguments, data=found.data, label_names=found.label_names)
+    return TimmSource(checkpoints=checkpoints, settings=settings, image_size=image_size)
 
 
 def _library_of(name: str) -> str:

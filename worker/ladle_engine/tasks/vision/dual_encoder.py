@@ -51,6 +51,12 @@ class DualEncoder(nn.Module):
         return value.exp() if by_scale else 1 / value
 
 
+def similarities(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """[..., N, D] and [..., M, D] -> scaled products, [..., N, M]: float32 also where the model computes in halves."""
+    with torch.autocast(images.device.type, enabled=False):
+        return scale.to(torch.float32) * images.to(torch.float32) @ texts.to(torch.float32).transpose(-1, -2)
+
+
 def build_dual_encoder(checkpoints: CheckpointSet, task: str) -> DualEncoder:
     """No download, no code from the folder, and whatever weights. Raises `TaskError` (model-mismatch)."""
     architectures = (checkpoints.config or {}).get("architectures")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ladle_engine.errors import DataError
+from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
 from ladle_engine.tasks.class_folders import has_names, listed
 from ladle_engine.tasks.image_files import SUFFIXES, decode_bytes, read_image
@@ -107,11 +107,21 @@ def open_labelled(
     """The images, their labels (int64 [N]), and what should be said. Raises `DataError`."""
     table = open_table(path, split=options.split, limit=options.limit)
     given = dict(options.columns)
+    _refuse_unknown_roles(given)
     images = open_images_of(table, path, given, mode)
     others = {role: column for role, column in given.items() if role != IMAGE_ROLE.name}
     column, key = _label_column(table, others)
     labels = _Labels(table=table, column=column, key=key, shape=shape, path=path)
     return images, labels.all(), table.remarks
+
+
+def _refuse_unknown_roles(given: Mapping[str, str]) -> None:
+    if unknown := [role for role in given if role not in (IMAGE_ROLE.name, LABEL_ROLE.name)]:
+        raise TaskError(
+            "invalid-task-options",
+            f"`columns` must name columns for `{IMAGE_ROLE.name}` and `{LABEL_ROLE.name}`, but does for "
+            f"`{unknown[0]}`.",
+        )
 
 
 def label_names(table: Table, given: Mapping[str, str]) -> Sequence[str]:

@@ -33,6 +33,8 @@ from ladle_engine.tasks.vision.timm_settings import TimmSettings
 class TimmSource:
     checkpoints: CheckpointSet
     settings: TimmSettings
+    image_size: int | None = None
+    """The task's option: some models, vision transformers say, are built for one size."""
 
     def build(self) -> nn.Module:
         with self._translated():
@@ -87,21 +89,38 @@ class TimmSource:
     def _create(self, num_classes: int) -> nn.Module:
         timm = require("timm", "vision")
         model: nn.Module = timm.create_model(
-            self._name, pretrained=False, **{**self.settings.arguments, "num_classes": num_classes}
+            self._name, pretrained=False, **{**self._arguments, "num_classes": num_classes}
         )
         return model
+
+    @cached_property
+    def _arguments(self) -> Mapping[str, Any]:
+        """Those of the file, and what only the tensors and the task's option say where it says nothing."""
+        arguments = dict(self.settings.arguments)
+        own = self._pretrained
+        channels = _channels_of(own.get("first_conv"), self.checkpoints)
+        if channels is not None and channels != own["input_size"][0]:
+            arguments.setdefault("in_chans", channels)
+        if self.image_size is not None and own.get("fixed_input_size"):
+            arguments.setdefault("img_size", self.image_size)
+        return arguments
+
+    @cached_property
+    def _pretrained(self) -> Mapping[str, Any]:
+        """What timm knows of the model's weights."""
+        own = require("timm.models", "vision").get_pretrained_cfg(self._name)
+        return {"input_size": (3, 224, 224)} if own is None else dict(own.to_dict())
 
     @cached_property
     def _data_config(self) -> Mapping[str, Any]:
         """timm's own resolution, checked: a stranger's file must not make us fill the memory."""
         data = require("timm.data", "vision")
-        own = require("timm.models", "vision").get_pretrained_cfg(self._name)
         with self._translated():
-            in_chans = self.settings.arguments.get("in_chans")
+            in_chans = self._arguments.get("in_chans")
             given = dict(self.settings.data)
             if in_chans is not None:
                 given = {"in_chans": in_chans, **given}
-            config: dict[str, Any] = data.resolve_data_config(given, pretrained_cfg=own.to_dict() if own else None)
+            config: dict[str, Any] = data.resolve_data_config(given, pretrained_cfg=self._pretrained)
         channels = in_chans or given.get("input_size", config["input_size"])[0]
         config["input_size"] = (channels, *config["input_size"][1:])
         for name in ("mean", "std"):
@@ -140,6 +159,14 @@ class TimmSource:
         return TaskError(
             "model-mismatch", f"`{name}` in {self.settings.where} must be {rule}, but is {repr(value)[:100]}."
         )
+
+
+def _channels_of(first_layer: Any, checkpoints: CheckpointSet) -> int | None:
+    """Of the images, from the tensors of the layer that takes them; None where it cannot be told."""
+    names = [first_layer] if isinstance(first_layer, str) else list(first_layer or ())
+    wanted = tuple(f"{name}.weight" for name in names)
+    shapes = [info.shape for name, info in checkpoints.tensors.items() if wanted and name.endswith(wanted)]
+    return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 4 else None
 
 
 def _longest(checkpoints: CheckpointSet) -> int:

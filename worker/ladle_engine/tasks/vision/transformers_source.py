@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ladle_engine.checkpoints.training_args import training_args
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks import model_config
@@ -58,11 +59,13 @@ class TransformersSource:
 def _refuse_unknown(checkpoints: CheckpointSet) -> None:
     """Raises `TaskError` (model-mismatch) where nothing says which model it is."""
     if checkpoints.config is None:
+        has_args = training_args(checkpoints.folder, checkpoints.home) is not None
+        args = " Its `args.yaml` is not timm's, or does not parse." if has_args else ""
         raise TaskError(
             "model-mismatch",
             f"Task `image-classification` must know the model: by a `config.json` of transformers or timm, by timm's "
             f"`args.yaml`, or by the task option `model`, such as `timm:resnet18`. But `{checkpoints.folder}` has "
-            f"neither file, and the option is absent. For a model of your own write a task: see docs/tasks.md.",
+            f"neither file, and the option is absent.{args} For a model of your own write a task: see docs/tasks.md.",
         )
 
 
