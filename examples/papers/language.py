@@ -2,7 +2,8 @@
 
     python examples/papers/language.py
 
-The model is trained on the Bible and the standard library's sources, then fine-tuned on pages of Python's docs.
+The model is trained on Debian's descriptions of packages and the standard library's sources, then fine-tuned on pages
+of Python's documentation.
 """
 
 from __future__ import annotations

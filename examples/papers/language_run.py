@@ -1,4 +1,4 @@
-"""A small GPT-2: trained on the Bible and the standard library's sources, fine-tuned on Python's documentation."""
+"""A small GPT-2: trained on descriptions of packages and on programs, fine-tuned on Python's documentation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any
 
 import places  # noqa: F401  # finds the benchmarks
 import torch
-from sources import find_package, python_documents
+from debian import descriptions
+from sources import python_documents
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
 MOST_CHARACTERS = 20_000
 """Of a document; what follows is left out, so that no long page outweighs the others."""
+
+DESCRIPTIONS = 12_000
+"""About as much text as the library's sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +107,10 @@ def train(
 
 
 def _first_texts() -> list[str]:
-    """Other texts than the documentation: a book, and programs."""
-    bible = find_package("bible-kjv-text", Path("/usr/share/bible-kjv-text"))
-    book = [path.read_text() for path in sorted(bible.rglob("*.txt*")) if path.suffix != ".gz"]
+    """Other texts than the documentation: descriptions of Debian's packages, and programs."""
+    prose = ["\n".join(paragraphs) for _, paragraphs in sorted(descriptions("en").items())][:DESCRIPTIONS]
     library = Path(sysconfig.get_paths()["stdlib"])
-    return [*book, *(path.read_text(errors="replace") for path in sorted(library.glob("*.py")))]
+    return [*prose, *(path.read_text(errors="replace") for path in sorted(library.glob("*.py")))]
 
 
 def _tokenizer(texts: Sequence[str], settings: Settings) -> Any:

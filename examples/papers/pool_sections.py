@@ -103,6 +103,8 @@ class SectionsPool:
     def ancestor(self, checkpoints: Path) -> nn.Module:
         model = self._pretrained()
         model.classifier.load_state_dict(self._head)
+        # As `model.save_pretrained` writes it.
+        model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(checkpoints)
         self._tokenizer.save_pretrained(checkpoints)
         found: nn.Module = model

@@ -1,7 +1,8 @@
 """A pool of fine-tunes under a random search of hyper-parameters: what is common to photographs and texts.
 
-The pool is trained once, on one training part. A seed draws an order of it, whose first 8, 18 and 36 are averaged,
-and divides what was not trained on into a validation and a test set. Three pools would cost three times as much.
+The pool is trained once, on one training part. A seed draws an order of the pool, whose first 8, 18 and 36 are
+averaged, and divides what was not trained on into a validation and a test set. Three pools would cost three
+times as much.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def compared(folder: Path, seed: int, *, quick: bool) -> dict[str, Any]:
     clock, checkpoints = Clock(), folder / "checkpoints"
     test = TestSet(checkpoints, folder / "test.jsonl", "seq2seq", TASK)
     rows = [_single(test, "adam-end", folder / "end"), _single(test, "adam-half", checkpoints)]
-    for data, train_set in (("fit split", None), ("train", folder / "train.jsonl")):
+    for data, train_set in (("validation part", None), ("training part", folder / "train.jsonl")):
         methods = METHODS if train_set is None else METHODS[2:]
         found = compare(
             checkpoints,

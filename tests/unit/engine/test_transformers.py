@@ -219,3 +219,21 @@ def test_a_model_that_is_built_for_ever_is_refused_while_it_is_built(tmp_path: P
     path.write_text(json.dumps(json.loads(path.read_text()) | {"depth_coefficient": 1e7}))
     with pytest.raises(EngineError, match=r"which hold [\d,]+ tensors, but describes [\d,]+ or more"):
         ImageClassification.from_options({}).build_model(discover(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["Marian", "T5", "Bart"])
+def test_an_encoder_decoder_that_is_mostly_its_one_embedding_is_built(tmp_path: Path, kind: str) -> None:
+    """It is made four times and then tied: OPUS's Marians have more of it than of all else."""
+    from ladle_engine import discover
+    from ladle_engine.tasks.model_config import build, parse_config
+
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2} if kind == "T5" else sizes | heads
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=2_000, **small, **tokens, max_position_embeddings=16)
+    model = getattr(transformers, "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration")(config)
+    for step in (1, 2):
+        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+    found = discover(tmp_path)
+    assert build(found, parse_config(found), "AutoModelForSeq2SeqLM").state_dict().keys() == model.state_dict().keys()
