@@ -22,7 +22,7 @@ from results import Results, arguments, cache_folder
 
 from ladle_engine.methods import AUTO_METHODS
 
-POOLS: dict[str, type[Pool]] = {pool.name: pool for pool in (CellsPool, SectionsPool)}
+POOLS = {pool.name: pool for pool in (CellsPool, SectionsPool)}
 METHODS = (*AUTO_METHODS, "second-best")
 
 
