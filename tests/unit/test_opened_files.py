@@ -41,7 +41,7 @@ ALLOWED = {
     "ladle_engine/storage/zip_members.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/image_arrays.py": (BYTES, "FileIO ZipFile open"),
     "ladle_engine/tasks/image_files.py": (BYTES, "open"),
-    "ladle_engine/tasks/text/token_files.py": (BYTES, "ZipFile open"),
+    "ladle_engine/tasks/text/language/token_files.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/images.py": (NAMESAKE, "open"),
     "ladle_engine/tasks/tables/arrow_file.py": (BYTES, "open_file open_stream"),
     "ladle_engine/tasks/tables/arrow_large.py": ("memory without a file", "mmap"),

@@ -17,8 +17,8 @@ from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import bind
 from ladle_engine.tasks.causal_lm import BITS_PER_BYTE, LOSS, PERPLEXITY, CausalLm, CausalLmOptions
 from ladle_engine.tasks.choose import choose_task
-from ladle_engine.tasks.text import causal_sets
-from ladle_engine.tasks.text.encoding import Encoder
+from ladle_engine.tasks.text.language import causal_sets
+from ladle_engine.tasks.text.language.encoding import Encoder
 from ladle_engine.testing import check_task
 from tests.unit.tasks.language_models import LINES, causal_folder, causal_model
 from tests.unit.tasks.text_models import TEXTS, gpt2_tokenizer, roberta_tokenizer, saved

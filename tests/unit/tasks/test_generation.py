@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ladle_engine.errors import TaskError
 from ladle_engine.progress import ProgressEvent, Warned, warnings_to
-from ladle_engine.tasks.text import generation
-from ladle_engine.tasks.text.generation import Generator
-from ladle_engine.tasks.text.generation_settings import GenerationSettings, read_settings
+from ladle_engine.tasks.text.seq2seq import generation
+from ladle_engine.tasks.text.seq2seq.generation import Generator
+from ladle_engine.tasks.text.seq2seq.generation_settings import GenerationSettings, read_settings
 from tests.unit.tasks import seq2seq_models as toys
 
 pytest.importorskip("sentencepiece")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ladle_engine.errors import DataError, TaskError
-from ladle_engine.tasks.text.languages import Languages
-from ladle_engine.tasks.text.open_pairs import open_pairs
-from ladle_engine.tasks.text.pairs import Pair, Pairs
+from ladle_engine.tasks.text.seq2seq.languages import Languages
+from ladle_engine.tasks.text.seq2seq.open_pairs import open_pairs
+from ladle_engine.tasks.text.seq2seq.pairs import Pair, Pairs
 
 PAIRS = [Pair("one", "eins"), Pair("two words", "zwei Wörter"), Pair("three", "drei")]
 

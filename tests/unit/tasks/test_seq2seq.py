@@ -22,7 +22,7 @@ from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Batch, DataSet, HasRemarks, Task
 from ladle_engine.tasks.examples import split
 from ladle_engine.tasks.seq2seq import Seq2Seq
-from ladle_engine.tasks.text import pair_losses
+from ladle_engine.tasks.text.seq2seq import pair_losses
 from ladle_engine.testing import check_task
 from tests.unit.tasks import seq2seq_models as toys
 

@@ -517,7 +517,7 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
 def test_of_a_very_large_table_the_first_texts_are_looked_at_beforehand(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle_engine.tasks.text.classified.MOST_LOOKED_AT", 2)
+    monkeypatch.setattr("ladle_engine.tasks.text.classification.classified.MOST_LOOKED_AT", 2)
     rows = [{"text": "dog " * 70, "label": 0}, {"text": "a film", "label": 1}, {"text": None, "label": 1}]
     data, _ = opened(discover(bert), rows, tmp_path)
     assert "1 of the first 2 texts have more tokens than 64" in data.remarks[0]

@@ -14,16 +14,22 @@ from ladle_engine.errors import TaskError
 from ladle_engine.evaluation.bootstrap import paired_differences, samples
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.tasks.base import Metric
-from ladle_engine.tasks.text import corpus_scores
-from ladle_engine.tasks.text.corpus_scores import (
+from ladle_engine.tasks.text.seq2seq import corpus_scores
+from ladle_engine.tasks.text.seq2seq.corpus_scores import (
     BLEU_TOKENIZERS,
     bleu_of_sums,
     bleu_statistics,
     chrf_of_sums,
     chrf_statistics,
 )
-from ladle_engine.tasks.text.generated_metrics import GENERATED_METRICS, generated_statistics
-from ladle_engine.tasks.text.text_scores import edit_distance, exact_matches, rouge_values, word_counts, word_errors
+from ladle_engine.tasks.text.seq2seq.generated_metrics import GENERATED_METRICS, generated_statistics
+from ladle_engine.tasks.text.seq2seq.text_scores import (
+    edit_distance,
+    exact_matches,
+    rouge_values,
+    word_counts,
+    word_errors,
+)
 
 sacrebleu = pytest.importorskip("sacrebleu")
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")

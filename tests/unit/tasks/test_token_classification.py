@@ -21,7 +21,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import EngineError
 from ladle_engine.tasks.choose import choose_task
 from ladle_engine.tasks.examples import split
-from ladle_engine.tasks.text.spans import Tags
+from ladle_engine.tasks.text.classification.spans import Tags
 from ladle_engine.tasks.token_classification import OF_SPANS, TokenClassification
 from ladle_engine.testing import check_task
 from tests.unit.tasks import text_models

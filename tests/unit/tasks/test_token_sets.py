@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 from ladle_engine.errors import DataError, EngineError
-from ladle_engine.tasks.text import encoding, text_files, token_losses
-from ladle_engine.tasks.text.blocks import Packer
-from ladle_engine.tasks.text.encoding import Encoder, token_runs
-from ladle_engine.tasks.text.predictions import Abilities, abilities_of, predict, predict_packed
-from ladle_engine.tasks.text.text_files import text_pieces
-from ladle_engine.tasks.text.token_files import Vocabulary, open_token_file
+from ladle_engine.tasks.text import token_losses
+from ladle_engine.tasks.text.language import encoding, text_files
+from ladle_engine.tasks.text.language.blocks import Packer
+from ladle_engine.tasks.text.language.encoding import Encoder, token_runs
+from ladle_engine.tasks.text.language.predictions import Abilities, abilities_of, predict, predict_packed
+from ladle_engine.tasks.text.language.text_files import text_pieces
+from ladle_engine.tasks.text.language.token_files import Vocabulary, open_token_file
 from tests.unit.tasks.language_models import LINES, causal_model
 from tests.unit.tasks.text_models import bert_tokenizer, gpt2_tokenizer, unigram_tokenizer
 
@@ -156,7 +157,7 @@ def test_files_that_are_no_tokens_are_refused_in_words(
 def test_an_id_beyond_the_vocabulary_far_behind_is_named_when_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle_engine.tasks.text.token_files.LOOKED_AT", 10)
+    monkeypatch.setattr("ladle_engine.tasks.text.language.token_files.LOOKED_AT", 10)
     nano_gpt(tmp_path / "val.bin")
     opened = open_token_file(tmp_path / "val.bin", Vocabulary(size=40), None, None)
     with pytest.raises(DataError, match="token 40 of"):

@@ -17,14 +17,14 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import divided, exp_ratio, of_sums, ratio
-from ladle_engine.tasks.text.causal_sets import CausalSettings, open_causal_set
-from ladle_engine.tasks.text.conversations import ALL, LOSS_ON
-from ladle_engine.tasks.text.folder_tokenizer import FolderTokenizer
 from ladle_engine.tasks.text.heads import architectures_of
+from ladle_engine.tasks.text.language.causal_sets import CausalSettings, open_causal_set
+from ladle_engine.tasks.text.language.conversations import ALL, LOSS_ON
+from ladle_engine.tasks.text.language.folder_tokenizer import FolderTokenizer
+from ladle_engine.tasks.text.language.predictions import predict_packed
+from ladle_engine.tasks.text.language.text_sets import TextSetOptions
 from ladle_engine.tasks.text.lengths import max_positions
 from ladle_engine.tasks.text.models import build_model
-from ladle_engine.tasks.text.predictions import predict_packed
-from ladle_engine.tasks.text.text_sets import TextSetOptions
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.tokenizer import vocabulary_size
 from ladle_engine.tasks.transformers_names import stored_names

@@ -17,11 +17,11 @@ from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import ratio
 from ladle_engine.tasks.text.heads import recognised
+from ladle_engine.tasks.text.language.masked_sets import MaskedSettings, open_masked_set
+from ladle_engine.tasks.text.language.predictions import predict
+from ladle_engine.tasks.text.language.text_sets import TextSetOptions
 from ladle_engine.tasks.text.lengths import longest
-from ladle_engine.tasks.text.masked_sets import MaskedSettings, open_masked_set
 from ladle_engine.tasks.text.models import build_model
-from ladle_engine.tasks.text.predictions import predict
-from ladle_engine.tasks.text.text_sets import TextSetOptions
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 from ladle_engine.tasks.transformers_names import stored_names

@@ -15,15 +15,15 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import exp_ratio, ratio
 from ladle_engine.tasks.tables import TableOptions
-from ladle_engine.tasks.text.corpus_scores import BLEU_TOKENIZERS
-from ladle_engine.tasks.text.generated_metrics import GENERATED_METRICS, generated_statistics
 from ladle_engine.tasks.text.heads import HEADS, recognised
 from ladle_engine.tasks.text.models import build_model, fits
-from ladle_engine.tasks.text.open_pairs import open_pairs
 from ladle_engine.tasks.text.padding import decoded_texts
-from ladle_engine.tasks.text.pair_data import PairData
-from ladle_engine.tasks.text.pair_losses import target_losses
-from ladle_engine.tasks.text.seq2seq_folder import AUTO_CLASS, Seq2SeqFolder, TextOptions, open_folder
+from ladle_engine.tasks.text.seq2seq.corpus_scores import BLEU_TOKENIZERS
+from ladle_engine.tasks.text.seq2seq.generated_metrics import GENERATED_METRICS, generated_statistics
+from ladle_engine.tasks.text.seq2seq.open_pairs import open_pairs
+from ladle_engine.tasks.text.seq2seq.pair_data import PairData
+from ladle_engine.tasks.text.seq2seq.pair_losses import target_losses
+from ladle_engine.tasks.text.seq2seq.seq2seq_folder import AUTO_CLASS, Seq2SeqFolder, TextOptions, open_folder
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.transformers_names import stored_names
 

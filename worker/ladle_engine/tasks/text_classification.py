@@ -16,13 +16,20 @@ from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.tables import TableOptions, open_table
-from ladle_engine.tasks.text.classified import ClassifiedTexts, find_labels, find_texts
-from ladle_engine.tasks.text.encoder import Encoder, open_encoder
+from ladle_engine.tasks.text.classification.classified import ClassifiedTexts, find_labels, find_texts
+from ladle_engine.tasks.text.classification.encoder import Encoder, open_encoder
+from ladle_engine.tasks.text.classification.labels import Classes
+from ladle_engine.tasks.text.classification.problems import (
+    PROBLEMS,
+    MultiLabel,
+    Problem,
+    Regression,
+    SingleLabel,
+    problem_of,
+)
+from ladle_engine.tasks.text.classification.sequence_logits import sequence_logits
 from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
-from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model
-from ladle_engine.tasks.text.problems import PROBLEMS, MultiLabel, Problem, Regression, SingleLabel, problem_of
-from ladle_engine.tasks.text.sequence_logits import sequence_logits
 from ladle_engine.tasks.transformers_names import stored_names
 
 AUTO_CLASS = "AutoModelForSequenceClassification"

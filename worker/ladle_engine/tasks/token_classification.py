@@ -19,12 +19,12 @@ from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.metrics import divided, of_sums, ratio
 from ladle_engine.tasks.tables import TableOptions
-from ladle_engine.tasks.text.encoder import open_encoder
+from ladle_engine.tasks.text.classification.encoder import open_encoder
+from ladle_engine.tasks.text.classification.labels import Classes
+from ladle_engine.tasks.text.classification.spans import Tags, has_spans
+from ladle_engine.tasks.text.classification.tagged import TaggedWords, open_sentences
 from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
-from ladle_engine.tasks.text.labels import Classes
 from ladle_engine.tasks.text.models import build_model, call, inputs_for, logits_of
-from ladle_engine.tasks.text.spans import Tags, has_spans
-from ladle_engine.tasks.text.tagged import TaggedWords, open_sentences
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.transformers_names import stored_names
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle_engine.errors import DataError, TaskError
-from ladle_engine.tasks.text.encoding import Affixes, Encoded, Encoder, byte_counts, refuse_surrogates
-from ladle_engine.tasks.text.token_store import Tokens, tokens_of
+from ladle_engine.tasks.text.language.encoding import Affixes, Encoded, Encoder, byte_counts, refuse_surrogates
+from ladle_engine.tasks.text.language.token_store import Tokens, tokens_of
 
 ALL, ASSISTANT = "all", "assistant"
 LOSS_ON = (ALL, ASSISTANT)

@@ -13,7 +13,7 @@ from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.text.padding import encoded_texts, lengths_of, mask_of, padded
-from ladle_engine.tasks.text.pairs import Pair, Pairs
+from ladle_engine.tasks.text.seq2seq.pairs import Pair, Pairs
 from ladle_engine.tasks.text.token_losses import IGNORED
 
 MOST_READ = 1_000_000

@@ -15,12 +15,12 @@ from torch import Tensor
 from ladle_engine.errors import DataError
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.tables import TEXTS, WHOLES, Role, Table, TableOptions, find_columns, open_table, role_rows
-from ladle_engine.tasks.text.conll import find_conll, open_conll
-from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
-from ladle_engine.tasks.text.labels import Classes, LabelColumn, meanings
+from ladle_engine.tasks.text.classification.conll import find_conll, open_conll
+from ladle_engine.tasks.text.classification.encoder import Encoder, remark_on_unknown
+from ladle_engine.tasks.text.classification.labels import Classes, LabelColumn, meanings
+from ladle_engine.tasks.text.classification.words import Words, encode_words
 from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 from ladle_engine.tasks.text.token_losses import IGNORED
-from ladle_engine.tasks.text.words import Words, encode_words
 
 WORDS_ROLE = Role("tokens", ("words",), kinds=(TEXTS,))
 TAGS_ROLE = Role("tags", ("ner_tags", "labels", "ner", "ner_labels", "label"), kinds=(WHOLES, TEXTS))

@@ -12,18 +12,18 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option
 from ladle_engine.tasks import model_config
-from ladle_engine.tasks.text.generation import Generator
-from ladle_engine.tasks.text.generation_settings import (
+from ladle_engine.tasks.text.heads import refuse_another_head
+from ladle_engine.tasks.text.lengths import NO_LIMIT, max_positions
+from ladle_engine.tasks.text.seq2seq.generation import Generator
+from ladle_engine.tasks.text.seq2seq.generation_settings import (
     MOST_BEAMS,
     MOST_TOKENS,
     TOKENS,
     GenerationSettings,
     read_settings,
 )
-from ladle_engine.tasks.text.heads import refuse_another_head
-from ladle_engine.tasks.text.languages import Languages, set_languages
-from ladle_engine.tasks.text.lengths import NO_LIMIT, max_positions
-from ladle_engine.tasks.text.pair_data import PairEncoder
+from ladle_engine.tasks.text.seq2seq.languages import Languages, set_languages
+from ladle_engine.tasks.text.seq2seq.pair_data import PairEncoder
 from ladle_engine.tasks.text.tokenizer import open_tokenizer
 
 AUTO_CLASS = "AutoModelForSeq2SeqLM"

@@ -25,7 +25,7 @@ from ladle_engine.tasks.classification_metrics import (
     spearman,
 )
 from ladle_engine.tasks.metrics import mean_entropy
-from ladle_engine.tasks.text.labels import Classes, LabelColumn, label_sets, numbers, single_labels
+from ladle_engine.tasks.text.classification.labels import Classes, LabelColumn, label_sets, numbers, single_labels
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 """As `problem_type` in `config.json` has them."""

@@ -13,9 +13,9 @@ from ladle_engine.errors import DataError
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.label_names import by_loose_name
 from ladle_engine.tasks.tables import TEXT, Role, Table, find_columns, role_rows
-from ladle_engine.tasks.text.encoder import Encoder, remark_on_unknown
-from ladle_engine.tasks.text.labels import Classes, LabelColumn, flags
-from ladle_engine.tasks.text.problems import MultiLabel, Problem
+from ladle_engine.tasks.text.classification.encoder import Encoder, remark_on_unknown
+from ladle_engine.tasks.text.classification.labels import Classes, LabelColumn, flags
+from ladle_engine.tasks.text.classification.problems import MultiLabel, Problem
 from ladle_engine.tasks.text.rows import PreparedRows, Row, chunks
 
 TEXT_NAMES = (

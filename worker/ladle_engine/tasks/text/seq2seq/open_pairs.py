@@ -11,9 +11,9 @@ from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import is_file
 from ladle_engine.tasks.tables import OBJECT, TEXT, WHOLE, Role, Table, find_columns, open_table, role_rows
 from ladle_engine.tasks.tables.open import OPENERS
-from ladle_engine.tasks.text.languages import Languages
-from ladle_engine.tasks.text.pairs import Pair, Pairs, chosen, codes_of
-from ladle_engine.tasks.text.parallel_files import OTHER_FILES, find_parallel, open_parallel
+from ladle_engine.tasks.text.seq2seq.languages import Languages
+from ladle_engine.tasks.text.seq2seq.pairs import Pair, Pairs, chosen, codes_of
+from ladle_engine.tasks.text.seq2seq.parallel_files import OTHER_FILES, find_parallel, open_parallel
 
 TRANSLATION = "translation"
 """The column in which datasets of translations hold an object: language -> text."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ladle_engine.tasks.base import Metric
 from ladle_engine.tasks.metrics import of_sums, ratio
-from ladle_engine.tasks.text.corpus_scores import bleu_of_sums, bleu_statistics, chrf_of_sums, chrf_statistics
-from ladle_engine.tasks.text.text_scores import exact_matches, rouge_values, word_counts, word_errors
+from ladle_engine.tasks.text.seq2seq.corpus_scores import bleu_of_sums, bleu_statistics, chrf_of_sums, chrf_statistics
+from ladle_engine.tasks.text.seq2seq.text_scores import exact_matches, rouge_values, word_counts, word_errors
 
 GENERATED_METRICS: tuple[Metric, ...] = (
     Metric(

@@ -10,12 +10,12 @@ import numpy as np
 
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks.tables import Role, Table, role_rows
-from ladle_engine.tasks.text.blocks import Blocks, Packer
-from ladle_engine.tasks.text.conversations import MarkedText, RowReader, encode_marked
-from ladle_engine.tasks.text.encoding import Affixes, Encoder, affixes_of
-from ladle_engine.tasks.text.folder_tokenizer import FolderTokenizer
-from ladle_engine.tasks.text.text_files import TextPiece
-from ladle_engine.tasks.text.text_sets import (
+from ladle_engine.tasks.text.language.blocks import Blocks, Packer
+from ladle_engine.tasks.text.language.conversations import MarkedText, RowReader, encode_marked
+from ladle_engine.tasks.text.language.encoding import Affixes, Encoder, affixes_of
+from ladle_engine.tasks.text.language.folder_tokenizer import FolderTokenizer
+from ladle_engine.tasks.text.language.text_files import TextPiece
+from ladle_engine.tasks.text.language.text_sets import (
     COLUMN,
     PLAIN,
     ROWS,
@@ -32,8 +32,8 @@ from ladle_engine.tasks.text.text_sets import (
     store_documents,
     unused_options,
 )
-from ladle_engine.tasks.text.token_files import StoredTokens, Vocabulary, is_token_file, open_token_file
-from ladle_engine.tasks.text.token_store import TOKEN, TokenStore
+from ladle_engine.tasks.text.language.token_files import StoredTokens, Vocabulary, is_token_file, open_token_file
+from ladle_engine.tasks.text.language.token_store import TOKEN, TokenStore
 
 SHORT = "Documents of a single token, which `add_bos` would predict, left out"
 NOTHING = "Rows with nothing to predict, left out"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ladle_engine.tasks.text.encoder import Encoder
+from ladle_engine.tasks.text.classification.encoder import Encoder
 from ladle_engine.tasks.text.rows import Row
 from ladle_engine.tasks.text.token_losses import IGNORED
 

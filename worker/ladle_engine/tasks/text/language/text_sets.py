@@ -12,10 +12,10 @@ from ladle_engine.errors import DataError, TaskError
 from ladle_engine.options import option
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.tables import OBJECTS, TEXT, Role, Table, TableOptions, find_columns, open_table, role_rows
-from ladle_engine.tasks.text.encoding import Affixes, Encoder, TokenRun, refuse_surrogates, token_runs
-from ladle_engine.tasks.text.text_files import DOCUMENTS, TextPiece, text_files, text_pieces
-from ladle_engine.tasks.text.token_files import DTYPES, is_token_file
-from ladle_engine.tasks.text.token_store import TokenStore, tokens_of
+from ladle_engine.tasks.text.language.encoding import Affixes, Encoder, TokenRun, refuse_surrogates, token_runs
+from ladle_engine.tasks.text.language.text_files import DOCUMENTS, TextPiece, text_files, text_pieces
+from ladle_engine.tasks.text.language.token_files import DTYPES, is_token_file
+from ladle_engine.tasks.text.language.token_store import TokenStore, tokens_of
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 """Endings of files that have columns; any other file that has no tokens is plain text."""

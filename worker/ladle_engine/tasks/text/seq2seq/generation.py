@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.progress import pulse, warn
-from ladle_engine.tasks.text.generation_settings import GenerationSettings
+from ladle_engine.tasks.text.seq2seq.generation_settings import GenerationSettings
 
 MOST_NUMBERS = 1 << 28
 """In the caches of the examples that are generated together on a CPU: 1 GiB of float32."""

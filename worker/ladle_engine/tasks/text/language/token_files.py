@@ -20,7 +20,7 @@ from ladle_engine.storage.input_file import InputFile
 from ladle_engine.storage.input_paths import is_file
 from ladle_engine.storage.zip_members import refuse_unusual
 from ladle_engine.tasks.tables.source import FileView, Source
-from ladle_engine.tasks.text.token_store import Tokens, TokenStore, tokens_of
+from ladle_engine.tasks.text.language.token_store import Tokens, TokenStore, tokens_of
 
 SUFFIXES = (".bin", ".idx", ".npy", ".npz", ".safetensors")
 DTYPES = ("uint16", "uint32", "int32", "int64")

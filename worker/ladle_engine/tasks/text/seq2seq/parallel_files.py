@@ -10,8 +10,8 @@ from ladle_engine.storage.input_paths import entries_of, is_folder
 from ladle_engine.tasks.tables import Table
 from ladle_engine.tasks.tables.folder import choose_split
 from ladle_engine.tasks.tables.plain_text import open_text
-from ladle_engine.tasks.text.languages import Languages
-from ladle_engine.tasks.text.pairs import Pair, chosen
+from ladle_engine.tasks.text.seq2seq.languages import Languages
+from ladle_engine.tasks.text.seq2seq.pairs import Pair, chosen
 
 USUAL = (
     *(("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output"), ("in", "out"), ("text", "summary")),

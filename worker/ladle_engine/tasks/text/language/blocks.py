@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ladle_engine.tasks.base import Batch
+from ladle_engine.tasks.text.language.token_store import TokenSource
 from ladle_engine.tasks.text.token_losses import IGNORED
-from ladle_engine.tasks.text.token_store import TokenSource
 
 
 @dataclass(frozen=True, kw_only=True)

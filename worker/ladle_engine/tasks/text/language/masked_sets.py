@@ -16,9 +16,8 @@ from torch import Tensor
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.tables import find_columns
-from ladle_engine.tasks.text.encoding import Affixes, Encoder, affixes_of
-from ladle_engine.tasks.text.padding import lengths_of, mask_of, padded
-from ladle_engine.tasks.text.text_sets import (
+from ladle_engine.tasks.text.language.encoding import Affixes, Encoder, affixes_of
+from ladle_engine.tasks.text.language.text_sets import (
     COLUMN,
     PLAIN,
     TEXT_ROLE,
@@ -33,9 +32,10 @@ from ladle_engine.tasks.text.text_sets import (
     store_documents,
     unused_options,
 )
-from ladle_engine.tasks.text.token_files import Vocabulary, is_token_file, open_token_file
+from ladle_engine.tasks.text.language.token_files import Vocabulary, is_token_file, open_token_file
+from ladle_engine.tasks.text.language.token_store import TokenSource, TokenStore
+from ladle_engine.tasks.text.padding import lengths_of, mask_of, padded
 from ladle_engine.tasks.text.token_losses import IGNORED
-from ladle_engine.tasks.text.token_store import TokenSource, TokenStore
 
 AS_MASK, AS_RANDOM = 0.8, 0.1
 """Of the hidden tokens: shares that become the mask, or any token; the others stay (Devlin et al. 2019)."""
