@@ -24,8 +24,8 @@ from ladle_engine.errors import EngineError
 from ladle_engine.model.binding import bind
 from ladle_engine.tasks.examples import split
 from ladle_engine.tasks.image_classification import ImageClassification, ImageOptions
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.vision.crop_preprocessing import CropPreprocessing, scale_of
 from ladle_engine.tasks.vision.named_model import classes_in_head
 from ladle_engine.tasks.vision.torchvision_source import TorchvisionSource

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ladle_engine import DataError
-from ladle_engine.tasks.images import ImageShape, open_images
-from ladle_engine.tasks.preprocessing import PlainPreprocessing
+from ladle_engine.tasks.images.data_sets import ImageShape, open_images
+from ladle_engine.tasks.images.preprocessing import PlainPreprocessing
 
 NAMED = {"cat": 0, "Polar Bear": 1, "sea-lion": 2}
 IMAGENET = {"tench, Tinca tinca": 0, "crane": 1, "crane, hoist": 2, "goldfish, Carassius auratus": 3}

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ladle_engine import DataError, TaskError
-from ladle_engine.tasks.images import ArrayImages, DecodedImages, ImageShape, open_images
-from ladle_engine.tasks.preprocessing import PlainPreprocessing
+from ladle_engine.tasks.images.data_sets import ArrayImages, DecodedImages, ImageShape, open_images
+from ladle_engine.tasks.images.preprocessing import PlainPreprocessing
 
 SHAPE = ImageShape(channels=3, num_classes=2, class_ids=None)
 GREY = ImageShape(channels=1, num_classes=2, class_ids=None)
@@ -166,7 +166,7 @@ def test_an_image_bomb_and_a_link_out_of_the_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = image_folder(tmp_path / "folder", pixels(2), [0, 1], {0: "a", 1: "b"})
-    monkeypatch.setattr("ladle_engine.tasks.image_files.MAX_PIXELS", 29)
+    monkeypatch.setattr("ladle_engine.tasks.images.files.MAX_PIXELS", 29)
     assert "6 x 5" in refused("invalid-data", folder)
     (tmp_path / "secret.png").write_bytes((folder / "a" / "0.png").read_bytes())
     (folder / "a" / "link.png").symlink_to(tmp_path / "secret.png")
@@ -207,7 +207,7 @@ def test_an_npz_is_bounded_before_memory_is_taken(tmp_path: Path, monkeypatch: p
     labels = np.zeros(4, dtype=np.int64)
     path = tmp_path / "set.npz"
     np.savez_compressed(path, images=np.zeros((4, 3, 1_500, 1_500), dtype=np.uint8), labels=labels)
-    monkeypatch.setattr("ladle_engine.tasks.image_arrays.SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr("ladle_engine.tasks.images.arrays.SMALL_BYTES", 1 << 20)
     tracemalloc.start()
     assert "unpack to at most 100 times its own" in refused("invalid-data", path)
     write_npz(path, {"images": (header((10**12, 5, 6, 3)), b""), "labels": npy(labels)})
@@ -216,7 +216,7 @@ def test_an_npz_is_bounded_before_memory_is_taken(tmp_path: Path, monkeypatch: p
     refused("invalid-data", path)
     write_npz(path, {f"{number:0200}": npy(labels) for number in range(5_000)})
     assert "table of contents" in refused("invalid-data", path)
-    monkeypatch.setattr("ladle_engine.tasks.image_arrays.free_host_bytes", lambda: 700)
+    monkeypatch.setattr("ladle_engine.tasks.images.arrays.free_host_bytes", lambda: 700)
     assert "at most 350 bytes, 50% of the memory that is free" in refused("invalid-data", npz_of(tmp_path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

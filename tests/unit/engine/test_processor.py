@@ -19,7 +19,7 @@ from ladle_engine import EngineError, average, discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.tasks.base import DataSet
 from ladle_engine.tasks.image_classification import ImageClassification
-from ladle_engine.tasks.images import DecodedImages, ImageShape
+from ladle_engine.tasks.images.data_sets import DecodedImages, ImageShape
 
 transformers = pytest.importorskip("transformers")
 
@@ -464,7 +464,7 @@ def test_what_a_batch_holds_does_not_depend_on_what_is_kept_nor_on_threads(
     expected = by_transformers(folder, images_of(val))
     size = expected[0].nbytes
     for threads, room in ((1, 0), (4, 0), (4, size - 1), (4, 2 * size), (1, 2 * size + 1), (4, 1 << 30)):
-        monkeypatch.setattr("ladle_engine.tasks.images.num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr("ladle_engine.tasks.images.data_sets.num_threads", lambda threads=threads: threads)
         data = opened(folder, val)
         assert isinstance(data, DecodedImages)
         data.keep(room)
@@ -504,5 +504,5 @@ def test_kept_images_are_decoded_once(tmp_path: Path, val: Path, monkeypatch: py
     assert isinstance(data, DecodedImages)
     data.keep(1 << 30)
     first = data.batch(torch.arange(4))["pixel_values"]
-    monkeypatch.setattr("ladle_engine.tasks.images.decode", None)
+    monkeypatch.setattr("ladle_engine.tasks.images.data_sets.decode", None)
     assert torch.equal(data.batch(torch.arange(4))["pixel_values"], first)

@@ -14,7 +14,7 @@ from ladle_engine import METHODS, DataError, Outcome, average
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.progress import MemoryPlanned
 from ladle_engine.tasks.examples import even_batches
-from ladle_engine.tasks.images import DecodedImages
+from ladle_engine.tasks.images.data_sets import DecodedImages
 from tests.builders import digits, make_checkpoints, make_val_set, quick_options
 from tests.unit.engine.toy import ToyData, ToyTask, norm_net, write_checkpoints
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from ladle_engine.errors import EngineError
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.images import open_images
-from ladle_engine.tasks.preprocessing import PlainPreprocessing
+from ladle_engine.tasks.images.data_sets import open_images
+from ladle_engine.tasks.images.preprocessing import PlainPreprocessing
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.tables import TableOptions
 
 pa = pytest.importorskip("pyarrow")
@@ -201,7 +201,7 @@ def test_images_that_do_not_decode_are_named_by_their_row(tmp_path: Path) -> Non
 
 
 def test_an_image_bomb_in_a_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladle_engine.tasks.image_files.MAX_PIXELS", 60)
+    monkeypatch.setattr("ladle_engine.tasks.images.files.MAX_PIXELS", 60)
     code, message = refused(saved(tmp_path, rows_of_datasets()))
     assert (code, "9 x 7" in message) == ("invalid-data", True)
 

@@ -17,11 +17,11 @@ from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.images import ImageShape, open_images
+from ladle_engine.tasks.images.data_sets import ImageShape, open_images
+from ladle_engine.tasks.images.preprocessing import Preprocessing
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.unlabelled import open_unlabelled_images
 from ladle_engine.tasks.metrics import mean_entropy
-from ladle_engine.tasks.preprocessing import Preprocessing
-from ladle_engine.tasks.processor import Overrides
-from ladle_engine.tasks.unlabelled_images import open_unlabelled_images
 from ladle_engine.tasks.vision.choose_source import names_its_model, source_of
 from ladle_engine.tasks.vision.class_metrics import CLASS_METRICS, TOP, TOP_5, class_statistics
 from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS

@@ -16,11 +16,11 @@ from ladle_engine.errors import DataError, TaskError
 from ladle_engine.options import option, parse_options
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.images import ArrayImages, DecodedImages, ImageShape, mode_for, open_images, sized
+from ladle_engine.tasks.images.data_sets import ArrayImages, DecodedImages, ImageShape, mode_for, open_images, sized
+from ladle_engine.tasks.images.preprocessing import Preprocessing
+from ladle_engine.tasks.images.unlabelled import UnlabelledImages, open_unlabelled_images
 from ladle_engine.tasks.metrics import mean_entropy
-from ladle_engine.tasks.preprocessing import Preprocessing
 from ladle_engine.tasks.text.heads import architectures_of
-from ladle_engine.tasks.unlabelled_images import UnlabelledImages, open_unlabelled_images
 from ladle_engine.tasks.vision.class_metrics import ranks
 from ladle_engine.tasks.vision.class_texts import SLOT, ClassTexts, class_texts
 from ladle_engine.tasks.vision.dual_encoder import (

@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.tasks.preprocessing import MAX_SIDE
+from ladle_engine.tasks.images.preprocessing import MAX_SIDE
 
 CHOICES_OF_CODE = frozenset(
     {

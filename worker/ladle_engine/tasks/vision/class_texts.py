@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import is_file, is_folder, read_bytes
-from ladle_engine.tasks.class_folders import find_images, listed, refuse_splits
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.class_folders import find_images, listed, refuse_splits
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.label_names import loose_name
 from ladle_engine.tasks.tables import TableOptions, open_table
 from ladle_engine.tasks.vision.image_table import is_table, label_names

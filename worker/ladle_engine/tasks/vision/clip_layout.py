@@ -16,8 +16,8 @@ from torch import nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.vision.clip_vit import HEAD_WIDTH, ClipVit, SoupClassifier
 from ladle_engine.tasks.vision.crop_preprocessing import CropPreprocessing, with_overrides
 

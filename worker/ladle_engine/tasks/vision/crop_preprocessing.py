@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ladle_engine.errors import TaskError
-from ladle_engine.tasks.preprocessing import MAX_SIDE, PlainPreprocessing
-from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.images.preprocessing import MAX_SIDE, PlainPreprocessing
+from ladle_engine.tasks.images.processor import Overrides
 
 Size = tuple[int, int]
 """Height and width."""

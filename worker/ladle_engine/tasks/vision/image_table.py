@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
-from ladle_engine.tasks.class_folders import has_names, listed
-from ladle_engine.tasks.image_files import SUFFIXES, decode_bytes, read_image
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.class_folders import has_names, listed
+from ladle_engine.tasks.images.files import SUFFIXES, decode_bytes, read_image
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.label_names import labels_of
 from ladle_engine.tasks.tables import open_table
 from ladle_engine.tasks.tables.base import BYTES, IMAGE, OBJECT, OR, TEXT, WHOLE, Table

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, read_bytes, real_path
-from ladle_engine.tasks.class_folders import files_below, listed
-from ladle_engine.tasks.image_files import SUFFIXES
-from ladle_engine.tasks.images import DecodedImages, ImageFiles, ImageSource
+from ladle_engine.tasks.images.class_folders import files_below, listed
+from ladle_engine.tasks.images.data_sets import DecodedImages, ImageFiles, ImageSource
+from ladle_engine.tasks.images.files import SUFFIXES
 from ladle_engine.tasks.tables import OBJECT, TEXT, TEXTS, Role, Table, TableOptions, find_columns, open_table
 from ladle_engine.tasks.vision.image_table import LABEL_ROLE, is_table, open_images_of
 from ladle_engine.tasks.vision.text_inputs import TextInputs

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ladle_engine.errors import TaskError
 from ladle_engine.options import option
-from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, all_within
-from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.images.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, all_within
+from ladle_engine.tasks.images.processor import Overrides
 from ladle_engine.tasks.tables.columns import TableOptions
 
 

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import nn
 
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.preprocessing import Preprocessing
-from ladle_engine.tasks.processor import Overrides
+from ladle_engine.tasks.images.preprocessing import Preprocessing
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.shape import ImageShape
 
 
 class ModelSource(Protocol):

@@ -12,11 +12,11 @@ from torch import nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, all_within, is_number
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.libraries import require
 from ladle_engine.tasks.model_config import no_larger_than
-from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, all_within, is_number
-from ladle_engine.tasks.processor import Overrides
 from ladle_engine.tasks.vision.bounds import translated_model
 from ladle_engine.tasks.vision.crop_preprocessing import (
     CROP_MODES,

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.processor import Overrides
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.libraries import require
-from ladle_engine.tasks.processor import Overrides
 from ladle_engine.tasks.vision.bounds import translated_model
 from ladle_engine.tasks.vision.crop_preprocessing import CropPreprocessing, with_overrides
 from ladle_engine.tasks.vision.named_model import agreed_classes, classes_in_head, known_name, on_meta

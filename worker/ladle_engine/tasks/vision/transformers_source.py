@@ -11,10 +11,10 @@ from ladle_engine.checkpoints.training_args import training_args
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks import model_config
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.preprocessing import PlainPreprocessing, Preprocessing
-from ladle_engine.tasks.processor import Overrides, open_processor
-from ladle_engine.tasks.processor_file import find_processor
+from ladle_engine.tasks.images.preprocessing import PlainPreprocessing, Preprocessing
+from ladle_engine.tasks.images.processor import Overrides, open_processor
+from ladle_engine.tasks.images.processor_file import find_processor
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.transformers_names import stored_names
 
 

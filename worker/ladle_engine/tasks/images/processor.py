@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.tasks.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, PlainPreprocessing, all_within
-from ladle_engine.tasks.processor_file import ProcessorFile, build_processor, translated
+from ladle_engine.tasks.images.preprocessing import DEVIATIONS, MAX_SIDE, MEANS, PlainPreprocessing, all_within
+from ladle_engine.tasks.images.processor_file import ProcessorFile, build_processor, translated
 
 Arguments = Mapping[str, Any]
 """Values of a processor's that stand in for its own."""

@@ -12,8 +12,8 @@ from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import entries_of, is_file, is_folder, real_path
-from ladle_engine.tasks.image_files import SUFFIXES
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.files import SUFFIXES
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.label_names import Labels, by_loose_name, by_number, labels_of
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))

@@ -11,11 +11,19 @@ from torch import Tensor
 from ladle_engine.errors import DataError
 from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.tasks.base import Batch
-from ladle_engine.tasks.class_folders import find_unlabelled
-from ladle_engine.tasks.image_arrays import as_images, read_images
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.images import NO_OPTIONS, ArrayImages, DecodedImages, mode_for, of_arrays, of_files, sized
-from ladle_engine.tasks.preprocessing import Preprocessing
+from ladle_engine.tasks.images.arrays import as_images, read_images
+from ladle_engine.tasks.images.class_folders import find_unlabelled
+from ladle_engine.tasks.images.data_sets import (
+    NO_OPTIONS,
+    ArrayImages,
+    DecodedImages,
+    mode_for,
+    of_arrays,
+    of_files,
+    sized,
+)
+from ladle_engine.tasks.images.preprocessing import Preprocessing
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.tables import open_table
 from ladle_engine.tasks.tables.columns import TableOptions
 from ladle_engine.tasks.vision.image_table import is_table, open_images_of

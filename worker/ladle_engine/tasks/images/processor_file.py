@@ -13,8 +13,8 @@ from typing import Any
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.storage.input_paths import read_json
+from ladle_engine.tasks.images.preprocessing import MAX_SIDE, is_number
 from ladle_engine.tasks.model_config import parse_config
-from ladle_engine.tasks.preprocessing import MAX_SIDE, is_number
 
 GENERIC_PROCESSOR = "ViTImageProcessor"
 """Resizes, crops, rescales and normalises as its file says: where neither that nor the model's type names another."""

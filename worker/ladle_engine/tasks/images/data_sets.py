@@ -16,12 +16,12 @@ from torch import Tensor
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_paths import is_file, is_folder
-from ladle_engine.tasks.class_folders import find_images, find_labels
-from ladle_engine.tasks.image_arrays import as_images, as_labels, read_arrays
-from ladle_engine.tasks.image_files import MAX_PIXELS, MODES, decode
-from ladle_engine.tasks.image_shape import ImageShape
-from ladle_engine.tasks.preprocessing import PlainPreprocessing, Preprocessing
-from ladle_engine.tasks.processor import FolderPreprocessing
+from ladle_engine.tasks.images.arrays import as_images, as_labels, read_arrays
+from ladle_engine.tasks.images.class_folders import find_images, find_labels
+from ladle_engine.tasks.images.files import MAX_PIXELS, MODES, decode
+from ladle_engine.tasks.images.preprocessing import PlainPreprocessing, Preprocessing
+from ladle_engine.tasks.images.processor import FolderPreprocessing
+from ladle_engine.tasks.images.shape import ImageShape
 from ladle_engine.tasks.tables.columns import TableOptions
 from ladle_engine.tasks.vision.image_table import is_table, open_labelled
 

@@ -20,7 +20,7 @@ from ladle_engine.storage.host_memory import free_host_bytes
 from ladle_engine.storage.input_file import InputFile
 from ladle_engine.storage.input_paths import open_regular
 from ladle_engine.storage.zip_members import refuse_unusual
-from ladle_engine.tasks.image_shape import ImageShape
+from ladle_engine.tasks.images.shape import ImageShape
 
 IMAGE_KEYS = ("images", "x", "pixel_values", "data")
 LABEL_KEYS = ("labels", "y", "targets", "label")
