@@ -82,8 +82,10 @@ class Scheduler:
                 except (RedisError, OperationalError, OSError) as error:
                     logger.warning("the scheduler cannot work: %s", outage_of(error) or repr(error))
                     self._clock_ms = 0
+                # Not `wait_for`: Python 3.11's forgets a cancellation that comes together with what it waits for.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), PERIOD_S)
+                    async with asyncio.timeout(PERIOD_S):
+                        await self._woken.wait()
                 self._woken.clear()
         finally:
             wake.cancel()
