@@ -29,8 +29,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_INDEX_URL="${TORCH_INDEX_URL:-$PIP_INDEX_URL}" \
     /opt/ladle/bin/pip install --no-deps "${TORCH_SPEC}" -c constraints.txt
 COPY --from=requirements /src/requirements.txt ./
+# `--use-pep517`: some of these are sources, which the older pip of a base image would build in ways that fail.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/ladle/bin/pip install -r requirements.txt -c constraints.txt
+    /opt/ladle/bin/pip install --use-pep517 -r requirements.txt -c constraints.txt
 
 FROM dependencies AS wheel
 COPY pyproject.toml README.md LICENSE ./

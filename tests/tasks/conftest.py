@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.api_stack import api_stack
+from tests.integration.api_stack import Stack, api_stack
 from tests.polling import until
 from tests.servers import running, worker_process
 from tests.tasks.doors import Doors
 
 
 @pytest.fixture(scope="session")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The service with a worker of two ranks that has registered."""
     folder = tmp_path_factory.mktemp("doors")
     with (
@@ -21,4 +21,11 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     ):
         (folder / "data").mkdir(exist_ok=True)
         until(lambda: asking.methods(), what="the worker to register")
-        yield Doors(made)
+        yield made
+
+
+@pytest.fixture
+def doors(stack: Stack, request: pytest.FixtureRequest) -> Doors:
+    data = stack.folder / "data" / request.node.path.stem / request.node.originalname / "data"
+    data.mkdir(parents=True)
+    return Doors(stack, data)

@@ -45,11 +45,8 @@ class Result:
 @dataclass(frozen=True)
 class Doors:
     stack: Stack
-
-    @property
-    def data(self) -> Path:
-        """The root: folders of checkpoints and validation sets go below it."""
-        return self.stack.folder / "data"
+    data: Path
+    """A folder of one test's own inside the root: checkpoints and validation sets go below it."""
 
     def through_all(
         self,
