@@ -237,7 +237,7 @@ class JobSpec(Contract):
     ckpt_dir: PathText
     """The folder of checkpoints."""
     val_set: ValSet
-    """The validation set: a folder, an `.npz` file or a `.safetensors` file. Or several sets by their names."""
+    """The validation set: a file or a folder that the task reads. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
     method: MethodChoice = MethodChoice()

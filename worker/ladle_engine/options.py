@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ladle_engine.errors import EngineError
@@ -59,10 +60,10 @@ def parse_options(
     for name, value in given.items():
         if name not in fields:
             known = ", ".join(f"`{known}`" for known in fields) or "none"
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
             raise error(
-                code, f"`{name}` must be an option of {owner}, but it has no such option. It has: {known}.{hint}"
+                code,
+                f"`{name}` must be an option of {owner}, but it has no such option. It has: {known}."
+                f"{did_you_mean(str(name), fields)}",
             )
         _check(name, value, hints[name], fields[name].metadata, owner=owner, error=error, code=code)
     values = {
@@ -73,6 +74,16 @@ def parse_options(
     if isinstance(options, ChecksItself):
         options.check(owner)
     return options
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message, with a blank before it: the known name that is most like this one, whatever the case of
+    letters, else one that this one is a part of. Empty where nothing is like it.
+    """
+    names = {each.casefold(): each for each in known}
+    wanted = name.casefold()
+    near = difflib.get_close_matches(wanted, names, n=1) or [each for each in names if wanted and wanted in each]
+    return f" Did you mean `{names[near[0]]}`?" if near else ""
 
 
 def describe_options(options_type: type) -> tuple[dict[str, Any], ...]:
@@ -133,9 +144,11 @@ def _check(
     code: str,
 ) -> None:
     def fail(rule: str) -> None:
-        raise error(code, f"`{name}` of {owner} must be {rule}, but is {value!r}.")
+        raise error(code, f"`{name}` of {owner} must be {rule}, but is {value!r}.{advice}")
 
+    advice = ""
     if not _fits(value, hint):
+        advice = _as_json(name, hint) if isinstance(value, str) else ""
         fail(f"of type {_type_name(hint)}")
     if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
         fail("a finite number that float64 can hold")
@@ -147,4 +160,16 @@ def _check(
         if rules.get("at_most") is not None and not value <= rules["at_most"]:
             fail(f"at most {rules['at_most']}")
     if rules.get("one_of") is not None and value is not None and value not in rules["one_of"]:
+        advice = did_you_mean(str(value), rules["one_of"])
         fail("one of " + ", ".join(rules["one_of"]))
+
+
+def _as_json(name: str, hint: Any) -> str:
+    """How a list or an object is written where all values are texts, as on a command line. Empty for other types."""
+    for arm in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        items = typing.get_args(arm)
+        if items and typing.get_origin(arm) in (list, dict):
+            item = "VALUE" if items[-1] is str else 0.5 if items[-1] is float else 1
+            example = {"NAME": item} if typing.get_origin(arm) is dict else [item, item]
+            return f" On a command line it is JSON in single quotes: '{name}={json.dumps(example)}'."
+    return ""

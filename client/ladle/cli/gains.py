@@ -13,6 +13,8 @@ def better(metric: str, gain: float) -> str:
 
 def better_between(metric: str, low: float, high: float) -> str:
     """An interval, for a table that has the unit beside it: `0.50 to 1.80 better`, `0.0100 worse to 0.0300 better`"""
+    if low == high == 0:
+        return "equal"
     low, high = _ordered(low, high)
     return _between(_number(metric, low), _word(low), _number(metric, high), _word(high))
 

@@ -125,6 +125,7 @@ def test_an_interval_is_told_from_the_smaller_change_to_the_larger_one() -> None
     assert better_between("accuracy", 0.005, 0.018) == "0.50 to 1.80 better"
     assert better_between("accuracy", -0.018, -0.005) == "0.50 to 1.80 worse"
     assert better_between("loss", -0.01, 0.03) == "0.0100 worse to 0.0300 better"
+    assert better_between("bleu", 0.0, 0.0) == "equal"
     assert compared_between("accuracy", True, 0.005, 0.018) == "0.50 to 1.80 points higher"
     assert compared_between("loss", False, -0.01, 0.03) == "0.0100 higher to 0.0300 lower"
 

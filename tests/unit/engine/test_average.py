@@ -326,6 +326,7 @@ def test_a_checkpoint_whose_loss_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"task": "translation"}, "unknown-task", "`translation`"),
         ({"task_options": {"batch_size": 0}}, "invalid-task-options", "at least 1, but is 0"),
         ({"metric": "f1"}, "unknown-metric", "accuracy, loss"),
+        ({"metric": "Acuracy"}, "unknown-metric", "Did you mean `accuracy`?"),
         ({"select_fraction": 0.999}, "too-little-data", "0.999 of 300"),
     ],
 )

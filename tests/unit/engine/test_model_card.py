@@ -130,6 +130,15 @@ def report(text: str) -> dict[str, Any]:
     }
 
 
+def test_the_card_tells_a_tiny_gain_from_an_equal_score() -> None:
+    told = report("bleu")
+    told["candidates"][1] |= {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    told["candidates"].append({**told["candidates"][1], "gain": 2e-5, "gain_low": -1e-5, "gain_high": 0.1})
+    card = model_card(told)
+    assert "| equal | equal |" in card
+    assert "| 2e-05 higher | 1e-05 lower to 0.1000 higher |" in card
+
+
 def skeleton(card: str) -> list[str]:
     """The card's structure, without what stands inside its lines."""
     return [token.type for token in PARSER.parse(card.partition("\n---\n")[2]) if token.type != "inline"]

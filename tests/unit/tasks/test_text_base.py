@@ -110,7 +110,7 @@ def test_a_tokenizer_of_the_folder_goes_before_one_of_the_checkpoint(bert: Path,
 def test_a_folder_without_a_tokenizer_says_what_to_copy(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path / "run", bert_classifier, steps=2)
     with pytest.raises(
-        TaskError, match=r"must have a tokenizer .* with no files .* `tokenizer.save_pretrained`"
+        TaskError, match=r"must have the model's tokenizer, but there are no .*`tokenizer.save_pretrained\("
     ) as found:
         open_tokenizer(checkpoints)
     assert found.value.code == "model-mismatch"

@@ -336,6 +336,16 @@ def test_names_for_a_model_without_names_say_what_is_missing(bert: Path, tmp_pat
     assert "give it an `id2label`" in error.message
 
 
+@pytest.mark.parametrize("label", ["5", "-1", "0.5", ""])
+def test_a_number_in_a_csv_that_no_class_has_does_not_ask_for_names(bert: Path, tmp_path: Path, label: str) -> None:
+    unnamed = with_config(bert, tmp_path, id2label={str(each): f"LABEL_{each}" for each in range(3)})
+    (tmp_path / "val.csv").write_text(f"text,label\na film,1\nthe dog,{label}\n")
+    task = choose_task(unnamed, TextClassification, {})
+    with pytest.raises(DataError, match="whole numbers from 0 to 2, but") as found:
+        task.open_data(tmp_path / "val.csv", unnamed)
+    assert "id2label" not in found.value.message
+
+
 @pytest.mark.parametrize(
     ("labels", "code", "words"),
     [

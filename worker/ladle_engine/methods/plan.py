@@ -14,7 +14,7 @@ from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
 from ladle_engine.methods.trained import CENTRE, ONE_WEIGHT, bad_start
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group, whole_model
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import did_you_mean, option, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
     for field, method in [*((fields[0], each) for each in wanted), *((fields[1], each) for each in given)]:
         if method not in METHODS:
             known = list(METHODS) if name == AUTO else [AUTO, *METHODS]
-            near = difflib.get_close_matches(str(method), known, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
+            hint = did_you_mean(str(method), known)
             raise MethodError(
                 "unknown-method", f"`{field}` must be one of {', '.join(known)}, but is `{method}`.{hint}"
             )

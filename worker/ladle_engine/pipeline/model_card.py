@@ -133,10 +133,15 @@ def _number(loss: float | None) -> str:
 
 def _compared(metric: Mapping[str, Any], gain: float) -> str:
     """`0.0120 higher`, `0.0878 lower`: a gain is positive when the model is better, which is a *lower* loss."""
-    return f"{abs(gain):.4f} {'higher' if (gain >= 0) == metric['higher_is_better'] else 'lower'}"
+    size = f"{abs(gain):.4f}"
+    # A difference too small for the table keeps one digit of its own.
+    size = size if float(size) or not gain else f"{abs(gain):.0e}"
+    return f"{size} {'higher' if (gain >= 0) == metric['higher_is_better'] else 'lower'}"
 
 
 def _interval(metric: Mapping[str, Any], low: float, high: float) -> str:
+    if low == high == 0:
+        return "equal"
     return f"{_compared(metric, low)} to {_compared(metric, high)}"
 
 

@@ -24,6 +24,7 @@ from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
 from ladle_engine.model.statistics import NoStatistics
+from ladle_engine.options import did_you_mean
 from ladle_engine.output.recipe import output_dtypes
 from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
@@ -271,7 +272,9 @@ def choose_metric(task: Task, name: str | None) -> Metric:
     known = {metric.name: metric for metric in task.metrics}
     if name not in known:
         raise TaskError(
-            "unknown-metric", f"`metric=` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
+            "unknown-metric",
+            f"`metric=` must be one of {', '.join(known)} for `{task.name}`, but is `{name}`."
+            f"{did_you_mean(name, known)}",
         )
     return known[name]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
+from ladle_engine.options import did_you_mean
 from ladle_engine.progress import ProgressCallback, Warned, ignore
 from ladle_engine.tasks.base import Task
 from ladle_engine.tasks.contract import Broken, shown
@@ -73,8 +73,7 @@ def _named(name: str) -> type[Task]:
     names = installed_names()
     if name in names:
         return load_task(name)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean `{near[0]}`?" if near else ""
+    hint = did_you_mean(name, names)
     raise TaskError("unknown-task", f"`task=` must be one of {', '.join(names)}, but is `{name}`.{hint}")
 
 

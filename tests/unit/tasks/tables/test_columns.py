@@ -99,6 +99,32 @@ def test_a_nested_column_is_taken_where_the_role_takes_it(tmp_path: Path) -> Non
     assert role_rows(found, roles, columns, [0]) == [{**row, "anything": []}]
 
 
+@pytest.mark.parametrize("first", ["a film that I liked\t1", "a film that I really liked\tgood", "nice\t0.5\t1"])
+def test_a_first_line_that_is_a_row_is_told_of(tmp_path: Path, first: str) -> None:
+    rows = open_table(write(tmp_path / "x.tsv", f"{first}\n{first}\n"))
+    message = refusal(lambda: find_columns(rows, (Role("score"),), {}))
+    assert "These look like a row: the first line of a csv must name the columns." in message
+
+
+@pytest.mark.parametrize("header", ["review text\tstars", "How much did you\tlike it?"])
+def test_names_of_columns_may_have_several_words(tmp_path: Path, header: str) -> None:
+    rows = open_table(write(tmp_path / "x.tsv", f"{header}\na\tb\n"))
+    assert "look like a row" not in refusal(lambda: find_columns(rows, (Role("score"),), {}))
+
+
+def test_the_advice_on_columns_can_be_copied(tmp_path: Path) -> None:
+    rows = table(tmp_path, {"label": "a", "words": "b"})
+    message = refusal(lambda: find_columns(rows, ROLES, {}))
+    advice = message.partition("such as 'columns=")[2].partition("'")[0].replace("NAME", "words")
+    assert find_columns(rows, ROLES, json.loads(advice)) == {"text": "words", "label": "label"}
+
+
+def test_messages_show_names_of_columns_as_they_are_written(tmp_path: Path) -> None:
+    rows = table(tmp_path, {"text": [1], "Label": "a"})
+    message = refusal(lambda: find_columns(rows, ROLES, {}))
+    assert "The columns there are `text` (list of whole number), `Label` (text)." in message
+
+
 def test_an_option_for_a_role_that_the_task_has_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"Did you mean `label`\?") as caught:
         find_columns(table(tmp_path, {"text": "a"}), ROLES, {"labl": "text"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladle_engine.errors import DataError, TaskError
-from ladle_engine.options import option
+from ladle_engine.options import did_you_mean, option
 from ladle_engine.safe_text import one_line
 from ladle_engine.tasks.tables.base import NUMBER, NUMBERS, OR, TEXT, WHOLE, WHOLES, Table, kind_of
 
@@ -19,6 +19,7 @@ LISTED = 20
 SHOWN_CHARS = 80
 MAX_WHOLE = 2.0**53
 """Larger numbers are not all there in float64."""
+WORDS_OF_A_SENTENCE = 5
 WHOLE_TEXT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 
 
@@ -54,7 +55,8 @@ def find_columns(table: Table, roles: Sequence[Role], given: Mapping[str, str]) 
         if name not in names:
             raise TaskError(
                 "invalid-task-options",
-                f"`columns` must name roles of the task ({_listed(names)}), but names `{name}`.{_near(name, names)}",
+                f"`columns` must name roles of the task ({_listed(names)}), but names `{name}`."
+                f"{did_you_mean(name, names)}",
             )
     found = {role.name: _find(table, role, given.get(role.name)) for role in roles}
     return {role: column for role, column in found.items() if column is not None}
@@ -88,7 +90,7 @@ def _find(table: Table, role: Role, given: str | None) -> str | None:
         raise DataError(
             "invalid-data",
             f"One column must be the task's `{role.name}`, but there are {_listed(fitting)}. Say which with the "
-            f"task option `columns`, such as {{{role.name!r}: {fitting[0]!r}}}.",
+            f"task option {_as_option(role.name, fitting[0])}.",
         )
     if there and role.required:
         return _checked(table, role, there[0])
@@ -97,8 +99,7 @@ def _find(table: Table, role: Role, given: str | None) -> str | None:
     raise DataError(
         "invalid-data",
         f"A column must be the task's `{role.name}`, named {_listed(list(usual), ' or ')}, but {_what_is_there(table)} "
-        f"Say which it is with the task option `columns`, such as {{{role.name!r}: 'NAME'}}."
-        f"{_near(role.name, columns)}",
+        f"Say which it is with the task option {_as_option(role.name, 'NAME')}.{did_you_mean(role.name, columns)}",
     )
 
 
@@ -108,7 +109,7 @@ def _given(table: Table, role: Role, given: str) -> str:
     raise DataError(
         "invalid-data",
         f"`columns` must name a column that is there, but names `{given}` for `{role.name}`, and "
-        f"{_what_is_there(table)}{_near(given, table.columns)}",
+        f"{_what_is_there(table)}{did_you_mean(given, table.columns)}",
     )
 
 
@@ -118,7 +119,7 @@ def _checked(table: Table, role: Role, name: str) -> str:
         raise DataError(
             "invalid-data",
             f"The task's `{role.name}` must be {OR.join(role.kinds)}, but the column `{name}` is {kind}. "
-            f"{_what_is_there(table).capitalize()}",
+            f"T{_what_is_there(table)[1:]}",
         )
     return name
 
@@ -189,7 +190,20 @@ def _loosely(names: Sequence[str] | Mapping[str, None], columns: Mapping[str, st
 def _what_is_there(table: Table) -> str:
     columns = [f"`{name}` ({kind})" for name, kind in table.columns.items()]
     more = f" and {len(columns) - LISTED} more" if len(columns) > LISTED else ""
-    return f"the columns there are {', '.join(columns[:LISTED])}{more}."
+    row = " These look like a row: the first line of a csv must name the columns." if _are_values(table) else ""
+    return f"the columns there are {', '.join(columns[:LISTED])}{more}.{row}"
+
+
+def _are_values(table: Table) -> bool:
+    """Whether the names of the columns are rather a row of numbers and sentences, of a file without names."""
+    return set(table.columns.values()) == {TEXT} and any(
+        WHOLE_TEXT.fullmatch(name) or len(name.split()) >= WORDS_OF_A_SENTENCE for name in table.columns
+    )
+
+
+def _as_option(role: str, column: str) -> str:
+    """`columns` as it can be copied to a shell; what is after the = is right in Python too."""
+    return f"`columns`, such as 'columns={json.dumps({role: column}, ensure_ascii=False)}'"
 
 
 def _shown(value: Any) -> str:
@@ -199,12 +213,6 @@ def _shown(value: Any) -> str:
         return f"a {kind_of(value)} in which something is absent"
     text = one_line(repr(value)) if isinstance(value, (str, int, float)) else kind_of(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
-
-
-def _near(name: str, names: Sequence[str] | Mapping[str, str]) -> str:
-    lower = {each.casefold(): each for each in names}
-    near = difflib.get_close_matches(name.casefold(), lower, n=1)
-    return f" Did you mean `{lower[near[0]]}`?" if near else ""
 
 
 def _listed(names: Sequence[str], between: str = ", ") -> str:

@@ -35,6 +35,12 @@ def open_tokenizer(checkpoints: CheckpointSet) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         settings = copy_tokenizer_files(checkpoints, Path(folder))
         names = [path.name for path in Path(folder).iterdir()]
+        if not names:
+            raise TaskError(
+                "model-mismatch",
+                f"`{checkpoints.folder}` must have the model's tokenizer, but there are no tokenizer files in it or "
+                f"beside its checkpoints. Write them with `tokenizer.save_pretrained({str(checkpoints.folder)!r})`.",
+            )
         _require_libraries(names)
         with _translated(checkpoints, names):
             _refuse_other_classes(settings, config)
@@ -96,7 +102,7 @@ def _refuse_other_classes(settings: Mapping[str, Any], config: Any) -> None:
 def _refuse_empty(tokenizer: Any, names: Collection[str]) -> None:
     """transformers makes some tokenizers of no file at all, with special tokens and nothing else."""
     wanted = {*type(tokenizer).vocab_files_names.values(), *(["tokenizer.json"] if tokenizer.is_fast else [])}
-    if not names or (wanted and not wanted & set(names) and not any(name.endswith(VOCABULARIES) for name in names)):
+    if wanted and not wanted & set(names) and not any(name.endswith(VOCABULARIES) for name in names):
         raise FileNotFoundError(f"a {type(tokenizer).__name__} needs one of {', '.join(sorted(wanted))}")
 
 
@@ -114,7 +120,7 @@ def _translated(checkpoints: CheckpointSet, names: list[str]) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:
             raise
-        there = ", ".join(f"`{name}`" for name in sorted(names)[:10]) or "no files"
+        there = ", ".join(f"`{name}`" for name in sorted(names)[:10])
         raise TaskError(
             "model-mismatch",
             f"`{checkpoints.folder}` must have a tokenizer that transformers can load, but with {there} that fails "

@@ -20,6 +20,8 @@ from ladle_engine.tasks.tables import Table
 LISTED = 10
 SHOWN_CHARS = 80
 WHOLE_AS_TEXT = re.compile(r"([0-9]+)\.0+")
+NAME = re.compile(r"[^\W\d_]")
+"""A label without a letter is a number that is wrong, or nothing: names would not help."""
 NO_NAMES = " The model's `config.json` has no names of classes: give it an `id2label`, or write the labels as numbers."
 OTHER_TYPE = "If the model is for something else, say so with the task option `problem_type`."
 
@@ -143,7 +145,7 @@ def meanings(column: LabelColumn, first: Mapping[Any, int], classes: Classes) ->
             (value for value in first if labels_of([names[value]], classes.names, classes.number) is None),
             next(iter(first)),
         )
-        advice = "" if classes.has_names else NO_NAMES
+        advice = NO_NAMES if not classes.has_names and NAME.search(names[unknown]) else ""
         column.refuse(classes.rule, first[unknown], unknown, code="unknown-classes", advice=advice)
     return {value: known[name] for value, name in names.items()}
 
