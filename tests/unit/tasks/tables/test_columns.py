@@ -119,6 +119,12 @@ def test_the_advice_on_columns_can_be_copied(tmp_path: Path) -> None:
     assert find_columns(rows, ROLES, json.loads(advice)) == {"text": "words", "label": "label"}
 
 
+def test_the_advice_on_columns_keeps_those_that_are_given(tmp_path: Path) -> None:
+    rows = table(tmp_path, {"stars": 1, "words": "b"})
+    message = refusal(lambda: find_columns(rows, ROLES, {"label": "stars"}))
+    assert """'columns={"label": "stars", "text": "NAME"}'""" in message
+
+
 def test_messages_show_names_of_columns_as_they_are_written(tmp_path: Path) -> None:
     rows = table(tmp_path, {"text": [1], "Label": "a"})
     message = refusal(lambda: find_columns(rows, ROLES, {}))

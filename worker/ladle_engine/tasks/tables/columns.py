@@ -58,7 +58,7 @@ def find_columns(table: Table, roles: Sequence[Role], given: Mapping[str, str]) 
                 f"`columns` must name roles of the task ({_listed(names)}), but names `{name}`."
                 f"{did_you_mean(name, names)}",
             )
-    found = {role.name: _find(table, role, given.get(role.name)) for role in roles}
+    found = {role.name: _find(table, role, given) for role in roles}
     return {role: column for role, column in found.items() if column is not None}
 
 
@@ -77,10 +77,10 @@ def role_rows(
     ]
 
 
-def _find(table: Table, role: Role, given: str | None) -> str | None:
+def _find(table: Table, role: Role, given: Mapping[str, str]) -> str | None:
     columns = table.columns
-    if given is not None:
-        return _checked(table, role, _given(table, role, given))
+    if role.name in given:
+        return _checked(table, role, _given(table, role, given[role.name]))
     usual = dict.fromkeys((role.name, *role.usual))
     there = [name for name in usual if name in columns] or _loosely(usual, columns)
     fitting = [name for name in there if fits(columns[name], role.kinds)]
@@ -90,7 +90,7 @@ def _find(table: Table, role: Role, given: str | None) -> str | None:
         raise DataError(
             "invalid-data",
             f"One column must be the task's `{role.name}`, but there are {_listed(fitting)}. Say which with the "
-            f"task option {_as_option(role.name, fitting[0])}.",
+            f"task option {_as_option({**given, role.name: fitting[0]})}.",
         )
     if there and role.required:
         return _checked(table, role, there[0])
@@ -99,7 +99,8 @@ def _find(table: Table, role: Role, given: str | None) -> str | None:
     raise DataError(
         "invalid-data",
         f"A column must be the task's `{role.name}`, named {_listed(list(usual), ' or ')}, but {_what_is_there(table)} "
-        f"Say which it is with the task option {_as_option(role.name, 'NAME')}.{did_you_mean(role.name, columns)}",
+        f"Say which it is with the task option {_as_option({**given, role.name: 'NAME'})}."
+        f"{did_you_mean(role.name, columns)}",
     )
 
 
@@ -201,9 +202,9 @@ def _are_values(table: Table) -> bool:
     )
 
 
-def _as_option(role: str, column: str) -> str:
+def _as_option(columns: Mapping[str, str]) -> str:
     """`columns` as it can be copied to a shell; what is after the = is right in Python too."""
-    return f"`columns`, such as 'columns={json.dumps({role: column}, ensure_ascii=False)}'"
+    return f"`columns`, such as 'columns={json.dumps(columns, ensure_ascii=False)}'"
 
 
 def _shown(value: Any) -> str:
