@@ -332,7 +332,7 @@ def test_without_a_tokenizer_nobody_counts_bytes(tmp_path: Path) -> None:
     assert [each.name for each in task.metrics] == ["loss", "perplexity", "token_accuracy"]
     np.arange(300, dtype=np.uint16).tofile(tmp_path / "val.bin")
     assert len(task.open_data(tmp_path / "val.bin", checkpoints)) == 5
-    with pytest.raises(EngineError, match="must have a tokenizer"):
+    with pytest.raises(EngineError, match="must have the model's tokenizer"):
         task.open_data(write(tmp_path / "val.txt", LINES), checkpoints)
 
 

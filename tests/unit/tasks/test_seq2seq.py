@@ -422,7 +422,7 @@ def test_models_of_images_with_a_like_name_are_not_recognised(untrained: Path, t
 
 def test_a_folder_without_a_tokenizer_is_refused(untrained: Path, tmp_path: Path) -> None:
     checkpoints = copied(untrained, tmp_path / "run", "tokenizer.json", "tokenizer_config.json")
-    with pytest.raises(TaskError, match=r"must have a tokenizer") as found:
+    with pytest.raises(TaskError, match=r"must have the model's tokenizer") as found:
         task_for(checkpoints)
     assert found.value.code == "model-mismatch"
 
