@@ -24,8 +24,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def doors(stack: Stack, request: pytest.FixtureRequest) -> Doors:
-    data = stack.folder / "data" / request.node.path.stem / request.node.originalname / "data"
+    data = stack.folder / "data" / request.node.path.stem / "data"
     data.mkdir(parents=True)
     return Doors(stack, data)

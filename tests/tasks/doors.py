@@ -46,7 +46,7 @@ class Result:
 class Doors:
     stack: Stack
     data: Path
-    """A folder of one test's own inside the root: checkpoints and validation sets go below it."""
+    """A folder of one module's own inside the root: checkpoints and validation sets go below it."""
 
     def through_all(
         self,
