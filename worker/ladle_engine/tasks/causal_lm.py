@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.metrics import divided, exp_ratio, of_sums, ratio
+from ladle_engine.tasks.metrics import correct_share, divided, loss_per, of_sums, perplexity_per
 from ladle_engine.tasks.text.heads import architectures_of
 from ladle_engine.tasks.text.language.causal_sets import CausalSettings, open_causal_set
 from ladle_engine.tasks.text.language.conversations import ALL, LOSS_ON
@@ -28,6 +28,7 @@ from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.tokenizer import vocabulary_size
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.with_options import WithOptions
 
 AUTO_CLASS = "AutoModelForCausalLM"
 SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -35,23 +36,14 @@ ANOTHER_SUFFIX = "WithLMHeadModel"
 """Of masked language models."""
 USUAL_BLOCK = 1024
 
-LOSS = Metric(
-    name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "tokens"), statistics=("nll", "tokens"),
-    rises_with="nll",
-)  # fmt: skip
-PERPLEXITY = Metric(
-    name="perplexity", higher_is_better=False, low=0.0, of=exp_ratio("nll", "tokens"), statistics=("nll", "tokens"),
-    rises_with="nll",
-)  # fmt: skip
+LOSS = loss_per("tokens")
+PERPLEXITY = perplexity_per("tokens")
 BITS_PER_BYTE = Metric(
     name="bits_per_byte", higher_is_better=False, low=0.0,
     of=of_sums(lambda sums: divided(sums["nll"], sums["bytes"]) / math.log(2)), statistics=("nll", "bytes"),
     rises_with="nll",
 )  # fmt: skip
-TOKEN_ACCURACY = Metric(
-    name="token_accuracy", higher_is_better=True, low=0.0, of=ratio("correct", "tokens"),
-    statistics=("correct", "tokens"), rises_with="correct",
-)  # fmt: skip
+TOKEN_ACCURACY = correct_share("token_accuracy", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +60,11 @@ class CausalLmOptions(TextSetOptions):
     loss_on: str = option(ALL, "what of `messages` is predicted: all, or only what the assistant says", one_of=LOSS_ON)
 
 
-class CausalLm:
+class CausalLm(WithOptions[CausalLmOptions]):
     name: ClassVar[str] = "causal-lm"
     summary: ClassVar[str] = "Predicts the next token with the causal language model that config.json names."
     metrics: tuple[Metric, ...] = (LOSS, PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY)
     options_type: ClassVar[type] = CausalLmOptions
-
-    def __init__(self, options: CausalLmOptions | None = None) -> None:
-        self.options: CausalLmOptions = self.options_type() if options is None else options
-        self.batch_size = self.options.batch_size
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: CausalLmOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

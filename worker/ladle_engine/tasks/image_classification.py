@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.machine_faults import is_machine_fault
 from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images.data_sets import ImageShape, open_images
 from ladle_engine.tasks.images.preprocessing import Preprocessing
@@ -28,6 +28,7 @@ from ladle_engine.tasks.vision.clip_vit import ACTIVATIONS
 from ladle_engine.tasks.vision.crop_preprocessing import INTERPOLATIONS
 from ladle_engine.tasks.vision.preprocessing_options import PreprocessingOptions
 from ladle_engine.tasks.vision.sources import ModelSource
+from ladle_engine.tasks.with_options import WithOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class ImageOptions(PreprocessingOptions):
         return replace(given, crop_pct=self.crop_pct, interpolation=self.interpolation)
 
 
-class ImageClassification:
+class ImageClassification(WithOptions[ImageOptions]):
     """A subclass that is installed as a plug-in overrides `recognises`, `build_model` and `shape`."""
 
     name: ClassVar[str] = "image-classification"
@@ -61,23 +62,16 @@ class ImageClassification:
     metrics: ClassVar[tuple[Metric, ...]] = CLASS_METRICS
     options_type: ClassVar[type] = ImageOptions
 
-    def __init__(self, options: ImageOptions | None = None) -> None:
-        """The defaults of `options_type` where there are no options."""
-        self.options: ImageOptions = self.options_type() if options is None else options
-        self.batch_size = self.options.batch_size
-
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: ImageOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        if parsed.model is not None and cls.build_model is not ImageClassification.build_model:
+        made = super().from_options(options)
+        if made.options.model is not None and cls.build_model is not ImageClassification.build_model:
             raise TaskError(
                 "invalid-task-options",
                 f"`model` of task `{cls.name}` must be absent, because the task has a model of its own, but is "
-                f"`{parsed.model}`.",
+                f"`{made.options.model}`.",
             )
-        return cls(parsed)
+        return made
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

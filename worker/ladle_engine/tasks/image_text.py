@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.images.data_sets import ArrayImages, DecodedImages, ImageShape, mode_for, open_images, sized
@@ -34,6 +34,7 @@ from ladle_engine.tasks.vision.pairs import GroupedPairs, groups_of, is_pairs, o
 from ladle_engine.tasks.vision.preprocessing_options import PreprocessingOptions
 from ladle_engine.tasks.vision.text_inputs import TextInputs, text_inputs
 from ladle_engine.tasks.vision.transformers_source import TransformersSource
+from ladle_engine.tasks.with_options import WithOptions
 
 TOPS = (1, 5, 10)
 
@@ -67,7 +68,7 @@ class ImageTextOptions(PreprocessingOptions):
             )
 
 
-class ImageText:
+class ImageText(WithOptions[ImageTextOptions]):
     """Its examples are images with a class, or groups of pairs."""
 
     name: ClassVar[str] = "image-text"
@@ -81,17 +82,9 @@ class ImageText:
     options_type: ClassVar[type] = ImageTextOptions
 
     def __init__(self, options: ImageTextOptions | None = None) -> None:
-        self.options = ImageTextOptions() if options is None else options
-        self.batch_size = self.options.batch_size
+        super().__init__(options)
         self._classes: list[TextInputs] = []
         """The texts of each data set with classes that was opened: [classes * templates, L]. Batches say which."""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: ImageTextOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

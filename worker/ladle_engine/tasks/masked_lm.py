@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.metrics import ratio
+from ladle_engine.tasks.metrics import correct_share, loss_per
 from ladle_engine.tasks.text.heads import recognised
 from ladle_engine.tasks.text.language.masked_sets import MaskedSettings, open_masked_set
 from ladle_engine.tasks.text.language.predictions import predict
@@ -25,6 +24,7 @@ from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.text.tokenizer import open_tokenizer, vocabulary_size
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.with_options import WithOptions
 
 AUTO_CLASS = "AutoModelForMaskedLM"
 SUFFIXES = ("ForMaskedLM", "WithLMHeadModel")
@@ -41,31 +41,11 @@ class MaskedLmOptions(TextSetOptions):
     mask_seed: int = option(0, "which tokens are hidden", at_least=0)
 
 
-class MaskedLm:
+class MaskedLm(WithOptions[MaskedLmOptions]):
     name: ClassVar[str] = "masked-lm"
     summary: ClassVar[str] = "Guesses hidden tokens with the masked language model that config.json names."
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "tokens"), statistics=("nll", "tokens"),
-            rises_with="nll",
-        ),
-        Metric(
-            name="accuracy", higher_is_better=True, low=0.0, of=ratio("correct", "tokens"),
-            statistics=("correct", "tokens"), rises_with="correct",
-        ),
-    )  # fmt: skip
+    metrics: ClassVar[tuple[Metric, ...]] = (loss_per("tokens"), correct_share("accuracy", "tokens"))
     options_type: ClassVar[type] = MaskedLmOptions
-
-    def __init__(self, options: MaskedLmOptions | None = None) -> None:
-        self.options: MaskedLmOptions = self.options_type() if options is None else options
-        self.batch_size = self.options.batch_size
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: MaskedLmOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

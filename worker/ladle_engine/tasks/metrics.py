@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ladle_engine.tasks.base import Weighted
+from ladle_engine.tasks.base import Metric, Weighted
 
 
 def of_sums(function: Callable[[Mapping[str, Tensor]], Tensor]) -> Weighted:
@@ -49,3 +49,26 @@ def mean_entropy(logits: Tensor) -> Tensor:
     """
     log_probabilities = logits.to(torch.float32).log_softmax(dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
+
+
+def loss_per(unit: str) -> Metric:
+    """`loss` of a set, per token or word: the statistic `nll` over that of their number, which `unit` names."""
+    return Metric(
+        name="loss", higher_is_better=False, low=0.0, of=ratio("nll", unit), statistics=("nll", unit), rises_with="nll"
+    )
+
+
+def correct_share(name: str, unit: str) -> Metric:
+    """How many tokens or words are right: the statistic `correct` over that of their number, which `unit` names."""
+    return Metric(
+        name=name, higher_is_better=True, low=0.0, of=ratio("correct", unit), statistics=("correct", unit),
+        rises_with="correct",
+    )  # fmt: skip
+
+
+def perplexity_per(unit: str) -> Metric:
+    """e to the power of `loss_per`."""
+    return Metric(
+        name="perplexity", higher_is_better=False, low=0.0, of=exp_ratio("nll", unit), statistics=("nll", unit),
+        rises_with="nll",
+    )  # fmt: skip

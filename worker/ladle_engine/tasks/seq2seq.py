@@ -10,10 +10,9 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.metrics import exp_ratio, ratio
+from ladle_engine.tasks.metrics import loss_per, perplexity_per
 from ladle_engine.tasks.tables import TableOptions
 from ladle_engine.tasks.text.heads import HEADS, recognised
 from ladle_engine.tasks.text.models import build_model, fits
@@ -26,6 +25,7 @@ from ladle_engine.tasks.text.seq2seq.pair_losses import target_losses
 from ladle_engine.tasks.text.seq2seq.seq2seq_folder import AUTO_CLASS, Seq2SeqFolder, TextOptions, open_folder
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.with_options import WithOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +36,16 @@ class Seq2SeqOptions(TextOptions, TableOptions):
     rouge_stemmer: bool = option(False, "whether ROUGE takes English words by their stems")
 
 
-class Seq2Seq:
+class Seq2Seq(WithOptions[Seq2SeqOptions]):
     name: ClassVar[str] = "seq2seq"
     summary: ClassVar[str] = "Translates, sums up or otherwise rewrites texts with an encoder-decoder of transformers."
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "tokens"), statistics=("nll", "tokens"),
-            rises_with="nll",
-        ),
-        Metric(
-            name="perplexity", higher_is_better=False, low=0.0, of=exp_ratio("nll", "tokens"),
-            statistics=("nll", "tokens"), rises_with="nll",
-        ),
-        *GENERATED_METRICS,
-    )  # fmt: skip
+    metrics: ClassVar[tuple[Metric, ...]] = (loss_per("tokens"), perplexity_per("tokens"), *GENERATED_METRICS)
     options_type: ClassVar[type] = Seq2SeqOptions
 
     def __init__(self, options: Seq2SeqOptions | None = None) -> None:
-        self.options = Seq2SeqOptions() if options is None else options
-        self.batch_size = self.options.batch_size
+        super().__init__(options)
         self._folder: Seq2SeqFolder | None = None
         """None before `for_checkpoints`."""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: Seq2SeqOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks.base import Batch, DataSet, Metric
+from ladle_engine.tasks.with_options import WithOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class SimpleOptions:
     batch_size: int = option(128, "examples per batch, to train and to evaluate", at_least=1)
 
 
-class SimpleTask:
+class SimpleTask(WithOptions[Any]):
     """A subclass has a `name`, a `summary`, and the methods `build_model`, `open_data` and `losses`.
 
     `ladle task new` writes one. It is recognised by `{"ladle_task": "its-name"}` in the folder's `config.json`.
@@ -32,19 +32,9 @@ class SimpleTask:
     metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="loss", higher_is_better=False),)
     options_type: ClassVar[type] = SimpleOptions
 
-    def __init__(self, options: Any = None) -> None:
-        """The defaults of `options_type` where there are no options."""
-        self.options = self.options_type() if options is None else options
-        self.batch_size: int = self.options.batch_size
-
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
         return (checkpoints.config or {}).get("ladle_task") == cls.name
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        owner = f"task `{cls.name}`"
-        return cls(parse_options(cls.options_type, options, owner=owner, error=TaskError, code="invalid-task-options"))
 
     def build_model(self, checkpoints: CheckpointSet) -> nn.Module:
         """The architecture with any weights."""

@@ -6,13 +6,12 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
 from ladle_engine.tasks.tables import TableOptions, open_table
@@ -31,6 +30,7 @@ from ladle_engine.tasks.text.classification.sequence_logits import sequence_logi
 from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.models import build_model
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.with_options import WithOptions
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 
@@ -53,23 +53,15 @@ def _all_metrics() -> tuple[Metric, ...]:
     return tuple({metric.name: metric for metric in reversed(metrics)}.values())[::-1]
 
 
-class TextClassification:
+class TextClassification(WithOptions[TextClassificationOptions]):
     name: ClassVar[str] = "text-classification"
     summary: ClassVar[str] = "Classifies texts or pairs of texts, with one label, several, or a number (regression)."
     metrics: tuple[Metric, ...] = _all_metrics()
     options_type: ClassVar[type] = TextClassificationOptions
 
     def __init__(self, options: TextClassificationOptions | None = None) -> None:
-        self.options: TextClassificationOptions = self.options_type() if options is None else options
-        self.batch_size = self.options.batch_size
+        super().__init__(options)
         self.problem: Problem | None = None
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: TextClassificationOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:

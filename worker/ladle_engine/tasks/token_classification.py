@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
-from ladle_engine.options import option, parse_options
+from ladle_engine.options import option
 from ladle_engine.tasks import model_config
 from ladle_engine.tasks.base import Batch, DataSet, Metric
-from ladle_engine.tasks.metrics import divided, of_sums, ratio
+from ladle_engine.tasks.metrics import correct_share, divided, loss_per, of_sums
 from ladle_engine.tasks.tables import TableOptions
 from ladle_engine.tasks.text.classification.encoder import open_encoder
 from ladle_engine.tasks.text.classification.labels import Classes
@@ -27,6 +27,7 @@ from ladle_engine.tasks.text.heads import HEADS, recognised, refuse_another_head
 from ladle_engine.tasks.text.models import build_model, call, inputs_for, logits_of
 from ladle_engine.tasks.text.token_losses import IGNORED
 from ladle_engine.tasks.transformers_names import stored_names
+from ladle_engine.tasks.with_options import WithOptions
 
 AUTO_CLASS = "AutoModelForTokenClassification"
 
@@ -66,16 +67,7 @@ OF_SPANS = tuple(
         ("macro-span-f1", _macro_f1),
     )
 )
-OF_WORDS = (
-    Metric(
-        name="accuracy", higher_is_better=True, low=0.0, of=ratio("correct", "words"), statistics=("correct", "words"),
-        rises_with="correct",
-    ),
-    Metric(
-        name="loss", higher_is_better=False, low=0.0, of=ratio("nll", "words"), statistics=("nll", "words"),
-        rises_with="nll",
-    ),
-)  # fmt: skip
+OF_WORDS = (correct_share("accuracy", "words"), loss_per("words"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,24 +78,16 @@ class TokenClassificationOptions(TableOptions):
     )
 
 
-class TokenClassification:
+class TokenClassification(WithOptions[TokenClassificationOptions]):
     name: ClassVar[str] = "token-classification"
     summary: ClassVar[str] = "Classifies the words of sentences: finds names, for instance."
     metrics: tuple[Metric, ...] = (*OF_SPANS, *OF_WORDS)
     options_type: ClassVar[type] = TokenClassificationOptions
 
     def __init__(self, options: TokenClassificationOptions | None = None) -> None:
-        self.options: TokenClassificationOptions = self.options_type() if options is None else options
-        self.batch_size = self.options.batch_size
+        super().__init__(options)
         self.tags: Tags | None = None
         """None where the labels are not of spans."""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        parsed: TokenClassificationOptions = parse_options(
-            cls.options_type, options, owner=f"task `{cls.name}`", error=TaskError, code="invalid-task-options"
-        )
-        return cls(parsed)
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
