@@ -256,7 +256,7 @@ def test_every_tensor_of_a_pickle_is_what_torch_loads_whole_or_in_parts(tmp_path
 def test_a_compressed_record_may_be_larger_than_a_table_of_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle_engine.checkpoints.torch_archive.MAX_DIRECTORY_BYTES", 4096)
+    monkeypatch.setattr("ladle_engine.checkpoints.pickles.torch_archive.MAX_DIRECTORY_BYTES", 4096)
     for number in (1, 2):
         torch.save({"w": torch.randn(10_000)}, tmp_path / f"step-{number}.pt")
         deflated(tmp_path / f"step-{number}.pt")

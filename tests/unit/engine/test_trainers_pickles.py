@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ladle_engine import CheckpointError, combine_checkpoints, discover
-from ladle_engine.checkpoints.pickle_entries import entries_of
-from ladle_engine.checkpoints.pickle_file import stored_tensors
+from ladle_engine.checkpoints.pickles.entries import entries_of
+from ladle_engine.checkpoints.pickles.pickle_file import stored_tensors
 from ladle_engine.progress import ProgressEvent, Warned
 from ladle_engine.storage.input_file import InputFile
 
@@ -205,7 +205,7 @@ UNSAFE: dict[str, tuple[Callable[[int], object], str, str]] = {
     ),
     "a function": (
         lambda i: {**state(i), "collate": entries_of},
-        "its entry `collate` asks for `ladle_engine.checkpoints.pickle_entries.entries_of`",
+        "its entry `collate` asks for `ladle_engine.checkpoints.pickles.entries.entries_of`",
         "unsafe-checkpoint",
     ),
     "a default dict": (

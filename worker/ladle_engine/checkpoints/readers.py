@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ladle_engine.checkpoints import pickle_file, safetensors_file
+from ladle_engine.checkpoints import safetensors_file
 from ladle_engine.checkpoints.names import asked_for
+from ladle_engine.checkpoints.pickles import pickle_file
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
 from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader

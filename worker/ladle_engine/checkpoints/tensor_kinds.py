@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickle_values import Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Special, Storage, StoredTensor
 from ladle_engine.checkpoints.types import SUPPORTED_DTYPES
 from ladle_engine.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt, refuse_name
 from ladle_engine.checkpoints.tensor_kinds import refuse_unsupported
 

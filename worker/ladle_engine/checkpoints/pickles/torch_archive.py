@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickle_values import Malformed, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InFile, InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
 from ladle_engine.checkpoints.types import TensorInfo
 
 MAX_DIMENSIONS = 64

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ladle_engine.checkpoints.legacy_file import open_legacy
-from ladle_engine.checkpoints.pickle_entries import entries_of
-from ladle_engine.checkpoints.pickle_opcodes import NEWER, UnknownOpcode, Unwanted, follow
-from ladle_engine.checkpoints.pickle_values import Malformed, StoredTensor
+from ladle_engine.checkpoints.pickles.entries import entries_of
+from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
+from ladle_engine.checkpoints.pickles.opcodes import NEWER, UnknownOpcode, Unwanted, follow
+from ladle_engine.checkpoints.pickles.state_dicts import StateDict, find_state_dict
+from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, loaded, open_archive
+from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
-from ladle_engine.checkpoints.state_dicts import StateDict, find_state_dict
 from ladle_engine.checkpoints.stored import Place, StoredFile
 from ladle_engine.checkpoints.tensor_kinds import CLASSES, unsupported
-from ladle_engine.checkpoints.torch_archive import RecordsInFile, is_zip, loaded, open_archive
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import InputFile

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from ladle_engine.checkpoints.torch_archive import InputStream, is_zip, open_archive
+from ladle_engine.checkpoints.pickles.torch_archive import InputStream, is_zip, open_archive
 from ladle_engine.storage.input_file import InputFile
 
 MAX_OPCODES = 2_000_000

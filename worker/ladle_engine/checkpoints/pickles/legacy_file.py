@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ladle_engine.checkpoints.pickle_opcodes import CutShort, Followed, follow
-from ladle_engine.checkpoints.pickle_values import Malformed, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.opcodes import CutShort, Followed, follow
+from ladle_engine.checkpoints.pickles.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
+from ladle_engine.checkpoints.pickles.values import Malformed, Storage, StoredTensor
 from ladle_engine.checkpoints.stored import Place
-from ladle_engine.checkpoints.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
 from ladle_engine.storage.input_file import InputFile
 
 MAGIC = 0x1950A86A20F9469CFC6C

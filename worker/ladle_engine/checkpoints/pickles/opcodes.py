@@ -1,6 +1,6 @@
 """Follows a pickle without running it, within bounds on work and memory.
 
-Nothing that it names is imported or called; `pickle_calls` says what stands for what. The opcodes are those of protocol
+Nothing that it names is imported or called; `calls` says what stands for what. The opcodes are those of protocol
 2, which `torch.save` writes.
 """
 
@@ -11,8 +11,8 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ladle_engine.checkpoints.pickle_calls import KNOWN, called, is_plain_key, storage_of
-from ladle_engine.checkpoints.pickle_values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.calls import KNOWN, called, is_plain_key, storage_of
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
 
 MAX_OPCODES = 20_000_000
 """About 35 a tensor: 500,000 tensors. Some ten seconds."""
