@@ -6,7 +6,6 @@ torch itself opens no file here, so no bug of its loading is a way in (CVE-2025-
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
