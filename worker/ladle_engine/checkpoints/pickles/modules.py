@@ -71,10 +71,12 @@ def _is_text(value: Any) -> bool:
 
 
 def _of_module(value: Any) -> Mapping[Any, Any] | None:
-    """The attributes of a module. A `torch.fx` one is made by a call that is given them."""
+    """The attributes of a module. Some are made by a call that is given them (torch.fx), or the module (compiled)."""
     if not isinstance(value, Inert):
         return None
-    for attributes in (value.attributes, *value.arguments):
-        if isinstance(attributes, dict) and all(isinstance(attributes.get(part), dict) for part in PARTS):
-            return attributes
-    return None
+    given = (each.attributes if isinstance(each, Inert) else each for each in value.arguments)
+    return next((each for each in (value.attributes, *given) if _are_attributes(each)), None)
+
+
+def _are_attributes(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(part), dict) for part in PARTS)

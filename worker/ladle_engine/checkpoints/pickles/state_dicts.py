@@ -117,10 +117,10 @@ def _part_of_average(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTen
 
 
 def no_average(path: Path) -> CheckpointError:
-    return corrupt(
-        path,
-        "must hold an average that was made while training (EMA), named as one, because `use_ema=` asks for it, but "
-        "holds none. Leave `use_ema=` out, or leave the file out with `exclude=`",
+    return CheckpointError(
+        "no-checkpoints",
+        f"The checkpoint file `{path}` must hold an average that was made while training (EMA), because `use_ema=` "
+        f"asks for it, but holds none under a name that says so. Leave out `use_ema=`, or this file with `exclude=`.",
     )
 
 
