@@ -76,6 +76,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -117,6 +118,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.
@@ -143,7 +145,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     # Here, where the arguments are all that there is.
     request = make_request(locals())
     started = time.monotonic()
-    with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
+    # Coefficients are trained, whatever mode the caller is in.
+    with torch.inference_mode(mode=False), torch.enable_grad(), opened(request) as job:
+        return _averaged(job, started)
+
+
+def _averaged(job: Job, started: float) -> Outcome:
+    request = job.request
+    with deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         refuse_changed(job, folders=True)

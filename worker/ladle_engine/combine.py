@@ -36,6 +36,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
@@ -56,6 +57,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         exclude: a glob, or several, of checkpoints to leave out.
         order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
             where the names leave it open.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
 
     Raises:
         ValueError: `weights`, `dtype` or `max_shard_bytes` breaks its rule.
@@ -70,7 +72,9 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    checkpoints = discover(
+        Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, use_ema=use_ema
+    )
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():

@@ -98,6 +98,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
+        Flag("checkpoints.use_ema", "--use-ema", ""),
     ),
     "Task and data": (
         Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),

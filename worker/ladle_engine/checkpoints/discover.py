@@ -32,6 +32,7 @@ def discover(
     last: int | None = None,
     steps: Sequence[int | float] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
     names: Sequence[str] | None = None,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
@@ -42,6 +43,7 @@ def discover(
         last: only the last n in order, after copies are left out.
         steps: only these steps; a missing one is an error.
         order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
 
     Raises:
@@ -49,10 +51,13 @@ def discover(
             open.
         ValueError: an argument breaks its own rule.
     """
+    if not isinstance(use_ema, bool):
+        raise ValueError(f"`use_ema` must be True or False, but is {use_ema!r}.")
     filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     candidates, passed_over = scan(folder)
+    candidates = [replace(each, checkpoint=replace(each.checkpoint, use_ema=use_ema)) for each in candidates]
     if names is not None:
         chosen = [_named(name, candidates, passed_over, folder) for name in names]
         return _opened(folder, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)

@@ -103,6 +103,8 @@ class Checkpoint:
     """The weight files: one, or the shards of an index."""
     format: str
     """A key of `readers.READERS`."""
+    use_ema: bool = False
+    """Whether its tensors are those of the average that was made while training, and lies beside the model."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
 

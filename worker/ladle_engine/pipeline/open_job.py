@@ -84,4 +84,5 @@ def _discover(request: Request) -> CheckpointSet:
         last=request.last,
         steps=request.steps,
         order=request.order,
+        use_ema=request.use_ema,
     )

@@ -117,6 +117,7 @@ def coefficients_json(
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},

@@ -55,6 +55,7 @@ class Request:
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
+    use_ema: bool = field(default=False, metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default=COEFFICIENTS, metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)
