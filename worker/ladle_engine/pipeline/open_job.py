@@ -84,4 +84,7 @@ def _discover(request: Request) -> CheckpointSet:
         last=request.last,
         steps=request.steps,
         order=request.order,
+        like=request.like,
+        skip_tensors=request.skip_tensors,
+        take_from=request.take_from,
     )
