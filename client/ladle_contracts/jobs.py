@@ -17,6 +17,8 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 from pydantic_core import to_json
@@ -58,8 +60,17 @@ ValSet = Annotated[
 
 _Weight = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 _Weights = Annotated[dict[SetName, _Weight], Field(min_length=1, max_length=100), Tag(WEIGHTS_TAG)]
+
+
+def _word_of_sets(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(given)
+    except ValidationError as error:
+        raise ValueError("must be `first`, `mean` or NAME=WEIGHT") from error
+
+
 JudgeBy = Annotated[
-    Annotated[Literal["first", "mean"], Tag(WORD_TAG)] | _Weights,
+    Annotated[Literal["first", "mean"], WrapValidator(_word_of_sets), Tag(WORD_TAG)] | _Weights,
     Discriminator(lambda value: WEIGHTS_TAG if isinstance(value, dict) else WORD_TAG),
 ]
 """Which of several validation sets judge."""

@@ -150,7 +150,14 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     # Here, where the arguments are all that there is.
     request = make_request(locals())
     started = time.monotonic()
-    with opened(request) as job, deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
+    # Coefficients are trained, whatever mode the caller is in.
+    with torch.inference_mode(mode=False), torch.enable_grad(), opened(request) as job:
+        return _averaged(job, started)
+
+
+def _averaged(job: Job, started: float) -> Outcome:
+    request = job.request
+    with deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         refuse_changed(job, folders=True)

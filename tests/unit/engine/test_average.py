@@ -188,6 +188,15 @@ def test_the_same_arguments_give_the_same_bytes(data: Path, tmp_path: Path) -> N
     assert alpha[0]["twa-layerwise"] != alpha[1]["twa-layerwise"]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_caller_changes_nothing(data: Path, tmp_path: Path, mode: Any) -> None:
+    run(data, tmp_path / "plain", method="twa")
+    with mode():
+        run(data, tmp_path / "within", method="twa")
+    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "within")]
+    assert written[0] == written[1]
+
+
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
     class Interrupted(Exception):
         pass

@@ -505,13 +505,10 @@ def test_what_is_removed_while_the_folder_is_looked_at_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = two(tmp_path)
-    listed = folder_scan._visible(folder, None)
+    listed = folder_scan._visible(folder)
     gone = [folder / "checkpoint-9", folder / "epoch-3.safetensors"]
 
-    def stale(path: Path, most: int | None) -> list[Path]:
-        return [*listed, *gone] if path == folder else sorted(path.iterdir())
-
-    monkeypatch.setattr(folder_scan, "_visible", stale)
+    monkeypatch.setattr(folder_scan, "_visible", lambda path: [*listed, *gone])
     found = discover(folder)
     assert found.names == TWO
     assert found.warnings == (f"Passed over in `{folder}`: `epoch-3.safetensors`, `checkpoint-9` (removed just now).",)

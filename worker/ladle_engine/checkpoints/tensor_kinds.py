@@ -7,25 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickles.values import Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Inert, Special, Storage, StoredTensor
 from ladle_engine.checkpoints.types import SUPPORTED_DTYPES
 from ladle_engine.errors import CheckpointError
 
 MAX_REPEATED_BYTES = 1 << 30
 """A view that repeats its numbers (`expand`) may be this large, or as large as what it repeats."""
 
-CLASSES = {
-    "torch.distributed.tensor.DTensor": "a DTensor, which is one rank's part. Gather the weights before you save them, "
-    "with `get_model_state_dict` and `StateDictOptions(full_state_dict=True)`",
-    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "a ShardedTensor, which is one rank's part. Save "
-    "with FSDP's full state dict",
-    "torch.nested._internal.nested_tensor.NestedTensor": "a nested tensor. Save its parts as tensors of their own",
-    "torch.nn.parameter.UninitializedParameter": "a parameter of a lazy module that never ran. Save after a first "
-    "forward pass",
-    "torch.nn.parameter.UninitializedBuffer": "a buffer of a lazy module that never ran. Save after a first forward "
-    "pass",
-}
-"""Tensors with a class of their own -> what they are, and what to do."""
+MOST_NAME_CHARS = 200
+"""Of a class, in a message."""
 
 
 def unsupported(path: Path, name: str, what: str) -> CheckpointError:
@@ -65,6 +55,8 @@ def dtype_kind(dtype: torch.dtype | str) -> str:
 def _special_kind(value: object) -> str | None:
     if isinstance(value, (Special, Storage)):
         return value.kind
+    if isinstance(value, Inert):
+        return f"a `{value.name[:MOST_NAME_CHARS]}`. Save it as a torch tensor"
     if not isinstance(value, StoredTensor):
         return f"a {type(value).__name__}. Save it as a torch tensor"
     if value.info.dtype not in SUPPORTED_DTYPES:

@@ -1,7 +1,5 @@
-"""What the calls in a pickle make: tensors as records of where their numbers are, and little else.
-
-The names are those that torch's own weights-only loading allows, with numpy's numbers and argparse's arguments; no
-other name is accepted.
+"""What the calls in a pickle make: tensors as records of where their numbers are, a few containers, and else inert
+records of what would be called. Nothing is called.
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ MAX_DIMENSIONS = 64
 """torch has no tensor of more."""
 MAX_INDEX = 1 << 63
 """Sizes, offsets and counts are int64."""
+MOST_NAME_CHARS = 200
+"""In a message."""
 
 Arguments = tuple[Any, ...]
 Charge = Callable[[int], None]
@@ -48,6 +48,19 @@ STORAGE_TYPES: dict[str, torch.dtype] = {
     "torch.UntypedStorage": torch.uint8,
 }
 
+CLASSES = {
+    "torch.distributed.tensor.DTensor": "a DTensor, which is one rank's part. Gather the weights before you save them, "
+    "with `get_model_state_dict` and `StateDictOptions(full_state_dict=True)`",
+    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "a ShardedTensor, which is one rank's part. Save "
+    "with FSDP's full state dict",
+    "torch.nested._internal.nested_tensor.NestedTensor": "a nested tensor. Save its parts as tensors of their own",
+    "torch.nn.parameter.UninitializedParameter": "a parameter of a lazy module that never ran. Save after a first "
+    "forward pass",
+    "torch.nn.parameter.UninitializedBuffer": "a buffer of a lazy module that never ran. Save after a first forward "
+    "pass",
+}
+"""Tensors with a class of their own -> what they are, and what to do."""
+
 SPECIAL_CALLS = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a meta tensor, which has a shape but no values",
     "torch._utils._rebuild_nested_tensor": "a nested tensor. Save its parts as tensors of their own",
@@ -57,50 +70,40 @@ SPECIAL_CALLS = {
     "numpy.ndarray": "a numpy array. Save it as a torch tensor",
     "numpy.core.multiarray._reconstruct": "a numpy array. Save it as a torch tensor",
     "numpy._core.multiarray._reconstruct": "a numpy array. Save it as a torch tensor",
+    "numpy._core.numeric._frombuffer": "a numpy array. Save it as a torch tensor",
+    "numpy.core.numeric._frombuffer": "a numpy array. Save it as a torch tensor",
+    **CLASSES,
 }
-
-INERT_CALLS = frozenset(
-    {
-        *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
-        *("torch.device", "_codecs.encode", "builtins.bytearray"),
-        # The arguments of a training script, which timm keeps beside the weights: a bag of values.
-        *("builtins.complex", "argparse.Namespace"),
-    }
-)
-
-PLAIN_TENSOR = ("torch.Tensor", "torch.nn.parameter.Parameter")
 
 TENSOR_CLASSES = frozenset(
     {
-        *PLAIN_TENSOR,
+        *("torch.Tensor", "torch.nn.parameter.Parameter"),
         *(f"torch.{storage.split('.')[-1].removesuffix('Storage')}Tensor" for storage in STORAGE_TYPES),
-    }
-)
-
-CONSTANTS = frozenset(
-    {
-        *DTYPES,
-        *STORAGE_TYPES,
-        *TENSOR_CLASSES,
-        *("torch.storage.TypedStorage", "torch.per_tensor_affine", "torch.per_tensor_symmetric"),
-        *("torch.per_channel_affine", "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams"),
     }
 )
 
 
 def called(name: str, arguments: Arguments, charge: Charge) -> Any:
-    """What `name(*arguments)` would be. Raises `Malformed`."""
+    """What stands for `name(*arguments)`. Raises `Malformed`."""
     if (maker := MAKERS.get(name)) is not None:
         return maker(arguments, charge)
     if name in SPECIAL_CALLS:
-        return Special(SPECIAL_CALLS[name])
+        return Special(name, arguments, kind=SPECIAL_CALLS[name])
     if name in TENSOR_CLASSES:
-        return Special("a tensor without numbers in the file. Save it anew")
-    return Inert()
+        return Special(name, arguments, kind="a tensor without numbers in the file. Save it anew")
+    return Inert(name, arguments)
 
 
-def storage_of(identifier: Any) -> Storage:
-    """What a persistent id stands for. Raises `Malformed`."""
+def referred_to(identifier: Any) -> Storage | Name:
+    """What a persistent id stands for: a storage or, in files of before torch 1.6, a class. Raises `Malformed`."""
+    match identifier:
+        case ("module", Name() as name, _, _):
+            return name
+        case _:
+            return _storage_of(identifier)
+
+
+def _storage_of(identifier: Any) -> Storage:
     if (
         not isinstance(identifier, tuple)
         or len(identifier) not in (5, 6)
@@ -120,8 +123,8 @@ def storage_of(identifier: Any) -> Storage:
     return Storage(key=key, dtype_name=str(dtype), itemsize=dtype.itemsize, count=count, start=part[1])
 
 
-def _ordered_dict(arguments: Arguments, charge: Charge) -> dict[Any, Any]:
-    """Also of a list of pairs, as Python 2 wrote it, and a Counter."""
+def _dict(arguments: Arguments, charge: Charge) -> dict[Any, Any]:
+    """Of a dict or, as Python 2 wrote it, a list of pairs."""
     if not arguments:
         return {}
     (items,) = _exactly(arguments, 1)
@@ -130,17 +133,52 @@ def _ordered_dict(arguments: Arguments, charge: Charge) -> dict[Any, Any]:
     if not isinstance(items, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in items):
         raise Malformed("it makes a dict of something else than pairs")
     charge(100 * len(items))
-    return {key if is_plain_key(key) else Inert(): value for key, value in items}
+    return {as_key(key): value for key, value in items}
 
 
-def is_plain_key(key: Any) -> bool:
-    """Others may take for ever to hash: a tuple of tuples of the same tuples."""
-    return key is None or type(key) in (str, int, float, bool, bytes)
+def _default_dict(arguments: Arguments, charge: Charge) -> dict[Any, Any]:
+    """What makes the missing values is left out."""
+    return _dict(arguments[1:], charge)
+
+
+def as_key(key: Any) -> Any:
+    """A tuple of tuples of the same tuples takes for ever to hash, and a long number long, each time."""
+    if (
+        key is None
+        or type(key) in (str, float, bool, bytes, Name, Inert)
+        or (type(key) is int and abs(key) < MAX_INDEX)
+    ):
+        return key
+    return Inert("a key", (key,))
+
+
+def _list(arguments: Arguments, charge: Charge) -> list[Any]:
+    """Also of a set or a deque; more items may follow."""
+    items = arguments[0] if arguments else ()
+    if not isinstance(items, (list, tuple)):
+        raise Malformed("it makes a list of something else than items")
+    charge(8 * len(items))
+    return list(items)
 
 
 def _itself(arguments: Arguments, charge: Charge) -> Any:
-    """A set or a size, as the list or tuple that it is made of."""
+    """A size, as the tuple that it is made of."""
     return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (list, tuple)) else arguments
+
+
+def _encoded(arguments: Arguments, charge: Charge) -> Any:
+    """Bytes as the protocols before 3 have them: a text of their values."""
+    if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] not in ("latin1", "latin-1"):
+        return Inert("_codecs.encode", arguments)
+    charge(len(arguments[0]))
+    return arguments[0].encode("latin-1")
+
+
+def _object(arguments: Arguments, charge: Charge) -> Any:
+    """`copyreg._reconstructor(class, base, base's value)`, or `__newobj__(class, *arguments)`."""
+    if not arguments or not isinstance(arguments[0], Name):
+        raise Malformed("it makes an object of no class")
+    return called(arguments[0].name, arguments[1:], charge)
 
 
 def _tensor(arguments: Arguments, charge: Charge) -> StoredTensor:
@@ -198,12 +236,14 @@ def _parameter(arguments: Arguments, charge: Charge) -> Any:
 
 def _quantised(arguments: Arguments, charge: Charge) -> Special:
     name = arguments[0].dtype_name if arguments and isinstance(arguments[0], Storage) else "unknown"
-    return Special(f"a quantised tensor ({name.removeprefix('torch.')}). Save `tensor.dequantize()`")
+    kind = f"a quantised tensor ({name.removeprefix('torch.')}). Save `tensor.dequantize()`"
+    return Special("torch._utils._rebuild_qtensor", arguments, kind=kind)
 
 
 def _sparse(arguments: Arguments, charge: Charge) -> Special:
     layout = arguments[0].name if arguments and isinstance(arguments[0], Name) else "unknown"
-    return Special(f"a sparse tensor ({layout.removeprefix('torch.')}). Save `tensor.to_dense()`")
+    kind = f"a sparse tensor ({layout.removeprefix('torch.')}). Save `tensor.to_dense()`"
+    return Special("torch._utils._rebuild_sparse_tensor", arguments, kind=kind)
 
 
 def _layout(arguments: Arguments, charge: Charge) -> Name:
@@ -212,13 +252,17 @@ def _layout(arguments: Arguments, charge: Charge) -> Name:
 
 
 def _with_type(arguments: Arguments, charge: Charge) -> Any:
-    """`_rebuild_from_type_v2(function, type, arguments, state)`: a tensor with attributes of its own."""
-    function, kind, inner, _ = _exactly(arguments, 4)
+    """`_rebuild_from_type_v2(function, class, arguments, state)`: a tensor with a class or attributes of its own.
+
+    Its numbers are those of the tensor below. A wrapper such as a DTensor has none, and keeps its state.
+    """
+    function, kind, inner, state = _exactly(arguments, 4)
     if not (isinstance(function, Name) and isinstance(kind, Name) and isinstance(inner, tuple)):
         raise Malformed("it makes a tensor in an unknown way")
-    if function.name not in REBUILDING or kind.name not in PLAIN_TENSOR:
-        return Special(f"a `{kind.name}`. Save it as a plain tensor")
-    return REBUILDING[function.name](inner, charge)
+    if function.name in REBUILDING and kind.name not in CLASSES:
+        return REBUILDING[function.name](inner, charge)
+    what = SPECIAL_CALLS.get(kind.name, f"a `{kind.name[:MOST_NAME_CHARS]}`. Save it as a plain tensor")
+    return Special(kind.name, inner, state, kind=what)
 
 
 def _exactly(arguments: Arguments, count: int) -> Arguments:
@@ -247,14 +291,13 @@ REBUILDING: dict[str, Callable[[Arguments, Charge], Any]] = {
 
 MAKERS: dict[str, Callable[[Arguments, Charge], Any]] = {
     **REBUILDING,
-    "collections.OrderedDict": _ordered_dict,
-    "collections.Counter": _ordered_dict,
-    "builtins.set": _itself,
+    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "builtins.dict"), _dict),
+    "collections.defaultdict": _default_dict,
+    **dict.fromkeys(("builtins.set", "builtins.frozenset", "builtins.list", "collections.deque"), _list),
+    "_codecs.encode": _encoded,
     "torch.Size": _itself,
     "torch.serialization._get_layout": _layout,
     "torch.nn.parameter.Parameter": _parameter,
     "torch._tensor._rebuild_from_type_v2": _with_type,
+    **dict.fromkeys(("copyreg._reconstructor", "copyreg.__newobj__"), _object),
 }
-
-KNOWN = frozenset({*MAKERS, *SPECIAL_CALLS, *INERT_CALLS, *CONSTANTS})
-"""All names that a pickle may have."""

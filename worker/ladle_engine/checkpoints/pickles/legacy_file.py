@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ladle_engine.checkpoints.pickles.opcodes import CutShort, Followed, follow
+from ladle_engine.checkpoints.pickles.follower import CutShort
+from ladle_engine.checkpoints.pickles.opcodes import Followed, follow
 from ladle_engine.checkpoints.pickles.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
+from ladle_engine.checkpoints.pickles.unwanted import wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage, StoredTensor
 from ladle_engine.checkpoints.stored import Place
 from ladle_engine.storage.input_file import InputFile
@@ -16,13 +18,16 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 WINDOWS = (1 << 20, 16 << 20, MAX_PICKLE_BYTES)
 """How much of the file is read for its pickles: as little as is enough."""
+PROTOCOL_OPCODE = b"\x80"
+MAGIC_BYTES = 32
+"""Its pickle is shorter."""
 COUNT_BYTES = 8
 """Each storage begins with the number of its numbers, int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyFile:
-    """Raises `Malformed`, `Unwanted` and `UnknownOpcode` for one that is no file of `torch.save`."""
+    """Raises `Malformed` and `Unwanted` for one that is no file of `torch.save`."""
 
     file: InputFile
     value: Any
@@ -36,7 +41,13 @@ class LegacyFile:
         return in_file(tensor, start)
 
 
+def begins_as_legacy(file: InputFile) -> bool:
+    return file.read(0, min(file.size, MAGIC_BYTES)).find(MAGIC.to_bytes(10, "little")) >= 0
+
+
 def open_legacy(file: InputFile) -> LegacyFile:
+    if file.read(0, 1) != PROTOCOL_OPCODE:
+        raise Malformed("it does not begin as `torch.save` begins")
     for window in WINDOWS:
         content = file.read(0, min(window, file.size))
         try:
@@ -48,16 +59,16 @@ def open_legacy(file: InputFile) -> LegacyFile:
 
 
 def _parsed(file: InputFile, content: bytes) -> LegacyFile:
-    magic = follow(content)
+    magic = wanted(follow(content))
     if magic.value != MAGIC:
-        raise Malformed("it does not begin as `torch.save` begins")
+        raise Malformed("it is a plain pickle, which `torch.save` did not write. Save the weights with `torch.save`")
     protocol = follow(content, magic.end)
     system = follow(content, protocol.end)
     if protocol.value != PROTOCOL or not isinstance(system.value, dict):
         raise Malformed("it was saved in an unknown way")
     if system.value.get("little_endian") is not True:
         raise Malformed("it was saved on a machine of the other byte order")
-    saved = follow(content, system.end)
+    saved = wanted(follow(content, system.end))
     keys = follow(content, saved.end)
     if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
         raise Malformed("its list of storages is none")

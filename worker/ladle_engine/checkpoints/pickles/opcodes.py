@@ -1,52 +1,29 @@
-"""Follows a pickle without running it, within bounds on work and memory.
+"""Follows a pickle of any protocol without running it, within bounds on work and memory.
 
-Nothing that it names is imported or called; `calls` says what stands for what. The opcodes are those of protocol
-2, which `torch.save` writes.
+Nothing that it names is imported or called; `calls` says what stands for what.
 """
 
 from __future__ import annotations
 
+import codecs
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ladle_engine.checkpoints.pickles.calls import KNOWN, called, is_plain_key, storage_of
-from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.calls import referred_to
+from ladle_engine.checkpoints.pickles.follower import (
+    CONTAINER_BYTES,
+    ITEM_BYTES,
+    MAX_BYTES,
+    NUMBER_BYTES,
+    CutShort,
+    Follower,
+)
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Storage
 
-MAX_OPCODES = 20_000_000
-"""About 35 a tensor: 500,000 tensors. Some ten seconds."""
-MAX_BYTES = 512 << 20
-"""Of memory, roughly, for what a pickle makes: 1.5 kB a tensor, so some 250,000 tensors."""
-CONTAINER_BYTES = 80
-"""An empty list or dict, with its place."""
-NUMBER_BYTES = 40
-ITEM_BYTES = 60
-"""One entry of a dict."""
-MAX_NAME_CHARS = 1000
-
-NEWEST_PROTOCOL = 3
-"""Written by `torch.save` when asked; from 4 on there are other opcodes."""
-
-
-class Unwanted(Exception):
-    """The pickle asks for something that is not known."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-class UnknownOpcode(Exception):
-    """One that `torch.save` does not write."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"{code:#04x}")
-        self.code = code
-
-
-class CutShort(Malformed):
-    """The content ends before the pickle does."""
+MAX_OPCODES = 10_000_000
+"""About 35 a tensor: more than fit into memory. Some five seconds."""
 
 
 class Followed(NamedTuple):
@@ -55,157 +32,128 @@ class Followed(NamedTuple):
     """The first byte after the pickle."""
     storages: dict[str, Storage]
     """All that it refers to, by their keys."""
+    names: frozenset[str]
+    """All classes and functions that it names."""
 
 
 def follow(content: bytes, start: int = 0) -> Followed:
-    """What the pickle makes that begins at `start`. Raises `Malformed`, `CutShort`, `Unwanted` and `UnknownOpcode`."""
-    if content[start : start + 1] not in (b"", PROTOCOL):
-        raise Malformed("it does not begin as `torch.save` begins")
-    follower = _Follower(content, start)
+    """What the pickle makes that begins at `start`. Raises `Malformed` and `CutShort`."""
+    follower = Follower(content, start)
     try:
-        value = follower.run()
+        value = _run(follower)
     except Malformed:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
         # A stack or a memo without what an opcode takes from it, or with something else in its place.
         raise Malformed(f"it does not parse ({type(error).__name__} at byte {follower.position:,})") from error
-    return Followed(value, follower.position, follower.storages)
+    return Followed(value, follower.position, follower.storages, frozenset(follower.names))
 
 
-class _Follower:
-    def __init__(self, content: bytes, start: int) -> None:
-        self.content = content
-        self.position = start
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []
-        """The stacks below the open marks."""
-        self.memo: dict[int, Any] = {}
-        self.names: dict[str, Name] = {}
-        self.storages: dict[str, Storage] = {}
-        self.room = MAX_BYTES
-
-    def run(self) -> Any:
-        content, end = self.content, len(self.content)
-        for _ in range(MAX_OPCODES):
-            if self.position >= end:
-                raise CutShort("it ends in the middle of its pickle")
-            code = content[self.position]
-            self.position += 1
-            if code == STOP:
-                return self.stack.pop()
-            if (effect := EFFECTS[code]) is None:
-                raise UnknownOpcode(code)
-            effect(self)
-        raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes")
-
-    def charge(self, num_bytes: int) -> None:
-        self.room -= num_bytes
-        if self.room < 0:
-            raise Malformed(f"its pickle would take more than {MAX_BYTES:,} bytes of memory")
-
-    def push(self, value: Any, num_bytes: int) -> None:
-        self.charge(num_bytes)
-        self.stack.append(value)
-
-    def take(self, count: int) -> bytes:
-        start, self.position = self.position, self.position + count
-        if self.position > len(self.content):
+def _run(follower: Follower) -> Any:
+    content, end = follower.content, len(follower.content)
+    for _ in range(MAX_OPCODES):
+        if follower.position >= end:
             raise CutShort("it ends in the middle of its pickle")
-        return self.content[start : self.position]
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def line(self) -> str:
-        end = self.content.find(b"\n", self.position, self.position + MAX_NAME_CHARS)
-        if end < 0:
-            short = self.position + MAX_NAME_CHARS > len(self.content)
-            raise CutShort("it ends in a name") if short else Malformed("it has a name of endless length")
-        start, self.position = self.position, end + 1
-        return self.content[start:end].decode()
-
-    def pop_to_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.outer.pop()
-        self.room += CONTAINER_BYTES
-        return items
+        code = content[follower.position]
+        follower.position += 1
+        if code == STOP:
+            return follower.stack.pop()
+        if (effect := EFFECTS[code]) is None:
+            raise Malformed(f"its pickle has the opcode {code:#04x}, which means nothing")
+        effect(follower)
+    raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes")
 
 
-def _mark(follower: _Follower) -> None:
+def _mark(follower: Follower) -> None:
     follower.charge(CONTAINER_BYTES)
     follower.outer.append(follower.stack)
     follower.stack = []
 
 
-def _global(follower: _Follower) -> None:
-    module, last = follower.line(), follower.line()
+def _global(follower: Follower) -> None:
+    follower.name(*_of_today(follower.line().decode(), follower.line().decode()))
+
+
+def _stack_global(follower: Follower) -> None:
+    last, module = follower.stack.pop(), follower.stack.pop()
+    if not isinstance(module, str) or not isinstance(last, str):
+        raise Malformed("it names something by no text")
+    follower.name(*_of_today(module, last))
+
+
+def _of_today(module: str, last: str) -> tuple[str, str]:
+    """The names of Python 3 for those of Python 2."""
     if (module, last) in NAME_MAPPING:
-        module, last = NAME_MAPPING[module, last]
-    name = f"{IMPORT_MAPPING.get(module, module)}.{last}"
-    if name not in KNOWN:
-        raise Unwanted(name)
-    follower.push(follower.names.setdefault(name, Name(name)), 8)
+        return NAME_MAPPING[module, last]
+    return IMPORT_MAPPING.get(module, module), last
 
 
-def _call(follower: _Follower) -> None:
-    arguments = follower.stack.pop()
-    function = follower.stack[-1]
-    if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise Malformed("it calls something that is no function")
-    follower.charge(3 * CONTAINER_BYTES)
-    follower.stack[-1] = called(function.name, arguments, follower.charge)
+def _call(follower: Follower) -> None:
+    arguments, function = follower.stack.pop(), follower.stack.pop()
+    follower.call(function, arguments)
 
 
-def _build(follower: _Follower) -> None:
-    """Attributes, of which none matters: those of an `OrderedDict`, say."""
-    follower.stack.pop()
-    if not isinstance(follower.stack[-1], (dict, list, tuple, Inert, Special, StoredTensor)):
-        raise Malformed("it gives attributes to something that has none")
+def _call_with_keywords(follower: Follower) -> None:
+    keywords, arguments, function = (follower.stack.pop() for _ in range(3))
+    if not isinstance(keywords, dict) or not isinstance(arguments, tuple):
+        raise Malformed("it calls something in an unknown way")
+    follower.call(function, (*arguments, keywords) if keywords else arguments)
 
 
-def _append(follower: _Follower) -> None:
+def _call_to_mark(follower: Follower) -> None:
+    function, *arguments = follower.pop_to_mark()
+    follower.call(function, tuple(arguments))
+
+
+def _call_by_name(follower: Follower) -> None:
+    _global(follower)
+    function = follower.stack.pop()
+    follower.call(function, tuple(follower.pop_to_mark()))
+
+
+def _build(follower: Follower) -> None:
+    state = follower.stack.pop()
+    follower.give_state(state)
+
+
+def _append(follower: Follower) -> None:
     item = follower.stack.pop()
-    _list(follower.stack[-1]).append(item)
-    follower.charge(8)
+    follower.extend([item])
 
 
-def _append_all(follower: _Follower) -> None:
+def _append_all(follower: Follower) -> None:
     items = follower.pop_to_mark()
-    _list(follower.stack[-1]).extend(items)
-    follower.charge(8 * len(items))
+    follower.extend(items)
 
 
-def _list(value: Any) -> list[Any]:
-    if type(value) is not list:
-        raise Malformed("it appends to something that is no list")
-    return value
-
-
-def _set_item(follower: _Follower) -> None:
+def _set_item(follower: Follower) -> None:
     value, key = follower.stack.pop(), follower.stack.pop()
-    _put(follower, key, value)
+    follower.update([key, value])
 
 
-def _set_items(follower: _Follower) -> None:
+def _set_items(follower: Follower) -> None:
     items = follower.pop_to_mark()
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        _put(follower, key, value)
+    follower.update(items)
 
 
-def _put(follower: _Follower, key: Any, value: Any) -> None:
-    target = follower.stack[-1]
-    if type(target) is not dict:
-        raise Malformed("it sets items of something that is no dict")
-    follower.charge(ITEM_BYTES)
-    target[key if is_plain_key(key) else Inert()] = value
+def _dict_to_mark(follower: Follower) -> None:
+    items = follower.pop_to_mark()
+    follower.push({}, CONTAINER_BYTES)
+    follower.update(items)
 
 
-def _tuple(follower: _Follower) -> None:
+def _list_to_mark(follower: Follower) -> None:
+    items = follower.pop_to_mark()
+    follower.push(items, CONTAINER_BYTES + 8 * len(items))
+
+
+def _tuple(follower: Follower) -> None:
     items = tuple(follower.pop_to_mark())
     follower.push(items, CONTAINER_BYTES + 8 * len(items))
 
 
 def _tuple_of(count: int) -> _Effect:
-    def effect(follower: _Follower) -> None:
+    def effect(follower: Follower) -> None:
         stack = follower.stack
         if len(stack) < count:
             raise IndexError("the stack is too short")
@@ -227,94 +175,187 @@ def _empty(kind: Callable[[], Any]) -> _Effect:
 def _number(form: str) -> _Effect:
     packed = struct.Struct(form)
 
-    def effect(follower: _Follower) -> None:
+    def effect(follower: Follower) -> None:
         follower.push(packed.unpack(follower.take(packed.size))[0], NUMBER_BYTES)
 
     return effect
 
 
-def _long(follower: _Follower) -> None:
-    encoded = follower.take(follower.byte())
-    follower.push(int.from_bytes(encoded, "little", signed=True), NUMBER_BYTES + len(encoded))
+def _long(size_bytes: int) -> _Effect:
+    def effect(follower: Follower) -> None:
+        encoded = follower.take(follower.number(size_bytes))
+        follower.push(int.from_bytes(encoded, "little", signed=True), NUMBER_BYTES + len(encoded))
+
+    return effect
 
 
-def _text(follower: _Follower) -> None:
-    encoded = follower.take(struct.unpack("<I", follower.take(4))[0])
-    follower.push(str(encoded, "utf-8", "surrogatepass"), NUMBER_BYTES + len(encoded))
+def _int_in_digits(follower: Follower) -> None:
+    digits = follower.line().removesuffix(b"L")
+    follower.push(digits == b"01" if digits in (b"00", b"01") else int(digits), NUMBER_BYTES + len(digits))
 
 
-def _short_string(follower: _Follower) -> None:
-    follower.push(follower.take(follower.byte()).decode(), NUMBER_BYTES)
+def _float_in_digits(follower: Follower) -> None:
+    follower.push(float(follower.line()), NUMBER_BYTES)
 
 
-def _persistent(follower: _Follower) -> None:
-    follower.stack[-1] = storage = storage_of(follower.stack[-1])
-    follower.storages[storage.key] = storage
+def _text(size_bytes: int) -> _Effect:
+    def effect(follower: Follower) -> None:
+        size = follower.number(size_bytes)
+        follower.charge(NUMBER_BYTES + size)
+        follower.stack.append(str(follower.take(size), "utf-8", "surrogatepass"))
+
+    return effect
+
+
+def _bytes(size_bytes: int) -> _Effect:
+    def effect(follower: Follower) -> None:
+        size = follower.number(size_bytes)
+        follower.push(follower.take(size), NUMBER_BYTES + size)
+
+    return effect
+
+
+def _string(size_bytes: int) -> _Effect:
+    """Of Python 2: a text, or bytes."""
+
+    def effect(follower: Follower) -> None:
+        size = follower.number(size_bytes)
+        follower.charge(NUMBER_BYTES + size)
+        follower.stack.append(_decoded(follower.take(size)))
+
+    return effect
+
+
+def _decoded(encoded: bytes) -> str | bytes:
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return encoded
+
+
+def _string_in_quotes(follower: Follower) -> None:
+    line = follower.line(MAX_BYTES)
+    follower.charge(NUMBER_BYTES + 4 * len(line))
+    follower.stack.append(_decoded(codecs.escape_decode(line[1:-1])[0]))
+
+
+def _text_with_escapes(follower: Follower) -> None:
+    line = follower.line(MAX_BYTES)
+    follower.push(str(line, "raw-unicode-escape"), NUMBER_BYTES + 4 * len(line))
+
+
+def _persistent(follower: Follower) -> None:
     follower.charge(2 * CONTAINER_BYTES)
+    follower.stack[-1] = found = referred_to(follower.stack[-1])
+    if isinstance(found, Storage):
+        follower.storages[found.key] = found
 
 
-def _get(form: str) -> _Effect:
-    packed = struct.Struct(form)
-
-    def effect(follower: _Follower) -> None:
-        follower.push(follower.memo[packed.unpack(follower.take(packed.size))[0]], 8)
-
-    return effect
+def _extension(size_bytes: int) -> _Effect:
+    """A class by a number that `copyreg` would know."""
+    return lambda follower: follower.name("copyreg", f"extension_{follower.number(size_bytes)}")
 
 
-def _put_in_memo(form: str) -> _Effect:
-    packed = struct.Struct(form)
-
-    def effect(follower: _Follower) -> None:
-        follower.memo[packed.unpack(follower.take(packed.size))[0]] = follower.stack[-1]
-        follower.charge(ITEM_BYTES)
-
-    return effect
+def _get(size_bytes: int) -> _Effect:
+    return lambda follower: follower.push(follower.memo[follower.number(size_bytes)], 8)
 
 
-def _protocol(follower: _Follower) -> None:
-    if (protocol := follower.byte()) > NEWEST_PROTOCOL:
-        raise UnknownOpcode(NEWER[0] if protocol <= 5 else protocol)
+def _get_by_digits(follower: Follower) -> None:
+    follower.push(follower.memo[int(follower.line())], 8)
 
 
-_Effect = Callable[[_Follower], object]
+def _remember(follower: Follower, index: int) -> None:
+    follower.charge(ITEM_BYTES)
+    follower.memo[index] = follower.stack[-1]
+
+
+def _put(size_bytes: int) -> _Effect:
+    return lambda follower: _remember(follower, follower.number(size_bytes))
+
+
+def _pop(follower: Follower) -> None:
+    """Takes the last value away or, where there is none, the last mark."""
+    if follower.stack:
+        follower.stack.pop()
+    else:
+        follower.pop_to_mark()
+
+
+def _elsewhere(follower: Follower) -> None:
+    raise Malformed("it refers to something that is not in the file")
+
+
+_Effect = Callable[[Follower], object]
 
 PROTOCOL = b"\x80"
 STOP = ord(".")
-NEWER = range(0x8C, 0x99)
-"""The opcodes of protocol 4 and later."""
 
 _BY_CODE: dict[bytes, _Effect] = {
-    PROTOCOL: _protocol,
+    PROTOCOL: lambda follower: follower.take(1),
+    b"\x95": lambda follower: follower.take(8),
     b"c": _global,
+    b"\x93": _stack_global,
+    b"\x82": _extension(1),
+    b"\x83": _extension(2),
+    b"\x84": _extension(4),
     b"R": _call,
     b"\x81": _call,
+    b"\x92": _call_with_keywords,
+    b"o": _call_to_mark,
+    b"i": _call_by_name,
     b"b": _build,
     b"a": _append,
     b"e": _append_all,
+    b"\x90": _append_all,
     b"s": _set_item,
     b"u": _set_items,
     b"(": _mark,
+    b"0": _pop,
+    b"1": Follower.pop_to_mark,
+    b"2": lambda follower: follower.push(follower.stack[-1], 8),
     b"t": _tuple,
+    b"\x91": _tuple,
+    b"l": _list_to_mark,
+    b"d": _dict_to_mark,
     **{code: _tuple_of(count) for count, code in enumerate((b"\x85", b"\x86", b"\x87"), start=1)},
     b"N": _constant(None),
     b"\x88": _constant(True),
     b"\x89": _constant(False),
     b")": _constant(()),
     b"]": _empty(list),
+    b"\x8f": _empty(list),
     b"}": _empty(dict),
     b"J": _number("<i"),
     b"K": _number("<B"),
     b"M": _number("<H"),
     b"G": _number(">d"),
-    b"\x8a": _long,
-    b"X": _text,
-    b"U": _short_string,
+    b"I": _int_in_digits,
+    b"L": _int_in_digits,
+    b"F": _float_in_digits,
+    b"\x8a": _long(1),
+    b"\x8b": _long(4),
+    b"X": _text(4),
+    b"\x8c": _text(1),
+    b"\x8d": _text(8),
+    b"V": _text_with_escapes,
+    b"U": _string(1),
+    b"T": _string(4),
+    b"S": _string_in_quotes,
+    b"B": _bytes(4),
+    b"C": _bytes(1),
+    b"\x8e": _bytes(8),
+    b"\x96": _bytes(8),
     b"Q": _persistent,
-    b"h": _get("<B"),
-    b"j": _get("<I"),
-    b"q": _put_in_memo("<B"),
-    b"r": _put_in_memo("<I"),
+    b"P": _elsewhere,
+    b"\x97": _elsewhere,
+    b"\x98": _elsewhere,
+    b"h": _get(1),
+    b"j": _get(4),
+    b"g": _get_by_digits,
+    b"q": _put(1),
+    b"r": _put(4),
+    b"p": lambda follower: _remember(follower, int(follower.line())),
+    b"\x94": lambda follower: _remember(follower, len(follower.memo)),
 }
 EFFECTS = [_BY_CODE.get(bytes([code])) for code in range(256)]
-"""What each opcode does; see `pickletools`. Those that torch's weights-only loading follows."""
+"""What each opcode of the protocols 0 to 5 does; see `pickletools`."""

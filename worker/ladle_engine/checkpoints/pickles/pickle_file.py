@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ladle_engine.checkpoints.pickles.entries import entries_of
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
-from ladle_engine.checkpoints.pickles.opcodes import NEWER, UnknownOpcode, Unwanted, follow
+from ladle_engine.checkpoints.pickles.opcodes import follow
 from ladle_engine.checkpoints.pickles.state_dicts import StateDict, find_state_dict
 from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, loaded, open_archive
+from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.stored import Place, StoredFile
-from ladle_engine.checkpoints.tensor_kinds import CLASSES, unsupported
-from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import InputFile
 
@@ -25,28 +23,21 @@ MAX_REPEATED_BYTES = 4 << 30
 """All tensors together may be this large, or `MAX_REPEATS` times their file: a view may repeat its numbers."""
 MAX_REPEATS = 16
 
-LOADING_MODULES = ("torch.nested.", "torch._dynamo.", "torch.distributed.")
-"""Of classes that some kinds of tensors bring, whatever is asked for first."""
-
-UNSAFE_ADVICE = "Save the weights alone (`torch.save(model.state_dict(), ...)`), best as safetensors."
-
 
 def stored_tensors(file: InputFile) -> StoredFile:
-    """Raises `CheckpointError`: unsafe for a pickle that wants more than tensors and plain values, corrupt for a
-    broken one, unsupported for a kind of tensor that cannot be averaged."""
+    """Raises `CheckpointError`: unsafe for a pickle that names what runs programs, corrupt for a broken one, unsupported
+    for a kind of tensor that cannot be averaged."""
     try:
         return _archived(file) if is_zip(file) else _legacy(file)
     except Unwanted as error:
-        raise _unwanted(file, error.name) from error
-    except UnknownOpcode as error:
-        raise _unknown_opcode(file.path, error.code) from error
+        raise refusal(file.path, error) from error
     except Malformed as error:
         raise corrupt(file.path, _clause(str(error))) from error
 
 
 def _archived(file: InputFile) -> StoredFile:
     archive = open_archive(file)
-    found = find_state_dict(file.path, follow(archive.pickle()).value)
+    found = find_state_dict(file.path, wanted(follow(archive.pickle())).value)
     if archive.tells_places:
         return _stored(file, found, RecordsInFile(archive=archive).place)
     records, loaded_file = loaded(archive)
@@ -70,32 +61,3 @@ def _stored(file: InputFile | LoadedFile, found: StateDict, place: Callable[[str
 def _clause(text: str) -> str:
     """What goes on from the name of the file."""
     return text if text.startswith("must ") else f"must be a PyTorch file, but {text}"
-
-
-def _unknown_opcode(path: Path, code: int) -> CheckpointError:
-    if code in NEWER:
-        return CheckpointError(
-            "unsafe-checkpoint",
-            f"The checkpoint file `{path}` must have the pickle protocol 2, which `torch.save` writes, but has a newer "
-            f"one, which Ladle does not read. {UNSAFE_ADVICE}",
-        )
-    return CheckpointError(
-        "unsafe-checkpoint",
-        f"The checkpoint file `{path}` must hold tensors and plain values only, but its pickle asks for something "
-        f"else. It was not run. {UNSAFE_ADVICE}",
-    )
-
-
-def _unwanted(file: InputFile, wanted: str) -> CheckpointError:
-    path, entries = file.path, entries_of(file)
-    if wanted not in CLASSES and wanted.startswith(LOADING_MODULES):
-        wanted = next((kind for kind in CLASSES if kind in entries), wanted)
-    keys = entries.get(wanted, ())
-    if wanted in CLASSES:
-        return unsupported(path, keys[-1] if keys else "an entry", CLASSES[wanted])
-    entry = " / ".join(f"`{key}`" for key in keys)
-    return CheckpointError(
-        "unsafe-checkpoint",
-        f"The checkpoint file `{path}` must hold tensors and plain values only, but "
-        f"{f'its entry {entry} asks' if keys else 'its pickle asks'} for `{wanted}`. It was not run. {UNSAFE_ADVICE}",
-    )

@@ -25,8 +25,8 @@ from ladle_engine.storage.zip_members import read_member, refuse_unusual
 ZIP_START = b"PK\x03\x04"
 MAX_DIRECTORY_BYTES = 32 << 20
 """Of the archive's table of contents: some 400,000 records."""
-MAX_PICKLE_BYTES = 128 << 20
-"""Some 500,000 tensors."""
+MAX_PICKLE_BYTES = 64 << 20
+"""Some 250,000 tensors."""
 MAX_RATIO = 100
 """How many times as large as its file an archive may be, if it is not small: weights hardly shrink."""
 SMALL_BYTES = 64 << 20

@@ -1,12 +1,13 @@
 """What a pickle makes, as records: nothing that it names is imported or called.
 
-Dicts, lists, tuples, texts and numbers are themselves. All else is one of the records here.
+Dicts, lists, tuples, texts and numbers are themselves, and sets are lists. All else is one of the records here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ladle_engine.checkpoints.types import TensorInfo
 
@@ -23,15 +24,42 @@ class Name:
     name: str
 
 
+@dataclass(eq=False, slots=True)
 class Inert:
-    """Stands for what is no tensor and holds none, such as a number of numpy's."""
+    """Any other object: its class, or the function that would make it, by name, and what the file gives to it.
+
+    `eq=False` makes it a key of dicts that takes no time to hash.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+    """What would be given to `__setstate__`: mostly a dict of attributes."""
+    entries: dict[Any, Any] | None = None
+    """Of a subclass of dict."""
+    elements: list[Any] | None = None
+    """Of a subclass of list or set."""
+
+    @property
+    def attributes(self) -> dict[Any, Any]:
+        """Those of `__dict__` and `__slots__`, as far as the state tells them."""
+        parts = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
+        dicts = [part for part in parts if isinstance(part, dict)]
+        return dicts[0] if len(dicts) == 1 else {key: value for part in dicts for key, value in part.items()}
+
+    def parts(self) -> Iterator[Any]:
+        """All that it holds."""
+        yield from self.arguments
+        yield self.state
+        yield from (self.entries or {}).values()
+        yield from self.elements or ()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Special:
-    """Stands for a tensor, or an array, that is not dense or not in the file."""
+@dataclass(eq=False, slots=True)
+class Special(Inert):
+    """A tensor, or an array, that is not dense or not in the file."""
 
-    kind: str
+    kind: str = ""
     """What it is, and what to do."""
 
 

@@ -1,0 +1,117 @@
+"""The stack and the memo of a pickle that is followed, within bounds on memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ladle_engine.checkpoints.pickles.calls import as_key, called
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
+
+MAX_BYTES = 160 << 20
+"""Of memory, roughly, for a pickle and what it makes: 1 kB a tensor, so some 120,000 tensors."""
+CONTAINER_BYTES = 80
+"""An empty list or dict, with its place."""
+RECORD_BYTES = 120
+"""An inert record, with its arguments."""
+NUMBER_BYTES = 40
+ITEM_BYTES = 100
+"""One entry of a dict while it grows, or of the memo."""
+MAX_NAME_CHARS = 1000
+
+
+class CutShort(Malformed):
+    """The content ends before the pickle does."""
+
+
+class Follower:
+    def __init__(self, content: bytes, start: int) -> None:
+        self.content = content
+        self.position = start
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        """The stacks below the open marks."""
+        self.memo: dict[int, Any] = {}
+        self.names: dict[str, Name] = {}
+        self.storages: dict[str, Storage] = {}
+        self.room = MAX_BYTES - len(content)
+
+    def charge(self, num_bytes: int) -> None:
+        self.room -= num_bytes
+        if self.room < 0:
+            raise Malformed(f"its pickle would take more than {MAX_BYTES:,} bytes of memory")
+
+    def push(self, value: Any, num_bytes: int) -> None:
+        self.charge(num_bytes)
+        self.stack.append(value)
+
+    def take(self, count: int) -> bytes:
+        start, self.position = self.position, self.position + count
+        if self.position > len(self.content):
+            raise CutShort("it ends in the middle of its pickle")
+        return self.content[start : self.position]
+
+    def number(self, num_bytes: int) -> int:
+        """Unsigned."""
+        return int.from_bytes(self.take(num_bytes), "little")
+
+    def line(self, most: int = MAX_NAME_CHARS) -> bytes:
+        end = self.content.find(b"\n", self.position, self.position + most)
+        if end < 0:
+            short = self.position + most > len(self.content)
+            raise CutShort("it ends in a name") if short else Malformed("it has a name of endless length")
+        start, self.position = self.position, end + 1
+        return self.content[start:end]
+
+    def pop_to_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        self.room += CONTAINER_BYTES
+        return items
+
+    def name(self, module: str, last: str) -> None:
+        name = f"{module}.{last}"
+        if len(name) > 2 * MAX_NAME_CHARS:
+            raise Malformed("it has a name of endless length")
+        if (found := self.names.get(name)) is None:
+            self.charge(RECORD_BYTES + len(name))
+            self.names[name] = found = Name(name)
+        self.push(found, 8)
+
+    def call(self, function: Any, arguments: Any) -> None:
+        """Pushes what stands for the result."""
+        if not isinstance(arguments, tuple) or not isinstance(function, Name | Inert):
+            raise Malformed("it calls something that is no function")
+        self.charge(RECORD_BYTES)
+        # What a call made may be called again, such as `functools.partial`.
+        made = called(function.name, arguments, self.charge) if isinstance(function, Name) else None
+        self.stack.append(Inert(function.name, (function, *arguments)) if made is None else made)
+
+    def give_state(self, state: Any) -> None:
+        """To the last value. Only inert records keep it: the attributes of an `OrderedDict` do not matter."""
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.state = state
+        elif not isinstance(target, dict | list | tuple | StoredTensor):
+            raise Malformed("it gives attributes to something that has none")
+
+    def extend(self, items: list[Any]) -> None:
+        """The last value, which is a list or like one."""
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.elements = target.elements or []
+            target = target.elements
+        if type(target) is not list:
+            raise Malformed("it appends to something that is no list")
+        self.charge(10 * len(items))
+        target.extend(items)
+
+    def update(self, items: list[Any]) -> None:
+        """The last value, which is a dict or like one, by keys and values in turn."""
+        target = self.stack[-1]
+        if isinstance(target, Inert) and not isinstance(target, Special):
+            target.entries = target.entries or {}
+            target = target.entries
+        if type(target) is not dict:
+            raise Malformed("it sets items of something that is no dict")
+        self.charge(ITEM_BYTES * (len(items) // 2))
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[as_key(key)] = value
