@@ -73,7 +73,7 @@ def paths_of(ckpt_dir: CkptDir) -> tuple[Path, ...]:
             raise ValueError(f"`ckpt_dir` must be a path, or several, but one of them is {each!r}.")
     paths = tuple(Path(each) for each in several)
     # Otherwise their common folder is a matter of how each was written.
-    return paths if len(paths) == 1 and not is_glob(paths[0]) else tuple(Path(os.path.abspath(each)) for each in paths)
+    return paths if len(paths) == 1 and not is_glob(paths[0]) else tuple(Path(os.path.abspath(each)) for each in paths)  # noqa: PTH100  # links stay
 
 
 def is_glob(path: Path) -> bool:

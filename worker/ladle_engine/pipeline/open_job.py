@@ -85,4 +85,7 @@ def _discover(request: Request) -> CheckpointSet:
         steps=request.steps,
         order=request.order,
         use_ema=request.use_ema,
+        like=request.like,
+        skip_tensors=request.skip_tensors,
+        take_from=request.take_from,
     )
