@@ -10,10 +10,11 @@ from pathlib import Path
 from ladle_engine.checkpoints.duplicates import each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
-from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.folder_scan import find, scan
 from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.side_files import read_config, side_files
+from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
+from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
@@ -25,7 +26,7 @@ MOST_NAMES = 5
 
 
 def discover(
-    folder: Path,
+    ckpt_dir: CkptDir,
     *,
     pattern: str | None = None,
     exclude: str | Sequence[str] | None = None,
@@ -33,16 +34,20 @@ def discover(
     steps: Sequence[int | float] | None = None,
     order: str = "auto",
     names: Sequence[str] | None = None,
+    component: str | None = None,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
     Args:
+        ckpt_dir: a folder, a glob, or several of them. Where a folder holds no checkpoints itself, those of the runs
+            below it are taken.
         pattern: a glob on the checkpoint's name, which is its path relative to the folder.
         exclude: a glob, or several, of names to leave out.
         last: only the last n in order, after copies are left out.
         steps: only these steps; a missing one is an error.
         order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
 
     Raises:
         CheckpointError: none, too few, unreadable, corrupt or unsafe; or `last` needs an order that the names leave
@@ -50,12 +55,14 @@ def discover(
         ValueError: an argument breaks its own rule.
     """
     filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    sources = sources_of(ckpt_dir)
+    folder = sources.folder
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
-    candidates, passed_over = scan(folder)
     if names is not None:
-        chosen = [_named(name, candidates, passed_over, folder) for name in names]
-        return _opened(folder, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
+        chosen = [_named(name, folder) for name in names]
+        return _opened(sources, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
+    candidates, passed_over = scan(sources, component)
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
@@ -67,7 +74,7 @@ def discover(
     ordered = _last(arrange(once.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
-    found = _opened(folder, ordered, candidates)
+    found = _opened(sources, ordered, candidates)
     refuse_parts(found.names)
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
@@ -99,7 +106,7 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
-def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> CheckpointSet:
+def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate]) -> CheckpointSet:
     """The set, with what the reference says about all. Raises `CheckpointError` for what cannot be used."""
     refusals = {each.checkpoint.name: each.refusal for each in candidates if each.refusal is not None}
     for checkpoint in order.checkpoints:
@@ -108,32 +115,35 @@ def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> Chec
         for path in checkpoint.files:
             refuse_unreadable(path)
     reference = order.checkpoints[-1]
-    home = reference.files[0].parent
+    home, root = reference.files[0].parent, sources.root_of(reference.files[0])
+    places = places_of(sources.folder / reference.run, home, sources.folder, root)
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
-    beside, config = side_files(folder, home), read_config(folder, home)
+    beside, config = side_files(places, root), read_config(places, root)
     return CheckpointSet(
-        folder=folder,
+        folder=sources.folder,
         checkpoints=order.checkpoints,
         tensors=tensors,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
         home=home,
+        places=places,
+        root=root,
         order=order.reason,
         doubt=order.doubt,
         warnings=(f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else (),
     )
 
 
-def _named(name: str, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver], folder: Path) -> Candidate:
-    found = next((each for each in candidates if each.checkpoint.name == name), None)
-    if found is None:
-        why = next((f": it is {each.reason}" for each in passed_over if each.name == name), "")
-        raise CheckpointError(
-            "no-checkpoints", f"`ckpt_dir=` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
-        )
-    return found
+def _named(name: str, folder: Path) -> Candidate:
+    found = find(name, folder)
+    if isinstance(found, Candidate):
+        return found
+    why = f": it is {found.reason}" if found is not None else ""
+    raise CheckpointError(
+        "no-checkpoints", f"`ckpt_dir=` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
+    )
 
 
 def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> list[Checkpoint]:
