@@ -40,7 +40,10 @@ def each_once(checkpoints: Sequence[Checkpoint], order: str = "auto", unopened: 
     if any(len(group) == len(checkpoints) for group in groups):
         return Once(checkpoints=tuple(checkpoints), identical=True)
     arranged = arrange(checkpoints, order).checkpoints
-    place = {each.name: (each.step is None, not words_of(each.name) & LAST_WORDS, i) for i, each in enumerate(arranged)}
+    place = {
+        each.name: (each.step is None, not words_of(each.name_in_run) & LAST_WORDS, i)
+        for i, each in enumerate(arranged)
+    }
     kept_first = [sorted((each.name for each in group), key=place.__getitem__) for group in groups]
     copies = {name for _, *rest in kept_first for name in rest}
     return Once(
