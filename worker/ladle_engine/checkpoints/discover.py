@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ladle_engine.checkpoints.duplicates import each_once
+from ladle_engine.checkpoints.duplicates import Once, each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
@@ -33,6 +33,7 @@ def discover(
     steps: Sequence[int | float] | None = None,
     order: str = "auto",
     names: Sequence[str] | None = None,
+    once: Callable[[Sequence[Checkpoint], str, Collection[str]], Once] = each_once,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
@@ -43,6 +44,7 @@ def discover(
         steps: only these steps; a missing one is an error.
         order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
+        once: what leaves copies out; called as `each_once`.
 
     Raises:
         CheckpointError: none, too few, unreadable, corrupt or unsafe; or `last` needs an order that the names leave
@@ -63,8 +65,8 @@ def discover(
         raise _nothing(folder, filters, candidates, passed_over)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
-    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
-    ordered = _last(arrange(once.checkpoints, order), last)
+    uncopied = once(_at_steps(wanted, filters, folder), order, refused)
+    ordered = _last(arrange(uncopied.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
     found = _opened(folder, ordered, candidates)
@@ -72,8 +74,8 @@ def discover(
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
         found,
-        warnings=(*idle, *passed, *once.warnings, *mixed_averages(found.names), *found.warnings),
-        identical=once.identical,
+        warnings=(*idle, *passed, *uncopied.warnings, *mixed_averages(found.names), *found.warnings),
+        identical=uncopied.identical,
     )
 
 
