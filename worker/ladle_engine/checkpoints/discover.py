@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.architectures import those_like
-from ladle_engine.checkpoints.duplicates import each_once
+from ladle_engine.checkpoints.duplicates import Once, each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
@@ -42,6 +42,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     take_from: Mapping[str, Globs] | None = None,
     names: Sequence[str] | None = None,
     component: str | None = None,
+    once: Callable[[Sequence[Checkpoint], str, Collection[str]], Once] = each_once,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
@@ -60,6 +61,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
         take_from: checkpoint -> the same, taken from that checkpoint.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        once: what leaves copies out; called as `each_once`.
 
     Raises:
         CheckpointError: none, too few, unreadable, corrupt or unsafe; `last` needs an order that the names leave open;
@@ -88,8 +90,8 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
     wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
-    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
-    ordered = _last(arrange(once.checkpoints, order), last)
+    uncopied = once(_at_steps(wanted, filters, folder), order, refused)
+    ordered = _last(arrange(uncopied.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
     opened = _opened(sources, ordered, candidates, left_out)
@@ -97,8 +99,8 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
         opened,
-        warnings=(*idle, *passed, *unlike, *once.warnings, *mixed_averages(opened.names), *opened.warnings),
-        identical=once.identical,
+        warnings=(*idle, *passed, *unlike, *uncopied.warnings, *mixed_averages(opened.names), *opened.warnings),
+        identical=uncopied.identical,
     )
 
 
