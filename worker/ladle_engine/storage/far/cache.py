@@ -199,9 +199,7 @@ class Cache:
 
     def _lay_out(self, far: FarFile) -> Mirrored:
         path = self.path_of(far.url)
-        row = self._database.execute(
-            "select id, tag, size from files where path = ?", (self._key(path),)
-        ).fetchone()
+        row = self._database.execute("select id, tag, size from files where path = ?", (self._key(path),)).fetchone()
         is_same = row is not None and far.tag and (row[1], row[2]) == (far.tag, far.size) and path.is_file()
         if not is_same:
             self._forget(path)

@@ -126,7 +126,9 @@ def _system(url: FarUrl, access: Access) -> Any:
 
         protocol = PROTOCOLS.get(url.scheme, url.scheme)
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        access.opened[key] = fsspec.filesystem(protocol, **options, **_OPTIONS.get(url.scheme, dict)(), **_http(url, access))
+        access.opened[key] = fsspec.filesystem(
+            protocol, **options, **_OPTIONS.get(url.scheme, dict)(), **_http(url, access)
+        )
     return access.opened[key]
 
 
@@ -157,9 +159,7 @@ def _far_file(url: FarUrl, path: str, info: Mapping[str, Any]) -> FarFile | None
     name = path.strip("/").removeprefix(base).strip("/")
     if path.endswith("/") or info.get("size") is None:
         return None
-    return FarFile(
-        name=name, url=url.below(name), size=int(info["size"]), tag=_tag(info), modified_s=_modified(info)
-    )
+    return FarFile(name=name, url=url.below(name), size=int(info["size"]), tag=_tag(info), modified_s=_modified(info))
 
 
 def _tag(info: Mapping[str, Any]) -> str:
@@ -206,7 +206,9 @@ def _list_http(system: Any, url: FarUrl) -> list[FarFile]:
 def _http_file(url: FarUrl, name: str, info: Mapping[str, Any]) -> FarFile:
     pulse()
     if info.get("size") is None:
-        raise CheckpointError("unreadable-input", f"The server must tell the size of `{url.below(name)}`, but does not.")
+        raise CheckpointError(
+            "unreadable-input", f"The server must tell the size of `{url.below(name)}`, but does not."
+        )
     return FarFile(
         name=name,
         url=url.below(name),
