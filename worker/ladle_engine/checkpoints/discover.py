@@ -11,6 +11,7 @@ from ladle_engine.checkpoints.duplicates import each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
+from ladle_engine.checkpoints.layouts.components import is_of
 from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
@@ -63,6 +64,8 @@ def discover(
         chosen = [_named(name, folder) for name in names]
         return _opened(sources, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
     candidates, passed_over = scan(sources, component)
+    if component is not None:
+        candidates = [each for each in candidates if is_of(component, each.checkpoint.name)]
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]

@@ -78,10 +78,11 @@ def opened(request: Request) -> Iterator[Job]:
 
 def _discover(request: Request) -> CheckpointSet:
     return discover(
-        Path(request.ckpt_dir),
+        request.ckpt_dir,
         pattern=request.pattern,
         exclude=request.exclude,
         last=request.last,
         steps=request.steps,
         order=request.order,
+        component=request.component,
     )
