@@ -21,6 +21,7 @@ from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_spec
+from ladle_contracts.roots import splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
@@ -98,10 +99,14 @@ class Flag:
         return " ".join(part for part in (self.field.help, self.hint, f"[{brackets}]" if brackets else "") if part)
 
 
+ALSO = "also"
+"""The flag for each further `CKPT_DIR`, since the arguments after the first one are validation sets."""
+CHECKPOINTS_PANEL = "Which checkpoints"
 PANELS: dict[str, tuple[Flag, ...]] = {
-    "Which checkpoints": (
+    CHECKPOINTS_PANEL: (
         Flag("checkpoints.pattern", "--pattern", "GLOB"),
         Flag("checkpoints.exclude", "--exclude", "GLOB"),
+        Flag("checkpoints.component", "--component", "NAME"),
         Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
@@ -176,7 +181,7 @@ def _paired(arguments: Sequence[str]) -> list[str]:
 class JobArguments:
     """The job that a command line describes; the arguments of `ladle.submit`."""
 
-    ckpt_dir: Path
+    ckpt_dir: Path | tuple[Path, ...]
     val_set: Path | Mapping[str, Path]
     options: Mapping[str, Any]
 
@@ -185,7 +190,8 @@ class JobArguments:
         """Every file or folder that the job reads."""
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
         train_set = self.options.get("train_set", {}).get("path")
-        return [self.ckpt_dir, *val_sets, *([train_set] if train_set else [])]
+        ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
+        return [*map(_without_glob, ckpt_dirs), *val_sets, *([train_set] if train_set else [])]
 
 
 def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:
@@ -194,11 +200,16 @@ def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Cal
     A rule that is broken ends the program with a message about the flag, before anything is sent or started.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    parameters = [*map(_path_parameter, ARGUMENTS), *(_parameter(*each) for each in _in_panels()), *own]
+    parameters = [
+        *map(_path_parameter, ARGUMENTS),
+        _more_parameter(),
+        *(_parameter(*each) for each in _in_panels()),
+        *own,
+    ]
 
     @wraps(command)
     def with_flags(**given: Any) -> None:
-        values = {name: given.pop(name) for name in (*ARGUMENTS, *(flag.parameter for flag in FLAGS))}
+        values = {name: given.pop(name) for name in (*ARGUMENTS, ALSO, *(flag.parameter for flag in FLAGS))}
         command(_job_arguments(values), **given)  # type: ignore[call-arg]  # typer passes what the signature says
 
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -233,7 +244,10 @@ def val_sets(texts: Sequence[str]) -> Path | dict[str, Path]:
     found: dict[str, Path] = {}
     for text, match in zip(texts, named, strict=True):
         if match is None:
-            raise WrongUsage(f"Each of several `VAL_SET` must be NAME=PATH, but one is {text!r}.")
+            raise WrongUsage(
+                f"Each of several `VAL_SET` must be NAME=PATH, but one is {text!r}. A glob for `CKPT_DIR` stands in "
+                f"quotes, such as 'runs/*', and each further folder after `--{ALSO}`."
+            )
         if match[1] in found:
             raise WrongUsage(f"Each of several `VAL_SET` must have a name of its own, but two are `{match[1]}`.")
         found[match[1]] = Path(match[2])
@@ -253,6 +267,18 @@ def _path_parameter(name: str) -> inspect.Parameter:
     text = " ".join(filter(None, (FIELDS[name].help, VAL_SET_HINT if several else "")))
     kind: Any = Annotated[list[str] if several else Path, typer.Argument(metavar=ARGUMENTS[name], help=text)]
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+
+
+def _more_parameter() -> inspect.Parameter:
+    text = "A further folder of checkpoints, or a glob. [may be repeated]"
+    option = typer.Option(f"--{ALSO}", metavar="PATH", help=text, rich_help_panel=CHECKPOINTS_PANEL)
+    kind: Any = Annotated[list[Path] | None, option]
+    return inspect.Parameter(ALSO, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+
+
+def _without_glob(path: Path) -> Path:
+    """What of a path must be there."""
+    return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
@@ -290,7 +316,9 @@ def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
         if given not in (None, [], ()):
             part, _, name = flag.path.rpartition(".")
             (options.setdefault(part, {}) if part else options)[name] = _read(given, flag)
-    job = JobArguments(ckpt_dir=values["ckpt_dir"], val_set=val_sets(values["val_set"]), options=options)
+    more = values[ALSO] or []
+    ckpt_dir = (values["ckpt_dir"], *more) if more else values["ckpt_dir"]
+    job = JobArguments(ckpt_dir=ckpt_dir, val_set=val_sets(values["val_set"]), options=options)
     try:
         build_spec(job.ckpt_dir, job.val_set, job.options)
     except InvalidSpec as error:

@@ -78,7 +78,7 @@ def opened(request: Request) -> Iterator[Job]:
 
 def _discover(request: Request) -> CheckpointSet:
     return discover(
-        Path(request.ckpt_dir),
+        request.ckpt_dir,
         pattern=request.pattern,
         exclude=request.exclude,
         last=request.last,
@@ -88,4 +88,5 @@ def _discover(request: Request) -> CheckpointSet:
         like=request.like,
         skip_tensors=request.skip_tensors,
         take_from=request.take_from,
+        component=request.component,
     )
