@@ -118,6 +118,8 @@ class Checkpoint:
     """A key of `readers.READERS`."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Name that it lacks -> its tensor that stands for it, because a model ties the two."""
 
 
 @dataclass(frozen=True, kw_only=True)
