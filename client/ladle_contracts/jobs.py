@@ -206,6 +206,9 @@ class CheckpointFilter(Contract):
     """Take only the last n checkpoints."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=10_000)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
+    use_ema: bool = False
+    """Take of each file the average that was made while training (EMA, SWA), in place of the model. A file without one
+    is an error."""
     like: CheckpointName | None = None
     """Take only checkpoints of the architecture of this one: the same names, shapes and kinds of tensors."""
     skip_tensors: Globs = ()
@@ -230,7 +233,8 @@ class Output(Contract):
     """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The name of the result's folder, which must not exist yet. By default it is the job's id."""
+    """The name of the result's folder, which must not exist yet. By default it is `<run>-<method>-<id>`: the
+    folder that the checkpoints are in, the method, and the beginning of the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000

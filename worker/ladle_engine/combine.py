@@ -36,6 +36,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
     take_from: Mapping[str, str | Sequence[str]] | None = None,
@@ -59,6 +60,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         exclude: a glob, or several, of checkpoints to leave out.
         order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
             where the names leave it open.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the sum, whatever the weights are:
             they are the last checkpoint's. The others may have them in another shape, or not at all.
@@ -85,6 +87,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         last=last,
         steps=steps,
         order=order,
+        use_ema=use_ema,
         like=like,
         skip_tensors=skip_tensors,
         take_from=take_from,

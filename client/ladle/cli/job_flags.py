@@ -105,6 +105,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
+        Flag("checkpoints.use_ema", "--use-ema", ""),
         Flag("checkpoints.like", "--like", "CHECKPOINT"),
         Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
         Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),

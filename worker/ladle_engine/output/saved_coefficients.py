@@ -35,6 +35,8 @@ class SavedCoefficients:
     output_dtypes: Mapping[str, torch.dtype]
     sha256: Mapping[str, Mapping[str, str]]
     """Checkpoint -> file -> digest."""
+    use_ema: bool
+    """Whether they are of the averages that were made while training."""
     taken_from: Mapping[str, tuple[str, ...]]
     """Checkpoint -> the tensors that are left out of the average and taken from it."""
 
@@ -88,6 +90,7 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
         statistics=tuple(statistics),
         output_dtypes={name: DTYPE_OF[dtype] for name, dtype in dtypes.items()},
         sha256=saved["sha256"],
+        use_ema=saved.get("use_ema") is True,
         taken_from={name: tuple(tensors) for name, tensors in taken_from.items()},
     )
 

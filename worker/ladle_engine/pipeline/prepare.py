@@ -191,8 +191,8 @@ def tell_of_strangers(job: Job) -> None:
         names = ", ".join(f"`{name}`" for name in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
         job.on_event(
             Warned(
-                message=f"{names}: some of the tensors that are left out of the average are absent there or have another "
-                f"shape. Also when such a checkpoint is judged alone, it has those that averages have."
+                message=f"{names}: some of the tensors that are left out of the average are absent there or have "
+                f"another shape. Also when such a checkpoint is judged alone, it has those that averages have."
             )
         )
 

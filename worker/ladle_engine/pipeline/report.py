@@ -90,7 +90,7 @@ def write_output(
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
     digests = run.inputs.digests
-    side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
+    side_files = {path: str(side_name(path, checkpoints.places)) for path in checkpoints.side_files}
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
@@ -117,6 +117,7 @@ def coefficients_json(
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
         "taken_from": _taken_from(context.checkpoints),

@@ -55,6 +55,7 @@ class Request:
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
+    use_ema: bool = field(default=False, metadata=DECIDES)
     like: str | None = field(default=None, metadata=DECIDES)
     skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     take_from: Mapping[str, str | Sequence[str]] | None = field(default=None, metadata=DECIDES)
