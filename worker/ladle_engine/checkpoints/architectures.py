@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ladle_engine.checkpoints.differences import Explanation, differences, explain
 from ladle_engine.checkpoints.left_out import LeftOut, some
-from ladle_engine.checkpoints.names import is_counter
+from ladle_engine.checkpoints.names import MOST_PREFIXES, is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo
 from ladle_engine.errors import CheckpointError
@@ -89,6 +89,18 @@ def unlike(checkpoints: CheckpointSet) -> CheckpointError:
     )
 
 
+def unlike_reference(checkpoints: CheckpointSet, name: str) -> CheckpointError | None:
+    """How one checkpoint differs from the reference, for whoever shows checkpoints one by one."""
+    checkpoint = next(each for each in checkpoints.checkpoints if each.name == name)
+    base = checkpoints.tensors
+    with open_checkpoint(checkpoint) as reader:
+        found = differences(base, reader.tensors(), {*checkpoints.taken, *checkpoints.dropped}.__contains__)
+        if not found:
+            return None
+        told = explain(found, base, reader.tensors(), checkpoints.reference.name, name)
+    return CheckpointError("mismatched-checkpoints", f"{told.text}.")
+
+
 def _advice(groups: Sequence[Architecture], told: Sequence[Explanation]) -> str:
     several = [group for group in groups if len(group.names) > 1]
     single = [group.names[0] for group in groups if len(group.names) == 1]
@@ -117,10 +129,13 @@ def _modules(tensors: Sequence[str], groups: Sequence[Architecture]) -> list[str
     names = {name for group in groups for name, info in group.tensors.items() if not is_counter(info)}
     of_all = Counter(begin for name in names for begin in _beginnings(name))
     of_these = Counter(begin for name in tensors for begin in _beginnings(name))
-    shortest = [next(begin for begin in _beginnings(name) if of_these[begin] == of_all[begin]) for name in tensors]
+    shortest = [
+        next((begin for begin in _beginnings(name) if of_these[begin] == of_all[begin]), name) for name in tensors
+    ]
     return list(dict.fromkeys(shortest))
 
 
 def _beginnings(name: str) -> list[str]:
-    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
-    return list(itertools.accumulate(name.split("."), lambda start, part: f"{start}.{part}"))
+    """`a`, `a.b` and `a.b.c` of `a.b.c`, and the first few of a deeper one."""
+    parts = name.split(".", MOST_PREFIXES)[:MOST_PREFIXES]
+    return list(itertools.accumulate(parts, lambda start, part: f"{start}.{part}"))
