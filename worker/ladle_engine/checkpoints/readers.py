@@ -92,6 +92,38 @@ class CheckpointReader:
         return self.files[self._number_of[self._stored_name[name]]]
 
 
+class ReaderWithStandIns:
+    """A checkpoint that answers to names that it lacks, with other tensors of its own."""
+
+    def __init__(self, reader: TensorReader, stand_ins: Mapping[str, str]) -> None:
+        self.notes = reader.notes
+        self.files = reader.files
+        self._reader = reader
+        self._stand_ins = stand_ins
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        own = self._reader.tensors()
+        return {**own, **{name: own[other] for name, other in self._stand_ins.items()}}
+
+    def stored_names(self) -> Mapping[str, str]:
+        return self._reader.stored_names()
+
+    def read(self, name: str) -> Tensor:
+        return self._reader.read(self._stand_ins.get(name, name))
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        self._reader.read_into(self._stand_ins.get(name, name), start, out)
+
+    def position(self, name: str) -> tuple[int, int]:
+        return self._reader.position(self._stand_ins.get(name, name))
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        return self._reader.extent(self._stand_ins.get(name, name))
+
+    def through(self, files: Sequence[BytesSource]) -> ReaderWithStandIns:
+        return ReaderWithStandIns(self._reader.through(files), self._stand_ins)
+
+
 def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
     """Tensor name -> which file holds it."""
     number_of: dict[str, int] = {}
@@ -196,7 +228,14 @@ def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorRead
 
     Raises `CheckpointError` (corrupt, unsafe, unsupported, unreadable) that names the file.
     """
-    return READERS[checkpoint.format](checkpoint)
+    opened = READERS[checkpoint.format](checkpoint)
+    return _standing_in(opened, checkpoint.stand_ins) if checkpoint.stand_ins else opened
+
+
+@contextmanager
+def _standing_in(opened: AbstractContextManager[TensorReader], stand_ins: Mapping[str, str]) -> Iterator[TensorReader]:
+    with opened as reader:
+        yield ReaderWithStandIns(reader, stand_ins)
 
 
 @contextmanager
