@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
-from ladle_engine.checkpoints.stored import InFile, InMemory, Place
+from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
