@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class InFile:
             return self.info.numel * self.info.dtype.itemsize
         last = sum((size - 1) * step for size, step in zip(self.info.shape, self.stride, strict=True))
         return (last + 1) * self.info.dtype.itemsize
+
+    def moved(self, num_bytes: int) -> InFile:
+        """The same of a file that this one is a part of, from a byte on."""
+        return replace(self, offset=self.offset + num_bytes)
 
     def dense(self, file: BytesSource) -> Tensor:
         """All numbers, in their order."""

@@ -7,16 +7,16 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from ladle_engine.storage.hashed_file import Range
-from ladle_engine.storage.input_file import InputFile, changed
+from ladle_engine.storage.input_file import ReadableFile, changed
 
 
 class FileParts:
-    """Some ranges of an input file, one after the other. Positions count from the first byte of the first range.
+    """Some ranges of a file, one after the other. Positions count from the first byte of the first range.
 
     Several threads may read. The digest of this source is that of the parts, not of the file.
     """
 
-    def __init__(self, file: InputFile, ranges: Iterable[Range]) -> None:
+    def __init__(self, file: ReadableFile, ranges: Iterable[Range]) -> None:
         """The ranges are put in order; those that touch or overlap become one."""
         self.path = file.path
         self.identity = file.identity
