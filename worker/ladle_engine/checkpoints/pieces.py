@@ -22,17 +22,17 @@ from ladle_engine.storage.input_file import BytesSource, bytes_of
 class PieceInFile:
     """One of the pieces; none is empty."""
 
-    def __init__(self, box: Box, file: int, offset: int, find: Callable[[], InFile]) -> None:
+    def __init__(self, box: Box, file: int, offset: int, place: InFile | Callable[[], InFile]) -> None:
         """`file` is one of the checkpoint's, by its number. `offset` is near its numbers, for who reads in order; where
-        they are exactly, `find` says once they are wanted. It raises `CheckpointError`."""
+        they are exactly, `place` may say only once they are wanted. It raises `CheckpointError`."""
         self.box = box
         self.file = file
         self.offset = offset
-        self._find = find
+        self._place = place
 
     @cached_property
     def place(self) -> InFile:
-        return self._find()
+        return self._place() if callable(self._place) else self._place
 
 
 @dataclass(frozen=True, kw_only=True)

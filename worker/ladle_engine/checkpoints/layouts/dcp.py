@@ -20,7 +20,13 @@ NOT_THE_MODEL = re.compile(r"optim|sched|ema|train|data|rng", re.IGNORECASE)
 OF_BOTH = "model_and_optim"
 
 
+SHARDS = "shard-*-model-*-of-*.safetensors"
+"""Of `HuggingFaceStorageWriter`: the parts of each rank."""
+
+
 def look(folder: Folder) -> Sequence[Found] | None:
+    if shards := sorted(fnmatch.filter(folder.names, SHARDS)):
+        return [folder.checkpoint([folder.path / name for name in shards], "dcp-safetensors")]
     if (files := _files(folder.path, folder.names)) is not None:
         return _found(folder, files)
     inner = {child: files for child in folder.children if (files := _files(folder.path / child, folder.inner(child)))}
