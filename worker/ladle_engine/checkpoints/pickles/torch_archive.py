@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
-from ladle_engine.checkpoints.stored import InFile, InMemory, Place
+from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
@@ -39,7 +40,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 class InputStream(io.RawIOBase):
     """An input file as what Python's own readers take. They read little, here and there: no buffer."""
 
-    def __init__(self, file: InputFile) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self._file = file
         self._position = 0
 
@@ -86,7 +87,7 @@ def damage_named() -> Iterator[None]:
         raise Malformed(f"it does not parse ({said})") from error
 
 
-def is_zip(file: InputFile) -> bool:
+def is_zip(file: ReadableFile) -> bool:
     return file.size >= len(ZIP_START) and file.read(0, len(ZIP_START)) == ZIP_START
 
 
@@ -94,7 +95,7 @@ def is_zip(file: InputFile) -> bool:
 class TorchArchive:
     """Raises `Malformed` for one that is no file of `torch.save`."""
 
-    file: InputFile
+    file: ReadableFile
     archive: zipfile.ZipFile
     records: Mapping[str, zipfile.ZipInfo]
     """By their names without the folder that all are in."""
@@ -141,7 +142,7 @@ class TorchArchive:
             return read_member(self.archive, info)
 
 
-def open_archive(file: InputFile) -> TorchArchive:
+def open_archive(file: ReadableFile) -> TorchArchive:
     """Reads the table of contents. Raises `Malformed`."""
     with damage_named():
         archive = zipfile.ZipFile(InputStream(file))
