@@ -21,7 +21,8 @@ ID_CHARS = 10
 def default_output_name(ckpt_dir: str | Sequence[str], method: str, job_id: str) -> str:
     """`resnet50-twa-3f9a2c01be`: one folder name, of which no character needs quotes in a shell.
 
-    `ckpt_dir` may be a path, an address or a glob, or several, which are called after the folder that holds them. Without a folder that says anything it is `twa-3f9a2c01be`.
+    `ckpt_dir` may be a path, an address or a glob, or several, which are called after the folder that holds them.
+    Without a folder that says anything it is `twa-3f9a2c01be`.
     """
     parts = [_safe(method), _safe(job_id)[:ID_CHARS]]
     return "-".join([part for part in (run_of(_holding(ckpt_dir)), *parts) if part])
@@ -30,7 +31,8 @@ def default_output_name(ckpt_dir: str | Sequence[str], method: str, job_id: str)
 def _holding(ckpt_dir: str | Sequence[str]) -> str:
     if isinstance(ckpt_dir, str):
         return ckpt_dir
-    return os.path.commonprefix(ckpt_dir).rpartition("/")[0] if len(ckpt_dir) > 1 else ckpt_dir[0]
+    # Of characters: they need not be paths.
+    return os.path.commonprefix(ckpt_dir).rpartition("/")[0] if len(ckpt_dir) > 1 else ckpt_dir[0]  # noqa: RUF071
 
 
 def run_of(ckpt_dir: str) -> str:

@@ -90,6 +90,12 @@ class BytesSource(Protocol):
         ...
 
 
+class ReadableFile(BytesSource, Protocol):
+    """An input file, or a part of one."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
 class InputFile:
     """One regular file, open for reading. Several threads may read.
 
