@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickles.source import Held, Source
+from ladle_engine.checkpoints.pickles.source import Held, ReadableFile, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InFile, InMemory, Place
 from ladle_engine.errors import EngineError
@@ -28,7 +28,7 @@ MAX_DIRECTORY_BYTES = 32 << 20
 """Of the archive's table of contents: some 400,000 records."""
 MAX_PACKED_PICKLE_BYTES = 32 << 20
 """Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
-MAX_RATIO = 100
+MAX_RATIO = 10
 """How many times as large as its file an archive may be, if it is not small: weights hardly shrink."""
 SMALL_BYTES = 64 << 20
 MEMORY_SHARE = 0.5
@@ -39,7 +39,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 class InputStream(io.RawIOBase):
     """An input file as what Python's own readers take. They read little, here and there: no buffer."""
 
-    def __init__(self, file: InputFile) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self._file = file
         self._position = 0
 
@@ -86,7 +86,7 @@ def damage_named() -> Iterator[None]:
         raise Malformed(f"it does not parse ({said})") from error
 
 
-def is_zip(file: InputFile) -> bool:
+def is_zip(file: ReadableFile) -> bool:
     return file.size >= len(ZIP_START) and file.read(0, len(ZIP_START)) == ZIP_START
 
 
@@ -94,7 +94,7 @@ def is_zip(file: InputFile) -> bool:
 class TorchArchive:
     """Raises `Malformed` for one that is no file of `torch.save`."""
 
-    file: InputFile
+    file: ReadableFile
     archive: zipfile.ZipFile
     records: Mapping[str, zipfile.ZipInfo]
     """By their names without the folder that all are in."""
@@ -141,7 +141,7 @@ class TorchArchive:
             return read_member(self.archive, info)
 
 
-def open_archive(file: InputFile) -> TorchArchive:
+def open_archive(file: ReadableFile) -> TorchArchive:
     """Reads the table of contents. Raises `Malformed`."""
     with damage_named():
         archive = zipfile.ZipFile(InputStream(file))
@@ -225,6 +225,8 @@ def loaded(archive: TorchArchive) -> tuple[RecordsInMemory, LoadedFile]:
             f"it is compressed and needs {claimed + size:,} bytes of memory, of {most:,} at most. Save it with "
             f"`torch.save`, which does not compress"
         )
+    if not isinstance(archive.file, InputFile):
+        raise Malformed("it is compressed inside of another archive. Unpack that")
     content, file = load_whole(archive.file)
     with damage_named():
         return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file
