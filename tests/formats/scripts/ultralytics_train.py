@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from common import State, main, result_of, same
 from PIL import Image
 
-os.environ["YOLO_CONFIG_DIR"] = os.environ.get("TMPDIR", "/tmp")  # noqa: S108
+os.environ["YOLO_CONFIG_DIR"] = os.environ.get("TMPDIR", "/tmp")
 os.environ["YOLO_OFFLINE"] = "true"
-from ultralytics import YOLO  # noqa: E402
-from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
+from ultralytics import YOLO
+from ultralytics.nn.tasks import load_checkpoint
 
 KIND = os.environ.get("KIND", "model")
 
@@ -31,8 +30,20 @@ def images(folder: Path) -> Path:
 def write(folder: Path) -> None:
     data = images(folder.parent / f"{folder.name}-images")
     YOLO("yolo11n.yaml").train(
-        data=str(data), epochs=4, imgsz=64, batch=4, device="cpu", workers=0, save_period=1, project=str(folder),
-        name="train", plots=False, val=False, amp=False, exist_ok=True, verbose=False,
+        data=str(data),
+        epochs=4,
+        imgsz=64,
+        batch=4,
+        device="cpu",
+        workers=0,
+        save_period=1,
+        project=str(folder),
+        name="train",
+        plots=False,
+        val=False,
+        amp=False,
+        exist_ok=True,
+        verbose=False,
     )
 
 
