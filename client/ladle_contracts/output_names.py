@@ -1,4 +1,4 @@
-"""What a result is called where nobody names it: after the run whose checkpoints it is made of, the method and the job."""
+"""What a result is called where nobody names it: after its run, its method and its job."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ladle_contracts import ErrorCode, JobSpec
@@ -16,6 +16,11 @@ def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
     paths = {"ckpt_dir": spec.ckpt_dir, **spec.val_sets}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
+    refuse_outside(paths, roots)
+
+
+def refuse_outside(paths: Mapping[str, str], roots: Sequence[Path]) -> None:
+    """The same for paths by their fields."""
     refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)

@@ -14,7 +14,6 @@ from ladle_engine.checkpoints.discover import discover
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
 from ladle_engine.checkpoints.order import arrange
-from ladle_engine.checkpoints.readers import keeping_files_open
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import EngineError
 from ladle_engine.inspection.copies import Copies
@@ -28,7 +27,6 @@ from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
 
-@keeping_files_open()
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: PathLike,
     *,
