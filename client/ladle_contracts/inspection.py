@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ladle_contracts._model import Contract
-from ladle_contracts.jobs import CheckpointFilter, MethodChoice, PathText, TaskChoice
+from ladle_contracts.jobs import CheckpointFilter, HasCkptDir, MethodChoice, TaskChoice
 
 INSPECT_TIMEOUT_S = 60.0
 """How long a worker may take, with the time until one is there for it."""
@@ -13,11 +13,9 @@ MOST_ANSWER_BYTES = 4 << 20
 """Of an inspection by a worker. Of what does not fit, the number is given."""
 
 
-class InspectRequest(Contract):
+class InspectRequest(HasCkptDir):
     """What to inspect: the parts of a job that are not about data."""
 
-    ckpt_dir: PathText
-    """The folder of checkpoints."""
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
     task: TaskChoice | None = None

@@ -221,8 +221,8 @@ class JobStore:
         try:
             # Not a command that waits in Redis: it would take a connection away from other requests.
             async with asyncio.timeout(timeout_s):
-                while (answer := await self._redis.getdel(keys.inspection(request_id))) is None:
-                    await asyncio.sleep(LOOK_S)  # noqa: ASYNC110 - another process answers
+                while (answer := await self._redis.getdel(keys.inspection(request_id))) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
         except TimeoutError:
             return None
         finally:

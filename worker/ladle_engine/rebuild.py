@@ -12,6 +12,7 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
@@ -26,7 +27,7 @@ from ladle_engine.storage.atomic_folder import staged
 @keeping_files_open()
 def rebuild(
     coefficients: PathLike,
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     candidate: str | None = None,
@@ -64,7 +65,7 @@ def rebuild(
     return Path(output)
 
 
-def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> dict[str, Tensor]:
+def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
@@ -75,7 +76,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
 
 
 def load_recipe(
-    coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
 ) -> tuple[Recipe, dict[Path, str]]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
@@ -83,7 +84,12 @@ def load_recipe(
     """
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
-    checkpoints = discover(Path(ckpt_dir), names=saved.coefficients.checkpoints)
+    checkpoints = discover(
+        ckpt_dir,
+        names=saved.coefficients.checkpoints,
+        use_ema=saved.use_ema,
+        take_from=saved.taken_from,
+    )
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(
         checkpoints=checkpoints,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ladle_contracts import InspectRequest
+from ladle_contracts import CheckpointFilter, InspectRequest
 from ladle_worker.confinement.apply import confine
 from ladle_worker.confinement.limits import limit_memory
 from ladle_worker.confinement.plan import MEMORY, Plan
@@ -56,18 +56,13 @@ def inspected(request: InspectRequest) -> dict[str, Any]:
     from ladle_engine import inspect
     from ladle_worker.convert import inspection
 
-    filters = request.checkpoints
     found = inspect(
         request.ckpt_dir,
         task=request.task.name if request.task else None,
         task_options=request.task.options if request.task else None,
         method=request.method.name,
         method_options=request.method.options,
-        pattern=filters.pattern,
-        last=filters.last,
-        steps=filters.steps,
-        exclude=filters.exclude,
-        order=filters.order,
+        **{name: getattr(request.checkpoints, name) for name in CheckpointFilter.model_fields},
     )
     return inspection(found).model_dump(mode="json")
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import ErrorCode, Inspection, keys
+from ladle_contracts import ErrorCode, Inspection, InspectRequest, keys
 from ladle_contracts.inspection import MOST_ANSWER_BYTES, shortened
-from ladle_contracts.roots import PathNotAllowed, resolve_inside
+from ladle_contracts.roots import PathNotAllowed, resolve_input
 from ladle_worker.confinement.plan import NETWORK, Plan, devices, readable, writable
 from ladle_worker.connection import OutageLog, connect
 from ladle_worker.launch import LOOPBACK_ONLY, rank_environment
@@ -78,20 +78,21 @@ class Inspections:
             redis.set(keys.inspection(entry["id"]), json.dumps(told), px=KEPT_MS)
 
     def _answer(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
+        roots, wanted = self._settings.roots, InspectRequest.read(json.dumps(request))
         try:
-            folder = resolve_inside(request["ckpt_dir"], self._settings.roots, field="ckpt_dir")
+            ckpt_dir = wanted.with_ckpt_dirs(lambda field, path: str(resolve_input(path, roots, field=field)))
         except (PathNotAllowed, OSError) as error:
             return _refusal(ErrorCode.PATH_NOT_ALLOWED, str(error))
         with tempfile.TemporaryDirectory(prefix="ladle-inspect-") as scratch:
             asked = {
-                "request": request | {"ckpt_dir": str(folder)},
-                "roots": [str(root) for root in self._settings.roots],
+                "request": request | {"ckpt_dir": ckpt_dir},
+                "roots": [str(root) for root in roots],
             }
             told = self._look(Path(scratch), json.dumps(asked), deadline)
         if told is None:
             return _refusal(ErrorCode.NO_ANSWER, "The worker could not look at the folder to the end, or not in time.")
         if told["ok"]:
-            found = Inspection.model_validate_json(json.dumps(told["inspection"] | {"folder": request["ckpt_dir"]}))
+            found = Inspection.model_validate_json(json.dumps(told["inspection"]))
             told["inspection"] = shortened(found, MOST_ANSWER_BYTES).model_dump(mode="json")
         return told
 
@@ -145,7 +146,7 @@ class Inspections:
             agent=os.getpid(),
             protections=self._protections,
             # Both say how large a file may become.
-            inputs=str(scratch),
+            inputs=(str(scratch),),
             outputs=str(scratch),
             read=(*readable(settings.roots, settings.rank_read, secrets), str(scratch)),
             write=writable((scratch,), settings.rank_write),

@@ -1,7 +1,8 @@
 """Refuses what a job would refuse before it reads any weights, by the same code: `python -m ladle_worker.precheck`.
 
-Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true,
-"inspection": ...}`, or `{"ok": false, "reason": ..., "message": ...}` as in an attempt's outcome; stderr is what the job's log would be.
+Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true, "inspection": ...}`, or
+`{"ok": false, "reason": ..., "message": ..., "inspection": ...}` as in an attempt's outcome; stderr is what the job's log
+would be.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
 
     try:
         precheck(
-            Path(spec.ckpt_dir).resolve(),
+            spec.with_ckpt_dirs(lambda _, path: Path(path).resolve()),
             spec.with_val_sets(lambda _, path: Path(path).resolve()),
             train_set=Path(spec.train_set.path).resolve() if spec.train_set else None,
             output=results / (spec.output.name or f".ladle-precheck-{os.getpid()}"),

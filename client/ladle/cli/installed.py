@@ -41,8 +41,15 @@ def check_input(spec: JobSpec, results: Path, show: Callable[[Inspection], None]
     tail = [line for line in _tail(done.stderr) if one_line(answer["message"]) not in line]
     lines = ["The log ends with:", *tail] if tail else []
     if answer.get("inspection") and not answer["inspection"]["usable"]:
-        lines.append(one_line(f"`ladle inspect {shlex.quote(spec.ckpt_dir)}` shows what is there."))
+        lines.append(
+            one_line(f"`ladle inspect {shlex.quote(next(iter(spec.ckpt_dirs.values())))}` shows what is there.")
+        )
     raise Refused("\n".join([one_line(f"The job cannot run: {answer['message']} [{answer['reason']}]"), *lines]))
+
+
+def prefers_service(url: str | None) -> bool:
+    """Whether a folder is inspected by a service: one is named, or there is no worker here."""
+    return bool(url or os.environ.get(URL_VARIABLE)) or not has_extra("worker")
 
 
 def inspect_here(request: InspectRequest) -> Inspection:

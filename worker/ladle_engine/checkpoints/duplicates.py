@@ -46,7 +46,10 @@ def without_copies(checkpoints: Sequence[Checkpoint], groups: Sequence[Sequence[
     if any(len(group) == len(checkpoints) for group in groups):
         return Once(checkpoints=tuple(checkpoints), identical=True)
     arranged = arrange(checkpoints, order).checkpoints
-    place = {each.name: (each.step is None, not words_of(each.name) & LAST_WORDS, i) for i, each in enumerate(arranged)}
+    place = {
+        each.name: (each.step is None, not words_of(each.name_in_run) & LAST_WORDS, i)
+        for i, each in enumerate(arranged)
+    }
     kept_first = [sorted((each.name for each in group), key=place.__getitem__) for group in groups]
     copy_of = {name: first for first, *rest in kept_first for name in rest}
     return Once(

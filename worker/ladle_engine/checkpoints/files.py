@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
+from ladle_engine.checkpoints.other_formats import BY_SUFFIX
 from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
@@ -31,23 +32,6 @@ UNFINISHED = re.compile(
 )
 FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude=`."
 BY_ITS_NAME = "still being written, by its name"
-OTHER_FORMATS = {
-    ".h5": "Keras",
-    ".hdf5": "Keras",
-    ".keras": "Keras",
-    ".msgpack": "Flax",
-    ".gguf": "GGUF",
-    ".onnx": "ONNX",
-    ".pkl": "pickle",
-    ".pickle": "pickle",
-    ".distcp": "torch.distributed.checkpoint",
-    ".pdparams": "Paddle",
-    ".npz": "NumPy",
-    ".tflite": "TensorFlow Lite",
-    ".mlmodel": "Core ML",
-    ".pt2": "torch.export",
-    ".t7": "Torch7",
-}
 NOT_READ = re.compile(
     r"(|model|weights?|params?|mdl|chkpt|state|zip|t?gz|bz2|xz|zst|bak|old|orig|save|[0-9]+|.*~)", re.IGNORECASE
 )
@@ -183,9 +167,8 @@ def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
     if NOT_WEIGHTS.match(name) or seems_folder(path):
         return None
-    if suffix in OTHER_FORMATS:
-        reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
-        return PassedOver(name=name, reason=reason) if sounds_like_weights(name) else None
+    if suffix in BY_SUFFIX:
+        return PassedOver(name=name, reason=BY_SUFFIX[suffix].reason) if sounds_like_weights(name) else None
     if WEIGHTS.search(name) and is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):

@@ -78,10 +78,15 @@ def opened(request: Request) -> Iterator[Job]:
 
 def _discover(request: Request) -> CheckpointSet:
     return discover(
-        Path(request.ckpt_dir),
+        request.ckpt_dir,
         pattern=request.pattern,
         exclude=request.exclude,
         last=request.last,
         steps=request.steps,
         order=request.order,
+        use_ema=request.use_ema,
+        like=request.like,
+        skip_tensors=request.skip_tensors,
+        take_from=request.take_from,
+        component=request.component,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ladle_engine.storage.boundary import open_inside, status
+from ladle_engine.storage.far.presence import want
 from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 
 MAX_NAME_BYTES = 255
@@ -120,6 +121,11 @@ def open_regular(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    try:
+        want(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
