@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ladle_engine.checkpoints.architectures import unlike_reference
 from ladle_engine.checkpoints.check import check_names
 from ladle_engine.checkpoints.discover import discover
 from ladle_engine.checkpoints.filters import Filters
@@ -192,6 +193,8 @@ def _difference(found: CheckpointSet, name: str) -> Problem | None:
     if name == found.reference.name:
         return None
     try:
+        if (unlike := unlike_reference(found, name)) is not None:
+            return problem_of(unlike)
         check_names(replace(found.of([name, found.reference.name]), identical=False), ignore)
     except EngineError as error:
         return problem_of(error)
