@@ -8,10 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
 from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
@@ -21,12 +23,14 @@ from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coef
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
+from ladle_engine.storage.far.door import with_far_folders
 
 
+@with_far_folders
 @keeping_files_open()
 def rebuild(
     coefficients: PathLike,
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     candidate: str | None = None,
@@ -47,6 +51,7 @@ def rebuild(
     """
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
         with inputs.blamed():
             digests = write_model(
@@ -64,10 +69,12 @@ def rebuild(
     return Path(output)
 
 
-def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> dict[str, Tensor]:
+@with_far_folders
+def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
+        fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
         state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
         _refuse_others(hashed.digests(), expected)
@@ -75,7 +82,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
 
 
 def load_recipe(
-    coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
 ) -> tuple[Recipe, dict[Path, str]]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
@@ -84,7 +91,7 @@ def load_recipe(
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
     checkpoints = discover(
-        Path(ckpt_dir),
+        ckpt_dir,
         names=saved.coefficients.checkpoints,
         use_ema=saved.use_ema,
         take_from=saved.taken_from,

@@ -21,6 +21,7 @@ from ladle_engine.checkpoints.files import (
     unreadable,
     why_missing,
 )
+from ladle_engine.checkpoints.layouts import components
 from ladle_engine.checkpoints.layouts.base import Folder, Found, within
 from ladle_engine.checkpoints.layouts.registry import as_one_checkpoint
 from ladle_engine.checkpoints.layouts.trainer import holds_checkpoints, step_of
@@ -127,9 +128,14 @@ class _Walk:
     def _look_into(self, folder: Folder, *, is_start: bool) -> tuple[list[Found], list[Folder]]:
         """The checkpoints of one run; and the folders in it that are none, but may be runs."""
         own, models, inner = _itself(folder, is_start=is_start), [], []
+        unwanted = components.unwanted(folder)
         for entry in folder.entries:
             sub = folder.child(entry.name)
-            if entry.name.startswith(".") or (FILE_TYPE.search(entry.name) and not seems_folder(sub.path)):
+            if (
+                entry.name.startswith(".")
+                or entry.name in unwanted
+                or (FILE_TYPE.search(entry.name) and not seems_folder(sub.path))
+            ):
                 continue
             self.looked_at += 1
             found = look_at(sub)
@@ -152,7 +158,9 @@ def _itself(folder: Folder, *, is_start: bool) -> list[Found]:
     if _count(files):
         return files
     as_one = as_one_checkpoint(folder) or ()
-    whole = _in_run([_called(_with_step(each, folder), folder.name or ".") for each in as_one[:1]], folder.name)
+    # The folder that was given has no name, and a component of it has one.
+    named = [_called(each, _name(each) or ".") for each in as_one[:1]]
+    whole = _in_run([_with_step(each, folder) for each in named], folder.name)
     return [*files, *(each for each in whole if is_start or isinstance(each, Candidate))]
 
 

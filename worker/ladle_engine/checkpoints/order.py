@@ -45,7 +45,7 @@ def arrange(checkpoints: Sequence[Checkpoint], how: str = "auto") -> Order:
         raise ValueError(f"`order` must be one of {', '.join(f'`{each}`' for each in ORDERS)}, but is {how!r}.")
     runs = runs_of(checkpoints)
     if how == "auto" and len(runs) > 1:
-        return _over_runs(checkpoints, runs)
+        return _over_runs(runs)
     times = times_of(checkpoints)
     stamped = [replace(each, step=time.finest) for each, time in zip(checkpoints, times, strict=True)]
     time_of = {each.name: time for each, time in zip(checkpoints, times, strict=True)}
@@ -69,10 +69,20 @@ def runs_of(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
     runs: dict[str, list[Checkpoint]] = defaultdict(list)
     for checkpoint in sorted(checkpoints, key=lambda each: natural_key(each.run)):
         runs[checkpoint.run].append(checkpoint)
-    return dict(runs)
+    return {run: found for run, found in _joined(dict(runs)).items() if found}
 
 
-def _over_runs(checkpoints: Sequence[Checkpoint], runs: Mapping[str, Sequence[Checkpoint]]) -> Order:
+def _joined(runs: dict[str, list[Checkpoint]]) -> dict[str, list[Checkpoint]]:
+    """A model above the checkpoints of one run is of this run, such as `final/` beside `checkpoints/`."""
+    for outer in runs:
+        below = [run for run in runs if run != outer and (not outer or run.startswith(f"{outer}/"))]
+        if len(below) == 1:
+            runs[below[0]] += runs[outer]
+            runs[outer] = []
+    return runs
+
+
+def _over_runs(runs: Mapping[str, Sequence[Checkpoint]]) -> Order:
     """Run after run, each in its own order. Nothing says that one run goes on where another one ended."""
     orders = [arrange(run) for run in runs.values()]
     reasons = {order.reason for order in orders}
