@@ -98,9 +98,10 @@ def named(given: str, option: str, names: Sequence[str], folder: Path) -> str:
 
     Raises `CheckpointError` (invalid-checkpoint-options).
     """
-    plain = given.rstrip("/")
+    plain = os.path.normpath(given)
     for name in names:
-        if plain == name or Path(plain) == folder / name or Path(plain).absolute() == (folder / name).absolute():
+        # A job runs elsewhere than its user: a relative path means the same there only by its end.
+        if plain == name or f"{folder.absolute() / name}".endswith(f"/{plain.lstrip('/')}"):
             return name
     hint = did_you_mean(plain.rpartition("/")[2], names) or f" There are {some(names)}."
     raise CheckpointError(
