@@ -31,6 +31,7 @@ from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.given.functions import Loss, Metrics
 
@@ -59,6 +60,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@with_far_folders
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: CkptDir,
     val_set: PathLike | Mapping[str, PathLike] | None = None,

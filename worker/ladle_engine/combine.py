@@ -10,6 +10,7 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
@@ -21,9 +22,11 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.request import refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.versions import installed_version
 
 
+@with_far_folders
 @keeping_files_open()
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
@@ -98,6 +101,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         take_from=take_from,
     )
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)

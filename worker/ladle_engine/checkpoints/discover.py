@@ -18,6 +18,7 @@ from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
 from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
+from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
@@ -175,7 +176,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
         order=order.reason,
         doubt=order.doubt,
     )
-    return _with_side_files(leave_out(found, left_out))
+    return _with_side_files(with_stand_ins(leave_out(found, left_out)))
 
 
 def _with_side_files(found: CheckpointSet) -> CheckpointSet:

@@ -209,8 +209,8 @@ def _refuse_halves(stored: Sequence[str], checkpoints: CheckpointSet) -> None:
         return
     raise CheckpointError(
         "invalid-checkpoint-options",
-        f"`{first}` and `{other}` are one tensor in the task's model, which ties them: `skip_tensors=` and `take_from=` "
-        f"must leave out both, from the same checkpoint, or neither.",
+        f"`{first}` and `{other}` are one tensor in the task's model, which ties them: `skip_tensors=` and "
+        f"`take_from=` must leave out both, from the same checkpoint, or neither.",
     )
 
 

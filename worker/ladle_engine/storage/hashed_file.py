@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
+from ladle_engine.storage.input_file import BytesSource, Identity, ReadableFile
 
 Range = tuple[int, int]
 """From a byte to, and not including, another."""
@@ -88,7 +88,7 @@ class LoadedFile:
         return
 
 
-def load_whole(file: InputFile) -> tuple[bytes, LoadedFile]:
+def load_whole(file: ReadableFile) -> tuple[bytes, LoadedFile]:
     """A file's content, and what stands for the file from then on."""
     content = file.read(0, file.size)
     sha256 = hashlib.sha256(content).hexdigest()

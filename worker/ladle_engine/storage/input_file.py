@@ -90,6 +90,12 @@ class BytesSource(Protocol):
         ...
 
 
+class ReadableFile(BytesSource, Protocol):
+    """An input file, or a part of one."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
 class InputFile:
     """One regular file, open for reading. Several threads may read.
 
@@ -153,6 +159,10 @@ class InputFile:
         content = bytearray(length)
         self.read_into(memoryview(content), offset)
         return bytes(content)
+
+    def look_again(self) -> None:
+        """Once bytes of a far file have come: that changed it."""
+        self.identity = Identity.of(os.fstat(self._descriptor))
 
     def close(self) -> None:
         if self._descriptor >= 0:

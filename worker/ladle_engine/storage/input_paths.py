@@ -117,10 +117,7 @@ def _listing(folder: Path) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
 
 def open_regular(path: Path) -> int:
     """The descriptor of a regular file, to read from. Raises `OSError`, for anything else too, and never waits."""
-    descriptor = open_inside(path)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    descriptor = _open_regular(path)
     try:
         want(path)
     except BaseException:
@@ -129,9 +126,24 @@ def open_regular(path: Path) -> int:
     return descriptor
 
 
+def _open_regular(path: Path) -> int:
+    descriptor = open_inside(path)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return descriptor
+
+
 def open_binary(path: Path) -> BinaryIO:
     """The same as a file object."""
     return os.fdopen(open_regular(path), "rb")
+
+
+def beginning_of(path: Path, length: int) -> bytes:
+    """The first bytes of a file, or fewer where it has no more. Raises as `open_regular`."""
+    with os.fdopen(_open_regular(path), "rb") as file:
+        want(path, 0, length)
+        return file.read(length)
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -45,7 +45,7 @@ class GuardedConnector(aiohttp.TCPConnector):
         self._networks = networks
         self._secure = secure
 
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's own
         if self._secure and not req.is_ssl():
             raise Refused("the server leads from HTTPS to plain HTTP.")
         return await super().connect(req, traces, timeout)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -38,37 +39,46 @@ class Source(Protocol):
         ...
 
 
-_source: Source | None = None
+_sources: list[Source] = []
 
 
-def install(source: Source | None) -> Source | None:
-    """For all threads of this process from now on. Returns what was installed before."""
-    global _source
-    before, _source = _source, source
-    return before
+@contextmanager
+def installed(source: Source) -> Iterator[None]:
+    """Inside, whoever reads in this process asks it first."""
+    _sources.append(source)
+    try:
+        yield
+    finally:
+        _sources.remove(source)
 
 
-def source() -> Source | None:
-    return _source
+def is_far() -> bool:
+    """Whether anything that is read here may be far."""
+    return bool(_sources)
 
 
 def want(path: Path, start: int = 0, stop: int | None = None) -> None:
     """See `Source.want`."""
-    if _source is not None:
-        _source.want(path, start, stop)
+    for source in _sources:
+        source.want(path, start, stop)
 
 
 def parts_of(path: Path) -> Parts | None:
-    return None if _source is None else _source.parts(path)
+    return next((parts for source in _sources if (parts := source.parts(path)) is not None), None)
+
+
+def fetch(wanted: dict[Path, Parts | None]) -> None:
+    for source in _sources:
+        source.fetch(wanted)
 
 
 def refuse_far_changed() -> None:
-    if _source is not None:
-        _source.refuse_changed()
+    for source in _sources:
+        source.refuse_changed()
 
 
 def far_record() -> dict[str, str]:
-    return {} if _source is None else _source.record()
+    return {url: tag for source in _sources for url, tag in source.record().items()}
 
 
 def merged(ranges: Sequence[Range]) -> list[Range]:

@@ -58,15 +58,17 @@ class Access:
     """File systems of fsspec, by scheme and host."""
 
 
-def list_files(url: FarUrl, access: Access) -> list[FarFile]:
+def list_files(url: FarUrl, access: Access, *, may_be_empty: bool = False) -> list[FarFile]:
     """The file at an address, or all files below the folder there. Raises `EngineError`."""
     system = patiently(lambda: _system(url, access), url)
     if url.scheme in OVER_HTTP:
         return _list_http(system, url)
     path = f"{url.place}/{url.path}".rstrip("/")
-    found: Mapping[str, Any] = patiently(lambda: system.find(path, detail=True, refresh=True), url)
+    found: Mapping[str, Any] = patiently(lambda: _find(system, path), url)
     pulse()
     files = [_far_file(url, name, info) for name, info in sorted(found.items()) if info.get("type") == "file"]
+    if may_be_empty and not files:
+        return []
     return _checked(url, [each for each in files if each is not None])
 
 
@@ -107,11 +109,6 @@ def remove_file(url: FarUrl, access: Access) -> None:
     patiently(lambda: _system(url, access).rm_file(_path(url)), url)
 
 
-def is_there(url: FarUrl, access: Access) -> bool:
-    system = patiently(lambda: _system(url, access), url)
-    return bool(patiently(lambda: system.exists(_path(url), refresh=True), url))
-
-
 def blocks_of(file: FarFile, access: Access) -> Iterator[bytes]:
     for start in range(0, file.size, READ_BACK_BYTES):
         yield read_range(file, start, min(start + READ_BACK_BYTES, file.size), access)
@@ -130,6 +127,17 @@ def _system(url: FarUrl, access: Access) -> Any:
             protocol, **options, **_OPTIONS.get(url.scheme, dict)(), **_http(url, access)
         )
     return access.opened[key]
+
+
+def _find(system: Any, path: str) -> Mapping[str, Any]:
+    """fsspec finds nothing both where there is nothing and where a bucket is missing; asking tells which."""
+    found: Mapping[str, Any] = system.find(path, detail=True)
+    if not found:
+        try:
+            system.ls(path.partition("/")[0], detail=False)
+        except FileNotFoundError as error:
+            raise FileNotFoundError("The specified bucket does not exist") from error
+    return found
 
 
 def _http(url: FarUrl, access: Access) -> dict[str, Any]:
