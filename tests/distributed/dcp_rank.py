@@ -24,7 +24,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from tests.distributed.start import end_rank
 
-
 NOT_IN_SAFETENSORS = ("complex", "turned", "channels_last")
 """What its writer refuses."""
 

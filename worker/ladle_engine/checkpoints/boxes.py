@@ -95,13 +95,15 @@ def _corners(boxes: _Whole, sizes: Sequence[int]) -> tuple[_Whole, _Whole]:
     """Of `boxes` (number, axis, side): all corners as single numbers, and 1 or -1 for each."""
     corners, signs = np.zeros(len(boxes), dtype=np.int64), np.ones(len(boxes), dtype=np.int64)
     for axis, size in enumerate(sizes):
-        corners = (corners[:, None] * (size + 1) + np.repeat(boxes[:, axis], len(corners) // len(boxes), axis=0)).ravel()
+        corners = (
+            corners[:, None] * (size + 1) + np.repeat(boxes[:, axis], len(corners) // len(boxes), axis=0)
+        ).ravel()
         signs = (signs[:, None] * np.array([1, -1])).ravel()
     return corners, signs
 
 
 def rows_within(shape: Sequence[int], most: int) -> Iterator[Box]:
-    """A tensor cut into runs of `most` elements at most, each of them a box, in order. One without elements is whole."""
+    """A tensor cut into runs of `most` elements at most, each a box, in order. One without elements is whole."""
     if math.prod(shape) <= most or not shape:
         yield tuple((0, size) for size in shape)
         return

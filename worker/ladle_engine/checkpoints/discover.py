@@ -108,7 +108,7 @@ def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> Chec
         for path in checkpoint.files:
             refuse_unreadable(path)
     reference = order.checkpoints[-1]
-    home = reference.files[0].parent
+    home = reference.home_in(folder)
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
     beside, config = side_files(folder, home), read_config(folder, home)

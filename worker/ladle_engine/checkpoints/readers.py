@@ -65,7 +65,7 @@ class CheckpointReader:
 
     def read(self, name: str) -> Tensor:
         place = self._place(name)
-        return place.dense(self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
+        return place.dense(*self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
 
     def read_into(self, name: str, start: int, out: Tensor) -> None:
         place = self._place(name)

@@ -106,6 +106,11 @@ class Checkpoint:
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
 
+    def home_in(self, folder: Path) -> Path:
+        """The folder that this is, or that its file lies in; `folder` is that of its set."""
+        own = folder / self.name
+        return own if own in self.files[0].parents else self.files[0].parent
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSet:

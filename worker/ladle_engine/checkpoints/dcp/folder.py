@@ -38,13 +38,12 @@ def stored_tensors(files: Sequence[InputFile]) -> list[StoredFile]:
     ranges = _needed(described[0], chosen, data)
     numbers = {name: number for number, name in enumerate(data, start=len(described))}
     parts = {name: FileParts(file, ranges[name]) for name, file in data.items()}
-    tensors = {
-        name: _put_together(name, tensor, numbers, parts) for name, tensor in chosen.items()
-    }
-    first, *others = [load_whole(file)[1] for file in described]
+    tensors = {name: _put_together(name, tensor, numbers, parts) for name, tensor in chosen.items()}
+    whole = [load_whole(file)[1] for file in described]
     return [
-        StoredFile(file=first, tensors=tensors, notes=weights.notes),
-        *(StoredFile(file=file, tensors={}) for file in (*others, *parts.values())),
+        StoredFile(file=whole[0], tensors=tensors, notes=weights.notes),
+        *(StoredFile(file=file, tensors={}) for file in whole[1:]),
+        *(StoredFile(file=file, tensors={}) for file in parts.values()),
     ]
 
 

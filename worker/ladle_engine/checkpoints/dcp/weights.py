@@ -10,7 +10,7 @@ from typing import Any
 
 from ladle_engine.checkpoints.dcp.metadata import KeyPath, Metadata
 from ladle_engine.checkpoints.pickles.state_dicts import NESTING_KEYS, StateDict, find_state_dict
-from ladle_engine.checkpoints.pickles.values import Inert, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Storage, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.types import TensorInfo
 

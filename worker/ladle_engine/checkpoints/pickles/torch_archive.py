@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
@@ -172,7 +172,7 @@ class RecordsInFile:
 
     archive: TorchArchive
 
-    def place(self, name: str, tensor: StoredTensor) -> Place:
+    def place(self, name: str, tensor: StoredTensor) -> InFile:
         info = self.archive.record(tensor)
         refuse_short(name, tensor, info.file_size)
         return in_file(tensor, self.archive.start(info))
