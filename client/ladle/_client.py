@@ -13,7 +13,7 @@ from ladle import _calls
 from ladle._address import Address, find_address
 from ladle._job import AsyncJob, Job
 from ladle._options import SpecOptions
-from ladle._spec import PathLike, ValSet, build_spec
+from ladle._spec import CkptDir, ValSet, build_spec
 from ladle._transport import AsyncTransport, SyncTransport
 from ladle_contracts import JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
 from ladle_contracts.api import Version
@@ -45,7 +45,7 @@ class Client:
         self.address = find_address(url, token)
         self._transport = SyncTransport(self.address, timeout_s=timeout, patience_s=patience, http=transport)
 
-    def submit(self, ckpt_dir: PathLike, val_set: ValSet, **options: Unpack[SpecOptions]) -> Job:
+    def submit(self, ckpt_dir: CkptDir, val_set: ValSet, **options: Unpack[SpecOptions]) -> Job:
         """Submits one job; see `ladle.submit`."""
         spec = build_spec(ckpt_dir, val_set, options)
         record = self._transport.send(_calls.submit_job(spec, _new_key()))
@@ -111,7 +111,7 @@ class AsyncClient:
         self.address = find_address(url, token)
         self._transport = AsyncTransport(self.address, timeout_s=timeout, patience_s=patience, http=transport)
 
-    async def submit(self, ckpt_dir: PathLike, val_set: ValSet, **options: Unpack[SpecOptions]) -> AsyncJob:
+    async def submit(self, ckpt_dir: CkptDir, val_set: ValSet, **options: Unpack[SpecOptions]) -> AsyncJob:
         """Submits one job; see `ladle.submit`."""
         spec = build_spec(ckpt_dir, val_set, options)
         record = await self._transport.send(_calls.submit_job(spec, _new_key()))
@@ -164,7 +164,7 @@ class AsyncClient:
 
 
 def submit(
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     val_set: ValSet,
     *,
     url: str | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
 PathLike = str | os.PathLike[str]
+CkptDir = PathLike | Sequence[PathLike]
 ValSet = PathLike | Mapping[str, PathLike]
 
 OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir", "val_set"))
 
 
-def build_spec(ckpt_dir: PathLike, val_set: ValSet, options: Mapping[str, Any]) -> JobSpec:
+def build_spec(ckpt_dir: CkptDir, val_set: ValSet, options: Mapping[str, Any]) -> JobSpec:
     """The spec for `submit(ckpt_dir, val_set, **options)`.
 
     Relative paths are taken from the current folder. `None` means the option's default. Raises TypeError for an
     option that does not exist, and InvalidSpec for a value that breaks a rule.
     """
     _check_names(options)
-    fields: dict[str, Any] = {"ckpt_dir": absolute(ckpt_dir), "val_set": _val_set(val_set)}
+    fields: dict[str, Any] = {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}
     for name, value in options.items():
         if value is not None:
             fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
@@ -47,6 +48,12 @@ def build_spec(ckpt_dir: PathLike, val_set: ValSet, options: Mapping[str, Any]) 
 def absolute(path: PathLike) -> str:
     """The absolute path, with `~` expanded. `..` stays, because its meaning depends on links on the service's side."""
     return str(Path(path).expanduser().absolute())
+
+
+def _ckpt_dir(given: CkptDir) -> Any:
+    if isinstance(given, str | os.PathLike):
+        return absolute(given)
+    return [_path(each) for each in given] if isinstance(given, Iterable) else given
 
 
 def _val_set(given: ValSet) -> Any:

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.function_request import make_request
@@ -30,6 +32,7 @@ from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.given.functions import Loss, Metrics
 
@@ -58,8 +61,9 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@with_far_folders
 def average(  # noqa: PLR0913  # one argument per option, which people name
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     val_set: PathLike | Mapping[str, PathLike] | None = None,
     *,
     output: PathLike,
@@ -76,6 +80,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: str | Sequence[str] | None = None,
+    take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -84,6 +93,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     no_set_worse: bool = False,
     dtype: str = "keep",
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     seed: int = 0,
     device: str | torch.device | None = None,
     placement: str = ANY,
@@ -102,6 +112,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     it writes: hours may lie between, and collectives time out.
 
     Args:
+        ckpt_dir: a folder, a glob, or a list of them. Where a folder holds no checkpoints itself, those of the runs
+            below it are taken; see docs/checkpoints.md.
         val_set: the path of the validation set, or of several by their names; or, in its place, `data` with `model` and
             `loss`, which need no task.
         model: a network of the checkpoints' architecture, which stays as it is, or a function that builds one.
@@ -117,6 +129,12 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
+            last checkpoint's. The others may have them in another shape, or not at all.
+        take_from: checkpoint -> the same; every average has that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.
@@ -126,6 +144,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
             beyond its 95 % interval.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
         precision: how directions are kept: `auto`, or one of `placements.memory_plan.PRECISIONS`.
@@ -159,7 +178,7 @@ def _averaged(job: Job, started: float) -> Outcome:
 
 
 def precheck(
-    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
+    ckpt_dir: CkptDir, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
 ) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
     given = {**arguments, "ckpt_dir": ckpt_dir, "val_set": val_set, "output": output, "state_dir": None}
@@ -180,7 +199,7 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
-        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes)
+        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format)
         job.inputs.refuse_changed()
         return files
 

@@ -10,9 +10,11 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.folder import SAFETENSORS, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
@@ -21,12 +23,14 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.request import refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.versions import installed_version
 
 
+@with_far_folders
 @keeping_files_open()
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     weights: Sequence[float] | None = None,
@@ -37,6 +41,11 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: str | Sequence[str] | None = None,
+    take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
@@ -48,6 +57,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     ones under each of theirs.
 
     Args:
+        ckpt_dir: a folder, a glob, or a list of them.
         weights: one per checkpoint in order; all the same, which is the arithmetic mean, when absent. A
             checkpoint of weight 0 is not read.
         allow_any_sum: takes weights that do not sum to 1.
@@ -58,11 +68,18 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         exclude: a glob, or several, of checkpoints to leave out.
         order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
             where the names leave it open.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the sum, whatever the weights are:
+            they are the last checkpoint's. The others may have them in another shape, or not at all.
+        take_from: checkpoint -> the same; they are that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
 
     Raises:
         ValueError: `weights`, `dtype`, `max_shard_bytes` or `output_format` breaks its rule.
-        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
+        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity;
+            `like`, `skip_tensors` or `take_from` does not fit them; or
             the result does not fit the output's type.
         EngineError: (inputs-changed) a file was changed meanwhile.
         OutputError: `output` exists, or the disk is full.
@@ -74,8 +91,21 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    checkpoints = discover(
+        ckpt_dir,
+        pattern=pattern,
+        exclude=exclude,
+        last=last,
+        steps=steps,
+        order=order,
+        component=component,
+        use_ema=use_ema,
+        like=like,
+        skip_tensors=skip_tensors,
+        take_from=take_from,
+    )
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)
@@ -106,13 +136,14 @@ def _recipe(
     announce(checkpoints, progress, order_matters=uneven)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
     check_names(checkpoints, progress)
-    averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]
+    averaged = checkpoints.averaged
     progress(_found(checkpoints, averaged))
     recipe = Recipe(
         checkpoints=checkpoints,
         coefficients=Coefficients.whole_model(checkpoints.names, averaged, alpha_K),
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
+        keeps_own=False,
     )
     if recipe.coefficients.single() is None:
         refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])

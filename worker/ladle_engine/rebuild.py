@@ -8,29 +8,34 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
-from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.folder import COEFFICIENTS_FILE, SAFETENSORS, STATISTICS_FILE, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
+from ladle_engine.storage.far.door import with_far_folders
 
 
+@with_far_folders
 @keeping_files_open()
 def rebuild(
     coefficients: PathLike,
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     candidate: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes the model that `coefficients` describes into the new folder `output`, with the side files.
@@ -38,15 +43,19 @@ def rebuild(
     Args:
         coefficients: the file `coefficients.json`, or the result's folder.
         candidate: a method of the report other than the winner.
+        output_format: `safetensors` or `dcp`, as in `average`.
 
     Raises:
+        ValueError: `output_format` is another one.
         CheckpointError: the folder lacks one of the checkpoints, or one has changed since.
         EngineError: (inputs-changed) a file was changed meanwhile.
         MethodError: there is no such candidate.
         OutputError: `output` exists, or the disk is full.
     """
+    refuse_output_format(output_format)
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
         with inputs.blamed():
             digests = write_model(
@@ -56,6 +65,7 @@ def rebuild(
                 metadata={},
                 on_event=progress,
                 readers=hashed.readers,
+                output_format=output_format,
             )
             _refuse_others(hashed.digests(), expected)
             verify_model(staging, recipe, digests, progress)
@@ -64,10 +74,12 @@ def rebuild(
     return Path(output)
 
 
-def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> dict[str, Tensor]:
+@with_far_folders
+def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
+        fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
         state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
         _refuse_others(hashed.digests(), expected)
@@ -75,7 +87,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
 
 
 def load_recipe(
-    coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
 ) -> tuple[Recipe, dict[Path, str]]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
@@ -83,7 +95,12 @@ def load_recipe(
     """
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
-    checkpoints = discover(Path(ckpt_dir), names=saved.coefficients.checkpoints)
+    checkpoints = discover(
+        ckpt_dir,
+        names=saved.coefficients.checkpoints,
+        use_ema=saved.use_ema,
+        take_from=saved.taken_from,
+    )
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(
         checkpoints=checkpoints,

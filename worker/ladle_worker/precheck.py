@@ -34,7 +34,7 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
 
     try:
         precheck(
-            Path(spec.ckpt_dir).resolve(),
+            spec.with_ckpt_dirs(lambda _, path: Path(path).resolve()),
             spec.with_val_sets(lambda _, path: Path(path).resolve()),
             train_set=Path(spec.train_set.path).resolve() if spec.train_set else None,
             output=results / (spec.output.name or f".ladle-precheck-{os.getpid()}"),

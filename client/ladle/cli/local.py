@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ladle._errors import LadleError
 from ladle._job import Job
-from ladle._spec import build_spec
+from ladle._spec import CkptDir, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.console import SafeConsole
 from ladle.cli.installed import refuse_bad_input
@@ -87,7 +87,7 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
 
 
 def run_once(
-    ckpt_dir: Path,
+    ckpt_dir: CkptDir,
     val_set: Path | Mapping[str, Path],
     options: Mapping[str, Any],
     roots: Sequence[Path],

@@ -1,10 +1,11 @@
-"""Which of the checkpoints found are wanted: `pattern`, `exclude`, `steps`, `last` and names."""
+"""Which of the checkpoints found are wanted: `pattern`, `exclude`, `like`, `steps`, `last` and names."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ladle_engine.checkpoints.order import ORDERS
 
@@ -18,12 +19,15 @@ class Filters:
     last: int | None = None
     steps: Sequence[int | float] | None = None
     order: str = "auto"
+    like: str | None = None
 
     def __post_init__(self) -> None:
         if self.pattern is not None and not isinstance(self.pattern, str):
             raise ValueError(f"`pattern` must be a text, but is {self.pattern!r}.")
         if self.exclude is not None and not (isinstance(self.exclude, str) or _are(str, self.exclude)):
             raise ValueError(f"`exclude` must be a text or several, but is {self.exclude!r}.")
+        if self.like is not None and not isinstance(self.like, str):
+            raise ValueError(f"`like` must be the name of a checkpoint, but is {self.like!r}.")
         if self.steps is not None and not _are((int, float), self.steps):
             raise ValueError(f"`steps` must be a list of whole numbers, but is {self.steps!r}.")
         if self.last is not None and not _is(int, self.last):
@@ -54,8 +58,10 @@ class Filters:
 
 
 def _matches(name: str, glob: str) -> bool:
-    """A glob of a folder takes what lies in the folder too."""
-    return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in (name, name.partition("/")[0]))
+    """A glob of a folder takes what lies in the folder too, and one of a file or a checkpoint takes it in each run."""
+    path = PurePosixPath(name)
+    names = (name, path.name, *(parent.as_posix() for parent in path.parents))
+    return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in names if each != ".")
 
 
 def _are(kind: type | tuple[type, ...], values: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from ladle_engine.checkpoints.dcp import sharded_safetensors
 from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
+from ladle_engine.checkpoints.pickles.state_dicts import no_average
 from ladle_engine.checkpoints.pieces import Pieces
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
 from ladle_engine.checkpoints.stored import InMemory, Place, StoredFile
@@ -36,6 +38,12 @@ FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
     "dcp-safetensors": sharded_safetensors.stored_tensors,
 }
 """What finds the tensors of a checkpoint's files."""
+
+AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {
+    "pickle": _each(pickle_file.stored_average),
+    "dcp": partial(dcp_folder.stored_tensors, use_ema=True),
+}
+"""The same for `use_ema`. Files of other formats hold one model."""
 
 MOST_KEPT_FILES = 256
 """That stay open when nobody reads them."""
@@ -107,6 +115,38 @@ class CheckpointReader:
         return self.files[self._number_of[self._stored_name[name]]]
 
 
+class ReaderWithStandIns:
+    """A checkpoint that answers to names that it lacks, with other tensors of its own."""
+
+    def __init__(self, reader: TensorReader, stand_ins: Mapping[str, str]) -> None:
+        self.notes = reader.notes
+        self.files = reader.files
+        self._reader = reader
+        self._stand_ins = stand_ins
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        own = self._reader.tensors()
+        return {**own, **{name: own[other] for name, other in self._stand_ins.items()}}
+
+    def stored_names(self) -> Mapping[str, str]:
+        return self._reader.stored_names()
+
+    def read(self, name: str) -> Tensor:
+        return self._reader.read(self._stand_ins.get(name, name))
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        self._reader.read_into(self._stand_ins.get(name, name), start, out)
+
+    def position(self, name: str) -> tuple[int, int]:
+        return self._reader.position(self._stand_ins.get(name, name))
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        return self._reader.extent(self._stand_ins.get(name, name))
+
+    def through(self, files: Sequence[BytesSource]) -> ReaderWithStandIns:
+        return ReaderWithStandIns(self._reader.through(files), self._stand_ins)
+
+
 def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
     """Tensor name -> which file holds it."""
     number_of: dict[str, int] = {}
@@ -123,13 +163,18 @@ def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
     return number_of
 
 
+def _no_average(files: Files) -> list[StoredFile]:
+    raise no_average(files[0].path)
+
+
 class _OpenFiles:
     """The files of one checkpoint that is open."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         with ExitStack() as resources:
             files = [resources.enter_context(InputFile(path)) for path in checkpoint.files]
-            self._stored = FORMATS[checkpoint.format](files)
+            find = AVERAGES.get(checkpoint.format, _no_average) if checkpoint.use_ema else FORMATS[checkpoint.format]
+            self._stored = find(files)
             self._resources = resources.pop_all()
         self._readers: list[CheckpointReader] = []
         self.holders = 0
@@ -149,18 +194,19 @@ class _OpenFiles:
 
 
 class _Pool:
-    """What is open, by the paths of its files."""
+    """What is open, by the paths of its files and which of their models is read."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._open: dict[tuple[Path, ...], _OpenFiles] = {}
+        self._open: dict[tuple[tuple[Path, ...], bool], _OpenFiles] = {}
         self._keepers = 0
 
     @contextmanager
     def reader(self, checkpoint: Checkpoint) -> Iterator[TensorReader]:
         with self._lock:
-            held = self._open.get(checkpoint.files) or _OpenFiles(checkpoint)
-            self._open[checkpoint.files] = held
+            key = (checkpoint.files, checkpoint.use_ema)
+            held = self._open.get(key) or _OpenFiles(checkpoint)
+            self._open[key] = held
             held.holders += 1
         try:
             yield held.reader(checkpoint.like)
@@ -183,10 +229,10 @@ class _Pool:
     def _close_idle(self) -> None:
         """All that nobody reads or, where somebody keeps them, what takes memory or is too many."""
         kept = 0
-        for files, held in list(self._open.items()):
-            kept += len(files)
+        for key, held in list(self._open.items()):
+            kept += len(key[0])
             if not held.holders and (not self._keepers or held.takes_memory or kept > MOST_KEPT_FILES):
-                del self._open[files]
+                del self._open[key]
                 held.close()
 
 
@@ -205,7 +251,14 @@ def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorRead
 
     Raises `CheckpointError` (corrupt, unsafe, unsupported, unreadable) that names the file.
     """
-    return READERS[checkpoint.format](checkpoint)
+    opened = READERS[checkpoint.format](checkpoint)
+    return _standing_in(opened, checkpoint.stand_ins) if checkpoint.stand_ins else opened
+
+
+@contextmanager
+def _standing_in(opened: AbstractContextManager[TensorReader], stand_ins: Mapping[str, str]) -> Iterator[TensorReader]:
+    with opened as reader:
+        yield ReaderWithStandIns(reader, stand_ins)
 
 
 @contextmanager

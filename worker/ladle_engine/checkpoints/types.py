@@ -50,6 +50,19 @@ class TensorInfo:
         """Floating or complex; all others are taken from one checkpoint."""
         return self.dtype.is_floating_point or self.dtype.is_complex
 
+    @property
+    def kind(self) -> str:
+        """What may not differ between checkpoints, as types may."""
+        if self.dtype is torch.bool:
+            return "boolean"
+        if self.dtype.is_complex:
+            return "complex"
+        return "floating" if self.is_floating else "integer"
+
+    def fits(self, other: TensorInfo) -> bool:
+        """Whether one may stand in the place of the other."""
+        return self.shape == other.shape and self.kind == other.kind
+
 
 class TensorReader(Protocol):
     """One open checkpoint. Its names are the reference's, whatever prefixes the file has."""
@@ -103,8 +116,19 @@ class Checkpoint:
     """The weight files: one, or the shards of an index."""
     format: str
     """A key of `readers.READERS`."""
+    use_ema: bool = False
+    """Whether its tensors are those of the average that was made while training, and lies beside the model."""
+    run: str = ""
+    """The folder of its training run, relative to the set's folder: `run-3` for `run-3/checkpoint-80`."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Name that it lacks -> its tensor that stands for it, because a model ties the two."""
+
+    @property
+    def name_in_run(self) -> str:
+        """Its name without the run's: what says when it was saved."""
+        return self.name.removeprefix(f"{self.run}/") if self.run else self.name
 
     def home_in(self, folder: Path) -> Path:
         """The folder that this is, or that its file lies in; `folder` is that of its set."""
@@ -117,9 +141,14 @@ class CheckpointSet:
     """K checkpoints of one architecture, in order of step; the last one is the reference."""
 
     folder: Path
+    """What was given or, of several, the folder that holds all of them; checkpoints' names are relative to it."""
     checkpoints: tuple[Checkpoint, ...]
     tensors: Mapping[str, TensorInfo]
-    """Name -> shape and dtype, as in the reference, in the reference's order."""
+    """Name -> shape and dtype, as in the reference, in the reference's order; of what is `taken`, as it is there."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Tensor that is left out of the average -> the checkpoint that it is taken from."""
+    dropped: frozenset[str] = frozenset()
+    """Tensors that are left out, and that the result lacks, because the checkpoint to take them from does."""
     config: Mapping[str, Any] | None
     """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
     read: Mapping[Path, str] = field(default_factory=dict)
@@ -128,6 +157,10 @@ class CheckpointSet:
     """Config, tokenizer and other small files that belong to the model and are copied to the output."""
     home: Path
     """The folder of the reference checkpoint's files."""
+    places: tuple[Path, ...]
+    """The folders in which the model's side files are looked for, the first one first."""
+    root: Path
+    """The folder that was given and holds the reference. No link that leads out of it is followed."""
     order: str = "name"
     """What the order is by, for people: `step`, `epoch and step`, `number in the name`."""
     doubt: str | None = None
@@ -154,3 +187,17 @@ class CheckpointSet:
     @property
     def reference(self) -> Checkpoint:
         return self.checkpoints[-1]
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The tensors of which an average may be made."""
+        return tuple(name for name, info in self.tensors.items() if info.is_averaged and name not in self.taken)
+
+    def source_of(self, name: str) -> int:
+        """The index of the checkpoint that a tensor without coefficients is taken from: the reference, or another."""
+        return self.names.index(self.taken[name]) if name in self.taken else len(self.checkpoints) - 1
+
+    def has_own(self, reader: TensorReader, name: str) -> bool:
+        """Whether a checkpoint has a tensor that may stand in the place of the one that is taken."""
+        own = reader.tensors().get(name)
+        return own is not None and own.fits(self.tensors[name])

@@ -158,7 +158,11 @@ def _written(folder: Path, names: Iterable[str]) -> dict[str, TensorInfo]:
 def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
     """Name -> name in the output, which is the one in the reference's file: wrappers' prefixes are put back."""
     with open_checkpoint(checkpoints.reference) as reader:
-        return reader.stored_names()
+        stored = reader.stored_names()
+    # What is taken from another checkpoint, and the reference lacks, gets the prefix that all others have.
+    prefixes = {stored[name].removesuffix(name) for name in checkpoints.tensors if name in stored}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    return {**stored, **{name: prefix + name for name in checkpoints.tensors if name not in stored}}
 
 
 def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) -> None:
@@ -170,7 +174,7 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) ->
         with InputFile(side_file) as file:
             content, loaded = load_whole(file)
         inputs.know({side_file: loaded.sha256})
-        target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
+        target = folder / side_name(side_file, checkpoints.places)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ladle_engine.pipeline.markdown import cell, code, words
@@ -33,11 +34,10 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             *_sets(report),
             *_statistics(report["statistics"]),
+            *_left_out(report),
             "## Load",
             "```python",
-            "from safetensors.torch import load_file",
-            'weights = load_file("model.safetensors")',
-            "# or from_pretrained(folder), if config.json is one of transformers'",
+            *_loading(report["files"]),
             "```",
             "",
             "## Rebuild",
@@ -58,16 +58,33 @@ def model_card(report: Mapping[str, Any]) -> str:
     )
 
 
+def _loading(files: Iterable[str]) -> list[str]:
+    described = next((name for name in files if name.endswith(".metadata")), None)
+    if described is None:
+        return [
+            "from safetensors.torch import load_file",
+            'weights = load_file("model.safetensors")',
+            "# or from_pretrained(folder), if config.json is one of transformers'",
+        ]
+    place = described.removesuffix(".metadata") or "."
+    return [
+        "import torch.distributed.checkpoint as dcp",
+        f"dcp.load(state_dict, checkpoint_id={json.dumps(place)})",
+        "# `state_dict` has the tensors and names of the checkpoints that this was made from",
+    ]
+
+
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
         return (
             "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
-            "is that checkpoint, unchanged."
+            f"is that checkpoint, {_how_it_is(report)}."
         )
     if report["winner"] == "best":
         return (
-            "No average was better than the best checkpoint on the select split, so this is that checkpoint, unchanged."
+            f"No average was better than the best checkpoint on the select split, so this is that checkpoint, "
+            f"{_how_it_is(report)}."
         )
     if gain["value"] == 0:
         return (
@@ -79,6 +96,13 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _how_it_is(report: Mapping[str, Any]) -> str:
+    """Of the best checkpoint, which is the result."""
+    weights = next(row["coefficients"][0] for row in report["candidates"] if row["method"] == "best")
+    is_whole = not report["checkpoints"][weights.index(1.0)]["not_its_own"]
+    return "unchanged" if is_whole else "but for the tensors below"
 
 
 def _sets(report: Mapping[str, Any]) -> list[str]:
@@ -107,6 +131,33 @@ def _sets(report: Mapping[str, Any]) -> list[str]:
         *_markdown_table(heads, rows),
         "",
     ]
+
+
+def _left_out(report: Mapping[str, Any]) -> list[str]:
+    """What no average was made of, and which checkpoints could not be judged as they are."""
+    taken, dropped = report["left_out"]["taken_from"], report["left_out"]["dropped"]
+    if not taken and not dropped:
+        return []
+    strangers = [each["name"] for each in report["checkpoints"] if each["not_its_own"]]
+    alone = "A single checkpoint was judged with its own."
+    if strangers:
+        alone = (
+            f"A single checkpoint was judged with its own, but for {_some(strangers)}: there they are absent or have "
+            f"another shape, so they were replaced by these."
+        )
+    return [
+        "## Left out of the average",
+        *[f"- {_some(names)}: from {code(source)}" for source, names in taken.items()],
+        *([f"- {_some(dropped)}: not in this model"] if dropped else []),
+        "",
+        alone,
+        "",
+    ]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(code(name) for name in names[:most]) + more
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

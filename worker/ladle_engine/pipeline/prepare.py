@@ -10,6 +10,7 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.checkpoints.check import check_headers, identical
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.agreement import together
@@ -19,7 +20,6 @@ from ladle_engine.evaluation.statistics_choice import StatisticsChoice, Statisti
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.methods.plan import refuse_bad_options
-from ladle_engine.model.batch_norm import batch_norms
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
@@ -61,6 +61,7 @@ def prepare(job: Job) -> MethodContext:
     """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
     job.on_event(StageStarted(stage="check"))
     check_headers(job.checkpoints, job.on_event)
+    tell_of_strangers(job)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
@@ -144,7 +145,7 @@ def make_statistics(job: Job, binding: Binding, weights: ModelWeights) -> Statis
     if not job.plan.mixes:
         return StatisticsChoice(policy=NoStatistics(binding))
     # With batches of one there are no batch statistics, and nothing is taken over ranks.
-    if batch_norms(binding.model) and job.task.batch_size > 1:
+    if binding.running_norms and job.task.batch_size > 1:
         _refuse_empty_shares(job)
     choice = StatisticsChooser(
         checkpoints=job.checkpoints,
@@ -179,10 +180,28 @@ def _refuse_empty_shares(job: Job) -> None:
         )
 
 
+def tell_of_strangers(job: Job) -> None:
+    """Warns of checkpoints that cannot be judged as they are, because their own tensors do not fit."""
+    strangers = []
+    for checkpoint in job.checkpoints.checkpoints:
+        with open_checkpoint(checkpoint) as reader:
+            if not all(job.checkpoints.has_own(reader, name) for name in job.checkpoints.taken):
+                strangers.append(checkpoint.name)
+    if strangers:
+        names = ", ".join(f"`{name}`" for name in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        job.on_event(
+            Warned(
+                message=f"{names}: some of the tensors that are left out of the average are absent there or have "
+                f"another shape. Also when such a checkpoint is judged alone, it has those that averages have."
+            )
+        )
+
+
 def load_mean(checkpoints: CheckpointSet, binding: Binding, weights: ModelWeights) -> None:
     """Collective: fills the model with the mean of all checkpoints, but for its statistics."""
     for name, values in binding.counters_of(checkpoints.reference).items():
         binding.counters[name].copy_(values)
+    binding.load_constants()
     K, groups = len(checkpoints.names), whole_model(binding)
     weights.placement(groups).load_weights(torch.full((K, 1), 1 / K, dtype=torch.float64), groups)
 

@@ -16,12 +16,14 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 
@@ -50,6 +52,7 @@ def write_output(
     winner: Candidate,
     run: Run,
     max_shard_bytes: int,
+    output_format: str,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
@@ -73,6 +76,7 @@ def write_output(
             metadata=metadata,
             on_event=context.on_event,
             readers=hashed.readers,
+            output_format=output_format,
         )
         run.inputs.know(hashed.digests())
     verify_model(folder, recipe, digests, context.on_event)
@@ -82,7 +86,7 @@ def write_output(
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
-    (folder / "README.md").write_text(model_card(report))
+    (folder / "README.md").write_text(in_far_names(model_card(report)))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
@@ -90,7 +94,7 @@ def write_output(
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
     digests = run.inputs.digests
-    side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
+    side_files = {path: str(side_name(path, checkpoints.places)) for path in checkpoints.side_files}
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
@@ -117,8 +121,10 @@ def coefficients_json(
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        "taken_from": _taken_from(context.checkpoints),
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
             candidate.method: {
@@ -128,6 +134,14 @@ def coefficients_json(
             for candidate in candidates
         },
     }
+
+
+def _taken_from(checkpoints: CheckpointSet) -> dict[str, list[str]]:
+    """Checkpoint -> the tensors that are left out of the average and taken from it."""
+    found: dict[str, list[str]] = {}
+    for name, source in checkpoints.taken.items():
+        found.setdefault(source, []).append(name)
+    return found
 
 
 def report_json(
@@ -166,6 +180,7 @@ def report_json(
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs["checkpoints"][checkpoint.name],
+                "not_its_own": context.not_its_own(index),
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
@@ -173,6 +188,10 @@ def report_json(
             "distances": context.geometry.distances_KK().tolist(),
             "cosines": context.geometry.cosines_KK().tolist(),
             "order": list(names),
+        },
+        "left_out": {
+            "taken_from": _taken_from(context.checkpoints),
+            "dropped": sorted(context.checkpoints.dropped),
         },
         "num_parameters": context.binding.num_parameters,
         "splits": {
@@ -190,7 +209,7 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
-        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], "far": far_record()},
         "versions": versions(),
         "files": dict(digests),
     }
@@ -221,4 +240,4 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     # A NaN is no JSON: better an error here than a file that half the readers refuse.
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    path.write_text(in_far_names(json.dumps(value, indent=1, allow_nan=False)) + "\n")

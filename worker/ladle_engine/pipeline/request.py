@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from ladle_engine.checkpoints.sources import CkptDir, paths_of
 from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
+from ladle_engine.output.folder import OUTPUT_FORMATS, SAFETENSORS
 from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.paths import PathLike
 from ladle_engine.placements.memory_plan import AUTO as ANY
@@ -42,7 +44,7 @@ DECIDING_PATH = {"decides": True, "is_path": True}
 class Request:
     """The arguments of `average`, which documents them. Raises `ValueError` for one that breaks its own rule."""
 
-    ckpt_dir: PathLike = field(metadata=DECIDING_PATH)
+    ckpt_dir: CkptDir = field(metadata=DECIDING_PATH)
     val_set: PathLike | Mapping[str, PathLike] = field(metadata=DECIDING_PATH)
     output: PathLike
     method: str = field(default=AUTO, metadata=DECIDES)
@@ -55,6 +57,11 @@ class Request:
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
+    use_ema: bool = field(default=False, metadata=DECIDES)
+    like: str | None = field(default=None, metadata=DECIDES)
+    skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
+    take_from: Mapping[str, str | Sequence[str]] | None = field(default=None, metadata=DECIDES)
+    component: str | None = field(default=None, metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default=COEFFICIENTS, metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)
@@ -63,6 +70,7 @@ class Request:
     no_set_worse: bool = field(default=False, metadata=DECIDES)
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
+    output_format: str = SAFETENSORS
     seed: int = field(default=0, metadata=DECIDES)
     device: str | torch.device | None = None
     placement: str = ANY
@@ -73,7 +81,8 @@ class Request:
     commit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("ckpt_dir", "val_set", "output", "train_set", "state_dir"):
+        paths_of(self.ckpt_dir)
+        for name in ("val_set", "output", "train_set", "state_dir"):
             path = getattr(self, name)
             may_be_absent = name in ("train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):
@@ -86,6 +95,7 @@ class Request:
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
+            ("output_format", self.output_format, OUTPUT_FORMATS),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}.")

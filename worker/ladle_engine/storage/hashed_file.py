@@ -39,6 +39,9 @@ class HashedFile:
         self._source.read_into(buffer, offset)
         self._hash(buffer[self._hashed - offset :])
 
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        self.read_into(buffer, offset)
+
     def digest(self) -> str:
         """Of the whole file, in hexadecimal; reads what is left of it."""
         self._hash_up_to(self.size)
@@ -52,7 +55,7 @@ class HashedFile:
         gap = memoryview(bytearray(min(GAP_BYTES, max(offset - self._hashed, 0))))
         while self._hashed < offset:
             part = gap[: offset - self._hashed]
-            self._source.read_into(part, self._hashed)
+            self._source.read_gap_into(part, self._hashed)
             self._hash(part)
 
     def _hash(self, content: memoryview) -> None:
@@ -73,6 +76,9 @@ class LoadedFile:
     sha256: str
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
+        raise AssertionError("what it holds is in memory")
+
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
         raise AssertionError("what it holds is in memory")
 
     def digest(self) -> str:

@@ -25,14 +25,14 @@ from ladle_engine.storage.input_file import InputFile
 METADATA_SUFFIX = ".metadata"
 
 
-def stored_tensors(files: Sequence[InputFile]) -> list[StoredFile]:
+def stored_tensors(files: Sequence[InputFile], *, use_ema: bool = False) -> list[StoredFile]:
     """Of the `.metadata` files, and then of the others. Chunks are looked at when they are read.
 
     Raises `CheckpointError`: corrupt, unsafe, or unsupported for chunks that were transformed.
     """
     described = [file for file in files if file.path.name.endswith(METADATA_SUFFIX)]
     metadata = read_metadata(described)
-    weights = weights_of(described[0].path, metadata)
+    weights = weights_of(described[0].path, metadata, use_ema=use_ema)
     chosen = {name: metadata.tensors[record.storage.key] for name, record in weights.tensors.items()}
     data = {file.path.name: file for file in files if file not in described}
     ranges = _needed(described[0], chosen, data)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladle_engine.checkpoints.pickles.follower import MAX_BYTES
 from ladle_engine.checkpoints.pickles.legacy_file import begins_as_legacy, open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
+from ladle_engine.checkpoints.pickles.source import Source
 from ladle_engine.checkpoints.pickles.torch_archive import is_zip, open_archive
 from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed
@@ -15,9 +15,11 @@ from ladle_engine.storage.input_file import InputFile
 
 
 def pickled_value(file: InputFile) -> Any:
-    """What the pickle makes that `pickle.dump` or `torch.save` wrote: dicts, lists, tuples, texts and numbers as
-    themselves, sets as lists, classes and functions as `values.Name`, tensors as `values.StoredTensor`, all other objects
-    as `values.Inert`. A key of a dict that is a tuple or a long number is `Inert("a key", (the key,))`.
+    """What the pickle makes that `pickle.dump` or `torch.save` wrote.
+
+    Dicts, lists, tuples, texts and numbers are themselves, and sets are lists. Classes and functions are `values.Name`,
+    tensors `values.StoredTensor`, all other objects `values.Inert`. A key of a dict that is a tuple or a long number is
+    `Inert("a key", (the key,))`.
 
     Nothing is imported, called or run. Raises `CheckpointError`: corrupt for what is damaged, or needs more than about
     160 MB of memory or ten million opcodes; unsafe for a pickle that names what runs programs.
@@ -36,6 +38,4 @@ def _value(file: InputFile) -> Any:
         return wanted(follow(open_archive(file).pickle())).value
     if begins_as_legacy(file):
         return open_legacy(file).value
-    if file.size > MAX_BYTES:
-        raise Malformed(f"its {file.size:,} bytes are more than {MAX_BYTES:,}")
-    return wanted(follow(file.read(0, file.size))).value
+    return wanted(follow(Source(file))).value

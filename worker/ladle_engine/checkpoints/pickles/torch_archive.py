@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
@@ -26,8 +27,8 @@ from ladle_engine.storage.zip_members import read_member, refuse_unusual
 ZIP_START = b"PK\x03\x04"
 MAX_DIRECTORY_BYTES = 32 << 20
 """Of the archive's table of contents: some 400,000 records."""
-MAX_PICKLE_BYTES = 64 << 20
-"""Some 250,000 tensors."""
+MAX_PACKED_PICKLE_BYTES = 32 << 20
+"""Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
 MAX_RATIO = 100
 """How many times as large as its file an archive may be, if it is not small: weights hardly shrink."""
 SMALL_BYTES = 64 << 20
@@ -106,8 +107,12 @@ class TorchArchive:
         native = self.is_little_endian == (sys.byteorder == "little")
         return native and all(info.compress_type == zipfile.ZIP_STORED for info in self.records.values())
 
-    def pickle(self) -> bytes:
-        return self._content("data.pkl", MAX_PICKLE_BYTES)
+    def pickle(self) -> Source:
+        info = self.records["data.pkl"]
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = self.start(info)
+            return Source(self.file, start, start + info.file_size)
+        return Source(Held(self.content(info, MAX_PACKED_PICKLE_BYTES)))
 
     def record(self, tensor: StoredTensor) -> zipfile.ZipInfo:
         """Of the tensor's storage."""
@@ -135,9 +140,6 @@ class TorchArchive:
             return self.file.read(self.start(info), info.file_size)
         with damage_named():
             return read_member(self.archive, info)
-
-    def _content(self, name: str, most: int) -> bytes:
-        return self.content(self.records[name], most)
 
 
 def open_archive(file: ReadableFile) -> TorchArchive:
