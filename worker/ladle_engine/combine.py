@@ -16,6 +16,7 @@ from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
+from ladle_engine.output.folder import SAFETENSORS, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
@@ -46,6 +47,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     take_from: Mapping[str, str | Sequence[str]] | None = None,
     component: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes `sum_i weights_i w_i` of the checkpoints in `ckpt_dir` into the new folder `output`, with the side files.
@@ -72,9 +74,10 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
             they are the last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; they are that checkpoint's.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
 
     Raises:
-        ValueError: `weights`, `dtype` or `max_shard_bytes` breaks its rule.
+        ValueError: `weights`, `dtype`, `max_shard_bytes` or `output_format` breaks its rule.
         CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity;
             `like`, `skip_tensors` or `take_from` does not fit them; or
             the result does not fit the output's type.
@@ -84,6 +87,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     if dtype not in OUTPUT_DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(OUTPUT_DTYPES)}, but is {dtype!r}.")
     refuse_number("max_shard_bytes", max_shard_bytes, 1)
+    refuse_output_format(output_format)
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
@@ -107,7 +111,12 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)
             metadata = {"ladle_version": installed_version("ladle")}
             digests = write_model(
-                staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
+                staging,
+                recipe,
+                max_shard_bytes=max_shard_bytes,
+                metadata=metadata,
+                on_event=progress,
+                output_format=output_format,
             )
             verify_model(staging, recipe, digests, progress)
             copy_side_files(checkpoints, staging, inputs)

@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.safetensors_file import read_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
-from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.folder import COEFFICIENTS_FILE, SAFETENSORS, STATISTICS_FILE, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
@@ -35,6 +35,7 @@ def rebuild(
     output: PathLike,
     candidate: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes the model that `coefficients` describes into the new folder `output`, with the side files.
@@ -42,13 +43,16 @@ def rebuild(
     Args:
         coefficients: the file `coefficients.json`, or the result's folder.
         candidate: a method of the report other than the winner.
+        output_format: `safetensors` or `dcp`, as in `average`.
 
     Raises:
+        ValueError: `output_format` is another one.
         CheckpointError: the folder lacks one of the checkpoints, or one has changed since.
         EngineError: (inputs-changed) a file was changed meanwhile.
         MethodError: there is no such candidate.
         OutputError: `output` exists, or the disk is full.
     """
+    refuse_output_format(output_format)
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)
@@ -61,6 +65,7 @@ def rebuild(
                 metadata={},
                 on_event=progress,
                 readers=hashed.readers,
+                output_format=output_format,
             )
             _refuse_others(hashed.digests(), expected)
             verify_model(staging, recipe, digests, progress)

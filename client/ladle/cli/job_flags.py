@@ -135,6 +135,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("output.name", "--output", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
+        Flag("output.format", "--output-format", "FORMAT"),
     ),
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),

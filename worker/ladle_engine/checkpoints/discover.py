@@ -170,7 +170,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
         tensors=tensors,
         config=None,
         side_files=(),
-        home=reference.files[0].parent,
+        home=reference.home_in(sources.folder),
         places=(),
         root=sources.root_of(reference.files[0]),
         order=order.reason,
@@ -181,7 +181,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
 
 def _with_side_files(found: CheckpointSet) -> CheckpointSet:
     """Of the checkpoint that gives the model its shapes."""
-    model = next(each for each in found.checkpoints[::-1] if each.files[0].parent == found.home)
+    model = next(each for each in found.checkpoints[::-1] if each.home_in(found.folder) == found.home)
     places = places_of(found.folder / model.run, found.home, found.folder, found.root)
     beside, config = side_files(places, found.root), read_config(places, found.root)
     not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()

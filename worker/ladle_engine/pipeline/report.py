@@ -52,6 +52,7 @@ def write_output(
     winner: Candidate,
     run: Run,
     max_shard_bytes: int,
+    output_format: str,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
@@ -75,6 +76,7 @@ def write_output(
             metadata=metadata,
             on_event=context.on_event,
             readers=hashed.readers,
+            output_format=output_format,
         )
         run.inputs.know(hashed.digests())
     verify_model(folder, recipe, digests, context.on_event)
