@@ -216,6 +216,9 @@ class CheckpointFilter(Contract):
     """Take only the last n checkpoints."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=10_000)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
+    use_ema: bool = False
+    """Take of each file the average that was made while training (EMA, SWA), in place of the model. A file without one
+    is an error."""
 
 
 class TrainSet(Contract):

@@ -78,6 +78,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
     component: str | None = None,
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: str | Sequence[str] | None = None,
+    take_from: Mapping[str, str | Sequence[str]] | None = None,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -122,6 +126,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
+            last checkpoint's. The others may have them in another shape, or not at all.
+        take_from: checkpoint -> the same; every average has that checkpoint's.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.

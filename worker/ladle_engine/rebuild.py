@@ -84,7 +84,12 @@ def load_recipe(
     """
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
-    checkpoints = discover(ckpt_dir, names=saved.coefficients.checkpoints)
+    checkpoints = discover(
+        ckpt_dir,
+        names=saved.coefficients.checkpoints,
+        use_ema=saved.use_ema,
+        take_from=saved.taken_from,
+    )
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(
         checkpoints=checkpoints,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ladle_engine.checkpoints.architectures import those_like
 from ladle_engine.checkpoints.duplicates import each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
 from ladle_engine.checkpoints.layouts.components import is_of
+from ladle_engine.checkpoints.left_out import Globs, LeftOut, leave_out, named, some, told
+from ladle_engine.checkpoints.name_parts import names_a_time
 from ladle_engine.checkpoints.order import Order, arrange, listed
-from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
 from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
@@ -26,7 +29,8 @@ MOST_NAMES = 5
 """Of one reason, in a message."""
 
 
-def discover(
+@keeping_files_open()
+def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,
     pattern: str | None = None,
@@ -34,6 +38,10 @@ def discover(
     last: int | None = None,
     steps: Sequence[int | float] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: Globs | None = None,
+    take_from: Mapping[str, Globs] | None = None,
     names: Sequence[str] | None = None,
     component: str | None = None,
 ) -> CheckpointSet:
@@ -47,25 +55,35 @@ def discover(
         last: only the last n in order, after copies are left out.
         steps: only these steps; a missing one is an error.
         order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the average; the reference's are
+            taken.
+        take_from: checkpoint -> the same, taken from that checkpoint.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
 
     Raises:
-        CheckpointError: none, too few, unreadable, corrupt or unsafe; or `last` needs an order that the names leave
-            open.
+        CheckpointError: none, too few, unreadable, corrupt or unsafe; `last` needs an order that the names leave open;
+            or `like`, `skip_tensors` or `take_from` does not fit what is there.
         ValueError: an argument breaks its own rule.
     """
-    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    if not isinstance(use_ema, bool):
+        raise ValueError(f"`use_ema` must be True or False, but is {use_ema!r}.")
+    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, like=like)
+    left_out = LeftOut(skip_tensors=skip_tensors, take_from=take_from)
     sources = sources_of(ckpt_dir)
     folder = sources.folder
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     if names is not None:
-        chosen = [_named(name, folder) for name in names]
-        return _opened(sources, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
-    candidates, passed_over = scan(sources, component)
+        chosen = [_of_kind(_named(name, folder), use_ema) for name in names]
+        in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
+        return _opened(sources, in_order, chosen, left_out)
+    found, passed_over = scan(sources, component)
     if component is not None:
-        candidates = [each for each in candidates if is_of(component, each.checkpoint.name)]
+        found = _of_component(component, found, passed_over, folder)
+    candidates = [_of_kind(each, use_ema) for each in found]
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
@@ -73,18 +91,37 @@ def discover(
         raise _nothing(folder, filters, candidates, passed_over)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
+    wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
     once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
     ordered = _last(arrange(once.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
-    found = _opened(sources, ordered, candidates)
-    refuse_parts(found.names)
+    opened = _opened(sources, ordered, candidates, left_out)
+    refuse_parts(opened.names)
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
-        found,
-        warnings=(*idle, *passed, *once.warnings, *mixed_averages(found.names), *found.warnings),
+        opened,
+        warnings=(*idle, *passed, *unlike, *once.warnings, *mixed_averages(opened.names), *opened.warnings),
         identical=once.identical,
     )
+
+
+def _alike(
+    like: str | None,
+    wanted: Sequence[Checkpoint],
+    candidates: Sequence[Candidate],
+    left_out: LeftOut,
+    folder: Path,
+) -> tuple[list[Checkpoint], list[str]]:
+    """Those of the architecture of `like`, and a warning that names the others."""
+    if like is None:
+        return list(wanted), []
+    # What is refused, such as a link that leads out, is not opened.
+    usable = {each.checkpoint.name: each.checkpoint for each in candidates if each.refusal is None}
+    model = usable[named(like, "like", list(usable), folder)]
+    alike = those_like(model, wanted, left_out, unopened={each.name for each in wanted} - usable.keys())
+    others = [each.name for each in wanted if each not in alike]
+    return alike, [f"Of another architecture than `{model.name}`, and left out: {some(others)}."] if others else []
 
 
 def _last(order: Order, last: int | None) -> Order:
@@ -109,7 +146,26 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
-def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate]) -> CheckpointSet:
+def _of_component(
+    component: str, found: Sequence[Candidate], passed_over: Sequence[PassedOver], folder: Path
+) -> list[Candidate]:
+    if chosen := [each for each in found if is_of(component, each.checkpoint.name)]:
+        return chosen
+    there = f" It holds: {listed([each.checkpoint for each in found])}." if found else ""
+    passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    raise CheckpointError(
+        "no-checkpoints",
+        f"`component=` must name one of the models that checkpoints are made of, such as a folder `unet` in each, but "
+        f"`{folder}` has no `{component}`.{there}{passed}",
+    )
+
+
+def _of_kind(found: Candidate, use_ema: bool) -> Candidate:
+    """The model's weights, or the average that was made of them while training."""
+    return replace(found, checkpoint=replace(found.checkpoint, use_ema=use_ema))
+
+
+def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], left_out: LeftOut) -> CheckpointSet:
     """The set, with what the reference says about all. Raises `CheckpointError` for what cannot be used."""
     refusals = {each.checkpoint.name: each.refusal for each in candidates if each.refusal is not None}
     for checkpoint in order.checkpoints:
@@ -118,24 +174,38 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate]) -> 
         for path in checkpoint.files:
             refuse_unreadable(path)
     reference = order.checkpoints[-1]
-    home, root = reference.files[0].parent, sources.root_of(reference.files[0])
-    places = places_of(sources.folder / reference.run, home, sources.folder, root)
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
-    beside, config = side_files(places, root), read_config(places, root)
-    return CheckpointSet(
+    found = CheckpointSet(
         folder=sources.folder,
         checkpoints=order.checkpoints,
         tensors=tensors,
+        config=None,
+        side_files=(),
+        home=reference.files[0].parent,
+        places=(),
+        root=sources.root_of(reference.files[0]),
+        order=order.reason,
+        doubt=order.doubt,
+    )
+    return _with_side_files(leave_out(found, left_out), sources)
+
+
+def _with_side_files(found: CheckpointSet, sources: Sources) -> CheckpointSet:
+    """Of the checkpoint that gives the model its shapes."""
+    model = next(each for each in found.checkpoints[::-1] if each.files[0].parent == found.home)
+    root = sources.root_of(model.files[0])
+    places = places_of(found.folder / model.run, found.home, found.folder, root)
+    beside, config = side_files(places, root), read_config(places, root)
+    not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()
+    return replace(
+        found,
+        root=root,
+        places=places,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
-        home=home,
-        places=places,
-        root=root,
-        order=order.reason,
-        doubt=order.doubt,
-        warnings=(f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else (),
+        warnings=(*told(found), *found.warnings, *not_copied),
     )
 
 
@@ -196,10 +266,12 @@ def _too_few(
 ) -> CheckpointError:
     of = "" if len(chosen) == found else f" of {found} that `pattern=`, `exclude=`, `steps=` and `last=` leave"
     passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    is_one = found == 1 and names_a_time(folder.name)
+    itself = " It seems to be one checkpoint: give the folder above it." if is_one else ""
     return CheckpointError(
         "too-few-checkpoints",
         f"`ckpt_dir=` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}{of}: "
-        f"{listed(chosen)}.{passed}",
+        f"{listed(chosen)}.{itself}{passed}",
     )
 
 

@@ -56,9 +56,7 @@ ORBAX = OtherFormat(
     convert="tree = orbax.checkpoint.StandardCheckpointer().restore('FOLDER'); "
     + TO_SAFETENSORS.format("flax.traverse_util.flatten_dict(tree, sep='.')"),
 )
-TORCH_EXPORT = OtherFormat(
-    name="torch.export", convert="torch.save(torch.export.load('FILE').state_dict, 'FILE.pt')"
-)
+TORCH_EXPORT = OtherFormat(name="torch.export", convert="torch.save(torch.export.load('FILE').state_dict, 'FILE.pt')")
 TORCHSCRIPT = OtherFormat(name="TorchScript", convert="torch.save(torch.jit.load('FILE').state_dict(), 'FILE.pt')")
 PICKLE = OtherFormat(
     name="pickle",

@@ -64,7 +64,7 @@ def paths_of(ckpt_dir: CkptDir) -> tuple[Path, ...]:
     """One or several, as they were given. Raises `ValueError`."""
     several = [ckpt_dir] if isinstance(ckpt_dir, str | os.PathLike) else ckpt_dir
     if not isinstance(several, Iterable) or isinstance(several, bytes):
-        raise ValueError(f"`ckpt_dir` must be a path, or several, but is {ckpt_dir!r}.")
+        raise ValueError(f"`ckpt_dir` must be a path, or a list of paths, but is {ckpt_dir!r}.")
     several = list(several)
     if not several:
         raise ValueError("`ckpt_dir` must be a path, or several, but is an empty list.")

@@ -35,6 +35,10 @@ class SavedCoefficients:
     output_dtypes: Mapping[str, torch.dtype]
     sha256: Mapping[str, Mapping[str, str]]
     """Checkpoint -> file -> digest."""
+    use_ema: bool
+    """Whether they are of the averages that were made while training."""
+    taken_from: Mapping[str, tuple[str, ...]]
+    """Checkpoint -> the tensors that are left out of the average and taken from it."""
 
     def refuse_other_tensors(self, path: Path, checkpoints: CheckpointSet) -> None:
         """Raises `CheckpointError` (corrupt-checkpoint) for a tensor that the checkpoints lack or have of another
@@ -73,12 +77,21 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
     for name in coefficients.checkpoints:
         digests = saved["sha256"].get(name) if isinstance(saved["sha256"], dict) else None
         rule.must(_is_mapping(digests, str), f"have the digests of `{name}`, but has none")
+    taken_from = saved.get("taken_from", {})
+    rule.must(
+        _is_mapping(taken_from, list) and all(_are(str, names) for names in taken_from.values()),
+        "have names of tensors that are taken from a checkpoint, but has something else",
+    )
+    for name in taken_from:
+        rule.must(name in coefficients.checkpoints, f"take tensors from its checkpoints, but takes some from `{name}`")
     return SavedCoefficients(
         name=chosen,
         coefficients=coefficients,
         statistics=tuple(statistics),
         output_dtypes={name: DTYPE_OF[dtype] for name, dtype in dtypes.items()},
         sha256=saved["sha256"],
+        use_ema=saved.get("use_ema") is True,
+        taken_from={name: tuple(tensors) for name, tensors in taken_from.items()},
     )
 
 

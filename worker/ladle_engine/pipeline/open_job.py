@@ -85,4 +85,8 @@ def _discover(request: Request) -> CheckpointSet:
         steps=request.steps,
         order=request.order,
         component=request.component,
+        use_ema=request.use_ema,
+        like=request.like,
+        skip_tensors=request.skip_tensors,
+        take_from=request.take_from,
     )

@@ -117,8 +117,10 @@ def coefficients_json(
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        "taken_from": _taken_from(context.checkpoints),
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
             candidate.method: {
@@ -128,6 +130,14 @@ def coefficients_json(
             for candidate in candidates
         },
     }
+
+
+def _taken_from(checkpoints: CheckpointSet) -> dict[str, list[str]]:
+    """Checkpoint -> the tensors that are left out of the average and taken from it."""
+    found: dict[str, list[str]] = {}
+    for name, source in checkpoints.taken.items():
+        found.setdefault(source, []).append(name)
+    return found
 
 
 def report_json(
@@ -166,6 +176,7 @@ def report_json(
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs["checkpoints"][checkpoint.name],
+                "not_its_own": context.not_its_own(index),
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
@@ -173,6 +184,10 @@ def report_json(
             "distances": context.geometry.distances_KK().tolist(),
             "cosines": context.geometry.cosines_KK().tolist(),
             "order": list(names),
+        },
+        "left_out": {
+            "taken_from": _taken_from(context.checkpoints),
+            "dropped": sorted(context.checkpoints.dropped),
         },
         "num_parameters": context.binding.num_parameters,
         "splits": {

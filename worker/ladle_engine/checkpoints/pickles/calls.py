@@ -157,6 +157,8 @@ def _list(arguments: Arguments, charge: Charge) -> list[Any]:
     items = arguments[0] if arguments else ()
     if not isinstance(items, (list, tuple)):
         raise Malformed("it makes a list of something else than items")
+    if isinstance(items, list):
+        return items
     charge(8 * len(items))
     return list(items)
 
@@ -172,6 +174,11 @@ def _encoded(arguments: Arguments, charge: Charge) -> Any:
         return Inert("_codecs.encode", arguments)
     charge(len(arguments[0]))
     return arguments[0].encode("latin-1")
+
+
+def _bytes(arguments: Arguments, charge: Charge) -> Any:
+    """Of nothing, or of bytes."""
+    return b"" if not arguments else Inert("builtins.bytes", arguments)
 
 
 def _object(arguments: Arguments, charge: Charge) -> Any:
@@ -295,6 +302,7 @@ MAKERS: dict[str, Callable[[Arguments, Charge], Any]] = {
     "collections.defaultdict": _default_dict,
     **dict.fromkeys(("builtins.set", "builtins.frozenset", "builtins.list", "collections.deque"), _list),
     "_codecs.encode": _encoded,
+    "builtins.bytes": _bytes,
     "torch.Size": _itself,
     "torch.serialization._get_layout": _layout,
     "torch.nn.parameter.Parameter": _parameter,
