@@ -15,6 +15,7 @@ from typing import Any
 from ladle_engine.checkpoints.files import leads_out
 from ladle_engine.checkpoints.layouts.trainer import STATE
 from ladle_engine.checkpoints.name_parts import METRIC_WORD, SUFFIXES, Counts, parts_of
+from ladle_engine.checkpoints.order import runs_of
 from ladle_engine.checkpoints.side_files import USUAL_FOLDERS
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import EngineError
@@ -32,10 +33,9 @@ NO_METRIC = re.compile(
     re.IGNORECASE,
 )
 OF_VALIDATION = re.compile(r"(eval|val|valid|validation|test|dev)([-_/].+)?", re.IGNORECASE)
-IN_NAME = re.compile(
-    rf"(?<![a-z0-9])((?:[a-z0-9]+[_/])*{METRIC_WORD.pattern})[-_=](-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
-)
-GIVEN_IN_NAME = re.compile(r"([A-Za-z][A-Za-z0-9_/@]*)=(-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)")
+NUMBER = r"(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
+GIVEN_IN_NAME = re.compile(rf"(?P<name>[A-Za-z][A-Za-z0-9_/@]*)={NUMBER}")
+IN_NAME = re.compile(rf"(?<![a-z0-9])(?P<name>(?:[a-z]+[_/])?{METRIC_WORD.pattern})[-_]{NUMBER}")
 TIME_IN_NAME = re.compile(r".*(epoch|step|iter)s?|e|ep|v", re.IGNORECASE)
 MOST_METRICS = 50
 MOST_BYTES = 32 << 20
@@ -59,7 +59,7 @@ def metrics_beside(checkpoints: Sequence[Checkpoint], folder: Path, root: Path |
     folder itself by default, is read.
     """
     files = _Files(root=folder if root is None else root)
-    metrics, best = {}, set()
+    metrics = {}
     for each in checkpoints:
         run = folder / each.run
         home = each.files[0].parent if each.files else run
@@ -68,8 +68,7 @@ def metrics_beside(checkpoints: Sequence[Checkpoint], folder: Path, root: Path |
         found |= _of_table(files.table(run / SUMMARY), each) or _of_log(files, run, each)
         found |= _of_state(state, each) | (_of_results(files, home) if _has_a_folder(each, home, run) else {})
         metrics[each.name] = dict(list(found.items())[:MOST_METRICS])
-        best |= {each.name} if _is_best(state, home) else set()
-    return Beside(metrics=metrics, best=frozenset(best))
+    return Beside(metrics=metrics, best=_best(files, checkpoints, folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +102,18 @@ def _of_state(state: Any, checkpoint: Checkpoint) -> Metrics:
     return {name: value for each in logged for name, value in _numbers(each).items() if OF_VALIDATION.fullmatch(name)}
 
 
-def _is_best(state: Any, home: Path) -> bool:
-    """`best_model_checkpoint` is a path of the machine that trained."""
-    best = state.get("best_model_checkpoint") if isinstance(state, dict) else None
-    return isinstance(best, str) and PurePosixPath(best.replace("\\", "/")).name == home.name
+def _best(files: _Files, checkpoints: Sequence[Checkpoint], folder: Path) -> frozenset[str]:
+    """What the Trainer's last state of each run calls the best, by a path of the machine that trained."""
+    best: set[str] = set()
+    for run, members in runs_of(checkpoints).items():
+        homes = {each.files[0].parent: each.name for each in members if each.files}
+        states = [files.json(home / STATE) for home in (folder / run, *homes)]
+        known = [each for each in states if isinstance(each, dict) and type(each.get("global_step")) is int]
+        named = max(known, key=lambda each: each["global_step"], default={}).get("best_model_checkpoint")
+        if isinstance(named, str):
+            last_part = PurePosixPath(named.replace("\\", "/")).name
+            best |= {name for home, name in homes.items() if home.name == last_part}
+    return frozenset(best)
 
 
 def _of_results(files: _Files, home: Path) -> Metrics:
@@ -129,7 +136,7 @@ def _of_table(rows: Sequence[Mapping[str, str]], checkpoint: Checkpoint) -> Metr
 
 
 def _of_log(files: _Files, run: Path, checkpoint: Checkpoint) -> Metrics:
-    """The last value of each metric in the checkpoint's epoch or, without one, at its step, which is logged from 0 on."""
+    """The last value of each metric in the checkpoint's epoch or, without one, at its step; it logs from step 0 on."""
     rows = files.table(run / LOG)
     if not rows and run.name in USUAL_FOLDERS and run != files.root:
         rows = files.table(run.parent / LOG)
@@ -153,9 +160,10 @@ def _evaluated(row: Mapping[str, str]) -> Metrics:
 
 
 def _of_name(name: str) -> Metrics:
+    """`val_loss=0.31` and `acc_93`."""
     text = SUFFIXES.sub("", name)
-    found = {name: float(number) for name, number in GIVEN_IN_NAME.findall(text) if not TIME_IN_NAME.fullmatch(name)}
-    return found or {each[1]: float(each[each.re.groups]) for each in IN_NAME.finditer(text.lower())}
+    found = [*GIVEN_IN_NAME.finditer(text)] or [*IN_NAME.finditer(text.lower())]
+    return {each["name"]: float(each["number"]) for each in found if not TIME_IN_NAME.fullmatch(each["name"])}
 
 
 def _numbers(values: Mapping[str, Any]) -> Metrics:
