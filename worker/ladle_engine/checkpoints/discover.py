@@ -20,6 +20,7 @@ from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
 from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
+from ladle_engine.checkpoints.unlike_configs import unlike_configs
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import ProgressCallback, Warned
@@ -198,15 +199,15 @@ def _with_side_files(found: CheckpointSet, sources: Sources) -> CheckpointSet:
     places = places_of(found.folder / model.run, found.home, found.folder, root)
     beside, config = side_files(places, root), read_config(places, root)
     not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()
-    return replace(
+    found = replace(
         found,
         root=root,
         places=places,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
-        warnings=(*told(found), *found.warnings, *not_copied),
     )
+    return replace(found, warnings=(*told(found), *found.warnings, *not_copied, *unlike_configs(found, sources)))
 
 
 def _named(name: str, folder: Path) -> Candidate:

@@ -107,8 +107,8 @@ def _matching(folder: Path, parts: Sequence[str]) -> list[Path]:
     if not parts:
         return [folder]
     first, *rest = parts
-    if not MAGIC.search(first):
-        inner = folder / first
+    inner = folder / first
+    if not MAGIC.search(first) or seems_folder(inner) or seems_file(inner):
         if rest:
             return _matching(inner, rest)
         return [inner] if seems_folder(inner) or seems_file(inner) else []
