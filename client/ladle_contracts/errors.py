@@ -22,6 +22,8 @@ class Reason(OpenEnum):
     """A pickle with more in it than tensors. It was not run."""
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
     """Names, shapes or types differ between two checkpoints."""
+    INVALID_CHECKPOINT_OPTIONS = "invalid-checkpoint-options"
+    """`like`, `skip_tensors` or `take_from` does not fit what the folder holds."""
     UNSUPPORTED_TENSORS = "unsupported-tensors"
     """A tensor of a kind that has no average, such as a sparse or a quantised one."""
     NON_FINITE_WEIGHTS = "non-finite-weights"

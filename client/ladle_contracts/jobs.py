@@ -104,6 +104,9 @@ _GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
 Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
 """A shell pattern, or a list of them."""
 
+CheckpointName = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A checkpoint's path inside the folder, such as `checkpoint-500` or `epoch-3.pt`."""
+
 Step = Annotated[
     float,
     Field(allow_inf_nan=False, ge=-(2**53), le=2**53),
@@ -219,6 +222,14 @@ class CheckpointFilter(Contract):
     use_ema: bool = False
     """Take of each file the average that was made while training (EMA, SWA), in place of the model. A file without one
     is an error."""
+    like: CheckpointName | None = None
+    """Take only checkpoints of the architecture of this one: the same names, shapes and kinds of tensors."""
+    skip_tensors: Globs = ()
+    """Leave tensors whose name matches this glob, or one of several, out of the average. Every average has those of the
+    last checkpoint. The other checkpoints may have them in another shape, or not at all."""
+    take_from: Annotated[dict[CheckpointName, Globs], Field(max_length=100)] = Field(default_factory=dict)
+    """Leave tensors out of the average, and say from which checkpoint they are taken instead of the last: its path
+    inside the folder, with a glob, or several, on names of tensors."""
 
 
 class TrainSet(Contract):
@@ -235,7 +246,8 @@ class Output(Contract):
     """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The name of the result's folder, which must not exist yet. By default it is the job's id."""
+    """The name of the result's folder, which must not exist yet. By default it is `<run>-<method>-<id>`: the
+    folder that the checkpoints are in, the method, and the beginning of the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000

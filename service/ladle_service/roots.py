@@ -32,7 +32,7 @@ def check_output(spec: JobSpec, results_dir: Path) -> None:
     """Raises `output-exists` if the name is taken. A running job may take it later, so the worker checks again."""
     if spec.output.name is not None and os.path.lexists(results_dir / spec.output.name):
         rule = f"must be the name of a new folder, but {shown(spec.output.name)} exists"
-        message = f"`output.name` {rule}. Choose another name, or leave it out to use the job's id."
+        message = f"`output.name` {rule}. Choose another name, or leave it out."
         raise ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])
 
 

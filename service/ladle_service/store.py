@@ -28,6 +28,7 @@ from ladle_contracts import (
 )
 from ladle_contracts.events import read_event_body
 from ladle_contracts.jobs import read_spec
+from ladle_contracts.output_names import default_output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
@@ -92,9 +93,10 @@ class JobStore:
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
         """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
+        new_id = secrets.token_hex(10)
         answer, job_id = await self._submit(
             args=[
-                secrets.token_hex(10),
+                new_id,
                 owner,
                 spec.model_dump_json(),
                 spec.priority,
@@ -105,6 +107,7 @@ class JobStore:
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
+                spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
             ]
         )
         if answer == "conflict":

@@ -11,10 +11,22 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ENGINE = REPOSITORY / "worker/ladle_engine"
 ROOMS = (
-    ("__init__", "average", "combine", "rebuild", "testing"),
+    ("__init__", "average", "combine", "inspection", "rebuild", "testing"),
     *(("pipeline",), ("methods",), ("training",), ("placements",), ("subspace",), ("directions",), ("evaluation",)),
     *(("model",), ("output",), ("tasks",), ("resume_state",), ("checkpoints",), ("distributed",), ("storage",)),
-    ("coefficients", "determinism", "errors", "options", "paths", "progress", "random_signs", "safe_text", "versions"),
+    (
+        "coefficients",
+        "determinism",
+        "errors",
+        "far_names",
+        "far_urls",
+        "options",
+        "paths",
+        "progress",
+        "random_signs",
+        "safe_text",
+        "versions",
+    ),
 )
 """The engine from top to bottom: a room imports what stands below it, and from its own row."""
 

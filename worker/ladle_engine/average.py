@@ -31,6 +31,7 @@ from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.given.functions import Loss, Metrics
 
@@ -59,6 +60,7 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@with_far_folders
 def average(  # noqa: PLR0913  # one argument per option, which people name
     ckpt_dir: CkptDir,
     val_set: PathLike | Mapping[str, PathLike] | None = None,
@@ -77,11 +79,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
-    component: str | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
     take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -125,12 +127,12 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
-        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
             last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; every average has that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.

@@ -10,6 +10,7 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
@@ -21,9 +22,11 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.request import refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.versions import installed_version
 
 
+@with_far_folders
 @keeping_files_open()
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
@@ -37,11 +40,11 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
-    component: str | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
     take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
@@ -63,12 +66,12 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         exclude: a glob, or several, of checkpoints to leave out.
         order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
             where the names leave it open.
-        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the sum, whatever the weights are:
             they are the last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; they are that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
 
     Raises:
         ValueError: `weights`, `dtype` or `max_shard_bytes` breaks its rule.
@@ -98,6 +101,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         take_from=take_from,
     )
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)

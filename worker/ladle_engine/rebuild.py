@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
@@ -22,8 +23,10 @@ from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coef
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
+from ladle_engine.storage.far.door import with_far_folders
 
 
+@with_far_folders
 @keeping_files_open()
 def rebuild(
     coefficients: PathLike,
@@ -48,6 +51,7 @@ def rebuild(
     """
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
         with inputs.blamed():
             digests = write_model(
@@ -65,10 +69,12 @@ def rebuild(
     return Path(output)
 
 
+@with_far_folders
 def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
     recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
+        fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
         state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
         _refuse_others(hashed.digests(), expected)

@@ -82,7 +82,7 @@ class Attempt:
         self._claim = claim
         self._job = JobFolder(settings.results_dir, claim.job_id)
         self._folder = self._job.attempt(claim.attempt)
-        self._destination = self._job.destination(claim.spec)
+        self._destination = self._job.destination(claim.output)
         self._commit = Commit(claim, self._job, self._destination, settings.lease_s)
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0

@@ -15,7 +15,7 @@ from ladle._errors import JobCancelled, LadleError
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
-from ladle.cli.job_flags import JobArguments, WrongUsage, pairs, with_job_flags
+from ladle.cli.job_flags import JobArguments, JobCommand, WrongUsage, pairs, with_job_flags
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
@@ -66,7 +66,7 @@ def _complain(error: LadleError, style: str) -> None:
     err.print(in_flags(str(error)), style=style)
 
 
-@app.command()
+@app.command(cls=JobCommand)
 @with_job_flags
 def run(
     job: JobArguments,
@@ -106,7 +106,7 @@ def up(
     sys.exit(stay_up(root or [Path.cwd()], results, port, out=out, err=err))
 
 
-@app.command()
+@app.command(cls=JobCommand)
 @with_job_flags
 def submit(
     job: JobArguments,

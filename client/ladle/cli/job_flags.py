@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_spec
@@ -71,6 +72,12 @@ class Flag:
         )
 
     @property
+    def is_pair(self) -> bool:
+        """Whether it has two values each time: a name, and one of what the option has several of under that name."""
+        inner = self.field.schema.get("additionalProperties")
+        return isinstance(inner, dict) and any(kind.get("type") == "array" for kind in inner.get("anyOf", ()))
+
+    @property
     def is_switch(self) -> bool:
         """Whether it has no value."""
         return self.field.schema.get("type") == "boolean"
@@ -104,6 +111,9 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
         Flag("checkpoints.use_ema", "--use-ema", ""),
+        Flag("checkpoints.like", "--like", "CHECKPOINT"),
+        Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
+        Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
     ),
     "Task and data": (
         Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
@@ -137,8 +147,34 @@ PANELS: dict[str, tuple[Flag, ...]] = {
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""
 
 FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
+PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
+BETWEEN = "\0"
+"""Stands between the two values of a flag that has two: no argument of a program can hold it."""
 FLAG_OF = ARGUMENTS | {flag.path: flag.name for flag in FLAGS}
 """Path in the spec -> what the command calls it."""
+
+
+class JobCommand(TyperCommand):
+    """A command with the flags of a job. typer knows no flag that has two values and may be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """click's own, after the two values of such a flag were put together."""
+        return super().parse_args(ctx, _paired(args))
+
+
+def _paired(arguments: Sequence[str]) -> list[str]:
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        joined.append(name if equals and name in PAIRS else argument)
+        if name in PAIRS and (rest or equals):
+            first = value if equals else rest.pop(0)
+            # A flag in the place of the second value is none: what is missing is told.
+            has_second = bool(rest) and not rest[0].startswith("--")
+            joined.append(f"{first}{BETWEEN}{rest.pop(0)}" if has_second else first)
+    return joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +333,8 @@ def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
 def _read(given: Any, flag: Flag) -> Any:
     """The text of a flag as the value that the spec wants. What is no number stays text, and breaks the spec's rule."""
     schema = flag.field.schema
+    if flag.is_pair:
+        return _by_name(given, flag)
     match schema.get("type"):
         case "object":
             plain = schema.get("additionalProperties", {}).get("type") == "string"
@@ -311,6 +349,17 @@ def _read(given: Any, flag: Flag) -> Any:
             return given[0]
         case _:
             return given
+
+
+def _by_name(given: Sequence[str], flag: Flag) -> dict[str, list[str]]:
+    """The pairs `a x` and `a y` as `{"a": ["x", "y"]}`."""
+    found: dict[str, list[str]] = {}
+    for pair in given:
+        name, separator, value = pair.partition(BETWEEN)
+        if not separator:
+            raise WrongUsage(f"`{flag.name}` must be followed by two values, {flag.placeholder}, but {pair!r} is one.")
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _number(text: str) -> int | float | str:

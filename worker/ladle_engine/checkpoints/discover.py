@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.architectures import those_like
-from ladle_engine.checkpoints.duplicates import each_once
+from ladle_engine.checkpoints.duplicates import Once, each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
@@ -19,6 +19,7 @@ from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
 from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
+from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_configs import unlike_configs
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
@@ -45,6 +46,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     take_from: Mapping[str, Globs] | None = None,
     names: Sequence[str] | None = None,
     component: str | None = None,
+    once: Callable[[Sequence[Checkpoint], str, Collection[str]], Once] = each_once,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
@@ -63,6 +65,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
         take_from: checkpoint -> the same, taken from that checkpoint.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        once: what leaves copies out; called as `each_once`.
 
     Raises:
         CheckpointError: none, too few, unreadable, corrupt or unsafe; `last` needs an order that the names leave open;
@@ -93,8 +96,8 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
     wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
-    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
-    ordered = _last(arrange(once.checkpoints, order), last)
+    uncopied = once(_at_steps(wanted, filters, folder), order, refused)
+    ordered = _last(arrange(uncopied.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
     opened = _opened(sources, ordered, candidates, left_out)
@@ -102,8 +105,8 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
         opened,
-        warnings=(*idle, *passed, *unlike, *once.warnings, *mixed_averages(opened.names), *opened.warnings),
-        identical=once.identical,
+        warnings=(*idle, *passed, *unlike, *uncopied.warnings, *mixed_averages(opened.names), *opened.warnings),
+        identical=uncopied.identical,
     )
 
 
@@ -189,7 +192,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
         order=order.reason,
         doubt=order.doubt,
     )
-    return _with_side_files(leave_out(found, left_out), sources)
+    return _with_side_files(with_stand_ins(leave_out(found, left_out)), sources)
 
 
 def _with_side_files(found: CheckpointSet, sources: Sources) -> CheckpointSet:

@@ -17,7 +17,7 @@ from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import is_file, is_folder, is_link, is_there, lies_in, open_binary
+from ladle_engine.storage.input_paths import beginning_of, is_file, is_folder, is_link, is_there, lies_in
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
@@ -82,8 +82,7 @@ def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> Che
 def refuse_unreadable(path: Path) -> None:
     """Raises `CheckpointError` (unreadable-input), or (corrupt-checkpoint) for what begins as another kind of file."""
     try:
-        with open_binary(path) as file:
-            found = other_kind(path.suffix.lower(), file.read(BEGINNING))
+        found = other_kind(path.suffix.lower(), beginning_of(path, BEGINNING))
     except OSError as error:
         raise unreadable(path, error, FIX_OR_EXCLUDE) from error
     if found is not None:
@@ -200,7 +199,6 @@ def _found(
 def _is_archive(path: Path) -> bool:
     """A tar file; `torch.save` makes none, though some call its files `.tar`."""
     try:
-        with open_binary(path) as file:
-            return file.read(262)[257:] == b"ustar"
+        return beginning_of(path, 262)[257:] == b"ustar"
     except OSError:
         return False

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladle_engine.checkpoints.stored import InFile, StoredFile
+from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.stored import StoredFile
 from ladle_engine.checkpoints.tensor_kinds import dtype_kind, unsupported
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.errors import CheckpointError

@@ -15,11 +15,11 @@ from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import (
+    beginning_of,
     entries_of,
     is_file,
     is_folder,
     is_plain_name,
-    open_binary,
     read_bytes,
     read_json,
 )
@@ -154,9 +154,8 @@ def _usable(path: Path, root: Path, room: int) -> int | str | None:
         found = status(path)
         if not stat.S_ISREG(found.st_mode):
             return None
-        with open_binary(path) as file:
-            if file.read(4).startswith(PICKLES):
-                return None
+        if beginning_of(path, 4).startswith(PICKLES):
+            return None
     except OSError as error:
         if (reason := why_missing(path, error)) is None:
             raise unreadable(path, error) from error

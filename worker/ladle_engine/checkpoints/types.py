@@ -122,6 +122,8 @@ class Checkpoint:
     """The folder of its training run, relative to the set's folder: `run-3` for `run-3/checkpoint-80`."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Name that it lacks -> its tensor that stands for it, because a model ties the two."""
 
     @property
     def name_in_run(self) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import add_data, inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.types import CheckpointSet
@@ -43,6 +44,7 @@ def opened(request: Request) -> Iterator[Job]:
         announce(checkpoints, on_event, order_matters=needs_order(plan))
         refuse_bad_starts(plan, checkpoints.names)
         readers = open_files.enter_context(open_all(checkpoints))
+        fetch_weights(readers)
         # Config and data before they are used: what the task reads of them must be what is known.
         inputs = inputs_of(checkpoints, readers)
         task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
@@ -84,9 +86,9 @@ def _discover(request: Request) -> CheckpointSet:
         last=request.last,
         steps=request.steps,
         order=request.order,
-        component=request.component,
         use_ema=request.use_ema,
         like=request.like,
         skip_tensors=request.skip_tensors,
         take_from=request.take_from,
+        component=request.component,
     )

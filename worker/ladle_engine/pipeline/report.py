@@ -16,12 +16,14 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 
@@ -82,7 +84,7 @@ def write_output(
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     report = report_json(context, candidates, winner, run, digests, inputs)
     _write_json(folder / REPORT_FILE, report)
-    (folder / "README.md").write_text(model_card(report))
+    (folder / "README.md").write_text(in_far_names(model_card(report)))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
@@ -205,7 +207,7 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
-        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], "far": far_record()},
         "versions": versions(),
         "files": dict(digests),
     }
@@ -236,4 +238,4 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     # A NaN is no JSON: better an error here than a file that half the readers refuse.
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    path.write_text(in_far_names(json.dumps(value, indent=1, allow_nan=False)) + "\n")
