@@ -9,7 +9,7 @@ from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
 from ladle_engine.storage.far.presence import Parts, Range
 from ladle_engine.storage.hashed_file import LoadedFile
-from ladle_engine.storage.input_file import BytesSource, Identity
+from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
 
 
 def fetch_weights(readers: Sequence[TensorReader]) -> None:
@@ -24,6 +24,10 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
             noting.read(name)
         wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
     presence.fetch(wanted)
+    for reader in readers:
+        for file in reader.files:
+            if isinstance(file, InputFile):
+                file.look_again()
 
 
 class _Places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from ladle_engine.checkpoints.pickles.values import Malformed
@@ -12,12 +13,21 @@ MAX_LINE_BYTES = 1 << 20
 
 
 class Readable(Protocol):
-    """A file, or a part of one."""
+    """Bytes by position."""
 
     @property
     def size(self) -> int: ...
 
     def read(self, offset: int, length: int) -> bytes: ...
+
+
+class ReadableFile(Readable, Protocol):
+    """A file, or a part of one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> None: ...
 
 
 class CutShort(Malformed):
