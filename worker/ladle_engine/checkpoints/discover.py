@@ -78,7 +78,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     left_out = LeftOut(skip_tensors=skip_tensors, take_from=take_from)
     sources = sources_of(ckpt_dir)
     folder = sources.folder
-    if not is_folder(folder):
+    if sources.is_one_folder and not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     if names is not None:
         chosen = [_of_kind(_named(name, folder), use_ema) for name in names]
@@ -88,11 +88,11 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     if component is not None:
         found = _of_component(component, found, passed_over, folder)
     candidates = [_of_kind(each, use_ema) for each in found]
-    idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
+    idle = _idle(filters, sources, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
     if not wanted:
-        raise _nothing(folder, filters, candidates, passed_over)
+        raise _nothing(sources, filters, candidates, passed_over)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
     wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
@@ -237,15 +237,17 @@ def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> l
     return [each for each in wanted if step_of[each.name] in filters.steps]
 
 
-def _idle(filters: Filters, folder: Path, names: Iterable[str]) -> list[str]:
+def _idle(filters: Filters, sources: Sources, names: Iterable[str]) -> list[str]:
     """Says where `exclude` does nothing, perhaps misspelt."""
-    globs = filters.idle([*names, *(entry.name for entry in entries_of(folder))])
+    folder = sources.folder
+    globs = filters.idle([*names, *_entries(sources)])
     return [f"`exclude=` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
 
 
 def _nothing(
-    folder: Path, filters: Filters, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver]
+    sources: Sources, filters: Filters, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver]
 ) -> CheckpointError:
+    folder = sources.folder
     passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
     if candidates:
         there = [each.checkpoint for each in candidates]
@@ -256,13 +258,18 @@ def _nothing(
             else f"`pattern=` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
         )
         return CheckpointError("no-checkpoints", f"{rule}: {listed(there)}.{passed}")
-    entries = [entry.name for entry in entries_of(folder)]
-    holds = f" It holds: {_several(entries)}." if entries else " It is empty."
+    entries = _entries(sources)
+    holds = f" It holds: {_several(entries)}." if entries else " It is empty." if sources.is_one_folder else ""
     return CheckpointError(
         "no-checkpoints",
         f"`ckpt_dir=` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, "
         f"or folders such as checkpoint-100/), but `{folder}` holds none.{passed}{holds}",
     )
+
+
+def _entries(sources: Sources) -> list[str]:
+    """What lies in the folder that was given. Above several nothing may be looked at."""
+    return [entry.name for entry in entries_of(sources.folder)] if sources.is_one_folder else []
 
 
 def _too_few(
