@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
+from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.checkpoints.check import check_names
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
+from ladle_engine.output.adapter_result import adapter_output, as_written
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
-from ladle_engine.pipeline.request import refuse_number
+from ladle_engine.pipeline.request import refuse_adapter_arguments, refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
 from ladle_engine.versions import installed_version
@@ -36,6 +38,9 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    adapter_space: str = DELTA,
+    adapter_rank: int | None = None,
+    adapter_error: float | None = None,
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
@@ -56,9 +61,12 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         exclude: a glob, or several, of checkpoints to leave out.
         order: `auto` reads it from the names; `step`, `epoch`, `name` or `modified` (time of the last change) say it
             where the names leave it open.
+        adapter_space: of LoRA adapters: `delta` averages what they add to the weights, `factors` each factor apart.
+        adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
+        adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
 
     Raises:
-        ValueError: `weights`, `dtype` or `max_shard_bytes` breaks its rule.
+        ValueError: `weights`, `dtype`, an argument on adapters or `max_shard_bytes` breaks its rule.
         CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
             the result does not fit the output's type.
         EngineError: (inputs-changed) a file was changed meanwhile.
@@ -67,20 +75,24 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     if dtype not in OUTPUT_DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(OUTPUT_DTYPES)}, but is {dtype!r}.")
     refuse_number("max_shard_bytes", max_shard_bytes, 1)
+    refuse_adapter_arguments(adapter_space, adapter_rank, adapter_error)
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
-    checkpoints = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    found = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    checkpoints = in_space(found, adapter_space)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)
             metadata = {"ladle_version": installed_version("ladle")}
+            written = as_written(recipe, readers, adapter_output(checkpoints, adapter_rank, adapter_error, dtype))
             digests = write_model(
-                staging, recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
+                staging, written.recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
             )
-            verify_model(staging, recipe, digests, progress)
+            verify_model(staging, written.recipe, digests, progress)
             copy_side_files(checkpoints, staging, inputs)
+            written.write_config(staging)
         inputs.refuse_changed()
     return Path(output)
 

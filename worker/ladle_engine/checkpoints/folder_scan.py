@@ -21,6 +21,7 @@ from ladle_engine.checkpoints.files import (
     unreadable,
     why_missing,
 )
+from ladle_engine.checkpoints.layouts import adapters
 from ladle_engine.checkpoints.layouts.base import Folder, Found
 from ladle_engine.checkpoints.layouts.registry import as_one_checkpoint
 from ladle_engine.checkpoints.layouts.usual_names import WEIGHTS_IN_FOLDER
@@ -44,7 +45,7 @@ def scan(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
         entries = _visible(folder)
     except OSError as error:
         raise unreadable(folder, error) from error
-    found = list(files_in(entries, folder))
+    found = [*files_in(entries, folder), *adapters.at_root(folder)]
     for entry in entries:
         if not FILE_TYPE.search(entry.name) or seems_folder(entry):
             found += _look_at_folder(entry, folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from ladle_engine.checkpoints import safetensors_file
+from ladle_engine.checkpoints.adapters import reader as adapter
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
@@ -196,5 +198,8 @@ def open_all(checkpoints: CheckpointSet) -> Iterator[list[TensorReader]]:
         yield [stack.enter_context(open_checkpoint(checkpoint)) for checkpoint in checkpoints.checkpoints]
 
 
-READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = dict.fromkeys(FORMATS, _pool.reader)
+READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = {
+    **dict.fromkeys(FORMATS, _pool.reader),
+    adapter.FORMAT: partial(adapter.open_adapter, open_plain=_pool.reader),
+}
 """`Checkpoint.format` -> what opens one."""

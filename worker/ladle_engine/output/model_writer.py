@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
 SINGLE_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+"""Never in shards: PEFT reads one file."""
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -52,10 +55,11 @@ def write_model(
     `readers` are the checkpoints', for whoever watches what is read. Raises `OutputError` (disk-full) before the first
     byte when the disk has not enough room.
     """
-    shards = _shards(recipe, max_shard_bytes)
+    is_adapter = recipe.checkpoints.adapters is not None
+    shards = _shards(recipe, sys.maxsize if is_adapter else max_shard_bytes)
     _refuse_full_disk(folder, sum(_bytes_of(recipe, name) for name in recipe.output_dtypes))
     names = (
-        [SINGLE_FILE]
+        [ADAPTER_FILE if is_adapter else SINGLE_FILE]
         if len(shards) == 1
         else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ladle_engine.checkpoints.adapters.space import DELTA, SPACES
 from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
 from ladle_engine.output.recipe import OUTPUT_DTYPES
@@ -26,6 +27,8 @@ TRAIN_SET_USES = (COEFFICIENTS, BATCHNORM, ENTROPY)
 FIRST, MEAN = "first", "mean"
 """Of several validation sets: the first one judges, or the mean of all."""
 
+MOST_RANK = 65_536
+"""Of an adapter."""
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MOST_SETS = 100
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
@@ -173,6 +176,21 @@ def refuse_number(name: str, number: object, least: int) -> None:
     """Raises `ValueError` for what is not a whole number of the size that files and torch take."""
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**63:
         raise ValueError(f"`{name}` must be a whole number from {least} to 2^63 - 1, but is {number!r}.")
+
+
+def refuse_adapter_arguments(space: object, rank: object, error: object) -> None:
+    """Raises `ValueError` for what is none of the spaces, ranks and errors that there are."""
+    if space not in SPACES:
+        raise ValueError(f"`adapter_space` must be one of {', '.join(SPACES)}, but is {space!r}.")
+    if rank is not None and (type(rank) is not int or not 1 <= rank <= MOST_RANK):
+        raise ValueError(f"`adapter_rank` must be a whole number from 1 to {MOST_RANK:,}, but is {rank!r}.")
+    if error is not None and (type(error) not in (int, float) or not 0 <= error < 1):  # type: ignore[operator]
+        raise ValueError(f"`adapter_error` must be at least 0 and below 1, but is {error!r}.")
+    if rank is not None and error is not None:
+        raise ValueError(f"`adapter_error` must be absent where `adapter_rank` is given, but is {error!r}.")
+    if space != DELTA and (rank is not None or error is not None):
+        name = "adapter_rank" if rank is not None else "adapter_error"
+        raise ValueError(f"`{name}` must be absent with `adapter_space` {space}, where ranks stay as they are.")
 
 
 def _plain(value: Any) -> Any:
