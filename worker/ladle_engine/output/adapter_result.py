@@ -46,6 +46,10 @@ class AdapterOutput:
             found[module.b] = b_ON.reshape(module.b_shape(factored.rank)).to(self.dtype_of(module, module.b_info))
         return found
 
+    def to_json(self) -> dict[str, Any]:
+        """What `rebuild` needs to write the same."""
+        return {"space": DELTA, "rank": self.rule.rank, "error": self.rule.error, "dtype": self.dtype}
+
     @torch.no_grad()
     def load(self, parameters: Mapping[str, Tensor]) -> Factored:
         """Puts in the place of the model's factors, which are those of a mixture, what would be written of it."""

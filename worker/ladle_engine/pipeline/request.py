@@ -58,6 +58,10 @@ class Request:
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
+    adapter_space: str = field(default=DELTA, metadata=DECIDES)
+    adapter_rank: int | None = field(default=None, metadata=DECIDES)
+    adapter_error: float | None = field(default=None, metadata=DECIDES)
+    base_model: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default=COEFFICIENTS, metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)
@@ -76,14 +80,15 @@ class Request:
     commit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("ckpt_dir", "val_set", "output", "train_set", "state_dir"):
+        for name in ("ckpt_dir", "val_set", "output", "base_model", "train_set", "state_dir"):
             path = getattr(self, name)
-            may_be_absent = name in ("train_set", "state_dir")
+            may_be_absent = name in ("base_model", "train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):
                 _refuse_sets(path)
             elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
                 raise ValueError(f"`{name}` must be a path, but is {path!r}.")
         _refuse_weights(self.judge_by, tuple(self.val_sets))
+        refuse_adapter_arguments(self.adapter_space, self.adapter_rank, self.adapter_error)
         if not isinstance(self.no_set_worse, bool):
             raise ValueError(f"`no_set_worse` must be True or False, but is {self.no_set_worse!r}.")
         for name, value, known in (
