@@ -18,6 +18,7 @@ from ladle_contracts.events import (
 )
 from ladle_contracts.jobs import (
     TERMINAL_STATES,
+    Adapters,
     CandidateResult,
     CheckpointFilter,
     JobPage,
@@ -38,6 +39,7 @@ from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, T
 __all__ = [
     "PROBLEM_TITLES",
     "TERMINAL_STATES",
+    "Adapters",
     "CandidateResult",
     "CandidateScored",
     "Catalog",

@@ -203,6 +203,23 @@ class CheckpointFilter(Contract):
     """Take only the last n checkpoints."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=10_000)] | None = None
     """Take only the checkpoints of these steps. A step without a checkpoint is an error."""
+    use_ema: bool = False
+    """Take of each file the average that was made while training (EMA, SWA), in place of the model. A file without one
+    is an error."""
+
+
+class Adapters(Contract):
+    """How LoRA adapters are averaged, where the checkpoints are such."""
+
+    space: Literal["delta", "factors"] = "delta"
+    """What is averaged of LoRA adapters: `delta` takes what they add to the weights, whatever their ranks, `factors`
+    takes each factor apart."""
+    rank: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """The rank of an average of adapters. By default it is the smallest with which no more than `error` is cut off."""
+    error: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """How much of an average of adapters may be cut off by its rank, as a share of its norm. By default it is 0.01."""
+    base_model: PathText | None = None
+    """The folder of the base model of adapters. By default it is the one that the adapters name."""
 
 
 class TrainSet(Contract):
@@ -255,6 +272,8 @@ class JobSpec(Contract):
     """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
+    adapters: Adapters = Adapters()
+    """How LoRA adapters are averaged, where the checkpoints are such."""
     train_set: TrainSet | None = None
     """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

@@ -16,6 +16,8 @@ def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
     paths = {"ckpt_dir": spec.ckpt_dir, **spec.val_sets}
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
+    if spec.adapters.base_model is not None:
+        paths["adapters.base_model"] = spec.adapters.base_model
     refused = {field: path for field, path in paths.items() if not _is_inside(path, roots)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)

@@ -81,6 +81,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     adapter_rank: int | None = None,
     adapter_error: float | None = None,
     base_model: PathLike | None = None,
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: str | Sequence[str] | None = None,
+    take_from: Mapping[str, str | Sequence[str]] | None = None,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -126,6 +130,11 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
         adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
         base_model: the folder of the model that the adapters are for; the one that they name when absent.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
+            last checkpoint's. The others may have them in another shape, or not at all.
+        take_from: checkpoint -> the same; every average has that checkpoint's.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.

@@ -41,6 +41,10 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     adapter_space: str = DELTA,
     adapter_rank: int | None = None,
     adapter_error: float | None = None,
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: str | Sequence[str] | None = None,
+    take_from: Mapping[str, str | Sequence[str]] | None = None,
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
@@ -64,10 +68,16 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         adapter_space: of LoRA adapters: `delta` averages what they add to the weights, `factors` each factor apart.
         adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
         adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the sum, whatever the weights are:
+            they are the last checkpoint's. The others may have them in another shape, or not at all.
+        take_from: checkpoint -> the same; they are that checkpoint's.
 
     Raises:
         ValueError: `weights`, `dtype`, an argument on adapters or `max_shard_bytes` breaks its rule.
-        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity; or
+        CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity;
+            `like`, `skip_tensors` or `take_from` does not fit them; or
             the result does not fit the output's type.
         EngineError: (inputs-changed) a file was changed meanwhile.
         OutputError: `output` exists, or the disk is full.
@@ -79,7 +89,18 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
-    found = discover(Path(ckpt_dir), pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    found = discover(
+        Path(ckpt_dir),
+        pattern=pattern,
+        exclude=exclude,
+        last=last,
+        steps=steps,
+        order=order,
+        use_ema=use_ema,
+        like=like,
+        skip_tensors=skip_tensors,
+        take_from=take_from,
+    )
     checkpoints = in_space(found, adapter_space)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         inputs = inputs_of(checkpoints, readers)
@@ -109,13 +130,14 @@ def _recipe(
     announce(checkpoints, progress, order_matters=uneven)
     alpha_K = [1.0 / K] * K if weights is None else _checked(weights, checkpoints.names, allow_any_sum)
     check_names(checkpoints, progress)
-    averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]
+    averaged = checkpoints.averaged
     progress(_found(checkpoints, averaged))
     recipe = Recipe(
         checkpoints=checkpoints,
         coefficients=Coefficients.whole_model(checkpoints.names, averaged, alpha_K),
         output_dtypes=output_dtypes(checkpoints, dtype),
         statistics={},
+        keeps_own=False,
     )
     if recipe.coefficients.single() is None:
         refuse_codes(checkpoints, [each for each, alpha in zip(checkpoints.checkpoints, alpha_K, strict=True) if alpha])

@@ -88,7 +88,12 @@ def load_recipe(
     """
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
-    found = discover(Path(ckpt_dir), names=saved.coefficients.checkpoints)
+    found = discover(
+        Path(ckpt_dir),
+        names=saved.coefficients.checkpoints,
+        use_ema=saved.use_ema,
+        take_from=saved.taken_from,
+    )
     checkpoints = in_space(found, saved.adapters.get("space", DELTA))
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(

@@ -98,6 +98,13 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
+        Flag("checkpoints.use_ema", "--use-ema", ""),
+    ),
+    "Adapters": (
+        Flag("adapters.space", "--adapter-space", "SPACE"),
+        Flag("adapters.rank", "--adapter-rank", "N"),
+        Flag("adapters.error", "--adapter-error", "SHARE"),
+        Flag("adapters.base_model", "--base-model", "PATH"),
     ),
     "Task and data": (
         Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
@@ -147,8 +154,9 @@ class JobArguments:
     def inputs(self) -> list[Path]:
         """Every file or folder that the job reads."""
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
-        train_set = self.options.get("train_set", {}).get("path")
-        return [self.ckpt_dir, *val_sets, *([train_set] if train_set else [])]
+        others = (("train_set", "path"), ("adapters", "base_model"))
+        given = [self.options.get(part, {}).get(name) for part, name in others]
+        return [self.ckpt_dir, *val_sets, *(path for path in given if path)]
 
 
 def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:

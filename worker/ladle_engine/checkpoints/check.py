@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.architectures import unlike
 from ladle_engine.checkpoints.chunks import blocks_of, chunks_of, differs
-from ladle_engine.checkpoints.names import is_counter
+from ladle_engine.checkpoints.differences import differences
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
-from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback, Warned
-
-MOST_COMPARED = 200
-"""Names, and characters of each, that are looked at for a hint."""
 
 
 def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
@@ -40,7 +37,7 @@ def check_headers(checkpoints: CheckpointSet, on_event: ProgressCallback) -> Non
     Raises `CheckpointError`: mismatched or unsupported.
     """
     check_names(checkpoints, on_event)
-    if not any(info.is_floating for info in checkpoints.tensors.values()):
+    if not any(checkpoints.tensors[name].is_floating for name in checkpoints.averaged):
         raise CheckpointError(
             "unsupported-tensors",
             f"Weights must be real numbers to be trained and judged, but those of `{checkpoints.reference.name}` are "
@@ -50,10 +47,15 @@ def check_headers(checkpoints: CheckpointSet, on_event: ProgressCallback) -> Non
 
 
 def check_tensor(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> bool:
-    """Whether a tensor is not the same in all checkpoints that have it.
+    """Whether a tensor is not the same in all checkpoints that have it. One that is left out of the average makes no
+    difference.
 
     Raises `CheckpointError` (non-finite-weights).
     """
+    if name in checkpoints.taken:
+        if checkpoints.tensors[name].is_averaged:
+            refuse_non_finite(checkpoints, readers, name)
+        return False
     if not checkpoints.tensors[name].is_averaged:
         return differs(name, readers)
     if checkpoints.tensors[name].dtype.is_complex:
@@ -81,7 +83,7 @@ def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
         raise CheckpointError(
             "unsupported-tensors", f"Checkpoints must hold weights, but `{checkpoints.reference.name}` holds no tensor."
         )
-    if not any(info.is_averaged for info in checkpoints.tensors.values()):
+    if not checkpoints.averaged:
         raise CheckpointError(
             "unsupported-tensors",
             f"Checkpoints must hold floating-point weights, but the {len(checkpoints.tensors)} tensors of "
@@ -89,71 +91,42 @@ def check_names(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
         )
     if checkpoints.identical:
         raise identical(checkpoints)
+    is_left_out = {*checkpoints.taken, *checkpoints.dropped}.__contains__
     notes: dict[str, list[str]] = {}
     for checkpoint in checkpoints.checkpoints:
         with open_checkpoint(checkpoint) as reader:
-            passed_over = _compare(checkpoints, checkpoint, reader.tensors())
-            for note in (*reader.notes, *passed_over):
+            if differences(checkpoints.tensors, reader.tensors(), is_left_out):
+                raise unlike(checkpoints)
+            for note in (*reader.notes, *_passed_over(checkpoints, reader.tensors())):
                 notes.setdefault(note, []).append(checkpoint.name)
     for note, names in notes.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         on_event(Warned(message=f"`{names[0]}`{more}: {note}."))
 
 
-def _compare(checkpoints: CheckpointSet, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> list[str]:
+def _passed_over(checkpoints: CheckpointSet, tensors: Mapping[str, TensorInfo]) -> list[str]:
     """At most one note: the counters that the reference lacks, and that are passed over."""
-    expected, reference = checkpoints.tensors, checkpoints.reference.name
-    missing = [name for name in expected if name not in tensors and not is_counter(expected[name])]
-    extra = [name for name in tensors if name not in expected]
-    passed_over = [name for name in extra if is_counter(tensors[name])]
-    if missing:
-        close = difflib.get_close_matches(missing[0][:MOST_COMPARED], _few(extra), n=1, cutoff=0.5)
-        hint = f" It has `{close[0]}` instead; was it renamed?" if close else ""
-        raise _mismatch(f"`{checkpoint.name}` lacks the tensor `{missing[0]}`, which `{reference}` has.{hint}")
-    if unknown := [name for name in extra if name not in passed_over]:
-        raise _mismatch(f"`{checkpoint.name}` has the tensor `{unknown[0]}`, which `{reference}` lacks.")
-    for name, info in tensors.items():
-        if name not in expected:
-            continue
-        if info.shape != expected[name].shape:
-            raise _mismatch(
-                f"`{name}` has shape {info.shape} in `{checkpoint.name}`, but {expected[name].shape} in `{reference}`."
-            )
-        if _kind(info) != _kind(expected[name]):
-            raise _mismatch(
-                f"`{name}` is {info.dtype} in `{checkpoint.name}`, but {expected[name].dtype} in `{reference}`: a "
-                f"{_kind(info)} tensor and a {_kind(expected[name])} one."
-            )
-    if not passed_over:
+    extra = [name for name in tensors if name not in checkpoints.tensors and name not in checkpoints.dropped]
+    if not extra:
         return []
-    names = ", ".join(f"`{name}`" for name in passed_over[:3]) + (" ..." if len(passed_over) > 3 else "")
-    return [f"{names} is a single whole number that `{reference}` lacks, and is passed over"]
-
-
-def _few(names: Sequence[str]) -> list[str]:
-    """Comparing names takes long, and a hint is worth little time."""
-    return [name for name in names[:MOST_COMPARED] if len(name) <= MOST_COMPARED]
+    names = ", ".join(f"`{name}`" for name in extra[:3]) + (" ..." if len(extra) > 3 else "")
+    return [f"{names} is a single whole number that `{checkpoints.reference.name}` lacks, and is passed over"]
 
 
 def identical(checkpoints: CheckpointSet) -> CheckpointError:
+    but = " but for the tensors that are left out" if checkpoints.taken else ""
     return CheckpointError(
         "identical-checkpoints",
         f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
-        f"weights: there is nothing to average.",
+        f"weights{but}: there is nothing to average.",
     )
-
-
-def _kind(info: TensorInfo) -> str:
-    if info.dtype is torch.bool:
-        return "boolean"
-    if info.dtype.is_complex:
-        return "complex"
-    return "floating" if info.is_floating else "integer"
 
 
 def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader], name: str) -> None:
     """Raises `CheckpointError` (non-finite-weights) naming the first checkpoint whose tensor is not finite."""
     for checkpoint, reader in zip(checkpoints.checkpoints, readers, strict=True):
+        if name in checkpoints.taken and not checkpoints.has_own(reader, name):
+            continue
         if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in blocks_of(reader, name)):
             raise CheckpointError(
                 "non-finite-weights",
@@ -176,10 +149,3 @@ def _comparable(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         return torch.view_as_real(tensor)
     return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
-
-
-def _mismatch(what: str) -> CheckpointError:
-    return CheckpointError(
-        "mismatched-checkpoints",
-        f"All checkpoints must have the same tensors, but {what} Leave the odd one out with `exclude=`.",
-    )

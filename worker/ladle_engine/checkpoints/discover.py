@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ladle_engine.checkpoints.architectures import those_like
 from ladle_engine.checkpoints.duplicates import each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.left_out import Globs, LeftOut, leave_out, named, some, told
 from ladle_engine.checkpoints.order import Order, arrange, listed
-from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import read_config, side_files
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
@@ -24,7 +26,8 @@ MOST_NAMES = 5
 """Of one reason, in a message."""
 
 
-def discover(
+@keeping_files_open()
+def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     folder: Path,
     *,
     pattern: str | None = None,
@@ -32,6 +35,10 @@ def discover(
     last: int | None = None,
     steps: Sequence[int | float] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: Globs | None = None,
+    take_from: Mapping[str, Globs] | None = None,
     names: Sequence[str] | None = None,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
@@ -42,20 +49,30 @@ def discover(
         last: only the last n in order, after copies are left out.
         steps: only these steps; a missing one is an error.
         order: `auto`, which reads it from the names; `step`, `epoch`, `name`, or `modified` (time of the last change).
+        use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
+        like: a checkpoint; those of another architecture are left out.
+        skip_tensors: a glob, or several, on names of tensors that are left out of the average; the reference's are
+            taken.
+        take_from: checkpoint -> the same, taken from that checkpoint.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
 
     Raises:
-        CheckpointError: none, too few, unreadable, corrupt or unsafe; or `last` needs an order that the names leave
-            open.
+        CheckpointError: none, too few, unreadable, corrupt or unsafe; `last` needs an order that the names leave open;
+            or `like`, `skip_tensors` or `take_from` does not fit what is there.
         ValueError: an argument breaks its own rule.
     """
-    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    if not isinstance(use_ema, bool):
+        raise ValueError(f"`use_ema` must be True or False, but is {use_ema!r}.")
+    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, like=like)
+    left_out = LeftOut(skip_tensors=skip_tensors, take_from=take_from)
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     candidates, passed_over = scan(folder)
+    candidates = [replace(each, checkpoint=replace(each.checkpoint, use_ema=use_ema)) for each in candidates]
     if names is not None:
         chosen = [_named(name, candidates, passed_over, folder) for name in names]
-        return _opened(folder, Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name"), chosen)
+        in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
+        return _opened(folder, in_order, chosen, left_out)
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
@@ -63,18 +80,37 @@ def discover(
         raise _nothing(folder, filters, candidates, passed_over)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
+    wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
     once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
     ordered = _last(arrange(once.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
-    found = _opened(folder, ordered, candidates)
+    found = _opened(folder, ordered, candidates, left_out)
     refuse_parts(found.names)
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
         found,
-        warnings=(*idle, *passed, *once.warnings, *mixed_averages(found.names), *found.warnings),
+        warnings=(*idle, *passed, *unlike, *once.warnings, *mixed_averages(found.names), *found.warnings),
         identical=once.identical,
     )
+
+
+def _alike(
+    like: str | None,
+    wanted: Sequence[Checkpoint],
+    candidates: Sequence[Candidate],
+    left_out: LeftOut,
+    folder: Path,
+) -> tuple[list[Checkpoint], list[str]]:
+    """Those of the architecture of `like`, and a warning that names the others."""
+    if like is None:
+        return list(wanted), []
+    # What is refused, such as a link that leads out, is not opened.
+    usable = {each.checkpoint.name: each.checkpoint for each in candidates if each.refusal is None}
+    model = usable[named(like, "like", list(usable), folder)]
+    alike = those_like(model, wanted, left_out, unopened={each.name for each in wanted} - usable.keys())
+    others = [each.name for each in wanted if each not in alike]
+    return alike, [f"Of another architecture than `{model.name}`, and left out: {some(others)}."] if others else []
 
 
 def _last(order: Order, last: int | None) -> Order:
@@ -99,7 +135,7 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
-def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> CheckpointSet:
+def _opened(folder: Path, order: Order, candidates: Sequence[Candidate], left_out: LeftOut) -> CheckpointSet:
     """The set, with what the reference says about all. Raises `CheckpointError` for what cannot be used."""
     refusals = {each.checkpoint.name: each.refusal for each in candidates if each.refusal is not None}
     for checkpoint in order.checkpoints:
@@ -108,21 +144,30 @@ def _opened(folder: Path, order: Order, candidates: Sequence[Candidate]) -> Chec
         for path in checkpoint.files:
             refuse_unreadable(path)
     reference = order.checkpoints[-1]
-    home = reference.files[0].parent
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
-    beside, config = side_files(folder, home), read_config(folder, home)
-    return CheckpointSet(
+    found = CheckpointSet(
         folder=folder,
         checkpoints=order.checkpoints,
         tensors=tensors,
+        config=None,
+        side_files=(),
+        home=reference.files[0].parent,
+        order=order.reason,
+        doubt=order.doubt,
+    )
+    return _with_side_files(leave_out(found, left_out))
+
+
+def _with_side_files(found: CheckpointSet) -> CheckpointSet:
+    beside, config = side_files(found.folder, found.home), read_config(found.folder, found.home)
+    not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()
+    return replace(
+        found,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
-        home=home,
-        order=order.reason,
-        doubt=order.doubt,
-        warnings=(f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else (),
+        warnings=(*told(found), *found.warnings, *not_copied),
     )
 
 

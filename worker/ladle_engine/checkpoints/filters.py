@@ -1,4 +1,4 @@
-"""Which of the checkpoints found are wanted: `pattern`, `exclude`, `steps`, `last` and names."""
+"""Which of the checkpoints found are wanted: `pattern`, `exclude`, `like`, `steps`, `last` and names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class Filters:
     last: int | None = None
     steps: Sequence[int | float] | None = None
     order: str = "auto"
+    like: str | None = None
 
     def __post_init__(self) -> None:
         if self.pattern is not None and not isinstance(self.pattern, str):
             raise ValueError(f"`pattern` must be a text, but is {self.pattern!r}.")
         if self.exclude is not None and not (isinstance(self.exclude, str) or _are(str, self.exclude)):
             raise ValueError(f"`exclude` must be a text or several, but is {self.exclude!r}.")
+        if self.like is not None and not isinstance(self.like, str):
+            raise ValueError(f"`like` must be the name of a checkpoint, but is {self.like!r}.")
         if self.steps is not None and not _are((int, float), self.steps):
             raise ValueError(f"`steps` must be a list of whole numbers, but is {self.steps!r}.")
         if self.last is not None and not _is(int, self.last):

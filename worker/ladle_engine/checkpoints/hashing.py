@@ -17,7 +17,9 @@ class HashedReaders:
         self, readers: Sequence[TensorReader], hashed: Collection[Path] | None = None, watched: Collection[str] = ()
     ) -> None:
         """`hashed` are the files that are, all when absent. The tensors `watched` get digests of their own."""
-        self._watched = [{name: reader.extent(name) for name in watched} for reader in readers]
+        self._watched = [
+            {name: reader.extent(name) for name in watched if name in reader.tensors()} for reader in readers
+        ]
         self.readers: list[TensorReader] = []
         for reader, extents in zip(readers, self._watched, strict=True):
             found = [extent for extent in extents.values() if extent is not None]

@@ -37,7 +37,7 @@ def refuse_codes(checkpoints: CheckpointSet, used: Sequence[Checkpoint] | None =
 
     Raises `CheckpointError` (unsupported-tensors) for codes that differ between checkpoints.
     """
-    codes = codes_of(checkpoints.tensors)
+    codes = {name: scales for name, scales in codes_of(checkpoints.tensors).items() if name not in checkpoints.taken}
     if not codes:
         return
     with open_checkpoint(checkpoints.reference) as reference:

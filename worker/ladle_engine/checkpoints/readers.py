@@ -14,6 +14,7 @@ from ladle_engine.checkpoints import safetensors_file
 from ladle_engine.checkpoints.adapters import reader as adapter
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
+from ladle_engine.checkpoints.pickles.state_dicts import no_average
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
 from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
@@ -25,6 +26,9 @@ FORMATS: dict[str, Callable[[InputFile], StoredFile]] = {
     "pickle": pickle_file.stored_tensors,
 }
 """What finds the tensors of one file."""
+
+AVERAGES: dict[str, Callable[[InputFile], StoredFile]] = {"pickle": pickle_file.stored_average}
+"""The same for `use_ema`. Files of other formats hold one model."""
 
 MOST_KEPT_FILES = 256
 """That stay open when nobody reads them."""
@@ -106,13 +110,18 @@ def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
     return number_of
 
 
+def _no_average(file: InputFile) -> StoredFile:
+    raise no_average(file.path)
+
+
 class _OpenFiles:
     """The files of one checkpoint that is open."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         with ExitStack() as resources:
             files = [resources.enter_context(InputFile(path)) for path in checkpoint.files]
-            self._stored = [FORMATS[checkpoint.format](file) for file in files]
+            find = AVERAGES.get(checkpoint.format, _no_average) if checkpoint.use_ema else FORMATS[checkpoint.format]
+            self._stored = [find(file) for file in files]
             self._resources = resources.pop_all()
         self._readers: list[CheckpointReader] = []
         self.holders = 0
@@ -132,18 +141,19 @@ class _OpenFiles:
 
 
 class _Pool:
-    """What is open, by the paths of its files."""
+    """What is open, by the paths of its files and which of their models is read."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._open: dict[tuple[Path, ...], _OpenFiles] = {}
+        self._open: dict[tuple[tuple[Path, ...], bool], _OpenFiles] = {}
         self._keepers = 0
 
     @contextmanager
     def reader(self, checkpoint: Checkpoint) -> Iterator[TensorReader]:
         with self._lock:
-            held = self._open.get(checkpoint.files) or _OpenFiles(checkpoint)
-            self._open[checkpoint.files] = held
+            key = (checkpoint.files, checkpoint.use_ema)
+            held = self._open.get(key) or _OpenFiles(checkpoint)
+            self._open[key] = held
             held.holders += 1
         try:
             yield held.reader(checkpoint.like)
@@ -166,10 +176,10 @@ class _Pool:
     def _close_idle(self) -> None:
         """All that nobody reads or, where somebody keeps them, what takes memory or is too many."""
         kept = 0
-        for files, held in list(self._open.items()):
-            kept += len(files)
+        for key, held in list(self._open.items()):
+            kept += len(key[0])
             if not held.holders and (not self._keepers or held.takes_memory or kept > MOST_KEPT_FILES):
-                del self._open[files]
+                del self._open[key]
                 held.close()
 
 

@@ -50,6 +50,19 @@ class TensorInfo:
         """Floating or complex; all others are taken from one checkpoint."""
         return self.dtype.is_floating_point or self.dtype.is_complex
 
+    @property
+    def kind(self) -> str:
+        """What may not differ between checkpoints, as types may."""
+        if self.dtype is torch.bool:
+            return "boolean"
+        if self.dtype.is_complex:
+            return "complex"
+        return "floating" if self.is_floating else "integer"
+
+    def fits(self, other: TensorInfo) -> bool:
+        """Whether one may stand in the place of the other."""
+        return self.shape == other.shape and self.kind == other.kind
+
 
 class TensorReader(Protocol):
     """One open checkpoint. Its names are the reference's, whatever prefixes the file has."""
@@ -103,6 +116,8 @@ class Checkpoint:
     """The weight files: one, or the shards of an index."""
     format: str
     """A key of `readers.READERS`."""
+    use_ema: bool = False
+    """Whether its tensors are those of the average that was made while training, and lies beside the model."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
     view: Any = field(default=None, compare=False, repr=False)
@@ -139,7 +154,11 @@ class CheckpointSet:
     folder: Path
     checkpoints: tuple[Checkpoint, ...]
     tensors: Mapping[str, TensorInfo]
-    """Name -> shape and dtype, as in the reference, in the reference's order."""
+    """Name -> shape and dtype, as in the reference, in the reference's order; of what is `taken`, as it is there."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Tensor that is left out of the average -> the checkpoint that it is taken from."""
+    dropped: frozenset[str] = frozenset()
+    """Tensors that are left out, and that the result lacks, because the checkpoint to take them from does."""
     config: Mapping[str, Any] | None
     """The parsed `config.json` of the folder, or of the reference checkpoint's own folder."""
     read: Mapping[Path, str] = field(default_factory=dict)
@@ -176,3 +195,17 @@ class CheckpointSet:
     @property
     def reference(self) -> Checkpoint:
         return self.checkpoints[-1]
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The tensors of which an average may be made."""
+        return tuple(name for name, info in self.tensors.items() if info.is_averaged and name not in self.taken)
+
+    def source_of(self, name: str) -> int:
+        """The index of the checkpoint that a tensor without coefficients is taken from: the reference, or another."""
+        return self.names.index(self.taken[name]) if name in self.taken else len(self.checkpoints) - 1
+
+    def has_own(self, reader: TensorReader, name: str) -> bool:
+        """Whether a checkpoint has a tensor that may stand in the place of the one that is taken."""
+        own = reader.tensors().get(name)
+        return own is not None and own.fits(self.tensors[name])

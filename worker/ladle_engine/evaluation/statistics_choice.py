@@ -13,7 +13,6 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.evaluation.evaluate import evaluate
-from ladle_engine.model.batch_norm import batch_norms
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import whole_model
 from ladle_engine.model.statistics import (
@@ -95,7 +94,7 @@ class StatisticsChooser:
             return StatisticsChoice(policy=NoStatistics(self.binding))
         averaged = AveragedStatistics(self.checkpoints, self.binding)
         # In a batch of one there is nothing to take a mean of.
-        if not batch_norms(self.binding.model) or self.examples.task.batch_size < 2:
+        if not self.binding.running_norms or self.examples.task.batch_size < 2:
             return StatisticsChoice(policy=averaged)
         if len(self.fit) < LEAST_EXAMPLES or len(self.examples) < LEAST_EXAMPLES:
             return StatisticsChoice(policy=averaged, examples=len(self.examples))

@@ -118,6 +118,8 @@ class MethodContext:
     on_event: ProgressCallback
     choices: dict[str, Choice] = field(default_factory=dict, init=False)
     """What the methods that have run chose, by name."""
+    _holds_own: bool = field(default=True, init=False)
+    """Whether the model may hold a checkpoint's own tensors where mixtures have those that are taken."""
     _reference_counters: Mapping[str, Tensor] | None = field(default=None, init=False)
     evaluations: Evaluations = field(init=False)
 
@@ -149,6 +151,11 @@ class MethodContext:
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
+    def not_its_own(self, index: int) -> list[str]:
+        """The tensors that a checkpoint has from another one even where it is judged alone: it has none that fit."""
+        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
+            return [name for name in self.checkpoints.taken if not self.checkpoints.has_own(reader, name)]
+
     def load_weights(
         self, coefficients: Coefficients, recomputed: Mapping[str, Tensor] | None = None, exactly: bool = False
     ) -> Mapping[str, Tensor]:
@@ -161,7 +168,7 @@ class MethodContext:
         if single is not None:
             self._load_single(single, coefficients, exactly)
             return {}
-        self.use_reference_counters()
+        self.load_shared()
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
         # Opening a placement may lower the precision, where memory runs out.
         placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
@@ -194,7 +201,10 @@ class MethodContext:
             elif not self.weights.exact.load_awaited(coefficients):
                 self.binding.load_parameters(reader)
             self.binding.load_buffers(reader)
-        if peaks := self._round(self.binding.parameters) | self._round(self.binding.statistics):
+            self.binding.load_constants(reader)
+            self._holds_own = True
+        rounded = (self.binding.parameters, self.binding.statistics, self.binding.constants)
+        if peaks := {name: peak for tensors in rounded for name, peak in self._round(tensors).items()}:
             name = self.checkpoints.names[index]
             raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
 
@@ -205,8 +215,18 @@ class MethodContext:
             return "float32" if self.weights.holds_singles else None
         return self.weights.coarse()
 
-    def use_reference_counters(self) -> None:
-        """What a mixture has of them, whichever checkpoint the model held before."""
+    def load_shared(self) -> None:
+        """Collective: what all mixtures have, whichever checkpoint the model held before: the reference's counters, and
+        what is left out of the average.
+
+        Raises `CheckpointError` where the output's type cannot hold it.
+        """
+        if self._holds_own:
+            self.binding.load_constants()
+            if peaks := self._round(self.binding.constants):
+                name = next(iter(peaks))
+                raise CheckpointError("non-finite-weights", self._too_large(f"`{self.checkpoints.taken[name]}`", peaks))
+            self._holds_own = False
         if self._reference_counters is None:
             self._reference_counters = self.binding.counters_of(self.checkpoints.reference)
         for name, target in self.binding.counters.items():
@@ -219,7 +239,11 @@ class MethodContext:
         Collective: those that are too large for it, with their largest value. They are the same on every rank, because
         each may hold only a part.
         """
-        rounded = [name for name in tensors if self.output_dtypes[name] is not torch.float32]
+        rounded = [
+            name
+            for name, tensor in tensors.items()
+            if self.output_dtypes[name] is not torch.float32 and tensor.is_floating_point()
+        ]
         if not rounded:
             return {}
         peaks = torch.zeros(len(rounded))

@@ -153,7 +153,7 @@ def trainer_for(
     statistics_alpha_KG: Tensor | None = None,
 ) -> Trainer:
     """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows."""
-    context.use_reference_counters()
+    context.load_shared()
     return Trainer(
         method=method,
         model=context.binding.model,

@@ -1,4 +1,4 @@
-"""LoRA adapters put into a base model, which is frozen: only their factors, and what they hold whole, get coefficients."""
+"""LoRA adapters put into a base model, which is frozen: only what the adapters hold gets coefficients."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def bind_adapters(model: nn.Module, checkpoints: CheckpointSet) -> Binding:
     """
     adapters = checkpoints.adapters
     assert adapters is not None
-    if hasattr(model, "unload") and hasattr(model, "peft_config"):
-        model = model.unload()
+    given: Any = model
+    if hasattr(given, "unload") and hasattr(given, "peft_config"):
+        model = given.unload()
     layers = {layer: _layer_in(model, layer) for layer in adapters.modules}
     _refuse_other_sizes(model, checkpoints.tensors, adapters, layers)
     _inject(model, checkpoints.tensors, adapters, layers)
@@ -54,7 +55,9 @@ def _layer_in(model: nn.Module, layer: str) -> str:
         model.get_submodule(name)
     except AttributeError as error:
         there = ", ".join(f"`{each}`" for each, module in model.named_modules() if isinstance(module, nn.Linear))
-        raise _another_base(f"have the layer `{name}`, which the adapters adapt, but has {there[:300] or 'no layers'}") from error
+        raise _another_base(
+            f"have the layer `{name}`, which the adapters adapt, but has {there[:300] or 'no layers'}"
+        ) from error
     return name
 
 
@@ -69,8 +72,8 @@ def _refuse_other_sizes(
         expected = module.num_inputs * module.num_outputs
         if weight.numel() != expected or module.num_outputs not in weight.shape:
             raise _another_base(
-                f"have {module.num_inputs} inputs and {module.num_outputs} outputs in `{name}`, as the adapters do, but "
-                f"its weight is {tuple(weight.shape)}"
+                f"have {module.num_inputs} inputs and {module.num_outputs} outputs in `{name}`, as the adapters do, "
+                f"but its weight is {tuple(weight.shape)}"
             )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, share_of
-from ladle_engine.model.batch_norm import RunningNorm, batch_norms, synchronise
+from ladle_engine.model.batch_norm import RunningNorm, synchronise
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups
 from ladle_engine.model.quantisers import quantiser_buffers
@@ -133,7 +133,7 @@ class RecomputedStatistics:
     ) -> None:
         self._model = binding.model
         self._collectives = collectives
-        self._modules = batch_norms(binding.model)
+        self._modules = binding.running_norms
         synchronise(self._modules, collectives)
         own = {id(buffer) for module in self._modules for buffer in module.buffers(recurse=False)}
         self._buffers = {name: buffer for name, buffer in binding.statistics.items() if id(buffer) in own}

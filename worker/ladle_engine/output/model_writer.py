@@ -141,7 +141,11 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_ev
 def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
     """Name -> name in the output, which is the one in the reference's file: wrappers' prefixes are put back."""
     with open_checkpoint(checkpoints.reference) as reader:
-        return reader.stored_names()
+        stored = reader.stored_names()
+    # What is taken from another checkpoint, and the reference lacks, gets the prefix that all others have.
+    prefixes = {stored[name].removesuffix(name) for name in checkpoints.tensors if name in stored}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    return {**stored, **{name: prefix + name for name in checkpoints.tensors if name not in stored}}
 
 
 def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) -> None:

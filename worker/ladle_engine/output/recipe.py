@@ -44,6 +44,8 @@ class Recipe:
     """Name -> type, for every tensor that is written, in order. Aliases of tied tensors are not here."""
     statistics: Mapping[str, Tensor]
     """Buffers that were made for this mixture and are not the checkpoints' sum."""
+    keeps_own: bool = True
+    """Whether a single checkpoint keeps its own tensors, where they fit, of those that are left out of the average."""
 
     def tensor(self, name: str, readers: Sequence[TensorReader]) -> Tensor:
         """The output tensor `name`, in memory of its own, on the CPU. Raises as `block`."""
@@ -119,8 +121,9 @@ class Recipe:
         # Counters, masks and what the model has no use for are the reference's, never averaged; and a counter that a
         # single checkpoint lacks.
         single = self.coefficients.single()
-        has_it = single is not None and name in readers[single].tensors()
-        return single if has_it else len(readers) - 1
+        if single is None or (name in self.checkpoints.taken and not self.keeps_own):
+            return self.checkpoints.source_of(name)
+        return single if self.checkpoints.has_own(readers[single], name) else self.checkpoints.source_of(name)
 
     def _refuse_overflow(
         self, name: str, start: int, sources: Sequence[Tensor], readers: Sequence[TensorReader]

@@ -39,6 +39,10 @@ class SavedCoefficients:
     """Of adapters, how their averages are written; empty for whole models."""
     sha256: Mapping[str, Mapping[str, str]]
     """Checkpoint -> file -> digest."""
+    use_ema: bool
+    """Whether they are of the averages that were made while training."""
+    taken_from: Mapping[str, tuple[str, ...]]
+    """Checkpoint -> the tensors that are left out of the average and taken from it."""
 
     def refuse_other_tensors(self, path: Path, checkpoints: CheckpointSet) -> None:
         """Raises `CheckpointError` (corrupt-checkpoint) for a tensor that the checkpoints lack or have of another
@@ -77,6 +81,13 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
     for name in coefficients.checkpoints:
         digests = saved["sha256"].get(name) if isinstance(saved["sha256"], dict) else None
         rule.must(_is_mapping(digests, str), f"have the digests of `{name}`, but has none")
+    taken_from = saved.get("taken_from", {})
+    rule.must(
+        _is_mapping(taken_from, list) and all(_are(str, names) for names in taken_from.values()),
+        "have names of tensors that are taken from a checkpoint, but has something else",
+    )
+    for name in taken_from:
+        rule.must(name in coefficients.checkpoints, f"take tensors from its checkpoints, but takes some from `{name}`")
     return SavedCoefficients(
         name=chosen,
         coefficients=coefficients,
@@ -84,6 +95,8 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
         output_dtypes={name: DTYPE_OF[dtype] for name, dtype in dtypes.items()},
         adapters=_adapters(rule, saved.get("adapters", {})),
         sha256=saved["sha256"],
+        use_ema=saved.get("use_ema") is True,
+        taken_from={name: tuple(tensors) for name, tensors in taken_from.items()},
     )
 
 
@@ -94,7 +107,7 @@ def _adapters(rule: _Rules, adapters: Any) -> Mapping[str, Any]:
     rule.must(rank is None or (type(rank) is int and rank >= 1), "have a whole number from 1 as rank of adapters")
     rule.must(type(error) in (int, float) and 0 <= error < 1, "have an error of adapters from 0, and below 1")
     rule.must(adapters.get("dtype", "keep") in OUTPUT_DTYPES, "have a type of adapters that Ladle writes")
-    return adapters
+    return dict(adapters)
 
 
 def _coefficients(rule: _Rules, entry: Mapping[str, Any]) -> Coefficients:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.output.adapter_result import AdapterOutput, AsWritten
 
-if TYPE_CHECKING:
-    from ladle_engine.pipeline.report import Run
 
-
-def adapters_json(checkpoints: CheckpointSet, written: AsWritten, run: Run) -> dict[str, Any]:
+def adapters_json(
+    checkpoints: CheckpointSet, written: AsWritten, base: CheckpointSet | None, digests: Mapping[Path, str]
+) -> dict[str, Any]:
     """The entry `adapters` of a report; nothing for whole models."""
     adapters = checkpoints.adapters
     if adapters is None:
         return {}
     factored = written.factored
-    digests = run.inputs.digests
-    files = [] if run.base is None else [path for each in run.base.checkpoints for path in each.files]
+    files = [] if base is None else [path for each in base.checkpoints for path in each.files]
     return {
         "adapters": {
             "space": adapters.space,

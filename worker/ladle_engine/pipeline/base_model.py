@@ -1,4 +1,4 @@
-"""The base model of adapters: where it is, what the task sees of it, and how it gets its weights, which are read once."""
+"""The base model of adapters: where it is, what the task sees of it, and how its weights are read, once."""
 
 from __future__ import annotations
 
@@ -56,14 +56,17 @@ def open_base(checkpoints: CheckpointSet, given: Path | None, *, has_model: bool
     if checkpoints.adapters is None:
         if given is not None:
             raise TaskError(
-                "model-mismatch", "`base_model=` must be absent, because the checkpoints are whole models, not adapters."
+                "model-mismatch",
+                "`base_model=` must be absent, because the checkpoints are whole models, not adapters.",
             )
         return None
     if has_model:
         return Base(stored=None, described=checkpoints)
     folder = given or _named_by_adapters(checkpoints)
     if not is_folder(folder):
-        raise TaskError("model-mismatch", f"`base_model=` must be the folder of the base model, but `{folder}` is none.")
+        raise TaskError(
+            "model-mismatch", f"`base_model=` must be the folder of the base model, but `{folder}` is none."
+        )
     stored = discover(folder, names=[_weights_in(folder)])
     return Base(stored=stored, described=_described(checkpoints, stored, names_task))
 
@@ -78,8 +81,8 @@ def _named_by_adapters(checkpoints: CheckpointSet) -> Path:
     told = f"adapters of `{base}`, which is no folder that this job may read" if base else "adapters that name no base"
     raise TaskError(
         "model-mismatch",
-        f"`base_model=` must be the folder of the base model, because the checkpoints are {told}. Nothing is downloaded: "
-        f"save the base model there with `save_pretrained`.",
+        f"`base_model=` must be the folder of the base model, because the checkpoints are {told}. Nothing is "
+        f"downloaded: save the base model there with `save_pretrained`.",
     )
 
 

@@ -34,6 +34,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             *_sets(report),
             *_statistics(report["statistics"]),
             *_adapters(report.get("adapters")),
+            *_left_out(report),
             "## Load",
             "```python",
             *(_LOAD_MODEL if report.get("adapters") is None else _LOAD_ADAPTER),
@@ -59,14 +60,16 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
+    unchanged = "unchanged" if _best_is_its_own(report) else "with the tensors below that are not its own"
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
         return (
             "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
-            "is that checkpoint, unchanged."
+            f"is that checkpoint, {unchanged}."
         )
     if report["winner"] == "best":
         return (
-            "No average was better than the best checkpoint on the select split, so this is that checkpoint, unchanged."
+            f"No average was better than the best checkpoint on the select split, so this is that checkpoint, "
+            f"{unchanged}."
         )
     if gain["value"] == 0:
         return (
@@ -78,6 +81,12 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _best_is_its_own(report: Mapping[str, Any]) -> bool:
+    """Whether the best checkpoint has all of its own tensors."""
+    weights = next(row["coefficients"][0] for row in report["candidates"] if row["method"] == "best")
+    return not report["checkpoints"][weights.index(1.0)]["not_its_own"]
 
 
 def _sets(report: Mapping[str, Any]) -> list[str]:
@@ -106,6 +115,33 @@ def _sets(report: Mapping[str, Any]) -> list[str]:
         *_markdown_table(heads, rows),
         "",
     ]
+
+
+def _left_out(report: Mapping[str, Any]) -> list[str]:
+    """What no average was made of, and which checkpoints could not be judged as they are."""
+    taken, dropped = report["left_out"]["taken_from"], report["left_out"]["dropped"]
+    if not taken and not dropped:
+        return []
+    strangers = [each["name"] for each in report["checkpoints"] if each["not_its_own"]]
+    alone = "A single checkpoint was judged with its own."
+    if strangers:
+        alone = (
+            f"A single checkpoint was judged with its own, but for {_some(strangers)}: there they are absent or have "
+            f"another shape, so they were replaced by these."
+        )
+    return [
+        "## Left out of the average",
+        *[f"- {_some(names)}: from {code(source)}" for source, names in taken.items()],
+        *([f"- {_some(dropped)}: not in this model"] if dropped else []),
+        "",
+        alone,
+        "",
+    ]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(code(name) for name in names[:most]) + more
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -97,5 +97,9 @@ def _discover(request: Request) -> CheckpointSet:
         last=request.last,
         steps=request.steps,
         order=request.order,
+        use_ema=request.use_ema,
+        like=request.like,
+        skip_tensors=request.skip_tensors,
+        take_from=request.take_from,
     )
     return in_space(found, request.adapter_space)

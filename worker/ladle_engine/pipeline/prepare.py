@@ -19,7 +19,6 @@ from ladle_engine.evaluation.statistics_choice import StatisticsChoice, Statisti
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.methods.plan import refuse_bad_options
-from ladle_engine.model.batch_norm import batch_norms
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
@@ -161,7 +160,7 @@ def make_statistics(job: Job, binding: Binding, weights: ModelWeights) -> Statis
     if not job.plan.mixes:
         return StatisticsChoice(policy=NoStatistics(binding))
     # With batches of one there are no batch statistics, and nothing is taken over ranks.
-    if batch_norms(binding.model) and job.task.batch_size > 1:
+    if binding.running_norms and job.task.batch_size > 1:
         _refuse_empty_shares(job)
     choice = StatisticsChooser(
         checkpoints=job.checkpoints,
@@ -200,6 +199,7 @@ def load_mean(checkpoints: CheckpointSet, binding: Binding, weights: ModelWeight
     """Collective: fills the model with the mean of all checkpoints, but for its statistics."""
     for name, values in binding.counters_of(checkpoints.reference).items():
         binding.counters[name].copy_(values)
+    binding.load_constants()
     K, groups = len(checkpoints.names), whole_model(binding)
     weights.placement(groups).load_weights(torch.full((K, 1), 1 / K, dtype=torch.float64), groups)
 

@@ -88,7 +88,7 @@ def write_output(
     _write_statistics(folder, candidates)
     inputs = inputs_json(context.checkpoints, run)
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
-    adapters = adapters_json(context.checkpoints, written, run)
+    adapters = adapters_json(context.checkpoints, written, run.base, run.inputs.digests)
     for note in notes_on(adapters, winner.method, context.adapter_output):
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
@@ -128,9 +128,11 @@ def coefficients_json(
     return {
         "format": FORMAT_VERSION,
         "winner": winner.method,
+        "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
         **({} if context.checkpoints.adapters is None else {"adapters": _adapters_json(context)}),
+        "taken_from": _taken_from(context.checkpoints),
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
             candidate.method: {
@@ -146,6 +148,14 @@ def _adapters_json(context: MethodContext) -> dict[str, Any]:
     assert context.checkpoints.adapters is not None
     output = context.adapter_output
     return {"space": context.checkpoints.adapters.space} if output is None else output.to_json()
+
+
+def _taken_from(checkpoints: CheckpointSet) -> dict[str, list[str]]:
+    """Checkpoint -> the tensors that are left out of the average and taken from it."""
+    found: dict[str, list[str]] = {}
+    for name, source in checkpoints.taken.items():
+        found.setdefault(source, []).append(name)
+    return found
 
 
 def report_json(
@@ -184,6 +194,7 @@ def report_json(
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs["checkpoints"][checkpoint.name],
+                "not_its_own": context.not_its_own(index),
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
@@ -191,6 +202,10 @@ def report_json(
             "distances": context.geometry.distances_KK().tolist(),
             "cosines": context.geometry.cosines_KK().tolist(),
             "order": list(names),
+        },
+        "left_out": {
+            "taken_from": _taken_from(context.checkpoints),
+            "dropped": sorted(context.checkpoints.dropped),
         },
         "num_parameters": context.binding.num_parameters,
         "splits": {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.errors import EngineError
-from ladle_engine.model.batch_norm import batch_norms, each_on_its_own
+from ladle_engine.model.batch_norm import each_on_its_own
 from ladle_engine.model.binding import Binding
 from ladle_engine.placements.memory_probe import available_bytes
 from ladle_engine.tasks.examples import Examples
@@ -86,7 +86,7 @@ def training_pass(binding: Binding) -> Iterator[list[nn.Parameter]]:
     ]
     # Batch statistics keep more for backward than running ones.
     binding.model.eval()
-    modules = batch_norms(binding.model)
+    modules = binding.running_norms
     for module in modules:
         module.train()
     try:

@@ -76,7 +76,7 @@ class MemoryPlan:
 
 
 def demand_of(checkpoints: CheckpointSet, activations: int, has_model: bool, weight_vectors: int = 0) -> Demand:
-    sizes = [info.numel for info in checkpoints.tensors.values() if info.is_floating]
+    sizes = [info.numel for name in checkpoints.averaged if (info := checkpoints.tensors[name]).is_floating]
     return Demand(
         parameters=sum(sizes),
         largest=max(sizes, default=0),

@@ -152,8 +152,9 @@ class FirstReading:
         self._differ = self._differ or rows_differ(chunk.directions_KC)
 
     def _check_others(self, readers: Sequence[TensorReader]) -> None:
-        """Statistics and counters, which are small."""
-        for name in (*self._binding.statistics, *self._binding.unused):
+        """Statistics and counters, which are small, and this rank's share of what is left out of the average."""
+        left_out = list(self._binding.constants)[self._collectives.rank :: self._collectives.size]
+        for name in (*self._binding.statistics, *self._binding.unused, *left_out):
             if self._checkpoints.tensors[name].is_averaged:
                 self._differ = check_tensor(self._checkpoints, readers, name) or self._differ
         self._differ = self._differ or any(differs(name, readers) for name in self._binding.counters)
@@ -164,6 +165,8 @@ class FirstReading:
             if checkpoint.files[0] not in own_files:
                 continue
             for alias, name in self._binding.aliases.items():
+                if not all(self._checkpoints.has_own(reader, each) for each in (alias, name)):
+                    continue
                 one, other = (hashed.tensor_digest(number, each) for each in (alias, name))
                 if (one is None or one != other) and not same_tensors((reader, alias), (reader, name)):
                     raise CheckpointError(

@@ -78,7 +78,9 @@ class AdapterConfig:
             raise self._refused(f"have at most {MOST_PATTERNS:,} patterns as `{name}`, but does not")
         for key, value in patterns.items():
             if len(key) > MOST_PATTERN_CHARS:
-                raise self._refused(f"have patterns of at most {MOST_PATTERN_CHARS} characters, but has `{key[:50]}...`")
+                raise self._refused(
+                    f"have patterns of at most {MOST_PATTERN_CHARS} characters, but has `{key[:50]}...`"
+                )
             try:
                 yield re.compile(rf"(.*\.)?({key})$"), value
             except re.error as error:
@@ -121,4 +123,6 @@ def _refuse_other_kinds(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _unsupported(path: Path, what: str) -> CheckpointError:
-    return CheckpointError("unsupported-tensors", f"The adapter `{path.parent.name}` must be a plain LoRA adapter, but {what}.")
+    return CheckpointError(
+        "unsupported-tensors", f"The adapter `{path.parent.name}` must be a plain LoRA adapter, but {what}."
+    )

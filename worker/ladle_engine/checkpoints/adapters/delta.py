@@ -48,7 +48,8 @@ class SharedBasis:
 
     def _made(self, name: str) -> Tensor:
         a_RI = torch.cat([each.flatten(1).double() for each in self._read_all(name)])
-        return torch.linalg.qr(a_RI.T).Q.T.float().contiguous()
+        basis_IQ: Tensor = torch.linalg.qr(a_RI.T).Q
+        return basis_IQ.T.float().contiguous()
 
 
 class DeltaView:

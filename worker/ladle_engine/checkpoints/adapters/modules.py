@@ -91,9 +91,7 @@ def _module(
     if b_info.shape[1] != told or math.prod(b_info.shape[2:]) != 1:
         # Of a grouped convolution, too, B has less than the rank.
         raise _corrupt(path, f"has `{b_name}` of shape {b_info.shape}, which must be [outputs, {told}]")
-    return Module(
-        a=a_name, b=b_name, bias=layer + BIAS, a_info=a_info, b_info=b_info, scale=config.scale_of(inner)
-    )
+    return Module(a=a_name, b=b_name, bias=layer + BIAS, a_info=a_info, b_info=b_info, scale=config.scale_of(inner))
 
 
 def _corrupt(path: Path, what: str) -> CheckpointError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -139,6 +139,6 @@ def _refuse_other_layers(adapters: Sequence[Adapter]) -> None:
         if adapter.config.is_dora != reference.config.is_dora:
             raise CheckpointError(
                 "mismatched-checkpoints",
-                f"Adapters must all be DoRA or all be plain LoRA, but of `{adapter.name}` and `{reference.name}` one is "
-                f"DoRA. Leave the odd one out with `exclude=`.",
+                f"Adapters must all be DoRA or all be plain LoRA, but of `{adapter.name}` and `{reference.name}` one "
+                f"is DoRA. Leave the odd one out with `exclude=`.",
             )

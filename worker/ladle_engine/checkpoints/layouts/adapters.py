@@ -20,7 +20,9 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 def look(folder: Folder) -> Sequence[Found] | None:
     if CONFIG_FILE not in folder.names or usual_weights(folder) is not None:
         return None
-    return [_found(folder)] if not folder.names.isdisjoint(WEIGHTS) else folder.passed_over("an adapter without weights")
+    return (
+        [_found(folder)] if not folder.names.isdisjoint(WEIGHTS) else folder.passed_over("an adapter without weights")
+    )
 
 
 def _found(folder: Folder) -> Found:

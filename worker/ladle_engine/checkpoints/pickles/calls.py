@@ -174,6 +174,11 @@ def _encoded(arguments: Arguments, charge: Charge) -> Any:
     return arguments[0].encode("latin-1")
 
 
+def _bytes(arguments: Arguments, charge: Charge) -> Any:
+    """Of nothing, or of bytes."""
+    return b"" if not arguments else Inert("builtins.bytes", arguments)
+
+
 def _object(arguments: Arguments, charge: Charge) -> Any:
     """`copyreg._reconstructor(class, base, base's value)`, or `__newobj__(class, *arguments)`."""
     if not arguments or not isinstance(arguments[0], Name):
@@ -295,6 +300,7 @@ MAKERS: dict[str, Callable[[Arguments, Charge], Any]] = {
     "collections.defaultdict": _default_dict,
     **dict.fromkeys(("builtins.set", "builtins.frozenset", "builtins.list", "collections.deque"), _list),
     "_codecs.encode": _encoded,
+    "builtins.bytes": _bytes,
     "torch.Size": _itself,
     "torch.serialization._get_layout": _layout,
     "torch.nn.parameter.Parameter": _parameter,

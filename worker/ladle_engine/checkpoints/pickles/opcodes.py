@@ -20,7 +20,7 @@ from ladle_engine.checkpoints.pickles.follower import (
     CutShort,
     Follower,
 )
-from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Storage
+from ladle_engine.checkpoints.pickles.values import Malformed, Storage
 
 MAX_OPCODES = 10_000_000
 """About 35 a tensor: more than fit into memory. Some five seconds."""

@@ -6,7 +6,6 @@ torch itself opens no file here, so no bug of its loading is a way in (CVE-2025-
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
@@ -24,29 +23,34 @@ MAX_REPEATED_BYTES = 4 << 30
 MAX_REPEATS = 16
 
 
-def stored_tensors(file: InputFile) -> StoredFile:
-    """Raises `CheckpointError`: unsafe for a pickle that names what runs programs, corrupt for a broken one, unsupported
-    for a kind of tensor that cannot be averaged."""
+def stored_average(file: InputFile) -> StoredFile:
+    """The same of the average that was made while training. Raises also for a file without one."""
+    return stored_tensors(file, use_ema=True)
+
+
+def stored_tensors(file: InputFile, *, use_ema: bool = False) -> StoredFile:
+    """Raises `CheckpointError`: unsafe for a pickle that names what runs programs, corrupt for a broken one,
+    unsupported for a kind of tensor that cannot be averaged."""
     try:
-        return _archived(file) if is_zip(file) else _legacy(file)
+        return _archived(file, use_ema) if is_zip(file) else _legacy(file, use_ema)
     except Unwanted as error:
         raise refusal(file.path, error) from error
     except Malformed as error:
         raise corrupt(file.path, _clause(str(error))) from error
 
 
-def _archived(file: InputFile) -> StoredFile:
+def _archived(file: InputFile, use_ema: bool) -> StoredFile:
     archive = open_archive(file)
-    found = find_state_dict(file.path, wanted(follow(archive.pickle())).value)
+    found = find_state_dict(file.path, wanted(follow(archive.pickle())).value, use_ema=use_ema)
     if archive.tells_places:
         return _stored(file, found, RecordsInFile(archive=archive).place)
     records, loaded_file = loaded(archive)
     return _stored(loaded_file, found, records.place)
 
 
-def _legacy(file: InputFile) -> StoredFile:
+def _legacy(file: InputFile, use_ema: bool) -> StoredFile:
     saved = open_legacy(file)
-    found = find_state_dict(file.path, saved.value)
+    found = find_state_dict(file.path, saved.value, use_ema=use_ema)
     return _stored(file, found, saved.place)
 
 

@@ -15,9 +15,11 @@ from ladle_engine.storage.input_file import InputFile
 
 
 def pickled_value(file: InputFile) -> Any:
-    """What the pickle makes that `pickle.dump` or `torch.save` wrote: dicts, lists, tuples, texts and numbers as
-    themselves, sets as lists, classes and functions as `values.Name`, tensors as `values.StoredTensor`, all other objects
-    as `values.Inert`. A key of a dict that is a tuple or a long number is `Inert("a key", (the key,))`.
+    """What the pickle makes that `pickle.dump` or `torch.save` wrote.
+
+    Dicts, lists, tuples, texts and numbers are themselves, and sets are lists. Classes and functions are `values.Name`,
+    tensors `values.StoredTensor`, all other objects `values.Inert`. A key of a dict that is a tuple or a long number is
+    `Inert("a key", (the key,))`.
 
     Nothing is imported, called or run. Raises `CheckpointError`: corrupt for what is damaged, or needs more than about
     160 MB of memory or ten million opcodes; unsafe for a pickle that names what runs programs.

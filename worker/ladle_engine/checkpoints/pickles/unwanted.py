@@ -56,9 +56,9 @@ def refusal(path: Path, unwanted: Unwanted) -> CheckpointError:
     return CheckpointError(
         "unsafe-checkpoint",
         f"The checkpoint file `{path}` must hold weights and plain values, but "
-        f"{f'its entry {entry} asks' if entry else 'its pickle asks'} for `{unwanted.name[:MOST_NAME_CHARS]}`, which runs a "
-        f"program or changes files when the file is loaded elsewhere. It was not run. Do not load this file with "
-        f"another program. Get the weights as safetensors, from somebody you trust.",
+        f"{f'its entry {entry} asks' if entry else 'its pickle asks'} for `{unwanted.name[:MOST_NAME_CHARS]}`, which "
+        f"runs a program or changes files when the file is loaded elsewhere. It was not run. Do not load this file "
+        f"with another program. Get the weights as safetensors, from somebody you trust.",
     )
 
 
