@@ -116,6 +116,8 @@ def make_tokens(path: Path, blocks: int = 24, seed: int = 0) -> Path:
 
 @torch.no_grad()
 def loss_of(model: Any, tokens: Path) -> float:
-    """Over all blocks, as the task `causal-lm` counts it: every token but the first of each block."""
-    ids = torch.from_numpy(np.load(tokens).astype(np.int64)).view(-1, 16)
-    return float(model(input_ids=ids, labels=ids).loss)
+    """Over all blocks, as the task `causal-lm` cuts them: each token is predicted from those before it in its block."""
+    ids = torch.from_numpy(np.load(tokens).astype(np.int64))
+    inputs, targets = ids.view(-1, 16), torch.cat([ids[1:], torch.tensor([-100])])
+    logits = model(input_ids=inputs).logits.double().view(len(targets), -1)
+    return float(nn.functional.cross_entropy(logits, targets))

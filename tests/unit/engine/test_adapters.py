@@ -189,7 +189,9 @@ def test_lengths_and_angles_in_delta_space_are_those_of_the_deltas(tmp_path: Pat
     for i in range(3):
         for j in range(3):
             expected = (deltas[i] - deltas[0]) @ (deltas[j] - deltas[0])
-            assert float((seen[i] - seen[0]) @ (seen[j] - seen[0])) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+            assert float((seen[i] - seen[0]) @ (seen[j] - seen[0])) == pytest.approx(
+                float(expected), rel=1e-4, abs=1e-5
+            )
 
 
 def test_factor_by_factor_each_factor_is_averaged(tmp_path: Path) -> None:

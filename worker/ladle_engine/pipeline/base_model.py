@@ -150,6 +150,8 @@ def _fill(
     binding = load_base(model, stored, task.stored_names(model, described), held)
     with open_all(stored) as readers:
         hashed = HashedReaders(readers)
-        binding.load_parameters(hashed.readers[0])
+        # From the front to the back, so that every byte is read once and hashed on the way.
+        in_order = dict(sorted(binding.parameters.items(), key=lambda each: readers[0].position(each[0])))
+        replace(binding, parameters=in_order).load_parameters(hashed.readers[0])
         binding.load_buffers(hashed.readers[0])
         inputs.know(hashed.digests())
