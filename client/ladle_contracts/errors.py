@@ -22,6 +22,8 @@ class Reason(OpenEnum):
     """A pickle with more in it than tensors. It was not run."""
     MISMATCHED_CHECKPOINTS = "mismatched-checkpoints"
     """Names, shapes or types differ between two checkpoints."""
+    INVALID_CHECKPOINT_OPTIONS = "invalid-checkpoint-options"
+    """`like`, `skip_tensors` or `take_from` does not fit what the folder holds."""
     UNSUPPORTED_TENSORS = "unsupported-tensors"
     """A tensor of a kind that has no average, such as a sparse or a quantised one."""
     NON_FINITE_WEIGHTS = "non-finite-weights"
@@ -118,6 +120,10 @@ class ErrorCode(OpenEnum):
     """The service has as many connections as it may have. Try again."""
     UNAVAILABLE = "unavailable"
     """Redis does not answer, or refuses writes. Try again."""
+    NO_NODE = "no-node"
+    """No worker is there that could do it. Try again when one is."""
+    NO_ANSWER = "no-answer"
+    """No worker has done it in time, or the one that tried has failed."""
     INTERNAL = "internal"
 
 
@@ -156,6 +162,8 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.TOO_MANY_JOBS: (429, "You have too many jobs in the queue."),
     ErrorCode.OVERLOADED: (503, "The service has too many connections."),
     ErrorCode.UNAVAILABLE: (503, "Redis cannot be used at the moment."),
+    ErrorCode.NO_NODE: (503, "No worker is there."),
+    ErrorCode.NO_ANSWER: (504, "No worker has answered."),
     ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
 """Code -> HTTP status and title."""

@@ -27,6 +27,7 @@ from ladle_contracts._model import Contract, OpenEnum
 from ladle_contracts.errors import WrittenReason
 
 T = TypeVar("T")
+Paths = TypeVar("Paths", str | tuple[str, ...], str | dict[str, str])
 
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
@@ -47,9 +48,20 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 SetName = Annotated[str, Field(min_length=1, max_length=100, pattern=_SET_NAME)]
 """The name of a validation set."""
 
-PATH_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[sets]", "[word]", "[weights]"
-OF_TWO_KINDS = ("val_set", "judge_by")
+PATH_TAG, PATHS_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[paths]", "[sets]", "[word]", "[weights]"
+OF_TWO_KINDS = ("ckpt_dir", "val_set", "judge_by")
 """Fields after which pydantic puts one of these marks into the place of an error."""
+
+_Paths = Annotated[
+    Annotated[tuple[PathText, ...], Field(min_length=1, max_length=1000)],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    Tag(PATHS_TAG),
+]
+CkptDir = Annotated[
+    Annotated[PathText, Tag(PATH_TAG)] | _Paths,
+    Discriminator(lambda value: PATHS_TAG if isinstance(value, list | tuple) else PATH_TAG),
+]
+"""A path or a glob, or a list of them. A path that exists is taken as it is, whatever signs it has."""
 
 _ValSets = Annotated[dict[SetName, PathText], Field(min_length=1, max_length=100), Tag(SETS_TAG)]
 ValSet = Annotated[
@@ -92,6 +104,9 @@ def _one_or_several(value: Any) -> Any:
 _GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
 Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
 """A shell pattern, or a list of them."""
+
+CheckpointName = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A checkpoint's path inside the folder, such as `checkpoint-500` or `epoch-3.pt`."""
 
 Step = Annotated[
     float,
@@ -196,6 +211,8 @@ class CheckpointFilter(Contract):
     """Take only checkpoints whose path inside the folder matches this glob."""
     exclude: Globs = ()
     """Leave out checkpoints whose path inside the folder matches this glob, or one of several."""
+    component: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    """Of checkpoints that are made of several models, such as diffusers' pipelines, the name of one: `unet`."""
     order: Literal["auto", "step", "epoch", "name", "modified"] = "auto"
     """How the checkpoints are ordered: by the step or the epoch in their names, by name, or by the time of their last
     change. `auto` reads the order from the names."""
@@ -206,6 +223,14 @@ class CheckpointFilter(Contract):
     use_ema: bool = False
     """Take of each file the average that was made while training (EMA, SWA), in place of the model. A file without one
     is an error."""
+    like: CheckpointName | None = None
+    """Take only checkpoints of the architecture of this one: the same names, shapes and kinds of tensors."""
+    skip_tensors: Globs = ()
+    """Leave tensors whose name matches this glob, or one of several, out of the average. Every average has those of the
+    last checkpoint. The other checkpoints may have them in another shape, or not at all."""
+    take_from: Annotated[dict[CheckpointName, Globs], Field(max_length=100)] = Field(default_factory=dict)
+    """Leave tensors out of the average, and say from which checkpoint they are taken instead of the last: its path
+    inside the folder, with a glob, or several, on names of tensors."""
 
 
 class Adapters(Contract):
@@ -236,7 +261,8 @@ class Output(Contract):
     """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The name of the result's folder, which must not exist yet. By default it is the job's id."""
+    """The name of the result's folder, which must not exist yet. By default it is `<run>-<method>-<id>`: the
+    folder that the checkpoints are in, the method, and the beginning of the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
@@ -257,14 +283,44 @@ class Resources(Contract):
     always computed from the checkpoints themselves."""
 
 
+def _no_nul(given: Paths) -> Paths:
+    paths = [given] if isinstance(given, str) else given.values() if isinstance(given, dict) else given
+    if any("\0" in path for path in paths):
+        raise ValueError("must not contain a NUL character")
+    return given
+
+
+class HasCkptDir(Contract):
+    """What is about a folder of checkpoints."""
+
+    ckpt_dir: Annotated[CkptDir, AfterValidator(_no_nul)]
+    """The folder of checkpoints, or of runs with checkpoints: a path, a glob such as `runs/*`, or a list of them."""
+
+    @property
+    def ckpt_dirs(self) -> dict[str, str]:
+        """Each folder or glob by its field: `ckpt_dir`, or `ckpt_dir.N` for each of several."""
+        if isinstance(self.ckpt_dir, str):
+            return {"ckpt_dir": self.ckpt_dir}
+        return {f"ckpt_dir.{number}": path for number, path in enumerate(self.ckpt_dir)}
+
+    @property
+    def shown_ckpt_dir(self) -> str:
+        """For people, in a line or a table."""
+        first, *rest = self.ckpt_dirs.values()
+        return f"{first} and {len(rest)} more" if rest else first
+
+    def with_ckpt_dirs(self, change: Callable[[str, str], T]) -> T | list[T]:
+        """What `change` makes of a field and its path, for the only folder or for each of several."""
+        made = [change(field, path) for field, path in self.ckpt_dirs.items()]
+        return made[0] if isinstance(self.ckpt_dir, str) else made
+
+
 # A field's docstring is the help of the command's flag, the description in the JSON schema and the text in the docs.
 # CONTRIBUTING.md, "Add a job option", has the steps.
-class JobSpec(Contract):
+class JobSpec(HasCkptDir):
     """What a person asks for. Only the two paths are required."""
 
-    ckpt_dir: PathText
-    """The folder of checkpoints."""
-    val_set: ValSet
+    val_set: Annotated[ValSet, AfterValidator(_no_nul)]
     """The validation set: a file or a folder that the task reads. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
@@ -296,13 +352,6 @@ class JobSpec(Contract):
     """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
     labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
-
-    @field_validator("ckpt_dir", "val_set")
-    @classmethod
-    def _no_nul(cls, given: str | dict[str, str]) -> str | dict[str, str]:
-        if any("\0" in path for path in (given.values() if isinstance(given, dict) else [given])):
-            raise ValueError("must not contain a NUL character")
-        return given
 
     @field_validator("judge_by")
     @classmethod

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +27,9 @@ MACHINE_FAULTS = frozenset(
     }
 )
 """Say something about a disk or this process, and nothing about a path."""
+
+GLOB = re.compile(r"[*?\[]")
+"""What makes a part of a path a glob."""
 
 PathLike = str | os.PathLike[str]
 
@@ -144,6 +147,33 @@ def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path"
             return held.resolve(path)
     except PathNotAllowed as error:
         raise refused from error
+
+
+def resolve_input(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:
+    """The same for a path that may be a glob: what has no wildcards is resolved, and the rest stays behind it.
+
+    What the glob matches is not looked at here.
+    """
+    refused: PathNotAllowed | None = None
+    for folder, rest in splits(path):
+        try:
+            return resolve_inside(folder, roots, field=field) / rest
+        except PathNotAllowed as error:
+            refused = refused or error
+    assert refused is not None, "the path itself is the first one"
+    raise refused
+
+
+def splits(path: PathLike) -> Iterator[tuple[Path, Path]]:
+    """A path as a folder and the glob in it: first as it is, because a name may have such signs; then shorter folders.
+
+    A glob that leads back by `..` is none.
+    """
+    yield Path(path), Path()
+    for folder in Path(path).parents:
+        rest = Path(path).relative_to(folder)
+        if GLOB.search(rest.parts[0]) and ".." not in rest.parts:
+            yield folder, rest
 
 
 def _real(path: str, *, strict: bool = False) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import language_run
 from adapters_run import QUICK, Settings, make_sweep
-from comparing import Clock, Row, TestSet, compare, quick_options, rounded
+from comparing import Clock, TestSet, compare, quick_options, rounded
 from language_run import make_base
 from peft import PeftModel
 from places import made_once
@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from ladle_engine import rebuild
+from ladle_engine import combine_checkpoints, rebuild
 from ladle_engine.checkpoints import discover
 
-METHODS = ("best", "second-best", "uniform", "greedy-soup", "twa", "twa-layerwise")
+METHODS = ("best", "uniform", "greedy-soup", "twa", "twa-layerwise")
 
 
 def main() -> None:
@@ -54,40 +54,48 @@ def compared(folder: Path, base: Path, seed: int, *, quick: bool) -> dict[str, A
     test = TestSet(discover(base, names=["model.safetensors"]), folder / "test.jsonl", "causal-lm")
     own = {"method": "base", "label": "base", "test": rounded(test.scores(load_file(base / "model.safetensors")))}
 
-    def rows_of(space: str, methods: tuple[str, ...], **others: Any) -> list[Row]:
-        return compare(
-            adapters,
-            folder / "val.jsonl",
-            test,
-            methods,
-            options=quick_options(methods) if quick else None,
-            state_of=partial(written, adapters=adapters, base=base),
-            task="causal-lm",
-            seed=seed,
-            adapter_space=space,
-            base_model=base,
-            **others,
-        )
+    rows = compare(
+        adapters,
+        folder / "val.jsonl",
+        test,
+        METHODS,
+        options=quick_options(METHODS) if quick else None,
+        state_of=partial(_written, adapters=adapters, base=base),
+        task="causal-lm",
+        seed=seed,
+        base_model=base,
+    )
+    others: dict[str, dict[str, Any]] = {
+        "uniform-rank-8": {"adapter_rank": 8},
+        "uniform-factors": {"adapter_space": "factors"},
+    }
+    means = [
+        {"method": name, "label": name, "test": rounded(test.scores(_mean(adapters, base, arguments)))}
+        for name, arguments in others.items()
+    ]
+    return {
+        "seed": seed,
+        "test_examples": len(test),
+        "rows": [own, *rows, *means],
+        "compare_cpu_s": clock.seconds(),
+    }
 
-    delta = rows_of("delta", METHODS)
-    factors = next(row for row in rows_of("factors", ("best", "uniform")) if row["method"] == "uniform")
-    small = next(row for row in rows_of("delta", ("best", "uniform"), adapter_rank=8) if row["method"] == "uniform")
-    rows = [own, *delta, _named(small, "uniform-rank-8"), _named(factors, "uniform-factors")]
-    return {"seed": seed, "test_examples": len(test), "rows": rows, "compare_cpu_s": clock.seconds()}
 
-
-def _named(row: Row, method: str) -> Row:
-    """One of another job, which returns nothing here."""
-    return {**row, "method": method, "winner": False}
-
-
-def written(coefficients: Path, method: str, adapters: Path, base: Path) -> Mapping[str, Tensor]:
-    """The base model with what PEFT loads of a candidate, in it."""
+def _mean(adapters: Path, base: Path, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = rebuild(coefficients, adapters, output=Path(temporary) / "candidate", candidate=method)
-        loaded: Any = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(base), folder)
-        state: Mapping[str, Tensor] = loaded.merge_and_unload().state_dict()
-        return state
+        return _loaded(combine_checkpoints(adapters, output=Path(temporary) / "mean", **arguments), base)
+
+
+def _written(coefficients: Path, method: str, adapters: Path, base: Path) -> Mapping[str, Tensor]:
+    with tempfile.TemporaryDirectory() as temporary:
+        return _loaded(rebuild(coefficients, adapters, output=Path(temporary) / "made", candidate=method), base)
+
+
+def _loaded(adapter: Path, base: Path) -> Mapping[str, Tensor]:
+    """The base model with what PEFT loads in it."""
+    loaded: Any = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(base), adapter)
+    state: Mapping[str, Tensor] = loaded.merge_and_unload().state_dict()
+    return state
 
 
 if __name__ == "__main__":

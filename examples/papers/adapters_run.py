@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ class Settings:
     rank: int = 8
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     alphas: tuple[int, ...] = (8, 16, 32)
-    steps: tuple[int, ...] = (60, 90, 120)
+    batch: int = 8
+    steps: tuple[int, ...] = (30, 45, 60)
     dropouts: tuple[float, ...] = (0.0, 0.1)
-    val_documents: int = 16
-    test_documents: int = 24
+    val_documents: int = 12
+    test_documents: int = 16
     train_documents: int = 300
 
 
@@ -70,5 +71,5 @@ def _make_adapter(
     model: Any = get_peft_model(GPT2LMHeadModel.from_pretrained(base), config)
     rate, steps = drawn.choice(settings.rates), drawn.choice(settings.steps)
     print(f"{folder.name}: alpha {config.lora_alpha}, rate {rate}, {steps} steps", flush=True)
-    train(model, tokens, first, steps, rate, seed=own)
+    train(model, tokens, replace(first, batch=settings.batch), steps, rate, seed=own)
     model.save_pretrained(folder)

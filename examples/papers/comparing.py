@@ -70,7 +70,7 @@ def compare(
 ) -> list[Row]:
     """One job that tries `methods`, then every candidate on the test set; the winner's row says so.
 
-    `state_of` gives a candidate's state dict from `coefficients.json` and its name: that of the checkpoints when absent.
+    `state_of` gives a candidate's state dict, from `coefficients.json` and its name, where it is not the file's own.
     """
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "out"

@@ -27,11 +27,12 @@ class Answer:
     what: str = ""
     """The fault."""
     trace: str = ""
-    peak_mb: int = 0
+    taken_mb: int = 0
+    """Of memory at most, beside what the process had when it began."""
 
     def __str__(self) -> str:
         told = self.reason or self.what
-        return f"{self.outcome} {told} {self.message} ({self.cpu_s} s, {self.peak_mb} MB)\n{self.trace}".strip()
+        return f"{self.outcome} {told} {self.message} ({self.cpu_s} s, {self.taken_mb} MB)\n{self.trace}".strip()
 
 
 class Reader:

@@ -121,10 +121,11 @@ def _child(target: str, folder: Path, scratch: Path, answers: int) -> None:
         touched: list[str] = []
         _bound()
         _watch([os.path.realpath(each) for each in (folder, scratch, tempfile.gettempdir())], touched)
+        before = _memory_mb("VmRSS")
         answer = _outcome(target, folder, scratch)
         if touched and answer["outcome"] != "fault":
             answer = {"outcome": "fault", "what": f"touches {touched[:3]}"}
-        os.write(answers, json.dumps({**answer, "peak_mb": _peak_mb()}).encode())
+        os.write(answers, json.dumps({**answer, "taken_mb": _memory_mb("VmHWM") - before}).encode())
         status = 0
     finally:
         os._exit(status)
@@ -165,9 +166,9 @@ def _bound() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def _peak_mb() -> int:
+def _memory_mb(which: str) -> int:
     sizes = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(sizes["VmHWM"].split()[0]) >> 10
+    return int(sizes[which].split()[0]) >> 10
 
 
 def _watch(allowed: list[str], touched: list[str]) -> None:

@@ -39,6 +39,7 @@ def test_a_hostile_folder_is_read_or_refused_for_its_own_reason(reader: Reader, 
     answer = reader.answer(row.target, lambda folder: write(row.make(), folder))
     assert answer.outcome == ("read" if row.reason is None else "refused"), answer
     assert (answer.reason or None) == row.reason, answer
+    assert answer.taken_mb <= row.most_mb, answer
 
 
 @pytest.mark.parametrize("generator", GENERATORS)

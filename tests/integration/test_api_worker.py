@@ -63,6 +63,7 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
         )
         result = job.result(timeout=DEADLINE_S)
         assert [candidate.method for candidate in result.candidates] == list(METHODS)
+        assert Path(result.folder).name == f"good-auto-{job.id[:10]}", "it says what it is"
         job = client.submit(
             data / "good",
             data / "val.npz",

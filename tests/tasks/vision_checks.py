@@ -120,7 +120,9 @@ def test_the_number_of_classes_is_found_in_classifiers_of_timm(name: str) -> Non
 def of_shapes(shapes: dict[str, tuple[int, ...]]) -> CheckpointSet:
     tensors = {name: TensorInfo(shape=shape, dtype=torch.float32) for name, shape in shapes.items()}
     here = Path("/nowhere")
-    return CheckpointSet(folder=here, checkpoints=(), tensors=tensors, config=None, side_files=(), home=here)
+    return CheckpointSet(
+        folder=here, checkpoints=(), tensors=tensors, config=None, side_files=(), home=here, places=(here,), root=here
+    )
 
 
 class Trained:

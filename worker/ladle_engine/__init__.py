@@ -10,6 +10,7 @@ from ladle_engine.checkpoints import check, discover
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.combine import combine_checkpoints
 from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
+from ladle_engine.inspection import Inspection, inspect
 from ladle_engine.methods import METHODS
 from ladle_engine.rebuild import candidate_state, rebuild
 
@@ -19,6 +20,7 @@ __all__ = [
     "Coefficients",
     "DataError",
     "EngineError",
+    "Inspection",
     "MethodError",
     "Outcome",
     "OutputError",
@@ -28,5 +30,6 @@ __all__ = [
     "check",
     "combine_checkpoints",
     "discover",
+    "inspect",
     "rebuild",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ladle_engine.checkpoints.adapters.space import DELTA
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO
@@ -31,6 +32,7 @@ from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.given.functions import Loss, Metrics
 
@@ -59,8 +61,9 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
 
 
+@with_far_folders
 def average(  # noqa: PLR0913  # one argument per option, which people name
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     val_set: PathLike | Mapping[str, PathLike] | None = None,
     *,
     output: PathLike,
@@ -85,6 +88,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
     take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     train_set: PathLike | Iterable[Any] | Sized | None = None,
     train_set_use: str = "coefficients",
     select_fraction: float = 0.5,
@@ -111,6 +115,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     it writes: hours may lie between, and collectives time out.
 
     Args:
+        ckpt_dir: a folder, a glob, or a list of them. Where a folder holds no checkpoints itself, those of the runs
+            below it are taken; see docs/checkpoints.md.
         val_set: the path of the validation set, or of several by their names; or, in its place, `data` with `model` and
             `loss`, which need no task.
         model: a network of the checkpoints' architecture, which stays as it is, or a function that builds one.
@@ -135,6 +141,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
             last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; every average has that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
         train_set: training data (a path, or what `data` may be where that is given), used for `coefficients` (TWA-t),
             to recompute `batchnorm` statistics or, where it has no labels, to train coefficients by the `entropy` of
             predictions.
@@ -177,7 +184,7 @@ def _averaged(job: Job, started: float) -> Outcome:
 
 
 def precheck(
-    ckpt_dir: PathLike, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
+    ckpt_dir: CkptDir, val_set: PathLike | Mapping[str, PathLike] | None = None, *, output: PathLike, **arguments: Any
 ) -> None:
     """Raises what `average` would raise, with the same arguments, before it reads any weights. Writes nothing."""
     given = {**arguments, "ckpt_dir": ckpt_dir, "val_set": val_set, "output": output, "state_dir": None}

@@ -11,9 +11,11 @@ import torch
 from ladle_engine.checkpoints import CheckpointSet, announce, discover
 from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.checkpoints.check import check_names
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.output.adapter_result import adapter_output, as_written
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
@@ -22,12 +24,14 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.request import refuse_adapter_arguments, refuse_number
 from ladle_engine.progress import CheckpointsFound, ProgressCallback, StageStarted, ignore
 from ladle_engine.storage.atomic_folder import refuse_existing, staged
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.versions import installed_version
 
 
+@with_far_folders
 @keeping_files_open()
 def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     weights: Sequence[float] | None = None,
@@ -45,6 +49,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
     take_from: Mapping[str, str | Sequence[str]] | None = None,
+    component: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     progress: ProgressCallback = ignore,
 ) -> Path:
@@ -55,6 +60,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     ones under each of theirs.
 
     Args:
+        ckpt_dir: a folder, a glob, or a list of them.
         weights: one per checkpoint in order; all the same, which is the arithmetic mean, when absent. A
             checkpoint of weight 0 is not read.
         allow_any_sum: takes weights that do not sum to 1.
@@ -73,6 +79,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         skip_tensors: a glob, or several, on names of tensors that are left out of the sum, whatever the weights are:
             they are the last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; they are that checkpoint's.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
 
     Raises:
         ValueError: `weights`, `dtype`, an argument on adapters or `max_shard_bytes` breaks its rule.
@@ -90,12 +97,13 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
     found = discover(
-        Path(ckpt_dir),
+        ckpt_dir,
         pattern=pattern,
         exclude=exclude,
         last=last,
         steps=steps,
         order=order,
+        component=component,
         use_ema=use_ema,
         like=like,
         skip_tensors=skip_tensors,
@@ -103,6 +111,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     )
     checkpoints = in_space(found, adapter_space)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             recipe = _recipe(checkpoints, values, allow_any_sum, dtype, progress)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 
+from ladle_engine.far_names import in_far_names
 from ladle_engine.safe_text import one_line
 
 MAX_CHARS = 2_000
@@ -36,7 +37,7 @@ class EngineError(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         """One of `ladle_contracts.Reason`'s values (a test holds the two lists together)."""
-        self.message = one_line(shortened(message))
+        self.message = one_line(shortened(in_far_names(message)))
         super().__init__(self.message)
 
 

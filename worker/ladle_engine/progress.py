@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ladle_engine.far_names import in_far_names
 from ladle_engine.safe_text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
     stage: str
-    """`discover`, `check`, `evaluate`, `train`, `select`, `write` or `verify`."""
+    """`fetch`, `discover`, `check`, `evaluate`, `train`, `select`, `write` or `verify`."""
     method: str | None = None
     total: int = 0
 
@@ -83,7 +84,7 @@ class Warned:
     message: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", one_line(self.message))
+        object.__setattr__(self, "message", one_line(in_far_names(self.message)))
 
 
 ProgressEvent = StageStarted | CheckpointsFound | MemoryPlanned | StepDone | CandidateScored | Warned
@@ -135,7 +136,7 @@ class Pace:
     ) -> None:
         self._tell = on_event
         self._stage = stage
-        self._total = total
+        self.total = total
         self._method = method
         self._interval_s = 1.0 / per_second
         self._start = time.monotonic()
@@ -148,7 +149,7 @@ class Pace:
         if self._first_done is None:
             # A resumed stage starts in the middle: what was done before says nothing about the pace.
             self._first_done = done - 1
-        if done < self._total and now - self._last < self._interval_s:
+        if done < self.total and now - self._last < self._interval_s:
             return
         self._last = now
         pace = (now - self._start) / max(done - self._first_done, 1)
@@ -157,8 +158,8 @@ class Pace:
                 stage=self._stage,
                 method=self._method,
                 step=done,
-                total=self._total,
+                total=self.total,
                 loss=loss,
-                eta_s=pace * (self._total - done),
+                eta_s=pace * (self.total - done),
             )
         )

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.adapters.space import DELTA, in_space
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.safetensors_file import read_all
+from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
 from ladle_engine.output.adapter_result import AdapterOutput, adapter_output, as_written
@@ -23,12 +25,14 @@ from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coef
 from ladle_engine.paths import PathLike
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
+from ladle_engine.storage.far.door import with_far_folders
 
 
+@with_far_folders
 @keeping_files_open()
 def rebuild(
     coefficients: PathLike,
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     output: PathLike,
     candidate: str | None = None,
@@ -49,6 +53,7 @@ def rebuild(
     """
     recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
+        fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
         with inputs.blamed():
             written = as_written(recipe, hashed.readers, rule)
@@ -68,10 +73,12 @@ def rebuild(
     return Path(output)
 
 
-def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None) -> dict[str, Tensor]:
+@with_far_folders
+def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
     recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
+        fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
         written = as_written(recipe, hashed.readers, rule).recipe
         state = {stored[name]: written.tensor(name, hashed.readers) for name in written.output_dtypes}
@@ -80,7 +87,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: PathLike, candidate: str |
 
 
 def load_recipe(
-    coefficients: PathLike, ckpt_dir: PathLike, candidate: str | None = None
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
 ) -> tuple[Recipe, dict[Path, str], AdapterOutput | None]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
@@ -89,7 +96,7 @@ def load_recipe(
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
     found = discover(
-        Path(ckpt_dir),
+        ckpt_dir,
         names=saved.coefficients.checkpoints,
         use_ema=saved.use_ema,
         take_from=saved.taken_from,

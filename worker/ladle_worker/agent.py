@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from redis.exceptions import RedisError
 
 from ladle_contracts import Reason
-from ladle_contracts.roots import PathNotAllowed, resolve_inside
+from ladle_contracts.roots import PathNotAllowed, resolve_input, resolve_inside
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
@@ -82,7 +82,7 @@ class Attempt:
         self._claim = claim
         self._job = JobFolder(settings.results_dir, claim.job_id)
         self._folder = self._job.attempt(claim.attempt)
-        self._destination = self._job.destination(claim.spec)
+        self._destination = self._job.destination(claim.output)
         self._commit = Commit(claim, self._job, self._destination, settings.lease_s)
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
@@ -144,7 +144,7 @@ class Attempt:
             log_tail=log_tail(self._folder),
         )
 
-    def _plan(self, inputs: str) -> Plan:
+    def _plan(self, inputs: tuple[str, ...]) -> Plan:
         """How the ranks are confined. They may write what is this attempt's own, and nothing else of the results."""
         settings = self._settings
         folders = (self._folder.path, self._job.state, self._job.staging(self._claim.attempt))
@@ -161,14 +161,15 @@ class Attempt:
             hidden=(str(redis),) if redis is not None else (),
         )
 
-    def _write_job(self) -> str:
+    def _write_job(self) -> tuple[str, ...]:
         """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open.
 
-        Returns the folder of the checkpoints.
+        Returns the folders of the checkpoints, or globs of them.
         """
         spec, roots = self._claim.spec, self._settings.roots
+        ckpt_dir = spec.with_ckpt_dirs(lambda field, path: str(resolve_input(path, roots, field=field)))
         paths = {
-            "ckpt_dir": str(resolve_inside(spec.ckpt_dir, roots, field="ckpt_dir")),
+            "ckpt_dir": ckpt_dir,
             "val_set": spec.with_val_sets(lambda field, path: str(resolve_inside(path, roots, field=field))),
             "base_model": str(resolve_inside(spec.adapters.base_model, roots, field="adapters.base_model"))
             if spec.adapters.base_model
@@ -192,7 +193,7 @@ class Attempt:
         }
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
-        return str(job["ckpt_dir"])
+        return (ckpt_dir,) if isinstance(ckpt_dir, str) else tuple(ckpt_dir)
 
     def _watch(self, ranks: Ranks) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""

@@ -50,9 +50,10 @@ class Fate:
 
 def fate_of(redis: Any, job_id: str) -> Fate | None:
     """Also of a job that was deleted not long ago. None if this Redis does not know it. Raises `RedisError`."""
-    state, spec = redis.hmget(keys.job(job_id), ["state", "spec"])
+    state, spec, output = redis.hmget(keys.job(job_id), ["state", "spec", "output"])
     if state:
-        return Fate(state=state, output=json.loads(spec).get("output", {}).get("name") or job_id)
+        # Jobs of earlier versions have no name of their own.
+        return Fate(state=state, output=output or json.loads(spec).get("output", {}).get("name") or job_id)
     state, output = redis.hmget(keys.deleted(job_id), ["state", "output"])
     return Fate(state=state, output=output) if state else None
 
@@ -77,6 +78,8 @@ class Claim:
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
         self.spec = self._understand(rest[0])
+        self.output = self._find_output()
+        """The name of the result's folder."""
 
     def _understand(self, text: str) -> JobSpec:
         """The spec. A service of another version may have accepted values that mean nothing here."""
@@ -91,6 +94,10 @@ class Claim:
             self.end(Ended(outcome="failed", reason=Reason.VERSION_MISMATCH, message=message))
             self.close()
             raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
+
+    def _find_output(self) -> str:
+        fate = self.fate()
+        return fate.output if fate is not None else self.spec.output.name or self.job_id
 
     def renew(self) -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle_contracts import JobSpec
 from ladle_worker.last_words import say
 from ladle_worker.well_formed import well_formed
 
@@ -47,8 +46,8 @@ class JobFolder:
         """Where rank 0 writes the model, next to its destination."""
         return self.results_dir / f".ladle-{self.job_id}-{attempt}.tmp"
 
-    def destination(self, spec: JobSpec) -> Path:
-        return self.results_dir / (spec.output.name or self.job_id)
+    def destination(self, output: str) -> Path:
+        return self.results_dir / output
 
     def make(self, attempt: int) -> None:
         """The working folder with that of an attempt, and its staging folder.

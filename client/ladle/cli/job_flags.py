@@ -9,17 +9,20 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
-from ladle._spec import build_spec
+from ladle._spec import build_inspection, build_spec
+from ladle_contracts import InspectRequest
+from ladle_contracts.roots import splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
@@ -70,6 +73,12 @@ class Flag:
         )
 
     @property
+    def is_pair(self) -> bool:
+        """Whether it has two values each time: a name, and one of what the option has several of under that name."""
+        inner = self.field.schema.get("additionalProperties")
+        return isinstance(inner, dict) and any(kind.get("type") == "array" for kind in inner.get("anyOf", ()))
+
+    @property
     def is_switch(self) -> bool:
         """Whether it has no value."""
         return self.field.schema.get("type") == "boolean"
@@ -91,14 +100,21 @@ class Flag:
         return " ".join(part for part in (self.field.help, self.hint, f"[{brackets}]" if brackets else "") if part)
 
 
+ALSO = "also"
+"""The flag for each further `CKPT_DIR`, since the arguments after the first one are validation sets."""
+CHECKPOINTS_PANEL = "Which checkpoints"
 PANELS: dict[str, tuple[Flag, ...]] = {
-    "Which checkpoints": (
+    CHECKPOINTS_PANEL: (
         Flag("checkpoints.pattern", "--pattern", "GLOB"),
         Flag("checkpoints.exclude", "--exclude", "GLOB"),
+        Flag("checkpoints.component", "--component", "NAME"),
         Flag("checkpoints.order", "--order", "HOW"),
         Flag("checkpoints.last", "--last", "N"),
         Flag("checkpoints.steps", "--steps", "N,N,..."),
         Flag("checkpoints.use_ema", "--use-ema", ""),
+        Flag("checkpoints.like", "--like", "CHECKPOINT"),
+        Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
+        Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
     ),
     "Adapters": (
         Flag("adapters.space", "--adapter-space", "SPACE"),
@@ -138,15 +154,42 @@ PANELS: dict[str, tuple[Flag, ...]] = {
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""
 
 FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
+INSPECT_FLAGS = tuple(flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "method"))
+PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
+BETWEEN = "\0"
+"""Stands between the two values of a flag that has two: no argument of a program can hold it."""
 FLAG_OF = ARGUMENTS | {flag.path: flag.name for flag in FLAGS}
 """Path in the spec -> what the command calls it."""
+
+
+class JobCommand(TyperCommand):
+    """A command with the flags of a job. typer knows no flag that has two values and may be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """click's own, after the two values of such a flag were put together."""
+        return super().parse_args(ctx, _paired(args))
+
+
+def _paired(arguments: Sequence[str]) -> list[str]:
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        joined.append(name if equals and name in PAIRS else argument)
+        if name in PAIRS and (rest or equals):
+            first = value if equals else rest.pop(0)
+            # A flag in the place of the second value is none: what is missing is told.
+            has_second = bool(rest) and not rest[0].startswith("--")
+            joined.append(f"{first}{BETWEEN}{rest.pop(0)}" if has_second else first)
+    return joined
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobArguments:
     """The job that a command line describes; the arguments of `ladle.submit`."""
 
-    ckpt_dir: Path
+    ckpt_dir: Path | tuple[Path, ...]
     val_set: Path | Mapping[str, Path]
     options: Mapping[str, Any]
 
@@ -156,7 +199,17 @@ class JobArguments:
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
         others = (("train_set", "path"), ("adapters", "base_model"))
         given = [self.options.get(part, {}).get(name) for part, name in others]
-        return [self.ckpt_dir, *val_sets, *(path for path in given if path)]
+        ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
+        return [*map(_without_glob, ckpt_dirs), *val_sets, *(path for path in given if path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """The folder that a command line describes; the arguments of `Client.inspect`."""
+
+    ckpt_dir: Path | tuple[Path, ...]
+    options: Mapping[str, Any]
+    request: InspectRequest
 
 
 def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:
@@ -164,13 +217,33 @@ def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Cal
 
     A rule that is broken ends the program with a message about the flag, before anything is sent or started.
     """
+    return _with_flags(command, tuple(ARGUMENTS), _in_panels(), _job_arguments)
+
+
+def with_inspect_flags(command: Callable[Concatenate[InspectArguments, P], None]) -> Callable[..., None]:
+    """The same with the flags that say which checkpoints, task and method."""
+    panels = [(flag, panel) for flag, panel in _in_panels() if flag in INSPECT_FLAGS]
+    return _with_flags(command, ("ckpt_dir",), panels, _inspect_arguments)
+
+
+def _with_flags(
+    command: Callable[..., None],
+    arguments: Sequence[str],
+    panels: Sequence[tuple[Flag, str]],
+    read: Callable[[Mapping[str, Any]], Any],
+) -> Callable[..., None]:
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    parameters = [*map(_path_parameter, ARGUMENTS), *(_parameter(*each) for each in _in_panels()), *own]
+    parameters = [
+        *map(_path_parameter, arguments),
+        _more_parameter(),
+        *(_parameter(*each) for each in panels),
+        *own,
+    ]
 
     @wraps(command)
     def with_flags(**given: Any) -> None:
-        values = {name: given.pop(name) for name in (*ARGUMENTS, *(flag.parameter for flag in FLAGS))}
-        command(_job_arguments(values), **given)  # type: ignore[call-arg]  # typer passes what the signature says
+        values = {name: given.pop(name) for name in (*arguments, ALSO, *(flag.parameter for flag, _ in panels))}
+        command(read(values), **given)
 
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -204,7 +277,10 @@ def val_sets(texts: Sequence[str]) -> Path | dict[str, Path]:
     found: dict[str, Path] = {}
     for text, match in zip(texts, named, strict=True):
         if match is None:
-            raise WrongUsage(f"Each of several `VAL_SET` must be NAME=PATH, but one is {text!r}.")
+            raise WrongUsage(
+                f"Each of several `VAL_SET` must be NAME=PATH, but one is {text!r}. A glob for `CKPT_DIR` stands in "
+                f"quotes, such as 'runs/*', and each further folder after `--{ALSO}`."
+            )
         if match[1] in found:
             raise WrongUsage(f"Each of several `VAL_SET` must have a name of its own, but two are `{match[1]}`.")
         found[match[1]] = Path(match[2])
@@ -224,6 +300,18 @@ def _path_parameter(name: str) -> inspect.Parameter:
     text = " ".join(filter(None, (FIELDS[name].help, VAL_SET_HINT if several else "")))
     kind: Any = Annotated[list[str] if several else Path, typer.Argument(metavar=ARGUMENTS[name], help=text)]
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+
+
+def _more_parameter() -> inspect.Parameter:
+    text = "A further folder of checkpoints, or a glob. [may be repeated]"
+    option = typer.Option(f"--{ALSO}", metavar="PATH", help=text, rich_help_panel=CHECKPOINTS_PANEL)
+    kind: Any = Annotated[list[Path] | None, option]
+    return inspect.Parameter(ALSO, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+
+
+def _without_glob(path: Path) -> Path:
+    """What of a path must be there."""
+    return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
@@ -255,24 +343,51 @@ def _choices(flag: Flag) -> Callable[[str], list[str]] | None:
 
 
 def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
+    options = _options(values, FLAGS)
+    job = JobArguments(ckpt_dir=_ckpt_dirs(values), val_set=val_sets(values["val_set"]), options=options)
+    with _about_flags():
+        build_spec(job.ckpt_dir, job.val_set, job.options)
+    return job
+
+
+def _inspect_arguments(values: Mapping[str, Any]) -> InspectArguments:
+    options = _options(values, INSPECT_FLAGS)
+    ckpt_dir = _ckpt_dirs(values)
+    with _about_flags():
+        request = build_inspection(ckpt_dir, options)
+    return InspectArguments(ckpt_dir=ckpt_dir, options=options, request=request)
+
+
+def _ckpt_dirs(values: Mapping[str, Any]) -> Path | tuple[Path, ...]:
+    more = values[ALSO] or []
+    return (values["ckpt_dir"], *more) if more else values["ckpt_dir"]
+
+
+def _options(values: Mapping[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for flag in FLAGS:
+    for flag in flags:
         given = values[flag.parameter]
         if given not in (None, [], ()):
             part, _, name = flag.path.rpartition(".")
             (options.setdefault(part, {}) if part else options)[name] = _read(given, flag)
-    job = JobArguments(ckpt_dir=values["ckpt_dir"], val_set=val_sets(values["val_set"]), options=options)
+    return options
+
+
+@contextmanager
+def _about_flags() -> Iterator[None]:
+    """A rule that is broken, in words about flags."""
     try:
-        build_spec(job.ckpt_dir, job.val_set, job.options)
+        yield
     except InvalidSpec as error:
         sentences = [one_line(f"`{flag_for(each['field'])}` {each['message']}.") for each in error.errors]
         raise WrongUsage("\n".join(sentences) or str(error)) from error
-    return job
 
 
 def _read(given: Any, flag: Flag) -> Any:
     """The text of a flag as the value that the spec wants. What is no number stays text, and breaks the spec's rule."""
     schema = flag.field.schema
+    if flag.is_pair:
+        return _by_name(given, flag)
     match schema.get("type"):
         case "object":
             plain = schema.get("additionalProperties", {}).get("type") == "string"
@@ -287,6 +402,17 @@ def _read(given: Any, flag: Flag) -> Any:
             return given[0]
         case _:
             return given
+
+
+def _by_name(given: Sequence[str], flag: Flag) -> dict[str, list[str]]:
+    """The pairs `a x` and `a y` as `{"a": ["x", "y"]}`."""
+    found: dict[str, list[str]] = {}
+    for pair in given:
+        name, separator, value = pair.partition(BETWEEN)
+        if not separator:
+            raise WrongUsage(f"`{flag.name}` must be followed by two values, {flag.placeholder}, but {pair!r} is one.")
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _number(text: str) -> int | float | str:

@@ -159,7 +159,7 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
             record.id,
             state_text(record),
             ago(record.created_at),
-            record.spec.ckpt_dir,
+            record.spec.shown_ckpt_dir,
             record.spec.method.name,
             _outcome(record),
         )
@@ -205,7 +205,7 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_column(overflow="fold")
     rows.add_row("job", record.id)
     rows.add_row("state", state_text(record))
-    rows.add_row("checkpoints", record.spec.ckpt_dir)
+    rows.add_row("checkpoints", record.spec.shown_ckpt_dir)
     for field, path in record.spec.val_sets.items():
         rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), str(path))
     rows.add_row("submitted", ago(record.created_at))

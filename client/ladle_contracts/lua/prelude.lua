@@ -160,11 +160,12 @@ end
 
 -- Removes a job that has ended from Redis. Its idempotency key may by now belong to a newer job.
 local function forget(id)
-  local job = redis.call('HMGET', job_key(id), 'owner', 'idempotency', 'state', 'spec')
+  local job = redis.call('HMGET', job_key(id), 'owner', 'idempotency', 'state', 'spec', 'output')
   local owner = job[1] or ''
   if job[4] then
     local output = cjson.decode(job[4]).output
-    local name = type(output) == 'table' and type(output.name) == 'string' and output.name or id
+    -- Jobs of earlier versions have no name of their own, but that in the spec or their id.
+    local name = job[5] and job[5] ~= '' and job[5] or type(output) == 'table' and type(output.name) == 'string' and output.name or id
     local tombstone = PREFIX .. 'deleted:' .. id
     redis.call('HSET', tombstone, 'state', job[3], 'output', name)
     redis.call('EXPIRE', tombstone, DELETED_LIFE_S)

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from ladle.cli.app import app, run, submit
-from ladle.cli.job_flags import ARGUMENTS, FLAGS, JobArguments, with_job_flags
+from ladle.cli.job_flags import ARGUMENTS, FLAGS, JobArguments, JobCommand, with_job_flags
 from ladle.cli.wording import in_flags
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
@@ -24,7 +24,7 @@ def parsed(arguments: Sequence[str], sets: Sequence[str] = ("v",)) -> JobArgumen
     given: list[JobArguments] = []
     program = typer.Typer()
 
-    @program.command()
+    @program.command(cls=JobCommand)
     @with_job_flags
     def command(job: JobArguments) -> None:
         given.append(job)
@@ -68,6 +68,8 @@ def test_values_are_read_as_what_they_are() -> None:
             *("--steps", "100,0.25", "--exclude", "best*", "--exclude", "tmp/*", "--order", "epoch"),
             *("--select-fraction", "0.25", "--seed", "7", "--pattern", "7"),
             *("--method-option", "steps=40", "--method-option", "groups=layers", "--method-option", 'a={"b": [1]}'),
+            *("--skip-tensor", "head.*", "--skip-tensor", "embed", "--like", "epoch=1.pt"),
+            *("--take-from", "epoch=3.pt", "lm_head*", "--take-from=epoch=3.pt", "norm", "--take-from", "a", "-b"),
             *("--label", "run=1", "--label", "equation=a=b", "--train-set", "t"),
         ]
     )
@@ -77,6 +79,9 @@ def test_values_are_read_as_what_they_are() -> None:
             "exclude": ["best*", "tmp/*"],
             "order": "epoch",
             "steps": [100, 0.25],
+            "like": "epoch=1.pt",
+            "skip_tensors": ["head.*", "embed"],
+            "take_from": {"epoch=3.pt": ["lm_head*", "norm"], "a": ["-b"]},
         },
         "select_fraction": 0.25,
         "seed": 7,
@@ -156,6 +161,11 @@ def test_sets_that_mean_nothing_are_told(sets: list[str], arguments: list[str], 
         (["--label", f"a={'x' * 300}"], "`--label` must have at most 200 characters, but is 'xxx"),
         (["--output", "../up"], "`--output` must be one folder name"),
         (["--pattern", ""], "`--pattern` must not be empty"),
+        (["--skip-tensor", ""], "`--skip-tensor` must not be empty, but is ''."),
+        (["--take-from", "a", ""], "`--take-from` must not be empty, but is ''."),
+        (["--take-from", "a"], "`--take-from` must be followed by two values, CHECKPOINT GLOB, but 'a' is one."),
+        (["--take-from", "a", "--seed", "1"], "`--take-from` must be followed by two values"),
+        (["--like", ""], "`--like` must not be empty"),
         (["--last", "0", "--priority", "101"], "`--priority` must be at most 100, but is 101."),
     ],
 )

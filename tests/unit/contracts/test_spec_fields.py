@@ -26,6 +26,8 @@ def test_only_the_two_paths_are_required() -> None:
         ("checkpoints.last", "whole number", "1 to 1,000,000", None),
         ("checkpoints.steps", "list of numbers", "", None),
         ("checkpoints.exclude", "text or list of text", "", ()),
+        ("checkpoints.skip_tensors", "text or list of text", "", ()),
+        ("checkpoints.take_from", "object", "", {}),
         ("checkpoints.order", "text", "`auto`, `step`, `epoch`, `name` or `modified`", "auto"),
         ("select_fraction", "number", "above 0 and below 1", 0.5),
         ("output.dtype", "text", "`keep`, `float32`, `bfloat16` or `float16`", "keep"),

@@ -152,7 +152,7 @@ def test_a_trainers_folder_of_adapters_in_pickles_with_the_last_one_in_the_root(
         shutil.copy(sweep / "checkpoint-11" / name, sweep / name)
     found = discover(sweep)
     assert found.names == ("checkpoint-9", "checkpoint-10", "checkpoint-11")
-    assert "`checkpoint-11` and `adapter_model.bin` hold the same weights" in " ".join(found.warnings)
+    assert "`checkpoint-11` and `.` hold the same weights" in " ".join(found.warnings)
     out = combine_checkpoints(sweep, output=tmp_path / "out", adapter_error=0.0)
     assert sorted(path.name for path in out.iterdir()) == [
         "adapter_config.json",
@@ -207,7 +207,7 @@ def test_factor_by_factor_each_factor_is_averaged(tmp_path: Path) -> None:
 
 def test_dora_is_averaged_factor_by_factor_alone(tmp_path: Path) -> None:
     sweep, base = make_sweep(tmp_path, {"a": {"use_dora": True}, "b": {"use_dora": True}}), tmp_path / "base"
-    with pytest.raises(CheckpointError, match="is DoRA.*`adapter_space=` factors"):
+    with pytest.raises(CheckpointError, match=r"is DoRA.*`adapter_space=` factors"):
         combine_checkpoints(sweep, output=tmp_path / "out")
     out = combine_checkpoints(sweep, output=tmp_path / "out", adapter_space="factors")
     made, a, b = (load_file(each / "adapter_model.safetensors") for each in (out, sweep / "a", sweep / "b"))
@@ -287,14 +287,14 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path: Path, name: str) -> Non
 
 def test_other_ranks_are_refused_factor_by_factor(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"a": {"r": 2}, "b": {}})
-    with pytest.raises(CheckpointError, match="the same ranks.*rank 2 in `a`.*`adapter_space=` delta"):
+    with pytest.raises(CheckpointError, match=r"the same ranks.*rank 2 in `a`.*`adapter_space=` delta"):
         combine_checkpoints(sweep, output=tmp_path / "out", adapter_space="factors")
 
 
 def test_adapters_beside_whole_models_are_refused(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"a": {}, "b": {}})
     load_base(tmp_path / "base").save_pretrained(sweep / "c")
-    with pytest.raises(CheckpointError, match="all be adapters or all be whole models.*`c` is not.*`exclude=`"):
+    with pytest.raises(CheckpointError, match=r"all be adapters or all be whole models.*`c` is not.*`exclude=`"):
         combine_checkpoints(sweep, output=tmp_path / "out")
     combine_checkpoints(sweep, output=tmp_path / "out", exclude="c")
 

@@ -176,7 +176,7 @@ def _named(sweep: Path, folder: Path, base: str) -> Path:
 def test_a_name_on_a_hub_is_not_downloaded_but_asked_for(sweep: Path, tmp_path: Path) -> None:
     moved = _named(sweep, tmp_path / "sweep", "meta-llama/Llama-3.2-1B")
     arguments: dict[str, Any] = {"val_set": sweep.parent / "val.npy", "output": tmp_path / "out"}
-    with pytest.raises(TaskError, match="`base_model=` must be.*`meta-llama/Llama-3.2-1B`.*Nothing is downloaded"):
+    with pytest.raises(TaskError, match=r"`base_model=` must be.*`meta-llama/Llama-3.2-1B`.*Nothing is downloaded"):
         precheck(moved, task_options=OPTIONS, **arguments)
     precheck(moved, task_options=OPTIONS, base_model=sweep.parent / "base", **arguments)
 
@@ -210,13 +210,13 @@ def test_another_base_is_refused(sweep: Path, tmp_path: Path, changed: dict[str,
 def test_a_folder_without_a_base_is_refused(sweep: Path, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"val_set": sweep.parent / "val.npy", "output": tmp_path / "out"}
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TaskError, match="`base_model=` must be a folder with the weights of one model.*holds none"):
+    with pytest.raises(TaskError, match=r"`base_model=` must be a folder with the weights of one model.*holds none"):
         precheck(sweep, base_model=tmp_path / "empty", **arguments)
-    with pytest.raises(TaskError, match="`base_model=` must be the folder of the base model, but .* is none"):
+    with pytest.raises(TaskError, match=r"`base_model=` must be the folder of the base model, but .* is none"):
         precheck(sweep, base_model=tmp_path / "gone", **arguments)
     make_base(tmp_path / "models/checkpoint-1")
     make_base(tmp_path / "models/checkpoint-2")
-    with pytest.raises(TaskError, match="`base_model=` must be absent, because the checkpoints are whole models"):
+    with pytest.raises(TaskError, match=r"`base_model=` must be absent, because the checkpoints are whole models"):
         precheck(tmp_path / "models", base_model=sweep.parent / "base", exclude="x", **arguments)
 
 
@@ -229,7 +229,7 @@ def test_a_base_that_changes_while_the_job_runs_ends_it(sweep: Path, tmp_path: P
             content = (base / "model.safetensors").read_bytes()
             (base / "model.safetensors").write_bytes(content[:-4] + bytes(4))
 
-    with pytest.raises(EngineError, match="model.safetensors") as error:
+    with pytest.raises(EngineError, match=r"model.safetensors") as error:
         average(
             sweep, sweep.parent / "val.npy", output=tmp_path / "out", method="uniform", task_options=OPTIONS,
             base_model=base, progress=change,

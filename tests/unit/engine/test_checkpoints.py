@@ -271,7 +271,7 @@ def test_a_truncated_pickle_is_named(tmp_path: Path, kept: int) -> None:
             "has shape (3, 4) in `epoch-2.safetensors`",
         ),
         ({"layer.weigth": torch.zeros(3, 2), "layer.bias": torch.zeros(3)}, "`layer.weigth` instead; was it renamed?"),
-        ({**weights(), "head.weight": torch.zeros(2)}, "has the tensor `head.weight`"),
+        ({**weights(), "head.weight": torch.zeros(2)}, "has `head.weight`, which `epoch-3.safetensors` lacks"),
         ({"layer.weight": torch.zeros(3, 2)}, "lacks the tensor `layer.bias`"),
         ({**weights(), "layer.bias": torch.zeros(3, dtype=torch.int64)}, "an integer tensor and a floating one"),
     ],

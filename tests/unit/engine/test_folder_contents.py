@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_engine import CheckpointError, EngineError, OutputError, average, combine_checkpoints, discover
-from ladle_engine.checkpoints import folder_scan
+from ladle_engine.checkpoints.layouts import base
 from ladle_engine.progress import CheckpointsFound, ProgressEvent
+from ladle_engine.storage.input_paths import Entry
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 NOBODY = 65534
@@ -241,8 +242,6 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 
 OTHERS = {
-    "run-0": ("checkpoint-80/model.safetensors", "holds folders with checkpoints: give it as `ckpt_dir=`"),
-    "checkpoints": ("epoch-1.pt epoch-2.pt", "holds 2 checkpoints of its own: give it as `ckpt_dir=`"),
     "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
     "checkpoint-1": ("pytorch_model_fsdp_0/.metadata", "in torch.distributed.checkpoint format"),
     "checkpoint": ("step-1/.metadata step-2/.metadata", "in torch.distributed.checkpoint format"),
@@ -505,10 +504,17 @@ def test_what_is_removed_while_the_folder_is_looked_at_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = two(tmp_path)
-    listed = folder_scan._visible(folder)
-    gone = [folder / "checkpoint-9", folder / "epoch-3.safetensors"]
+    listed = base.entries_of(folder)
+    gone = [
+        Entry("checkpoint-9", is_link=False, is_folder=True, is_regular=False),
+        Entry("epoch-3.safetensors", is_link=False, is_folder=False, is_regular=True),
+    ]
+    entries_of = base.entries_of
 
-    monkeypatch.setattr(folder_scan, "_visible", lambda path: [*listed, *gone])
+    def stale(path: Path, most: int | None = None) -> list[Entry]:
+        return [*listed, *gone] if path == folder else entries_of(path, most)
+
+    monkeypatch.setattr(base, "entries_of", stale)
     found = discover(folder)
     assert found.names == TWO
     assert found.warnings == (f"Passed over in `{folder}`: `epoch-3.safetensors`, `checkpoint-9` (removed just now).",)

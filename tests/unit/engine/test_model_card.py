@@ -107,7 +107,7 @@ def test_checkpoints_with_hostile_names_make_a_card_that_is_only_text(tmp_path: 
     assert not {"html_inline", "html_block", "link_open", "image"} & set(kinds(card))
     parsed = PARSER.parse(card.partition("\n---\n")[2])
     headings = [parsed[index + 1].content for index, token in enumerate(parsed) if token.type == "heading_open"]
-    assert {heading.split()[0] for heading in headings} <= {"Average", "Load", "Rebuild", "Made", "Warnings"}
+    assert {heading.split()[0] for heading in headings} <= {"Average", "Left", "Load", "Rebuild", "Made", "Warnings"}
     for name in ("report.json", "coefficients.json"):
         assert (tmp_path / "out" / name).read_text().isascii()
 
@@ -121,7 +121,8 @@ def report(text: str) -> dict[str, Any]:
         "metric": {"name": text, "higher_is_better": True},
         "gain": {"value": 0.1, "low": 0.05, "high": 0.2},
         "candidates": [{"method": "best", "label": text, **row}, {"method": text, "label": text, **row}],
-        "checkpoints": [{"name": text}, {"name": "plain"}],
+        "checkpoints": [{"name": text, "not_its_own": [text]}, {"name": "plain", "not_its_own": []}],
+        "left_out": {"taken_from": {text: [text, "head"]}, "dropped": [text]},
         "splits": {"fit": 1, "select": 1, "fit_judged": 1},
         "validation_sets": {text: {"weight": 0.5, "select": 3}, "other": {"weight": 0.5, "select": 3}},
         "statistics": {"fit_loss": {}, "mixtures": None},

@@ -37,7 +37,7 @@ OLD = {
     "more scores": ["scores.json", "eval.json", "evaluation.json", "summary.json", "best_metric.txt"],
     "how it was run": ["command.txt", "hyperparameters.yaml", "git_info.json", "stdout.txt", "trainer_config.json"],
     "training": ["trainer_state.json", "trainer_log.jsonl", "trainer_log_history.json", "training_args.json"],
-    "settings": ["args.yaml", "optimizer.json", "scheduler.bin", "rng_state.pth"],
+    "settings": ["args.json", "optimizer.json", "scheduler.bin", "rng_state.pth"],
     "logs": ["train.log", "log.txt", "slurm-12.out", "events.out.tfevents.1.x", "wandb-summary.json", "history.json"],
     "texts": ["README.md", "model_card.md", "predictions.txt", "generated_predictions.txt", "notes.md"],
     "indices": ["pytorch_model.bin.index.json", "model.fp16.safetensors.index.json"],

@@ -24,7 +24,7 @@ def start(folder: Path, job: str, module: str, protections: tuple[str, ...]) -> 
     plan = Plan(
         agent=os.getpid(),
         protections=protections,
-        inputs=str(folder),
+        inputs=(str(folder),),
         outputs=str(folder),
         read=readable([], [], []),
         write=writable([folder], []),

@@ -204,10 +204,10 @@ def test_the_largest_file_is_known_from_the_checkpoints_and_leaves_room_on_the_d
         file.truncate(1000)
     free = [1 << 50]
     monkeypatch.setattr(limits.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free[0]}))
-    assert limits.max_file_bytes(tmp_path / "checkpoints", tmp_path) == 8000 + (1 << 30)
+    assert limits.max_file_bytes([tmp_path / "checkpoints"], tmp_path) == 8000 + (1 << 30)
     free[0] = 1000
-    assert limits.max_file_bytes(tmp_path / "checkpoints", tmp_path) == 900
-    assert limits.max_file_bytes(tmp_path / "missing", tmp_path) == 900
+    assert limits.max_file_bytes([tmp_path / "checkpoints"], tmp_path) == 900
+    assert limits.max_file_bytes([tmp_path / "missing"], tmp_path) == 900
 
 
 @needs_root
@@ -287,7 +287,7 @@ def test_secrets_are_not_among_what_ranks_may_read_even_in_a_folder_that_is(tmp_
 
 def test_a_plan_is_the_same_after_it_was_written(tmp_path: Path) -> None:
     plan = Plan(
-        agent=1, protections=(FILES,), inputs="/in", outputs="/out", read=("/usr",), write=(), devices=("/dev/null",)
+        agent=1, protections=(FILES,), inputs=("/in",), outputs="/out", read=("/usr",), write=(), devices=("/dev/null",)
     )
     plan.save(tmp_path / "plan")
     assert Plan.load(tmp_path / "plan") == plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ladle_engine.checkpoints.left_out import MOST_COMPARED, some
@@ -75,7 +75,7 @@ def _only_in(one: Tensors, other: Tensors, ignored: Callable[[str], bool]) -> tu
 def explain(found: Differences, base: Tensors, other: Tensors, base_name: str, other_name: str) -> Explanation:
     """The first of the usual reasons that explains all of it, or the first difference as it is."""
     names = _Names(base=f"`{base_name}`", other=f"`{other_name}`")
-    for reason in (_adapter, _average, _depth, _prefix, _width, _rows, _tied, _head, _kinds):
+    for reason in (_adapter, _average, _depth, _head, _renamed, _width, _rows, _kinds):
         if (explanation := reason(found, base, other, names)) is not None:
             return explanation
     return Explanation(
@@ -110,12 +110,12 @@ def _adapter(found: Differences, base: Tensors, other: Tensors, names: _Names) -
 
 def _average(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
     """A second copy of the weights that was averaged while training."""
-    for side, name in ((found.extra, names.other), (found.missing, names.base)):
+    for side, name, lacking in ((found.extra, names.other, names.base), (found.missing, names.base, names.other)):
         averages = [each for each in side if AVERAGE.search(each)]
         if averages and len(averages) == len(found.names):
             return Explanation(
                 text=f"{name} has a second copy of the weights, an average made while training ({some(averages, 1)}), "
-                f"which the other lacks",
+                f"which {lacking} lacks",
                 tensors=found.names,
             )
     return None
@@ -146,38 +146,41 @@ def _layers(tensors: Tensors, stack: str) -> int:
     return len({name[len(stack) :].partition(".")[0] for name in tensors if name.startswith(stack)})
 
 
-def _prefix(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
-    """Tensors that would be the same without the beginning of their names."""
+def _renamed(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
+    """Tensors that would be the same if one part of their names were."""
     if len(found.missing) != len(found.extra) or len(found.missing) < 2 or found.reshaped:
         return None
-    swaps = Counter(
-        swap
-        for extra in found.extra[:MOST_COMPARED]
-        if (swap := _swap(extra, other[extra], found.missing, base)) is not None
-    )
-    if not swaps:
+    extra = found.extra[0]
+    likely = [name for name in found.missing[:MOST_COMPARED] if base[name].shape == other[extra].shape]
+    if not likely:
         return None
-    ((theirs, ours), _), *others = swaps.most_common()
-    renamed = {ours + name.removeprefix(theirs) for name in found.extra if name.startswith(theirs)}
-    if others or renamed != set(found.missing):
+    ours, theirs = min((_unlike_parts(name, extra) for name in likely), key=lambda parts: len(".".join(parts)))
+    if {_with_part(name, ours, theirs) for name in found.missing} != set(found.extra) and {
+        _with_part(name, theirs, ours) for name in found.extra
+    } != set(found.missing):
         return None
-    what = f"begins with `{theirs}`" if theirs else "has no prefix"
-    ours_text = f"begins with `{ours}`" if ours else "has no prefix"
+    calls = f"calls it `{theirs}`" if theirs else "leaves it out"
+    has = f"has `{ours}`" if ours else "has nothing"
     return Explanation(
-        text=f"what {ours_text} in {names.base} {what} in {names.other} ({some(found.extra, 1)}): the modules were "
-        f"renamed, or one holds another part of a model"
+        text=f"where {names.base} {has} in the names of tensors, {names.other} {calls} ({some(found.extra, 1)}): "
+        f"modules were renamed"
     )
 
 
-def _swap(extra: str, info: TensorInfo, missing: Collection[str], base: Tensors) -> tuple[str, str] | None:
-    """The two beginnings of the missing name that ends like this one the longest, and has its shape."""
-    parts = extra.split(".")
-    for start in range(len(parts)):
-        end = ".".join(parts[start:])
-        for name in missing:
-            if (name == end or name.endswith(f".{end}")) and base[name].shape == info.shape:
-                return extra[: len(extra) - len(end)], name[: len(name) - len(end)]
-    return None
+def _unlike_parts(ours: str, theirs: str) -> tuple[str, str]:
+    """What is left of two names without the modules that both begin and end with."""
+    one, other = ours.split("."), theirs.split(".")
+    for end in (0, -1):
+        while one and other and one[end] == other[end]:
+            del one[end], other[end]
+    return ".".join(one), ".".join(other)
+
+
+def _with_part(name: str, old: str, new: str) -> str:
+    if not old:
+        return name
+    changed = f".{name}.".replace(f".{old}.", f".{new}." if new else ".", 1)
+    return changed.strip(".")
 
 
 def _width(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
@@ -223,27 +226,6 @@ def _one_size(ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, int] | N
     return differing[0] if len(differing) == 1 else None
 
 
-def _tied(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
-    """An output layer that is absent because the embedding stands for it."""
-    for only, has, lacks, tensors in (
-        (found.missing, names.base, names.other, base),
-        (found.extra, names.other, names.base, other),
-    ):
-        if len(only) != 1 or len(found.names) != 1 or not OUTPUT.search(only[0]):
-            continue
-        shape = tensors[only[0]].shape
-        twin = next(
-            (name for name, info in tensors.items() if info.shape == shape and name != only[0] and TOKENS.search(name)),
-            None,
-        )
-        if twin is not None:
-            return Explanation(
-                text=f"{lacks} lacks `{only[0]}`, which {has} has: probably it is tied to `{twin}`, and was saved once",
-                tensors=only,
-            )
-    return None
-
-
 def _head(found: Differences, base: Tensors, other: Tensors, names: _Names) -> Explanation | None:
     """A head that only one of them has, or heads of two kinds."""
     only = (*found.missing, *found.extra)
@@ -254,7 +236,10 @@ def _head(found: Differences, base: Tensors, other: Tensors, names: _Names) -> E
     ):
         return None
     if found.missing and found.extra:
-        text = f"{names.base} has the head {some(found.missing)}, and {names.other} has {some(found.extra)}"
+        text = (
+            f"{names.other} has {some(found.extra)}, where {names.base} has {some(found.missing)}: heads of two "
+            f"tasks, or of two names"
+        )
     elif found.missing:
         text = f"{names.other} lacks {some(found.missing)}, which {names.base} has: it was saved without this head"
     else:
@@ -278,8 +263,9 @@ def _as_it_is(found: Differences, base: Tensors, other: Tensors, names: _Names) 
     parts = []
     if found.missing:
         few = [name for name in found.extra[:MOST_COMPARED] if len(name) <= MOST_COMPARED]
+        few = [name for name in few if other[name].shape == base[found.missing[0]].shape]
         close = difflib.get_close_matches(found.missing[0][:MOST_COMPARED], few, n=1, cutoff=0.5)
-        hint = f". It has `{close[0]}` instead; was it renamed?" if close else ""
+        hint = f" (it has `{close[0]}` instead; was it renamed?)" if close else ""
         more = _more(found.missing)
         parts.append(f"{names.other} lacks the tensor `{found.missing[0]}`{more}, which {names.base} has{hint}")
     elif found.extra:

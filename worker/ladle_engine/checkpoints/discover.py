@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.architectures import those_like
-from ladle_engine.checkpoints.duplicates import each_once
+from ladle_engine.checkpoints.duplicates import Once, each_once
 from ladle_engine.checkpoints.files import PICKLE_SUFFIXES, Candidate, PassedOver, refuse_unreadable
 from ladle_engine.checkpoints.filters import Filters
-from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.folder_scan import find, scan
+from ladle_engine.checkpoints.layouts.components import is_of
 from ladle_engine.checkpoints.left_out import Globs, LeftOut, leave_out, named, some, told
 from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
-from ladle_engine.checkpoints.side_files import read_config, side_files
+from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
+from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
+from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
@@ -28,7 +31,7 @@ MOST_NAMES = 5
 
 @keeping_files_open()
 def discover(  # noqa: PLR0913  # one argument per option, as in `average`
-    folder: Path,
+    ckpt_dir: CkptDir,
     *,
     pattern: str | None = None,
     exclude: str | Sequence[str] | None = None,
@@ -40,10 +43,14 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     skip_tensors: Globs | None = None,
     take_from: Mapping[str, Globs] | None = None,
     names: Sequence[str] | None = None,
+    component: str | None = None,
+    once: Callable[[Sequence[Checkpoint], str, Collection[str]], Once] = each_once,
 ) -> CheckpointSet:
     """Reads names and headers, and whole files only of checkpoints that may be copies of each other.
 
     Args:
+        ckpt_dir: a folder, a glob, or several of them. Where a folder holds no checkpoints itself, those of the runs
+            below it are taken.
         pattern: a glob on the checkpoint's name, which is its path relative to the folder.
         exclude: a glob, or several, of names to leave out.
         last: only the last n in order, after copies are left out.
@@ -55,6 +62,8 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
             taken.
         take_from: checkpoint -> the same, taken from that checkpoint.
         names: these checkpoints, in this order; a missing one is an error. The other conditions do not count then.
+        component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        once: what leaves copies out; called as `each_once`.
 
     Raises:
         CheckpointError: none, too few, unreadable, corrupt or unsafe; `last` needs an order that the names leave open;
@@ -65,14 +74,18 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
         raise ValueError(f"`use_ema` must be True or False, but is {use_ema!r}.")
     filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, like=like)
     left_out = LeftOut(skip_tensors=skip_tensors, take_from=take_from)
+    sources = sources_of(ckpt_dir)
+    folder = sources.folder
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
-    candidates, passed_over = scan(folder)
-    candidates = [replace(each, checkpoint=replace(each.checkpoint, use_ema=use_ema)) for each in candidates]
     if names is not None:
-        chosen = [_named(name, candidates, passed_over, folder) for name in names]
+        chosen = [of_kind(_named(name, folder), use_ema) for name in names]
         in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
-        return _opened(folder, in_order, chosen, left_out)
+        return _opened(sources, in_order, chosen, left_out)
+    found, passed_over = scan(sources, component)
+    candidates = [
+        of_kind(each, use_ema) for each in found if component is None or is_of(component, each.checkpoint.name)
+    ]
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
@@ -81,17 +94,17 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
     wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
-    once = each_once(_at_steps(wanted, filters, folder), order, unopened=refused)
-    ordered = _last(arrange(once.checkpoints, order), last)
+    uncopied = once(_at_steps(wanted, filters, folder), order, refused)
+    ordered = _last(arrange(uncopied.checkpoints, order), last)
     if len(ordered.checkpoints) < 2:
         raise _too_few(folder, ordered.checkpoints, len(candidates), passed_over)
-    found = _opened(folder, ordered, candidates, left_out)
-    refuse_parts(found.names)
+    opened = _opened(sources, ordered, candidates, left_out)
+    refuse_parts(opened.names)
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
-        found,
-        warnings=(*idle, *passed, *unlike, *once.warnings, *mixed_averages(found.names), *found.warnings),
-        identical=once.identical,
+        opened,
+        warnings=(*idle, *passed, *unlike, *uncopied.warnings, *mixed_averages(opened.names), *opened.warnings),
+        identical=uncopied.identical,
     )
 
 
@@ -135,7 +148,12 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
-def _opened(folder: Path, order: Order, candidates: Sequence[Candidate], left_out: LeftOut) -> CheckpointSet:
+def of_kind(found: Candidate, use_ema: bool) -> Candidate:
+    """The model's weights, or the average that was made of them while training."""
+    return replace(found, checkpoint=replace(found.checkpoint, use_ema=use_ema))
+
+
+def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], left_out: LeftOut) -> CheckpointSet:
     """The set, with what the reference says about all. Raises `CheckpointError` for what cannot be used."""
     refusals = {each.checkpoint.name: each.refusal for each in candidates if each.refusal is not None}
     for checkpoint in order.checkpoints:
@@ -147,23 +165,29 @@ def _opened(folder: Path, order: Order, candidates: Sequence[Candidate], left_ou
     with open_checkpoint(reference) as reader:
         tensors = dict(reader.tensors())
     found = CheckpointSet(
-        folder=folder,
+        folder=sources.folder,
         checkpoints=order.checkpoints,
         tensors=tensors,
         config=None,
         side_files=(),
         home=reference.files[0].parent,
+        places=(),
+        root=sources.root_of(reference.files[0]),
         order=order.reason,
         doubt=order.doubt,
     )
-    return _with_side_files(leave_out(found, left_out))
+    return _with_side_files(with_stand_ins(leave_out(found, left_out)))
 
 
 def _with_side_files(found: CheckpointSet) -> CheckpointSet:
-    beside, config = side_files(found.folder, found.home), read_config(found.folder, found.home)
+    """Of the checkpoint that gives the model its shapes."""
+    model = next(each for each in found.checkpoints[::-1] if each.files[0].parent == found.home)
+    places = places_of(found.folder / model.run, found.home, found.folder, found.root)
+    beside, config = side_files(places, found.root), read_config(places, found.root)
     not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()
     return replace(
         found,
+        places=places,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
@@ -171,14 +195,14 @@ def _with_side_files(found: CheckpointSet) -> CheckpointSet:
     )
 
 
-def _named(name: str, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver], folder: Path) -> Candidate:
-    found = next((each for each in candidates if each.checkpoint.name == name), None)
-    if found is None:
-        why = next((f": it is {each.reason}" for each in passed_over if each.name == name), "")
-        raise CheckpointError(
-            "no-checkpoints", f"`ckpt_dir=` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
-        )
-    return found
+def _named(name: str, folder: Path) -> Candidate:
+    found = find(name, folder)
+    if isinstance(found, Candidate):
+        return found
+    why = f": it is {found.reason}" if found is not None else ""
+    raise CheckpointError(
+        "no-checkpoints", f"`ckpt_dir=` must hold the checkpoint `{name}`, but `{folder}` does not{why}."
+    )
 
 
 def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> list[Checkpoint]:

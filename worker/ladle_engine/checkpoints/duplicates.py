@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -29,22 +29,32 @@ class Once:
     """Checkpoints without copies of each other, unless all are."""
 
     checkpoints: tuple[Checkpoint, ...]
+    copy_of: Mapping[str, str] = field(default_factory=dict)
+    """Name of one that was left out -> name of the one that counts in its place."""
     warnings: tuple[str, ...] = ()
     identical: bool = False
     """All hold the same weights: then none is left out."""
 
 
 def each_once(checkpoints: Sequence[Checkpoint], order: str = "auto", unopened: Collection[str] = ()) -> Once:
-    """Of equal ones that with a step stays, then `last` and its like, then the first. The `unopened` all stay."""
-    groups = equal_groups([each for each in checkpoints if each.name not in unopened])
+    """Reads whole what may be equal. The `unopened` all stay."""
+    return without_copies(checkpoints, equal_groups([each for each in checkpoints if each.name not in unopened]), order)
+
+
+def without_copies(checkpoints: Sequence[Checkpoint], groups: Sequence[Sequence[Checkpoint]], order: str) -> Once:
+    """Of each group of equal ones that with a step stays, then `last` and its like, then the first."""
     if any(len(group) == len(checkpoints) for group in groups):
         return Once(checkpoints=tuple(checkpoints), identical=True)
     arranged = arrange(checkpoints, order).checkpoints
-    place = {each.name: (each.step is None, not words_of(each.name) & LAST_WORDS, i) for i, each in enumerate(arranged)}
+    place = {
+        each.name: (each.step is None, not words_of(each.name_in_run) & LAST_WORDS, i)
+        for i, each in enumerate(arranged)
+    }
     kept_first = [sorted((each.name for each in group), key=place.__getitem__) for group in groups]
-    copies = {name for _, *rest in kept_first for name in rest}
+    copy_of = {name: first for first, *rest in kept_first for name in rest}
     return Once(
-        checkpoints=tuple(each for each in checkpoints if each.name not in copies),
+        checkpoints=tuple(each for each in checkpoints if each.name not in copy_of),
+        copy_of=copy_of,
         warnings=tuple(_told(names) for names in kept_first[:MOST_GROUPS]) + _untold(len(kept_first) - MOST_GROUPS),
     )
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
+from ladle_engine.checkpoints.other_formats import BY_SUFFIX
 from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.input_paths import is_file, is_folder, is_link, is_there, lies_in, open_binary
+from ladle_engine.storage.input_paths import beginning_of, is_file, is_folder, is_link, is_there, lies_in
 
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".nemo")
+WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar|nemo)(?=\.|$)", re.IGNORECASE)
 NOT_WEIGHTS = re.compile(
     r"(optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|trainer|adapter_model|train\.|sampler|dataloader|"
     r"opt[0-9]+\.|.*(optim|model)_states)",
@@ -31,23 +32,6 @@ UNFINISHED = re.compile(
 )
 FIX_OR_EXCLUDE = "Fix that, or leave it out with `exclude=`."
 BY_ITS_NAME = "still being written, by its name"
-OTHER_FORMATS = {
-    ".h5": "Keras",
-    ".hdf5": "Keras",
-    ".keras": "Keras",
-    ".msgpack": "Flax",
-    ".gguf": "GGUF",
-    ".onnx": "ONNX",
-    ".pkl": "pickle",
-    ".pickle": "pickle",
-    ".distcp": "torch.distributed.checkpoint",
-    ".pdparams": "Paddle",
-    ".npz": "NumPy",
-    ".tflite": "TensorFlow Lite",
-    ".mlmodel": "Core ML",
-    ".pt2": "torch.export",
-    ".t7": "Torch7",
-}
 NOT_READ = re.compile(
     r"(|model|weights?|params?|mdl|chkpt|state|zip|t?gz|bz2|xz|zst|bak|old|orig|save|[0-9]+|.*~)", re.IGNORECASE
 )
@@ -98,8 +82,7 @@ def unreadable(path: Path, error: OSError, what_to_do: str = "Fix that.") -> Che
 def refuse_unreadable(path: Path) -> None:
     """Raises `CheckpointError` (unreadable-input), or (corrupt-checkpoint) for what begins as another kind of file."""
     try:
-        with open_binary(path) as file:
-            found = other_kind(path.suffix.lower(), file.read(BEGINNING))
+        found = other_kind(path.suffix.lower(), beginning_of(path, BEGINNING))
     except OSError as error:
         raise unreadable(path, error, FIX_OR_EXCLUDE) from error
     if found is not None:
@@ -183,9 +166,8 @@ def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
     if NOT_WEIGHTS.match(name) or seems_folder(path):
         return None
-    if suffix in OTHER_FORMATS:
-        reason = f"in {OTHER_FORMATS[suffix]} format, which Ladle does not read"
-        return PassedOver(name=name, reason=reason) if sounds_like_weights(name) else None
+    if suffix in BY_SUFFIX:
+        return PassedOver(name=name, reason=BY_SUFFIX[suffix].reason) if sounds_like_weights(name) else None
     if WEIGHTS.search(name) and is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):
@@ -217,7 +199,6 @@ def _found(
 def _is_archive(path: Path) -> bool:
     """A tar file; `torch.save` makes none, though some call its files `.tar`."""
     try:
-        with open_binary(path) as file:
-            return file.read(262)[257:] == b"ustar"
+        return beginning_of(path, 262)[257:] == b"ustar"
     except OSError:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ladle_engine.checkpoints.order import ORDERS
 
@@ -57,8 +58,10 @@ class Filters:
 
 
 def _matches(name: str, glob: str) -> bool:
-    """A glob of a folder takes what lies in the folder too."""
-    return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in (name, name.partition("/")[0]))
+    """A glob of a folder takes what lies in the folder too, and one of a file or a checkpoint takes it in each run."""
+    path = PurePosixPath(name)
+    names = (name, path.name, *(parent.as_posix() for parent in path.parents))
+    return any(fnmatch.fnmatchcase(each, glob.rstrip("/")) for each in names if each != ".")
 
 
 def _are(kind: type | tuple[type, ...], values: object) -> bool:

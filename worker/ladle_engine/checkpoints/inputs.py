@@ -23,7 +23,7 @@ def inputs_of(checkpoints: CheckpointSet, readers: Sequence[TensorReader]) -> In
             inputs.add(file.path, file.identity)
     for path in checkpoints.side_files:
         inputs.add_hashed(path, checkpoints.read.get(path))
-    if (args := training_args(checkpoints.folder, checkpoints.home)) is not None:
+    if (args := training_args(checkpoints)) is not None:
         inputs.add_hashed(args)
     return inputs
 

@@ -39,13 +39,15 @@ class Time:
 
 def times_of(checkpoints: Sequence[Checkpoint]) -> list[Time]:
     """A step that a checkpoint has already, from its trainer, counts before those in its name."""
-    numbers = _that_vary([[part for part in parts_of(each.name) if part.number is not None] for each in checkpoints])
+    numbers = _that_vary(
+        [[part for part in parts_of(each.name_in_run) if part.number is not None] for each in checkpoints]
+    )
     named = any(part.counts in (Counts.EPOCH, Counts.STEP) for parts in numbers for part in parts)
     plain = any(part.counts is Counts.PLAIN for parts in numbers for part in parts)
     unexplained = {Counts.PLAIN} if named or plain else {Counts.WEAK}
     return [
         # The 16 of `vit_b_16-last` is no time.
-        _time(parts, set() if words_of(each.name) & LAST_WORDS else unexplained, each.step, named)
+        _time(parts, set() if words_of(each.name_in_run) & LAST_WORDS else unexplained, each.step, named)
         for parts, each in zip(numbers, checkpoints, strict=True)
     ]
 

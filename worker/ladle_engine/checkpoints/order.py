@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,8 @@ from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.boundary import status
 
+MOST_RUNS = 5
+"""Named in a message."""
 ORDERS = ("auto", "step", "epoch", "name", "modified")
 END = math.inf
 """A name with an epoch and no step stands for the end of the epoch."""
@@ -40,6 +43,9 @@ def arrange(checkpoints: Sequence[Checkpoint], how: str = "auto") -> Order:
     """
     if how not in ORDERS:
         raise ValueError(f"`order` must be one of {', '.join(f'`{each}`' for each in ORDERS)}, but is {how!r}.")
+    runs = runs_of(checkpoints)
+    if how == "auto" and len(runs) > 1:
+        return _over_runs(runs)
     times = times_of(checkpoints)
     stamped = [replace(each, step=time.finest) for each, time in zip(checkpoints, times, strict=True)]
     time_of = {each.name: time for each, time in zip(checkpoints, times, strict=True)}
@@ -56,6 +62,39 @@ def arrange(checkpoints: Sequence[Checkpoint], how: str = "auto") -> Order:
             f"`order=` must be something that the names hold, but is `{how}`, and there is none in {listed(stamped)}.",
         )
     return Order(checkpoints=_by_time(stamped, time_of, readings[how]), reason=how)
+
+
+def runs_of(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
+    """The checkpoints of each run, by the run's folder, in the order of its name."""
+    runs: dict[str, list[Checkpoint]] = defaultdict(list)
+    for checkpoint in sorted(checkpoints, key=lambda each: natural_key(each.run)):
+        runs[checkpoint.run].append(checkpoint)
+    return {run: found for run, found in _joined(dict(runs)).items() if found}
+
+
+def _joined(runs: dict[str, list[Checkpoint]]) -> dict[str, list[Checkpoint]]:
+    """A model above the checkpoints of one run is of this run, such as `final/` beside `checkpoints/`."""
+    for outer in runs:
+        below = [run for run in runs if run != outer and (not outer or run.startswith(f"{outer}/"))]
+        if len(below) == 1:
+            runs[below[0]] += runs[outer]
+            runs[outer] = []
+    return runs
+
+
+def _over_runs(runs: Mapping[str, Sequence[Checkpoint]]) -> Order:
+    """Run after run, each in its own order. Nothing says that one run goes on where another one ended."""
+    orders = [arrange(run) for run in runs.values()]
+    reasons = {order.reason for order in orders}
+    names = [f"`{run or '.'}`" for run in runs]
+    shown = ", ".join(names[:MOST_RUNS]) + (f" and {len(names) - MOST_RUNS} more" if len(names) > MOST_RUNS else "")
+    return Order(
+        checkpoints=tuple(each for order in orders for each in order.checkpoints),
+        reason="run, then " + (reasons.pop() if len(reasons) == 1 else "what each run's names hold"),
+        doubt=f"The checkpoints must be of one run to have an order, but are of {len(runs)}: {shown}. Give one of them "
+        f"as `ckpt_dir=` or, if they are one training that was continued, choose the order with `order=`: `step`, "
+        f"`epoch`, `name` or `modified`.",
+    )
 
 
 def _readings(times: Sequence[Time]) -> dict[str, Reading]:
@@ -106,7 +145,7 @@ def _doubt(why: str, orders: dict[str, tuple[Checkpoint, ...]]) -> str:
 def _by_time(checkpoints: Sequence[Checkpoint], time_of: dict[str, Time], reading: Reading) -> tuple[Checkpoint, ...]:
     def key(checkpoint: Checkpoint) -> tuple[object, ...]:
         time = reading(time_of[checkpoint.name])
-        words = words_of(checkpoint.name)
+        words = words_of(checkpoint.name_in_run)
         place = 1 if time is not None else 0 if words & FIRST_WORDS else 3 if words & LAST_WORDS else 2
         return (place, time or (), natural_key(checkpoint.name))
 

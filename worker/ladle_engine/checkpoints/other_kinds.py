@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
+from ladle_engine.checkpoints.other_formats import GGUF, KERAS
+
 BEGINNING = 512
 """Bytes that are enough to tell."""
 
 BEGINS_WITH = {
     rb"version https://git-lfs": "a pointer of Git LFS to the file. Run `git lfs pull`",
     rb"\s*<(!doctype|html|\?xml)": "a web page or XML. Download the file again",
-    rb"\x89HDF": "in HDF5 format, as Keras writes it, which Ladle does not read. Convert it",
-    rb"GGUF": "in GGUF format, which Ladle does not read. Convert it",
+    rb"\x89HDF": f"in HDF5 format, as Keras writes it, which Ladle does not read. Convert it: `{KERAS.convert}`",
+    rb"GGUF": GGUF.reason,
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed. Unpack it",
 }
 OF_SAFETENSORS = re.compile(rb".{8}\s*\{", re.DOTALL)

@@ -12,22 +12,35 @@ from torch import Tensor
 
 from ladle_engine.checkpoints import safetensors_file
 from ladle_engine.checkpoints.adapters import reader as adapter
+from ladle_engine.checkpoints.dcp import folder as dcp_folder
+from ladle_engine.checkpoints.dcp import sharded_safetensors
+from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
 from ladle_engine.checkpoints.pickles.state_dicts import no_average
+from ladle_engine.checkpoints.pieces import Pieces
 from ladle_engine.checkpoints.safetensors_file import MAX_TENSORS, corrupt
-from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
+from ladle_engine.checkpoints.stored import InMemory, Place, StoredFile
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorInfo, TensorReader
-from ladle_engine.storage.hashed_file import LoadedFile, Range
+from ladle_engine.storage.hashed_file import Range
 from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
 
-FORMATS: dict[str, Callable[[InputFile], StoredFile]] = {
-    "safetensors": safetensors_file.stored_tensors,
-    "pickle": pickle_file.stored_tensors,
-}
-"""What finds the tensors of one file."""
+Files = Sequence[InputFile]
 
-AVERAGES: dict[str, Callable[[InputFile], StoredFile]] = {"pickle": pickle_file.stored_average}
+
+def _each(stored_tensors: Callable[[InputFile], StoredFile]) -> Callable[[Files], list[StoredFile]]:
+    return lambda files: [stored_tensors(file) for file in files]
+
+
+FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
+    "safetensors": _each(safetensors_file.stored_tensors),
+    "pickle": _each(pickle_file.stored_tensors),
+    "dcp": dcp_folder.stored_tensors,
+    "dcp-safetensors": sharded_safetensors.stored_tensors,
+}
+"""What finds the tensors of a checkpoint's files."""
+
+AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {"pickle": _each(pickle_file.stored_average)}
 """The same for `use_ema`. Files of other formats hold one model."""
 
 MOST_KEPT_FILES = 256
@@ -58,11 +71,14 @@ class CheckpointReader:
 
     def read(self, name: str) -> Tensor:
         place = self._place(name)
-        return place.dense(self._file(name))
+        return place.dense(self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
 
     def read_into(self, name: str, start: int, out: Tensor) -> None:
         place = self._place(name)
         if not out.numel():
+            return
+        if isinstance(place, Pieces):
+            place.read_into(self.files, start, out)
             return
         if place.is_plain:
             self._file(name).read_into(bytes_of(out), place.offset + start * out.itemsize)
@@ -73,10 +89,13 @@ class CheckpointReader:
         out.copy_(dense[1][start : start + len(out)])
 
     def position(self, name: str) -> tuple[int, int]:
-        return self._number_of[self._stored_name[name]], self._place(name).offset
+        place = self._place(name)
+        return place.position if isinstance(place, Pieces) else (self._number_of[self._stored_name[name]], place.offset)
 
     def extent(self, name: str) -> tuple[int, Range] | None:
         place = self._place(name)
+        if isinstance(place, Pieces):
+            return place.extent
         if not isinstance(place, InFile) or not place.is_plain:
             return None
         return self._number_of[self._stored_name[name]], (place.offset, place.offset + place.num_bytes)
@@ -92,6 +111,38 @@ class CheckpointReader:
 
     def _file(self, name: str) -> BytesSource:
         return self.files[self._number_of[self._stored_name[name]]]
+
+
+class ReaderWithStandIns:
+    """A checkpoint that answers to names that it lacks, with other tensors of its own."""
+
+    def __init__(self, reader: TensorReader, stand_ins: Mapping[str, str]) -> None:
+        self.notes = reader.notes
+        self.files = reader.files
+        self._reader = reader
+        self._stand_ins = stand_ins
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        own = self._reader.tensors()
+        return {**own, **{name: own[other] for name, other in self._stand_ins.items()}}
+
+    def stored_names(self) -> Mapping[str, str]:
+        return self._reader.stored_names()
+
+    def read(self, name: str) -> Tensor:
+        return self._reader.read(self._stand_ins.get(name, name))
+
+    def read_into(self, name: str, start: int, out: Tensor) -> None:
+        self._reader.read_into(self._stand_ins.get(name, name), start, out)
+
+    def position(self, name: str) -> tuple[int, int]:
+        return self._reader.position(self._stand_ins.get(name, name))
+
+    def extent(self, name: str) -> tuple[int, Range] | None:
+        return self._reader.extent(self._stand_ins.get(name, name))
+
+    def through(self, files: Sequence[BytesSource]) -> ReaderWithStandIns:
+        return ReaderWithStandIns(self._reader.through(files), self._stand_ins)
 
 
 def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
@@ -110,8 +161,8 @@ def _file_of_each(stored: Sequence[StoredFile]) -> dict[str, int]:
     return number_of
 
 
-def _no_average(file: InputFile) -> StoredFile:
-    raise no_average(file.path)
+def _no_average(files: Files) -> list[StoredFile]:
+    raise no_average(files[0].path)
 
 
 class _OpenFiles:
@@ -121,7 +172,7 @@ class _OpenFiles:
         with ExitStack() as resources:
             files = [resources.enter_context(InputFile(path)) for path in checkpoint.files]
             find = AVERAGES.get(checkpoint.format, _no_average) if checkpoint.use_ema else FORMATS[checkpoint.format]
-            self._stored = [find(file) for file in files]
+            self._stored = find(files)
             self._resources = resources.pop_all()
         self._readers: list[CheckpointReader] = []
         self.holders = 0
@@ -134,7 +185,7 @@ class _OpenFiles:
 
     @property
     def takes_memory(self) -> bool:
-        return any(isinstance(each.file, LoadedFile) for each in self._stored)
+        return any(isinstance(place, InMemory) for each in self._stored for place in each.tensors.values())
 
     def close(self) -> None:
         self._resources.close()
@@ -198,7 +249,14 @@ def open_checkpoint(checkpoint: Checkpoint) -> AbstractContextManager[TensorRead
 
     Raises `CheckpointError` (corrupt, unsafe, unsupported, unreadable) that names the file.
     """
-    return READERS[checkpoint.format](checkpoint)
+    opened = READERS[checkpoint.format](checkpoint)
+    return _standing_in(opened, checkpoint.stand_ins) if checkpoint.stand_ins else opened
+
+
+@contextmanager
+def _standing_in(opened: AbstractContextManager[TensorReader], stand_ins: Mapping[str, str]) -> Iterator[TensorReader]:
+    with opened as reader:
+        yield ReaderWithStandIns(reader, stand_ins)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import (
+    beginning_of,
     entries_of,
     is_file,
     is_folder,
     is_plain_name,
-    open_binary,
     read_bytes,
     read_json,
 )
 from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 
 OF_THE_OLD_MODEL = (
-    *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.*", "optimizer*", "scheduler*"),
+    *("*.index.json", "trainer_state*", "trainer_log*", "training*", "args.[!y]*", "optimizer*", "scheduler*"),
     *("rng_state*", "random_states*", "*_results.json", "*results*.txt", "results*.json", "*metric*", "*predictions*"),
     *("*scores*", "eval.*", "evaluation*", "*summary*", "trainer_config*", "hyperparameters*", "command.*", "cmd.*"),
     *("git_*", "git-*", "stdout*", "stderr*", "nohup*"),
@@ -49,7 +49,7 @@ OF_THE_OLD_MODEL = (
 """Scores, logs, settings of the training, indices of the old shards, the old model's card."""
 NEVER = re.compile(
     r"""
-      safetensors|pth?|bin|ckpt|tar|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
+      safetensors|pth?|bin|ckpt|tar|nemo|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
     | pkl|pickle|joblib|np[yz]|pyc?|ipynb|sh|so|c|cpp|cu|js|exe|slurm|sbatch
     | png|jpe?g|gif|svg|pdf|mp4|wav|zip|t?gz|bz2|xz|zst|7z|[ct]sv|jsonl|ndjson|parquet|arrow|db|sqlite|lmdb
     | log|out|err|html|md|rst|lock|te?mp|part|partial|incomplete|bak|orig|swp|md5|sha256|pid
@@ -74,18 +74,29 @@ class SideFiles:
     """What belongs to the model and is not copied all the same, each with the reason."""
 
 
-def side_files(folder: Path, home: Path) -> SideFiles:
-    """Config, tokenizer and the like, each name once: the folder's own, then those of the reference checkpoint's home.
+USUAL_FOLDERS = frozenset({"checkpoints", "checkpoint", "ckpts", "ckpt", "weights"})
+"""In which a run keeps its checkpoints, and nothing else: its other files are beside that folder."""
+
+
+def places_of(run: Path, home: Path, folder: Path, root: Path) -> tuple[Path, ...]:
+    """Where a model's files are looked for: beside the checkpoints of its run, beside its weights, then above."""
+    above = [run.parent] if run.name in USUAL_FOLDERS and run != root else []
+    places = dict.fromkeys((run, home, *above, folder))
+    return tuple(place for place in places if place.is_relative_to(root))
+
+
+def side_files(places: Sequence[Path], root: Path) -> SideFiles:
+    """Config, tokenizer and the like, each name once, from the first place that has it.
 
     Raises `CheckpointError` (unreadable-input) for one that cannot be read.
     """
     paths: dict[Path, Path] = {}
     left_out: dict[Path, str] = {}
     room = MOST_BYTES_IN_ALL
-    for base in dict.fromkeys((folder, home)):
-        for path in _belonging(base, folder):
+    for base in places:
+        for path in _belonging(base, root):
             name = path.relative_to(base)
-            if name in paths or (usable := _usable(path, folder, room)) is None:
+            if name in paths or (usable := _usable(path, root, room)) is None:
                 continue
             if isinstance(usable, str):
                 left_out[name] = f"`{name}` ({usable})"
@@ -95,9 +106,10 @@ def side_files(folder: Path, home: Path) -> SideFiles:
     return SideFiles(paths=tuple(paths.values()), left_out=tuple(left_out.values()))
 
 
-def side_name(path: Path, folder: Path, home: Path) -> Path:
+def side_name(path: Path, places: Sequence[Path]) -> Path:
     """A side file's place beside the model that is written."""
-    return path.relative_to(home if path.is_relative_to(home) else folder)
+    innermost = max((each for each in places if path.is_relative_to(each)), key=lambda each: len(each.parts))
+    return path.relative_to(innermost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,19 +119,19 @@ class Config:
     sha256: str
 
 
-def read_config(folder: Path, home: Path) -> Config | None:
-    """`config.json` of the folder or, without one, of the reference checkpoint's home. Raises `CheckpointError`."""
-    for path in dict.fromkeys((folder / "config.json", home / "config.json")):
-        if leads_out(path, folder):
+def read_config(places: Sequence[Path], root: Path) -> Config | None:
+    """The first `config.json`. Raises `CheckpointError`."""
+    for path in (place / "config.json" for place in places):
+        if leads_out(path, root):
             raise leading_out(path, or_else="")
         if is_file(path):
             return _read_config(path)
     return None
 
 
-def _belonging(base: Path, folder: Path) -> Iterator[Path]:
-    for place in (base, base / TEMPLATES, *_modules(base, folder)):
-        if leads_out(place, folder) or not is_folder(place):
+def _belonging(base: Path, root: Path) -> Iterator[Path]:
+    for place in (base, base / TEMPLATES, *_modules(base, root)):
+        if leads_out(place, root) or not is_folder(place):
             continue
         paths = [place / each.name for each in entries_of(place) if not each.is_folder and _belongs(each.name.lower())]
         yield from paths
@@ -134,17 +146,16 @@ def _belongs(name: str) -> bool:
     return not NEVER.fullmatch(suffix)
 
 
-def _usable(path: Path, folder: Path, room: int) -> int | str | None:
+def _usable(path: Path, root: Path, room: int) -> int | str | None:
     """Its size; or why it is left out; or None where that is not worth a word."""
-    if leads_out(path, folder):
+    if leads_out(path, root):
         return "a link that leads out"
     try:
         found = status(path)
         if not stat.S_ISREG(found.st_mode):
             return None
-        with open_binary(path) as file:
-            if file.read(4).startswith(PICKLES):
-                return None
+        if beginning_of(path, 4).startswith(PICKLES):
+            return None
     except OSError as error:
         if (reason := why_missing(path, error)) is None:
             raise unreadable(path, error) from error
@@ -152,10 +163,10 @@ def _usable(path: Path, folder: Path, room: int) -> int | str | None:
     return f"too large: {found.st_size:,} bytes" if found.st_size > min(MOST_BYTES, room) else found.st_size
 
 
-def _modules(base: Path, folder: Path) -> list[Path]:
+def _modules(base: Path, root: Path) -> list[Path]:
     """The folders that sentence-transformers' `modules.json` names, such as `1_Pooling`."""
     file = base / "modules.json"
-    if leads_out(file, folder):
+    if leads_out(file, root):
         return []
     try:
         names = [module["path"] for module in read_json(file)]

@@ -72,8 +72,10 @@ def paths_of(ckpt_dir: CkptDir) -> tuple[Path, ...]:
         if not isinstance(each, str | os.PathLike):
             raise ValueError(f"`ckpt_dir` must be a path, or several, but one of them is {each!r}.")
     paths = tuple(Path(each) for each in several)
-    # Otherwise their common folder is a matter of how each was written.
-    return paths if len(paths) == 1 and not is_glob(paths[0]) else tuple(Path(os.path.abspath(each)) for each in paths)  # noqa: PTH100  # links stay
+    if len(paths) == 1 and not is_glob(paths[0]):
+        return paths
+    # Otherwise their common folder is a matter of how each was written. `normpath` opens nothing, unlike `resolve`.
+    return tuple(Path(os.path.normpath(each.absolute())) for each in paths)
 
 
 def is_glob(path: Path) -> bool:

@@ -5,58 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.pieces import Pieces
 from ladle_engine.checkpoints.tensor_kinds import dense
 from ladle_engine.checkpoints.types import TensorInfo
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
-from ladle_engine.storage.input_file import BytesSource, InputFile, bytes_of
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InFile:
-    """A tensor whose numbers stand in a file."""
-
-    info: TensorInfo
-    offset: int
-    """Of its first number, in bytes."""
-    stride: tuple[int, ...] | None = None
-    """In numbers, as torch counts; None where they stand one after the other."""
-    is_negated: bool = False
-    is_conjugated: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        """From the first number to the last, with what lies between."""
-        if self.stride is None or not self.info.numel:
-            return self.info.numel * self.info.dtype.itemsize
-        last = sum((size - 1) * step for size, step in zip(self.info.shape, self.stride, strict=True))
-        return (last + 1) * self.info.dtype.itemsize
-
-    def dense(self, file: BytesSource) -> Tensor:
-        """All numbers, in their order."""
-        numbers = torch.empty(self.num_bytes // self.info.dtype.itemsize, dtype=self.info.dtype)
-        if numbers.numel():
-            file.read_into(bytes_of(numbers), self.offset)
-        return self.arranged(numbers)
-
-    def arranged(self, numbers: Tensor) -> Tensor:
-        """The same of what was read, from the first number to the last."""
-        values = numbers.view(self.info.shape) if self.stride is None else self._strided(numbers)
-        values = values.conj().resolve_conj() if self.is_conjugated else values
-        return values.neg() if self.is_negated else values
-
-    def _strided(self, numbers: Tensor) -> Tensor:
-        assert self.stride is not None
-        if not self.info.numel:
-            return numbers.view(self.info.shape)
-        return numbers.as_strided(self.info.shape, self.stride).contiguous()
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether any run of its numbers can be read as it stands."""
-        return self.stride is None and not self.is_negated and not self.is_conjugated
+from ladle_engine.storage.input_file import BytesSource, InputFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +34,14 @@ class InMemory:
         return dense(self.tensor)
 
 
-Place = InFile | InMemory
+Place = InFile | InMemory | Pieces
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
     """One file's tensors by the names that it gives them."""
 
-    file: InputFile | LoadedFile
+    file: InputFile | FileParts | LoadedFile
     tensors: Mapping[str, Place]
     notes: tuple[str, ...] = ()
     """What was chosen between, for people."""

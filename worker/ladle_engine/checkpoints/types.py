@@ -118,10 +118,19 @@ class Checkpoint:
     """A key of `readers.READERS`."""
     use_ema: bool = False
     """Whether its tensors are those of the average that was made while training, and lies beside the model."""
+    run: str = ""
+    """The folder of its training run, relative to the set's folder: `run-3` for `run-3/checkpoint-80`."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
     view: Any = field(default=None, compare=False, repr=False)
     """Of an adapter: the `adapters.reader.View` in which its set is averaged."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Name that it lacks -> its tensor that stands for it, because a model ties the two."""
+
+    @property
+    def name_in_run(self) -> str:
+        """Its name without the run's: what says when it was saved."""
+        return self.name.removeprefix(f"{self.run}/") if self.run else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +161,7 @@ class CheckpointSet:
     """K checkpoints of one architecture, in order of step; the last one is the reference."""
 
     folder: Path
+    """What was given or, of several, the folder that holds all of them; checkpoints' names are relative to it."""
     checkpoints: tuple[Checkpoint, ...]
     tensors: Mapping[str, TensorInfo]
     """Name -> shape and dtype, as in the reference, in the reference's order; of what is `taken`, as it is there."""
@@ -167,6 +177,10 @@ class CheckpointSet:
     """Config, tokenizer and other small files that belong to the model and are copied to the output."""
     home: Path
     """The folder of the reference checkpoint's files."""
+    places: tuple[Path, ...]
+    """The folders in which the model's side files are looked for, the first one first."""
+    root: Path
+    """The folder that was given and holds the reference. No link that leads out of it is followed."""
     order: str = "name"
     """What the order is by, for people: `step`, `epoch and step`, `number in the name`."""
     doubt: str | None = None

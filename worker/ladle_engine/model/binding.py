@@ -203,17 +203,14 @@ def _refuse_twice(name: str, *parts: Mapping[str, Tensor]) -> None:
 
 def _refuse_halves(stored: Sequence[str], checkpoints: CheckpointSet) -> None:
     """What the model ties is one tensor: all of its names are left out of the average, or none is."""
-    sources = {name: checkpoints.taken.get(name) for name in stored}
-    if len(set(sources.values())) == 1:
+    first, *others = stored
+    other = next((name for name in others if checkpoints.taken.get(name) != checkpoints.taken.get(first)), None)
+    if other is None:
         return
-    one, other = (
-        min(sources, key=lambda name: sources[name] is None),
-        max(sources, key=lambda name: sources[name] is None),
-    )
     raise CheckpointError(
         "invalid-checkpoint-options",
-        f"`{one}` and `{other}` are one tensor in the task's model, which ties them: `skip_tensors=` and `take_from=` "
-        f"must leave out both, from the same checkpoint, or neither.",
+        f"`{first}` and `{other}` are one tensor in the task's model, which ties them: `skip_tensors=` and "
+        f"`take_from=` must leave out both, from the same checkpoint, or neither.",
     )
 
 

@@ -157,7 +157,7 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) ->
         with InputFile(side_file) as file:
             content, loaded = load_whole(file)
         inputs.know({side_file: loaded.sha256})
-        target = folder / side_name(side_file, checkpoints.folder, checkpoints.home)
+        target = folder / side_name(side_file, checkpoints.places)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
 

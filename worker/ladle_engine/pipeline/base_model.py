@@ -18,6 +18,7 @@ from ladle_engine.checkpoints.folder_scan import scan
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.layouts.usual_names import WEIGHTS_IN_FOLDER
 from ladle_engine.checkpoints.readers import open_all
+from ladle_engine.checkpoints.sources import sources_of
 from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.model.adapters import bind_adapters, load_base
 from ladle_engine.model.binding import Binding
@@ -87,10 +88,10 @@ def _named_by_adapters(checkpoints: CheckpointSet) -> Path:
 
 
 def _weights_in(folder: Path) -> str:
-    candidates, _ = scan(folder)
+    candidates, _ = scan(sources_of(folder))
     names = [each.checkpoint.name for each in candidates]
-    usual = [name for name in WEIGHTS_IN_FOLDER if name in names] or names
-    if len(names) != 1 and (not usual or usual == names):
+    usual = [name for name in WEIGHTS_IN_FOLDER if name in names] or (names if len(names) == 1 else [])
+    if not usual:
         there = ", ".join(f"`{name}`" for name in names[:5]) or "none"
         raise TaskError(
             "model-mismatch",

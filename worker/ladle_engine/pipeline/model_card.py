@@ -60,16 +60,15 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
-    unchanged = "unchanged" if _best_is_its_own(report) else "with the tensors below that are not its own"
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
         return (
             "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
-            f"is that checkpoint, {unchanged}."
+            f"is that checkpoint, {_how_it_is(report)}."
         )
     if report["winner"] == "best":
         return (
             f"No average was better than the best checkpoint on the select split, so this is that checkpoint, "
-            f"{unchanged}."
+            f"{_how_it_is(report)}."
         )
     if gain["value"] == 0:
         return (
@@ -83,10 +82,11 @@ def _verdict(report: Mapping[str, Any]) -> str:
     )
 
 
-def _best_is_its_own(report: Mapping[str, Any]) -> bool:
-    """Whether the best checkpoint has all of its own tensors."""
+def _how_it_is(report: Mapping[str, Any]) -> str:
+    """Of the best checkpoint, which is the result."""
     weights = next(row["coefficients"][0] for row in report["candidates"] if row["method"] == "best")
-    return not report["checkpoints"][weights.index(1.0)]["not_its_own"]
+    is_whole = not report["checkpoints"][weights.index(1.0)]["not_its_own"]
+    return "unchanged" if is_whole else "but for the tensors below"
 
 
 def _sets(report: Mapping[str, Any]) -> list[str]:

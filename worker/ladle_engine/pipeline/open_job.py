@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ladle_engine.checkpoints import announce, discover
 from ladle_engine.checkpoints.adapters.space import in_space
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import add_data, inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.types import CheckpointSet
@@ -53,6 +54,7 @@ def opened(request: Request) -> Iterator[Job]:
         )
         seen = checkpoints if base is None else base.described
         readers = open_files.enter_context(open_all(checkpoints))
+        fetch_weights(readers)
         # Config and data before they are used: what the task reads of them must be what is known.
         inputs = inputs_of(checkpoints, readers)
         if base is not None and base.stored is not None:
@@ -91,7 +93,7 @@ def opened(request: Request) -> Iterator[Job]:
 
 def _discover(request: Request) -> CheckpointSet:
     found = discover(
-        Path(request.ckpt_dir),
+        request.ckpt_dir,
         pattern=request.pattern,
         exclude=request.exclude,
         last=request.last,
@@ -101,5 +103,6 @@ def _discover(request: Request) -> CheckpointSet:
         like=request.like,
         skip_tensors=request.skip_tensors,
         take_from=request.take_from,
+        component=request.component,
     )
     return in_space(found, request.adapter_space)

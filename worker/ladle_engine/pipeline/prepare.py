@@ -10,6 +10,7 @@ import torch
 
 from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.checkpoints.check import check_headers, identical
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.directions.checkpoint_directions import STREAMED
 from ladle_engine.directions.formats import ROW_PRECISIONS
 from ladle_engine.distributed.agreement import together
@@ -62,6 +63,7 @@ def prepare(job: Job) -> MethodContext:
     """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
     job.on_event(StageStarted(stage="check"))
     check_headers(job.checkpoints, job.on_event)
+    tell_of_strangers(job)
     model = bind_model(job)
     memory_plans = plan_memory(job, model)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
@@ -192,6 +194,23 @@ def _refuse_empty_shares(job: Job) -> None:
             "too-little-data",
             f"There must be an example to fit for each of {ranks} ranks, because the model has BatchNorm, but there "
             f"are {examples}{of_a_set}. Give more examples or fewer ranks.",
+        )
+
+
+def tell_of_strangers(job: Job) -> None:
+    """Warns of checkpoints that cannot be judged as they are, because their own tensors do not fit."""
+    strangers = []
+    for checkpoint in job.checkpoints.checkpoints:
+        with open_checkpoint(checkpoint) as reader:
+            if not all(job.checkpoints.has_own(reader, name) for name in job.checkpoints.taken):
+                strangers.append(checkpoint.name)
+    if strangers:
+        names = ", ".join(f"`{name}`" for name in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        job.on_event(
+            Warned(
+                message=f"{names}: some of the tensors that are left out of the average are absent there or have "
+                f"another shape. Also when such a checkpoint is judged alone, it has those that averages have."
+            )
         )
 
 

@@ -16,6 +16,7 @@ from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.output.adapter_result import as_written
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
@@ -25,6 +26,7 @@ from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
 from ladle_engine.progress import Warned
+from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 
@@ -93,7 +95,7 @@ def write_output(
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
     _write_json(folder / REPORT_FILE, report)
-    (folder / "README.md").write_text(model_card(report))
+    (folder / "README.md").write_text(in_far_names(model_card(report)))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
@@ -101,7 +103,7 @@ def write_output(
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     """SHA-256 of all that was read: of each file, and of the names and sizes in a folder of data."""
     digests = run.inputs.digests
-    side_files = {path: str(side_name(path, checkpoints.folder, checkpoints.home)) for path in checkpoints.side_files}
+    side_files = {path: str(side_name(path, checkpoints.places)) for path in checkpoints.side_files}
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
@@ -223,7 +225,7 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
-        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], "far": far_record()},
         "versions": versions(),
         "files": dict(digests),
     }
@@ -254,4 +256,4 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     # A NaN is no JSON: better an error here than a file that half the readers refuse.
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    path.write_text(in_far_names(json.dumps(value, indent=1, allow_nan=False)) + "\n")

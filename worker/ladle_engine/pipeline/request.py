@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ladle_engine.checkpoints.adapters.space import DELTA, SPACES
+from ladle_engine.checkpoints.sources import CkptDir, paths_of
 from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
 from ladle_engine.output.recipe import OUTPUT_DTYPES
@@ -45,7 +46,7 @@ DECIDING_PATH = {"decides": True, "is_path": True}
 class Request:
     """The arguments of `average`, which documents them. Raises `ValueError` for one that breaks its own rule."""
 
-    ckpt_dir: PathLike = field(metadata=DECIDING_PATH)
+    ckpt_dir: CkptDir = field(metadata=DECIDING_PATH)
     val_set: PathLike | Mapping[str, PathLike] = field(metadata=DECIDING_PATH)
     output: PathLike
     method: str = field(default=AUTO, metadata=DECIDES)
@@ -66,6 +67,7 @@ class Request:
     like: str | None = field(default=None, metadata=DECIDES)
     skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     take_from: Mapping[str, str | Sequence[str]] | None = field(default=None, metadata=DECIDES)
+    component: str | None = field(default=None, metadata=DECIDES)
     train_set: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     train_set_use: str = field(default=COEFFICIENTS, metadata=DECIDES)
     select_fraction: float = field(default=0.5, metadata=DECIDES)
@@ -84,7 +86,8 @@ class Request:
     commit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("ckpt_dir", "val_set", "output", "base_model", "train_set", "state_dir"):
+        paths_of(self.ckpt_dir)
+        for name in ("val_set", "output", "base_model", "train_set", "state_dir"):
             path = getattr(self, name)
             may_be_absent = name in ("base_model", "train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
+from ladle_engine.storage.input_file import BytesSource, Identity, ReadableFile
 
 Range = tuple[int, int]
 """From a byte to, and not including, another."""
@@ -39,6 +39,9 @@ class HashedFile:
         self._source.read_into(buffer, offset)
         self._hash(buffer[self._hashed - offset :])
 
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        self.read_into(buffer, offset)
+
     def digest(self) -> str:
         """Of the whole file, in hexadecimal; reads what is left of it."""
         self._hash_up_to(self.size)
@@ -52,7 +55,7 @@ class HashedFile:
         gap = memoryview(bytearray(min(GAP_BYTES, max(offset - self._hashed, 0))))
         while self._hashed < offset:
             part = gap[: offset - self._hashed]
-            self._source.read_into(part, self._hashed)
+            self._source.read_gap_into(part, self._hashed)
             self._hash(part)
 
     def _hash(self, content: memoryview) -> None:
@@ -75,6 +78,9 @@ class LoadedFile:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         raise AssertionError("what it holds is in memory")
 
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        raise AssertionError("what it holds is in memory")
+
     def digest(self) -> str:
         return self.sha256
 
@@ -82,7 +88,7 @@ class LoadedFile:
         return
 
 
-def load_whole(file: InputFile) -> tuple[bytes, LoadedFile]:
+def load_whole(file: ReadableFile) -> tuple[bytes, LoadedFile]:
     """A file's content, and what stands for the file from then on."""
     content = file.read(0, file.size)
     sha256 = hashlib.sha256(content).hexdigest()

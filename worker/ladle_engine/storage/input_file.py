@@ -21,6 +21,7 @@ from torch import Tensor
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import WholeFileSystem, open_inside
+from ladle_engine.storage.far.presence import parts_of, want
 
 NOT_REGULAR = "must be a regular file, but is a pipe, a socket, a device or a folder"
 
@@ -84,6 +85,16 @@ class BytesSource(Protocol):
         """Fills all of `buffer`. Raises `EngineError` (inputs-changed) where the file ends before that."""
         ...
 
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        """The same for what only a digest is made of."""
+        ...
+
+
+class ReadableFile(BytesSource, Protocol):
+    """An input file, or a part of one."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
 
 class InputFile:
     """One regular file, open for reading. Several threads may read.
@@ -94,6 +105,7 @@ class InputFile:
     def __init__(self, path: Path, *, is_ours: bool = False) -> None:
         """`is_ours` is a file of a result, which lies outside of the boundary of what a job may read."""
         self.path = path
+        self._is_ours = is_ours
         self._descriptor = _open(path, is_ours)
         try:
             status = os.fstat(self._descriptor)
@@ -117,6 +129,8 @@ class InputFile:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fills all of `buffer`. Raises `EngineError` (inputs-changed) where the file ends before that."""
         COUNTS.read(self.path, len(buffer))
+        if not self._is_ours:
+            want(self.path, offset, offset + len(buffer))
         while len(buffer):
             try:
                 count = os.preadv(self._descriptor, [buffer[:MAX_READ_BYTES]], offset)
@@ -129,10 +143,26 @@ class InputFile:
             buffer, offset = buffer[count:], offset + count
             pulse()
 
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        """The same for bytes that only a digest is made of: those of a far file that nobody needs are zeros."""
+        parts = parts_of(self.path)
+        if parts is None:
+            self.read_into(buffer, offset)
+            return
+        buffer[:] = bytes(len(buffer))
+        for start, stop in parts:
+            start, stop = max(start, offset), min(stop, offset + len(buffer))
+            if start < stop:
+                self.read_into(buffer[start - offset : stop - offset], start)
+
     def read(self, offset: int, length: int) -> bytes:
         content = bytearray(length)
         self.read_into(memoryview(content), offset)
         return bytes(content)
+
+    def look_again(self) -> None:
+        """Once bytes of a far file have come: that changed it."""
+        self.identity = Identity.of(os.fstat(self._descriptor))
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -148,7 +178,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.view(-1).view(torch.uint8).numpy().data.cast("B")
 
 
-def changed(path: Path, how: str) -> EngineError:
+def changed(path: Path | str, how: str) -> EngineError:
     """What a job says that judged other bytes than there are now."""
     return EngineError(
         "inputs-changed",

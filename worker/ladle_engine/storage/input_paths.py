@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ladle_engine.storage.boundary import open_inside, status
+from ladle_engine.storage.far.presence import want
 from ladle_engine.storage.json_text import MAX_BYTES, parse_json
 
 MAX_NAME_BYTES = 255
@@ -116,6 +117,16 @@ def _listing(folder: Path) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
 
 def open_regular(path: Path) -> int:
     """The descriptor of a regular file, to read from. Raises `OSError`, for anything else too, and never waits."""
+    descriptor = _open_regular(path)
+    try:
+        want(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_regular(path: Path) -> int:
     descriptor = open_inside(path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -126,6 +137,13 @@ def open_regular(path: Path) -> int:
 def open_binary(path: Path) -> BinaryIO:
     """The same as a file object."""
     return os.fdopen(open_regular(path), "rb")
+
+
+def beginning_of(path: Path, length: int) -> bytes:
+    """The first bytes of a file, or fewer where it has no more. Raises as `open_regular`."""
+    with os.fdopen(_open_regular(path), "rb") as file:
+        want(path, 0, length)
+        return file.read(length)
 
 
 def read_bytes(path: Path, most: int) -> bytes:

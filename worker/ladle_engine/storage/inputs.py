@@ -13,6 +13,7 @@ from pathlib import Path
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
+from ladle_engine.storage.far.presence import refuse_far_changed
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
 from ladle_engine.storage.input_paths import real_path, statuses_in
@@ -100,8 +101,10 @@ class Inputs:
         """Raises `EngineError` (inputs-changed) naming the first file that is gone, or not the same any more.
 
         What was not there at the beginning does not count: nothing of it was read. Without `folders`, what is in them
-        is not looked at: they may hold a million files.
+        is not looked at: they may hold a million files. Nor are far files, of which a store is asked.
         """
+        if folders:
+            refuse_far_changed()
         for path, identity in self._files.items():
             self._files[path] = self._still_the_same(path, identity, _status_now(path))
         for files in self._folders.values() if folders else ():

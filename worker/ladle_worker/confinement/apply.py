@@ -18,7 +18,7 @@ def confine(plan: Plan) -> int | None:
 
     Raises OSError where the kernel refuses what it granted when the worker started: then the attempt must not run.
     """
-    limit_resources(Path(plan.inputs), Path(plan.outputs))
+    limit_resources([Path(each) for each in plan.inputs], Path(plan.outputs))
     enter(network=NETWORK in plan.protections, processes=PROCESSES in plan.protections, hidden=plan.hidden)
     # A new user namespace cancels what was set before.
     die_with_parent(plan.agent)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
+from ladle_contracts.roots import splits
 from ladle_worker.confinement.system import PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, prctl
 
 MAX_FILES = 65_536
@@ -16,6 +19,7 @@ FILE_FACTOR = 8
 """A rank's largest file is a model as big as a checkpoint, or directions in a wider type: at most this many times what
 the checkpoints take together."""
 FILE_SPARE_BYTES = 1 << 30
+MOST_FILES_COUNTED = 100_000
 FREE_FRACTION = 0.9
 """No file may fill the disk."""
 OOM_SCORE = 500
@@ -40,7 +44,7 @@ def give_up_privileges() -> None:
                     prctl(PR_CAPBSET_DROP, capability)
 
 
-def limit_resources(inputs: Path, outputs: Path) -> None:
+def limit_resources(inputs: Sequence[Path], outputs: Path) -> None:
     """Of this process and all that it starts: core dumps, descriptors, the size of a file."""
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, MAX_FILES)
@@ -49,11 +53,20 @@ def limit_resources(inputs: Path, outputs: Path) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
-def max_file_bytes(inputs: Path, outputs: Path) -> int:
+def max_file_bytes(inputs: Sequence[Path], outputs: Path) -> int:
     """The largest file that a job with these checkpoints may write."""
-    taken = sum(_size(Path(folder) / name) for folder, _, names in os.walk(inputs) for name in names)
-    free = shutil.disk_usage(outputs).free
-    return min(FILE_FACTOR * taken + FILE_SPARE_BYTES, round(FREE_FRACTION * free))
+    room = round(FREE_FRACTION * shutil.disk_usage(outputs).free)
+    files = list(islice((path for each in inputs for path in _files_in(each)), MOST_FILES_COUNTED + 1))
+    if len(files) > MOST_FILES_COUNTED:
+        # A project with its data. To count on would take long, and the job needs no tighter limit.
+        return room
+    return min(FILE_FACTOR * sum(map(_size, files)) + FILE_SPARE_BYTES, room)
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    """The files below a folder, or below that of a glob; a file itself."""
+    there = next((folder for folder, _ in splits(path) if folder.exists()), path)
+    yield from [there] if there.is_file() else (Path(at) / name for at, _, names in os.walk(there) for name in names)
 
 
 def limit_memory(free_bytes: int) -> None:

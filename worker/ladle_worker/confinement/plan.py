@@ -36,8 +36,8 @@ class Plan:
     """The process id of the agent, which the ranks do not outlive."""
     protections: tuple[str, ...]
     """Those to apply, of `PROTECTIONS`."""
-    inputs: str
-    """The folder of the checkpoints, which says how large a file of this job may be."""
+    inputs: tuple[str, ...]
+    """The folders of the checkpoints, or globs of them, which say how large a file of this job may be."""
     outputs: str
     read: tuple[str, ...]
     write: tuple[str, ...]

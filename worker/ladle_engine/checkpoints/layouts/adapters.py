@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from ladle_engine.checkpoints.adapters.config import CONFIG_FILE
 from ladle_engine.checkpoints.adapters.reader import FORMAT
-from ladle_engine.checkpoints.files import Candidate, PassedOver, problem_of
+from ladle_engine.checkpoints.files import Candidate, problem_of
 from ladle_engine.checkpoints.layouts.base import Folder, Found
 from ladle_engine.checkpoints.layouts.usual_names import usual_weights
 from ladle_engine.checkpoints.types import Checkpoint
@@ -36,15 +34,3 @@ def _found(folder: Folder) -> Found:
             checkpoint = Checkpoint(name=folder.name, step=None, files=files, format=FORMAT)
             return Candidate(checkpoint=checkpoint, refusal=problem)
     return folder.checkpoint(files, FORMAT)
-
-
-def at_root(root: Path) -> list[Found]:
-    """The adapter that lies beside the checkpoints, as the Trainer leaves its last one; named as its file."""
-    folder = Folder(path=root, name=".", root=root)
-    if CONFIG_FILE not in folder.names or folder.names.isdisjoint(WEIGHTS):
-        return []
-    found = _found(folder)
-    if isinstance(found, PassedOver):
-        return [replace(found, name=CONFIG_FILE)]
-    checkpoint = found.checkpoint
-    return [replace(found, checkpoint=replace(checkpoint, name=checkpoint.files[0].name))]

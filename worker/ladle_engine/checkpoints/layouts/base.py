@@ -22,6 +22,11 @@ MOST_CHILDREN = 50
 Found = Candidate | PassedOver
 
 
+def within(run: str, name: str) -> str:
+    """The name of something in a folder, relative to what the folder's own name is relative to."""
+    return f"{run}/{name}" if run else name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """A folder that may be one checkpoint. Nothing in it is opened; what links lead out of `root` to is not looked at.
@@ -36,11 +41,13 @@ class Folder:
     """The folder that a person gave; all that is used must lie inside it."""
     component: str | None = None
     """Of a checkpoint that is made of several models, each in a folder of its own: the one that is wanted."""
+    most: int | None = MOST_ENTRIES
+    """Entries that are listed."""
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """In order of their names, hidden ones too."""
-        return tuple(entries_of(self.path, MOST_ENTRIES))
+        return tuple(entries_of(self.path, self.most))
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -54,8 +61,12 @@ class Folder:
     @cached_property
     def files(self) -> tuple[Found, ...]:
         """What its files are by their names, as `files_in` tells."""
-        visible = [self.path / name for name in sorted(self.names) if not name.startswith(".")]
-        return tuple(files_in(visible, self.root))
+        return tuple(files_in(self.visible, self.root))
+
+    @property
+    def visible(self) -> list[Path]:
+        """The paths of all but hidden entries."""
+        return [self.path / entry.name for entry in self.entries if not entry.name.startswith(".")]
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -63,7 +74,7 @@ class Folder:
         return tuple(each for each in self.files if isinstance(each, Candidate))
 
     def child(self, name: str) -> Folder:
-        return Folder(path=self.path / name, name=f"{self.name}/{name}", root=self.root, component=self.component)
+        return Folder(path=self.path / name, name=within(self.name, name), root=self.root, component=self.component)
 
     def inner(self, child: str) -> frozenset[str]:
         """Names in one of the folders in it, hidden ones too. None for what is no folder, or is out of reach."""

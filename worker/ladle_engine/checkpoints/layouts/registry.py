@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from ladle_engine.checkpoints.layouts import (
     adapters,
+    components,
     dcp,
     deepspeed,
     ladle_result,
+    llama,
     one_file,
     other_formats,
     usual_names,
@@ -22,6 +24,8 @@ LAYOUTS: dict[str, Layout] = {
     "torch.distributed.checkpoint": dcp.look,
     "DeepSpeed": deepspeed.look,
     "other formats": other_formats.look,
+    "Llama": llama.look,
+    "several models": components.look,
     "one file": one_file.look,
 }
 """Name for people -> layout. The first one that knows a folder decides."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ladle_engine.checkpoints.files import Candidate, PassedOver
-from ladle_engine.checkpoints.layouts.base import Folder, Found
+from ladle_engine.checkpoints.layouts.base import Folder, Found, within
 from ladle_engine.checkpoints.name_parts import SUFFIXES
 
 WEIGHTS_IN_FOLDER = (
@@ -39,7 +39,7 @@ def named_as_folder(folder: Folder, chosen: Candidate) -> list[Found]:
     return [
         replace(chosen, checkpoint=replace(chosen.checkpoint, name=folder.name)),
         *(
-            PassedOver(name=f"{folder.name}/{other}", reason=f"beside `{chosen.checkpoint.name}`, which is used")
+            PassedOver(name=within(folder.name, other), reason=f"beside `{chosen.checkpoint.name}`, which is used")
             for other in others
             if other not in WEIGHTS_IN_FOLDER
         ),

@@ -157,6 +157,8 @@ def _list(arguments: Arguments, charge: Charge) -> list[Any]:
     items = arguments[0] if arguments else ()
     if not isinstance(items, (list, tuple)):
         raise Malformed("it makes a list of something else than items")
+    if isinstance(items, list):
+        return items
     charge(8 * len(items))
     return list(items)
 

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from sys import getsizeof
 from typing import Any
 
 from ladle_engine.checkpoints.pickles.calls import as_key, called
+from ladle_engine.checkpoints.pickles.source import MAX_NAME_CHARS, Source
 from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
 
 MAX_BYTES = 160 << 20
-"""Of memory, roughly, for a pickle and what it makes: 1 kB a tensor, so some 120,000 tensors."""
-CONTAINER_BYTES = 80
-"""An empty list or dict, with its place."""
-RECORD_BYTES = 120
-"""An inert record, with its arguments."""
+"""Of memory, roughly, for what a pickle makes: 1 kB a tensor, so some 150,000 tensors."""
+CONTAINER_BYTES = 150
+"""An empty list, tuple or dict, with its place here and where it is looked at later."""
+RECORD_BYTES = 150
+"""An inert record."""
 NUMBER_BYTES = 40
+PLACE_BYTES = 32
+"""Of a value on the stack, and in the list that it is put into."""
 ITEM_BYTES = 100
 """One entry of a dict while it grows, or of the memo."""
-MAX_NAME_CHARS = 1000
-
-
-class CutShort(Malformed):
-    """The content ends before the pickle does."""
+FIRST_ITEM_BYTES = 100
+"""What an empty list or dict takes for its first item."""
+LONGEST_BYTES = 1 << 20
+"""Of a text, bytes or a number; what is longer is left in the file."""
 
 
 class Follower:
-    def __init__(self, content: bytes, start: int) -> None:
-        self.content = content
-        self.position = start
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         """The stacks below the open marks."""
-        self.memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
+        """What was remembered in turn, as every pickler does."""
+        self._more: dict[int, Any] = {}
+        """By places that leave some out."""
         self.names: dict[str, Name] = {}
         self.storages: dict[str, Storage] = {}
-        self.room = MAX_BYTES - len(content)
+        self.room = MAX_BYTES
 
     def charge(self, num_bytes: int) -> None:
         self.room -= num_bytes
@@ -44,23 +50,35 @@ class Follower:
         self.charge(num_bytes)
         self.stack.append(value)
 
-    def take(self, count: int) -> bytes:
-        start, self.position = self.position, self.position + count
-        if self.position > len(self.content):
-            raise CutShort("it ends in the middle of its pickle")
-        return self.content[start : self.position]
+    def push_long(self, kind: str, count: int, decode: Callable[[bytes], Any]) -> None:
+        """What stands in the next `count` bytes, or a record in its place."""
+        if count > LONGEST_BYTES:
+            self.source.skip(count)
+            self.push(Inert(f"a long {kind}"), RECORD_BYTES)
+        else:
+            value = decode(self.source.take(count))
+            self.push(value, getsizeof(value) + PLACE_BYTES)
 
     def number(self, num_bytes: int) -> int:
         """Unsigned."""
-        return int.from_bytes(self.take(num_bytes), "little")
+        return int.from_bytes(self.source.take(num_bytes), "little")
 
-    def line(self, most: int = MAX_NAME_CHARS) -> bytes:
-        end = self.content.find(b"\n", self.position, self.position + most)
-        if end < 0:
-            short = self.position + most > len(self.content)
-            raise CutShort("it ends in a name") if short else Malformed("it has a name of endless length")
-        start, self.position = self.position, end + 1
-        return self.content[start:end]
+    def remember(self, place: int | None = None) -> None:
+        """The last value, at the next place or at this one."""
+        value = self.stack[-1]
+        if place is None:
+            place = len(self._memo) + len(self._more)
+        if place == len(self._memo):
+            self.charge(2 * PLACE_BYTES)
+            self._memo.append(value)
+        elif 0 <= place < len(self._memo):
+            self._memo[place] = value
+        else:
+            self.charge(2 * ITEM_BYTES)
+            self._more[place] = value
+
+    def remembered(self, place: int) -> Any:
+        return self._memo[place] if 0 <= place < len(self._memo) else self._more[place]
 
     def pop_to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.outer.pop()
@@ -99,6 +117,8 @@ class Follower:
         if isinstance(target, Inert):
             target.elements = target.elements or []
             target = target.elements
+        if not target:
+            self.charge(FIRST_ITEM_BYTES)
         if type(target) is not list:
             raise Malformed("it appends to something that is no list")
         self.charge(10 * len(items))
@@ -110,6 +130,8 @@ class Follower:
         if isinstance(target, Inert) and not isinstance(target, Special):
             target.entries = target.entries or {}
             target = target.entries
+        if not target:
+            self.charge(FIRST_ITEM_BYTES)
         if type(target) is not dict:
             raise Malformed("it sets items of something that is no dict")
         self.charge(ITEM_BYTES * (len(items) // 2))

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ladle_engine.checkpoints.pickles.follower import CutShort
 from ladle_engine.checkpoints.pickles.opcodes import Followed, follow
-from ladle_engine.checkpoints.pickles.torch_archive import MAX_PICKLE_BYTES, in_file, refuse_short
+from ladle_engine.checkpoints.pickles.source import Source
+from ladle_engine.checkpoints.pickles.torch_archive import in_file, refuse_short
 from ladle_engine.checkpoints.pickles.unwanted import wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage, StoredTensor
 from ladle_engine.checkpoints.stored import Place
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import ReadableFile
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-WINDOWS = (1 << 20, 16 << 20, MAX_PICKLE_BYTES)
-"""How much of the file is read for its pickles: as little as is enough."""
 PROTOCOL_OPCODE = b"\x80"
 MAGIC_BYTES = 32
 """Its pickle is shorter."""
@@ -29,7 +27,7 @@ COUNT_BYTES = 8
 class LegacyFile:
     """Raises `Malformed` and `Unwanted` for one that is no file of `torch.save`."""
 
-    file: InputFile
+    file: ReadableFile
     value: Any
     """What was saved."""
     starts: Mapping[str, int]
@@ -41,41 +39,28 @@ class LegacyFile:
         return in_file(tensor, start)
 
 
-def begins_as_legacy(file: InputFile) -> bool:
+def begins_as_legacy(file: ReadableFile) -> bool:
     return file.read(0, min(file.size, MAGIC_BYTES)).find(MAGIC.to_bytes(10, "little")) >= 0
 
 
-def open_legacy(file: InputFile) -> LegacyFile:
-    if file.read(0, 1) != PROTOCOL_OPCODE:
+def open_legacy(file: ReadableFile) -> LegacyFile:
+    if Source(file).take(1) != PROTOCOL_OPCODE:
         raise Malformed("it does not begin as `torch.save` begins")
-    for window in WINDOWS:
-        content = file.read(0, min(window, file.size))
-        try:
-            return _parsed(file, content)
-        except CutShort:
-            if window >= file.size or window == WINDOWS[-1]:
-                raise
-    raise AssertionError("the last window returns or raises")
-
-
-def _parsed(file: InputFile, content: bytes) -> LegacyFile:
-    magic = wanted(follow(content))
-    if magic.value != MAGIC:
+    source = Source(file)
+    if wanted(follow(source)).value != MAGIC:
         raise Malformed("it is a plain pickle, which `torch.save` did not write. Save the weights with `torch.save`")
-    protocol = follow(content, magic.end)
-    system = follow(content, protocol.end)
-    if protocol.value != PROTOCOL or not isinstance(system.value, dict):
+    protocol, system = follow(source).value, follow(source).value
+    if protocol != PROTOCOL or not isinstance(system, dict):
         raise Malformed("it was saved in an unknown way")
-    if system.value.get("little_endian") is not True:
+    if system.get("little_endian") is not True:
         raise Malformed("it was saved on a machine of the other byte order")
-    saved = wanted(follow(content, system.end))
-    keys = follow(content, saved.end)
+    saved, keys = wanted(follow(source)), follow(source)
     if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
         raise Malformed("its list of storages is none")
     return LegacyFile(file=file, value=saved.value, starts=_starts(file, keys, saved.storages))
 
 
-def _starts(file: InputFile, keys: Followed, storages: Mapping[str, Storage]) -> dict[str, int]:
+def _starts(file: ReadableFile, keys: Followed, storages: Mapping[str, Storage]) -> dict[str, int]:
     """Each storage must be known: only its type tells how long it is."""
     starts: dict[str, int] = {}
     position = keys.end

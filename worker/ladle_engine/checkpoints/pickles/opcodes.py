@@ -6,20 +6,22 @@ Nothing that it names is imported or called; `calls` says what stands for what.
 from __future__ import annotations
 
 import codecs
+import gc
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from ladle_engine.checkpoints.pickles.calls import referred_to
 from ladle_engine.checkpoints.pickles.follower import (
     CONTAINER_BYTES,
-    ITEM_BYTES,
-    MAX_BYTES,
     NUMBER_BYTES,
-    CutShort,
+    PLACE_BYTES,
     Follower,
 )
+from ladle_engine.checkpoints.pickles.source import MAX_LINE_BYTES, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage
 
 MAX_OPCODES = 10_000_000
@@ -36,26 +38,36 @@ class Followed(NamedTuple):
     """All classes and functions that it names."""
 
 
-def follow(content: bytes, start: int = 0) -> Followed:
-    """What the pickle makes that begins at `start`. Raises `Malformed` and `CutShort`."""
-    follower = Follower(content, start)
+def follow(source: Source) -> Followed:
+    """What the pickle makes that begins at the source's position. Raises `Malformed` and `CutShort`."""
+    follower = Follower(source)
     try:
-        value = _run(follower)
+        with _no_collection():
+            value = _run(follower)
     except Malformed:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
         # A stack or a memo without what an opcode takes from it, or with something else in its place.
-        raise Malformed(f"it does not parse ({type(error).__name__} at byte {follower.position:,})") from error
-    return Followed(value, follower.position, follower.storages, frozenset(follower.names))
+        raise Malformed(f"it does not parse ({type(error).__name__} at byte {source.position:,})") from error
+    return Followed(value, source.position, follower.storages, frozenset(follower.names))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for garbage among the new values again and again, and there is none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _run(follower: Follower) -> Any:
-    content, end = follower.content, len(follower.content)
+    next_byte = follower.source.byte
     for _ in range(MAX_OPCODES):
-        if follower.position >= end:
-            raise CutShort("it ends in the middle of its pickle")
-        code = content[follower.position]
-        follower.position += 1
+        code = next_byte()
         if code == STOP:
             return follower.stack.pop()
         if (effect := EFFECTS[code]) is None:
@@ -71,7 +83,7 @@ def _mark(follower: Follower) -> None:
 
 
 def _global(follower: Follower) -> None:
-    follower.name(*_of_today(follower.line().decode(), follower.line().decode()))
+    follower.name(*_of_today(follower.source.line().decode(), follower.source.line().decode()))
 
 
 def _stack_global(follower: Follower) -> None:
@@ -176,57 +188,46 @@ def _number(form: str) -> _Effect:
     packed = struct.Struct(form)
 
     def effect(follower: Follower) -> None:
-        follower.push(packed.unpack(follower.take(packed.size))[0], NUMBER_BYTES)
+        follower.push(packed.unpack(follower.source.take(packed.size))[0], NUMBER_BYTES)
 
     return effect
 
 
 def _long(size_bytes: int) -> _Effect:
-    def effect(follower: Follower) -> None:
-        encoded = follower.take(follower.number(size_bytes))
-        follower.push(int.from_bytes(encoded, "little", signed=True), NUMBER_BYTES + len(encoded))
+    return lambda follower: follower.push_long("number", follower.number(size_bytes), _signed)
 
-    return effect
+
+def _signed(encoded: bytes) -> int:
+    return int.from_bytes(encoded, "little", signed=True)
 
 
 def _int_in_digits(follower: Follower) -> None:
-    digits = follower.line().removesuffix(b"L")
+    digits = follower.source.line().removesuffix(b"L")
     follower.push(digits == b"01" if digits in (b"00", b"01") else int(digits), NUMBER_BYTES + len(digits))
 
 
 def _float_in_digits(follower: Follower) -> None:
-    follower.push(float(follower.line()), NUMBER_BYTES)
+    follower.push(float(follower.source.line()), NUMBER_BYTES)
 
 
 def _text(size_bytes: int) -> _Effect:
-    def effect(follower: Follower) -> None:
-        size = follower.number(size_bytes)
-        follower.charge(NUMBER_BYTES + size)
-        follower.stack.append(str(follower.take(size), "utf-8", "surrogatepass"))
+    return lambda follower: follower.push_long("text", follower.number(size_bytes), _from_utf8)
 
-    return effect
+
+def _from_utf8(encoded: bytes) -> str:
+    return str(encoded, "utf-8", "surrogatepass")
 
 
 def _bytes(size_bytes: int) -> _Effect:
-    def effect(follower: Follower) -> None:
-        size = follower.number(size_bytes)
-        follower.push(follower.take(size), NUMBER_BYTES + size)
-
-    return effect
+    return lambda follower: follower.push_long("row of bytes", follower.number(size_bytes), bytes)
 
 
 def _string(size_bytes: int) -> _Effect:
     """Of Python 2: a text, or bytes."""
-
-    def effect(follower: Follower) -> None:
-        size = follower.number(size_bytes)
-        follower.charge(NUMBER_BYTES + size)
-        follower.stack.append(_decoded(follower.take(size)))
-
-    return effect
+    return lambda follower: follower.push_long("text", follower.number(size_bytes), _text_or_bytes)
 
 
-def _decoded(encoded: bytes) -> str | bytes:
+def _text_or_bytes(encoded: bytes) -> str | bytes:
     try:
         return encoded.decode()
     except UnicodeDecodeError:
@@ -234,14 +235,13 @@ def _decoded(encoded: bytes) -> str | bytes:
 
 
 def _string_in_quotes(follower: Follower) -> None:
-    line = follower.line(MAX_BYTES)
-    follower.charge(NUMBER_BYTES + 4 * len(line))
-    follower.stack.append(_decoded(codecs.escape_decode(line[1:-1])[0]))
+    value = _text_or_bytes(codecs.escape_decode(follower.source.line(MAX_LINE_BYTES)[1:-1])[0])
+    follower.push(value, getsizeof(value) + PLACE_BYTES)
 
 
 def _text_with_escapes(follower: Follower) -> None:
-    line = follower.line(MAX_BYTES)
-    follower.push(str(line, "raw-unicode-escape"), NUMBER_BYTES + 4 * len(line))
+    value = str(follower.source.line(MAX_LINE_BYTES), "raw-unicode-escape")
+    follower.push(value, getsizeof(value) + PLACE_BYTES)
 
 
 def _persistent(follower: Follower) -> None:
@@ -257,20 +257,15 @@ def _extension(size_bytes: int) -> _Effect:
 
 
 def _get(size_bytes: int) -> _Effect:
-    return lambda follower: follower.push(follower.memo[follower.number(size_bytes)], 8)
+    return lambda follower: follower.push(follower.remembered(follower.number(size_bytes)), 8)
 
 
 def _get_by_digits(follower: Follower) -> None:
-    follower.push(follower.memo[int(follower.line())], 8)
-
-
-def _remember(follower: Follower, index: int) -> None:
-    follower.charge(ITEM_BYTES)
-    follower.memo[index] = follower.stack[-1]
+    follower.push(follower.remembered(int(follower.source.line())), 8)
 
 
 def _put(size_bytes: int) -> _Effect:
-    return lambda follower: _remember(follower, follower.number(size_bytes))
+    return lambda follower: follower.remember(follower.number(size_bytes))
 
 
 def _pop(follower: Follower) -> None:
@@ -291,8 +286,8 @@ PROTOCOL = b"\x80"
 STOP = ord(".")
 
 _BY_CODE: dict[bytes, _Effect] = {
-    PROTOCOL: lambda follower: follower.take(1),
-    b"\x95": lambda follower: follower.take(8),
+    PROTOCOL: lambda follower: follower.source.take(1),
+    b"\x95": lambda follower: follower.source.take(8),
     b"c": _global,
     b"\x93": _stack_global,
     b"\x82": _extension(1),
@@ -354,8 +349,8 @@ _BY_CODE: dict[bytes, _Effect] = {
     b"g": _get_by_digits,
     b"q": _put(1),
     b"r": _put(4),
-    b"p": lambda follower: _remember(follower, int(follower.line())),
-    b"\x94": lambda follower: _remember(follower, len(follower.memo)),
+    b"p": lambda follower: follower.remember(int(follower.source.line())),
+    b"\x94": lambda follower: follower.remember(),
 }
 EFFECTS = [_BY_CODE.get(bytes([code])) for code in range(256)]
 """What each opcode of the protocols 0 to 5 does; see `pickletools`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladle_engine.checkpoints.pickles.follower import MAX_BYTES
 from ladle_engine.checkpoints.pickles.legacy_file import begins_as_legacy, open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
+from ladle_engine.checkpoints.pickles.source import Source
 from ladle_engine.checkpoints.pickles.torch_archive import is_zip, open_archive
 from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed
@@ -38,6 +38,4 @@ def _value(file: InputFile) -> Any:
         return wanted(follow(open_archive(file).pickle())).value
     if begins_as_legacy(file):
         return open_legacy(file).value
-    if file.size > MAX_BYTES:
-        raise Malformed(f"its {file.size:,} bytes are more than {MAX_BYTES:,}")
-    return wanted(follow(file.read(0, file.size))).value
+    return wanted(follow(Source(file))).value

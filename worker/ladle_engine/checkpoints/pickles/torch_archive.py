@@ -14,20 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
-from ladle_engine.checkpoints.stored import InFile, InMemory, Place
+from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import InputFile, ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
 MAX_DIRECTORY_BYTES = 32 << 20
 """Of the archive's table of contents: some 400,000 records."""
-MAX_PICKLE_BYTES = 64 << 20
-"""Some 250,000 tensors."""
-MAX_RATIO = 100
+MAX_PACKED_PICKLE_BYTES = 32 << 20
+"""Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
+MAX_RATIO = 10
 """How many times as large as its file an archive may be, if it is not small: weights hardly shrink."""
 SMALL_BYTES = 64 << 20
 MEMORY_SHARE = 0.5
@@ -38,7 +40,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 class InputStream(io.RawIOBase):
     """An input file as what Python's own readers take. They read little, here and there: no buffer."""
 
-    def __init__(self, file: InputFile) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self._file = file
         self._position = 0
 
@@ -85,7 +87,7 @@ def damage_named() -> Iterator[None]:
         raise Malformed(f"it does not parse ({said})") from error
 
 
-def is_zip(file: InputFile) -> bool:
+def is_zip(file: ReadableFile) -> bool:
     return file.size >= len(ZIP_START) and file.read(0, len(ZIP_START)) == ZIP_START
 
 
@@ -93,7 +95,7 @@ def is_zip(file: InputFile) -> bool:
 class TorchArchive:
     """Raises `Malformed` for one that is no file of `torch.save`."""
 
-    file: InputFile
+    file: ReadableFile
     archive: zipfile.ZipFile
     records: Mapping[str, zipfile.ZipInfo]
     """By their names without the folder that all are in."""
@@ -105,8 +107,12 @@ class TorchArchive:
         native = self.is_little_endian == (sys.byteorder == "little")
         return native and all(info.compress_type == zipfile.ZIP_STORED for info in self.records.values())
 
-    def pickle(self) -> bytes:
-        return self._content("data.pkl", MAX_PICKLE_BYTES)
+    def pickle(self) -> Source:
+        info = self.records["data.pkl"]
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = self.start(info)
+            return Source(self.file, start, start + info.file_size)
+        return Source(Held(self.content(info, MAX_PACKED_PICKLE_BYTES)))
 
     def record(self, tensor: StoredTensor) -> zipfile.ZipInfo:
         """Of the tensor's storage."""
@@ -135,11 +141,8 @@ class TorchArchive:
         with damage_named():
             return read_member(self.archive, info)
 
-    def _content(self, name: str, most: int) -> bytes:
-        return self.content(self.records[name], most)
 
-
-def open_archive(file: InputFile) -> TorchArchive:
+def open_archive(file: ReadableFile) -> TorchArchive:
     """Reads the table of contents. Raises `Malformed`."""
     with damage_named():
         archive = zipfile.ZipFile(InputStream(file))
@@ -223,6 +226,8 @@ def loaded(archive: TorchArchive) -> tuple[RecordsInMemory, LoadedFile]:
             f"it is compressed and needs {claimed + size:,} bytes of memory, of {most:,} at most. Save it with "
             f"`torch.save`, which does not compress"
         )
+    if not isinstance(archive.file, InputFile):
+        raise Malformed("it is compressed inside of another archive. Unpack that")
     content, file = load_whole(archive.file)
     with damage_named():
         return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file

@@ -24,11 +24,11 @@ class Name:
     name: str
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Inert:
     """Any other object: its class, or the function that would make it, by name, and what the file gives to it.
 
-    `eq=False` makes it a key of dicts that takes no time to hash.
+    It takes no time to hash, compare or print, whatever it holds.
     """
 
     name: str
@@ -39,6 +39,9 @@ class Inert:
     """Of a subclass of dict."""
     elements: list[Any] | None = None
     """Of a subclass of list or set."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
     @property
     def attributes(self) -> dict[Any, Any]:
@@ -55,7 +58,7 @@ class Inert:
         yield from self.elements or ()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Special(Inert):
     """A tensor, or an array, that is not dense or not in the file."""
 

@@ -39,7 +39,7 @@ def copy_tokenizer_files(checkpoints: CheckpointSet, folder: Path) -> dict[str, 
     """
     settings: dict[str, Any] = {}
     for path in checkpoints.side_files:
-        name = side_name(path, checkpoints.folder, checkpoints.home)
+        name = side_name(path, checkpoints.places)
         if name.name in NOT_OF_TOKENIZERS or name.parent.name not in ("", TEMPLATES):
             continue
         content = _read(path)

@@ -62,7 +62,7 @@ def _is_hub_config(config: Mapping[str, Any]) -> bool:
 
 def _read_args(checkpoints: CheckpointSet) -> Mapping[str, Any] | None:
     """The values of timm's `args.yaml`; None where there is none, or where it is of another tool."""
-    path = training_args(checkpoints.folder, checkpoints.home)
+    path = training_args(checkpoints)
     if path is None:
         return None
     try:

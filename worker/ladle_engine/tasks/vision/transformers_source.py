@@ -59,7 +59,7 @@ class TransformersSource:
 def _refuse_unknown(checkpoints: CheckpointSet) -> None:
     """Raises `TaskError` (model-mismatch) where nothing says which model it is."""
     if checkpoints.config is None:
-        has_args = training_args(checkpoints.folder, checkpoints.home) is not None
+        has_args = training_args(checkpoints) is not None
         args = " Its `args.yaml` is not timm's, or does not parse." if has_args else ""
         raise TaskError(
             "model-mismatch",

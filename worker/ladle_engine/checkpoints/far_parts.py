@@ -1,0 +1,59 @@
+"""Which bytes of far checkpoints are read: of a file with optimiser states beside the weights, only the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladle_engine.checkpoints.adapters.reader import AdapterReader
+from ladle_engine.checkpoints.types import TensorReader
+from ladle_engine.storage.far import presence
+from ladle_engine.storage.far.presence import Parts, Range
+from ladle_engine.storage.hashed_file import LoadedFile
+from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
+
+
+def fetch_weights(readers: Sequence[TensorReader]) -> None:
+    """Fetches what these readers will read, at once and with progress. Nothing where all is local."""
+    if not presence.is_far():
+        return
+    wanted: dict[Path, Parts | None] = {}
+    for reader in readers:
+        # What an adapter looks like is computed from all of them: noted is what is read of its own file.
+        stored = reader.adapter.weights if isinstance(reader, AdapterReader) else reader
+        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in stored.files]
+        noting = stored.through(places)
+        for name in stored.tensors():
+            noting.read(name)
+        wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
+    presence.fetch(wanted)
+    for reader in readers:
+        for file in reader.files:
+            if isinstance(file, InputFile):
+                file.look_again()
+
+
+class _Places:
+    """Notes which bytes are asked for, and gives none: a reader's own way through a file, whatever the format."""
+
+    def __init__(self, source: BytesSource) -> None:
+        self._source = source
+        self.ranges: list[Range] = []
+
+    @property
+    def path(self) -> Path:
+        return self._source.path
+
+    @property
+    def identity(self) -> Identity:
+        return self._source.identity
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        self.ranges.append((offset, offset + len(buffer)))
+
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        return

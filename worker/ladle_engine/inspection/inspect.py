@@ -1,0 +1,213 @@
+"""The door: what is in a folder of checkpoints, and what `average` would do with it."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ladle_engine.checkpoints.architectures import unlike
+from ladle_engine.checkpoints.differences import differences, explain
+from ladle_engine.checkpoints.discover import discover, of_kind
+from ladle_engine.checkpoints.filters import Filters
+from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.layouts.components import is_of
+from ladle_engine.checkpoints.left_out import Globs, LeftOut
+from ladle_engine.checkpoints.order import arrange
+from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
+from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.inspection.copies import Copies
+from ladle_engine.inspection.look import Look, Looks, problem_of
+from ladle_engine.inspection.plan import Planner, Wishes
+from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
+from ladle_engine.methods import AUTO
+from ladle_engine.storage.input_paths import is_folder
+from ladle_engine.tasks.base import Task
+
+
+def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
+    ckpt_dir: CkptDir,
+    *,
+    task: str | type[Task] | Task | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    method: str = AUTO,
+    method_options: Mapping[str, Any] | None = None,
+    pattern: str | None = None,
+    last: int | None = None,
+    steps: Sequence[int | float] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: Globs | None = None,
+    take_from: Mapping[str, Globs] | None = None,
+    component: str | None = None,
+) -> Inspection:
+    """Says what is in a folder of checkpoints, and what `average` with the same arguments would do with it.
+
+    Opens headers, and samples of the weights to find copies; small checkpoints that are alike are read whole. Nothing
+    about a checkpoint raises: what is wrong stands in its row, and in `problems` where `average` would refuse it.
+
+    Raises:
+        ValueError: an argument breaks its own rule.
+    """
+    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, like=like)
+    selection = {
+        **{"pattern": pattern, "last": last, "steps": steps, "order": order, "exclude": filters.excluded},
+        **{"use_ema": use_ema, "like": like, "skip_tensors": skip_tensors, "take_from": take_from},
+        "component": component,
+    }
+    LeftOut(skip_tensors=skip_tensors, take_from=take_from)
+    wishes = Wishes(task=task, task_options=task_options or {}, method=method, method_options=method_options or {})
+    try:
+        return _Inspector(ckpt_dir, selection, wishes).inspect()
+    except (EngineError, OSError) as error:
+        shown = ", ".join(str(path) for path in paths_of(ckpt_dir)[:3])
+        return Inspection(folder=shown, usable=False, problems=(problem_of(error),))
+
+
+class _Inspector:
+    """Raises `EngineError` or `OSError` where there is nothing to look at."""
+
+    def __init__(self, ckpt_dir: CkptDir, selection: Mapping[str, Any], wishes: Wishes) -> None:
+        sources = sources_of(ckpt_dir)
+        if not is_folder(sources.folder):
+            raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{sources.folder}` is not.")
+        self._ckpt_dir, self._folder, self._wishes = ckpt_dir, sources.folder, wishes
+        self._selection = dict(selection)
+        component = selection["component"]
+        candidates, passed_over = scan(sources, component)
+        self._headers = Looks()
+        self._looks = {
+            each.checkpoint.name: self._headers.at(of_kind(each, selection["use_ema"]))
+            for each in candidates
+            if component is None or is_of(component, each.checkpoint.name)
+        }
+        self._passed_over = tuple(LeftAside(name=each.name, reason=each.reason) for each in passed_over)
+        self._copies = Copies(self._looks)
+        self._problems: list[Problem] = []
+
+    def inspect(self) -> Inspection:
+        found = self._find()
+        planner = None if found is None else Planner(found, self._wishes, self._problems)
+        plan = None if planner is None else planner.plan()
+        warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
+        return Inspection(
+            folder=str(self._folder),
+            usable=not self._problems,
+            problems=tuple(dict.fromkeys(self._problems)),
+            checkpoints=self._rows(found),
+            passed_over=self._passed_over,
+            warnings=tuple(dict.fromkeys(warnings)),
+            plan=plan,
+        )
+
+    def _find(self) -> CheckpointSet | None:
+        """What `average` would take. Where it would refuse, what is left without those that cannot be used."""
+        found = self._discover()
+        bad = [] if found is None else [name for name in found.names if self._looks[name].problem is not None]
+        for name in bad:
+            self._add(self._looks[name].problem)
+        all_bad = [name for name, look in self._looks.items() if look.problem is not None]
+        if all_bad and (found is None or bad):
+            self._selection["exclude"] = [*self._selection["exclude"], *map(glob.escape, all_bad)]
+            found = self._discover()
+        return None if found is None else self._of_one_architecture(found)
+
+    def _discover(self, **changed: Any) -> CheckpointSet | None:
+        try:
+            return discover(self._ckpt_dir, **{**self._selection, **changed}, once=self._copies.once)
+        except (EngineError, OSError) as error:
+            self._add(problem_of(error))
+            return None
+
+    def _of_one_architecture(self, found: CheckpointSet) -> CheckpointSet | None:
+        """Without those that are unlike the others; what is unlike is said in their rows."""
+        differing = self._differing(found)
+        if not differing:
+            return found
+        self._add(problem_of(unlike(found)))
+        common, count = Counter(map(self._architecture, differing)).most_common(1)[0]
+        if 2 * count > len(found.names):
+            # The reference, which is the last one, is the odd one out.
+            like = next(name for name in differing if self._architecture(name) == common)
+            of_most = self._discover(like=like)
+            if of_most is not None:
+                differing = self._differing(replace(of_most, checkpoints=(*found.checkpoints, of_most.reference)))
+                # That the others are left out says more than what was asked for.
+                found = replace(of_most, warnings=tuple(each for each in of_most.warnings if each in found.warnings))
+        for name, problem in differing.items():
+            self._looks[name].problem = problem
+        good = [name for name in found.names if name not in differing]
+        return found.of(good) if len(good) > 1 else None
+
+    def _architecture(self, name: str) -> int | None:
+        tensors = self._looks[name].tensors
+        return None if tensors is None else 1 + self._headers.number_of(tensors)
+
+    def _differing(self, found: CheckpointSet) -> dict[str, Problem]:
+        """Those whose tensors are not those of the reference. One of each header is compared."""
+        told: dict[int | None, tuple[str, str | None]] = {}
+        for name in found.names:
+            number = self._architecture(name)
+            if number not in told:
+                told[number] = (name, _difference(found, name))
+        differing = {}
+        for name in found.names:
+            first, text = told[self._architecture(name)]
+            if text is not None:
+                text = text.replace(f"`{first}`", f"`{name}`")
+                differing[name] = Problem(code="mismatched-checkpoints", message=text)
+        return differing
+
+    def _add(self, problem: Problem | None) -> None:
+        if problem is not None and problem not in self._problems:
+            self._problems.append(problem)
+
+    def _rows(self, found: CheckpointSet | None) -> tuple[InspectedCheckpoint, ...]:
+        how = self._selection["order"] if self._selection["order"] in ("name", "modified") else "auto"
+        arranged = arrange([look.checkpoint for look in self._looks.values()], how).checkpoints
+        taken = {} if found is None else {each.name: each.step for each in found.checkpoints}
+        steps = {each.name: each.step for each in arranged} | taken
+        names = sorted(steps, key=lambda name: self._looks[name].problem is not None)
+        return tuple(self._row(self._looks[name], steps[name], name in taken) for name in names)
+
+    def _row(self, look: Look, step: int | float | None, taken: bool) -> InspectedCheckpoint:
+        checkpoint = look.checkpoint
+        return InspectedCheckpoint(
+            name=checkpoint.name,
+            format=checkpoint.format,
+            step=step if checkpoint.step is None else checkpoint.step,
+            step_from="trainer state" if checkpoint.step is not None else None if step is None else "name",
+            size_bytes=look.size_bytes,
+            num_files=len(checkpoint.files),
+            dtype=look.dtype,
+            num_tensors=None if look.tensors is None else len(look.tensors),
+            num_parameters=look.num_parameters,
+            architecture=self._architecture(checkpoint.name),
+            duplicate_of=self._copies.copy_of.get(checkpoint.name),
+            duplicate_is_certain=self._copies.is_certain,
+            taken=taken,
+            problem=look.problem,
+            notes=look.notes,
+        )
+
+
+def _difference(found: CheckpointSet, name: str) -> str | None:
+    """How a checkpoint differs from the reference, in words."""
+    reference = found.reference
+    if name == reference.name:
+        return None
+    checkpoint = next(each for each in found.checkpoints if each.name == name)
+    with open_checkpoint(checkpoint) as reader:
+        tensors = reader.tensors()
+        ignored = {*found.taken, *found.dropped}.__contains__
+        differing = differences(found.tensors, tensors, ignored)
+        if not differing:
+            return None
+        told = explain(differing, found.tensors, tensors, reference.name, name)
+    return f"Of another architecture than `{reference.name}`: {told.text}."
