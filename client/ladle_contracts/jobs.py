@@ -267,6 +267,8 @@ class Output(Contract):
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
     """The largest size of one weights file, in bytes. A larger model is split into several files."""
+    format: Literal["safetensors", "dcp"] = "safetensors"
+    """What the weights are written as: safetensors, or a checkpoint of torch.distributed.checkpoint (DCP)."""
 
 
 class Resources(Contract):

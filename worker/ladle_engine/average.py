@@ -21,6 +21,7 @@ from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.function_request import make_request
@@ -97,6 +98,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     no_set_worse: bool = False,
     dtype: str = "keep",
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     seed: int = 0,
     device: str | torch.device | None = None,
     placement: str = ANY,
@@ -151,6 +153,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
             beyond its 95 % interval.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
         precision: how directions are kept: `auto`, or one of `placements.memory_plan.PRECISIONS`.
@@ -206,7 +209,7 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
-        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes)
+        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format)
         job.inputs.refuse_changed()
         return files
 

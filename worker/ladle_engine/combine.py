@@ -17,7 +17,8 @@ from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
-from ladle_engine.output.adapter_result import adapter_output, as_written
+from ladle_engine.output.adapter_result import adapter_output, as_written, refuse_other_format
+from ladle_engine.output.folder import SAFETENSORS, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
 from ladle_engine.paths import PathLike
@@ -51,6 +52,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
     take_from: Mapping[str, str | Sequence[str]] | None = None,
     component: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes `sum_i weights_i w_i` of the checkpoints in `ckpt_dir` into the new folder `output`, with the side files.
@@ -80,9 +82,10 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
             they are the last checkpoint's. The others may have them in another shape, or not at all.
         take_from: checkpoint -> the same; they are that checkpoint's.
         component: of checkpoints that are made of several models, such as diffusers' pipelines, the name of one.
+        output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
 
     Raises:
-        ValueError: `weights`, `dtype`, an argument on adapters or `max_shard_bytes` breaks its rule.
+        ValueError: `weights`, `dtype`, an argument on adapters, `max_shard_bytes` or `output_format` breaks its rule.
         CheckpointError: the checkpoints do not agree, hold tensors that have no average, or a NaN or an infinity;
             `like`, `skip_tensors` or `take_from` does not fit them; or
             the result does not fit the output's type.
@@ -93,6 +96,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         raise ValueError(f"`dtype` must be one of {', '.join(OUTPUT_DTYPES)}, but is {dtype!r}.")
     refuse_number("max_shard_bytes", max_shard_bytes, 1)
     refuse_adapter_arguments(adapter_space, adapter_rank, adapter_error)
+    refuse_output_format(output_format)
     values = None if weights is None else _numbers(weights)
     refuse_existing(Path(output))
     progress(StageStarted(stage="discover"))
@@ -110,6 +114,7 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         take_from=take_from,
     )
     checkpoints = in_space(found, adapter_space)
+    refuse_other_format(checkpoints, output_format)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
@@ -118,7 +123,12 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
             metadata = {"ladle_version": installed_version("ladle")}
             written = as_written(recipe, readers, adapter_output(checkpoints, adapter_rank, adapter_error, dtype))
             digests = write_model(
-                staging, written.recipe, max_shard_bytes=max_shard_bytes, metadata=metadata, on_event=progress
+                staging,
+                written.recipe,
+                max_shard_bytes=max_shard_bytes,
+                metadata=metadata,
+                on_event=progress,
+                output_format=output_format,
             )
             verify_model(staging, written.recipe, digests, progress)
             copy_side_files(checkpoints, staging, inputs)

@@ -17,8 +17,8 @@ from ladle_engine.checkpoints.safetensors_file import read_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
-from ladle_engine.output.adapter_result import AdapterOutput, adapter_output, as_written
-from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.adapter_result import AdapterOutput, adapter_output, as_written, refuse_other_format
+from ladle_engine.output.folder import COEFFICIENTS_FILE, SAFETENSORS, STATISTICS_FILE, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
@@ -37,6 +37,7 @@ def rebuild(
     output: PathLike,
     candidate: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes the model that `coefficients` describes into the new folder `output`, with the side files.
@@ -44,14 +45,18 @@ def rebuild(
     Args:
         coefficients: the file `coefficients.json`, or the result's folder.
         candidate: a method of the report other than the winner.
+        output_format: `safetensors` or `dcp`, as in `average`.
 
     Raises:
+        ValueError: `output_format` is another one.
         CheckpointError: the folder lacks one of the checkpoints, or one has changed since.
         EngineError: (inputs-changed) a file was changed meanwhile.
         MethodError: there is no such candidate.
         OutputError: `output` exists, or the disk is full.
     """
+    refuse_output_format(output_format)
     recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
+    refuse_other_format(recipe.checkpoints, output_format)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
@@ -64,6 +69,7 @@ def rebuild(
                 metadata={},
                 on_event=progress,
                 readers=hashed.readers,
+                output_format=output_format,
             )
             _refuse_others(hashed.digests(), expected)
             verify_model(staging, written.recipe, digests, progress)

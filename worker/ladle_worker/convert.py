@@ -65,6 +65,7 @@ ARGUMENTS = {
     "train_set.path": "train_set",
     "train_set.use": "train_set_use",
     "output.name": "output",
+    "output.format": "output_format",
 }
 """Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
 PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "train_set.path", "output.name"})

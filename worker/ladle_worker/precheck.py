@@ -1,7 +1,7 @@
 """Refuses what a job would refuse before it reads any weights, by the same code: `python -m ladle_worker.precheck`.
 
-Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true, "inspection": ...}`, or
-`{"ok": false, "reason": ..., "message": ..., "inspection": ...}` as in an attempt's outcome; stderr is what the job's log
+Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true}`, or `{"ok": false,
+"reason": ..., "message": ...}` as in an attempt's outcome, with the folder's `inspection`; stderr is what the job's log
 would be.
 """
 

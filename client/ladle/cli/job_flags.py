@@ -141,6 +141,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("output.name", "--output", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
+        Flag("output.format", "--output-format", "FORMAT"),
     ),
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),
@@ -310,8 +311,11 @@ def _more_parameter() -> inspect.Parameter:
 
 
 def _without_glob(path: Path) -> Path:
-    """What of a path must be there."""
-    return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
+    """The folder of a glob that matches something; else the path itself, which must be there then."""
+    for folder, rest in splits(path.expanduser()):
+        if folder.exists() and (not rest.parts or any(folder.glob(str(rest)))):
+            return folder
+    return path
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:

@@ -9,6 +9,7 @@ from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
 from ladle_engine.storage.far.presence import Parts, Range
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
 
@@ -53,7 +54,10 @@ class _Places:
         return self._source.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        self.ranges.append((offset, offset + len(buffer)))
+        if isinstance(self._source, FileParts):
+            self.ranges += self._source.ranges_at(offset, len(buffer))
+        else:
+            self.ranges.append((offset, offset + len(buffer)))
 
     def read_gap_into(self, buffer: memoryview, offset: int) -> None:
         return

@@ -40,7 +40,10 @@ FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
 }
 """What finds the tensors of a checkpoint's files."""
 
-AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {"pickle": _each(pickle_file.stored_average)}
+AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {
+    "pickle": _each(pickle_file.stored_average),
+    "dcp": partial(dcp_folder.stored_tensors, use_ema=True),
+}
 """The same for `use_ema`. Files of other formats hold one model."""
 
 MOST_KEPT_FILES = 256
@@ -71,7 +74,7 @@ class CheckpointReader:
 
     def read(self, name: str) -> Tensor:
         place = self._place(name)
-        return place.dense(self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
+        return place.dense(*self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
 
     def read_into(self, name: str, start: int, out: Tensor) -> None:
         place = self._place(name)

@@ -132,6 +132,11 @@ class Checkpoint:
         """Its name without the run's: what says when it was saved."""
         return self.name.removeprefix(f"{self.run}/") if self.run else self.name
 
+    def home_in(self, folder: Path) -> Path:
+        """The folder that this is, or that its file lies in; `folder` is that of its set."""
+        own = folder / self.name
+        return own if own in self.files[0].parents else self.files[0].parent
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSet:

@@ -17,7 +17,9 @@ from ladle_engine.checkpoints.adapters.modules import Module
 from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.adapters.space import DELTA
 from ladle_engine.checkpoints.types import AdapterSet, CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.errors import CheckpointError
 from ladle_engine.output.adapter_factors import DEFAULT_ERROR, Factored, RankRule, refactor
+from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe
 
 
@@ -57,6 +59,16 @@ class AdapterOutput:
         for name, tensor in self.written(factored).items():
             _fill(parameters[name], tensor)
         return factored
+
+
+def refuse_other_format(checkpoints: CheckpointSet, output_format: str) -> None:
+    """Raises `CheckpointError` (unsupported-tensors) where adapters would be written as what PEFT does not read."""
+    if checkpoints.adapters is not None and output_format != SAFETENSORS:
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"`output_format=` must be `{SAFETENSORS}` for adapters, because PEFT reads nothing else, but is "
+            f"`{output_format}`.",
+        )
 
 
 def adapter_output(

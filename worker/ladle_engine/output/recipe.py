@@ -85,6 +85,10 @@ class Recipe:
             self._refuse_overflow(name, start, sources, readers)
         return block
 
+    def num_bytes(self, name: str) -> int:
+        """Of the output tensor `name`."""
+        return self.checkpoints.tensors[name].numel * self.output_dtypes[name].itemsize
+
     def used(self, name: str, readers: Sequence[TensorReader]) -> list[int]:
         """The checkpoints that the output tensor `name` is made from."""
         if name in self.statistics:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ladle_engine.pipeline.markdown import cell, code, words
@@ -37,7 +38,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             *_left_out(report),
             "## Load",
             "```python",
-            *(_LOAD_MODEL if report.get("adapters") is None else _LOAD_ADAPTER),
+            *(_loading(report["files"]) if report.get("adapters") is None else _LOAD_ADAPTER),
             "```",
             "",
             "## Rebuild",
@@ -56,6 +57,22 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _loading(files: Iterable[str]) -> list[str]:
+    described = next((name for name in files if name.endswith(".metadata")), None)
+    if described is None:
+        return [
+            "from safetensors.torch import load_file",
+            'weights = load_file("model.safetensors")',
+            "# or from_pretrained(folder), if config.json is one of transformers'",
+        ]
+    place = described.removesuffix(".metadata") or "."
+    return [
+        "import torch.distributed.checkpoint as dcp",
+        f"dcp.load(state_dict, checkpoint_id={json.dumps(place)})",
+        "# `state_dict` has the tensors and names of the checkpoints that this was made from",
+    ]
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -162,11 +179,6 @@ def _statistics(chosen: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_LOAD_MODEL = (
-    "from safetensors.torch import load_file",
-    'weights = load_file("model.safetensors")',
-    "# or from_pretrained(folder), if config.json is one of transformers'",
-)
 _LOAD_ADAPTER = (
     "from peft import PeftModel",
     "model = PeftModel.from_pretrained(base_model, folder)",

@@ -16,6 +16,7 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
+from ladle_engine.output.adapter_result import refuse_other_format
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
@@ -105,4 +106,6 @@ def _discover(request: Request) -> CheckpointSet:
         take_from=request.take_from,
         component=request.component,
     )
-    return in_space(found, request.adapter_space)
+    checkpoints = in_space(found, request.adapter_space)
+    refuse_other_format(checkpoints, request.output_format)
+    return checkpoints

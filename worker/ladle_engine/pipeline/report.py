@@ -58,6 +58,7 @@ def write_output(
     winner: Candidate,
     run: Run,
     max_shard_bytes: int,
+    output_format: str,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
@@ -82,6 +83,7 @@ def write_output(
             metadata=metadata,
             on_event=context.on_event,
             readers=hashed.readers,
+            output_format=output_format,
         )
         run.inputs.know(hashed.digests())
     verify_model(folder, written.recipe, digests, context.on_event)

@@ -15,6 +15,7 @@ from ladle_engine.checkpoints.adapters.space import DELTA, SPACES
 from ladle_engine.checkpoints.sources import CkptDir, paths_of
 from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
+from ladle_engine.output.folder import OUTPUT_FORMATS, SAFETENSORS
 from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.paths import PathLike
 from ladle_engine.placements.memory_plan import AUTO as ANY
@@ -76,6 +77,7 @@ class Request:
     no_set_worse: bool = field(default=False, metadata=DECIDES)
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
+    output_format: str = SAFETENSORS
     seed: int = field(default=0, metadata=DECIDES)
     device: str | torch.device | None = None
     placement: str = ANY
@@ -101,6 +103,7 @@ class Request:
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
+            ("output_format", self.output_format, OUTPUT_FORMATS),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}.")
