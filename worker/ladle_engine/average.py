@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladle_engine.checkpoints.adapters.space import DELTA
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
@@ -80,6 +81,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    adapter_space: str = DELTA,
+    adapter_rank: int | None = None,
+    adapter_error: float | None = None,
+    base_model: PathLike | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
@@ -129,6 +134,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
+        adapter_space: of LoRA adapters: `delta` averages what they add to the weights, `factors` each factor apart.
+        adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
+        adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
+        base_model: the folder of the model that the adapters are for; the one that they name when absent.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
@@ -193,9 +202,10 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
         settings=request.deciding_settings(job.task),
         data=request.data,
         provenance=dict(request.provenance or {}),
-        warnings=tuple(job.on_event.warnings),
+        warnings=job.on_event.warnings,
         memory=context.weights.plan.to_json(),
         inputs=job.inputs,
+        base=None if job.base is None else job.base.stored,
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:

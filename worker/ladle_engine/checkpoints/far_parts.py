@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
 from ladle_engine.storage.far.presence import Parts, Range
@@ -19,9 +20,11 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
         return
     wanted: dict[Path, Parts | None] = {}
     for reader in readers:
-        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in reader.files]
-        noting = reader.through(places)
-        for name in reader.tensors():
+        # What an adapter looks like is computed from all of them: noted is what is read of its own file.
+        stored = reader.adapter.weights if isinstance(reader, AdapterReader) else reader
+        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in stored.files]
+        noting = stored.through(places)
+        for name in stored.tensors():
             noting.read(name)
         wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
     presence.fetch(wanted)

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints import safetensors_file
+from ladle_engine.checkpoints.adapters import reader as adapter
 from ladle_engine.checkpoints.dcp import folder as dcp_folder
 from ladle_engine.checkpoints.dcp import sharded_safetensors
 from ladle_engine.checkpoints.in_file import InFile
@@ -268,5 +269,8 @@ def open_all(checkpoints: CheckpointSet) -> Iterator[list[TensorReader]]:
         yield [stack.enter_context(open_checkpoint(checkpoint)) for checkpoint in checkpoints.checkpoints]
 
 
-READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = dict.fromkeys(FORMATS, _pool.reader)
+READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = {
+    **dict.fromkeys(FORMATS, _pool.reader),
+    adapter.FORMAT: partial(adapter.open_adapter, open_plain=_pool.reader),
+}
 """`Checkpoint.format` -> what opens one."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
 SINGLE_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+"""Never in shards: PEFT reads one file."""
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -71,10 +74,11 @@ def _write_safetensors(
     max_shard_bytes: int,
     metadata: Mapping[str, str],
 ) -> dict[str, str]:
-    shards = _shards(recipe, max_shard_bytes)
+    is_adapter = recipe.checkpoints.adapters is not None
+    shards = _shards(recipe, sys.maxsize if is_adapter else max_shard_bytes)
     refuse_full_disk(folder, sum(map(recipe.num_bytes, recipe.output_dtypes)))
     names = (
-        [SINGLE_FILE]
+        [ADAPTER_FILE if is_adapter else SINGLE_FILE]
         if len(shards) == 1
         else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )

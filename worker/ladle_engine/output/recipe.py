@@ -154,11 +154,13 @@ def _is_suspect(block: Tensor) -> bool:
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
     """The type of every tensor that is written, which is all but `aliases`.
 
-    `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone.
+    `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone, and factors of adapters in delta space, of which
+    others are made.
     """
     chosen = OUTPUT_DTYPES[choice]
+    unmade = set() if checkpoints.adapters is None else checkpoints.adapters.factors_in_delta_space
     return {
-        name: chosen if chosen is not None and info.is_floating else info.dtype
+        name: chosen if chosen is not None and info.is_floating and name not in unmade else info.dtype
         for name, info in checkpoints.tensors.items()
         if name not in aliases
     }

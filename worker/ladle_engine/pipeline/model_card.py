@@ -34,10 +34,11 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             *_sets(report),
             *_statistics(report["statistics"]),
+            *_adapters(report.get("adapters")),
             *_left_out(report),
             "## Load",
             "```python",
-            *_loading(report["files"]),
+            *(_loading(report["files"]) if report.get("adapters") is None else _LOAD_ADAPTER),
             "```",
             "",
             "## Rebuild",
@@ -176,6 +177,30 @@ def _statistics(chosen: Mapping[str, Any]) -> list[str]:
         f"recomputed on {chosen['examples']} examples. A single checkpoint keeps its own.",
         "",
     ]
+
+
+_LOAD_ADAPTER = (
+    "from peft import PeftModel",
+    "model = PeftModel.from_pretrained(base_model, folder)",
+)
+
+
+def _adapters(adapters: Mapping[str, Any] | None) -> list[str]:
+    """What kind of adapter this is, and what its rank cuts off; nothing for whole models."""
+    if adapters is None:
+        return []
+    base = f" of the base model {code(adapters['base'])}" if adapters["base"] else ""
+    own = sorted(set(adapters["ranks"].values()))
+    ranks = f"The adapters had rank {', '.join(map(str, own))}."
+    lines = ["## Adapter", f"This is a LoRA adapter{base}. {ranks}"]
+    if adapters["rank"] is not None:
+        lines[-1] += (
+            f" What they add to the weights was averaged, and is written with rank {adapters['rank']}: "
+            f"{adapters['error']:.2%} of it is cut off (as a share of its norm, over all layers)."
+        )
+        rows = [[rank, f"{error:.2%}"] for rank, error in adapters["error_of_rank"].items()]
+        lines += ["", *_markdown_table(["rank", "cut off"], rows)]
+    return [*lines, ""]
 
 
 def _number(loss: float | None) -> str:
