@@ -72,7 +72,7 @@ def test_the_only_torch_in_the_worker_package_is_in_the_rank_process() -> None:
     package = REPOSITORY / "worker/ladle_worker"
     with_engine = {file.name for file in package.rglob("*.py") if imports_of(file) & {"torch", "ladle_engine"}}
     in_ranks = {"rank.py", "torchrun.py", "boundary.py"}
-    assert with_engine <= in_ranks | {"convert.py", "describe.py", "failure.py", "precheck.py"}
+    assert with_engine <= in_ranks | {"convert.py", "describe.py", "failure.py", "inspect_folder.py", "precheck.py"}
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:

@@ -218,4 +218,6 @@ def test_of_a_glob_its_folder_must_be_there_and_something_must_match(tmp_path: P
 
 def test_a_glob_that_the_shell_has_taken_is_told() -> None:
     message = refused([], sets=("runs/b", "runs/c", "v"))
-    assert "A glob for `CKPT_DIR` stands in quotes, such as 'runs/*', and each further folder after `--also`." in message
+    assert (
+        "A glob for `CKPT_DIR` stands in quotes, such as 'runs/*', and each further folder after `--also`." in message
+    )

@@ -68,7 +68,15 @@ def test_a_glob_is_resolved_up_to_its_first_wildcard_and_only_inside_the_roots(t
         "root/run[1]/*": "root/run[1]/*",
     }.items():
         assert resolve_input(tmp_path / given, roots) == tmp_path / resolved
-    for wrong in ("outside/*", "*", "root/out/*", "root/gone/*", "root/*/../../outside", "root/../outside/*", "root/gone"):
+    for wrong in (
+        "outside/*",
+        "*",
+        "root/out/*",
+        "root/gone/*",
+        "root/*/../../outside",
+        "root/../outside/*",
+        "root/gone",
+    ):
         with pytest.raises(PathNotAllowed, match="must be an existing file or folder inside the allowed folders"):
             resolve_input(tmp_path / wrong, roots)
     with pytest.raises(PathNotAllowed):

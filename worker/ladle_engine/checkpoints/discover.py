@@ -81,13 +81,13 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     if sources.is_one_folder and not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     if names is not None:
-        chosen = [_of_kind(_named(name, folder), use_ema) for name in names]
+        chosen = [of_kind(_named(name, folder), use_ema) for name in names]
         in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
         return _opened(sources, in_order, chosen, left_out)
     found, passed_over = scan(sources, component)
     if component is not None:
         found = _of_component(component, found, passed_over, folder)
-    candidates = [_of_kind(each, use_ema) for each in found]
+    candidates = [of_kind(each, use_ema) for each in found]
     idle = _idle(filters, sources, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
@@ -164,7 +164,7 @@ def _of_component(
     )
 
 
-def _of_kind(found: Candidate, use_ema: bool) -> Candidate:
+def of_kind(found: Candidate, use_ema: bool) -> Candidate:
     """The model's weights, or the average that was made of them while training."""
     return replace(found, checkpoint=replace(found.checkpoint, use_ema=use_ema))
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladle_engine.checkpoints.pickles.opcodes import Followed, follow
-from ladle_engine.checkpoints.pickles.source import ReadableFile, Source
+from ladle_engine.checkpoints.pickles.source import Source
 from ladle_engine.checkpoints.pickles.torch_archive import in_file, refuse_short
 from ladle_engine.checkpoints.pickles.unwanted import wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage, StoredTensor
 from ladle_engine.checkpoints.stored import Place
+from ladle_engine.storage.input_file import ReadableFile
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
-from ladle_engine.checkpoints.pickles.source import ReadableFile
 from ladle_engine.checkpoints.pickles.state_dicts import StateDict, find_state_dict
 from ladle_engine.checkpoints.pickles.tar_member import is_tar, weights_in
 from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, loaded, open_archive
 from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
-from ladle_engine.checkpoints.stored import InFile, Place, StoredFile
+from ladle_engine.checkpoints.stored import Place, StoredFile
 from ladle_engine.storage.hashed_file import LoadedFile
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import InputFile, ReadableFile
 
 MAX_REPEATED_BYTES = 4 << 30
 """All tensors together may be this large, or `MAX_REPEATS` times their file: a view may repeat its numbers."""

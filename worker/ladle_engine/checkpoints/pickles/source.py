@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from ladle_engine.checkpoints.pickles.values import Malformed
@@ -19,15 +18,6 @@ class Readable(Protocol):
     def size(self) -> int: ...
 
     def read(self, offset: int, length: int) -> bytes: ...
-
-
-class ReadableFile(Readable, Protocol):
-    """A file, or a part of one."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def read_into(self, buffer: memoryview, offset: int) -> None: ...
 
 
 class CutShort(Malformed):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.in_file import InFile
-from ladle_engine.checkpoints.pickles.source import Held, ReadableFile, Source
+from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
-from ladle_engine.storage.input_file import ReadableFile
+from ladle_engine.storage.input_file import InputFile, ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
