@@ -21,7 +21,8 @@ from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_spec
-from ladle_contracts.roots import splits
+from ladle_contracts.far_urls import is_url
+from ladle_contracts.roots import GLOB, splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
@@ -278,6 +279,9 @@ def _more_parameter() -> inspect.Parameter:
 
 def _without_glob(path: Path) -> Path:
     """What of a path must be there."""
+    if is_url(path):
+        first = next((index for index, part in enumerate(path.parts) if GLOB.search(part)), len(path.parts))
+        return Path(*path.parts[:first])
     return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
 
 

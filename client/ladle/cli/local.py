@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ladle._errors import LadleError
 from ladle._job import Job
-from ladle._spec import CkptDir, build_spec
+from ladle._spec import CkptDir, absolute, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.console import SafeConsole
 from ladle.cli.installed import refuse_bad_input
@@ -31,6 +31,7 @@ from ladle.cli.stack import (
 )
 from ladle.cli.watch import follow_job
 from ladle_contracts import JobRecord
+from ladle_contracts.far_urls import as_url, is_url
 from ladle_contracts.safe_text import one_line
 
 
@@ -102,11 +103,13 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
-    with err.status("checking the input ..."):
-        refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
+    if not any(map(is_url, roots)):
+        # What is far is looked at by the job itself, which fetches it.
+        with err.status("checking the input ..."):
+            refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
-            roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"
+            roots=[absolute(root) for root in roots], results=results.absolute(), state=Path(state) / "stack"
         )
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
@@ -147,7 +150,9 @@ def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
         ) from None
 
 
-def _existing(root: Path) -> Path:
+def _existing(root: Path) -> Path | str:
+    if (url := as_url(root)) is not None:
+        return url
     if not root.is_dir():
         raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
     return root.resolve()
