@@ -16,6 +16,7 @@ from ladle_contracts.events import (
     UnknownEvent,
     Warned,
 )
+from ladle_contracts.inspection import Inspection, InspectRequest
 from ladle_contracts.jobs import (
     TERMINAL_STATES,
     CandidateResult,
@@ -46,6 +47,8 @@ __all__ = [
     "ErrorCode",
     "Event",
     "EventBody",
+    "InspectRequest",
+    "Inspection",
     "JobPage",
     "JobRecord",
     "JobResult",

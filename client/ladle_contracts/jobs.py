@@ -27,6 +27,7 @@ from ladle_contracts._model import Contract, OpenEnum
 from ladle_contracts.errors import WrittenReason
 
 T = TypeVar("T")
+Paths = TypeVar("Paths", str | tuple[str, ...], str | dict[str, str])
 
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
@@ -268,14 +269,44 @@ class Resources(Contract):
     always computed from the checkpoints themselves."""
 
 
+def _no_nul(given: Paths) -> Paths:
+    paths = [given] if isinstance(given, str) else given.values() if isinstance(given, dict) else given
+    if any("\0" in path for path in paths):
+        raise ValueError("must not contain a NUL character")
+    return given
+
+
+class HasCkptDir(Contract):
+    """What is about a folder of checkpoints."""
+
+    ckpt_dir: Annotated[CkptDir, AfterValidator(_no_nul)]
+    """The folder of checkpoints, or of runs with checkpoints: a path, a glob such as `runs/*`, or a list of them."""
+
+    @property
+    def ckpt_dirs(self) -> dict[str, str]:
+        """Each folder or glob by its field: `ckpt_dir`, or `ckpt_dir.N` for each of several."""
+        if isinstance(self.ckpt_dir, str):
+            return {"ckpt_dir": self.ckpt_dir}
+        return {f"ckpt_dir.{number}": path for number, path in enumerate(self.ckpt_dir)}
+
+    @property
+    def shown_ckpt_dir(self) -> str:
+        """For people, in a line or a table."""
+        first, *rest = self.ckpt_dirs.values()
+        return f"{first} and {len(rest)} more" if rest else first
+
+    def with_ckpt_dirs(self, change: Callable[[str, str], T]) -> T | list[T]:
+        """What `change` makes of a field and its path, for the only folder or for each of several."""
+        made = [change(field, path) for field, path in self.ckpt_dirs.items()]
+        return made[0] if isinstance(self.ckpt_dir, str) else made
+
+
 # A field's docstring is the help of the command's flag, the description in the JSON schema and the text in the docs.
 # CONTRIBUTING.md, "Add a job option", has the steps.
-class JobSpec(Contract):
+class JobSpec(HasCkptDir):
     """What a person asks for. Only the two paths are required."""
 
-    ckpt_dir: CkptDir
-    """The folder of checkpoints, or of runs with checkpoints: a path, a glob such as `runs/*`, or a list of them."""
-    val_set: ValSet
+    val_set: Annotated[ValSet, AfterValidator(_no_nul)]
     """The validation set: a file or a folder that the task reads. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
@@ -306,14 +337,6 @@ class JobSpec(Contract):
     labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
 
-    @field_validator("ckpt_dir", "val_set")
-    @classmethod
-    def _no_nul(cls, given: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
-        paths = [given] if isinstance(given, str) else given.values() if isinstance(given, dict) else given
-        if any("\0" in path for path in paths):
-            raise ValueError("must not contain a NUL character")
-        return given
-
     @field_validator("judge_by")
     @classmethod
     def _of_sets(cls, judge_by: str | dict[str, float], info: ValidationInfo) -> str | dict[str, float]:
@@ -325,24 +348,6 @@ class JobSpec(Contract):
         if unknown := next((name for name in judge_by if name not in val_set), None):
             raise ValueError(f"must name validation sets ({', '.join(val_set)}), and there is no `{unknown}`")
         return judge_by
-
-    @property
-    def ckpt_dirs(self) -> dict[str, str]:
-        """Each folder or glob by its field: `ckpt_dir`, or `ckpt_dir.N` for each of several."""
-        if isinstance(self.ckpt_dir, str):
-            return {"ckpt_dir": self.ckpt_dir}
-        return {f"ckpt_dir.{number}": path for number, path in enumerate(self.ckpt_dir)}
-
-    @property
-    def shown_ckpt_dir(self) -> str:
-        """For people, in a line or a table."""
-        first, *rest = self.ckpt_dirs.values()
-        return f"{first} and {len(rest)} more" if rest else first
-
-    def with_ckpt_dirs(self, change: Callable[[str, str], T]) -> T | list[T]:
-        """What `change` makes of a field and its path, for the only folder or for each of several."""
-        made = [change(field, path) for field, path in self.ckpt_dirs.items()]
-        return made[0] if isinstance(self.ckpt_dir, str) else made
 
     @property
     def val_sets(self) -> dict[str, str]:

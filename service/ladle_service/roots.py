@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ladle_contracts import ErrorCode, JobSpec
@@ -20,6 +20,13 @@ def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] =
     paths = dict(spec.val_sets)
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
+    refuse_outside(spec.ckpt_dirs, paths, roots, far_roots)
+
+
+def refuse_outside(
+    ckpt_dirs: Mapping[str, str], data: Mapping[str, str], roots: Sequence[Path], far_roots: Sequence[str] = ()
+) -> None:
+    """The same for paths by their fields."""
 
     def is_inside(path: str, *, may_be_glob: bool) -> bool:
         try:
@@ -29,8 +36,8 @@ def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] =
             return False
         return True
 
-    refused = {field: path for field, path in spec.ckpt_dirs.items() if not is_inside(path, may_be_glob=True)}
-    refused |= {field: path for field, path in paths.items() if not is_inside(path, may_be_glob=False)}
+    refused = {field: path for field, path in ckpt_dirs.items() if not is_inside(path, may_be_glob=True)}
+    refused |= {field: path for field, path in data.items() if not is_inside(path, may_be_glob=False)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
         rule = "must be an existing file or folder inside the allowed folders"

@@ -38,6 +38,7 @@ ALLOWED = {
     ),
     "ladle_engine/storage/input_file.py": (OWN, "open"),
     "ladle_worker/boundary.py": ("the roots' boundary", "open"),
+    "ladle_engine/checkpoints/pickles/tar_member.py": (BYTES, "TarFile"),
     "ladle_engine/checkpoints/pickles/torch_archive.py": (BYTES, "ZipFile"),
     "ladle_engine/storage/zip_members.py": (BYTES, "ZipFile open"),
     "ladle_engine/tasks/images/arrays.py": (BYTES, "FileIO ZipFile open"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ladle_engine
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
     Catalog,
     CheckpointsFound,
     EventBody,
+    Inspection,
     JobResult,
     JobSpec,
     MemoryPlanned,
@@ -107,6 +110,16 @@ def job_result(outcome: Outcome, destination: Path) -> JobResult:
         "files": dict(outcome.files),
     }
     return JobResult(**well_formed(fields))
+
+
+def inspection(found: ladle_engine.Inspection) -> Inspection:
+    """What the engine found in a folder, as it is sent to clients."""
+    fields = well_formed(found.to_json())
+    fields["warnings"] = [in_spec_words(warning) for warning in fields["warnings"]]
+    problems = [*fields["problems"], *(each["problem"] for each in fields["checkpoints"] if each["problem"])]
+    for problem in problems:
+        problem["message"] = in_spec_words(problem["message"])
+    return Inspection.model_validate_json(json.dumps(fields))
 
 
 def catalog(methods: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> Catalog:

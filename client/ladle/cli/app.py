@@ -15,7 +15,15 @@ from ladle._errors import JobCancelled, LadleError
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
-from ladle.cli.job_flags import JobArguments, JobCommand, WrongUsage, pairs, with_job_flags
+from ladle.cli.job_flags import (
+    InspectArguments,
+    JobArguments,
+    JobCommand,
+    WrongUsage,
+    pairs,
+    with_inspect_flags,
+    with_job_flags,
+)
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState
@@ -83,6 +91,33 @@ def run(
     _refuse_missing(job.inputs)
     record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
+
+
+@app.command()
+@with_inspect_flags
+def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only.
+
+    It looks at this machine's files or, with `--url` or without the worker installed, asks a service. It ends with 0 if
+    `ladle run` can begin, else with 1.
+
+    Example: `ladle inspect runs/resnet/checkpoints`
+    """
+    from ladle.cli.inspection_view import inspection_view
+
+    found = _inspect(folder, url, token)
+    _show(found, inspection_view, as_json)
+    sys.exit(OK if found.usable else FAILED)
+
+
+def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> Any:
+    from ladle.cli.installed import inspect_here, prefers_service
+
+    if prefers_service(url):
+        with _client(url, token) as client:
+            return client.inspect(folder.ckpt_dir, **folder.options)
+    with err.status("looking at headers ..."):
+        return inspect_here(folder.request)
 
 
 @app.command()

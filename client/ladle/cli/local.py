@@ -18,8 +18,9 @@ from ladle._errors import LadleError
 from ladle._job import Job
 from ladle._spec import CkptDir, absolute, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
-from ladle.cli.console import SafeConsole
-from ladle.cli.installed import refuse_bad_input
+from ladle.cli.console import SafeConsole, in_lines
+from ladle.cli.inspection_view import short_form
+from ladle.cli.installed import check_input
 from ladle.cli.stack import (
     LocalStack,
     StackError,
@@ -30,7 +31,7 @@ from ladle.cli.stack import (
     running_stack,
 )
 from ladle.cli.watch import follow_job
-from ladle_contracts import JobRecord
+from ladle_contracts import Inspection, JobRecord, JobSpec
 from ladle_contracts.far_urls import as_url, is_url
 from ladle_contracts.safe_text import one_line
 
@@ -103,10 +104,9 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
+    # What is far is looked at by the job itself, which fetches it.
     if not any(map(is_url, roots)):
-        # What is far is looked at by the job itself, which fetches it.
-        with err.status("checking the input ..."):
-            refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
+        _check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), out, err, as_json)
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
             roots=[absolute(root) for root in roots], results=results.absolute(), state=Path(state) / "stack"
@@ -114,6 +114,17 @@ def run_once(
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
             return _follow(job, stack, out, as_json)
+
+
+def _check_input(spec: JobSpec, results: Path, out: SafeConsole, err: SafeConsole, as_json: bool) -> None:
+    """Shows what is there, and raises `Refused` where the job would."""
+    found: list[Inspection] = []
+    try:
+        with err.status("checking the input ..."):
+            check_input(spec, results, found.append)
+    finally:
+        for each in [] if as_json else found:
+            out.print(short_form(in_lines(each)))
 
 
 @contextmanager

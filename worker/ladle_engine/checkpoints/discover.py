@@ -79,12 +79,12 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     if not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     if names is not None:
-        chosen = [_of_kind(_named(name, folder), use_ema) for name in names]
+        chosen = [of_kind(_named(name, folder), use_ema) for name in names]
         in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
         return _opened(sources, in_order, chosen, left_out)
     found, passed_over = scan(sources, component)
     candidates = [
-        _of_kind(each, use_ema) for each in found if component is None or is_of(component, each.checkpoint.name)
+        of_kind(each, use_ema) for each in found if component is None or is_of(component, each.checkpoint.name)
     ]
     idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
@@ -148,7 +148,7 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
-def _of_kind(found: Candidate, use_ema: bool) -> Candidate:
+def of_kind(found: Candidate, use_ema: bool) -> Candidate:
     """The model's weights, or the average that was made of them while training."""
     return replace(found, checkpoint=replace(found.checkpoint, use_ema=use_ema))
 

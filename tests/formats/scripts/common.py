@@ -1,0 +1,71 @@
+"""What every script here does for its tool: write a folder, say what the tool itself loads from it, use Ladle's result.
+
+`SCRIPT write FOLDER MEAN` trains a tiny model, saves it as the tool does, and writes into the file `MEAN` the mean of
+what the tool's own loading makes of each checkpoint. `SCRIPT use FOLDER RESULT` loads Ladle's result in the tool.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+
+
+def main(
+    write: Callable[[Path], None], states: Callable[[Path], Sequence[State]], use: Callable[[Path, Path], None]
+) -> None:
+    action, folder, other = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    torch.manual_seed(0)
+    if action == "write":
+        write(folder)
+        save_file(mean(states(folder)), other)
+    else:
+        use(folder, other)
+
+
+def mean(states: Sequence[State]) -> dict[str, Tensor]:
+    """In float64, rounded once. Integers are those of the last."""
+    last = states[-1]
+    for state in states:
+        assert state.keys() == last.keys()
+    means = {name: sum(state[name].double() for state in states) / len(states) for name in last}
+    return {
+        name: (means[name].to(value.dtype) if value.is_floating_point() else value).clone().contiguous()
+        for name, value in last.items()
+    }
+
+
+def result_of(folder: Path) -> dict[str, Tensor]:
+    """What Ladle wrote."""
+    return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+
+
+def same(loaded: State, result: State) -> None:
+    """Raises `AssertionError` unless the tool's model is Ladle's result bit for bit."""
+    missing = [name for name in result if name not in loaded]
+    assert not missing, missing
+    for name, value in result.items():
+        assert torch.equal(loaded[name], value), name
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,))
+
+
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    images, labels = batch()
+    loss = nn.functional.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()

@@ -1,0 +1,67 @@
+"""torchvision's references/classification: what `train.py` saves through `utils.save_on_master`.
+
+The wheel has no references: this follows pytorch/vision, references/classification/train.py and utils.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from common import State, batch, main, one_step, result_of, same, small_net
+from torch.optim.swa_utils import AveragedModel
+
+EMA = os.environ.get("EMA") == "1"
+
+
+class ExponentialMovingAverage(AveragedModel):
+    """references/classification/utils.py."""
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        def ema_avg(avg_model_param: torch.Tensor, model_param: torch.Tensor, num_averaged: int) -> torch.Tensor:
+            return decay * avg_model_param + (1 - decay) * model_param
+
+        super().__init__(model, "cpu", ema_avg, use_buffers=True)
+
+
+def write(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    args = argparse.Namespace(model="small", epochs=4, output_dir=str(folder), lr=0.05)
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    model_ema = ExponentialMovingAverage(model, decay=0.5)
+    for epoch in range(4):
+        one_step(model, optimizer)
+        model_ema.update_parameters(model)
+        lr_scheduler.step()
+        checkpoint = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": lr_scheduler.state_dict(),
+            "epoch": epoch,
+            "args": args,
+            "model_ema": model_ema.state_dict(),
+        }
+        torch.save(checkpoint, folder / f"model_{epoch}.pth")
+        torch.save(checkpoint, folder / "checkpoint.pth")
+
+
+def states(folder: Path) -> list[State]:
+    # --test-only: `model_without_ddp.load_state_dict(checkpoint["model"])`, and the average where there is one.
+    loaded = [torch.load(folder / f"model_{epoch}.pth", weights_only=False) for epoch in range(4)]
+    return [each["model_ema" if EMA else "model"] for each in loaded]
+
+
+def use(folder: Path, result: Path) -> None:
+    model = small_net()
+    target = ExponentialMovingAverage(model, 0.5) if EMA else model
+    target.load_state_dict(result_of(result))
+    target.eval()(batch()[0])
+    same(target.state_dict(), result_of(result))
+
+
+if __name__ == "__main__":
+    main(write, states, use)
