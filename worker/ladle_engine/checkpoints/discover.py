@@ -186,7 +186,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
         tensors=tensors,
         config=None,
         side_files=(),
-        home=reference.files[0].parent,
+        home=reference.home_in(sources.folder),
         places=(),
         root=sources.root_of(reference.files[0]),
         order=order.reason,
@@ -197,7 +197,7 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
 
 def _with_side_files(found: CheckpointSet, sources: Sources) -> CheckpointSet:
     """Of the checkpoint that gives the model its shapes."""
-    model = next(each for each in found.checkpoints[::-1] if each.files[0].parent == found.home)
+    model = next(each for each in found.checkpoints[::-1] if each.home_in(found.folder) == found.home)
     root = sources.root_of(model.files[0])
     places = places_of(found.folder / model.run, found.home, found.folder, root)
     beside, config = side_files(places, root), read_config(places, root)

@@ -1,7 +1,7 @@
 """torch.distributed.checkpoint (DCP): `.metadata` beside `.distcp` files, or one folder deeper.
 
-torchtitan's `step-N/` and Megatron's `iter_N/` hold them themselves; OLMo-core's are in `model_and_optim/`, and those of
-accelerate and of transformers' Trainer in `pytorch_model_fsdp_0/`, beside the optimiser's.
+torchtitan's `step-N/` and Megatron's `iter_N/` hold them themselves; OLMo-core's are in `model_and_optim/`, and those
+of accelerate and of transformers' Trainer in `pytorch_model_fsdp_0/`, beside the optimiser's.
 """
 
 from __future__ import annotations
