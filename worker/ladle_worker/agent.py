@@ -235,9 +235,7 @@ class Attempt:
         paths = {
             "ckpt_dir": spec.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True)),
             "val_set": spec.with_val_sets(resolved),
-            "base_model": resolved("adapters.base_model", spec.adapters.base_model)
-            if spec.adapters.base_model
-            else None,
+            "base_model": resolved("adapters.base_model", base_model) if base_model else None,
             "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
         }
         with naming_disk_faults("make the job's folder"):
