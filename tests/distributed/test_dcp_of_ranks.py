@@ -133,5 +133,5 @@ def test_files_of_fsdp2s_ranks_are_one_checkpoint(saved: Path, tmp_path: Path) -
 def test_a_missing_file_of_a_rank_is_told(saved: Path, tmp_path: Path) -> None:
     for step in (1, 2):
         (tmp_path / f"step{step}_rank0.pt").write_bytes((saved / f"step{step}_rank0.pt").read_bytes())
-    with pytest.raises(CheckpointError, match="`up.weight` .* is a DTensor, which is one rank's part"):
+    with pytest.raises(CheckpointError, match=r"`up.weight` .* is a DTensor, which is one rank's part"):
         combine_checkpoints(tmp_path, output=tmp_path / "out")

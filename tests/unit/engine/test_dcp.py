@@ -263,3 +263,33 @@ def test_a_description_that_lies_is_refused(lie: str, tmp_path: Path) -> None:
     assert message in refused.value.message
     assert refused.value.code in ("corrupt-checkpoint", "unsupported-tensors")
     assert str(tmp_path / "run" / "step-") in refused.value.message
+
+
+# DeepSpeed.
+
+
+def deepspeed(folder: Path, seed: int, names: list[str]) -> None:
+    """As `DeepSpeedEngine.save_checkpoint` of 0.19.8 lays it out; the real tool is in `tests/formats`."""
+    place = folder / f"checkpoint-{seed}" / f"global_step{seed}"
+    place.mkdir(parents=True)
+    (place.parent / "latest").write_text(place.name)
+    (place.parent / "zero_to_fp32.py").write_text("")
+    state = {"module": weights(seed), "optimizer": None, "buffer_names": [], "param_shapes": [], "ds_version": "0.19.8"}
+    for name in names:
+        torch.save(state if "model" in name else {"optimizer_state_dict": {}}, place / name)
+
+
+def test_the_whole_model_of_deepspeed_is_used_and_the_float32_weights_are_told(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        deepspeed(
+            tmp_path / "run", seed, ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"]
+        )
+    assert_mean(tmp_path / "run", tmp_path / "out", [])
+    assert any("zero_to_fp32.py" in warning for warning in discover(tmp_path / "run").warnings)
+
+
+def test_zero_3_is_named_with_what_converts_it(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        deepspeed(tmp_path / "run", seed, [f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(2)])
+    with pytest.raises(CheckpointError, match=r"in DeepSpeed format: convert it with its zero_to_fp32\.py"):
+        discover(tmp_path / "run")
