@@ -143,10 +143,19 @@ def _train_set(value: Any) -> Any:
     return value
 
 
+def _adapters(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"space": value}
+    if isinstance(value, Mapping) and isinstance(value.get("base_model"), str | os.PathLike):
+        return {**value, "base_model": absolute(value["base_model"])}
+    return value
+
+
 _FRIENDLY: dict[str, Callable[[Any], Any]] = {
     "task": _named("name"),
     "method": _named("name"),
     "checkpoints": _named("pattern"),
+    "adapters": _adapters,
     "train_set": _train_set,
     "output": _named("name"),
 }

@@ -20,6 +20,8 @@ def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] =
     paths = dict(spec.val_sets)
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
+    if spec.adapters.base_model is not None:
+        paths["adapters.base_model"] = spec.adapters.base_model
     refuse_outside(spec.ckpt_dirs, paths, roots, far_roots)
 
 

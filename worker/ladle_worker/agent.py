@@ -227,6 +227,7 @@ class Attempt:
     def _make_job(self) -> dict[str, Any]:
         """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open."""
         spec, settings = self._claim.spec, self._settings
+        base_model = spec.adapters.base_model
 
         def resolved(field: str, path: str, *, may_be_glob: bool = False) -> str:
             return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
@@ -234,6 +235,7 @@ class Attempt:
         paths = {
             "ckpt_dir": spec.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True)),
             "val_set": spec.with_val_sets(resolved),
+            "base_model": resolved("adapters.base_model", base_model) if base_model else None,
             "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
         }
         with naming_disk_faults("make the job's folder"):

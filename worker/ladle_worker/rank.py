@@ -93,6 +93,7 @@ def _averaged(job: dict[str, Any], spec: JobSpec, events: Events) -> Outcome:
     return average(
         job["ckpt_dir"],
         job["val_set"],
+        base_model=job["base_model"],
         train_set=job["train_set"],
         output=job["staging"],
         state_dir=job["state"],
