@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from ladle._errors import LadleError, UnexpectedAnswer, error_of
-from ladle_contracts import JobPage, JobRecord, JobResult, JobSpec, JobState, Problem
+from ladle_contracts import Inspection, InspectRequest, JobPage, JobRecord, JobResult, JobSpec, JobState, Problem
 from ladle_contracts._model import Contract
 from ladle_contracts.api import (
     IDEMPOTENCY_HEADER,
@@ -22,10 +22,13 @@ from ladle_contracts.api import (
     TaskList,
     Version,
 )
+from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Contract)
 
+SPARE_S = 10.0
+"""For what comes before and after the work that a service waits for."""
 PAGE = 200
 """How many jobs or events are asked for at once."""
 
@@ -40,6 +43,8 @@ class Call(Generic[T]):
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
+    timeout_s: float | None = None
+    """How long to wait for the answer, where that is longer than usual."""
     repeatable: bool = True
     """Sending it twice has the same effect as sending it once, so it is sent again when the answer was lost."""
 
@@ -110,6 +115,18 @@ def get_logs(job_id: str, tail: int) -> Call[LogTail]:
 def get_result(job_id: str) -> Call[JobResult]:
     """The result of a job that succeeded."""
     return Call(method="GET", path=_job_path(job_id, "result"), parse=_reader(JobResult))
+
+
+def inspect_folder(request: InspectRequest) -> Call[Inspection]:
+    """What is in a folder of checkpoints. Repeatable, because nothing is changed."""
+    return Call(
+        method="POST",
+        path="/v1/inspect",
+        parse=_reader(Inspection),
+        headers={"Content-Type": "application/json"},
+        content=request.model_dump_json(exclude_unset=True).encode(),
+        timeout_s=INSPECT_TIMEOUT_S + SPARE_S,
+    )
 
 
 def get_nodes() -> Call[NodeList]:

@@ -7,19 +7,21 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ladle import _calls
 from ladle._address import Address, find_address
 from ladle._job import AsyncJob, Job
 from ladle._options import SpecOptions
-from ladle._spec import CkptDir, ValSet, build_spec
+from ladle._spec import CkptDir, ValSet, build_inspection, build_spec
 from ladle._transport import AsyncTransport, SyncTransport
-from ladle_contracts import JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
+from ladle_contracts import Inspection, JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
 from ladle_contracts.api import Version
 
 if TYPE_CHECKING:
     import httpx2
+
+    from ladle_contracts import CheckpointFilter, MethodChoice, TaskChoice
 
 TIMEOUT_S = 30.0
 PATIENCE_S = 10.0
@@ -70,6 +72,21 @@ class Client:
     def nodes(self) -> tuple[NodeRecord, ...]:
         """All worker machines that have registered and were not gone for long."""
         return self._transport.send(_calls.get_nodes()).nodes
+
+    def inspect(
+        self,
+        ckpt_dir: CkptDir,
+        *,
+        checkpoints: str | Mapping[str, Any] | CheckpointFilter | None = None,
+        task: str | Mapping[str, Any] | TaskChoice | None = None,
+        method: str | Mapping[str, Any] | MethodChoice | None = None,
+    ) -> Inspection:
+        """What is in a folder of checkpoints, and what a job with these options would do. A worker opens headers only.
+
+        What is wrong with a checkpoint is said in its row, and raises nothing.
+        """
+        request = build_inspection(ckpt_dir, {"checkpoints": checkpoints, "task": task, "method": method})
+        return self._transport.send(_calls.inspect_folder(request))
 
     def methods(self) -> tuple[MethodInfo, ...]:
         """The ways to choose coefficients."""
@@ -137,6 +154,18 @@ class AsyncClient:
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """All worker machines that have registered and were not gone for long."""
         return (await self._transport.send(_calls.get_nodes())).nodes
+
+    async def inspect(
+        self,
+        ckpt_dir: CkptDir,
+        *,
+        checkpoints: str | Mapping[str, Any] | CheckpointFilter | None = None,
+        task: str | Mapping[str, Any] | TaskChoice | None = None,
+        method: str | Mapping[str, Any] | MethodChoice | None = None,
+    ) -> Inspection:
+        """See `Client.inspect`."""
+        request = build_inspection(ckpt_dir, {"checkpoints": checkpoints, "task": task, "method": method})
+        return await self._transport.send(_calls.inspect_folder(request))
 
     async def methods(self) -> tuple[MethodInfo, ...]:
         """The ways to choose coefficients."""

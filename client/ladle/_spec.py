@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
-from ladle_contracts import JobSpec
+from ladle_contracts import InspectRequest, JobSpec
 from ladle_contracts.rules import BrokenRule, broken_rules
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
@@ -20,6 +20,8 @@ from ladle_contracts.spec_fields import SPEC_FIELDS
 PathLike = str | os.PathLike[str]
 CkptDir = PathLike | Sequence[PathLike]
 ValSet = PathLike | Mapping[str, PathLike]
+
+M = TypeVar("M", bound=BaseModel)
 
 OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir", "val_set"))
 
@@ -31,14 +33,22 @@ def build_spec(ckpt_dir: CkptDir, val_set: ValSet, options: Mapping[str, Any]) -
     option that does not exist, and InvalidSpec for a value that breaks a rule.
     """
     _check_names(options)
-    fields: dict[str, Any] = {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}
+    return _build(JobSpec, {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}, options)
+
+
+def build_inspection(ckpt_dir: CkptDir, options: Mapping[str, Any]) -> InspectRequest:
+    """The request for `Client.inspect(ckpt_dir, **options)`. Raises as `build_spec`."""
+    return _build(InspectRequest, {"ckpt_dir": _ckpt_dir(ckpt_dir)}, options)
+
+
+def _build(model: type[M], fields: dict[str, Any], options: Mapping[str, Any]) -> M:
     for name, value in options.items():
         if value is not None:
             fields[name] = _FRIENDLY.get(name, _as_is)(_plain(value))
     _check_unicode(fields)
     try:
         # Through JSON, because that is what is sent: lists become tuples, and nothing else is converted.
-        return JobSpec.model_validate_json(json.dumps(fields, allow_nan=False))
+        return model.model_validate_json(json.dumps(fields, allow_nan=False))
     except ValidationError as error:
         raise _invalid(broken_rules(error)) from error
     except (TypeError, ValueError) as error:
@@ -129,10 +139,19 @@ def _train_set(value: Any) -> Any:
     return value
 
 
+def _adapters(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"space": value}
+    if isinstance(value, Mapping) and isinstance(value.get("base_model"), str | os.PathLike):
+        return {**value, "base_model": absolute(value["base_model"])}
+    return value
+
+
 _FRIENDLY: dict[str, Callable[[Any], Any]] = {
     "task": _named("name"),
     "method": _named("name"),
     "checkpoints": _named("pattern"),
+    "adapters": _adapters,
     "train_set": _train_set,
     "output": _named("name"),
 }

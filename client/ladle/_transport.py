@@ -67,13 +67,14 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 
 def _request(call: Call[Any]) -> dict[str, Any]:
-    return {
+    request = {
         "method": call.method,
         "url": call.path,
         "params": call.params or None,
         "headers": dict(call.headers),
         "content": call.content,
     }
+    return request if call.timeout_s is None else request | {"timeout": call.timeout_s}
 
 
 def _pause_after_failure(address: Address, call: Call[Any], error: httpx2.TransportError, backoff: Backoff) -> float:

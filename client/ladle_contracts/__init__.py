@@ -16,8 +16,10 @@ from ladle_contracts.events import (
     UnknownEvent,
     Warned,
 )
+from ladle_contracts.inspection import Inspection, InspectRequest
 from ladle_contracts.jobs import (
     TERMINAL_STATES,
+    Adapters,
     CandidateResult,
     CheckpointFilter,
     JobPage,
@@ -38,6 +40,7 @@ from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, T
 __all__ = [
     "PROBLEM_TITLES",
     "TERMINAL_STATES",
+    "Adapters",
     "CandidateResult",
     "CandidateScored",
     "Catalog",
@@ -46,6 +49,8 @@ __all__ = [
     "ErrorCode",
     "Event",
     "EventBody",
+    "InspectRequest",
+    "Inspection",
     "JobPage",
     "JobRecord",
     "JobResult",

@@ -120,6 +120,10 @@ class ErrorCode(OpenEnum):
     """The service has as many connections as it may have. Try again."""
     UNAVAILABLE = "unavailable"
     """Redis does not answer, or refuses writes. Try again."""
+    NO_NODE = "no-node"
+    """No worker is there that could do it. Try again when one is."""
+    NO_ANSWER = "no-answer"
+    """No worker has done it in time, or the one that tried has failed."""
     INTERNAL = "internal"
 
 
@@ -158,6 +162,8 @@ PROBLEM_TITLES: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.TOO_MANY_JOBS: (429, "You have too many jobs in the queue."),
     ErrorCode.OVERLOADED: (503, "The service has too many connections."),
     ErrorCode.UNAVAILABLE: (503, "Redis cannot be used at the moment."),
+    ErrorCode.NO_NODE: (503, "No worker is there."),
+    ErrorCode.NO_ANSWER: (504, "No worker has answered."),
     ErrorCode.INTERNAL: (500, "Ladle has made a mistake."),
 }
 """Code -> HTTP status and title."""

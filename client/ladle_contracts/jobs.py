@@ -27,6 +27,7 @@ from ladle_contracts._model import Contract, OpenEnum
 from ladle_contracts.errors import WrittenReason
 
 T = TypeVar("T")
+Paths = TypeVar("Paths", str | tuple[str, ...], str | dict[str, str])
 
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
@@ -232,6 +233,20 @@ class CheckpointFilter(Contract):
     inside the folder, with a glob, or several, on names of tensors."""
 
 
+class Adapters(Contract):
+    """How LoRA adapters are averaged, where the checkpoints are such."""
+
+    space: Literal["delta", "factors"] = "delta"
+    """What is averaged of LoRA adapters: `delta` takes what they add to the weights, whatever their ranks, `factors`
+    takes each factor apart."""
+    rank: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """The rank of an average of adapters. By default it is the smallest with which no more than `error` is cut off."""
+    error: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """How much of an average of adapters may be cut off by its rank, as a share of its norm. By default it is 0.01."""
+    base_model: PathText | None = None
+    """The folder of the base model of adapters. By default it is the one that the adapters name."""
+
+
 class TrainSet(Contract):
     """The training data, if Ladle may use it."""
 
@@ -252,6 +267,8 @@ class Output(Contract):
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
     """The largest size of one weights file, in bytes. A larger model is split into several files."""
+    format: Literal["safetensors", "dcp"] = "safetensors"
+    """What the weights are written as: safetensors, or a checkpoint of torch.distributed.checkpoint (DCP)."""
 
 
 class Resources(Contract):
@@ -268,14 +285,44 @@ class Resources(Contract):
     always computed from the checkpoints themselves."""
 
 
+def _no_nul(given: Paths) -> Paths:
+    paths = [given] if isinstance(given, str) else given.values() if isinstance(given, dict) else given
+    if any("\0" in path for path in paths):
+        raise ValueError("must not contain a NUL character")
+    return given
+
+
+class HasCkptDir(Contract):
+    """What is about a folder of checkpoints."""
+
+    ckpt_dir: Annotated[CkptDir, AfterValidator(_no_nul)]
+    """The folder of checkpoints, or of runs with checkpoints: a path, a glob such as `runs/*`, or a list of them."""
+
+    @property
+    def ckpt_dirs(self) -> dict[str, str]:
+        """Each folder or glob by its field: `ckpt_dir`, or `ckpt_dir.N` for each of several."""
+        if isinstance(self.ckpt_dir, str):
+            return {"ckpt_dir": self.ckpt_dir}
+        return {f"ckpt_dir.{number}": path for number, path in enumerate(self.ckpt_dir)}
+
+    @property
+    def shown_ckpt_dir(self) -> str:
+        """For people, in a line or a table."""
+        first, *rest = self.ckpt_dirs.values()
+        return f"{first} and {len(rest)} more" if rest else first
+
+    def with_ckpt_dirs(self, change: Callable[[str, str], T]) -> T | list[T]:
+        """What `change` makes of a field and its path, for the only folder or for each of several."""
+        made = [change(field, path) for field, path in self.ckpt_dirs.items()]
+        return made[0] if isinstance(self.ckpt_dir, str) else made
+
+
 # A field's docstring is the help of the command's flag, the description in the JSON schema and the text in the docs.
 # CONTRIBUTING.md, "Add a job option", has the steps.
-class JobSpec(Contract):
+class JobSpec(HasCkptDir):
     """What a person asks for. Only the two paths are required."""
 
-    ckpt_dir: CkptDir
-    """The folder of checkpoints, or of runs with checkpoints: a path, a glob such as `runs/*`, or a list of them."""
-    val_set: ValSet
+    val_set: Annotated[ValSet, AfterValidator(_no_nul)]
     """The validation set: a file or a folder that the task reads. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
@@ -283,6 +330,8 @@ class JobSpec(Contract):
     """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
+    adapters: Adapters = Adapters()
+    """How LoRA adapters are averaged, where the checkpoints are such."""
     train_set: TrainSet | None = None
     """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
@@ -306,14 +355,6 @@ class JobSpec(Contract):
     labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
 
-    @field_validator("ckpt_dir", "val_set")
-    @classmethod
-    def _no_nul(cls, given: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
-        paths = [given] if isinstance(given, str) else given.values() if isinstance(given, dict) else given
-        if any("\0" in path for path in paths):
-            raise ValueError("must not contain a NUL character")
-        return given
-
     @field_validator("judge_by")
     @classmethod
     def _of_sets(cls, judge_by: str | dict[str, float], info: ValidationInfo) -> str | dict[str, float]:
@@ -325,24 +366,6 @@ class JobSpec(Contract):
         if unknown := next((name for name in judge_by if name not in val_set), None):
             raise ValueError(f"must name validation sets ({', '.join(val_set)}), and there is no `{unknown}`")
         return judge_by
-
-    @property
-    def ckpt_dirs(self) -> dict[str, str]:
-        """Each folder or glob by its field: `ckpt_dir`, or `ckpt_dir.N` for each of several."""
-        if isinstance(self.ckpt_dir, str):
-            return {"ckpt_dir": self.ckpt_dir}
-        return {f"ckpt_dir.{number}": path for number, path in enumerate(self.ckpt_dir)}
-
-    @property
-    def shown_ckpt_dir(self) -> str:
-        """For people, in a line or a table."""
-        first, *rest = self.ckpt_dirs.values()
-        return f"{first} and {len(rest)} more" if rest else first
-
-    def with_ckpt_dirs(self, change: Callable[[str, str], T]) -> T | list[T]:
-        """What `change` makes of a field and its path, for the only folder or for each of several."""
-        made = [change(field, path) for field, path in self.ckpt_dirs.items()]
-        return made[0] if isinstance(self.ckpt_dir, str) else made
 
     @property
     def val_sets(self) -> dict[str, str]:

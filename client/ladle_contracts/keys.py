@@ -26,6 +26,8 @@ TOKENS_USED = PREFIX + "tokens:used"
 """Hash: id of a token -> when it was last used, in seconds since 1970, to the minute."""
 WAKE_CHANNEL = PREFIX + "wake"
 """Publish anything here and the scheduler runs at once."""
+INSPECTIONS = PREFIX + "inspections"
+"""List of requests to inspect a folder, as JSON; any node takes the first one. `inspection` has the answer."""
 PROBE = PREFIX + "probe"
 """Never exists. A write that would change it, if it did, shows whether Redis takes writes."""
 
@@ -86,6 +88,11 @@ def need_queue(nodes: int, ranks: int) -> str:
 def idempotency(owner: str, key: str) -> str:
     """Hash: the id of the job that this key created, and the digest of the body."""
     return f"{PREFIX}idempotency:{owner}:{key}"
+
+
+def inspection(request_id: str) -> str:
+    """String, which expires: a node's answer to a request, as JSON."""
+    return f"{PREFIX}inspection:{request_id}"
 
 
 def node(node_id: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -19,6 +20,8 @@ BURST_S = 20.0
 """An owner may use the requests of so many seconds at once."""
 LONGEST_WAIT_S = 60
 STREAM_RETRY_S = 5
+MOST_INSPECTIONS = 4
+"""Of one owner at once."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -40,6 +43,7 @@ class OwnerLimits:
     clock: Callable[[], float] = time.monotonic
     _uses: dict[str, _Use] = field(default_factory=dict, init=False)
     _streams: Counter[str] = field(default_factory=Counter, init=False)
+    _inspections: Counter[str] = field(default_factory=Counter, init=False)
 
     def count_request(self, owner: str) -> None:
         """Raises `too-many-requests`."""
@@ -77,6 +81,20 @@ class OwnerLimits:
         self._streams[owner] -= 1
         if self._streams[owner] == 0:
             del self._streams[owner]
+
+    @contextmanager
+    def inspecting(self, owner: str) -> Iterator[None]:
+        """Around an inspection. Raises `too-many-requests`."""
+        if self._inspections[owner] >= MOST_INSPECTIONS:
+            detail = f"At most {MOST_INSPECTIONS} folders may be inspected at once, but as many are. Try again."
+            raise _refusal(ErrorCode.TOO_MANY_REQUESTS, detail, STREAM_RETRY_S)
+        self._inspections[owner] += 1
+        try:
+            yield
+        finally:
+            self._inspections[owner] -= 1
+            if self._inspections[owner] == 0:
+                del self._inspections[owner]
 
 
 def _refusal(code: ErrorCode, detail: str, wait_s: int) -> ApiError:

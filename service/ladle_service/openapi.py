@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from ladle_contracts import Problem
+from ladle_contracts import InspectRequest, Problem
 
 DESCRIPTION = "Ladle makes one better model from a folder of checkpoints. See docs/rest.md."
 
@@ -32,9 +32,11 @@ def _build(app: FastAPI) -> dict[str, Any]:
         separate_input_output_schemas=False,
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(problem.pop("$defs", {}))
-    schemas["Problem"] = problem
+    # FastAPI knows neither: the one is never returned, the other read by ourselves.
+    for model in (Problem, InspectRequest):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
     # FastAPI declares its own format for invalid requests, which is never sent.
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)

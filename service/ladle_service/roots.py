@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ladle_contracts import ErrorCode, JobSpec
@@ -16,8 +16,15 @@ def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
     paths = dict(spec.val_sets)
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
-    refused = {field: path for field, path in spec.ckpt_dirs.items() if not _is_inside(path, roots, resolve_input)}
-    refused |= {field: path for field, path in paths.items() if not _is_inside(path, roots, resolve_inside)}
+    if spec.adapters.base_model is not None:
+        paths["adapters.base_model"] = spec.adapters.base_model
+    refuse_outside(spec.ckpt_dirs, paths, roots)
+
+
+def refuse_outside(ckpt_dirs: Mapping[str, str], data: Mapping[str, str], roots: Sequence[Path]) -> None:
+    """The same for paths by their fields."""
+    refused = {field: path for field, path in ckpt_dirs.items() if not _is_inside(path, roots, resolve_input)}
+    refused |= {field: path for field, path in data.items() if not _is_inside(path, roots, resolve_inside)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
         rule = "must be an existing file or folder inside the allowed folders"

@@ -13,16 +13,23 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from ladle_contracts import Catalog, ErrorCode, JobSpec, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+from ladle_contracts._model import Contract
 from ladle_service.problems import ApiError, field_error, invalid_fields, shown
 from ladle_service.roots import check_output, check_paths
 from ladle_service.settings import Settings
 from ladle_service.strict_json import NotJson, check_json
 
 Info = TypeVar("Info", MethodInfo, TaskInfo)
+Body = TypeVar("Body", bound=Contract)
 
 
 async def read_spec(request: Request) -> JobSpec:
-    """The body as a spec. Only JSON, because a browser sends other types for any site without asking."""
+    """The body as a spec."""
+    return await read_body(request, JobSpec, "job spec")
+
+
+async def read_body(request: Request, model: type[Body], what: str) -> Body:
+    """The body as a model. Only JSON, because a browser sends other types for any site without asking."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         detail = "The `Content-Type` header must be application/json, but is not."
@@ -30,7 +37,7 @@ async def read_spec(request: Request) -> JobSpec:
     body = await request.body()
     try:
         check_json(body)
-        return JobSpec.model_validate_json(body)
+        return model.model_validate_json(body)
     except NotJson as error:
         raise ApiError(ErrorCode.INVALID_SPEC, f"The body must be JSON, but is not: {error}.") from error
     except ValidationError as error:
@@ -38,7 +45,7 @@ async def read_spec(request: Request) -> JobSpec:
         if first["type"] == "json_invalid":  # too deep, or with half of a character
             detail = f"The body must be JSON, but is not: {first['ctx']['error']}."
             raise ApiError(ErrorCode.INVALID_SPEC, detail) from error
-        detail = "The job spec breaks a rule. `errors` names each field."
+        detail = f"The {what} breaks a rule. `errors` names each field."
         raise ApiError(ErrorCode.INVALID_SPEC, detail, errors=invalid_fields(error)) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 from ladle_contracts import (
     Catalog,
     Event,
+    InspectRequest,
     JobPage,
     JobRecord,
     JobResult,
@@ -27,6 +29,7 @@ from ladle_contracts import (
     keys,
 )
 from ladle_contracts.events import read_event_body
+from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 from ladle_contracts.jobs import read_spec
 from ladle_contracts.output_names import default_output_name
 from ladle_contracts.transitions import SCRIPTS
@@ -43,6 +46,10 @@ PAGE_BYTES = 2 << 20
 """A page of jobs ends when it has so many bytes, so that a few large jobs cannot make it huge."""
 LOOK_JOBS = 2_000
 """How many jobs one script looks at, so that nobody waits for Redis meanwhile."""
+LOOK_S = 0.1
+"""How often the answer of a node is looked for."""
+MOST_INSPECTIONS = 16
+"""How many may wait for a node. Each takes a node some seconds."""
 LOOKS = 16
 """How many such scripts one listing runs. Then it gives what it has, and where to go on."""
 
@@ -197,6 +204,30 @@ class JobStore:
 
     async def logs(self, job_id: str, tail: int) -> tuple[str, ...]:
         return tuple(await self._redis.lrange(keys.log(job_id), -tail, -1))
+
+    async def inspect(self, request: InspectRequest, timeout_s: float = INSPECT_TIMEOUT_S) -> str | None:
+        """The JSON that a node answers; None if none does in time. Raises `QueueFull` where too many wait already."""
+        request_id = secrets.token_hex(10)
+        seconds, micros = await self._redis.time()
+        entry = {
+            "id": request_id,
+            "deadline_ms": int(seconds) * 1000 + int(micros) // 1000 + round(timeout_s * 1000),
+            "request": request.model_dump(mode="json"),
+        }
+        text = json.dumps(entry)
+        if await self._redis.rpush(keys.INSPECTIONS, text) > MOST_INSPECTIONS:
+            await self._redis.lrem(keys.INSPECTIONS, 1, text)
+            raise QueueFull
+        try:
+            # Not a command that waits in Redis: it would take a connection away from other requests.
+            async with asyncio.timeout(timeout_s):
+                while (answer := await self._redis.getdel(keys.inspection(request_id))) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError:
+            return None
+        finally:
+            await asyncio.shield(self._redis.lrem(keys.INSPECTIONS, 1, text))
+        return str(answer)
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """Every node that has registered and was not gone for too long, by id."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ladle_engine import combine_checkpoints
-from ladle_engine.progress import CheckpointsFound, Event
 from safetensors.torch import load_file
 
+from ladle_engine import combine_checkpoints
+from ladle_engine.progress import CheckpointsFound, Event
 from tests.formats import tool
 from tests.formats.kinds import KINDS, Kind
 

@@ -14,7 +14,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,20 @@ SLOW = frozenset(
         "pickles: a gigabyte of opcodes, compressed",
         "pickles: a byte order of 1 GB",
         "pickles: copies of a long list",
+        "pickles: copies of a long tuple",
+        "pickles: wide texts",
+        "pickles: a million objects",
+        "pickles: a memo of everything",
+        "pickles: the same again and again",
+        "pickles: objects in objects",
+        "pickles: states in states",
+        "pickles: a tower of modules",
+        "pickles: many keys of one large module",
+        "pickles: many objects around one large module",
+        "pickles: many averages of one large module",
+        "pickles: a text of 40 MB",
+        "pickles: bytes of 40 MB",
+        "pickles: a line of 40 MB",
         "pickles: a million lists",
         "pickles: tuples in tuples",
         "pickles: tuples in tuples as a key",
@@ -237,6 +251,55 @@ def nested(levels: int, opener: bytes = pickle.EMPTY_LIST, closer: bytes = pickl
     return opener * levels + closer * (levels - 1)
 
 
+OBJECT = pickle.EMPTY_TUPLE + pickle.NEWOBJ
+"""Of the class before."""
+
+
+def nested_objects(levels: int) -> bytes:
+    """Each the argument of the next; the class is in the memo."""
+    return get(0) * levels + pickle.EMPTY_TUPLE + (pickle.NEWOBJ + pickle.TUPLE1) * levels
+
+
+def nested_states(levels: int) -> bytes:
+    """Each the state of the one before."""
+    return glob("a.B") + put(0) + (OBJECT + get(0)) * levels + OBJECT + pickle.BUILD * levels
+
+
+def module_state(tensors: Iterable[tuple[bytes, bytes]], children: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return mapping(
+        (text("_parameters"), mapping(*tensors)),
+        (text("_buffers"), mapping()),
+        (text("_modules"), mapping(*children)),
+    )
+
+
+def module_of(count: int) -> bytes:
+    children = ((text(f"c{number}"), _empty_module()) for number in range(count))
+    return new("a.Net") + module_state([(text("w"), PLAIN)], children) + pickle.BUILD
+
+
+def _empty_module() -> bytes:
+    return new("a.Net") + module_state((), ()) + pickle.BUILD
+
+
+def module_tower() -> bytes:
+    """A module of two that are the same, of two that are the same ..."""
+    tower = new("a.Net") + module_state([(text("w"), PLAIN)], ()) + pickle.BUILD + put(0)
+    for level in range(100):
+        children = ((text("a"), get(level)), (text("b"), get(level)))
+        tower += new("a.Net") + module_state((), children) + pickle.BUILD + put(level + 1)
+    return several(tower) + pickle.POP + get(100)
+
+
+def around(value: bytes) -> bytes:
+    """The state of an object that has it as an attribute."""
+    return mapping((text("model"), value)) + pickle.BUILD
+
+
+def _same(count: int) -> Iterator[tuple[bytes, bytes]]:
+    return ((get(0), pickle.NONE) for _ in range(count))
+
+
 def run_if_loaded(name: str, *arguments: bytes) -> bytes:
     """Would leave a file behind in the scratch folder, if anybody called it."""
     return mapping((text("w"), PLAIN), (text("x"), call(name, *arguments)))
@@ -268,6 +331,42 @@ PICKLES: Group = {
     "code before the magic": (lambda: pickled(call("os.system", text("touch canary"))), UNSAFE),
     "a storage of another kind": (lambda: pt(several(text("module"), text("x")) + pickle.BINPERSID), CORRUPT),
     "a build of anything": (lambda: pt(glob("torch.Tensor") + mapping((text("x"), number(1))) + pickle.BUILD), CORRUPT),
+    "a function of the system, never called": (lambda: pt(weights((text("x"), glob("os.system"))), TWELVE), UNSAFE),
+    "code that is thrown away": (
+        lambda: pt(call("os.system", text("touch canary")) + pickle.POP + weights(), TWELVE),
+        UNSAFE,
+    ),
+    "code in the state of an object": (
+        lambda: pt(
+            weights((text("x"), new("my.Config") + mapping((text("y"), glob("builtins.exec"))) + pickle.BUILD)), TWELVE
+        ),
+        UNSAFE,
+    ),
+    "code by a number": (lambda: pt(weights((text("x"), pickle.EXT4 + b"\1\0\0\0")), TWELVE), None),
+    "an object that reduces to a call of a call": (
+        lambda: pt(
+            weights((text("x"), call("functools.partial", glob("print"), text("x")) + several() + pickle.REDUCE)),
+            TWELVE,
+        ),
+        None,
+    ),
+    "a class of the user's in place of the weights": (lambda: pt(new("my.Model")), CORRUPT),
+    "getattr of a module": (
+        lambda: pt(weights((text("x"), call("builtins.getattr", glob("my.Config"), text("system")))), TWELVE),
+        None,
+    ),
+    "a class of a legacy file": (
+        lambda: pt(
+            several(text("module"), glob("my.Model"), text("x.py"), text("import os"))
+            + pickle.BINPERSID
+            + several()
+            + pickle.REDUCE
+        ),
+        CORRUPT,
+    ),
+    "a plain pickle of protocol 5": (lambda: pickle.dumps({"w": [1.0]}, protocol=5), CORRUPT),
+    "a plain pickle of protocol 0": (lambda: pickle.dumps({"w": [1.0]}, protocol=0), CORRUPT),
+    "a buffer out of the file": (lambda: pt(weights((text("x"), pickle.NEXT_BUFFER)), TWELVE), CORRUPT),
     # Memory
     "an expanded tensor of 10^11 numbers": (lambda: pt(mapping((text("w"), tensor([10**11], [0])))), UNSUPPORTED),
     "an expanded tensor of 10^30 numbers": (
@@ -360,7 +459,67 @@ PICKLES: Group = {
         lambda: pt(weights((text("x"), call("_codecs.encode", text("x" * 1000), text("punycode")))), TWELVE),
         None,
     ),
+    "a text of 40 MB": (lambda: pt(weights((text("x"), text("x" * 40_000_000))), TWELVE), None),
+    "bytes of 40 MB": (
+        lambda: pt(weights((text("x"), pickle.BINBYTES8 + struct.pack("<Q", 40_000_000) + bytes(40_000_000))), TWELVE),
+        None,
+    ),
+    "a line of 40 MB": (lambda: pt(weights((text("x"), pickle.UNICODE + b"x" * 40_000_000 + b"\n")), TWELVE), CORRUPT),
+    "a frame of 2^60": (lambda: pt(pickle.FRAME + struct.pack("<Q", 1 << 60) + weights(), TWELVE), None),
+    "wide texts": (lambda: pt(weights((text("x"), listed(*[text("\U0001f600" * 50)] * 600_000))), TWELVE), CORRUPT),
+    "a million objects": (
+        lambda: pt(
+            weights((text("x"), glob("a.B") + put(0)), (text("y"), listed(*[get(0) + OBJECT] * 1_000_000))), TWELVE
+        ),
+        CORRUPT,
+    ),
+    "copies of a long tuple": (
+        lambda: pt(weights((text("x"), _copies("collections.deque", several))), TWELVE),
+        CORRUPT,
+    ),
+    "a memo of everything": (
+        lambda: pt(weights((text("x"), listed(*[pickle.NONE + pickle.MEMOIZE] * 3_000_000))), TWELVE),
+        CORRUPT,
+    ),
+    "the same again and again": (
+        lambda: pt(weights((text("x"), several(pickle.NONE, *[pickle.DUP] * 4_000_000))), TWELVE),
+        None,
+    ),
     # Time
+    "objects in objects": (
+        lambda: pt(weights((text("x"), glob("a.B") + put(0) + pickle.POP + nested_objects(300_000))), TWELVE),
+        None,
+    ),
+    "states in states": (lambda: pt(weights((text("x"), nested_states(200_000))), TWELVE), None),
+    "a tower of objects as a key": (
+        lambda: pt(
+            weights((text("x"), memo_tower()), (text("y"), mapping((call("a.B", get(LEVELS)), number(1))))), TWELVE
+        ),
+        None,
+    ),
+    "a tower of modules": (lambda: pt(module_tower()), CORRUPT),
+    "a module in itself": (
+        lambda: pt(new("a.Net") + put(0) + module_state(tensors=(), children=((text("x"), get(0)),)) + pickle.BUILD),
+        CORRUPT,
+    ),
+    "many keys of one large module": (
+        lambda: pt(mapping((text("m"), module_of(3_000) + put(0)), *_keys(3_000, get(0)))),
+        MISMATCHED,
+    ),
+    "many objects around one large module": (
+        lambda: pt(mapping((text("m"), module_of(3_000) + put(0)), *_keys(3_000, new("a.B") + around(get(0))))),
+        MISMATCHED,
+    ),
+    "many averages of one large module": (
+        lambda: pt(mapping((text("m"), module_of(3_000) + put(0)), *_keys(3_000, new("a.B") + around(get(0)), "ema_"))),
+        CORRUPT,
+    ),
+    "a number of a million digits again and again": (
+        lambda: pt(weights((text("x"), mapping((_long(1_000_000) + put(0), pickle.NONE), *_same(100_000)))), TWELVE),
+        None,
+    ),
+    "digits of a million": (lambda: pt(weights((text("x"), pickle.LONG + b"9" * 1_000_000 + b"L\n")), TWELVE), CORRUPT),
+    "digits of 5,000": (lambda: pt(weights((text("x"), pickle.INT + b"9" * 900 + b"\n")), TWELVE), None),
     "a key that takes for ever to hash": (
         lambda: pt(weights((text("x"), memo_tower()), (text("y"), mapping((get(LEVELS), number(1))))), TWELVE),
         None,
@@ -536,11 +695,11 @@ def _sparse(count: int) -> bytes:
     )
 
 
-def _copies(name: str) -> bytes:
+def _copies(name: str, made: Callable[..., bytes] = listed) -> bytes:
     """A list of 20,000, copied 20,000 times by a file of 300 KB."""
     item = several(number(1), number(2)) if "Dict" in name else number(1)
     calls = listed(*[get(1) + get(2) + pickle.REDUCE] * 20_000)
-    return several(listed(*[item] * 20_000) + put(0), glob(name) + put(1), several(get(0)) + put(2), calls)
+    return several(made(*[item] * 20_000) + put(0), glob(name) + put(1), several(get(0)) + put(2), calls)
 
 
 def _keys(count: int, value: bytes, prefix: str = "k") -> Iterator[tuple[bytes, bytes]]:

@@ -239,6 +239,8 @@ NAMES = st.sampled_from(
         *("numpy._core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.ndarray"),
         *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
         *("os.system", "builtins.eval", "builtins.getattr", "posix.mkdir", "torch.load", "argparse.Namespace"),
+        *("my.Config", "functools.partial", "copyreg._reconstructor", "copyreg.__newobj__", "collections.defaultdict"),
+        *("collections.deque", "builtins.dict", "builtins.bytes", "torch.distributed.tensor.DTensor"),
     ]
 )
 PICKLED_VALUES = st.one_of(
@@ -250,6 +252,16 @@ PICKLED_VALUES = st.one_of(
     st.integers(0, 6).map(get),
     NAMES.map(glob),
 )
+
+
+def _joined(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(key + value for key, value in pairs)
+
+
+def module_like(*items: tuple[bytes, bytes]) -> bytes:
+    """An object with the attributes of a module."""
+    parts = ((text(part), mapping(*items)) for part in ("_parameters", "_buffers", "_modules"))
+    return new("my.Net") + mapping(*parts) + pickle.BUILD
 
 
 @functools.cache
@@ -266,6 +278,11 @@ def pickled_values(is_legacy: bool) -> st.SearchStrategy[bytes]:
             st.tuples(inner, st.integers(0, 6)).map(lambda each: each[0] + put(each[1])),
             st.tuples(inner, inner).map(lambda each: each[0] + each[1] + pickle.BUILD),
             inner.map(lambda each: each + pickle.BINPERSID),
+            few.map(lambda each: pickle.MARK + b"".join(each) + pickle.FROZENSET),
+            few.map(lambda each: pickle.MARK + b"".join(each) + pickle.OBJ),
+            st.tuples(inner, few).map(lambda each: each[0] + pickle.MARK + b"".join(each[1]) + pickle.APPENDS),
+            st.tuples(inner, pairs).map(lambda each: each[0] + pickle.MARK + _joined(each[1]) + pickle.SETITEMS),
+            pairs.map(lambda each: module_like(*each)),
         )
 
     return st.recursive(st.one_of(PICKLED_VALUES, tensors(is_legacy)), larger, max_leaves=12)

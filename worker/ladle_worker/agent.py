@@ -171,6 +171,9 @@ class Attempt:
         paths = {
             "ckpt_dir": ckpt_dir,
             "val_set": spec.with_val_sets(lambda field, path: str(resolve_inside(path, roots, field=field))),
+            "base_model": str(resolve_inside(spec.adapters.base_model, roots, field="adapters.base_model"))
+            if spec.adapters.base_model
+            else None,
             "train_set": str(resolve_inside(spec.train_set.path, roots, field="train_set.path"))
             if spec.train_set
             else None,

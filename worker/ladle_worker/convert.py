@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ladle_engine
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
     Catalog,
     CheckpointsFound,
     EventBody,
+    Inspection,
     JobResult,
     JobSpec,
     MemoryPlanned,
@@ -55,12 +58,17 @@ ARGUMENTS = {
     "method.options": "method_options",
     "task.name": "task",
     "task.options": "task_options",
+    "adapters.space": "adapter_space",
+    "adapters.rank": "adapter_rank",
+    "adapters.error": "adapter_error",
+    "adapters.base_model": "base_model",
     "train_set.path": "train_set",
     "train_set.use": "train_set_use",
     "output.name": "output",
+    "output.format": "output_format",
 }
 """Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
-PATHS = frozenset({"ckpt_dir", "val_set", "train_set.path", "output.name"})
+PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "train_set.path", "output.name"})
 """Resolved by the agent, which passes them on its own."""
 NOT_FOR_THE_ENGINE = frozenset({"resources.nodes", "resources.ranks_per_node", "priority", "labels"})
 
@@ -107,6 +115,16 @@ def job_result(outcome: Outcome, destination: Path) -> JobResult:
         "files": dict(outcome.files),
     }
     return JobResult(**well_formed(fields))
+
+
+def inspection(found: ladle_engine.Inspection) -> Inspection:
+    """What the engine found in a folder, as it is sent to clients."""
+    fields = well_formed(found.to_json())
+    fields["warnings"] = [in_spec_words(warning) for warning in fields["warnings"]]
+    problems = [*fields["problems"], *(each["problem"] for each in fields["checkpoints"] if each["problem"])]
+    for problem in problems:
+        problem["message"] = in_spec_words(problem["message"])
+    return Inspection.model_validate_json(json.dumps(fields))
 
 
 def catalog(methods: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> Catalog:

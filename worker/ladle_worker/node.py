@@ -20,6 +20,7 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_worker.claim import fate_of
 from ladle_worker.confinement.choose import choose
 from ladle_worker.connection import OutageLog, connect, patiently
+from ladle_worker.inspections import Inspections
 from ladle_worker.job_folder import jobs_with_folders
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
@@ -59,6 +60,7 @@ class Node:
         """What this node's ranks are confined in."""
         self._leaving = threading.Event()
         self._is_registered = False
+        self._inspections = Inspections(settings, self.protections, self._leaving)
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
 
     def wait_for_redis(self, between: Callable[[], None]) -> None:
@@ -75,6 +77,7 @@ class Node:
 
     def start(self) -> None:
         self._thread.start()
+        self._inspections.start()
 
     def leave(self) -> None:
         """Safe in a signal handler, because the thread does the work."""

@@ -125,6 +125,7 @@ def _average(job: dict[str, Any], events: Events) -> Outcome:
     return average(
         job["ckpt_dir"],
         job["val_set"],
+        base_model=job["base_model"],
         train_set=job["train_set"],
         output=job["staging"],
         state_dir=job["state"],

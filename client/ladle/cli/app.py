@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import RenderableType
@@ -15,10 +15,18 @@ from ladle._errors import JobCancelled, LadleError
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
-from ladle.cli.job_flags import JobArguments, JobCommand, WrongUsage, pairs, with_job_flags
+from ladle.cli.job_flags import (
+    InspectArguments,
+    JobArguments,
+    JobCommand,
+    WrongUsage,
+    pairs,
+    with_inspect_flags,
+    with_job_flags,
+)
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
-from ladle_contracts import JobState
+from ladle_contracts import JobState, Output
 from ladle_contracts.safe_text import one_line
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
@@ -43,6 +51,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
+DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(task_commands.app, name="task")
 app.add_typer(token_commands.app, name="token")
@@ -82,6 +91,76 @@ def run(
     _refuse_missing(job.inputs)
     record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
     _end_with(record, as_json)
+
+
+@app.command()
+@with_inspect_flags
+def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only.
+
+    It looks at this machine's files or, with `--url` or without the worker installed, asks a service. It ends with 0 if
+    `ladle run` can begin, else with 1.
+
+    Example: `ladle inspect runs/resnet/checkpoints`
+    """
+    from ladle.cli.inspection_view import inspection_view
+
+    found = _inspect(folder, url, token)
+    _show(found, inspection_view, as_json)
+    sys.exit(OK if found.usable else FAILED)
+
+
+def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> Any:
+    from ladle.cli.installed import inspect_here, prefers_service
+
+    if prefers_service(url):
+        with _client(url, token) as client:
+            return client.inspect(folder.ckpt_dir, **folder.options)
+    with err.status("looking at headers ..."):
+        return inspect_here(folder.request)
+
+
+@app.command()
+def convert(  # noqa: PLR0913  # a flag each
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of checkpoints.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")],
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="The type of the weights. [`keep`, `float32`, `bfloat16`, `float16`]")
+    ] = "keep",
+    max_shard_bytes: Annotated[
+        int, typer.Option(metavar="BYTES", parser=whole_number(1 << 20), help="The largest size of one weights file.")
+    ] = 5_000_000_000,
+    pattern: Annotated[str | None, typer.Option(metavar="GLOB", help="Take only checkpoints of these names.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave checkpoints out. [may be repeated]")
+    ] = None,
+    component: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of checkpoints made of several models, the name of one: `unet`.")
+    ] = None,
+    use_ema: Annotated[
+        bool, typer.Option("--use-ema", help="Take the average that was made while training, in place of the model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write checkpoints of any layout as safetensors, with config and tokenizer. Nothing is averaged.
+
+    One checkpoint becomes the folder OUTPUT. Several become folders in it.
+
+    Example: `ladle convert runs/old/model.pt converted --dtype bfloat16`
+    """
+    from ladle.cli.installed import convert_here
+
+    _refuse_missing([source])
+    if dtype not in DTYPES:
+        raise WrongUsage(f"`--dtype` must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
+    chosen = {"pattern": pattern, "exclude": exclude or None, "component": component, "use_ema": use_ema}
+    with err.status("converting ..."):
+        folders = convert_here(source, output, dtype=dtype, max_shard_bytes=max_shard_bytes, **chosen)
+    if as_json:
+        typer.echo(to_json(folders, indent=2))
+        return
+    for folder in folders:
+        out.say(folder)
 
 
 @app.command()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ladle._address import URL_VARIABLE
 from ladle._client import Client
 from ladle._errors import ConfigurationError, LadleError, ServiceUnreachable
 from ladle.cli.stack import StackError, has_extra
-from ladle_contracts import Catalog, JobSpec
+from ladle_contracts import Catalog, Inspection, InspectRequest, JobSpec
 from ladle_contracts.safe_text import one_line
 
 TAIL_LINES = 12
@@ -25,18 +27,55 @@ class Refused(LadleError):
     """The job would fail before it reads any weights."""
 
 
-def refuse_bad_input(spec: JobSpec, results: Path) -> None:
-    """Raises `Refused` with the message and the reason of the job that would fail."""
+def check_input(spec: JobSpec, results: Path, show: Callable[[Inspection], None]) -> None:
+    """Shows what is in the folder. Raises `Refused` with the message and the reason of the job that would fail."""
     request = {"spec": spec.model_dump(mode="json"), "results": str(results)}
     done = _ask("precheck", json.dumps(request))
     answer = _last_line(done)
     if answer is None:
         raise StackError("\n".join(["The worker could not check the input:", *_tail(done.stderr)]))
+    if answer.get("inspection"):
+        show(Inspection.read(json.dumps(answer["inspection"])))
     if answer["ok"]:
         return
     tail = [line for line in _tail(done.stderr) if one_line(answer["message"]) not in line]
     lines = ["The log ends with:", *tail] if tail else []
+    if answer.get("inspection") and not answer["inspection"]["usable"]:
+        lines.append(
+            one_line(f"`ladle inspect {shlex.quote(next(iter(spec.ckpt_dirs.values())))}` shows what is there.")
+        )
     raise Refused("\n".join([one_line(f"The job cannot run: {answer['message']} [{answer['reason']}]"), *lines]))
+
+
+def prefers_service(url: str | None) -> bool:
+    """Whether a folder is inspected by a service: one is named, or there is no worker here."""
+    return bool(url or os.environ.get(URL_VARIABLE)) or not has_extra("worker")
+
+
+def inspect_here(request: InspectRequest) -> Inspection:
+    """Inspects a folder with the worker that is installed here. Raises `StackError`."""
+    done = _ask("inspect_folder", json.dumps({"request": request.model_dump(mode="json"), "roots": None}))
+    answer = _last_line(done)
+    if answer is None:
+        raise StackError("\n".join(["The worker could not inspect the folder:", *_tail(done.stderr)]))
+    if not answer["ok"]:
+        raise Refused(one_line(answer["message"]))
+    return Inspection.read(json.dumps(answer["inspection"]))
+
+
+def convert_here(source: Path, output: Path, **options: Any) -> list[str]:
+    """Converts checkpoints with the worker that is installed here; the folders. Raises `Refused` or `StackError`."""
+    if not has_extra("worker"):
+        raise StackError("Converting needs the extra worker, which is not installed. Run: pip install 'ladle[worker]'")
+    asked = {"source": str(source.expanduser().absolute()), "output": str(output.expanduser().absolute()), **options}
+    done = _ask("convert_folder", json.dumps(asked))
+    answer = _last_line(done)
+    if answer is None:
+        raise StackError("\n".join(["The checkpoints could not be converted:", *_tail(done.stderr)]))
+    if not answer["ok"]:
+        raise Refused(one_line(f"{answer['message']} [{answer['reason']}]"))
+    folders: list[str] = answer["folders"]
+    return folders
 
 
 def describe() -> dict[str, Any]:

@@ -9,8 +9,8 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -20,7 +20,8 @@ import typer
 from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
-from ladle._spec import build_spec
+from ladle._spec import build_inspection, build_spec
+from ladle_contracts import InspectRequest
 from ladle_contracts.roots import splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
@@ -115,6 +116,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
         Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
     ),
+    "Adapters": (
+        Flag("adapters.space", "--adapter-space", "SPACE"),
+        Flag("adapters.rank", "--adapter-rank", "N"),
+        Flag("adapters.error", "--adapter-error", "SHARE"),
+        Flag("adapters.base_model", "--base-model", "PATH"),
+    ),
     "Task and data": (
         Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
         Flag("task.options", "--task-option", "NAME=VALUE", "`ladle tasks` lists them for every task."),
@@ -134,6 +141,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("output.name", "--output", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
+        Flag("output.format", "--output-format", "FORMAT"),
     ),
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),
@@ -147,6 +155,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""
 
 FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
+INSPECT_FLAGS = tuple(flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "method"))
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
 BETWEEN = "\0"
 """Stands between the two values of a flag that has two: no argument of a program can hold it."""
@@ -189,9 +198,19 @@ class JobArguments:
     def inputs(self) -> list[Path]:
         """Every file or folder that the job reads."""
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
-        train_set = self.options.get("train_set", {}).get("path")
+        others = (("train_set", "path"), ("adapters", "base_model"))
+        given = [self.options.get(part, {}).get(name) for part, name in others]
         ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
-        return [*map(_without_glob, ckpt_dirs), *val_sets, *([train_set] if train_set else [])]
+        return [*map(_without_glob, ckpt_dirs), *val_sets, *(path for path in given if path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """The folder that a command line describes; the arguments of `Client.inspect`."""
+
+    ckpt_dir: Path | tuple[Path, ...]
+    options: Mapping[str, Any]
+    request: InspectRequest
 
 
 def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Callable[..., None]:
@@ -199,18 +218,33 @@ def with_job_flags(command: Callable[Concatenate[JobArguments, P], None]) -> Cal
 
     A rule that is broken ends the program with a message about the flag, before anything is sent or started.
     """
+    return _with_flags(command, tuple(ARGUMENTS), _in_panels(), _job_arguments)
+
+
+def with_inspect_flags(command: Callable[Concatenate[InspectArguments, P], None]) -> Callable[..., None]:
+    """The same with the flags that say which checkpoints, task and method."""
+    panels = [(flag, panel) for flag, panel in _in_panels() if flag in INSPECT_FLAGS]
+    return _with_flags(command, ("ckpt_dir",), panels, _inspect_arguments)
+
+
+def _with_flags(
+    command: Callable[..., None],
+    arguments: Sequence[str],
+    panels: Sequence[tuple[Flag, str]],
+    read: Callable[[Mapping[str, Any]], Any],
+) -> Callable[..., None]:
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     parameters = [
-        *map(_path_parameter, ARGUMENTS),
+        *map(_path_parameter, arguments),
         _more_parameter(),
-        *(_parameter(*each) for each in _in_panels()),
+        *(_parameter(*each) for each in panels),
         *own,
     ]
 
     @wraps(command)
     def with_flags(**given: Any) -> None:
-        values = {name: given.pop(name) for name in (*ARGUMENTS, ALSO, *(flag.parameter for flag in FLAGS))}
-        command(_job_arguments(values), **given)  # type: ignore[call-arg]  # typer passes what the signature says
+        values = {name: given.pop(name) for name in (*arguments, ALSO, *(flag.parameter for flag, _ in panels))}
+        command(read(values), **given)
 
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -277,8 +311,11 @@ def _more_parameter() -> inspect.Parameter:
 
 
 def _without_glob(path: Path) -> Path:
-    """What of a path must be there."""
-    return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
+    """The folder of a glob that matches something; else the path itself, which must be there then."""
+    for folder, rest in splits(path.expanduser()):
+        if folder.exists() and (not rest.parts or any(folder.glob(str(rest)))):
+            return folder
+    return path
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
@@ -310,21 +347,44 @@ def _choices(flag: Flag) -> Callable[[str], list[str]] | None:
 
 
 def _job_arguments(values: Mapping[str, Any]) -> JobArguments:
+    options = _options(values, FLAGS)
+    job = JobArguments(ckpt_dir=_ckpt_dirs(values), val_set=val_sets(values["val_set"]), options=options)
+    with _about_flags():
+        build_spec(job.ckpt_dir, job.val_set, job.options)
+    return job
+
+
+def _inspect_arguments(values: Mapping[str, Any]) -> InspectArguments:
+    options = _options(values, INSPECT_FLAGS)
+    ckpt_dir = _ckpt_dirs(values)
+    with _about_flags():
+        request = build_inspection(ckpt_dir, options)
+    return InspectArguments(ckpt_dir=ckpt_dir, options=options, request=request)
+
+
+def _ckpt_dirs(values: Mapping[str, Any]) -> Path | tuple[Path, ...]:
+    more = values[ALSO] or []
+    return (values["ckpt_dir"], *more) if more else values["ckpt_dir"]
+
+
+def _options(values: Mapping[str, Any], flags: Sequence[Flag]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for flag in FLAGS:
+    for flag in flags:
         given = values[flag.parameter]
         if given not in (None, [], ()):
             part, _, name = flag.path.rpartition(".")
             (options.setdefault(part, {}) if part else options)[name] = _read(given, flag)
-    more = values[ALSO] or []
-    ckpt_dir = (values["ckpt_dir"], *more) if more else values["ckpt_dir"]
-    job = JobArguments(ckpt_dir=ckpt_dir, val_set=val_sets(values["val_set"]), options=options)
+    return options
+
+
+@contextmanager
+def _about_flags() -> Iterator[None]:
+    """A rule that is broken, in words about flags."""
     try:
-        build_spec(job.ckpt_dir, job.val_set, job.options)
+        yield
     except InvalidSpec as error:
         sentences = [one_line(f"`{flag_for(each['field'])}` {each['message']}.") for each in error.errors]
         raise WrongUsage("\n".join(sentences) or str(error)) from error
-    return job
 
 
 def _read(given: Any, flag: Flag) -> Any:

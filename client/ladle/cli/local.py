@@ -18,8 +18,9 @@ from ladle._errors import LadleError
 from ladle._job import Job
 from ladle._spec import CkptDir, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
-from ladle.cli.console import SafeConsole
-from ladle.cli.installed import refuse_bad_input
+from ladle.cli.console import SafeConsole, in_lines
+from ladle.cli.inspection_view import short_form
+from ladle.cli.installed import check_input
 from ladle.cli.stack import (
     LocalStack,
     StackError,
@@ -30,7 +31,7 @@ from ladle.cli.stack import (
     running_stack,
 )
 from ladle.cli.watch import follow_job
-from ladle_contracts import JobRecord
+from ladle_contracts import Inspection, JobRecord
 from ladle_contracts.safe_text import one_line
 
 
@@ -102,8 +103,13 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
-    with err.status("checking the input ..."):
-        refuse_bad_input(build_spec(ckpt_dir, val_set, options), results.absolute())
+    found: list[Inspection] = []
+    try:
+        with err.status("checking the input ..."):
+            check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), found.append)
+    finally:
+        for each in [] if as_json else found:
+            out.print(short_form(in_lines(each)))
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
             roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"

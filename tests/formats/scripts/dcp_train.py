@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from common import State, main, result_of, same
+from common import State, main, result_of
 from ranks import on_ranks
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict

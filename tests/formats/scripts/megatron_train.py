@@ -9,11 +9,10 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from common import State, main, result_of
+from common import State, main
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
 from ranks import on_ranks
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
 from ladle_engine.storage.far.presence import Parts, Range
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
-from ladle_engine.storage.input_file import BytesSource, Identity
+from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
 
 
 def fetch_weights(readers: Sequence[TensorReader]) -> None:
@@ -18,12 +20,18 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
         return
     wanted: dict[Path, Parts | None] = {}
     for reader in readers:
-        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in reader.files]
-        noting = reader.through(places)
-        for name in reader.tensors():
+        # What an adapter looks like is computed from all of them: noted is what is read of its own file.
+        stored = reader.adapter.weights if isinstance(reader, AdapterReader) else reader
+        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in stored.files]
+        noting = stored.through(places)
+        for name in stored.tensors():
             noting.read(name)
         wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
     presence.fetch(wanted)
+    for reader in readers:
+        for file in reader.files:
+            if isinstance(file, InputFile):
+                file.look_again()
 
 
 class _Places:
@@ -46,7 +54,10 @@ class _Places:
         return self._source.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        self.ranges.append((offset, offset + len(buffer)))
+        if isinstance(self._source, FileParts):
+            self.ranges += self._source.ranges_at(offset, len(buffer))
+        else:
+            self.ranges.append((offset, offset + len(buffer)))
 
     def read_gap_into(self, buffer: memoryview, offset: int) -> None:
         return

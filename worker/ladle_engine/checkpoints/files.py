@@ -19,8 +19,8 @@ from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import beginning_of, is_file, is_folder, is_link, is_there, lies_in
 
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?=\.|$)", re.IGNORECASE)
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".nemo")
+WEIGHTS = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar|nemo)(?=\.|$)", re.IGNORECASE)
 NOT_WEIGHTS = re.compile(
     r"(optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|trainer|adapter_model|train\.|sampler|dataloader|"
     r"opt[0-9]+\.|.*(optim|model)_states)",

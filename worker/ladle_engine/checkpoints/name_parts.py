@@ -9,7 +9,7 @@ from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 
-SUFFIXES = re.compile(r"(\.(safetensors|pt|pth|bin|ckpt|tar|index\.json))+$", re.IGNORECASE)
+SUFFIXES = re.compile(r"(\.(safetensors|pt|pth|bin|ckpt|tar|nemo|index\.json))+$", re.IGNORECASE)
 
 
 class Counts(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,25 @@ UNSUPPORTED_DTYPES = {
 """Types of the format that have no average."""
 
 
+MOST_KEPT_BYTES = 8 << 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    tensors: dict[str, TensorInfo]
-    offsets: dict[str, int]
+    tensors: Mapping[str, TensorInfo]
+    offsets: Mapping[str, int]
     """Tensor name -> its first byte in the file."""
-    metadata: dict[str, str]
+    metadata: Mapping[str, str]
+
+
+_last: tuple[bytes, int, Header] | None = None
+"""The header that was read last, as it stands in the file, with the file's size. Checkpoints of one run have the same,
+and parsing it takes most of the time that opening one takes."""
 
 
 def header_of(file: InputFile) -> Header:
     """Raises `CheckpointError` (corrupt-checkpoint) naming the file, the rule and the value."""
+    global _last
     path = file.path
     if file.size < 8:
         raise corrupt(path, f"must be at least 8 bytes long, but is {file.size}")
@@ -75,6 +85,9 @@ def header_of(file: InputFile) -> Header:
     if header_bytes > min(MAX_HEADER_BYTES, file.size - 8):
         raise corrupt(path, f"is {file.size:,} bytes long, but its header claims {header_bytes:,} bytes")
     text = file.read(8, header_bytes)
+    last = _last
+    if last is not None and last[:2] == (text, file.size):
+        return last[2]
     try:
         parsed = parse_json(text, most_bytes=MAX_HEADER_BYTES, most_values=VALUES_PER_TENSOR * MAX_TENSORS, unique=True)
     except ValueError as error:
@@ -87,7 +100,10 @@ def header_of(file: InputFile) -> Header:
     tensors = {name: _tensor_info(path, name, entry) for name, entry in parsed.items()}
     _check_offsets(path, parsed, data_bytes=file.size - 8 - header_bytes)
     offsets = {name: 8 + header_bytes + entry["data_offsets"][0] for name, entry in parsed.items()}
-    return Header(tensors=tensors, offsets=offsets, metadata=metadata if isinstance(metadata, dict) else {})
+    header = Header(tensors=tensors, offsets=offsets, metadata=metadata if isinstance(metadata, dict) else {})
+    if header_bytes <= MOST_KEPT_BYTES:
+        _last = (text, file.size, header)
+    return header
 
 
 def stored_tensors(file: InputFile) -> StoredFile:

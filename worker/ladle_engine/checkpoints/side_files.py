@@ -49,7 +49,7 @@ OF_THE_OLD_MODEL = (
 """Scores, logs, settings of the training, indices of the old shards, the old model's card."""
 NEVER = re.compile(
     r"""
-      safetensors|pth?|bin|ckpt|tar|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
+      safetensors|pth?|bin|ckpt|tar|nemo|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
     | pkl|pickle|joblib|np[yz]|pyc?|ipynb|sh|so|c|cpp|cu|js|exe|slurm|sbatch
     | png|jpe?g|gif|svg|pdf|mp4|wav|zip|t?gz|bz2|xz|zst|7z|[ct]sv|jsonl|ndjson|parquet|arrow|db|sqlite|lmdb
     | log|out|err|html|md|rst|lock|te?mp|part|partial|incomplete|bak|orig|swp|md5|sha256|pid

@@ -6,33 +6,31 @@ import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ladle_engine.checkpoints.architectures import unlike_reference
-from ladle_engine.checkpoints.check import check_names
-from ladle_engine.checkpoints.discover import discover
+from ladle_engine.checkpoints.architectures import unlike
+from ladle_engine.checkpoints.differences import differences, explain
+from ladle_engine.checkpoints.discover import discover, of_kind
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
+from ladle_engine.checkpoints.layouts.components import is_of
+from ladle_engine.checkpoints.left_out import Globs, LeftOut
 from ladle_engine.checkpoints.order import arrange
-from ladle_engine.checkpoints.readers import keeping_files_open
-from ladle_engine.checkpoints.sources import sources_of
+from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.errors import EngineError
+from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.inspection.copies import Copies
 from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
 from ladle_engine.methods import AUTO
-from ladle_engine.paths import PathLike
-from ladle_engine.progress import ignore
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
 
-@keeping_files_open()
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
-    ckpt_dir: PathLike,
+    ckpt_dir: CkptDir,
     *,
     task: str | type[Task] | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
@@ -43,6 +41,11 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     steps: Sequence[int | float] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    use_ema: bool = False,
+    like: str | None = None,
+    skip_tensors: Globs | None = None,
+    take_from: Mapping[str, Globs] | None = None,
+    component: str | None = None,
 ) -> Inspection:
     """Says what is in a folder of checkpoints, and what `average` with the same arguments would do with it.
 
@@ -52,29 +55,38 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     Raises:
         ValueError: an argument breaks its own rule.
     """
-    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order)
+    filters = Filters(pattern=pattern, exclude=exclude, last=last, steps=steps, order=order, like=like)
+    selection = {
+        **{"pattern": pattern, "last": last, "steps": steps, "order": order, "exclude": filters.excluded},
+        **{"use_ema": use_ema, "like": like, "skip_tensors": skip_tensors, "take_from": take_from},
+        "component": component,
+    }
+    LeftOut(skip_tensors=skip_tensors, take_from=take_from)
     wishes = Wishes(task=task, task_options=task_options or {}, method=method, method_options=method_options or {})
-    folder = Path(ckpt_dir)
     try:
-        if not is_folder(folder):
-            message = f"`ckpt_dir=` must be a folder, but `{folder}` is not."
-            return _nothing(folder, EngineError("no-checkpoints", message))
-        return _Inspector(folder, filters, wishes).inspect()
+        return _Inspector(ckpt_dir, selection, wishes).inspect()
     except (EngineError, OSError) as error:
-        return _nothing(folder, error)
-
-
-def _nothing(folder: Path, error: Exception) -> Inspection:
-    return Inspection(folder=str(folder), usable=False, problems=(problem_of(error),))
+        shown = ", ".join(str(path) for path in paths_of(ckpt_dir)[:3])
+        return Inspection(folder=shown, usable=False, problems=(problem_of(error),))
 
 
 class _Inspector:
-    def __init__(self, folder: Path, filters: Filters, wishes: Wishes) -> None:
-        candidates, passed_over = scan(sources_of(folder))
-        looks = Looks()
-        self._folder, self._filters, self._wishes = folder, filters, wishes
-        self._looks = {each.checkpoint.name: looks.at(each) for each in candidates}
-        self._headers = looks
+    """Raises `EngineError` or `OSError` where there is nothing to look at."""
+
+    def __init__(self, ckpt_dir: CkptDir, selection: Mapping[str, Any], wishes: Wishes) -> None:
+        sources = sources_of(ckpt_dir)
+        if not is_folder(sources.folder):
+            raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{sources.folder}` is not.")
+        self._ckpt_dir, self._folder, self._wishes = ckpt_dir, sources.folder, wishes
+        self._selection = dict(selection)
+        component = selection["component"]
+        candidates, passed_over = scan(sources, component)
+        self._headers = Looks()
+        self._looks = {
+            each.checkpoint.name: self._headers.at(of_kind(each, selection["use_ema"]))
+            for each in candidates
+            if component is None or is_of(component, each.checkpoint.name)
+        }
         self._passed_over = tuple(LeftAside(name=each.name, reason=each.reason) for each in passed_over)
         self._copies = Copies(self._looks)
         self._problems: list[Problem] = []
@@ -96,71 +108,68 @@ class _Inspector:
 
     def _find(self) -> CheckpointSet | None:
         """What `average` would take. Where it would refuse, what is left without those that cannot be used."""
-        found = self._discover([])
+        found = self._discover()
         bad = [] if found is None else [name for name in found.names if self._looks[name].problem is not None]
         for name in bad:
             self._add(self._looks[name].problem)
         all_bad = [name for name, look in self._looks.items() if look.problem is not None]
         if all_bad and (found is None or bad):
-            found = self._discover(all_bad)
+            self._selection["exclude"] = [*self._selection["exclude"], *map(glob.escape, all_bad)]
+            found = self._discover()
         return None if found is None else self._of_one_architecture(found)
+
+    def _discover(self, **changed: Any) -> CheckpointSet | None:
+        try:
+            return discover(self._ckpt_dir, **{**self._selection, **changed}, once=self._copies.once)
+        except (EngineError, OSError) as error:
+            self._add(problem_of(error))
+            return None
 
     def _of_one_architecture(self, found: CheckpointSet) -> CheckpointSet | None:
         """Without those that are unlike the others; what is unlike is said in their rows."""
-        unlike = self._unlike(found)
-        common = Counter(map(self._architecture, unlike.keys())).most_common(1)
-        if common and 2 * common[0][1] > len(found.names):
+        differing = self._differing(found)
+        if not differing:
+            return found
+        self._add(problem_of(unlike(found)))
+        common, count = Counter(map(self._architecture, differing)).most_common(1)[0]
+        if 2 * count > len(found.names):
             # The reference, which is the last one, is the odd one out.
-            others = [name for name in self._looks if self._architecture(name) != common[0][0]]
-            of_most = self._discover(others)
+            like = next(name for name in differing if self._architecture(name) == common)
+            of_most = self._discover(like=like)
             if of_most is not None:
-                unlike = self._unlike(replace(of_most, checkpoints=(*found.checkpoints, of_most.reference)))
-                found = of_most
-        for name, problem in unlike.items():
+                differing = self._differing(replace(of_most, checkpoints=(*found.checkpoints, of_most.reference)))
+                # That the others are left out says more than what was asked for.
+                found = replace(of_most, warnings=tuple(each for each in of_most.warnings if each in found.warnings))
+        for name, problem in differing.items():
             self._looks[name].problem = problem
-        good = [name for name in found.names if name not in unlike]
+        good = [name for name in found.names if name not in differing]
         return found.of(good) if len(good) > 1 else None
 
     def _architecture(self, name: str) -> int | None:
         tensors = self._looks[name].tensors
         return None if tensors is None else 1 + self._headers.number_of(tensors)
 
-    def _discover(self, bad: Sequence[str]) -> CheckpointSet | None:
-        filters = self._filters
-        try:
-            return discover(
-                self._folder,
-                pattern=filters.pattern,
-                exclude=[*filters.excluded, *map(glob.escape, bad)],
-                last=filters.last,
-                steps=filters.steps,
-                order=filters.order,
-                once=self._copies.once,
-            )
-        except (EngineError, OSError) as error:
-            self._add(problem_of(error))
-            return None
-
-    def _unlike(self, found: CheckpointSet) -> dict[str, Problem]:
-        """Those whose tensors are not those of the reference. One of each architecture is compared."""
-        unlike: dict[str, Problem] = {}
-        known: dict[int | None, tuple[str, Problem | None]] = {}
+    def _differing(self, found: CheckpointSet) -> dict[str, Problem]:
+        """Those whose tensors are not those of the reference. One of each header is compared."""
+        told: dict[int | None, tuple[str, str | None]] = {}
         for name in found.names:
             number = self._architecture(name)
-            if number not in known:
-                known[number] = (name, _difference(found, name))
-            first, problem = known[number]
-            if problem is not None:
-                self._add(problem)
-                unlike[name] = replace(problem, message=problem.message.replace(f"`{first}`", f"`{name}`"))
-        return unlike
+            if number not in told:
+                told[number] = (name, _difference(found, name))
+        differing = {}
+        for name in found.names:
+            first, text = told[self._architecture(name)]
+            if text is not None:
+                text = text.replace(f"`{first}`", f"`{name}`")
+                differing[name] = Problem(code="mismatched-checkpoints", message=text)
+        return differing
 
     def _add(self, problem: Problem | None) -> None:
         if problem is not None and problem not in self._problems:
             self._problems.append(problem)
 
     def _rows(self, found: CheckpointSet | None) -> tuple[InspectedCheckpoint, ...]:
-        how = self._filters.order if self._filters.order in ("name", "modified") else "auto"
+        how = self._selection["order"] if self._selection["order"] in ("name", "modified") else "auto"
         arranged = arrange([look.checkpoint for look in self._looks.values()], how).checkpoints
         taken = {} if found is None else {each.name: each.step for each in found.checkpoints}
         steps = {each.name: each.step for each in arranged} | taken
@@ -188,14 +197,17 @@ class _Inspector:
         )
 
 
-def _difference(found: CheckpointSet, name: str) -> Problem | None:
-    """How a checkpoint differs from the reference."""
-    if name == found.reference.name:
+def _difference(found: CheckpointSet, name: str) -> str | None:
+    """How a checkpoint differs from the reference, in words."""
+    reference = found.reference
+    if name == reference.name:
         return None
-    try:
-        if (unlike := unlike_reference(found, name)) is not None:
-            return problem_of(unlike)
-        check_names(replace(found.of([name, found.reference.name]), identical=False), ignore)
-    except EngineError as error:
-        return problem_of(error)
-    return None
+    checkpoint = next(each for each in found.checkpoints if each.name == name)
+    with open_checkpoint(checkpoint) as reader:
+        tensors = reader.tensors()
+        ignored = {*found.taken, *found.dropped}.__contains__
+        differing = differences(found.tensors, tensors, ignored)
+        if not differing:
+            return None
+        told = explain(differing, found.tensors, tensors, reference.name, name)
+    return f"Of another architecture than `{reference.name}`: {told.text}."

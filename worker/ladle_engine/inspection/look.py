@@ -18,8 +18,8 @@ from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.inspection.types import Problem
 from ladle_engine.storage.boundary import status
 
-SAMPLED_TENSORS = 16
-LAST_TENSORS = 4
+SAMPLED_TENSORS = 10
+LAST_TENSORS = 2
 """Of the end, where heads are: what differs in a run that trains nothing else."""
 SAMPLED_NUMBERS = 16
 Tensors = Mapping[str, TensorInfo]

@@ -78,7 +78,8 @@ class Planner:
             return None
 
     def _refuse(self, methods: Plan | None) -> None:
-        check_headers(self.checkpoints, self._hear)
+        # One speaks for all: they have been compared already.
+        check_headers(self.checkpoints.of([self.checkpoints.reference.name]), self._hear)
         if methods is not None:
             refuse_bad_starts(methods, self.checkpoints.names)
         if (doubt := self.checkpoints.doubt) is not None:

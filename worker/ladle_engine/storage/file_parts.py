@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ladle_engine.storage.hashed_file import Range
-from ladle_engine.storage.input_file import ReadableFile, changed
+from ladle_engine.storage.input_file import ReadableFile
 
 
 class FileParts:
@@ -37,15 +37,25 @@ class FileParts:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fills all of `buffer`. Raises as `InputFile.read_into`."""
-        if offset + len(buffer) > self.size:
-            raise changed(self.path, "has become shorter")
+        for start, stop in self.ranges_at(offset, len(buffer)):
+            self._file.read_into(buffer[: stop - start], start)
+            buffer = buffer[stop - start :]
+
+    def read_gap_into(self, buffer: memoryview, offset: int) -> None:
+        """The same for what only a digest is made of."""
+        for start, stop in self.ranges_at(offset, len(buffer)):
+            self._file.read_gap_into(buffer[: stop - start], start)
+            buffer = buffer[stop - start :]
+
+    def ranges_at(self, offset: int, length: int) -> Iterator[Range]:
+        """Where in the file so many bytes from a position here on are."""
         number = bisect_right(self._starts, offset) - 1
-        while len(buffer):
+        while length:
             start, stop = self._ranges[number]
             start += offset - self._starts[number]
-            part = buffer[: stop - start]
-            self._file.read_into(part, start)
-            buffer, offset, number = buffer[len(part) :], offset + len(part), number + 1
+            stop = min(stop, start + length)
+            yield start, stop
+            offset, length, number = offset + stop - start, length - (stop - start), number + 1
 
     def read(self, offset: int, length: int) -> bytes:
         content = bytearray(length)

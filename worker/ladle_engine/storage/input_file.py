@@ -160,6 +160,10 @@ class InputFile:
         self.read_into(memoryview(content), offset)
         return bytes(content)
 
+    def look_again(self) -> None:
+        """Once bytes of a far file have come: that changed it."""
+        self.identity = Identity.of(os.fstat(self._descriptor))
+
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)

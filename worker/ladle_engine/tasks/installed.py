@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -22,9 +23,9 @@ def load_tasks() -> tuple[dict[str, type[Task]], dict[str, str]]:
     """Name -> task type, and name -> error for every plug-in that does not load: one broken plug-in stops no other."""
     tasks: dict[str, type[Task]] = {}
     broken: dict[str, str] = {}
-    for name in installed_names():
+    for name, found in _entry_points().items():
         try:
-            tasks[name] = load_task(name)
+            tasks[name] = _loaded(name, found)
         except TaskError as error:
             broken[name] = error.message
     return tasks, broken
@@ -36,7 +37,10 @@ def load_task(name: str) -> type[Task]:
     Raises `TaskError`: task-failed, where its code fails or breaks a rule of `Task`; unknown-task, where it is there
     twice.
     """
-    found = _entry_points()[name]
+    return _loaded(name, _entry_points()[name])
+
+
+def _loaded(name: str, found: Sequence[EntryPoint]) -> type[Task]:
     if len(found) > 1:
         owners = " and ".join(f"{each.value} of {each.dist.name if each.dist else '?'}" for each in found)
         raise TaskError("unknown-task", f"Task `{name}` must be installed once, but there are {owners}. Uninstall one.")

@@ -33,7 +33,10 @@ class Follower:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         """The stacks below the open marks."""
-        self.memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
+        """What was remembered in turn, as every pickler does."""
+        self._more: dict[int, Any] = {}
+        """By places that leave some out."""
         self.names: dict[str, Name] = {}
         self.storages: dict[str, Storage] = {}
         self.room = MAX_BYTES
@@ -59,6 +62,23 @@ class Follower:
     def number(self, num_bytes: int) -> int:
         """Unsigned."""
         return int.from_bytes(self.source.take(num_bytes), "little")
+
+    def remember(self, place: int | None = None) -> None:
+        """The last value, at the next place or at this one."""
+        value = self.stack[-1]
+        if place is None:
+            place = len(self._memo) + len(self._more)
+        if place == len(self._memo):
+            self.charge(2 * PLACE_BYTES)
+            self._memo.append(value)
+        elif 0 <= place < len(self._memo):
+            self._memo[place] = value
+        else:
+            self.charge(2 * ITEM_BYTES)
+            self._more[place] = value
+
+    def remembered(self, place: int) -> Any:
+        return self._memo[place] if 0 <= place < len(self._memo) else self._more[place]
 
     def pop_to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.outer.pop()

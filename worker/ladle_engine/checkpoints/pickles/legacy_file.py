@@ -12,7 +12,7 @@ from ladle_engine.checkpoints.pickles.torch_archive import in_file, refuse_short
 from ladle_engine.checkpoints.pickles.unwanted import wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage, StoredTensor
 from ladle_engine.checkpoints.stored import Place
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import ReadableFile
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -27,7 +27,7 @@ COUNT_BYTES = 8
 class LegacyFile:
     """Raises `Malformed` and `Unwanted` for one that is no file of `torch.save`."""
 
-    file: InputFile
+    file: ReadableFile
     value: Any
     """What was saved."""
     starts: Mapping[str, int]
@@ -39,11 +39,11 @@ class LegacyFile:
         return in_file(tensor, start)
 
 
-def begins_as_legacy(file: InputFile) -> bool:
+def begins_as_legacy(file: ReadableFile) -> bool:
     return file.read(0, min(file.size, MAGIC_BYTES)).find(MAGIC.to_bytes(10, "little")) >= 0
 
 
-def open_legacy(file: InputFile) -> LegacyFile:
+def open_legacy(file: ReadableFile) -> LegacyFile:
     if Source(file).take(1) != PROTOCOL_OPCODE:
         raise Malformed("it does not begin as `torch.save` begins")
     source = Source(file)
@@ -60,7 +60,7 @@ def open_legacy(file: InputFile) -> LegacyFile:
     return LegacyFile(file=file, value=saved.value, starts=_starts(file, keys, saved.storages))
 
 
-def _starts(file: InputFile, keys: Followed, storages: Mapping[str, Storage]) -> dict[str, int]:
+def _starts(file: ReadableFile, keys: Followed, storages: Mapping[str, Storage]) -> dict[str, int]:
     """Each storage must be known: only its type tells how long it is."""
     starts: dict[str, int] = {}
     position = keys.end

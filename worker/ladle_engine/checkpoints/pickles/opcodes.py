@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from ladle_engine.checkpoints.pickles.calls import referred_to
 from ladle_engine.checkpoints.pickles.follower import (
     CONTAINER_BYTES,
-    ITEM_BYTES,
     NUMBER_BYTES,
     PLACE_BYTES,
     Follower,
@@ -258,20 +257,15 @@ def _extension(size_bytes: int) -> _Effect:
 
 
 def _get(size_bytes: int) -> _Effect:
-    return lambda follower: follower.push(follower.memo[follower.number(size_bytes)], 8)
+    return lambda follower: follower.push(follower.remembered(follower.number(size_bytes)), 8)
 
 
 def _get_by_digits(follower: Follower) -> None:
-    follower.push(follower.memo[int(follower.source.line())], 8)
-
-
-def _remember(follower: Follower, index: int) -> None:
-    follower.charge(ITEM_BYTES)
-    follower.memo[index] = follower.stack[-1]
+    follower.push(follower.remembered(int(follower.source.line())), 8)
 
 
 def _put(size_bytes: int) -> _Effect:
-    return lambda follower: _remember(follower, follower.number(size_bytes))
+    return lambda follower: follower.remember(follower.number(size_bytes))
 
 
 def _pop(follower: Follower) -> None:
@@ -355,8 +349,8 @@ _BY_CODE: dict[bytes, _Effect] = {
     b"g": _get_by_digits,
     b"q": _put(1),
     b"r": _put(4),
-    b"p": lambda follower: _remember(follower, int(follower.source.line())),
-    b"\x94": lambda follower: _remember(follower, len(follower.memo)),
+    b"p": lambda follower: follower.remember(int(follower.source.line())),
+    b"\x94": lambda follower: follower.remember(),
 }
 EFFECTS = [_BY_CODE.get(bytes([code])) for code in range(256)]
 """What each opcode of the protocols 0 to 5 does; see `pickletools`."""

@@ -6,17 +6,21 @@ torch itself opens no file here, so no bug of its loading is a way in (CVE-2025-
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
 from ladle_engine.checkpoints.pickles.state_dicts import StateDict, find_state_dict
+from ladle_engine.checkpoints.pickles.tar_member import is_tar, weights_in
 from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, loaded, open_archive
 from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.stored import Place, StoredFile
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import InputFile, ReadableFile
 
 MAX_REPEATED_BYTES = 4 << 30
 """All tensors together may be this large, or `MAX_REPEATS` times their file: a view may repeat its numbers."""
@@ -32,15 +36,22 @@ def stored_tensors(file: InputFile, *, use_ema: bool = False) -> StoredFile:
     """Raises `CheckpointError`: unsafe for a pickle that names what runs programs, corrupt for a broken one,
     unsupported for a kind of tensor that cannot be averaged."""
     try:
-        return _archived(file, use_ema) if is_zip(file) else _legacy(file, use_ema)
+        if not is_tar(file):
+            return _found(file, file, use_ema)
+        place = weights_in(file)
+        return _moved(_found(file, FileParts(file, [place]), use_ema), place[0])
     except Unwanted as error:
         raise refusal(file.path, error) from error
     except Malformed as error:
         raise corrupt(file.path, _clause(str(error))) from error
 
 
-def _archived(file: InputFile, use_ema: bool) -> StoredFile:
-    archive = open_archive(file)
+def _found(file: InputFile, content: ReadableFile, use_ema: bool) -> StoredFile:
+    """`content` is the file, or what lies in it."""
+    if not is_zip(content):
+        saved = open_legacy(content)
+        return _stored(file, find_state_dict(file.path, saved.value, use_ema=use_ema), saved.place)
+    archive = open_archive(content)
     found = find_state_dict(file.path, wanted(follow(archive.pickle())).value, use_ema=use_ema)
     if archive.tells_places:
         return _stored(file, found, RecordsInFile(archive=archive).place)
@@ -48,10 +59,13 @@ def _archived(file: InputFile, use_ema: bool) -> StoredFile:
     return _stored(loaded_file, found, records.place)
 
 
-def _legacy(file: InputFile, use_ema: bool) -> StoredFile:
-    saved = open_legacy(file)
-    found = find_state_dict(file.path, saved.value, use_ema=use_ema)
-    return _stored(file, found, saved.place)
+def _moved(stored: StoredFile, start: int) -> StoredFile:
+    """The same where the content begins later in the file."""
+    places = {
+        name: replace(place, offset=place.offset + start) if isinstance(place, InFile) else place
+        for name, place in stored.tensors.items()
+    }
+    return replace(stored, tensors=places)
 
 
 def _stored(file: InputFile | LoadedFile, found: StateDict, place: Callable[[str, StoredTensor], Place]) -> StoredFile:

@@ -12,7 +12,7 @@ MAX_LINE_BYTES = 1 << 20
 
 
 class Readable(Protocol):
-    """A file, or a part of one."""
+    """Bytes by position."""
 
     @property
     def size(self) -> int: ...

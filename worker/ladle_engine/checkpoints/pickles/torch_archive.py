@@ -21,7 +21,7 @@ from ladle_engine.checkpoints.stored import InMemory, Place
 from ladle_engine.errors import EngineError
 from ladle_engine.storage.hashed_file import LoadedFile, load_whole
 from ladle_engine.storage.host_memory import free_host_bytes
-from ladle_engine.storage.input_file import ReadableFile
+from ladle_engine.storage.input_file import InputFile, ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
@@ -29,7 +29,7 @@ MAX_DIRECTORY_BYTES = 32 << 20
 """Of the archive's table of contents: some 400,000 records."""
 MAX_PACKED_PICKLE_BYTES = 32 << 20
 """Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
-MAX_RATIO = 100
+MAX_RATIO = 10
 """How many times as large as its file an archive may be, if it is not small: weights hardly shrink."""
 SMALL_BYTES = 64 << 20
 MEMORY_SHARE = 0.5
@@ -174,7 +174,7 @@ class RecordsInFile:
 
     archive: TorchArchive
 
-    def place(self, name: str, tensor: StoredTensor) -> Place:
+    def place(self, name: str, tensor: StoredTensor) -> InFile:
         info = self.archive.record(tensor)
         refuse_short(name, tensor, info.file_size)
         return in_file(tensor, self.archive.start(info))
@@ -226,6 +226,8 @@ def loaded(archive: TorchArchive) -> tuple[RecordsInMemory, LoadedFile]:
             f"it is compressed and needs {claimed + size:,} bytes of memory, of {most:,} at most. Save it with "
             f"`torch.save`, which does not compress"
         )
+    if not isinstance(archive.file, InputFile):
+        raise Malformed("it is compressed inside of another archive. Unpack that")
     content, file = load_whole(archive.file)
     with damage_named():
         return RecordsInMemory(archive=archive, zipped=zipfile.ZipFile(io.BytesIO(content))), file

@@ -45,7 +45,8 @@ def uploaded(url: FarUrl, access: Access, workshop: Path, on_event: ProgressCall
         folder = place / (url.path.rpartition("/")[2] or url.place)
         yield folder
         if folder.is_dir():
-            upload(folder, url, access, on_event)
+            with _as_output():
+                upload(folder, url, access, on_event)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -113,7 +114,17 @@ def _sha256(file: FarFile, access: Access) -> str:
 
 
 def _existing(url: FarUrl, access: Access) -> list[FarFile]:
-    try:
+    with _as_output():
         return list_files(url, access, may_be_empty=True)
+
+
+@contextmanager
+def _as_output() -> Iterator[None]:
+    """What fails of a store is about the output here."""
+    try:
+        yield
+    except OutputError:
+        raise
     except EngineError as error:
-        raise OutputError("results-unwritable", error.message) from error
+        code = "results-unwritable" if error.code == "unreadable-input" else error.code
+        raise OutputError(code, f"The result cannot be written: {error.message}") from error
