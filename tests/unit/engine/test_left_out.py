@@ -123,10 +123,14 @@ def test_a_whole_name_takes_that_tensor_alone(tmp_path: Path) -> None:
     assert (model["w.weight"][0], model["w.weight.scale"][0], model["[a]*"][0]) == (3.0, 2.0, 3.0)
 
 
-def test_a_checkpoint_may_be_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_may_be_named_by_its_path_wherever_the_job_runs(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", state(1.0), state(3.0))
-    monkeypatch.chdir(tmp_path)
-    for name in (folder / "step-1.safetensors", "in/step-1.safetensors", "step-1.safetensors/"):
+    for name in (
+        folder / "step-1.safetensors",
+        "in/step-1.safetensors",
+        "./in/step-1.safetensors",
+        "step-1.safetensors/",
+    ):
         assert combined(folder, take_from={name: "model.embed"})["model.embed.weight"][1, 1] == 3.0
 
 
@@ -446,3 +450,69 @@ def test_what_is_not_finite_may_be_left_out_only_where_it_is_not_used(tmp_path: 
     assert combined(folder, skip_tensors="bad")["bad"].tolist() == [1.0] * 3
     with pytest.raises(CheckpointError, match=r"`bad` in `step-1\.safetensors` holds 1 NaN"):
         combine_checkpoints(folder, output=tmp_path / "out", take_from={"step-1.safetensors": "bad"})
+
+
+# As real tools leave them
+
+
+def small_gpt2(folder: Path, vocabulary: int, seed: int) -> None:
+    """A fine-tune of one model, its vocabulary resized as transformers does it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    model = transformers.GPT2LMHeadModel(config)
+    model.resize_token_embeddings(vocabulary)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+
+
+def test_a_language_model_with_added_tokens_is_averaged_and_loads_again(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    for step, vocabulary in ((1, 20), (2, 23), (3, 23)):
+        small_gpt2(tmp_path / "in" / f"checkpoint-{step}", vocabulary, seed=step)
+    with pytest.raises(CheckpointError, match="tokens were added to the vocabulary") as caught:
+        combine_checkpoints(tmp_path / "in", output=tmp_path / "refused")
+    assert "`transformer.wte`" in caught.value.message
+    outcome = average(
+        tmp_path / "in",
+        output=tmp_path / "out",
+        model=lambda: transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "in" / "checkpoint-3"),
+        loss=lambda model, batch: model(input_ids=batch, labels=batch).loss,
+        data=list(torch.randint(0, 23, (16, 4, 6), generator=torch.Generator().manual_seed(0))),
+        method_options={"methods": ["uniform", "twa"], "options": {"twa": {"steps": 3}}},
+        skip_tensors="transformer.wte",
+    )
+    assert {score.method for score in outcome.candidates} == {"best", "uniform", "twa"}
+    rebuild(tmp_path / "out", tmp_path / "in", output=tmp_path / "uniform", candidate="uniform")
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "uniform").state_dict()
+    states = [load_file(tmp_path / "in" / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2, 3)]
+    for name, tensor in states[2].items():
+        expected = tensor
+        if name != "transformer.wte.weight":
+            expected = torch.stack([state[name].double() for state in states]).mean(dim=0).float()
+        assert torch.equal(loaded[name], expected), name
+    assert torch.equal(loaded["lm_head.weight"], states[2]["transformer.wte.weight"]), "they are tied"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [bool(each["not_its_own"]) for each in report["checkpoints"]] == [True, False, False]
+
+
+def test_classifiers_of_several_numbers_of_labels_share_the_body_and_load_again(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    for step, labels in ((1, 2), (2, 5), (3, 3)):
+        torch.manual_seed(step)
+        config = transformers.BertConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+            num_labels=labels, max_position_embeddings=8,
+        )  # fmt: skip
+        transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "in" / f"checkpoint-{step}")
+    combine_checkpoints(tmp_path / "in", output=tmp_path / "out", take_from={"checkpoint-2": "classifier"})
+    loaded = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert loaded.config.num_labels == 5, "the config is that of the checkpoint that gives the head"
+    states = [load_file(tmp_path / "in" / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2, 3)]
+    assert torch.equal(loaded.classifier.weight, states[1]["classifier.weight"])
+    name = "bert.encoder.layer.0.output.dense.weight"
+    mean = torch.stack([state[name].double() for state in states]).mean(dim=0).float()
+    assert torch.equal(loaded.state_dict()[name], mean)

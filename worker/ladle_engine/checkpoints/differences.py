@@ -272,7 +272,7 @@ def _as_it_is(found: Differences, base: Tensors, other: Tensors, names: _Names) 
         more = _more(found.extra)
         parts.append(f"{names.other} has the tensor `{found.extra[0]}`{more}, which {names.base} lacks")
     if found.reshaped and not found.missing:
-        parts.append(_shapes(found.reshaped[0], base, other, names) + _more(found.reshaped, " and so on for {} more"))
+        parts.append(_shapes(found.reshaped[0], base, other, names) + _more(found.reshaped, ", and so on for {} more"))
     return "; ".join(parts)
 
 

@@ -98,9 +98,10 @@ def named(given: str, option: str, names: Sequence[str], folder: Path) -> str:
 
     Raises `CheckpointError` (invalid-checkpoint-options).
     """
-    plain = given.rstrip("/")
+    plain = os.path.normpath(given)
     for name in names:
-        if plain == name or Path(plain) == folder / name or Path(plain).absolute() == (folder / name).absolute():
+        # A job runs elsewhere than its user: a relative path means the same there only by its end.
+        if plain == name or f"{folder.absolute() / name}".endswith(f"/{plain.lstrip('/')}"):
             return name
     hint = did_you_mean(plain.rpartition("/")[2], names) or f" There are {some(names)}."
     raise CheckpointError(
@@ -225,7 +226,7 @@ def _homed(checkpoints: CheckpointSet, of_reference: Mapping[str, TensorInfo]) -
         for name, checkpoint in checkpoints.taken.items()
         if name not in of_reference or of_reference[name].shape != checkpoints.tensors[name].shape
     }
-    homes = {checkpoints.checkpoints[checkpoints.names.index(name)].files[0].parent for name in shaping}
+    homes = {checkpoints.checkpoints[checkpoints.names.index(name)].home_in(checkpoints.folder) for name in shaping}
     if len(homes) > 1:
         told = (
             f"Tensors of other shapes are taken from {some(sorted(shaping))}, and config and tokenizer from "

@@ -42,6 +42,9 @@ MAX_DEPTH = 4
 
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes, Name)
 
+WHOLE_MODULE = "a whole module"
+"""A note on one begins so."""
+
 OPENNMT = ("model", "generator", "vocab")
 """Its checkpoints keep the last layer, `model.generator`, beside the other tensors of the model."""
 
@@ -194,7 +197,7 @@ def _with_generator(path: Path, loaded: Mapping[Any, Any], found: StateDict, loo
 
 def _whole_module(module: Inert) -> str:
     return (
-        f"a whole module (`{module.name[:MOST_NAME_CHARS]}`) was saved. Its tensors are used, and no code of it runs. "
+        f"{WHOLE_MODULE} (`{module.name[:MOST_NAME_CHARS]}`) was saved. Its tensors are used, and no code of it runs. "
         f"Where the task cannot build the model, save `model.state_dict()`, and the model's config beside it"
     )
 

@@ -174,7 +174,7 @@ class RecordsInFile:
 
     archive: TorchArchive
 
-    def place(self, name: str, tensor: StoredTensor) -> Place:
+    def place(self, name: str, tensor: StoredTensor) -> InFile:
         info = self.archive.record(tensor)
         refuse_short(name, tensor, info.file_size)
         return in_file(tensor, self.archive.start(info))
