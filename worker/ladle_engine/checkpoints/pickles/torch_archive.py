@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.other_formats import TORCHSCRIPT
 from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InMemory, Place
