@@ -27,6 +27,7 @@ from ladle.cli.job_flags import (
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState, Output
+from ladle_contracts.far_urls import is_url
 from ladle_contracts.safe_text import one_line
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
@@ -406,7 +407,7 @@ def version(url: Url = None, token: Token = None) -> None:
 def _refuse_missing(paths: Iterable[Path]) -> None:
     """Only for the stack of `ladle run` or `ladle up`. Any other service may see folders that are not here."""
     for path in paths:
-        if not path.expanduser().exists():
+        if not is_url(path) and not path.expanduser().exists():
             raise WrongUsage(f"`{one_line(str(path))}` does not exist.")
 
 

@@ -22,7 +22,8 @@ from typer.core import TyperCommand
 from ladle._errors import InvalidSpec
 from ladle._spec import build_inspection, build_spec
 from ladle_contracts import InspectRequest
-from ladle_contracts.roots import splits
+from ladle_contracts.far_urls import is_url
+from ladle_contracts.roots import GLOB, splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
@@ -312,6 +313,9 @@ def _more_parameter() -> inspect.Parameter:
 
 def _without_glob(path: Path) -> Path:
     """The folder of a glob that matches something; else the path itself, which must be there then."""
+    if is_url(path):
+        first = next((index for index, part in enumerate(path.parts) if GLOB.search(part)), len(path.parts))
+        return Path(*path.parts[:first])
     for folder, rest in splits(path.expanduser()):
         if folder.exists() and (not rest.parts or any(folder.glob(str(rest)))):
             return folder

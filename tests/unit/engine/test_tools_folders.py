@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ladle_engine import combine_checkpoints, discover
+from ladle_engine import combine_checkpoints, discover, inspect
 from ladle_engine.checkpoints.metrics_beside import metrics_beside
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -176,3 +176,10 @@ def test_accelerates_states_are_found_at_the_projects_root(tmp_path: Path) -> No
     assert found.doubt is None
     output = combine_checkpoints(project, output=tmp_path / "out")
     assert same(load_file(output / "model.safetensors"), mean(states))
+
+
+def test_inspect_shows_the_metrics_and_what_training_called_the_best(trained: Path) -> None:
+    rows = {each.name: each for each in inspect([trained / "run-0", trained / "run-1"]).checkpoints}
+    assert rows["run-0/checkpoint-2"].metrics.keys() == {"eval_loss"}
+    assert sum("its training calls it the best" in each.notes for each in rows.values()) == 2
+    assert rows["run-0/model.safetensors"].duplicate_of in rows

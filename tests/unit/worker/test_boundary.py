@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ladle_contracts.roots import Roots
-from ladle_engine import EngineError, average
+from ladle_engine import EngineError, average, discover
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage import boundary
 from ladle_worker.boundary import InsideRoots, confine_reading

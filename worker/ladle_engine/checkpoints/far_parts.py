@@ -8,7 +8,7 @@ from pathlib import Path
 from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
-from ladle_engine.storage.far.presence import Parts, Range
+from ladle_engine.storage.far.presence import Range
 from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
@@ -18,7 +18,7 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
     """Fetches what these readers will read, at once and with progress. Nothing where all is local."""
     if not presence.is_far():
         return
-    wanted: dict[Path, Parts | None] = {}
+    wanted: dict[Path, list[Range]] = {}
     for reader in readers:
         # What an adapter looks like is computed from all of them: noted is what is read of its own file.
         stored = reader.adapter.weights if isinstance(reader, AdapterReader) else reader
@@ -26,12 +26,16 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
         noting = stored.through(places)
         for name in stored.tensors():
             noting.read(name)
-        wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
-    presence.fetch(wanted)
-    for reader in readers:
-        for file in reader.files:
-            if isinstance(file, InputFile):
-                file.look_again()
+        for source, place in zip(reader.files, places, strict=True):
+            if isinstance(place, _Places):
+                # Those that a source of parts knows are counted from the first byte of its first part.
+                ranges = source.ranges if isinstance(source, FileParts) else place.ranges
+                wanted.setdefault(source.path, []).extend(ranges)
+    presence.fetch({**wanted})
+    for file in (each for reader in readers for each in reader.files):
+        opened = file.file if isinstance(file, FileParts) else file
+        if isinstance(opened, InputFile):
+            opened.look_again()
 
 
 class _Places:
