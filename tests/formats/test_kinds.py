@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from ladle_engine import combine_checkpoints
-from ladle_engine.progress import CheckpointsFound, Event
 from safetensors.torch import load_file
 
+from ladle_engine import combine_checkpoints
+from ladle_engine.progress import CheckpointsFound, Event
 from tests.formats import tool
 from tests.formats.kinds import KINDS, Kind
 
@@ -26,7 +25,7 @@ class Combined:
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
-def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Combined]:
+def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Combined:
     """The folder that the tool wrote, and what Ladle makes of it without a word on its layout."""
     kind: Kind = request.param
     home = tmp_path_factory.mktemp(kind.name)
@@ -35,7 +34,7 @@ def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     result = combine_checkpoints(
         home / "run" / kind.folder, output=home / "result", progress=events.append, **kind.arguments
     )
-    yield Combined(kind, home / "run", home / "mean.safetensors", result, events)
+    return Combined(kind, home / "run", home / "mean.safetensors", result, events)
 
 
 def test_the_checkpoints_are_found_each_once_and_in_order(combined: Combined) -> None:

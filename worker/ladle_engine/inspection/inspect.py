@@ -26,10 +26,15 @@ from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
 from ladle_engine.methods import AUTO
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
+TOLD_ELSEWHERE = "Passed over in "
+"""How a warning of `discover` begins that says what `passed_over` says."""
 
+
+@with_far_folders
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,
@@ -97,6 +102,7 @@ class _Inspector:
         planner = None if found is None else Planner(found, self._wishes, self._problems)
         plan = None if planner is None else planner.plan()
         warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
+        warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(
             folder=str(self._folder),
             usable=not self._problems,

@@ -24,7 +24,7 @@ from ladle_engine.storage.far.upload import uploaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FOLDERS = ("ckpt_dir",)
+FOLDERS = ("ckpt_dir", "source")
 """Arguments of which not all is read."""
 DATA = ("val_set", "train_set", "coefficients")
 OUTPUT = "output"
