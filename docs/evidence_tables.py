@@ -30,6 +30,9 @@ NAMES = {
     "twa-layerwise": "TWA by layer",
     "last-k": "mean of the last k",
     "ema": "EMA",
+    "base": "base model",
+    "uniform-rank-8": "uniform, cut to the adapters' rank",
+    "uniform-factors": "uniform, factor by factor",
 }
 
 
@@ -145,6 +148,12 @@ TABLES = {
         command="python examples/papers/language.py",
         measured=(PERPLEXITY,),
         claims=(("best", "uniform"), *SOUPS[1:]),
+    ),
+    "adapters": Table(
+        file="adapters",
+        command="python examples/papers/adapters.py",
+        measured=(PERPLEXITY,),
+        claims=(("uniform", "uniform-factors"), *SOUPS),
     ),
     **{
         name: Table(

@@ -73,7 +73,7 @@ class S3:
         content: bytes = self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
         return content
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def found(self, prefix: str = "") -> list[str]:
         found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
         return [each["Key"] for each in found.get("Contents", [])]
 
@@ -151,66 +151,75 @@ def _error(code: str) -> str:
     return S3_ERROR.format(code="ServiceUnavailable" if code == "503" else code, message="The server says no.")
 
 
+@dataclass
+class Folder:
+    """What an HTTP server serves, with listings."""
+
+    path: Path
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Path -> any address."""
+    with_ranges: bool = True
+    requests: list[str] = field(default_factory=list)
+
+
 @contextmanager
-def http_folder(
-    folder: Path,
-    *,
-    redirects: dict[str, str] | None = None,
-    with_ranges: bool = True,
-    requests: list[str] | None = None,
-) -> Iterator[str]:
-    """Serves a folder with listings; `redirects` lead from a path to any address."""
+def http_folder(served: Folder) -> Iterator[str]:
+    """The address of the server."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            (requests if requests is not None else []).append(f"{self.command} {self.path}")
-            if target := (redirects or {}).get(self.path):
-                self._send(302, {"Location": target}, b"")
-                return
-            path = folder / unquote(self.path).strip("/")
-            if path.is_dir() and not self.path.endswith("/"):
-                self._send(301, {"Location": f"{self.path}/"}, b"")
-            elif path.is_dir():
-                names = [f"{each.name}/" if each.is_dir() else each.name for each in sorted(path.iterdir())]
-                links = "".join(f'<a href="{quote(name)}">{name}</a>\n' for name in ["../", *names])
-                self._send(200, {"Content-Type": "text/html"}, f'<a href="?C=N">Name</a>{links}'.encode())
-            elif path.is_file():
-                self._send_file(path)
-            else:
-                self._send(404, {}, b"")
-
-        do_HEAD = do_GET
-
-        def _send_file(self, path: Path) -> None:
-            content = path.read_bytes()
-            headers = {
-                "Content-Type": "application/octet-stream",
-                "Last-Modified": formatdate(path.stat().st_mtime, usegmt=True),
-                "ETag": f'"{path.stat().st_mtime_ns:x}-{len(content)}"',
-                "Accept-Ranges": "bytes" if with_ranges else "none",
-            }
-            asked = self.headers.get("Range") if with_ranges else None
-            if not asked:
-                self._send(200, headers, content)
-                return
-            start, _, last = asked.removeprefix("bytes=").partition("-")
-            stop = int(last) + 1 if last else len(content)
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
-            self._send(206, headers, content[int(start) : stop])
-
-        def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
+    class Handler(FolderHandler):
+        folder = served
 
     with serving(Handler) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+class FolderHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    folder: Folder
+
+    def do_GET(self) -> None:
+        self.folder.requests.append(f"{self.command} {self.path}")
+        path = self.folder.path / unquote(self.path).strip("/")
+        if target := self.folder.redirects.get(self.path):
+            self._send(302, {"Location": target}, b"")
+        elif path.is_dir() and not self.path.endswith("/"):
+            self._send(301, {"Location": f"{self.path}/"}, b"")
+        elif path.is_dir():
+            names = [f"{each.name}/" if each.is_dir() else each.name for each in sorted(path.iterdir())]
+            links = "".join(f'<a href="{quote(name)}">{name}</a>\n' for name in ["../", *names])
+            self._send(200, {"Content-Type": "text/html"}, f'<a href="?C=N">Name</a>{links}'.encode())
+        elif path.is_file():
+            self._send_file(path)
+        else:
+            self._send(404, {}, b"")
+
+    do_HEAD = do_GET
+
+    def _send_file(self, path: Path) -> None:
+        content = path.read_bytes()
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Last-Modified": formatdate(path.stat().st_mtime, usegmt=True),
+            "ETag": f'"{path.stat().st_mtime_ns:x}-{len(content)}"',
+            "Accept-Ranges": "bytes" if self.folder.with_ranges else "none",
+        }
+        asked = self.headers.get("Range") if self.folder.with_ranges else None
+        if not asked:
+            self._send(200, headers, content)
+            return
+        start, _, last = asked.removeprefix("bytes=").partition("-")
+        stop = int(last) + 1 if last else len(content)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._send(206, headers, content[int(start) : stop])
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from ladle._spec import PathLike
-    from ladle_contracts import CheckpointFilter, MethodChoice, Output, Resources, TaskChoice, TrainSet
+    from ladle_contracts import Adapters, CheckpointFilter, MethodChoice, Output, Resources, TaskChoice, TrainSet
 
 
 class SpecOptions(TypedDict, total=False):
@@ -19,6 +19,7 @@ class SpecOptions(TypedDict, total=False):
     task: str | Mapping[str, Any] | TaskChoice | None
     method: str | Mapping[str, Any] | MethodChoice | None
     checkpoints: str | Mapping[str, Any] | CheckpointFilter | None
+    adapters: str | Mapping[str, Any] | Adapters | None
     train_set: PathLike | Mapping[str, Any] | TrainSet | None
     select_fraction: float | None
     metric: str | None

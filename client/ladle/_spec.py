@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
 from ladle_contracts import InspectRequest, JobSpec
+from ladle_contracts.far_urls import as_url
 from ladle_contracts.rules import BrokenRule, broken_rules
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
@@ -56,8 +57,11 @@ def _build(model: type[M], fields: dict[str, Any], options: Mapping[str, Any]) -
 
 
 def absolute(path: PathLike) -> str:
-    """The absolute path, with `~` expanded. `..` stays, because its meaning depends on links on the service's side."""
-    return str(Path(path).expanduser().absolute())
+    """The absolute path, with `~` expanded; an address as it is.
+
+    `..` stays, because its meaning depends on links on the service's side.
+    """
+    return as_url(path) or str(Path(path).expanduser().absolute())
 
 
 def _ckpt_dir(given: CkptDir) -> Any:
@@ -139,10 +143,19 @@ def _train_set(value: Any) -> Any:
     return value
 
 
+def _adapters(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"space": value}
+    if isinstance(value, Mapping) and isinstance(value.get("base_model"), str | os.PathLike):
+        return {**value, "base_model": absolute(value["base_model"])}
+    return value
+
+
 _FRIENDLY: dict[str, Callable[[Any], Any]] = {
     "task": _named("name"),
     "method": _named("name"),
     "checkpoints": _named("pattern"),
+    "adapters": _adapters,
     "train_set": _train_set,
     "output": _named("name"),
 }

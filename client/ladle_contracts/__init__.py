@@ -19,6 +19,7 @@ from ladle_contracts.events import (
 from ladle_contracts.inspection import Inspection, InspectRequest
 from ladle_contracts.jobs import (
     TERMINAL_STATES,
+    Adapters,
     CandidateResult,
     CheckpointFilter,
     JobPage,
@@ -39,6 +40,7 @@ from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, T
 __all__ = [
     "PROBLEM_TITLES",
     "TERMINAL_STATES",
+    "Adapters",
     "CandidateResult",
     "CandidateScored",
     "Catalog",

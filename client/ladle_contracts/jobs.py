@@ -233,6 +233,20 @@ class CheckpointFilter(Contract):
     inside the folder, with a glob, or several, on names of tensors."""
 
 
+class Adapters(Contract):
+    """How LoRA adapters are averaged, where the checkpoints are such."""
+
+    space: Literal["delta", "factors"] = "delta"
+    """What is averaged of LoRA adapters: `delta` takes what they add to the weights, whatever their ranks, `factors`
+    takes each factor apart."""
+    rank: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """The rank of an average of adapters. By default it is the smallest with which no more than `error` is cut off."""
+    error: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """How much of an average of adapters may be cut off by its rank, as a share of its norm. By default it is 0.01."""
+    base_model: PathText | None = None
+    """The folder of the base model of adapters. By default it is the one that the adapters name."""
+
+
 class TrainSet(Contract):
     """The training data, if Ladle may use it."""
 
@@ -253,6 +267,8 @@ class Output(Contract):
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
     """The largest size of one weights file, in bytes. A larger model is split into several files."""
+    format: Literal["safetensors", "dcp"] = "safetensors"
+    """What the weights are written as: safetensors, or a checkpoint of torch.distributed.checkpoint (DCP)."""
 
 
 class Resources(Contract):
@@ -314,6 +330,8 @@ class JobSpec(HasCkptDir):
     """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
+    adapters: Adapters = Adapters()
+    """How LoRA adapters are averaged, where the checkpoints are such."""
     train_set: TrainSet | None = None
     """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

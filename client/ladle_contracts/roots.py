@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from ladle_contracts.beneath import PATH_ONLY, open_beneath
+from ladle_contracts.far_urls import BadUrl, as_url, is_allowed, local_path, parse_url, shown_url
 from ladle_contracts.safe_text import one_line
 
 ATTEMPTS = 8
@@ -147,6 +148,29 @@ def resolve_inside(path: PathLike, roots: Sequence[Path], *, field: str = "path"
             return held.resolve(path)
     except PathNotAllowed as error:
         raise refused from error
+
+
+def resolve_anywhere(
+    path: str, roots: Sequence[Path], far_roots: Sequence[str], *, field: str = "path", may_be_glob: bool = False
+) -> str:
+    """The same for a path that may be an address, which must be at or below one of `far_roots`. Nobody asks whether
+    there is anything. Raises as `resolve_inside`."""
+    url = as_url(path)
+    try:
+        local = path if url is None else local_path(url)
+        if local is not None:
+            resolve = resolve_input if may_be_glob else resolve_inside
+            return str(resolve(local, roots, field=field))
+        assert url is not None
+        if is_allowed(parse_url(url), far_roots):
+            return str(parse_url(url))
+        why = "is not"
+    except BadUrl as error:
+        why = f"is not usable: {error}"
+    raise PathNotAllowed(
+        f"`{field}` must be at or below an allowed address, but `{one_line(shown_url(path))}` {why}. Ask the operator "
+        f"which addresses are allowed."
+    )
 
 
 def resolve_input(path: PathLike, roots: Sequence[Path], *, field: str = "path") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine import average, candidate_state, discover
+from ladle_engine.checkpoints import CheckpointSet
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.evaluation.evaluate import evaluate
 from ladle_engine.model.binding import bind
@@ -29,12 +30,12 @@ class TestSet:
 
     def __init__(
         self,
-        checkpoints: Path,
+        checkpoints: Path | CheckpointSet,
         test: Path,
         task: str | type[Task] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._found = discover(checkpoints)
+        self._found = discover(checkpoints) if isinstance(checkpoints, Path) else checkpoints
         self._task = choose_task(self._found, task, options or {})
         data = self._task.open_data(test, self._found)
         self._examples = Examples(
@@ -64,9 +65,13 @@ def compare(
     methods: Sequence[str],
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    state_of: Callable[[Path, str], Mapping[str, Tensor]] | None = None,
     **arguments: Any,
 ) -> list[Row]:
-    """One job that tries `methods`, then every candidate on the test set; the winner's row says so."""
+    """One job that tries `methods`, then every candidate on the test set; the winner's row says so.
+
+    `state_of` gives a candidate's state dict, from `coefficients.json` and its name, where it is not the file's own.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "out"
         outcome = average(
@@ -79,7 +84,12 @@ def compare(
         report = json.loads((output / "report.json").read_text())
         rows = []
         for score, candidate in zip(outcome.candidates, report["candidates"], strict=True):
-            state = candidate_state(output / "coefficients.json", checkpoints, score.method)
+            coefficients = output / "coefficients.json"
+            state = (
+                candidate_state(coefficients, checkpoints, score.method)
+                if state_of is None
+                else state_of(coefficients, score.method)
+            )
             rows.append(
                 {
                     "method": score.method,

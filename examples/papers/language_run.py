@@ -57,7 +57,7 @@ def make_base(folder: Path, settings: Settings) -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(_config(tokenizer, settings))
     print(f"{sum(each.numel() for each in model.parameters()):,} parameters", flush=True)
-    train(model, _tokens(tokenizer, texts), settings, settings.first_steps, settings.first_rate, seed=0)
+    train(model, tokens_of(tokenizer, texts), settings, settings.first_steps, settings.first_rate, seed=0)
     _save(folder, model, tokenizer)
 
 
@@ -71,7 +71,7 @@ def make_run(folder: Path, base: Path, seed: int, settings: Settings) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in part) + "\n")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     model = GPT2LMHeadModel.from_pretrained(base)
-    tokens = _tokens(tokenizer, documents[first : first + settings.train_documents])
+    tokens = tokens_of(tokenizer, documents[first : first + settings.train_documents])
     every = settings.steps // settings.checkpoints
 
     def keep(step: int) -> None:
@@ -140,7 +140,7 @@ def _config(tokenizer: Any, settings: Settings) -> GPT2Config:
     )
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+def tokens_of(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     """int64 [length]: the texts behind one another, each with its end."""
     rows = tokenizer(list(texts), verbose=False)["input_ids"]
     return torch.tensor([token for row in rows for token in (*row, tokenizer.eos_token_id)])

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ladle_contracts import ErrorCode, JobSpec
-from ladle_contracts.roots import PathNotAllowed, resolve_input, resolve_inside
+from ladle_contracts.far_urls import is_url, shown_url
+from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_service.problems import ApiError, field_error, shown
 
 
-def check_paths(spec: JobSpec, roots: Sequence[Path]) -> None:
-    """Raises `path-not-allowed` with each path that is no file or folder inside the roots. It does not tell why."""
+def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] = ()) -> None:
+    """Raises `path-not-allowed` with each path that is no file or folder inside the roots. It does not tell why.
+
+    Of an address only that is checked; whether there is anything, the worker finds out.
+    """
     paths = dict(spec.val_sets)
     if spec.train_set is not None:
         paths["train_set.path"] = spec.train_set.path
-    refuse_outside(spec.ckpt_dirs, paths, roots)
+    if spec.adapters.base_model is not None:
+        paths["adapters.base_model"] = spec.adapters.base_model
+    refuse_outside(spec.ckpt_dirs, paths, roots, far_roots)
 
 
-def refuse_outside(ckpt_dirs: Mapping[str, str], data: Mapping[str, str], roots: Sequence[Path]) -> None:
+def refuse_outside(
+    ckpt_dirs: Mapping[str, str], data: Mapping[str, str], roots: Sequence[Path], far_roots: Sequence[str] = ()
+) -> None:
     """The same for paths by their fields."""
-    refused = {field: path for field, path in ckpt_dirs.items() if not _is_inside(path, roots, resolve_input)}
-    refused |= {field: path for field, path in data.items() if not _is_inside(path, roots, resolve_inside)}
+
+    def is_inside(path: str, *, may_be_glob: bool) -> bool:
+        try:
+            resolve_anywhere(path, roots, far_roots, may_be_glob=may_be_glob)
+        except (PathNotAllowed, OSError):
+            # A disk that does not answer is as good as none.
+            return False
+        return True
+
+    refused = {field: path for field, path in ckpt_dirs.items() if not is_inside(path, may_be_glob=True)}
+    refused |= {field: path for field, path in data.items() if not is_inside(path, may_be_glob=False)}
     if refused:
         names = " and ".join(f"`{field}`" for field in refused)
         rule = "must be an existing file or folder inside the allowed folders"
+        if any(map(is_url, refused.values())):
+            rule += ", or an address below an allowed one, without a user, a password or a query"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
             f"{names} {rule}. Ask the operator which folders are allowed. With `ladle up`, allow more with `--root`.",
-            errors=[field_error(field, f"{rule}, but is {shown(path)}") for field, path in refused.items()],
+            errors=[field_error(field, f"{rule}, but is {_shown(path)}") for field, path in refused.items()],
         )
+
+
+def _shown(path: str) -> str:
+    """Without what may be a secret."""
+    return shown(shown_url(path) if is_url(path) else path)
 
 
 def check_output(spec: JobSpec, results_dir: Path) -> None:
@@ -39,12 +63,3 @@ def check_output(spec: JobSpec, results_dir: Path) -> None:
         rule = f"must be the name of a new folder, but {shown(spec.output.name)} exists"
         message = f"`output.name` {rule}. Choose another name, or leave it out."
         raise ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])
-
-
-def _is_inside(path: str, roots: Sequence[Path], resolve: Callable[[str, Sequence[Path]], Path]) -> bool:
-    try:
-        resolve(path, roots)
-    except (PathNotAllowed, OSError):
-        # A disk that does not answer is as good as none.
-        return False
-    return True

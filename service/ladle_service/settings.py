@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ladle_contracts.environment import PREFIX, check_absolute, split_paths
+from ladle_contracts.environment import PREFIX, check_absolute, split_roots
 from ladle_contracts.network import is_loopback
 from ladle_contracts.redis_address import with_password
 from ladle_service.retention import Retention
@@ -29,8 +29,10 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
     """Listen on this unix socket instead of on `host` and `port`."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
-    """Checkpoints and data sets must be in one of these folders."""
+    roots: Annotated[tuple[Path, ...], NoDecode]
+    """Checkpoints and data sets must be in one of these folders, or at an address below one of `far_roots`."""
+    far_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """The addresses in `LADLE_ROOTS`, such as `s3://bucket/runs`."""
     results_dir: Path
     """Where the workers write results."""
     tokens_file: Path | None = None
@@ -70,6 +72,11 @@ class Settings(BaseSettings):
             nodes_days=self.keep_nodes_days,
             most_jobs=self.keep_jobs_most,
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_roots(cls, values: Any) -> Any:
+        return split_roots(values)
 
     @model_validator(mode="after")
     def _open_only_to_this_machine(self) -> Self:

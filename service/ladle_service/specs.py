@@ -80,7 +80,7 @@ async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes:
     _check_task(spec, catalog)
     _check_size(spec, nodes)
     # Not on the event loop, because file systems may be slow.
-    await asyncio.to_thread(check_paths, spec, settings.roots)
+    await asyncio.to_thread(check_paths, spec, settings.roots, settings.far_roots)
     await asyncio.to_thread(check_output, spec, settings.results_dir)
 
 

@@ -26,6 +26,7 @@ FUNCTIONS = frozenset({"torch.load", "np.load", "numpy.load", "pickle.load", "to
 
 OWN = "the job's working folder and its result, which are ours"
 SYSTEM = "/proc, /sys, and folders that the operator configured"
+CACHE = "the cache of far files, which is ours"
 NAMESAKE = "a function of ours of this name"
 BYTES = "gets a file object or a descriptor that the boundary opened"
 ALL = "*"
@@ -61,11 +62,19 @@ ALLOWED = {
     "ladle_engine/output/digests.py": (OWN, "open stat"),
     "ladle_engine/output/model_writer.py": (OWN, "mkdir write_bytes"),
     "ladle_engine/output/safetensors_writer.py": (OWN, "open"),
+    "ladle_engine/convert.py": (OWN, "mkdir"),
     "ladle_engine/pipeline/report.py": (OWN, ALL),
     "ladle_engine/rebuild.py": ("a result of its caller's, who runs no jobs of others", "is_dir read_bytes"),
     "ladle_engine/resume_state.py": (OWN, ALL),
     "ladle_engine/storage/atomic_folder.py": (OWN, ALL),
     "ladle_engine/storage/sealed_file.py": (OWN, ALL),
+    "ladle_engine/storage/far/cache.py": (CACHE, ALL),
+    "ladle_engine/storage/far/fetch.py": (CACHE, "open unlink"),
+    "ladle_engine/storage/far/stores.py": (CACHE, "stat"),
+    "ladle_engine/storage/far/upload.py": (OWN, ALL),
+    "ladle_worker/far.py": (OWN, "read_text"),
+    "ladle_worker/far_helper.py": (OWN, ALL),
+    "ladle_worker/far_look.py": (OWN, "fdopen read_text"),
     "ladle_engine/storage/control_group.py": (SYSTEM, ALL),
     "ladle_engine/placements/memory_probe.py": (SYSTEM, "read_text write_text"),
     "ladle_worker/cores.py": (SYSTEM, ALL),
@@ -74,7 +83,9 @@ ALLOWED = {
     "ladle_worker/commit.py": (OWN, ALL),
     "ladle_worker/job_folder.py": (OWN, ALL),
     "ladle_worker/launch.py": (OWN, ALL),
-    "ladle_worker/rank.py": (OWN, "exists open read_text utime"),
+    "ladle_worker/rank.py": (OWN, "exists read_text"),
+    "ladle_worker/told.py": (OWN, "open utime"),
+    "ladle_worker/inspections.py": ("a temporary folder of its own", ALL),
     "ladle_worker/relay.py": (OWN, ALL),
     "ladle_worker/stall.py": (OWN, ALL),
     "ladle_worker/confinement/apply.py": (SYSTEM, ALL),

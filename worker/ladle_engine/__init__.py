@@ -9,6 +9,7 @@ from ladle_engine.average import Outcome, average
 from ladle_engine.checkpoints import check, discover
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.combine import combine_checkpoints
+from ladle_engine.convert import convert_checkpoints
 from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
 from ladle_engine.inspection import Inspection, inspect
 from ladle_engine.methods import METHODS
@@ -29,6 +30,7 @@ __all__ = [
     "candidate_state",
     "check",
     "combine_checkpoints",
+    "convert_checkpoints",
     "discover",
     "inspect",
     "rebuild",

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladle_engine.checkpoints.adapters.space import DELTA
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.function_request import make_request
@@ -79,6 +81,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     steps: Sequence[int] | None = None,
     exclude: str | Sequence[str] | None = None,
     order: str = "auto",
+    adapter_space: str = DELTA,
+    adapter_rank: int | None = None,
+    adapter_error: float | None = None,
+    base_model: PathLike | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
@@ -92,6 +98,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     no_set_worse: bool = False,
     dtype: str = "keep",
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     seed: int = 0,
     device: str | torch.device | None = None,
     placement: str = ANY,
@@ -127,6 +134,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         exclude: a glob, or several, of checkpoints to leave out.
         order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
             `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
+        adapter_space: of LoRA adapters: `delta` averages what they add to the weights, `factors` each factor apart.
+        adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
+        adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
+        base_model: the folder of the model that the adapters are for; the one that they name when absent.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
@@ -142,6 +153,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         no_set_worse: of several validation sets, whether a candidate must not be worse than the best checkpoint on any,
             beyond its 95 % interval.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
         seed: of the splits and of the order of batches.
         placement: how directions lie over ranks: `auto`, or one of `placements.base.PLACEMENTS`.
         precision: how directions are kept: `auto`, or one of `placements.memory_plan.PRECISIONS`.
@@ -190,13 +202,14 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
         settings=request.deciding_settings(job.task),
         data=request.data,
         provenance=dict(request.provenance or {}),
-        warnings=tuple(job.on_event.warnings),
+        warnings=job.on_event.warnings,
         memory=context.weights.plan.to_json(),
         inputs=job.inputs,
+        base=None if job.base is None else job.base.stored,
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
-        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes)
+        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format)
         job.inputs.refuse_changed()
         return files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from urllib.parse import unquote
 SCHEMES = ("s3", "gs", "az", "hf", "http", "https")
 OVER_HTTP = ("http", "https")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+AS_PATH = re.compile(rf"({'|'.join(SCHEMES)}|file):/(?!/)")
+"""What `Path("s3://bucket")` begins with."""
 PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\?#]")
 UNQUOTED_TIMES = 4
@@ -40,9 +43,19 @@ class FarUrl:
         return FarUrl(self.scheme, self.place, f"{self.path}/{name}".strip("/"))
 
 
-def is_url(text: object) -> bool:
-    """Whether a path is an address, of whatever scheme."""
-    return isinstance(text, str) and SCHEME.match(text) is not None
+def as_url(path: object) -> str | None:
+    """The text of a path that is an address, of whatever scheme; None for any other. `Path` takes away a slash."""
+    if isinstance(path, str):
+        return path if SCHEME.match(path) else None
+    text = os.fspath(path) if isinstance(path, os.PathLike) else ""
+    match = AS_PATH.match(text) if isinstance(text, str) else None
+    if match is None:
+        return None
+    return f"{match[1]}://{'/' if match[1] == 'file' else ''}{text[match.end() :]}"
+
+
+def is_url(path: object) -> bool:
+    return as_url(path) is not None
 
 
 def parse_url(text: str) -> FarUrl:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.hashing import HashedReaders
 from ladle_engine.checkpoints.inputs import inputs_of
@@ -16,7 +17,8 @@ from ladle_engine.checkpoints.safetensors_file import read_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError
-from ladle_engine.output.folder import COEFFICIENTS_FILE, STATISTICS_FILE
+from ladle_engine.output.adapter_result import AdapterOutput, adapter_output, as_written, refuse_other_format
+from ladle_engine.output.folder import COEFFICIENTS_FILE, SAFETENSORS, STATISTICS_FILE, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model, written_names
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
@@ -35,6 +37,7 @@ def rebuild(
     output: PathLike,
     candidate: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
 ) -> Path:
     """Writes the model that `coefficients` describes into the new folder `output`, with the side files.
@@ -42,29 +45,36 @@ def rebuild(
     Args:
         coefficients: the file `coefficients.json`, or the result's folder.
         candidate: a method of the report other than the winner.
+        output_format: `safetensors` or `dcp`, as in `average`.
 
     Raises:
+        ValueError: `output_format` is another one.
         CheckpointError: the folder lacks one of the checkpoints, or one has changed since.
         EngineError: (inputs-changed) a file was changed meanwhile.
         MethodError: there is no such candidate.
         OutputError: `output` exists, or the disk is full.
     """
-    recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
+    refuse_output_format(output_format)
+    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
+    refuse_other_format(recipe.checkpoints, output_format)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)
         inputs, hashed = inputs_of(recipe.checkpoints, readers), HashedReaders(readers)
         with inputs.blamed():
+            written = as_written(recipe, hashed.readers, rule)
             digests = write_model(
                 staging,
-                recipe,
+                written.recipe,
                 max_shard_bytes=max_shard_bytes,
                 metadata={},
                 on_event=progress,
                 readers=hashed.readers,
+                output_format=output_format,
             )
             _refuse_others(hashed.digests(), expected)
-            verify_model(staging, recipe, digests, progress)
+            verify_model(staging, written.recipe, digests, progress)
             copy_side_files(recipe.checkpoints, staging, inputs)
+            written.write_config(staging)
         inputs.refuse_changed()
     return Path(output)
 
@@ -72,30 +82,32 @@ def rebuild(
 @with_far_folders
 def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
-    recipe, expected = load_recipe(coefficients, ckpt_dir, candidate)
+    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
     with open_all(recipe.checkpoints) as readers:
         fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
-        state = {stored[name]: recipe.tensor(name, hashed.readers) for name in recipe.output_dtypes}
+        written = as_written(recipe, hashed.readers, rule).recipe
+        state = {stored[name]: written.tensor(name, hashed.readers) for name in written.output_dtypes}
         _refuse_others(hashed.digests(), expected)
     return state
 
 
 def load_recipe(
     coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
-) -> tuple[Recipe, dict[Path, str]]:
+) -> tuple[Recipe, dict[Path, str], AdapterOutput | None]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
-    With the recipe come the digests that the weight files must have.
+    With the recipe come the digests that the weight files must have, and how adapters are written.
     """
     path = _coefficients_file(Path(coefficients))
     saved = parse_coefficients(path, _read(path), candidate)
-    checkpoints = discover(
+    found = discover(
         ckpt_dir,
         names=saved.coefficients.checkpoints,
         use_ema=saved.use_ema,
         take_from=saved.taken_from,
     )
+    checkpoints = in_space(found, saved.adapters.get("space", DELTA))
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(
         checkpoints=checkpoints,
@@ -108,7 +120,8 @@ def load_recipe(
         for checkpoint in checkpoints.checkpoints
         for file in checkpoint.files
     }
-    return recipe, expected
+    rule = saved.adapters
+    return recipe, expected, adapter_output(checkpoints, rule.get("rank"), rule.get("error"), rule.get("dtype", "keep"))
 
 
 def _coefficients_file(path: Path) -> Path:

@@ -6,17 +6,21 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
 
 from redis.exceptions import RedisError
 
 from ladle_contracts import Reason
-from ladle_contracts.roots import PathNotAllowed, resolve_input, resolve_inside
+from ladle_contracts.far_urls import is_url
+from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
+from ladle_worker.far_helper import FarHelper, far_request
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
 from ladle_worker.launch import Ranks
@@ -96,7 +100,27 @@ class Attempt:
         return ended
 
     def _start(self) -> Ended:
-        plan = self._plan(self._write_job())
+        job = self._make_job()
+        if not self._is_far(job):
+            return self._run_ranks(job, None)
+        self._plan((), ()).save(self._folder.plan)
+        helper = FarHelper(self._folder, far_request(job, self._settings))
+        try:
+            answer = self._watch(helper)
+            if answer != "ok":
+                return self._interrupted(answer)
+            found = helper.answer()
+            if found is None or not found["ok"]:
+                return self._failed_far(found)
+            return self._run_ranks(self._with_far(job, found), helper)
+        finally:
+            helper.end(self._settings.kill_grace_s, self._keep_lease)
+
+    def _run_ranks(self, job: dict[str, Any], far: FarHelper | None) -> Ended:
+        with naming_disk_faults("write the job's files"):
+            write_whole(self._folder.job, job)
+        more = () if far is None else (Path(job["far"]["mirror"]),)
+        plan = self._plan((job["ckpt_dir"],) if isinstance(job["ckpt_dir"], str) else tuple(job["ckpt_dir"]), more)
         kills = count_kills()
         with closing(LastWords()) as last_words:
             ranks = Ranks(
@@ -113,15 +137,54 @@ class Attempt:
                     ranks.tell_where_they_are()
             finally:
                 ranks.end(self._settings.kill_grace_s, self._keep_lease)
-            if answer == "lost":
-                raise Lost
-            if answer == "release":
-                return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
-            if answer == "cancel":
-                return Ended(outcome="failed", reason=Reason.CANCELLED)
-            if answer == "stalled":
-                return self._stalled()
-            return self._conclude(ranks.poll(), last_words, kills)
+            if answer != "ok":
+                return self._interrupted(answer)
+            return self._conclude(ranks.poll(), last_words, kills, far)
+
+    def _interrupted(self, answer: str) -> Ended:
+        """Raises `Lost`."""
+        if answer == "lost":
+            raise Lost
+        if answer == "release":
+            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
+        if answer == "cancel":
+            return Ended(outcome="failed", reason=Reason.CANCELLED)
+        return self._stalled()
+
+    def _is_far(self, job: Mapping[str, Any]) -> bool:
+        sets = job["val_set"].values() if isinstance(job["val_set"], dict) else [job["val_set"]]
+        folders = [job["ckpt_dir"]] if isinstance(job["ckpt_dir"], str) else job["ckpt_dir"]
+        return any(map(is_url, (*folders, *sets, job["train_set"])))
+
+    def _with_far(self, job: dict[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+        """The job with local paths, which its ranks may read."""
+        far = {name: found[name] for name in ("mirror", "here", "parts", "record")}
+        near = {name: found[name] for name in ("ckpt_dir", "val_set", "train_set")}
+        return {**job, **near, "roots": [*job["roots"], found["mirror"]], "far": far}
+
+    def _failed_far(self, found: Mapping[str, Any] | None) -> Ended:
+        if found is None:
+            return Ended(
+                outcome="crashed",
+                reason=Reason.CRASHED,
+                message="The process that fetches far files did not say why it ended. Look at the end of the log.",
+                log_tail=log_tail(self._folder),
+            )
+        return Ended(
+            outcome="failed" if found["final"] else "crashed",
+            reason=Reason(found["reason"]),
+            message=found["message"],
+            log_tail=log_tail(self._folder),
+        )
+
+    def _refused_as_changed(self, far: FarHelper) -> Ended | None:
+        """None where the far files are still what they were. Raises `Lost`."""
+        far.ask_whether_changed()
+        answer = self._watch(far)
+        if answer != "ok":
+            return self._interrupted(answer)
+        found = far.answer()
+        return None if found is not None and found["ok"] else self._failed_far(found)
 
     def _keep_lease(self) -> None:
         """While what hangs is being ended, which takes its time. Whether the attempt is still ours is asked later."""
@@ -144,7 +207,7 @@ class Attempt:
             log_tail=log_tail(self._folder),
         )
 
-    def _plan(self, inputs: tuple[str, ...]) -> Plan:
+    def _plan(self, inputs: tuple[str, ...], more: Collection[Path]) -> Plan:
         """How the ranks are confined. They may write what is this attempt's own, and nothing else of the results."""
         settings = self._settings
         folders = (self._folder.path, self._job.state, self._job.staging(self._claim.attempt))
@@ -155,31 +218,31 @@ class Attempt:
             protections=tuple(self._protections),
             inputs=inputs,
             outputs=str(settings.results_dir),
-            read=readable(settings.roots, settings.rank_read, secrets),
+            read=readable((*settings.roots, *more), settings.rank_read, secrets),
             write=writable(folders, settings.rank_write),
             devices=devices(),
             hidden=(str(redis),) if redis is not None else (),
         )
 
-    def _write_job(self) -> tuple[str, ...]:
-        """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open.
+    def _make_job(self) -> dict[str, Any]:
+        """Resolves every path inside the roots. The ranks, which open the files, check again whatever they open."""
+        spec, settings = self._claim.spec, self._settings
+        base_model = spec.adapters.base_model
 
-        Returns the folders of the checkpoints, or globs of them.
-        """
-        spec, roots = self._claim.spec, self._settings.roots
-        ckpt_dir = spec.with_ckpt_dirs(lambda field, path: str(resolve_input(path, roots, field=field)))
+        def resolved(field: str, path: str, *, may_be_glob: bool = False) -> str:
+            return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
+
         paths = {
-            "ckpt_dir": ckpt_dir,
-            "val_set": spec.with_val_sets(lambda field, path: str(resolve_inside(path, roots, field=field))),
-            "train_set": str(resolve_inside(spec.train_set.path, roots, field="train_set.path"))
-            if spec.train_set
-            else None,
+            "ckpt_dir": spec.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True)),
+            "val_set": spec.with_val_sets(resolved),
+            "base_model": resolved("adapters.base_model", base_model) if base_model else None,
+            "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
         }
         with naming_disk_faults("make the job's folder"):
             self._job.make(self._claim.attempt)
-        job = {
+        return {
             **paths,
-            "roots": [str(root) for root in roots],
+            "roots": [str(root) for root in settings.roots],
             "job_id": self._claim.job_id,
             "attempt": self._claim.attempt,
             "spec": spec.model_dump(mode="json"),
@@ -188,11 +251,8 @@ class Attempt:
             "state": str(self._job.state),
             "limit_memory": MEMORY in self._protections,
         }
-        with naming_disk_faults("write the job's files"):
-            write_whole(self._folder.job, job)
-        return (ckpt_dir,) if isinstance(ckpt_dir, str) else tuple(ckpt_dir)
 
-    def _watch(self, ranks: Ranks) -> str:
+    def _watch(self, ranks: Ranks | FarHelper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         relay = self._relay
         self._stall = StallWatch(self._folder, self._settings.stall_s)
@@ -214,7 +274,7 @@ class Attempt:
                 return "stalled"
             time.sleep(self._settings.poll_s)
 
-    def _conclude(self, status: int | None, last_words: LastWords, kills: int) -> Ended:
+    def _conclude(self, status: int | None, last_words: LastWords, kills: int, far: FarHelper | None) -> Ended:
         with naming_disk_faults("read the outcome of the ranks"):
             outcome = self._folder.read_outcome() or last_words.read()
         if outcome is None:
@@ -241,6 +301,8 @@ class Attempt:
                 message=outcome["message"],
                 log_tail=log_tail(self._folder),
             )
+        if far is not None and (refused := self._refused_as_changed(far)):
+            return refused
         return self._commit.publish(outcome)
 
     def _was_memory(self, status: int | None, kills: int) -> bool:

@@ -58,12 +58,17 @@ ARGUMENTS = {
     "method.options": "method_options",
     "task.name": "task",
     "task.options": "task_options",
+    "adapters.space": "adapter_space",
+    "adapters.rank": "adapter_rank",
+    "adapters.error": "adapter_error",
+    "adapters.base_model": "base_model",
     "train_set.path": "train_set",
     "train_set.use": "train_set_use",
     "output.name": "output",
+    "output.format": "output_format",
 }
 """Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
-PATHS = frozenset({"ckpt_dir", "val_set", "train_set.path", "output.name"})
+PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "train_set.path", "output.name"})
 """Resolved by the agent, which passes them on its own."""
 NOT_FOR_THE_ENGINE = frozenset({"resources.nodes", "resources.ranks_per_node", "priority", "labels"})
 

@@ -141,6 +141,21 @@ class AttemptFolder:
         return self.path / "log.txt"
 
     @property
+    def far_request(self) -> Path:
+        """What the agent writes for the process that fetches far files."""
+        return self.path / "far-request.json"
+
+    @property
+    def far(self) -> Path:
+        """What that process writes when all is here: where it is, and which bytes."""
+        return self.path / "far.json"
+
+    @property
+    def far_checked(self) -> Path:
+        """What it writes at the end: whether the far files are still what they were."""
+        return self.path / "far-checked.json"
+
+    @property
     def plan(self) -> Path:
         """What the agent writes for the launcher of the ranks: how they are confined."""
         return self.path / "confinement.json"

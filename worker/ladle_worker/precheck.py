@@ -1,7 +1,7 @@
 """Refuses what a job would refuse before it reads any weights, by the same code: `python -m ladle_worker.precheck`.
 
-Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true, "inspection": ...}`, or
-`{"ok": false, "reason": ..., "message": ..., "inspection": ...}` as in an attempt's outcome; stderr is what the job's log
+Reads `{"spec": JobSpec, "results": folder}` from stdin. The last line of stdout is `{"ok": true}`, or `{"ok": false,
+"reason": ..., "message": ...}` as in an attempt's outcome, with the folder's `inspection`; stderr is what the job's log
 would be.
 """
 
@@ -51,6 +51,7 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
         precheck(
             spec.with_ckpt_dirs(lambda _, path: Path(path).resolve()),
             spec.with_val_sets(lambda _, path: Path(path).resolve()),
+            base_model=Path(spec.adapters.base_model).resolve() if spec.adapters.base_model else None,
             train_set=Path(spec.train_set.path).resolve() if spec.train_set else None,
             output=results / (spec.output.name or f".ladle-precheck-{os.getpid()}"),
             **average_arguments(spec),

@@ -14,9 +14,8 @@ import faulthandler  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from contextlib import contextmanager, suppress  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
 from datetime import timedelta  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -26,20 +25,20 @@ import torch.distributed as dist  # noqa: E402
 
 from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
-from ladle_engine.progress import ProgressEvent, Warned, on_pulse  # noqa: E402
+from ladle_engine.progress import Warned, on_pulse  # noqa: E402
 from ladle_engine.storage.host_memory import free_host_bytes  # noqa: E402
 from ladle_worker.boundary import confine_reading  # noqa: E402
 from ladle_worker.confinement.limits import limit_memory  # noqa: E402
-from ladle_worker.convert import average_arguments, event_body, job_result, not_understood  # noqa: E402
+from ladle_worker.convert import average_arguments, job_result, not_understood  # noqa: E402
 from ladle_worker.disk_faults import naming_disk_faults  # noqa: E402
 from ladle_worker.failure import Failure, failure_of, log_failure  # noqa: E402
+from ladle_worker.far_table import far_files  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder  # noqa: E402
 from ladle_worker.standard_streams import print_whatever_happens  # noqa: E402
+from ladle_worker.told import Events, beating  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
 """gloo's own default is 30 minutes, and a job that hangs would look like a slow one for that long."""
-
-PULSE_S = 1.0
 
 
 def main(attempt_folder: str) -> int:
@@ -53,7 +52,7 @@ def main(attempt_folder: str) -> int:
                 job = json.loads(folder.job.read_text())
             if job["limit_memory"]:
                 limit_memory(free_host_bytes())
-            on_pulse(_beat(folder.pulse))
+            on_pulse(beating(folder.pulse))
             with Events(folder.events) as events:
                 outcome = _average(job, events)
             result = job_result(outcome, Path(job["destination"])).model_dump(mode="json")
@@ -70,21 +69,6 @@ def main(attempt_folder: str) -> int:
     return 0
 
 
-def _beat(path: Path) -> Callable[[], None]:
-    """Says in a file's time that work goes on, once a second at most."""
-    last = time.monotonic()
-
-    def beat() -> None:
-        nonlocal last
-        if time.monotonic() - last >= PULSE_S:
-            last = time.monotonic()
-            # The disk may fail for a moment; whoever must write to it will say so.
-            with suppress(OSError):
-                os.utime(path)
-
-    return beat
-
-
 def _tell(folder: AttemptFolder, failure: Failure) -> None:
     """Every rank meets bad input, but one word is enough; a rank that alone ran out of memory says so itself.
 
@@ -95,36 +79,21 @@ def _tell(folder: AttemptFolder, failure: Failure) -> None:
     folder.tell({"ok": False, "reason": failure.reason, "message": failure.message, "final": failure.is_final})
 
 
-class Events:
-    """The file of events, without a buffer: each line is there, or its error is."""
-
-    def __init__(self, path: Path) -> None:
-        with naming_disk_faults("write the job's events"):
-            self._file = path.open("ab", buffering=0)
-
-    def __enter__(self) -> Events:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with suppress(OSError):
-            self._file.close()
-
-    def add(self, event: ProgressEvent) -> None:
-        rest = event_body(event).model_dump_json().encode() + b"\n"
-        with naming_disk_faults("write the job's events"):
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-
 def _average(job: dict[str, Any], events: Events) -> Outcome:
     spec = JobSpec.read(json.dumps(job["spec"]))
     if os.environ.get("RANK", "0") == "0":
         for warning in not_understood(spec):
             events.add(Warned(message=warning))
     confine_reading(job["roots"])
+    with far_files(job.get("far")):
+        return _averaged(job, spec, events)
+
+
+def _averaged(job: dict[str, Any], spec: JobSpec, events: Events) -> Outcome:
     return average(
         job["ckpt_dir"],
         job["val_set"],
+        base_model=job["base_model"],
         train_set=job["train_set"],
         output=job["staging"],
         state_dir=job["state"],

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ladle_contracts.environment import PREFIX, check_absolute, split_paths
+from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
 from ladle_contracts.redis_address import socket_of, with_password
 from ladle_worker.confinement.choose import AUTO, read_choice
 from ladle_worker.stall import DEFAULT_STALL_S, read_limits
+
+
+def read_networks(value: Any) -> Any:
+    """`10.0.0.0/8,192.168.1.7` as two. Raises ValueError."""
+    parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    for part in parts:
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            raise ValueError(f"must hold networks such as `10.0.0.0/8`, but has {part!r}") from None
+    return tuple(parts)
 
 
 class Settings(BaseSettings):
@@ -29,8 +41,10 @@ class Settings(BaseSettings):
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
     )
     """Unique in the cluster, and the same after a restart."""
-    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths), Field(min_length=1)]
-    """Checkpoints and data sets must be in one of these folders."""
+    roots: Annotated[tuple[Path, ...], NoDecode]
+    """Checkpoints and data sets must be in one of these folders, or at an address below one of `far_roots`."""
+    far_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """The addresses in `LADLE_ROOTS`, such as `s3://bucket/runs`."""
     results_dir: Path
     """The folder of results and of jobs' working files. In a cluster it must be the same folder on every node."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -49,6 +63,12 @@ class Settings(BaseSettings):
     """What ranks may read besides the system, Python and the roots: for task plug-ins."""
     rank_write: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths)] = ()
     """What ranks may write besides their own folders."""
+    far_cache: Path = Field(default_factory=lambda: Path("~/.cache/ladle/far").expanduser())
+    """A folder on a disk of this machine, for files that were fetched from far."""
+    far_cache_bytes: Annotated[int, Field(gt=0)] = 200_000_000_000
+    """How much of them it may hold."""
+    far_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_networks)] = ()
+    """Networks such as `10.0.0.0/8` that addresses may lead to although they are not public."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
@@ -58,6 +78,11 @@ class Settings(BaseSettings):
     """The time between SIGTERM and SIGKILL."""
     soft_shutdown_s: Annotated[float, Field(ge=0)] = 3.0
     """How long a stopping worker gives its agent to end the ranks and return the job. Celery always waits so long."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_roots(cls, values: Any) -> Any:
+        return split_roots(values)
 
     @model_validator(mode="after")
     def _password_from_file(self) -> Self:

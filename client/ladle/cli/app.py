@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import RenderableType
@@ -26,7 +26,8 @@ from ladle.cli.job_flags import (
 )
 from ladle.cli.values import complete_state, job_state, whole_number
 from ladle.cli.wording import in_flags
-from ladle_contracts import JobState
+from ladle_contracts import JobState, Output
+from ladle_contracts.far_urls import is_url
 from ladle_contracts.safe_text import one_line
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
@@ -51,6 +52,7 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
 RESULTS = Path("ladle-results")
+DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(task_commands.app, name="task")
 app.add_typer(token_commands.app, name="token")
@@ -117,6 +119,49 @@ def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> An
             return client.inspect(folder.ckpt_dir, **folder.options)
     with err.status("looking at headers ..."):
         return inspect_here(folder.request)
+
+
+@app.command()
+def convert(  # noqa: PLR0913  # a flag each
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of checkpoints.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")],
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="The type of the weights. [`keep`, `float32`, `bfloat16`, `float16`]")
+    ] = "keep",
+    max_shard_bytes: Annotated[
+        int, typer.Option(metavar="BYTES", parser=whole_number(1 << 20), help="The largest size of one weights file.")
+    ] = 5_000_000_000,
+    pattern: Annotated[str | None, typer.Option(metavar="GLOB", help="Take only checkpoints of these names.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave checkpoints out. [may be repeated]")
+    ] = None,
+    component: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of checkpoints made of several models, the name of one: `unet`.")
+    ] = None,
+    use_ema: Annotated[
+        bool, typer.Option("--use-ema", help="Take the average that was made while training, in place of the model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write checkpoints of any layout as safetensors, with config and tokenizer. Nothing is averaged.
+
+    One checkpoint becomes the folder OUTPUT. Several become folders in it.
+
+    Example: `ladle convert runs/old/model.pt converted --dtype bfloat16`
+    """
+    from ladle.cli.installed import convert_here
+
+    _refuse_missing([source])
+    if dtype not in DTYPES:
+        raise WrongUsage(f"`--dtype` must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
+    chosen = {"pattern": pattern, "exclude": exclude or None, "component": component, "use_ema": use_ema}
+    with err.status("converting ..."):
+        folders = convert_here(source, output, dtype=dtype, max_shard_bytes=max_shard_bytes, **chosen)
+    if as_json:
+        typer.echo(to_json(folders, indent=2))
+        return
+    for folder in folders:
+        out.say(folder)
 
 
 @app.command()
@@ -362,7 +407,7 @@ def version(url: Url = None, token: Token = None) -> None:
 def _refuse_missing(paths: Iterable[Path]) -> None:
     """Only for the stack of `ladle run` or `ladle up`. Any other service may see folders that are not here."""
     for path in paths:
-        if not path.expanduser().exists():
+        if not is_url(path) and not path.expanduser().exists():
             raise WrongUsage(f"`{one_line(str(path))}` does not exist.")
 
 

@@ -63,6 +63,21 @@ def inspect_here(request: InspectRequest) -> Inspection:
     return Inspection.read(json.dumps(answer["inspection"]))
 
 
+def convert_here(source: Path, output: Path, **options: Any) -> list[str]:
+    """Converts checkpoints with the worker that is installed here; the folders. Raises `Refused` or `StackError`."""
+    if not has_extra("worker"):
+        raise StackError("Converting needs the extra worker, which is not installed. Run: pip install 'ladle[worker]'")
+    asked = {"source": str(source.expanduser().absolute()), "output": str(output.expanduser().absolute()), **options}
+    done = _ask("convert_folder", json.dumps(asked))
+    answer = _last_line(done)
+    if answer is None:
+        raise StackError("\n".join(["The checkpoints could not be converted:", *_tail(done.stderr)]))
+    if not answer["ok"]:
+        raise Refused(one_line(f"{answer['message']} [{answer['reason']}]"))
+    folders: list[str] = answer["folders"]
+    return folders
+
+
 def describe() -> dict[str, Any]:
     """The catalogue, tasks that cannot be loaded, the GPUs and torch's version. Raises `StackError`."""
     done = _ask("describe")

@@ -22,7 +22,8 @@ from typer.core import TyperCommand
 from ladle._errors import InvalidSpec
 from ladle._spec import build_inspection, build_spec
 from ladle_contracts import InspectRequest
-from ladle_contracts.roots import splits
+from ladle_contracts.far_urls import is_url
+from ladle_contracts.roots import GLOB, splits
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
@@ -116,6 +117,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
         Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
     ),
+    "Adapters": (
+        Flag("adapters.space", "--adapter-space", "SPACE"),
+        Flag("adapters.rank", "--adapter-rank", "N"),
+        Flag("adapters.error", "--adapter-error", "SHARE"),
+        Flag("adapters.base_model", "--base-model", "PATH"),
+    ),
     "Task and data": (
         Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
         Flag("task.options", "--task-option", "NAME=VALUE", "`ladle tasks` lists them for every task."),
@@ -135,6 +142,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("output.name", "--output", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
+        Flag("output.format", "--output-format", "FORMAT"),
     ),
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),
@@ -191,9 +199,10 @@ class JobArguments:
     def inputs(self) -> list[Path]:
         """Every file or folder that the job reads."""
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
-        train_set = self.options.get("train_set", {}).get("path")
+        others = (("train_set", "path"), ("adapters", "base_model"))
+        given = [self.options.get(part, {}).get(name) for part, name in others]
         ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
-        return [*map(_without_glob, ckpt_dirs), *val_sets, *([train_set] if train_set else [])]
+        return [*map(_without_glob, ckpt_dirs), *val_sets, *(path for path in given if path)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +312,14 @@ def _more_parameter() -> inspect.Parameter:
 
 
 def _without_glob(path: Path) -> Path:
-    """What of a path must be there."""
-    return next((folder for folder, _ in splits(path.expanduser()) if folder.exists()), path)
+    """The folder of a glob that matches something; else the path itself, which must be there then."""
+    if is_url(path):
+        first = next((index for index, part in enumerate(path.parts) if GLOB.search(part)), len(path.parts))
+        return Path(*path.parts[:first])
+    for folder, rest in splits(path.expanduser()):
+        if folder.exists() and (not rest.parts or any(folder.glob(str(rest)))):
+            return folder
+    return path
 
 
 def _parameter(flag: Flag, panel: str) -> inspect.Parameter:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ladle._errors import LadleError
 from ladle._job import Job
-from ladle._spec import CkptDir, build_spec
+from ladle._spec import CkptDir, absolute, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.console import SafeConsole, in_lines
 from ladle.cli.inspection_view import short_form
@@ -31,7 +31,8 @@ from ladle.cli.stack import (
     running_stack,
 )
 from ladle.cli.watch import follow_job
-from ladle_contracts import Inspection, JobRecord
+from ladle_contracts import Inspection, JobRecord, JobSpec
+from ladle_contracts.far_urls import as_url, is_url
 from ladle_contracts.safe_text import one_line
 
 
@@ -103,20 +104,27 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
-    found: list[Inspection] = []
-    try:
-        with err.status("checking the input ..."):
-            check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), found.append)
-    finally:
-        for each in [] if as_json else found:
-            out.print(short_form(in_lines(each)))
+    # What is far is looked at by the job itself, which fetches it.
+    if not any(map(is_url, roots)):
+        _check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), out, err, as_json)
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
-            roots=[root.absolute() for root in roots], results=results.absolute(), state=Path(state) / "stack"
+            roots=[absolute(root) for root in roots], results=results.absolute(), state=Path(state) / "stack"
         )
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
             return _follow(job, stack, out, as_json)
+
+
+def _check_input(spec: JobSpec, results: Path, out: SafeConsole, err: SafeConsole, as_json: bool) -> None:
+    """Shows what is there, and raises `Refused` where the job would."""
+    found: list[Inspection] = []
+    try:
+        with err.status("checking the input ..."):
+            check_input(spec, results, found.append)
+    finally:
+        for each in [] if as_json else found:
+            out.print(short_form(in_lines(each)))
 
 
 @contextmanager
@@ -153,7 +161,9 @@ def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
         ) from None
 
 
-def _existing(root: Path) -> Path:
+def _existing(root: Path) -> Path | str:
+    if (url := as_url(root)) is not None:
+        return url
     if not root.is_dir():
         raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
     return root.resolve()

@@ -35,7 +35,8 @@ STOP_S = 20.0
 REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
-WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S")
+FAR = ("LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE")
+WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", *FAR)
 """What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
 
 
@@ -47,7 +48,7 @@ class StackError(LadleError):
 class StackOptions:
     """What a stack serves, and where its files are."""
 
-    roots: Sequence[Path]
+    roots: Sequence[Path | str]
     results: Path
     state: Path
     """The folder of Redis' data, the logs and the token's hash. Only the user may read it."""

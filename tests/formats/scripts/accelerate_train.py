@@ -6,14 +6,23 @@ import os
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, load_checkpoint_in_model
-from accelerate.utils import ProjectConfiguration, merge_fsdp_weights
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedType,
+    ProjectConfiguration,
+    merge_fsdp_weights,
+    save_fsdp_model,
+    save_fsdp_optimizer,
+)
 from common import State, main, result_of, same
 from ranks import on_ranks
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 KIND = os.environ.get("KIND", "whole")
-VERSION = int(os.environ.get("FSDP_VERSION", "2"))
 
 
 def net() -> nn.Module:
@@ -21,16 +30,8 @@ def net() -> nn.Module:
 
 
 def train(folder: Path) -> None:
-    torch.manual_seed(0)
-    plugin = None
-    if KIND == "fsdp":
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=VERSION, state_dict_type="SHARDED_STATE_DICT", use_orig_params=True
-        )
     accelerator = Accelerator(
-        cpu=True,
-        fsdp_plugin=plugin,
-        project_config=ProjectConfiguration(project_dir=str(folder), automatic_checkpoint_naming=True),
+        cpu=True, project_config=ProjectConfiguration(project_dir=str(folder), automatic_checkpoint_naming=True)
     )
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -43,9 +44,27 @@ def train(folder: Path) -> None:
         accelerator.save_state()
 
 
+def train_in_shards(folder: Path) -> None:
+    """What `save_state` calls under FSDP. accelerate itself shards on accelerators alone."""
+    torch.manual_seed(0)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
+    accelerator = Accelerator(cpu=True)
+    AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+    model = fully_shard(net(), mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for number in range(4):
+        tokens = torch.randint(0, 16, (4, 3))
+        nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        home = folder / "checkpoints" / f"checkpoint_{number}"
+        save_fsdp_model(plugin, accelerator, model, str(home))
+        save_fsdp_optimizer(plugin, accelerator, optimizer, model, str(home))
+
+
 def write(folder: Path) -> None:
     if KIND == "fsdp":
-        on_ranks(train, folder)
+        on_ranks(train_in_shards, folder)
     else:
         train(folder)
 

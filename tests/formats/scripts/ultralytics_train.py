@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+import yaml
 from common import State, main, result_of, same
 from PIL import Image
 
 os.environ["YOLO_CONFIG_DIR"] = os.environ.get("TMPDIR", "/tmp")
 os.environ["YOLO_OFFLINE"] = "true"
+import torchvision
+import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils.nms import TorchNMS
+
+# torchvision's own is compiled for another torch.
+torchvision.ops.nms = TorchNMS.nms
 
 KIND = os.environ.get("KIND", "model")
 
@@ -27,9 +35,18 @@ def images(folder: Path) -> Path:
     return description
 
 
+def tiny() -> str:
+    """The model's own description, at an eighth of its narrowest width."""
+    described = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg/models/11/yolo11.yaml").read_text())
+    described["scales"] = {"n": [0.33, 0.03125, 64]}
+    path = Path(tempfile.mkdtemp()) / "yolo11n.yaml"
+    path.write_text(yaml.safe_dump(described))
+    return str(path)
+
+
 def write(folder: Path) -> None:
     data = images(folder.parent / f"{folder.name}-images")
-    YOLO("yolo11n.yaml").train(
+    YOLO(tiny()).train(
         data=str(data),
         epochs=4,
         imgsz=64,
@@ -44,6 +61,9 @@ def write(folder: Path) -> None:
         amp=False,
         exist_ok=True,
         verbose=False,
+        lr0=0.1,
+        warmup_epochs=0,
+        optimizer="SGD",
     )
 
 
@@ -56,7 +76,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = YOLO("yolo11n.yaml").model
+    model = YOLO(tiny()).model
     model.load(result_of(result))
     same(model.state_dict(), result_of(result))
 

@@ -202,3 +202,22 @@ def test_other_flags_say_their_rule_too(arguments: list[str], message: str) -> N
     done = RUNNER.invoke(app, arguments, env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_further_folders_of_checkpoints_are_given_by_a_flag() -> None:
+    assert parsed([]).ckpt_dir == Path("c")
+    assert parsed(["--also", "d", "--also", "e/*"]).ckpt_dir == (Path("c"), Path("d"), Path("e/*"))
+
+
+def test_of_a_glob_its_folder_must_be_there_and_something_must_match(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "run-1").mkdir(parents=True)
+    for given, needed in {"runs/run-*": "runs", "runs/gone-*": "runs/gone-*", "runs": "runs"}.items():
+        job = JobArguments(ckpt_dir=(tmp_path / given,), val_set=Path("v"), options={})
+        assert job.inputs[0] == tmp_path / needed
+
+
+def test_a_glob_that_the_shell_has_taken_is_told() -> None:
+    message = refused([], sets=("runs/b", "runs/c", "v"))
+    assert (
+        "A glob for `CKPT_DIR` stands in quotes, such as 'runs/*', and each further folder after `--also`." in message
+    )

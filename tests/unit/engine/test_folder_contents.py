@@ -243,9 +243,6 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 OTHERS = {
     "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
-    "checkpoint-1": ("pytorch_model_fsdp_0/.metadata", "in torch.distributed.checkpoint format"),
-    "checkpoint": ("step-1/.metadata step-2/.metadata", "in torch.distributed.checkpoint format"),
-    "step-10": (".metadata __0_0.distcp", "in torch.distributed.checkpoint format"),
     "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),
     "model.gguf": ("", "in GGUF format, which Ladle does not read"),
     "step-3.npz": ("", "in NumPy format, which Ladle does not read"),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
 import torch
+from ladle_small_cnn import SmallCnn
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ladle_engine import CheckpointError, combine_checkpoints
+from ladle_engine import CheckpointError, TaskError, average, combine_checkpoints, rebuild
 from ladle_engine.checkpoints.pickles.pickle_file import stored_tensors
 from ladle_engine.storage.input_file import InputFile
+from tests.builders import CONFIG, make_checkpoints, make_val_set
 
 
 class Block(nn.Module):
@@ -132,6 +135,31 @@ def test_what_ultralytics_saves_is_averaged(tmp_path: Path) -> None:
             other = models[1].state_dict()[name]
             mean = ((tensor.double() + other.double()) / 2).to(tensor.dtype) if tensor.is_floating_point() else other
             assert torch.equal(found[name], mean), name
+
+
+def test_a_task_that_cannot_build_the_model_says_that_a_module_was_saved(tmp_path: Path) -> None:
+    for number in (1, 2):
+        torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / f"epoch-{number}.pt")
+    with pytest.raises(TaskError, match=r"a whole module \(`torch.nn.modules.container.Sequential`\)") as caught:
+        average(tmp_path, make_val_set(tmp_path / "val.npz", count=20), output=tmp_path / "out")
+    assert "save `model.state_dict()`" in caught.value.message
+
+
+def test_a_module_of_a_class_that_the_task_builds_is_averaged(tmp_path: Path) -> None:
+    plain = make_checkpoints(tmp_path / "plain", count=2)
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    copyfile(plain / "config.json", folder / "config.json")
+    for path in sorted(plain.glob("*.safetensors")):
+        model = SmallCnn(**CONFIG, width=4, batch_norm=False)
+        model.load_state_dict(load_file(path))
+        torch.save(model, folder / f"{path.stem}.pt")
+    out = average(folder, make_val_set(tmp_path / "val.npz", count=40), output=tmp_path / "out", method="uniform")
+    mean = rebuild(out.folder, folder, output=tmp_path / "mean", candidate="uniform")
+    expected = load_file(combine_checkpoints(plain, output=tmp_path / "expected") / "model.safetensors")
+    found = load_file(mean / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_module_within_itself_is_refused(tmp_path: Path) -> None:

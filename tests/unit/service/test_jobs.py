@@ -251,6 +251,11 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         status, code, detail = answers.pop()
         assert (status, code) == (422, "path-not-allowed")
         assert "`ckpt_dir` must be an existing file or folder inside the allowed folders" in detail
+        globs = [f"{secret}/*", str(tmp_path / "*"), f"{service.data}/link/*", f"{service.data}/*/../../secret"]
+        for path in globs:
+            _, code, detail = await refusal_of(service, ckpt_dir=[f"{service.data}/*", path])
+            assert code == "path-not-allowed"
+            assert "`ckpt_dir.1` must be an existing file or folder inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
         sets = {"clean": f"{service.data}/val", "noisy": str(secret), "far": "val"}

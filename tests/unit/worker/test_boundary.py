@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ladle_contracts.roots import Roots
-from ladle_engine import EngineError, average
+from ladle_engine import EngineError, average, discover
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage import boundary
 from ladle_worker.boundary import InsideRoots, confine_reading
@@ -243,3 +243,21 @@ def test_the_boundary_holds_for_roots_that_are_held_by_somebody_else(folder: Pat
         inside.status(folder / "outside" / "missing")
     with pytest.raises(FileNotFoundError):
         inside.status(folder / "root" / "missing")
+
+
+def test_several_folders_are_read_inside_the_roots_and_a_glob_sees_nothing_outside(
+    tmp_path: Path, written: Path, opened: list[Path]
+) -> None:
+    for name in ("one", "other", "outside"):
+        shutil.copytree(written / "root", tmp_path / name)
+    shutil.copytree(written / "outside" / "run", tmp_path / "outside" / "other-run")
+    confine_reading([str(tmp_path / "one"), str(tmp_path / "other")])
+    # The folder that holds both is in no root.
+    found = discover([tmp_path / "one" / "r*", tmp_path / "other" / "run"])
+    assert {name.partition("/")[0] for name in found.names} <= {"one", "other"}
+    (tmp_path / "one" / "away").symlink_to(tmp_path / "outside")
+    for outside in (tmp_path / "*" / "run", tmp_path / "one" / "*" / "other-run", tmp_path / "outside" / "*"):
+        with pytest.raises(EngineError) as caught:
+            discover([tmp_path / "one" / "run", outside])
+        assert caught.value.code in ("path-not-allowed", "no-checkpoints")
+    assert all(path.is_relative_to(tmp_path / "one") or path.is_relative_to(tmp_path / "other") for path in opened)

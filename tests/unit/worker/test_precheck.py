@@ -31,6 +31,15 @@ def spec(data: Path, ckpt_dir: str = "good", val_set: str = "val.npz", **more: A
     return JobSpec(ckpt_dir=str(data / ckpt_dir), val_set=str(data / val_set), **more)
 
 
+def test_a_glob_and_several_folders_are_checked_as_they_are(data: Path, tmp_path: Path) -> None:
+    for given in (str(data / "go*"), (str(data / "good"), str(data / "empty"))):
+        job = JobSpec(ckpt_dir=given, val_set=str(data / "val.npz"))
+        assert answer(job, tmp_path / "results") == {"ok": True}
+    told = answer(JobSpec(ckpt_dir=str(data / "gone-*"), val_set=str(data / "val.npz")), tmp_path / "results")
+    assert told["reason"] == "no-checkpoints"
+    assert "matches nothing" in told["message"]
+
+
 def test_a_good_job_passes_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
     before = sorted(data.rglob("*"))
     for job in (spec(data), spec(data, method=MethodChoice(name="twa"), output=Output(name="out"))):

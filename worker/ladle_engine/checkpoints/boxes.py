@@ -103,7 +103,7 @@ def _corners(boxes: _Whole, sizes: Sequence[int]) -> tuple[_Whole, _Whole]:
 
 
 def rows_within(shape: Sequence[int], most: int) -> Iterator[Box]:
-    """A tensor cut into runs of `most` elements at most, each of them a box, in order. One without elements is whole."""
+    """A tensor cut into runs of `most` elements at most, each a box, in order. One without elements is whole."""
     if math.prod(shape) <= most or not shape:
         yield tuple((0, size) for size in shape)
         return

@@ -14,12 +14,14 @@ from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
 from ladle_engine.checkpoints.layouts.components import is_of
 from ladle_engine.checkpoints.left_out import Globs, LeftOut, leave_out, named, some, told
+from ladle_engine.checkpoints.name_parts import names_a_time
 from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
 from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
 from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
+from ladle_engine.checkpoints.unlike_configs import unlike_configs
 from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import ProgressCallback, Warned
@@ -76,21 +78,21 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     left_out = LeftOut(skip_tensors=skip_tensors, take_from=take_from)
     sources = sources_of(ckpt_dir)
     folder = sources.folder
-    if not is_folder(folder):
+    if sources.is_one_folder and not is_folder(folder):
         raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
     if names is not None:
         chosen = [of_kind(_named(name, folder), use_ema) for name in names]
         in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")
         return _opened(sources, in_order, chosen, left_out)
     found, passed_over = scan(sources, component)
-    candidates = [
-        of_kind(each, use_ema) for each in found if component is None or is_of(component, each.checkpoint.name)
-    ]
-    idle = _idle(filters, folder, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
+    if component is not None:
+        found = _of_component(component, found, passed_over, folder)
+    candidates = [of_kind(each, use_ema) for each in found]
+    idle = _idle(filters, sources, [each.checkpoint.name for each in candidates] + [each.name for each in passed_over])
     passed_over = [each for each in passed_over if filters.wants(each.name)]
     wanted = [each.checkpoint for each in candidates if filters.wants(each.checkpoint.name)]
     if not wanted:
-        raise _nothing(folder, filters, candidates, passed_over)
+        raise _nothing(sources, filters, candidates, passed_over)
     # What is refused, such as a link that leads out, is not opened.
     refused = {each.checkpoint.name for each in candidates if each.refusal is not None}
     wanted, unlike = _alike(like, wanted, candidates, left_out, folder)
@@ -148,6 +150,20 @@ def announce(checkpoints: CheckpointSet, on_event: ProgressCallback, *, order_ma
     on_event(Warned(message=f"{checkpoints.doubt} They are taken by {checkpoints.order}."))
 
 
+def _of_component(
+    component: str, found: Sequence[Candidate], passed_over: Sequence[PassedOver], folder: Path
+) -> list[Candidate]:
+    if chosen := [each for each in found if is_of(component, each.checkpoint.name)]:
+        return chosen
+    there = f" It holds: {listed([each.checkpoint for each in found])}." if found else ""
+    passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    raise CheckpointError(
+        "no-checkpoints",
+        f"`component=` must name one of the models that checkpoints are made of, such as a folder `unet` in each, but "
+        f"`{folder}` has no `{component}`.{there}{passed}",
+    )
+
+
 def of_kind(found: Candidate, use_ema: bool) -> Candidate:
     """The model's weights, or the average that was made of them while training."""
     return replace(found, checkpoint=replace(found.checkpoint, use_ema=use_ema))
@@ -170,29 +186,31 @@ def _opened(sources: Sources, order: Order, candidates: Sequence[Candidate], lef
         tensors=tensors,
         config=None,
         side_files=(),
-        home=reference.files[0].parent,
+        home=reference.home_in(sources.folder),
         places=(),
         root=sources.root_of(reference.files[0]),
         order=order.reason,
         doubt=order.doubt,
     )
-    return _with_side_files(with_stand_ins(leave_out(found, left_out)))
+    return _with_side_files(with_stand_ins(leave_out(found, left_out)), sources)
 
 
-def _with_side_files(found: CheckpointSet) -> CheckpointSet:
+def _with_side_files(found: CheckpointSet, sources: Sources) -> CheckpointSet:
     """Of the checkpoint that gives the model its shapes."""
-    model = next(each for each in found.checkpoints[::-1] if each.files[0].parent == found.home)
-    places = places_of(found.folder / model.run, found.home, found.folder, found.root)
-    beside, config = side_files(places, found.root), read_config(places, found.root)
+    model = next(each for each in found.checkpoints[::-1] if each.home_in(found.folder) == found.home)
+    root = sources.root_of(model.files[0])
+    places = places_of(found.folder / model.run, found.home, found.folder, root)
+    beside, config = side_files(places, root), read_config(places, root)
     not_copied = (f"Not copied to the result: {', '.join(beside.left_out)}.",) if beside.left_out else ()
-    return replace(
+    found = replace(
         found,
+        root=root,
         places=places,
         config=None if config is None else config.values,
         read={} if config is None else {config.path: config.sha256},
         side_files=beside.paths,
-        warnings=(*told(found), *found.warnings, *not_copied),
     )
+    return replace(found, warnings=(*told(found), *found.warnings, *not_copied, *unlike_configs(found, sources)))
 
 
 def _named(name: str, folder: Path) -> Candidate:
@@ -219,15 +237,17 @@ def _at_steps(wanted: Sequence[Checkpoint], filters: Filters, folder: Path) -> l
     return [each for each in wanted if step_of[each.name] in filters.steps]
 
 
-def _idle(filters: Filters, folder: Path, names: Iterable[str]) -> list[str]:
+def _idle(filters: Filters, sources: Sources, names: Iterable[str]) -> list[str]:
     """Says where `exclude` does nothing, perhaps misspelt."""
-    globs = filters.idle([*names, *(entry.name for entry in entries_of(folder))])
+    folder = sources.folder
+    globs = filters.idle([*names, *_entries(sources)])
     return [f"`exclude=` leaves nothing out: no name in `{folder}` matches `{glob}`." for glob in globs]
 
 
 def _nothing(
-    folder: Path, filters: Filters, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver]
+    sources: Sources, filters: Filters, candidates: Sequence[Candidate], passed_over: Sequence[PassedOver]
 ) -> CheckpointError:
+    folder = sources.folder
     passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
     if candidates:
         there = [each.checkpoint for each in candidates]
@@ -238,8 +258,8 @@ def _nothing(
             else f"`pattern=` must match a checkpoint in `{folder}`, but `{filters.pattern}` matches none of"
         )
         return CheckpointError("no-checkpoints", f"{rule}: {listed(there)}.{passed}")
-    entries = [entry.name for entry in entries_of(folder)]
-    holds = f" It holds: {_several(entries)}." if entries else " It is empty."
+    entries = _entries(sources)
+    holds = f" It holds: {_several(entries)}." if entries else " It is empty." if sources.is_one_folder else ""
     return CheckpointError(
         "no-checkpoints",
         f"`ckpt_dir=` must hold checkpoints (*.safetensors, {', '.join('*' + suffix for suffix in PICKLE_SUFFIXES)}, "
@@ -247,15 +267,22 @@ def _nothing(
     )
 
 
+def _entries(sources: Sources) -> list[str]:
+    """What lies in the folder that was given. Above several nothing may be looked at."""
+    return [entry.name for entry in entries_of(sources.folder)] if sources.is_one_folder else []
+
+
 def _too_few(
     folder: Path, chosen: Sequence[Checkpoint], found: int, passed_over: Sequence[PassedOver]
 ) -> CheckpointError:
     of = "" if len(chosen) == found else f" of {found} that `pattern=`, `exclude=`, `steps=` and `last=` leave"
     passed = f" Passed over: {with_reasons(passed_over)}." if passed_over else ""
+    is_one = found == 1 and names_a_time(folder.name)
+    itself = " It seems to be one checkpoint: give the folder above it." if is_one else ""
     return CheckpointError(
         "too-few-checkpoints",
         f"`ckpt_dir=` must hold at least 2 checkpoints to average, but `{folder}` holds {len(chosen)}{of}: "
-        f"{listed(chosen)}.{passed}",
+        f"{listed(chosen)}.{itself}{passed}",
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ladle_engine.checkpoints.adapters.reader import AdapterReader
 from ladle_engine.checkpoints.types import TensorReader
 from ladle_engine.storage.far import presence
-from ladle_engine.storage.far.presence import Parts, Range
+from ladle_engine.storage.far.presence import Range
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import BytesSource, Identity, InputFile
 
@@ -16,18 +18,24 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
     """Fetches what these readers will read, at once and with progress. Nothing where all is local."""
     if not presence.is_far():
         return
-    wanted: dict[Path, Parts | None] = {}
+    wanted: dict[Path, list[Range]] = {}
     for reader in readers:
-        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in reader.files]
-        noting = reader.through(places)
-        for name in reader.tensors():
+        # What an adapter looks like is computed from all of them: noted is what is read of its own file.
+        stored = reader.adapter.weights if isinstance(reader, AdapterReader) else reader
+        places = [each if isinstance(each, LoadedFile) else _Places(each) for each in stored.files]
+        noting = stored.through(places)
+        for name in stored.tensors():
             noting.read(name)
-        wanted |= {each.path: each.ranges for each in places if isinstance(each, _Places)}
-    presence.fetch(wanted)
-    for reader in readers:
-        for file in reader.files:
-            if isinstance(file, InputFile):
-                file.look_again()
+        for source, place in zip(reader.files, places, strict=True):
+            if isinstance(place, _Places):
+                # Those that a source of parts knows are counted from the first byte of its first part.
+                ranges = source.ranges if isinstance(source, FileParts) else place.ranges
+                wanted.setdefault(source.path, []).extend(ranges)
+    presence.fetch({**wanted})
+    for file in (each for reader in readers for each in reader.files):
+        opened = file.file if isinstance(file, FileParts) else file
+        if isinstance(opened, InputFile):
+            opened.look_again()
 
 
 class _Places:
@@ -50,7 +58,10 @@ class _Places:
         return self._source.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        self.ranges.append((offset, offset + len(buffer)))
+        if isinstance(self._source, FileParts):
+            self.ranges += self._source.ranges_at(offset, len(buffer))
+        else:
+            self.ranges.append((offset, offset + len(buffer)))
 
     def read_gap_into(self, buffer: memoryview, offset: int) -> None:
         return

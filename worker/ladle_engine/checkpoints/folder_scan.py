@@ -27,6 +27,7 @@ from ladle_engine.checkpoints.layouts.registry import as_one_checkpoint
 from ladle_engine.checkpoints.layouts.trainer import holds_checkpoints, step_of
 from ladle_engine.checkpoints.layouts.usual_names import WEIGHTS_IN_FOLDER
 from ladle_engine.checkpoints.name_parts import names_a_time
+from ladle_engine.checkpoints.rank_names import others_of
 from ladle_engine.checkpoints.sources import Sources
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
@@ -77,9 +78,22 @@ def find(name: str, folder: Path, component: str | None = None) -> Found | None:
     """The one checkpoint of this name, wherever it lies below the folder; or why it is no use."""
     path, run = folder / name, name.rpartition("/")[0]
     if not seems_folder(path):
-        return next(iter(_files([path], folder, run)), None)
+        return next(iter(_files([path, *others_of(path)], folder, run)), None) or _by_its_file(
+            path, name, folder, component
+        )
     looked_at = look_at(Folder(path=path, name=name, root=folder, component=component))
     return next(iter(_in_run(looked_at or (), run)), None)
+
+
+def _by_its_file(path: Path, name: str, root: Path, component: str | None) -> Found | None:
+    """A folder that is a checkpoint as a whole, and goes by the name of a file in it."""
+    home = Folder(path=path.parent, name=name.rpartition("/")[0], root=root, component=component)
+    if not seems_folder(path.parent):
+        return None
+    found = next((each for each in look_at(home) or () if isinstance(each, Candidate)), None)
+    if found is None or path not in found.checkpoint.files:
+        return None
+    return _in_run([_called(found, name)], home.name)[0]
 
 
 def look_at(folder: Folder) -> Sequence[Found] | None:
@@ -158,10 +172,18 @@ def _itself(folder: Folder, *, is_start: bool) -> list[Found]:
     if _count(files):
         return files
     as_one = as_one_checkpoint(folder) or ()
-    # The folder that was given has no name, and a component of it has one.
-    named = [_called(each, _name(each) or ".") for each in as_one[:1]]
+    # Its own name is the run's. A component of it has a name already.
+    named = [_called(each, _name_as_whole(each, folder)) if _name(each) == folder.name else each for each in as_one[:1]]
     whole = _in_run([_with_step(each, folder) for each in named], folder.name)
     return [*files, *(each for each in whole if is_start or isinstance(each, Candidate))]
+
+
+def _name_as_whole(found: Found, folder: Folder) -> str:
+    """The name of its first file where it has one for people: `adapter_model.safetensors`, but not `.metadata`."""
+    files = found.checkpoint.files if isinstance(found, Candidate) else ()
+    if files and files[0].parent == folder.path and not files[0].name.startswith("."):
+        return within(folder.name, files[0].name)
+    return folder.name or "."
 
 
 def _files(paths: Sequence[Path], root: Path, run: str) -> list[Found]:

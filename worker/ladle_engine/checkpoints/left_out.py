@@ -226,7 +226,7 @@ def _homed(checkpoints: CheckpointSet, of_reference: Mapping[str, TensorInfo]) -
         for name, checkpoint in checkpoints.taken.items()
         if name not in of_reference or of_reference[name].shape != checkpoints.tensors[name].shape
     }
-    homes = {checkpoints.checkpoints[checkpoints.names.index(name)].files[0].parent for name in shaping}
+    homes = {checkpoints.checkpoints[checkpoints.names.index(name)].home_in(checkpoints.folder) for name in shaping}
     if len(homes) > 1:
         told = (
             f"Tensors of other shapes are taken from {some(sorted(shaping))}, and config and tokenizer from "

@@ -37,8 +37,10 @@ class PieceInFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """Reads by position like any other tensor. Its pieces, which `fault_of_cut` has checked, are in order of their first
-    elements."""
+    """Reads by position like any other tensor.
+
+    Its pieces, which `fault_of_cut` has checked, are in order of their first elements.
+    """
 
     info: TensorInfo
     pieces: tuple[PieceInFile, ...]
@@ -57,7 +59,7 @@ class Pieces:
             return None
         return self.pieces[0].file, (place.offset, place.offset + place.num_bytes)
 
-    def dense(self, files: Sequence[BytesSource]) -> Tensor:
+    def dense(self, *files: BytesSource) -> Tensor:
         """All numbers, in their order."""
         numbers = torch.empty(self.info.shape, dtype=self.info.dtype)
         self.read_into(files, 0, numbers.view(-1))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from ladle_engine.checkpoints import safetensors_file
+from ladle_engine.checkpoints.adapters import reader as adapter
 from ladle_engine.checkpoints.dcp import folder as dcp_folder
-from ladle_engine.checkpoints.dcp import sharded_safetensors
+from ladle_engine.checkpoints.dcp import rank_files, sharded_safetensors
 from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
@@ -34,11 +36,16 @@ FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
     "safetensors": _each(safetensors_file.stored_tensors),
     "pickle": _each(pickle_file.stored_tensors),
     "dcp": dcp_folder.stored_tensors,
+    "ranks": rank_files.stored_tensors,
     "dcp-safetensors": sharded_safetensors.stored_tensors,
 }
 """What finds the tensors of a checkpoint's files."""
 
-AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {"pickle": _each(pickle_file.stored_average)}
+AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {
+    "pickle": _each(pickle_file.stored_average),
+    "dcp": partial(dcp_folder.stored_tensors, use_ema=True),
+    "ranks": partial(rank_files.stored_tensors, use_ema=True),
+}
 """The same for `use_ema`. Files of other formats hold one model."""
 
 MOST_KEPT_FILES = 256
@@ -69,7 +76,7 @@ class CheckpointReader:
 
     def read(self, name: str) -> Tensor:
         place = self._place(name)
-        return place.dense(self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
+        return place.dense(*self.files) if isinstance(place, Pieces) else place.dense(self._file(name))
 
     def read_into(self, name: str, start: int, out: Tensor) -> None:
         place = self._place(name)
@@ -264,5 +271,8 @@ def open_all(checkpoints: CheckpointSet) -> Iterator[list[TensorReader]]:
         yield [stack.enter_context(open_checkpoint(checkpoint)) for checkpoint in checkpoints.checkpoints]
 
 
-READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = dict.fromkeys(FORMATS, _pool.reader)
+READERS: dict[str, Callable[[Checkpoint], AbstractContextManager[TensorReader]]] = {
+    **dict.fromkeys(FORMATS, _pool.reader),
+    adapter.FORMAT: partial(adapter.open_adapter, open_plain=_pool.reader),
+}
 """`Checkpoint.format` -> what opens one."""

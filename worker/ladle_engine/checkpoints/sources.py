@@ -29,8 +29,6 @@ class Sources:
     """What their names are relative to: the folder itself or, of several, the folder that holds all of them."""
     members: tuple[Path, ...]
     """Folders, and files where a glob or a list names files."""
-    shown: str
-    """What was given, for messages."""
 
     @property
     def is_one_folder(self) -> bool:
@@ -48,23 +46,22 @@ def sources_of(ckpt_dir: CkptDir) -> Sources:
     Raises `ValueError` for what is no path, and `CheckpointError` (no-checkpoints) where there is nothing.
     """
     given = paths_of(ckpt_dir)
-    shown = "`, `".join(os.fspath(path) for path in given[:3]) + ("`, ..." if len(given) > 3 else "`")
     if len(given) == 1 and not is_glob(given[0]):
-        return Sources(folder=given[0], members=(given[0],), shown=f"`{shown}")
+        return Sources(folder=given[0], members=(given[0],))
     members = tuple(dict.fromkeys(member for path in given for member in _members(path)))
     if len(members) > MOST_MEMBERS:
         raise CheckpointError(
             "no-checkpoints", f"`ckpt_dir=` must name at most {MOST_MEMBERS:,} folders, but names {len(members):,}."
         )
     folder = Path(os.path.commonpath([member.parent for member in members]))
-    return Sources(folder=folder, members=members, shown=f"`{shown}")
+    return Sources(folder=folder, members=members)
 
 
 def paths_of(ckpt_dir: CkptDir) -> tuple[Path, ...]:
     """One or several, as they were given. Raises `ValueError`."""
     several = [ckpt_dir] if isinstance(ckpt_dir, str | os.PathLike) else ckpt_dir
     if not isinstance(several, Iterable) or isinstance(several, bytes):
-        raise ValueError(f"`ckpt_dir` must be a path, or several, but is {ckpt_dir!r}.")
+        raise ValueError(f"`ckpt_dir` must be a path, or a list of paths, but is {ckpt_dir!r}.")
     several = list(several)
     if not several:
         raise ValueError("`ckpt_dir` must be a path, or several, but is an empty list.")
@@ -107,8 +104,8 @@ def _matching(folder: Path, parts: Sequence[str]) -> list[Path]:
     if not parts:
         return [folder]
     first, *rest = parts
-    if not MAGIC.search(first):
-        inner = folder / first
+    inner = folder / first
+    if not MAGIC.search(first) or seems_folder(inner) or seems_file(inner):
         if rest:
             return _matching(inner, rest)
         return [inner] if seems_folder(inner) or seems_file(inner) else []

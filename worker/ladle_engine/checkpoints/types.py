@@ -122,6 +122,8 @@ class Checkpoint:
     """The folder of its training run, relative to the set's folder: `run-3` for `run-3/checkpoint-80`."""
     like: Mapping[str, TensorInfo] = field(default_factory=dict, compare=False, repr=False)
     """The tensors of its set: the names under which its own are asked for."""
+    view: Any = field(default=None, compare=False, repr=False)
+    """Of an adapter: the `adapters.reader.View` in which its set is averaged."""
     stand_ins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Name that it lacks -> its tensor that stands for it, because a model ties the two."""
 
@@ -129,6 +131,34 @@ class Checkpoint:
     def name_in_run(self) -> str:
         """Its name without the run's: what says when it was saved."""
         return self.name.removeprefix(f"{self.run}/") if self.run else self.name
+
+    def home_in(self, folder: Path) -> Path:
+        """The folder that this is, or that its file lies in; `folder` is that of its set."""
+        own = folder / self.name
+        return own if own in self.files[0].parents else self.files[0].parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSet:
+    """What is known of a set whose checkpoints are LoRA adapters."""
+
+    space: str
+    """`delta`, where tensors are the factors of what is added to the weights, or `factors`."""
+    config: Mapping[str, Any]
+    """The reference's `adapter_config.json`."""
+    base: str | None
+    """The base model, as the adapters name it."""
+    modules: Mapping[str, Any]
+    """Layer -> `adapters.modules.Module` of the reference."""
+    ranks: tuple[int, ...]
+    """Of each checkpoint, the largest of its layers."""
+
+    @property
+    def factors_in_delta_space(self) -> set[str]:
+        """The names of the tensors that are not written as they are combined."""
+        if self.space != "delta":
+            return set()
+        return {name for module in self.modules.values() for name in (module.a, module.b)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +194,8 @@ class CheckpointSet:
     """What was passed over or left out, and why."""
     identical: bool = False
     """All hold the same weights."""
+    adapters: AdapterSet | None = None
+    """None for whole models."""
 
     def __post_init__(self) -> None:
         # Every checkpoint is to answer to the reference's names, whatever prefixes its own file has.

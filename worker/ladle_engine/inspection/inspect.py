@@ -15,6 +15,7 @@ from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import scan
 from ladle_engine.checkpoints.layouts.components import is_of
 from ladle_engine.checkpoints.left_out import Globs, LeftOut
+from ladle_engine.checkpoints.metrics_beside import Beside, metrics_beside
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
@@ -25,10 +26,15 @@ from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
 from ladle_engine.methods import AUTO
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
+TOLD_ELSEWHERE = "Passed over in "
+"""How a warning of `discover` begins that says what `passed_over` says."""
 
+
+@with_far_folders
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,
@@ -75,7 +81,7 @@ class _Inspector:
 
     def __init__(self, ckpt_dir: CkptDir, selection: Mapping[str, Any], wishes: Wishes) -> None:
         sources = sources_of(ckpt_dir)
-        if not is_folder(sources.folder):
+        if sources.is_one_folder and not is_folder(sources.folder):
             raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{sources.folder}` is not.")
         self._ckpt_dir, self._folder, self._wishes = ckpt_dir, sources.folder, wishes
         self._selection = dict(selection)
@@ -96,6 +102,7 @@ class _Inspector:
         planner = None if found is None else Planner(found, self._wishes, self._problems)
         plan = None if planner is None else planner.plan()
         warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
+        warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(
             folder=str(self._folder),
             usable=not self._problems,
@@ -174,10 +181,12 @@ class _Inspector:
         taken = {} if found is None else {each.name: each.step for each in found.checkpoints}
         steps = {each.name: each.step for each in arranged} | taken
         names = sorted(steps, key=lambda name: self._looks[name].problem is not None)
-        return tuple(self._row(self._looks[name], steps[name], name in taken) for name in names)
+        beside = metrics_beside([look.checkpoint for look in self._looks.values()], self._folder)
+        return tuple(self._row(self._looks[name], steps[name], name in taken, beside) for name in names)
 
-    def _row(self, look: Look, step: int | float | None, taken: bool) -> InspectedCheckpoint:
+    def _row(self, look: Look, step: int | float | None, taken: bool, beside: Beside) -> InspectedCheckpoint:
         checkpoint = look.checkpoint
+        called_best = ("its training calls it the best",) if checkpoint.name in beside.best else ()
         return InspectedCheckpoint(
             name=checkpoint.name,
             format=checkpoint.format,
@@ -191,9 +200,10 @@ class _Inspector:
             architecture=self._architecture(checkpoint.name),
             duplicate_of=self._copies.copy_of.get(checkpoint.name),
             duplicate_is_certain=self._copies.is_certain,
+            metrics=beside.metrics[checkpoint.name],
             taken=taken,
             problem=look.problem,
-            notes=look.notes,
+            notes=(*look.notes, *called_best),
         )
 
 

@@ -23,6 +23,7 @@ from ladle_engine.evaluation.statistics_choice import StatisticsChoice
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
+from ladle_engine.output.adapter_result import AdapterOutput
 from ladle_engine.output.overflow import largest, limit, too_large
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
@@ -109,6 +110,8 @@ class MethodContext:
     """Fills the model with combinations of the checkpoints."""
     output_dtypes: Mapping[str, torch.dtype]
     """Tensor name -> the type it is written in."""
+    adapter_output: AdapterOutput | None = None
+    """How mixtures of adapters become adapters again."""
     seed: int
     collectives: Collectives
     state: ResumeState
@@ -178,6 +181,9 @@ class MethodContext:
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
         peaks = self._round(self.binding.parameters)
+        if self.adapter_output is not None:
+            # What is judged has the rank that is written.
+            self.adapter_output.load(self.binding.parameters)
         if recomputed is None:
             recomputed = self.statistics.policy.recompute(coefficients.alpha_KG, groups)
         else:

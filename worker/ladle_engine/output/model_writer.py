@@ -1,4 +1,4 @@
-"""Coefficients -> safetensors, block by block.
+"""Coefficients -> safetensors or DCP, block by block.
 
 The model is always `sum_i alpha_i w_i`, recomputed from the original files and accumulated in float64. Memory is a few
 blocks, whatever K, the model's size and its largest tensor are. While one block is summed, the next ones are read and
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
-from ladle_engine.checkpoints.readers import open_all, open_checkpoint
-from ladle_engine.checkpoints.safetensors_file import header_of
+from ladle_engine.checkpoints.readers import FORMATS, open_all, open_checkpoint
 from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import OutputError
+from ladle_engine.output.dcp_model import write_dcp_model
 from ladle_engine.output.digests import digests_of, sha256_on_disk
+from ladle_engine.output.folder import DCP, SAFETENSORS, refuse_full_disk
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.safetensors_writer import SafetensorsWriter
 from ladle_engine.progress import Pace, ProgressCallback
@@ -34,6 +34,8 @@ from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
 SINGLE_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+"""Never in shards: PEFT reads one file."""
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -46,34 +48,52 @@ def write_model(
     metadata: Mapping[str, str],
     on_event: ProgressCallback,
     readers: Sequence[TensorReader] | None = None,
+    output_format: str = SAFETENSORS,
 ) -> dict[str, str]:
-    """Writes `model.safetensors`, or shards with an index, and returns each file's SHA-256.
+    """Writes the model's files and returns each one's SHA-256.
+
+    They are `model.safetensors`, or shards with an index, or those of a DCP checkpoint.
 
     `readers` are the checkpoints', for whoever watches what is read. Raises `OutputError` (disk-full) before the first
     byte when the disk has not enough room.
     """
-    shards = _shards(recipe, max_shard_bytes)
-    _refuse_full_disk(folder, sum(_bytes_of(recipe, name) for name in recipe.output_dtypes))
+    stored = written_names(recipe.checkpoints)
+    with open_all(recipe.checkpoints) as opened, _blocks(recipe, readers or opened, opened, on_event) as blocks:
+        if output_format == DCP:
+            return write_dcp_model(
+                folder, recipe, stored, blocks, opened[-1], max_file_bytes=max_shard_bytes, on_event=on_event
+            )
+        return _write_safetensors(folder, recipe, stored, blocks, max_shard_bytes, metadata)
+
+
+def _write_safetensors(
+    folder: Path,
+    recipe: Recipe,
+    stored: Mapping[str, str],
+    blocks: Callable[[], Iterator[Tensor]],
+    max_shard_bytes: int,
+    metadata: Mapping[str, str],
+) -> dict[str, str]:
+    is_adapter = recipe.checkpoints.adapters is not None
+    shards = _shards(recipe, sys.maxsize if is_adapter else max_shard_bytes)
+    refuse_full_disk(folder, sum(map(recipe.num_bytes, recipe.output_dtypes)))
     names = (
-        [SINGLE_FILE]
+        [ADAPTER_FILE if is_adapter else SINGLE_FILE]
         if len(shards) == 1
         else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )
     digests: dict[str, str] = {}
-    stored = written_names(recipe.checkpoints)
-    with open_all(recipe.checkpoints) as opened, _blocks(recipe, readers or opened, opened, on_event) as blocks:
-        for file_name, tensor_names in zip(names, shards, strict=True):
-            infos = {
-                stored[name]: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape)
-                for name in tensor_names
-            }
-            with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
-                for _ in tensor_names:
-                    writer.add(blocks())
-            digests[file_name] = writer.digest()
+    for file_name, tensor_names in zip(names, shards, strict=True):
+        infos = {
+            stored[name]: (recipe.output_dtypes[name], recipe.checkpoints.tensors[name].shape) for name in tensor_names
+        }
+        with SafetensorsWriter(folder / file_name, infos, metadata) as writer:
+            for _ in tensor_names:
+                writer.add(blocks())
+        digests[file_name] = writer.digest()
     if len(shards) > 1:
         weight_map = {stored[name]: file for file, tensors in zip(names, shards, strict=True) for name in tensors}
-        total = sum(_bytes_of(recipe, name) for name in recipe.output_dtypes)
+        total = sum(map(recipe.num_bytes, recipe.output_dtypes))
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = (json.dumps(index, indent=2) + "\n").encode()
         (folder / INDEX_FILE).write_bytes(text)
@@ -115,23 +135,28 @@ def verify_model(folder: Path, recipe: Recipe, digests: Mapping[str, str], on_ev
     Raises `OutputError` when the disk did not keep what it was given.
     """
     pace = Pace(on_event, "verify", len(digests))
-    found: dict[str, TensorInfo] = {}
     on_disk = digests_of([folder / file_name for file_name in digests], sha256_on_disk)
     for done, ((path, digest), expected_digest) in enumerate(zip(on_disk, digests.values(), strict=True)):
         if digest != expected_digest:
             raise OutputError(
                 "crashed", f"`{path}` must read back as it was written, but does not. Is the disk broken?"
             )
-        if path.suffix == ".safetensors":
-            with InputFile(path, is_ours=True) as file:
-                found |= header_of(file).tensors
         pace.step(done + 1)
     stored = written_names(recipe.checkpoints)
     expected = {
         stored[name]: TensorInfo(shape=recipe.checkpoints.tensors[name].shape, dtype=dtype)
         for name, dtype in recipe.output_dtypes.items()
     }
-    assert found == expected, "the header must describe what the recipe says"
+    assert _written(folder, digests) == expected, "the headers must describe what the recipe says"
+
+
+def _written(folder: Path, names: Iterable[str]) -> dict[str, TensorInfo]:
+    """What the files of a result say that they hold."""
+    paths = [folder / name for name in names if not name.endswith(".json")]
+    form = "safetensors" if paths[0].suffix == ".safetensors" else "dcp"
+    with ExitStack() as stack:
+        files = [stack.enter_context(InputFile(path, is_ours=True)) for path in paths]
+        return {name: place.info for each in FORMATS[form](files) for name, place in each.tensors.items()}
 
 
 def written_names(checkpoints: CheckpointSet) -> Mapping[str, str]:
@@ -163,22 +188,10 @@ def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
     for name in recipe.output_dtypes:
-        tensor_bytes = _bytes_of(recipe, name)
+        tensor_bytes = recipe.num_bytes(name)
         if shards[-1] and size + tensor_bytes > max_shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(name)
         size += tensor_bytes
     return shards
-
-
-def _bytes_of(recipe: Recipe, name: str) -> int:
-    return math.prod(recipe.checkpoints.tensors[name].shape) * recipe.output_dtypes[name].itemsize
-
-
-def _refuse_full_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            "disk-full", f"`output=` must have {needed:,} bytes of free disk, but `{folder.parent}` has {free:,}."
-        )

@@ -85,6 +85,10 @@ class Recipe:
             self._refuse_overflow(name, start, sources, readers)
         return block
 
+    def num_bytes(self, name: str) -> int:
+        """Of the output tensor `name`."""
+        return self.checkpoints.tensors[name].numel * self.output_dtypes[name].itemsize
+
     def used(self, name: str, readers: Sequence[TensorReader]) -> list[int]:
         """The checkpoints that the output tensor `name` is made from."""
         if name in self.statistics:
@@ -150,11 +154,13 @@ def _is_suspect(block: Tensor) -> bool:
 def output_dtypes(checkpoints: CheckpointSet, choice: str, aliases: Collection[str] = ()) -> dict[str, torch.dtype]:
     """The type of every tensor that is written, which is all but `aliases`.
 
-    `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone.
+    `choice` is a key of `OUTPUT_DTYPES`; it leaves integers alone, and factors of adapters in delta space, of which
+    others are made.
     """
     chosen = OUTPUT_DTYPES[choice]
+    unmade = set() if checkpoints.adapters is None else checkpoints.adapters.factors_in_delta_space
     return {
-        name: chosen if chosen is not None and info.is_floating else info.dtype
+        name: chosen if chosen is not None and info.is_floating and name not in unmade else info.dtype
         for name, info in checkpoints.tensors.items()
         if name not in aliases
     }

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from ladle_engine.checkpoints.adapters.space import DELTA, SPACES
 from ladle_engine.checkpoints.safetensors_file import DTYPES
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.output.folder import COEFFICIENTS_FILE
+from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.storage.json_text import parse_json
 
 MAX_BYTES = 1 << 30
@@ -33,6 +35,8 @@ class SavedCoefficients:
     statistics: tuple[str, ...]
     """Names of the buffers that were made for it."""
     output_dtypes: Mapping[str, torch.dtype]
+    adapters: Mapping[str, Any]
+    """Of adapters, how their averages are written; empty for whole models."""
     sha256: Mapping[str, Mapping[str, str]]
     """Checkpoint -> file -> digest."""
     use_ema: bool
@@ -89,10 +93,21 @@ def parse_coefficients(path: Path, content: bytes, candidate: str | None) -> Sav
         coefficients=coefficients,
         statistics=tuple(statistics),
         output_dtypes={name: DTYPE_OF[dtype] for name, dtype in dtypes.items()},
+        adapters=_adapters(rule, saved.get("adapters", {})),
         sha256=saved["sha256"],
         use_ema=saved.get("use_ema") is True,
         taken_from={name: tuple(tensors) for name, tensors in taken_from.items()},
     )
+
+
+def _adapters(rule: _Rules, adapters: Any) -> Mapping[str, Any]:
+    rule.must(isinstance(adapters, dict), "say how adapters are written, but has something else")
+    rank, error = adapters.get("rank"), adapters.get("error", 0.0)
+    rule.must(adapters.get("space", DELTA) in SPACES, f"have one of {', '.join(SPACES)} as space of adapters")
+    rule.must(rank is None or (type(rank) is int and rank >= 1), "have a whole number from 1 as rank of adapters")
+    rule.must(type(error) in (int, float) and 0 <= error < 1, "have an error of adapters from 0, and below 1")
+    rule.must(adapters.get("dtype", "keep") in OUTPUT_DTYPES, "have a type of adapters that Ladle writes")
+    return dict(adapters)
 
 
 def _coefficients(rule: _Rules, entry: Mapping[str, Any]) -> Coefficients:

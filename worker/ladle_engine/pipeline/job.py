@@ -13,6 +13,7 @@ from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import EngineError
 from ladle_engine.methods.context import Plan
+from ladle_engine.pipeline.base_model import Base
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import Splits
@@ -33,6 +34,8 @@ class Job:
     metric: Metric
     """What candidates are judged by."""
     checkpoints: CheckpointSet
+    base: Base | None = None
+    """Of adapters."""
     splits: Splits
     collectives: Collectives
     inputs: Inputs

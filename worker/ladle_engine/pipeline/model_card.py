@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ladle_engine.pipeline.markdown import cell, code, words
@@ -33,12 +34,11 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
             *_sets(report),
             *_statistics(report["statistics"]),
+            *_adapters(report.get("adapters")),
             *_left_out(report),
             "## Load",
             "```python",
-            "from safetensors.torch import load_file",
-            'weights = load_file("model.safetensors")',
-            "# or from_pretrained(folder), if config.json is one of transformers'",
+            *(_loading(report["files"]) if report.get("adapters") is None else _LOAD_ADAPTER),
             "```",
             "",
             "## Rebuild",
@@ -57,6 +57,22 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _loading(files: Iterable[str]) -> list[str]:
+    described = next((name for name in files if name.endswith(".metadata")), None)
+    if described is None:
+        return [
+            "from safetensors.torch import load_file",
+            'weights = load_file("model.safetensors")',
+            "# or from_pretrained(folder), if config.json is one of transformers'",
+        ]
+    place = described.removesuffix(".metadata") or "."
+    return [
+        "import torch.distributed.checkpoint as dcp",
+        f"dcp.load(state_dict, checkpoint_id={json.dumps(place)})",
+        "# `state_dict` has the tensors and names of the checkpoints that this was made from",
+    ]
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -161,6 +177,30 @@ def _statistics(chosen: Mapping[str, Any]) -> list[str]:
         f"recomputed on {chosen['examples']} examples. A single checkpoint keeps its own.",
         "",
     ]
+
+
+_LOAD_ADAPTER = (
+    "from peft import PeftModel",
+    "model = PeftModel.from_pretrained(base_model, folder)",
+)
+
+
+def _adapters(adapters: Mapping[str, Any] | None) -> list[str]:
+    """What kind of adapter this is, and what its rank cuts off; nothing for whole models."""
+    if adapters is None:
+        return []
+    base = f" of the base model {code(adapters['base'])}" if adapters["base"] else ""
+    own = sorted(set(adapters["ranks"].values()))
+    ranks = f"The adapters had rank {', '.join(map(str, own))}."
+    lines = ["## Adapter", f"This is a LoRA adapter{base}. {ranks}"]
+    if adapters["rank"] is not None:
+        lines[-1] += (
+            f" What they add to the weights was averaged, and is written with rank {adapters['rank']}: "
+            f"{adapters['error']:.2%} of it is cut off (as a share of its norm, over all layers)."
+        )
+        rows = [[rank, f"{error:.2%}"] for rank, error in adapters["error_of_rank"].items()]
+        lines += ["", *_markdown_table(["rank", "cut off"], rows)]
+    return [*lines, ""]
 
 
 def _number(loss: float | None) -> str:

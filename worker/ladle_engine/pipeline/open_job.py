@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ladle_engine.checkpoints import announce, discover
+from ladle_engine.checkpoints.adapters.space import in_space
 from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import add_data, inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
@@ -15,6 +16,8 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
+from ladle_engine.output.adapter_result import refuse_other_format
+from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.prepare import choose_metric
@@ -24,6 +27,7 @@ from ladle_engine.progress import StageStarted, Warned, ignore, warnings_to
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
 from ladle_engine.storage.atomic_folder import refuse_existing
 from ladle_engine.tasks import choose_task, identity_of
+from ladle_engine.tasks.function import FunctionTask
 
 
 @contextmanager
@@ -43,14 +47,23 @@ def opened(request: Request) -> Iterator[Job]:
         checkpoints = _discover(request)
         announce(checkpoints, on_event, order_matters=needs_order(plan))
         refuse_bad_starts(plan, checkpoints.names)
+        base = open_base(
+            checkpoints,
+            None if request.base_model is None else Path(request.base_model),
+            has_model=isinstance(request.task, FunctionTask),
+            names_task=request.task is not None,
+        )
+        seen = checkpoints if base is None else base.described
         readers = open_files.enter_context(open_all(checkpoints))
         fetch_weights(readers)
         # Config and data before they are used: what the task reads of them must be what is known.
         inputs = inputs_of(checkpoints, readers)
-        task = choose_task(checkpoints, request.task, request.task_options or {}, on_event)
+        if base is not None and base.stored is not None:
+            inputs.add_all(inputs_of(base.stored, open_files.enter_context(open_all(base.stored))))
+        task = choose_task(seen, request.task, request.task_options or {}, on_event)
         own = {"batch_size": task.batch_size, "task": identity_of(task)}
         add_data(inputs, request.data_paths)
-        splits = open_splits(request, task, checkpoints)
+        splits = open_splits(request, task, seen)
         for remark in splits.remarks:
             on_event(Warned(message=remark))
         without_paths = request.deciding_settings(task, with_paths=False) | own
@@ -67,6 +80,7 @@ def opened(request: Request) -> Iterator[Job]:
             task=task,
             metric=choose_metric(task, request.metric),
             checkpoints=checkpoints,
+            base=base,
             splits=splits,
             collectives=collectives,
             inputs=inputs,
@@ -79,7 +93,7 @@ def opened(request: Request) -> Iterator[Job]:
 
 
 def _discover(request: Request) -> CheckpointSet:
-    return discover(
+    found = discover(
         request.ckpt_dir,
         pattern=request.pattern,
         exclude=request.exclude,
@@ -92,3 +106,6 @@ def _discover(request: Request) -> CheckpointSet:
         take_from=request.take_from,
         component=request.component,
     )
+    checkpoints = in_space(found, request.adapter_space)
+    refuse_other_format(checkpoints, request.output_format)
+    return checkpoints

@@ -25,7 +25,9 @@ from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
 from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.options import did_you_mean
+from ladle_engine.output.adapter_result import adapter_output
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.base_model import bind_with_base
 from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.trial_step import TrialStep
@@ -82,6 +84,9 @@ def prepare(job: Job) -> MethodContext:
         statistics=make_statistics(job, model.binding, weights),
         weights=weights,
         output_dtypes=dtypes,
+        adapter_output=adapter_output(
+            job.checkpoints, job.request.adapter_rank, job.request.adapter_error, job.request.dtype
+        ),
         seed=job.request.seed,
         collectives=job.collectives,
         state=job.state,
@@ -96,6 +101,24 @@ def bind_model(job: Job) -> BoundModel:
     demand = demand_of(job.checkpoints, activations=0, has_model=False)
     first_plan = plans(demand, job.device, job.collectives, job.request.placement, precision)[0]
     is_sharded = first_plan.placement == SHARDED_MODEL
+    binding = _built(job, is_sharded)
+    refuse_bad_options(job.plan, binding, job.checkpoints.names)
+    job.on_event(_found(job.task, job.checkpoints, binding))
+    if binding.note:
+        job.on_event(Warned(message=binding.note))
+    check_first_batch(job, binding)
+    return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
+
+
+def _built(job: Job, is_sharded: bool) -> Binding:
+    if job.base is not None:
+        if is_sharded:
+            raise EngineError(
+                "invalid-placement",
+                "`placement=` must not be `sharded-model` for adapters, whose base model is whole on every rank. Where "
+                "that does not fit, give the ranks more memory.",
+            )
+        return bind_with_base(job.task, job.checkpoints, job.base, job.device, job.inputs)
     if is_sharded:
         model = build_sharded(job.task, job.checkpoints, job.collectives, job.device)
     else:
@@ -104,13 +127,7 @@ def bind_model(job: Job) -> BoundModel:
             refuse(job.task, broken)
         # `to(dtype=...)` would take complex buffers, such as rotary frequencies, for real ones.
         model = model.to(job.device).float()
-    binding = bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
-    refuse_bad_options(job.plan, binding, job.checkpoints.names)
-    job.on_event(_found(job.task, job.checkpoints, binding))
-    if binding.note:
-        job.on_event(Warned(message=binding.note))
-    check_first_batch(job, binding)
-    return BoundModel(binding=binding, precision=precision, is_sharded=is_sharded)
+    return bind(model, job.checkpoints, job.task.stored_names(model, job.checkpoints))
 
 
 def plan_memory(job: Job, model: BoundModel) -> list[MemoryPlan]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.output.adapter_result import as_written
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
+from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.progress import Warned
 from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
@@ -36,13 +39,16 @@ class Run:
     """The arguments of `average`."""
     provenance: Mapping[str, str]
     """The caller's own words: for a job, its id and attempt."""
-    warnings: tuple[str, ...]
+    warnings: Sequence[str]
+    """Those that follow are in it too."""
     memory: Mapping[str, Any]
     """How the directions were kept, and why."""
     inputs: Inputs
     """Everything that was read."""
     data: Mapping[str, Path]
     """Argument -> data set."""
+    base: CheckpointSet | None = None
+    """The base model of adapters, where it was read from files."""
 
 
 def write_output(
@@ -52,6 +58,7 @@ def write_output(
     winner: Candidate,
     run: Run,
     max_shard_bytes: int,
+    output_format: str,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes.
 
@@ -68,21 +75,27 @@ def write_output(
     }
     with open_all(context.checkpoints) as readers:
         hashed = HashedReaders(readers, recipe.files(readers))
+        written = as_written(recipe, hashed.readers, context.adapter_output)
         digests = write_model(
             folder,
-            recipe,
+            written.recipe,
             max_shard_bytes=max_shard_bytes,
             metadata=metadata,
             on_event=context.on_event,
             readers=hashed.readers,
+            output_format=output_format,
         )
         run.inputs.know(hashed.digests())
-    verify_model(folder, recipe, digests, context.on_event)
+    verify_model(folder, written.recipe, digests, context.on_event)
     copy_side_files(context.checkpoints, folder, run.inputs)
+    digests |= written.write_config(folder)
     _write_statistics(folder, candidates)
     inputs = inputs_json(context.checkpoints, run)
     _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
-    report = report_json(context, candidates, winner, run, digests, inputs)
+    adapters = adapters_json(context.checkpoints, written, run.base, run.inputs.digests)
+    for note in notes_on(adapters, winner.method, context.adapter_output):
+        context.on_event(Warned(message=note))
+    report = report_json(context, candidates, winner, run, digests, inputs) | adapters
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(in_far_names(model_card(report)))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -122,6 +135,7 @@ def coefficients_json(
         "use_ema": context.checkpoints.reference.use_ema,
         "sha256": inputs["checkpoints"],
         "inputs": {"side_files": inputs["side_files"], "data": inputs["data"]},
+        **({} if context.checkpoints.adapters is None else {"adapters": _adapters_json(context)}),
         "taken_from": _taken_from(context.checkpoints),
         "output_dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in context.output_dtypes.items()},
         "candidates": {
@@ -132,6 +146,12 @@ def coefficients_json(
             for candidate in candidates
         },
     }
+
+
+def _adapters_json(context: MethodContext) -> dict[str, Any]:
+    assert context.checkpoints.adapters is not None
+    output = context.adapter_output
+    return {"space": context.checkpoints.adapters.space} if output is None else output.to_json()
 
 
 def _taken_from(checkpoints: CheckpointSet) -> dict[str, list[str]]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from ladle_engine.checkpoints.adapters.space import DELTA, SPACES
 from ladle_engine.checkpoints.sources import CkptDir, paths_of
 from ladle_engine.evaluation.sets import NamedSets
 from ladle_engine.methods import AUTO
+from ladle_engine.output.folder import OUTPUT_FORMATS, SAFETENSORS
 from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.paths import PathLike
 from ladle_engine.placements.memory_plan import AUTO as ANY
@@ -27,6 +29,8 @@ TRAIN_SET_USES = (COEFFICIENTS, BATCHNORM, ENTROPY)
 FIRST, MEAN = "first", "mean"
 """Of several validation sets: the first one judges, or the mean of all."""
 
+MOST_RANK = 65_536
+"""Of an adapter."""
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MOST_SETS = 100
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
@@ -56,6 +60,10 @@ class Request:
     steps: Sequence[int] | None = field(default=None, metadata=DECIDES)
     exclude: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
     order: str = field(default="auto", metadata=DECIDES)
+    adapter_space: str = field(default=DELTA, metadata=DECIDES)
+    adapter_rank: int | None = field(default=None, metadata=DECIDES)
+    adapter_error: float | None = field(default=None, metadata=DECIDES)
+    base_model: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     use_ema: bool = field(default=False, metadata=DECIDES)
     like: str | None = field(default=None, metadata=DECIDES)
     skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
@@ -69,6 +77,7 @@ class Request:
     no_set_worse: bool = field(default=False, metadata=DECIDES)
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
+    output_format: str = SAFETENSORS
     seed: int = field(default=0, metadata=DECIDES)
     device: str | torch.device | None = None
     placement: str = ANY
@@ -80,19 +89,21 @@ class Request:
 
     def __post_init__(self) -> None:
         paths_of(self.ckpt_dir)
-        for name in ("val_set", "output", "train_set", "state_dir"):
+        for name in ("val_set", "output", "base_model", "train_set", "state_dir"):
             path = getattr(self, name)
-            may_be_absent = name in ("train_set", "state_dir")
+            may_be_absent = name in ("base_model", "train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):
                 _refuse_sets(path)
             elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
                 raise ValueError(f"`{name}` must be a path, but is {path!r}.")
         _refuse_weights(self.judge_by, tuple(self.val_sets))
+        refuse_adapter_arguments(self.adapter_space, self.adapter_rank, self.adapter_error)
         if not isinstance(self.no_set_worse, bool):
             raise ValueError(f"`no_set_worse` must be True or False, but is {self.no_set_worse!r}.")
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
+            ("output_format", self.output_format, OUTPUT_FORMATS),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}.")
@@ -180,6 +191,21 @@ def refuse_number(name: str, number: object, least: int) -> None:
     """Raises `ValueError` for what is not a whole number of the size that files and torch take."""
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**63:
         raise ValueError(f"`{name}` must be a whole number from {least} to 2^63 - 1, but is {number!r}.")
+
+
+def refuse_adapter_arguments(space: object, rank: object, error: object) -> None:
+    """Raises `ValueError` for what is none of the spaces, ranks and errors that there are."""
+    if space not in SPACES:
+        raise ValueError(f"`adapter_space` must be one of {', '.join(SPACES)}, but is {space!r}.")
+    if rank is not None and (type(rank) is not int or not 1 <= rank <= MOST_RANK):
+        raise ValueError(f"`adapter_rank` must be a whole number from 1 to {MOST_RANK:,}, but is {rank!r}.")
+    if error is not None and (type(error) not in (int, float) or not 0 <= error < 1):  # type: ignore[operator]
+        raise ValueError(f"`adapter_error` must be at least 0 and below 1, but is {error!r}.")
+    if rank is not None and error is not None:
+        raise ValueError(f"`adapter_error` must be absent where `adapter_rank` is given, but is {error!r}.")
+    if space != DELTA and (rank is not None or error is not None):
+        name = "adapter_rank" if rank is not None else "adapter_error"
+        raise ValueError(f"`{name}` must be absent with `adapter_space` {space}, where ranks stay as they are.")
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,12 @@ class Inputs:
         """A file that somebody else has opened."""
         self._files[path] = identity
 
+    def add_all(self, others: Inputs) -> None:
+        """All that others know."""
+        self._files |= others._files
+        self._folders |= others._folders
+        self._digests |= others._digests
+
     def add_hashed(self, path: Path, expected: str | None = None) -> None:
         """Reads a file whole; `expected` is the digest of what was read of it before.
 

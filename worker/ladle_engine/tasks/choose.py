@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ladle_engine.checkpoints.pickles.state_dicts import WHOLE_MODULE
+from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
 from ladle_engine.options import did_you_mean
@@ -111,5 +113,12 @@ def _not_recognised(checkpoints: CheckpointSet, tasks: Iterable[str], matching: 
         found += f" that {' and '.join(matching)} all recognise"
     return (
         f"`task=` must be named or be recognisable from `config.json`, but `{checkpoints.folder}` has {found}. "
-        f"Installed tasks: {', '.join(tasks)}."
+        f"Installed tasks: {', '.join(tasks)}.{_of_whole_modules(checkpoints)}"
     )
+
+
+def _of_whole_modules(checkpoints: CheckpointSet) -> str:
+    """What to know where modules were saved, and people expect them to be models."""
+    with open_checkpoint(checkpoints.reference) as reader:
+        notes = [note for note in reader.notes if note.startswith(WHOLE_MODULE)]
+    return f" In `{checkpoints.reference.name}` {notes[0]}." if notes else ""

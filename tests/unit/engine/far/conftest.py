@@ -19,7 +19,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(server: S3, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    for key in server.keys():
+    for key in server.found():
         server.client().delete_object(Bucket="bucket", Key=key)
     server.requests.clear()
     server.sent = 0

@@ -50,7 +50,7 @@ def test_average_goes_from_s3_to_s3_and_equals_the_one_of_local_files(s3: S3, ru
     assert stages[0] == "fetch"
     assert "upload" in stages
     written = {path.name for path in (tmp_path / "near").iterdir()}
-    assert {key.removeprefix("results/seven/") for key in s3.keys("results")} == written
+    assert {key.removeprefix("results/seven/") for key in s3.found("results")} == written
     ours, theirs = load_file(tmp_path / "near" / "model.safetensors"), load(s3.get("results/seven/model.safetensors"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     report = json.loads(s3.get("results/seven/report.json"))
@@ -177,7 +177,7 @@ def test_an_object_that_is_replaced_meanwhile_ends_the_job(s3: S3, run: Path, tm
     arguments = {"ckpt_dir": "s3://bucket/run/ckpts", "output": "s3://bucket/results/x", "progress": replace_it}
     message = refused("inputs-changed", **arguments)
     assert "`s3://bucket/run/ckpts/epoch-1.safetensors` was replaced" in message
-    assert not s3.keys("results")
+    assert not s3.found("results")
 
 
 def test_half_an_upload_is_no_result_and_goes_at_the_next_try(s3: S3, run: Path, tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_half_an_upload_is_no_result_and_goes_at_the_next_try(s3: S3, run: Path,
     message = refused("results-unwritable", ckpt_dir="s3://bucket/run/ckpts", output="s3://bucket/results/x")
     assert "s3://bucket/results/x" in message
     s3.put_bytes("results/x/left.bin", b"half")
-    assert "results/x/.ladle-upload.json" in s3.keys("results")
+    assert "results/x/.ladle-upload.json" in s3.found("results")
     s3.fault = lambda method, path: None
     combine_checkpoints("s3://bucket/run/ckpts", output="s3://bucket/results/x")
-    assert s3.keys("results") == ["results/x/config.json", "results/x/model.safetensors"]
+    assert s3.found("results") == ["results/x/config.json", "results/x/model.safetensors"]
     assert "exists" in refused("output-exists", ckpt_dir="s3://bucket/run/ckpts", output="s3://bucket/results/x")
 
 
@@ -202,4 +202,4 @@ def test_what_comes_back_otherwise_than_it_was_written_is_no_result(
 
     monkeypatch.setattr(upload, "put_file", put_another)
     refused("results-unwritable", ckpt_dir="s3://bucket/run/ckpts", output="s3://bucket/results/x")
-    assert "results/x/.ladle-upload.json" in s3.keys("results")
+    assert "results/x/.ladle-upload.json" in s3.found("results")

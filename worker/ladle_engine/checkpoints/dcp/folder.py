@@ -25,24 +25,25 @@ from ladle_engine.storage.input_file import InputFile
 METADATA_SUFFIX = ".metadata"
 
 
-def stored_tensors(files: Sequence[InputFile]) -> list[StoredFile]:
+def stored_tensors(files: Sequence[InputFile], *, use_ema: bool = False) -> list[StoredFile]:
     """Of the `.metadata` files, and then of the others. Chunks are looked at when they are read.
 
     Raises `CheckpointError`: corrupt, unsafe, or unsupported for chunks that were transformed.
     """
     described = [file for file in files if file.path.name.endswith(METADATA_SUFFIX)]
     metadata = read_metadata(described)
-    weights = weights_of(described[0].path, metadata)
+    weights = weights_of(described[0].path, metadata, use_ema=use_ema)
     chosen = {name: metadata.tensors[record.storage.key] for name, record in weights.tensors.items()}
     data = {file.path.name: file for file in files if file not in described}
     ranges = _needed(described[0], chosen, data)
     numbers = {name: number for number, name in enumerate(data, start=len(described))}
     parts = {name: FileParts(file, ranges[name]) for name, file in data.items()}
     tensors = {name: _put_together(name, tensor, numbers, parts) for name, tensor in chosen.items()}
-    first, *others = [load_whole(file)[1] for file in described]
+    whole = [load_whole(file)[1] for file in described]
     return [
-        StoredFile(file=first, tensors=tensors, notes=weights.notes),
-        *(StoredFile(file=file, tensors={}) for file in (*others, *parts.values())),
+        StoredFile(file=whole[0], tensors=tensors, notes=weights.notes),
+        *(StoredFile(file=file, tensors={}) for file in whole[1:]),
+        *(StoredFile(file=file, tensors={}) for file in parts.values()),
     ]
 
 

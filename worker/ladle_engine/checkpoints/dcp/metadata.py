@@ -7,8 +7,10 @@ inert records: nothing is imported or run.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ from ladle_engine.storage.input_paths import is_plain_name
 MAX_INDEX = 1 << 63
 MOST_KEYS = 64
 """Of nested dicts and lists, down to one entry."""
+
+MAX_TIMES = 16
+"""That the same bytes may be a tensor."""
+MAX_CHUNKS = 250_000
+"""Of a checkpoint. More do not fit into what a pickle may take either."""
 
 KeyPath = tuple[str | int, ...]
 
@@ -92,6 +99,7 @@ class _Reading:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._chunks = 0
 
     def add(
         self, value: Any, found: Metadata, parts: dict[str, tuple[TensorInfo, dict[tuple[int, ...], Chunk]]]
@@ -145,6 +153,9 @@ class _Reading:
         if info.numel * info.dtype.itemsize >= MAX_INDEX:
             raise self.unknown()
         boxes = []
+        self._chunks += len(attributes["chunks"])
+        if self._chunks > MAX_CHUNKS:
+            raise corrupt(self.path, f"must describe at most {MAX_CHUNKS:,} chunks, but describes more")
         for chunk in attributes["chunks"]:
             place = self._attributes(chunk, "ChunkStorageMetadata")
             box = box_of(_indices(place["offsets"]), _indices(place["sizes"]))
@@ -198,9 +209,11 @@ def _indices(values: Any) -> tuple[int, ...]:
 
 
 def _refuse_overlapping(path: Path, found: Metadata) -> None:
-    """Otherwise small files could claim to be large tensors."""
+    """Otherwise small files could claim to be large tensors. Tied tensors may be the same bytes."""
     chunks = [chunk.stored for tensor in found.tensors.values() for chunk in tensor.chunks]
-    in_order = sorted(chunks, key=lambda stored: (stored.file, stored.range))
-    for one, other in zip(in_order, in_order[1:], strict=False):
-        if one.file == other.file and other.range[0] < one.range[1]:
-            raise corrupt(path, f"has chunks that overlap at byte {other.range[0]:,} of `{one.file}`")
+    times = Counter((stored.file, stored.range) for stored in chunks)
+    for (file, (_, end)), (other, (start, _)) in pairwise(sorted(times)):
+        if file == other and start < end:
+            raise corrupt(path, f"has chunks that overlap at byte {start:,} of `{file}`")
+    if times and max(times.values()) > MAX_TIMES:
+        raise corrupt(path, f"must use the same bytes for {MAX_TIMES} tensors at most, but has more")

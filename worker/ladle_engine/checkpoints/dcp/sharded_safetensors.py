@@ -1,6 +1,7 @@
-"""Parts of tensors in a safetensors file per rank, as DCP's `HuggingFaceStorageWriter(save_distributed=True)` leaves them.
+"""Parts of tensors in a safetensors file per rank.
 
-See `torch/distributed/checkpoint/_hf_utils.py` of torch 2.13: each header says where the parts begin in their tensors.
+DCP's `HuggingFaceStorageWriter(save_distributed=True)` leaves them; see `_hf_utils.py` of torch 2.13 beside it. Each
+header says where its parts begin in their tensors.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ MOST_NAMES = 5
 """In a message."""
 
 
-def weights_of(path: Path, metadata: Metadata) -> StateDict:
-    """The storage's key of each tensor is its name in DCP.
+def weights_of(path: Path, metadata: Metadata, *, use_ema: bool = False) -> StateDict:
+    """The storage's key of each tensor is its name in DCP. With `use_ema` they are those of an average.
 
     Raises `CheckpointError` (corrupt-checkpoint) where there is no model, or there are several.
     """
@@ -43,7 +43,7 @@ def weights_of(path: Path, metadata: Metadata) -> StateDict:
             left_out["_extra_state"] = None
         else:
             _put(path, tree, keys, _record(name, metadata.tensors[name].info))
-    found = find_state_dict(path, tree)
+    found = find_state_dict(path, tree, use_ema=use_ema)
     return StateDict(tensors=found.tensors, notes=(*found.notes, *_note(left_out)))
 
 

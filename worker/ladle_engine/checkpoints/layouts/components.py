@@ -8,7 +8,7 @@ from dataclasses import replace
 from ladle_engine.checkpoints.files import Candidate
 from ladle_engine.checkpoints.layouts.base import MOST_CHILDREN, Folder, Found, within
 from ladle_engine.checkpoints.layouts.usual_names import usual_weights
-from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time
+from ladle_engine.checkpoints.name_parts import SUFFIXES, names_a_time, words_of
 
 PIPELINE = "model_index.json"
 """diffusers' list of a pipeline's models."""
@@ -34,7 +34,11 @@ def look(folder: Folder) -> Sequence[Found] | None:
 
 
 def components_of(folder: Folder) -> dict[str, Candidate]:
-    """The models in a folder, by name. None of them is named as a checkpoint of some step: then it is a run."""
+    """The models in a folder, by name.
+
+    None of them is named as a checkpoint of some step, and not only numbers tell them apart: it would be a run then, or
+    the parts of one model.
+    """
     found = {}
     for child in map(folder.child, folder.children[:MOST_CHILDREN]):
         if not names_a_time(child.path.name) and not child.leads_out(".") and (weights := usual_weights(child)):
@@ -42,7 +46,8 @@ def components_of(folder: Folder) -> dict[str, Candidate]:
     for file in folder.candidates:
         name = file.checkpoint.name
         found |= {} if names_a_time(name) else {SUFFIXES.sub("", name): _called(file, within(folder.name, name))}
-    return found
+    words = [frozenset(words_of(name)) - {""} for name in found]
+    return found if all(words) and len(set(words)) == len(words) else {}
 
 
 def unwanted(folder: Folder) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """torch.distributed.checkpoint (DCP): `.metadata` beside `.distcp` files, or one folder deeper.
 
-torchtitan's `step-N/` and Megatron's `iter_N/` hold them themselves; OLMo-core's are in `model_and_optim/`, and those of
-accelerate and of transformers' Trainer in `pytorch_model_fsdp_0/`, beside the optimiser's.
+torchtitan's `step-N/` and Megatron's `iter_N/` hold them themselves; OLMo-core's are in `model_and_optim/`, and those
+of accelerate and of transformers' Trainer in `pytorch_model_fsdp_0/`, beside the optimiser's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ladle_engine.checkpoints.layouts.base import Folder, Found
+from ladle_engine.checkpoints.name_parts import names_a_time
 
 OF_RANKS = re.compile(r"__[0-9]+\.metadata")
 """Written where ranks did not speak with each other (`use_collectives=False`)."""
@@ -33,6 +34,9 @@ def look(folder: Folder) -> Sequence[Found] | None:
     if not inner:
         return None
     models = [child for child in inner if child == OF_BOTH or not NOT_THE_MODEL.search(child)]
+    if any(map(names_a_time, models)):
+        # A run, such as torchtitan's `checkpoint/` with its `step-10/`.
+        return None
     if len(models) > 1:
         several = " and ".join(f"`{child}/`" for child in models[:3])
         return folder.passed_over(f"in torch.distributed.checkpoint format, but {several} may each be the model")

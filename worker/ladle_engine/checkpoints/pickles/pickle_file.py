@@ -18,6 +18,7 @@ from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.stored import Place, StoredFile
+from ladle_engine.storage.file_parts import FileParts
 from ladle_engine.storage.hashed_file import LoadedFile
 from ladle_engine.storage.input_file import InputFile, ReadableFile
 
@@ -37,8 +38,8 @@ def stored_tensors(file: InputFile, *, use_ema: bool = False) -> StoredFile:
     try:
         if not is_tar(file):
             return _found(file, file, use_ema)
-        part = weights_in(file)
-        return _moved(_found(file, part, use_ema), part.start)
+        place = weights_in(file)
+        return _moved(_found(file, FileParts(file, [place]), use_ema), place[0])
     except Unwanted as error:
         raise refusal(file.path, error) from error
     except Malformed as error:

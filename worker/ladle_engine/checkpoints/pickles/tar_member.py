@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ladle_engine.checkpoints.pickles.torch_archive import InputStream, damage_named
 from ladle_engine.checkpoints.pickles.values import Malformed
+from ladle_engine.storage.hashed_file import Range
 from ladle_engine.storage.input_file import InputFile
 
 WEIGHTS, SHARDED = "model_weights.ckpt", "model_weights"
@@ -19,35 +19,12 @@ MAGIC, MAGIC_AT = b"ustar", 257
 MAX_MEMBERS = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A file within a file."""
-
-    file: InputFile
-    start: int
-    size: int
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset + length > self.size:
-            raise Malformed("it ends early")
-        return self.file.read(self.start + offset, length)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        if offset + len(buffer) > self.size:
-            raise Malformed("it ends early")
-        self.file.read_into(buffer, self.start + offset)
-
-
 def is_tar(file: InputFile) -> bool:
     return file.size > 2 * MAGIC_AT and file.read(MAGIC_AT, len(MAGIC)) == MAGIC
 
 
-def weights_in(file: InputFile) -> Part:
-    """Reads the archive's headers. Raises `Malformed`."""
+def weights_in(file: InputFile) -> Range:
+    """Where they are; reads the archive's headers. Raises `Malformed`."""
     members = list(_members(file))
     found = [each for each in members if PurePosixPath(each.name).name == WEIGHTS]
     if not found and any(SHARDED in PurePosixPath(each.name).parts for each in members):
@@ -62,7 +39,7 @@ def weights_in(file: InputFile) -> Part:
     (member,) = found
     if not member.isreg() or member.issparse() or member.offset_data + member.size > file.size:
         raise Malformed(f"must hold `{WEIGHTS}` as a file in one piece, but does not")
-    return Part(file=file, start=member.offset_data, size=member.size)
+    return member.offset_data, member.offset_data + member.size
 
 
 def _members(file: InputFile) -> Iterator[tarfile.TarInfo]:

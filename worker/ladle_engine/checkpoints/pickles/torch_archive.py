@@ -158,9 +158,7 @@ def open_archive(file: ReadableFile) -> TorchArchive:
         for info in records.values():
             refuse_unusual(info)
     if "constants.pkl" in records:
-        raise Malformed(
-            "it is a TorchScript archive, which Ladle does not read: save the original model's `state_dict()`"
-        )
+        raise Malformed(f"it is {TORCHSCRIPT.reason}")
     found = TorchArchive(file=file, archive=archive, records=records, is_little_endian=True)
     order = found.content(records["byteorder"], 16) if "byteorder" in records else b"little"
     if order not in (b"little", b"big"):
@@ -174,7 +172,7 @@ class RecordsInFile:
 
     archive: TorchArchive
 
-    def place(self, name: str, tensor: StoredTensor) -> Place:
+    def place(self, name: str, tensor: StoredTensor) -> InFile:
         info = self.archive.record(tensor)
         refuse_short(name, tensor, info.file_size)
         return in_file(tensor, self.archive.start(info))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ladle_engine.errors import EngineError
-from ladle_engine.far_urls import SCHEMES, BadUrl, FarUrl, is_url, local_path, parse_url, shown_url
+from ladle_engine.far_urls import BadUrl, FarUrl, as_url, is_url, local_path, parse_url, shown_url
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.far import presence
 from ladle_engine.storage.far.cache import DEFAULT_BYTES, Cache
@@ -24,13 +24,11 @@ from ladle_engine.storage.far.upload import uploaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FOLDERS = ("ckpt_dir",)
+FOLDERS = ("ckpt_dir", "source")
 """Arguments of which not all is read."""
 DATA = ("val_set", "train_set", "coefficients")
 OUTPUT = "output"
 MAGIC = re.compile(r"[*\[]")
-AS_PATH = re.compile(rf"({'|'.join(SCHEMES)}|file):/(?!/)")
-"""What `Path("s3://bucket")` has become."""
 CACHE, CACHE_BYTES, PRIVATE = "LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE"
 
 
@@ -74,8 +72,8 @@ def with_far_folders(call: Callable[P, T]) -> Callable[P, T]:
             given.update(near_arguments(mirror, given))
             if not _has_url(given.get(OUTPUT)):
                 return call(*bound.args, **bound.kwargs)
-            url = far_url(_text(given[OUTPUT]), OUTPUT)
-            with uploaded(url, mirror.access, mirror.cache.folder / "uploads", on_event) as folder:
+            url = far_url(as_url(given[OUTPUT]) or "", OUTPUT)
+            with uploaded(url, mirror.store_access, mirror.cache.folder / "uploads", on_event) as folder:
                 given[OUTPUT] = folder
                 result = call(*bound.args, **bound.kwargs)
             return _at(result, url)
@@ -131,7 +129,7 @@ def each_path(value: Any, change: Callable[[str], Any]) -> Any:
         return {name: each_path(each, change) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(each_path(each, change) for each in value)
-    return change(_text(value)) if _has_url(value) else value
+    return value if (text := as_url(value)) is None else change(text)
 
 
 def _place(mirror: Mirror, text: str, argument: str) -> Path:
@@ -151,17 +149,12 @@ def _without_glob(url: FarUrl) -> FarUrl:
     return FarUrl(url.scheme, url.place, "/".join(parts[:first]))
 
 
-def _text(value: Any) -> str:
-    text = os.fspath(value)
-    return text if isinstance(value, str) else AS_PATH.sub(r"\1://", text, count=1)
-
-
 def _has_url(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_has_url, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(_has_url, value))
-    return isinstance(value, (str, os.PathLike)) and is_url(_text(value))
+    return is_url(value)
 
 
 def _urls(given: Mapping[str, Any]) -> list[FarUrl]:

@@ -38,7 +38,7 @@ class Mirror:
     ) -> None:
         """`allowed` are the addresses at or below which everything must be; None allows all."""
         self.cache = cache
-        self.access = access
+        self.store_access = access
         self._on_event = on_event
         self._allowed = allowed
         self._files: dict[Path, Mirrored] = {}
@@ -65,7 +65,7 @@ class Mirror:
         if url in self._roots:
             return
         self._resources.enter_context(self.cache.held([url]))
-        files = self.cache.lay_out(url, list_files(url, self.access))
+        files = self.cache.lay_out(url, list_files(url, self.store_access))
         self._roots.append(url)
         self._files |= {file.path: file for file in files}
 
@@ -93,7 +93,7 @@ class Mirror:
     def parts(self, path: Path) -> Parts | None:
         return self._parts.get(path)
 
-    def fetch(self, wanted: dict[Path, Parts | None]) -> None:
+    def fetch(self, wanted: Mapping[Path, Parts | None]) -> None:
         for path, parts in wanted.items():
             file = self._files.get(path)
             if file is None or parts is None or path in self._whole:
@@ -114,7 +114,7 @@ class Mirror:
 
     def refuse_changed(self) -> None:
         for url in self._roots:
-            now = {self.cache.path_of(each.url): each for each in list_files(url, self.access)}
+            now = {self.cache.path_of(each.url): each for each in list_files(url, self.store_access)}
             for path in self.files_below(self.cache.path_of(url)):
                 if path not in self._read:
                     continue
@@ -170,7 +170,7 @@ class Mirror:
 
     def _fetch_run(self, file: Mirrored, run: range, told: Callable[[int], None]) -> None:
         start, stop = file.block(run[0])[0], file.block(run[-1])[1]
-        self.cache.keep(file, run[0], read_range(file.far, start, stop, self.access))
+        self.cache.keep(file, run[0], read_range(file.far, start, stop, self.store_access))
         pulse()
         told(len(run))
 
@@ -178,7 +178,7 @@ class Mirror:
         """From a server that sends no ranges."""
         temporary = file.path.with_name(f".{file.path.name}.whole.tmp")
         try:
-            read_whole(file.far, temporary, self.access)
+            read_whole(file.far, temporary, self.store_access)
             with temporary.open("rb") as opened:
                 for first in range(0, file.num_blocks, REQUEST_BLOCKS):
                     self.cache.keep(file, first, opened.read(REQUEST_BLOCKS * BLOCK_BYTES))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ class Source(Protocol):
         """Of a file of which only parts are read: those. None for a whole one."""
         ...
 
-    def fetch(self, wanted: dict[Path, Parts | None]) -> None:
+    def fetch(self, wanted: Mapping[Path, Parts | None]) -> None:
         """The same for many files at once, with progress. `None` is a whole file."""
         ...
 
@@ -67,7 +67,7 @@ def parts_of(path: Path) -> Parts | None:
     return next((parts for source in _sources if (parts := source.parts(path)) is not None), None)
 
 
-def fetch(wanted: dict[Path, Parts | None]) -> None:
+def fetch(wanted: Mapping[Path, Parts | None]) -> None:
     for source in _sources:
         source.fetch(wanted)
 

@@ -1,0 +1,54 @@
+"""Folders as real tools leave them: found in order and once, averaged exactly, and used in the tool again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ladle_engine import combine_checkpoints
+from ladle_engine.progress import CheckpointsFound, Event
+from tests.formats import tool
+from tests.formats.kinds import KINDS, Kind
+
+
+@dataclass(frozen=True)
+class Combined:
+    kind: Kind
+    folder: Path
+    mean: Path
+    result: Path
+    events: list[Event]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Combined:
+    """The folder that the tool wrote, and what Ladle makes of it without a word on its layout."""
+    kind: Kind = request.param
+    home = tmp_path_factory.mktemp(kind.name)
+    tool.write(kind, home / "run", home / "mean.safetensors")
+    events: list[Event] = []
+    result = combine_checkpoints(
+        home / "run" / kind.folder, output=home / "result", progress=events.append, **kind.arguments
+    )
+    return Combined(kind, home / "run", home / "mean.safetensors", result, events)
+
+
+def test_the_checkpoints_are_found_each_once_and_in_order(combined: Combined) -> None:
+    found = next(event for event in combined.events if isinstance(event, CheckpointsFound))
+    assert (found.names, found.order) == (combined.kind.found, combined.kind.order)
+
+
+def test_the_mean_is_that_of_what_the_tool_loads(combined: Combined) -> None:
+    mean = load_file(combined.mean)
+    result = {name: value for file in combined.result.glob("*.safetensors") for name, value in load_file(file).items()}
+    assert result.keys() == mean.keys()
+    unequal = [name for name, value in mean.items() if not torch.equal(result[name], value)]
+    assert unequal == []
+
+
+def test_the_result_loads_in_the_tool(combined: Combined) -> None:
+    tool.use(combined.kind, combined.folder, combined.result)

@@ -1,0 +1,134 @@
+"""Fetches the far files of one attempt, and looks at the end whether they changed: `python -m ladle_worker.far FOLDER`.
+
+Of all processes of a job it alone has the operator's credentials. What is in the files it does not look at: it is told
+by `ladle_worker.far_look` which bytes are needed.
+"""
+
+from __future__ import annotations
+
+from ladle_worker.family import die_with_parent
+
+die_with_parent()
+
+import json  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ladle_contracts.processes import end_with_parent  # noqa: E402
+from ladle_engine.far_urls import parse_url  # noqa: E402
+from ladle_engine.progress import on_pulse  # noqa: E402
+from ladle_engine.storage.far.door import FarSettings, near_arguments, opened_mirror  # noqa: E402
+from ladle_engine.storage.far.fetch import Mirror  # noqa: E402
+from ladle_worker.confinement.plan import Plan  # noqa: E402
+from ladle_worker.failure import failure_of, log_failure  # noqa: E402
+from ladle_worker.family import JOB_VARIABLE  # noqa: E402
+from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
+from ladle_worker.launch import rank_environment  # noqa: E402
+from ladle_worker.told import Events, beating  # noqa: E402
+
+
+def main(attempt_folder: str) -> None:
+    folder = AttemptFolder(Path(attempt_folder))
+    job = json.loads(folder.far_request.read_text())
+    on_pulse(beating(folder.pulse))
+    settings = FarSettings(
+        cache=Path(job["cache"]),
+        cache_bytes=job["cache_bytes"],
+        private=tuple(job["private"]),
+        roots=tuple(job["far_roots"]),
+    )
+    answer = folder.far
+    try:
+        roots = [parse_url(each) for each in job["far_roots"]]
+        with Events(folder.events) as events, opened_mirror(settings, roots, events.add) as mirror:
+            write_whole(folder.far, _fetched(folder, job, mirror))
+            answer = folder.far_checked
+            # The agent writes a line once the ranks have ended well, and goes away otherwise.
+            if sys.stdin.readline():
+                mirror.refuse_changed()
+                write_whole(folder.far_checked, {"ok": True})
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        log_failure(failure, error)
+        told = {"reason": failure.reason, "message": failure.message, "final": failure.is_final}
+        write_whole(answer, {"ok": False, **told})
+
+
+def _fetched(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> dict[str, Any]:
+    paths = {name: job[name] for name in ("ckpt_dir", "val_set", "train_set")}
+    near = {name: _text(value) for name, value in (paths | near_arguments(mirror, paths)).items()}
+    job = {**job, **near, "roots": [*job["roots"], str(mirror.cache.mirror)]}
+    _look(folder, job, mirror)
+    return {
+        "ok": True,
+        **near,
+        "mirror": str(mirror.cache.mirror),
+        "here": mirror.what_is_here(),
+        "parts": mirror.partial(),
+        "record": mirror.record(),
+    }
+
+
+def _look(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> None:
+    """Answers what the looking process asks, until it ends."""
+    request, plan_path = folder.path / "far-look.json", folder.path / "far-plan.json"
+    write_whole(request, job)
+    plan = Plan.load(folder.plan)
+    replace(
+        plan, agent=os.getpid(), inputs=_folders(job), read=(*plan.read, str(mirror.cache.mirror), str(request))
+    ).save(plan_path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ladle_worker.far_look", str(plan_path), str(request)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder.path,
+        env=rank_environment(1) | {JOB_VARIABLE: job["job_id"], "TMPDIR": str(folder.temporary)},
+        preexec_fn=end_with_parent(signal.SIGKILL),
+    ) as looking:
+        assert looking.stdin is not None
+        assert looking.stdout is not None
+        try:
+            for line in looking.stdout:
+                _answer(json.loads(line), mirror)
+                looking.stdin.write("\n")
+                looking.stdin.flush()
+        except BaseException:
+            looking.kill()
+            raise
+
+
+def _answer(question: Mapping[str, Any], mirror: Mirror) -> None:
+    if "want" in question:
+        path, start, stop = question["want"]
+        mirror.want(Path(path), start, stop)
+    else:
+        mirror.fetch({Path(path): parts for path, parts in question["fetch"].items()})
+
+
+def _folders(job: Mapping[str, Any]) -> tuple[str, ...]:
+    given = job["ckpt_dir"]
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _text(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_text(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
