@@ -43,9 +43,7 @@ def shown(view: Any) -> str:
 
 
 def test_each_checkpoint_has_a_line_with_its_facts_and_why_it_is_not_used() -> None:
-    problem = InspectionProblem(
-        code="corrupt-checkpoint", message="It is cut off. Leave it out with `checkpoints.exclude`."
-    )
+    problem = InspectionProblem(code="corrupt-checkpoint", message="It is cut off. Use `checkpoints.exclude`.")
     text = shown(
         inspection_view(
             folder(
@@ -61,7 +59,7 @@ def test_each_checkpoint_has_a_line_with_its_facts_and_why_it_is_not_used() -> N
     first = next(line for line in text.splitlines() if line.startswith("step-10"))
     assert first.split() == ["step-10", "safetensors", "10", "2.0", "MB", "72", "bfloat16", "1.25"]
     assert "maybe the same as step-10" in text
-    assert "Leave it out with `--exclude`." in text, "in the command's words"
+    assert "Use `--exclude`." in text, "in the command's words"
     assert "model.onnx: in ONNX format" in text
     assert "model LlamaForCausalLM" in text
     assert "would refuse this folder" in text
