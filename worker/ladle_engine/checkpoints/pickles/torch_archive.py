@@ -26,8 +26,8 @@ from ladle_engine.storage.input_file import InputFile, ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
-MAX_DIRECTORY_BYTES = 32 << 20
-"""Of the archive's table of contents: some 400,000 records."""
+MAX_DIRECTORY_BYTES = 12 << 20
+"""Of the archive's table of contents: some 150,000 records."""
 MAX_PACKED_PICKLE_BYTES = 32 << 20
 """Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
 MAX_RATIO = 10
