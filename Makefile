@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-tasks chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test test-tasks test-formats chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its c
 	$(BIN)/python examples/digits/demo.py
 
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats
 
 # In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.
 VISION := .cache/vision/.installed
@@ -34,6 +34,24 @@ $(VISION): constraints.txt $(STAMP)
 
 test-tasks: $(STAMP) $(VISION) ## Every task from end to end: models trained by the real tools, through every door. Up to half an hour.
 	$(BIN)/python -m pytest --durations 20 tests/tasks
+
+# A folder for each group of tools. Without what they depend on, because pip would fetch CUDA builds of torch for it: what
+# they do need is listed. fairseq's wheel would be compiled, which its saving code does not need: its sources are enough.
+TOOLS := $(patsubst tests/formats/tools/%.txt,.cache/tools/%/.installed,$(wildcard tests/formats/tools/*.txt))
+TOOLS_PIP := DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+.cache/tools/%/.installed: tests/formats/tools/%.txt $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --disable-pip-version-check setuptools wheel
+	$(TOOLS_PIP) --target $(@D) -r $<
+	touch $@
+.cache/tools/fairseq/.installed: tests/formats/tools/fairseq.txt $(STAMP)
+	rm -rf $(@D)
+	$(TOOLS_PIP) --target $(@D) -r $<
+	$(BIN)/python tests/formats/tools/sources.py fairseq==0.12.2 $(@D) fairseq fairseq_cli
+	touch $@
+
+test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results that those tools load. A quarter of an hour.
+	$(BIN)/python -m pytest --durations 20 tests/formats
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ladle_engine import combine_checkpoints
-from ladle_engine.progress import CheckpointsFound, Event
 from safetensors.torch import load_file
 
-from tests.formats import tool
+from ladle_engine import combine_checkpoints
+from ladle_engine.progress import CheckpointsFound, ProgressEvent
 from tests.formats.kinds import KINDS, Kind
+from tests.formats.tool import Tool, writing
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Combined:
     folder: Path
     mean: Path
     result: Path
-    events: list[Event]
+    tool: Tool
+    events: list[ProgressEvent]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
@@ -30,12 +31,12 @@ def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The folder that the tool wrote, and what Ladle makes of it without a word on its layout."""
     kind: Kind = request.param
     home = tmp_path_factory.mktemp(kind.name)
-    tool.write(kind, home / "run", home / "mean.safetensors")
-    events: list[Event] = []
-    result = combine_checkpoints(
-        home / "run" / kind.folder, output=home / "result", progress=events.append, **kind.arguments
-    )
-    yield Combined(kind, home / "run", home / "mean.safetensors", result, events)
+    with writing(kind, home / "run", home / "mean.safetensors") as tool:
+        events: list[ProgressEvent] = []
+        result = combine_checkpoints(
+            home / "run" / kind.folder, output=home / "result", progress=events.append, **kind.arguments
+        )
+        yield Combined(kind, home / "run", home / "mean.safetensors", result, tool, events)
 
 
 def test_the_checkpoints_are_found_each_once_and_in_order(combined: Combined) -> None:
@@ -52,4 +53,4 @@ def test_the_mean_is_that_of_what_the_tool_loads(combined: Combined) -> None:
 
 
 def test_the_result_loads_in_the_tool(combined: Combined) -> None:
-    tool.use(combined.kind, combined.folder, combined.result)
+    combined.tool.use(combined.result)

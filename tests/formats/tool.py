@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.formats.kinds import Kind
 
@@ -13,36 +16,55 @@ REPOSITORY = Path(__file__).parents[2]
 INSTALLED = REPOSITORY / ".cache" / "tools"
 SCRIPTS = Path(__file__).parent / "scripts"
 SHIM = REPOSITORY / "tests" / "tasks" / "shim"
-LIMIT_S = 600.0
 
 
-def write(kind: Kind, folder: Path, mean: Path) -> None:
+class Tool:
+    """A process of the tool that has written its folder, and waits for what Ladle makes of it."""
+
+    def __init__(self, process: subprocess.Popen[str], said: IO[str]) -> None:
+        self._process, self._said = process, said
+
+    def wait_until_written(self) -> None:
+        assert self._process.stdout is not None
+        written = any(line.strip() == "written" for line in self._process.stdout)
+        assert written, f"nothing was written:\n{self._errors()}"
+
+    def use(self, result: Path) -> None:
+        """Loads Ladle's result. Raises `AssertionError` where that fails."""
+        self._process.communicate(f"{result}\n")
+        assert self._process.returncode == 0, f"the tool does not load the result:\n{self._errors()}"
+
+    def _errors(self) -> str:
+        self._process.wait()
+        self._said.seek(0)
+        return self._said.read()[-4000:]
+
+
+@contextmanager
+def writing(kind: Kind, folder: Path, mean: Path) -> Iterator[Tool]:
     """Lets the tool train and save into `folder`, and writes the mean of what it loads from there into the file."""
-    _run(kind, "write", folder, mean)
-
-
-def use(kind: Kind, folder: Path, result: Path) -> None:
-    """Loads Ladle's result in the tool. Raises `AssertionError` where that fails."""
-    _run(kind, "use", folder, result)
-
-
-def _run(kind: Kind, *arguments: str | Path) -> None:
-    script = SCRIPTS / f"{kind.script}.py"
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        env=_environment(kind),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script.name} {arguments[0]} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    with (mean.parent / "errors.txt").open("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / f"{kind.script}.py", folder, mean],
+            env=_environment(kind),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            errors="replace",
+        )
+        with process:
+            try:
+                tool = Tool(process, said)
+                tool.wait_until_written()
+                yield tool
+            finally:
+                process.kill()
 
 
 def _environment(kind: Kind) -> dict[str, str]:
     for group in kind.tools:
         assert (INSTALLED / group / ".installed").exists(), f"`{group}` is not installed: run `make test-formats`."
     paths = [str(SHIM), *(str(INSTALLED / group) for group in kind.tools), os.environ.get("PYTHONPATH", "")]
-    offline = {"HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-    return os.environ | offline | kind.environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    fixed = {"HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **fixed, **kind.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -9,7 +9,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, load_checkpoint_in_model
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, ProjectConfiguration, merge_fsdp_weights, save_fsdp_model, save_fsdp_optimizer
+from accelerate.utils import (
+    DistributedType,
+    ProjectConfiguration,
+    merge_fsdp_weights,
+    save_fsdp_model,
+    save_fsdp_optimizer,
+)
 from common import State, main, result_of, same
 from ranks import on_ranks
 from torch import nn

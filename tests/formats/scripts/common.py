@@ -1,7 +1,8 @@
 """What every script here does for its tool: write a folder, say what the tool itself loads from it, use Ladle's result.
 
-`SCRIPT write FOLDER MEAN` trains a tiny model, saves it as the tool does, and writes into the file `MEAN` the mean of
-what the tool's own loading makes of each checkpoint. `SCRIPT use FOLDER RESULT` loads Ladle's result in the tool.
+`SCRIPT FOLDER MEAN` trains a tiny model, saves it as the tool does, writes into the file `MEAN` the mean of what the
+tool's own loading makes of each checkpoint, and prints `written`. Then it reads the path of Ladle's result, and loads
+that in the tool.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ State = Mapping[str, Tensor]
 def main(
     write: Callable[[Path], None], states: Callable[[Path], Sequence[State]], use: Callable[[Path, Path], None]
 ) -> None:
-    action, folder, other = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    folder, mean_file = Path(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(0)
-    if action == "write":
-        write(folder)
-        save_file(mean(states(folder)), other)
-    else:
-        use(folder, other)
+    write(folder)
+    save_file(mean(states(folder)), mean_file)
+    print("written", flush=True)
+    if result := sys.stdin.readline().strip():
+        use(folder, Path(result))
 
 
 def mean(states: Sequence[State]) -> dict[str, Tensor]:

@@ -34,9 +34,7 @@ class Lit(lightning.LightningModule):
 def fit(folder: Path) -> None:
     images, labels = batch()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=4)
-    keep = ModelCheckpoint(
-        filename="{epoch}-{step}", monitor="val_loss", save_top_k=-1, save_last=True, mode="min"
-    )
+    keep = ModelCheckpoint(filename="{epoch}-{step}", monitor="val_loss", save_top_k=-1, save_last=True, mode="min")
     callbacks = [keep, EMAWeightAveraging(decay=0.5)] if EMA else [keep]
     trainer = lightning.Trainer(
         max_epochs=4,

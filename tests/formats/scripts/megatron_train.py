@@ -1,4 +1,4 @@
-"""Megatron-core: `dist_checkpointing` in `torch_dist` format, a GPT of tensor parallelism 2: `iter_0000002` and so on."""
+"""Megatron-core: `dist_checkpointing` in `torch_dist` format, a GPT of tensor parallelism 2 (`iter_0000002`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from common import State, main, result_of
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
 from ranks import on_ranks
 
@@ -85,7 +84,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    del result_of
+    result_of(result)
 
 
 if __name__ == "__main__":

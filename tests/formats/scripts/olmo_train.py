@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from common import State, main, result_of, same
+from common import State, main, result_of
 from olmo_core.config import DType
 from olmo_core.distributed.checkpoint import load_model_and_optim_state
 from olmo_core.distributed.parallel import DataParallelType

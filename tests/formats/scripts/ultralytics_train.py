@@ -10,13 +10,13 @@ import yaml
 from common import State, main, result_of, same
 from PIL import Image
 
-os.environ["YOLO_CONFIG_DIR"] = os.environ.get("TMPDIR", "/tmp")  # noqa: S108
+os.environ["YOLO_CONFIG_DIR"] = os.environ.get("TMPDIR", "/tmp")
 os.environ["YOLO_OFFLINE"] = "true"
-import torchvision  # noqa: E402
-import ultralytics  # noqa: E402
-from ultralytics import YOLO  # noqa: E402
-from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
-from ultralytics.utils.nms import TorchNMS  # noqa: E402
+import torchvision
+import ultralytics
+from ultralytics import YOLO
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils.nms import TorchNMS
 
 # torchvision's own is compiled for another torch.
 torchvision.ops.nms = TorchNMS.nms
@@ -47,9 +47,23 @@ def tiny() -> str:
 def write(folder: Path) -> None:
     data = images(folder.parent / f"{folder.name}-images")
     YOLO(tiny()).train(
-        data=str(data), epochs=4, imgsz=64, batch=4, device="cpu", workers=0, save_period=1, project=str(folder),
-        name="train", plots=False, val=False, amp=False, exist_ok=True, verbose=False,
-        lr0=0.1, warmup_epochs=0, optimizer="SGD",
+        data=str(data),
+        epochs=4,
+        imgsz=64,
+        batch=4,
+        device="cpu",
+        workers=0,
+        save_period=1,
+        project=str(folder),
+        name="train",
+        plots=False,
+        val=False,
+        amp=False,
+        exist_ok=True,
+        verbose=False,
+        lr0=0.1,
+        warmup_epochs=0,
+        optimizer="SGD",
     )
 
 
