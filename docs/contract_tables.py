@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from ladle.cli.job_flags import ARGUMENTS, PANELS
 from ladle_contracts import JobSpec
 from ladle_contracts.events import KnownEvent
+from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection, PlannedMemory
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 DOCS = Path(__file__).parent
 SCHEMA = DOCS / "job-spec.schema.json"
+INSPECTION_SCHEMA = DOCS / "inspection.schema.json"
 SECTION = re.compile(r"(<!-- from the contract: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -58,19 +60,34 @@ def events_table() -> str:
     return _table(("kind", "", "fields"), rows)
 
 
+def inspection_table() -> str:
+    """What an inspection says, for inspect.md."""
+    parts = {"": Inspection, "checkpoints[].": InspectedCheckpoint, "plan.": AutoPlan, "plan.memory.": PlannedMemory}
+    rows = [
+        (f"`{prefix}{name}`", " ".join((info.description or "").split()))
+        for prefix, model in parts.items()
+        for name, info in model.model_fields.items()
+    ]
+    return _table(("field", ""), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fields": fields_table,
     "parts": parts_table,
     "flags": flags_table,
     "events": events_table,
+    "inspection": inspection_table,
 }
-PAGES = ("rest.md", "client.md", "command.md")
+PAGES = ("rest.md", "client.md", "command.md", "inspect.md")
 
 
 def texts() -> dict[Path, str]:
     """Each file that is made from the contract, as it should be."""
     schema = json.dumps(JobSpec.model_json_schema(), indent=2) + "\n"
-    return {SCHEMA: schema} | {DOCS / page: _filled((DOCS / page).read_text()) for page in PAGES}
+    inspection = json.dumps(Inspection.model_json_schema(), indent=2) + "\n"
+    return {SCHEMA: schema, INSPECTION_SCHEMA: inspection} | {
+        DOCS / page: _filled((DOCS / page).read_text()) for page in PAGES
+    }
 
 
 def _filled(page: str) -> str:

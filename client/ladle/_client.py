@@ -21,7 +21,7 @@ from ladle_contracts.api import Version
 if TYPE_CHECKING:
     import httpx2
 
-    from ladle_contracts import CheckpointFilter, MethodChoice, TaskChoice
+    from ladle_contracts import Adapters, CheckpointFilter, MethodChoice, TaskChoice
 
 TIMEOUT_S = 30.0
 PATIENCE_S = 10.0
@@ -79,13 +79,15 @@ class Client:
         *,
         checkpoints: str | Mapping[str, Any] | CheckpointFilter | None = None,
         task: str | Mapping[str, Any] | TaskChoice | None = None,
+        adapters: str | Mapping[str, Any] | Adapters | None = None,
         method: str | Mapping[str, Any] | MethodChoice | None = None,
     ) -> Inspection:
         """What is in a folder of checkpoints, and what a job with these options would do. A worker opens headers only.
 
         What is wrong with a checkpoint is said in its row, and raises nothing.
         """
-        request = build_inspection(ckpt_dir, {"checkpoints": checkpoints, "task": task, "method": method})
+        options = {"checkpoints": checkpoints, "task": task, "adapters": adapters, "method": method}
+        request = build_inspection(ckpt_dir, options)
         return self._transport.send(_calls.inspect_folder(request))
 
     def methods(self) -> tuple[MethodInfo, ...]:
@@ -161,10 +163,12 @@ class AsyncClient:
         *,
         checkpoints: str | Mapping[str, Any] | CheckpointFilter | None = None,
         task: str | Mapping[str, Any] | TaskChoice | None = None,
+        adapters: str | Mapping[str, Any] | Adapters | None = None,
         method: str | Mapping[str, Any] | MethodChoice | None = None,
     ) -> Inspection:
         """See `Client.inspect`."""
-        request = build_inspection(ckpt_dir, {"checkpoints": checkpoints, "task": task, "method": method})
+        options = {"checkpoints": checkpoints, "task": task, "adapters": adapters, "method": method}
+        request = build_inspection(ckpt_dir, options)
         return await self._transport.send(_calls.inspect_folder(request))
 
     async def methods(self) -> tuple[MethodInfo, ...]:

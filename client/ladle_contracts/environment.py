@@ -50,13 +50,11 @@ def _with_urls(text: str) -> list[str]:
     """`/data:s3://bucket/runs:http://host:8000/a` as three parts: the colons of an address do not end it."""
     parts: list[str] = []
     for part in text.split(os.pathsep):
-        is_rest = (
-            bool(parts)
-            and bool(part)
-            and (
-                (re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", parts[-1]) and part.startswith("//"))
-                or (re.fullmatch(r"https?://[^/]+", parts[-1]) and re.fullmatch(r"[0-9]+(/.*)?", part))
-            )
+        before = parts[-1] if parts else ""
+        is_rest = bool(
+            (re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", before) and part.startswith("//"))
+            # A port, or a password: that is refused as a whole, and not shown.
+            or (re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+", before) and re.match(r"[0-9]+(/|$)|[^/]*@", part))
         )
         if is_rest:
             parts[-1] += f"{os.pathsep}{part}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ladle_contracts._model import Contract
-from ladle_contracts.jobs import CheckpointFilter, HasCkptDir, MethodChoice, TaskChoice
+from ladle_contracts.jobs import Adapters, CheckpointFilter, HasCkptDir, MethodChoice, TaskChoice
 
 INSPECT_TIMEOUT_S = 60.0
 """How long a worker may take, with the time until one is there for it."""
@@ -20,6 +20,8 @@ class InspectRequest(HasCkptDir):
     """Which checkpoints of the folder take part."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
+    adapters: Adapters = Adapters()
+    """How LoRA adapters are averaged, where the checkpoints are such."""
     method: MethodChoice = MethodChoice()
     """How the coefficients are chosen."""
 

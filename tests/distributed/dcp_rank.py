@@ -112,6 +112,7 @@ def main(folder: Path) -> None:
     save({"model": model.state_dict(), "step": 3}, folder / "grid", thread_count=2)
     state = kinds_of_tensors(mesh)
     save(state, folder / "kinds", single_file_per_rank=False)
+    dcp.save(state, checkpoint_id=folder / "alone", use_collectives=False)
     plain = {name: each for name, each in state.items() if not name.startswith(NOT_IN_SAFETENSORS)}
     dcp.save(plain, storage_writer=HuggingFaceStorageWriter(str(folder / "safetensors"), save_distributed=True))
     dist.barrier()

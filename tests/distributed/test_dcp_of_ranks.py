@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from ladle_engine import combine_checkpoints
+from ladle_engine import CheckpointError, combine_checkpoints
 from ladle_engine.checkpoints.files import Candidate
 from ladle_engine.checkpoints.folder_scan import find
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -63,6 +63,13 @@ def assert_same(reader: TensorReader, expected: Mapping[str, Tensor]) -> None:
 def test_every_kind_of_tensor_comes_out_bit_for_bit(saved: Path, tmp_path: Path) -> None:
     expected = as_torch_loads(saved / "kinds", tmp_path)
     with open_checkpoint(found_in(saved, "kinds")) as reader:
+        assert_same(reader, expected)
+
+
+def test_ranks_that_do_not_speak_with_each_other_describe_one_checkpoint(saved: Path, tmp_path: Path) -> None:
+    expected = as_torch_loads(saved / "kinds", tmp_path)
+    assert not (saved / "alone" / ".metadata").exists()
+    with open_checkpoint(found_in(saved, "alone")) as reader:
         assert_same(reader, expected)
 
 
@@ -117,3 +124,21 @@ def below(value: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
         value = value[key]
     return value
+
+
+def test_files_of_fsdp2s_ranks_are_one_checkpoint(saved: Path, tmp_path: Path) -> None:
+    expected = weights_of(saved / "step-2", tmp_path)
+    with open_checkpoint(found_in(saved, "step2_rank0.pt")) as reader:
+        assert_same(reader, expected)
+    combine_checkpoints(saved, output=tmp_path / "of ranks", pattern="step*_rank*")
+    combine_checkpoints(saved, output=tmp_path / "of dcp", pattern="step-*")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("of ranks", "of dcp"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_missing_file_of_a_rank_is_told(saved: Path, tmp_path: Path) -> None:
+    for step in (1, 2):
+        (tmp_path / f"step{step}_rank0.pt").write_bytes((saved / f"step{step}_rank0.pt").read_bytes())
+    with pytest.raises(CheckpointError, match=r"`up.weight` .* is a DTensor, which is one rank's part"):
+        combine_checkpoints(tmp_path, output=tmp_path / "out")

@@ -336,6 +336,18 @@ def mixed_pickles(draw: Draw) -> Case:
 
 
 @st.composite
+def plain_pickles(draw: Draw) -> Case:
+    """Any values in any protocol, damaged or with values and opcodes among them; and a real one of protocol 5."""
+    content = pickle.dumps(draw(values), draw(st.integers(0, 5)))
+    if draw(st.booleans()):
+        content = valid.values()["values.pkl"]
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(content)))
+        content = content[:place] + draw(st.one_of(PICKLED_VALUES, st.binary(max_size=2))) + content[place:]
+    return Case("values", {"values.pkl": draw(damaged(content)) if draw(st.booleans()) else content})
+
+
+@st.composite
 def archives(draw: Draw) -> Case:
     """Archives whose tables of contents say something else than what is there."""
     method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
@@ -475,6 +487,7 @@ GENERATORS: dict[str, st.SearchStrategy[Case]] = {
     "safetensors": safetensors_files(),
     "made pickles": made_pickles(),
     "mixed pickles": mixed_pickles(),
+    "plain pickles": plain_pickles(),
     "archives": archives(),
     "index": json_of(INDEX, "combine", valid.shards, _parsed(INDEX, valid.shards)),
     "modules": json_of("modules.json", "combine", valid.plain, lambda: [{"path": "1_Pooling", "type": "x"}]),

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from ladle_engine import EngineError, combine_checkpoints, discover
+from ladle_engine.checkpoints.pickles.plain import pickled_value
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare
 from ladle_engine.pipeline.request import Request
 from ladle_engine.progress import Warned
 from ladle_engine.rebuild import rebuild
 from ladle_engine.resume_state import ResumeState
+from ladle_engine.storage.input_file import InputFile
 from ladle_engine.tasks.choose import make_task
 from ladle_engine.tasks.image_classification import ImageClassification
 
@@ -59,6 +61,12 @@ def resume(folder: Path, scratch: Path) -> None:
         raise AssertionError("a state is loaded, or it is said that it is not")
 
 
+def values(folder: Path, scratch: Path) -> None:
+    """What the pickle of a file makes that is no state dict."""
+    with InputFile(folder / "values.pkl") as file:
+        pickled_value(file)
+
+
 def program(folder: Path, scratch: Path) -> None:
     """Runs `program.py`: what a reader with a fault could do, for the tests of the bounds themselves."""
     exec((folder / "program.py").read_text(), {})
@@ -70,6 +78,7 @@ TARGETS: dict[str, Callable[[Path, Path], None]] = {
     "job": job,
     "rebuild": again,
     "resume": resume,
+    "values": values,
     "program": program,
 }
 

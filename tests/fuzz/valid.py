@@ -6,6 +6,9 @@ import functools
 import hashlib
 import io
 import json
+import pickle
+from fractions import Fraction
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -194,6 +197,14 @@ def resume_state() -> Files:
     return {"job/evaluations.pt": hashlib.sha256(content).digest() + content}
 
 
+@functools.cache
+def values() -> Files:
+    """Like the `.metadata` of a sharded checkpoint, in the newest protocol."""
+    places = {Fraction(1, number): {"offset": number, "path": PurePosixPath("a/b"), "type": float} for number in (2, 3)}
+    content = {"places": places, "sizes": (1, 2.5, -3, 10**20, None, True), "names": {"a", "\u00e9"}, "more": b"\0\xff"}
+    return {"values.pkl": pickle.dumps([content, content["sizes"], [content]], protocol=5)}
+
+
 VALID = {
     "safetensors": ("combine", plain),
     "pickles": ("combine", pickles),
@@ -207,6 +218,7 @@ VALID = {
     "bmp": ("data", lambda: with_image("0.bmp", image("BMP"))),
     "job": ("job", job),
     "rebuild": ("rebuild", recipe),
+    "values": ("values", values),
     "resume": ("resume", resume_state),
 }
 """Name -> target and files. Each is read."""

@@ -53,7 +53,8 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         stack,
         *("--method", "twa", "--method-option", "steps=40", "--method-option", "groups=layers"),
         *("--task-option", "batch_size=16", "--pattern", "epoch-*", "--last", "5"),
-        *("--exclude", "*-3*", "--order", "name"),
+        *("--exclude", "*-3*", "--order", "name", "--like", "epoch-1", "--skip-tensor", "head.*"),
+        *("--take-from", "epoch-2", "embed", "--take-from", "epoch-2", "lm_head"),
         *("--select-fraction", "0.4", "--metric", "loss", "--output", "mine", "--dtype", "bfloat16"),
         *("--max-shard-bytes", "2000000", "--seed", "7", "--priority", "3", "--label", "run=a", "--label", "n=1"),
         *("--ranks-per-node", "2", "--train-set", stack.paths[1], "--train-set-use", "batchnorm"),
@@ -63,6 +64,8 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
     assert spec["task"] == {"name": None, "options": {"batch_size": 16}}, "of the task that will be inferred"
     assert (spec["checkpoints"]["pattern"], spec["checkpoints"]["last"]) == ("epoch-*", 5)
     assert (spec["checkpoints"]["exclude"], spec["checkpoints"]["order"]) == (["*-3*"], "name")
+    assert (spec["checkpoints"]["like"], spec["checkpoints"]["skip_tensors"]) == ("epoch-1", ["head.*"])
+    assert spec["checkpoints"]["take_from"] == {"epoch-2": ["embed", "lm_head"]}
     assert (spec["select_fraction"], spec["metric"], spec["seed"], spec["priority"]) == (0.4, "loss", 7, 3)
     assert spec["output"] == {"name": "mine", "dtype": "bfloat16", "max_shard_bytes": 2_000_000}
     assert spec["labels"] == {"run": "a", "n": "1"}

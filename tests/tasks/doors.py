@@ -23,6 +23,8 @@ from tests.polling import DEADLINE_S
 
 SMALL = {"methods": ["uniform", "twa"], "options": {"twa": {"steps": 8}}}
 """Options of `auto` that take seconds."""
+ADAPTER_ARGUMENTS = {"space": "adapter_space", "base_model": "base_model"}
+"""Option of a job -> argument of `average`, and flag."""
 PROGRAM = [sys.executable, "-c", "from ladle.cli import main; main()"]
 
 
@@ -58,15 +60,19 @@ class Doors:
         method: str = "auto",
         method_options: Mapping[str, Any] = SMALL,
         task_options: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, str] | None = None,
     ) -> list[Result]:
         """The same job by each door, the task inferred from the folder; all three must come to the same."""
-        named = {"metric": metric} if metric else {}
+        named: dict[str, Any] = {"metric": metric} if metric else {}
+        of_adapters = {ADAPTER_ARGUMENTS[name]: value for name, value in (adapters or {}).items()}
         library = self.data.parent / f"{ckpt_dir.name}-library"
         average(
             ckpt_dir, val_set, output=library, method=method, method_options=dict(method_options),
-            task_options=task_options, **named,  # type: ignore[arg-type]
+            task_options=task_options, **named, **of_adapters,
         )  # fmt: skip
         spec: dict[str, Any] = {"method": {"name": method, "options": dict(method_options)}, **named}
+        if adapters:
+            spec["adapters"] = dict(adapters)
         if task_options:
             spec["task"] = {"options": dict(task_options)}
         with self.stack.client() as client:
@@ -88,6 +94,8 @@ class Doors:
             arguments += ["--method-option", f"{name}={json.dumps(value)}"]
         for name, value in spec.get("task", {}).get("options", {}).items():
             arguments += ["--task-option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        for name, value in spec.get("adapters", {}).items():
+            arguments += [f"--{ADAPTER_ARGUMENTS[name].replace('_', '-')}", value]
         if "metric" in spec:
             arguments += ["--metric", spec["metric"]]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LADLE_")}

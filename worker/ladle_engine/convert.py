@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ladle_engine.checkpoints.discover import discover
+from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.files import Candidate
 from ladle_engine.checkpoints.filters import Filters
 from ladle_engine.checkpoints.folder_scan import find, scan
@@ -26,10 +27,12 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.request import refuse_number
 from ladle_engine.progress import Pace, ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged, sync_folder
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_file, is_folder
 from ladle_engine.versions import installed_version
 
 
+@with_far_folders
 def convert_checkpoints(  # noqa: PLR0913  # one argument per option, as in `average`
     source: PathLike,
     output: PathLike,
@@ -116,6 +119,7 @@ def _places(names: Sequence[str]) -> list[Path]:
 def _write(checkpoints: CheckpointSet, folder: Path, dtype: str, max_shard_bytes: int) -> None:
     """One checkpoint, in a folder of its own."""
     with open_all(checkpoints) as readers:
+        fetch_weights(readers)
         inputs = inputs_of(checkpoints, readers)
         with inputs.blamed():
             averaged = [name for name, info in checkpoints.tensors.items() if info.is_averaged]

@@ -14,13 +14,12 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from ladle_contracts import Reason
-from ladle_contracts.far_urls import is_url
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
-from ladle_worker.far_helper import FarHelper, far_request
+from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
 from ladle_worker.launch import Ranks
@@ -101,7 +100,7 @@ class Attempt:
 
     def _start(self) -> Ended:
         job = self._make_job()
-        if not self._is_far(job):
+        if not is_far(job):
             return self._run_ranks(job, None)
         self._plan((), ()).save(self._folder.plan)
         helper = FarHelper(self._folder, far_request(job, self._settings))
@@ -112,7 +111,7 @@ class Attempt:
             found = helper.answer()
             if found is None or not found["ok"]:
                 return self._failed_far(found)
-            return self._run_ranks(self._with_far(job, found), helper)
+            return self._run_ranks(with_far(job, found), helper)
         finally:
             helper.end(self._settings.kill_grace_s, self._keep_lease)
 
@@ -150,17 +149,6 @@ class Attempt:
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
         return self._stalled()
-
-    def _is_far(self, job: Mapping[str, Any]) -> bool:
-        sets = job["val_set"].values() if isinstance(job["val_set"], dict) else [job["val_set"]]
-        folders = [job["ckpt_dir"]] if isinstance(job["ckpt_dir"], str) else job["ckpt_dir"]
-        return any(map(is_url, (*folders, *sets, job["train_set"])))
-
-    def _with_far(self, job: dict[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-        """The job with local paths, which its ranks may read."""
-        far = {name: found[name] for name in ("mirror", "here", "parts", "record")}
-        near = {name: found[name] for name in ("ckpt_dir", "val_set", "train_set")}
-        return {**job, **near, "roots": [*job["roots"], found["mirror"]], "far": far}
 
     def _failed_far(self, found: Mapping[str, Any] | None) -> Ended:
         if found is None:

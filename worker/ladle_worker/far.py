@@ -28,6 +28,7 @@ from ladle_engine.storage.far.fetch import Mirror  # noqa: E402
 from ladle_worker.confinement.plan import Plan  # noqa: E402
 from ladle_worker.failure import failure_of, log_failure  # noqa: E402
 from ladle_worker.family import JOB_VARIABLE  # noqa: E402
+from ladle_worker.far_helper import INPUTS  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 from ladle_worker.launch import rank_environment  # noqa: E402
 from ladle_worker.told import Events, beating  # noqa: E402
@@ -63,7 +64,7 @@ def main(attempt_folder: str) -> None:
 
 
 def _fetched(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> dict[str, Any]:
-    paths = {name: job[name] for name in ("ckpt_dir", "val_set", "train_set")}
+    paths = {name: job[name] for name in INPUTS}
     near = {name: _text(value) for name, value in (paths | near_arguments(mirror, paths)).items()}
     job = {**job, **near, "roots": [*job["roots"], str(mirror.cache.mirror)]}
     _look(folder, job, mirror)

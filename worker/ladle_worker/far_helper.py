@@ -12,10 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ladle_contracts.far_urls import is_url
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.job_folder import AttemptFolder, write_whole
 from ladle_worker.tree import Meanwhile, nothing
 
+INPUTS = ("ckpt_dir", "val_set", "train_set", "base_model")
+"""What of a job may be far."""
 FAR_MODULE = "ladle_worker.far"
 NOT_FOR_IT = "LADLE_REDIS"
 WAIT_S = 5.0
@@ -71,6 +74,22 @@ class FarHelper:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._log.close()
+
+
+def is_far(job: Mapping[str, Any]) -> bool:
+    """Whether any of its inputs is an address."""
+    return any(_has_url(job[name]) for name in INPUTS)
+
+
+def with_far(job: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The job with local paths, which its ranks may read."""
+    far = {name: found[name] for name in ("mirror", "here", "parts", "record")}
+    return {**job, **{name: found[name] for name in INPUTS}, "roots": [*job["roots"], found["mirror"]], "far": far}
+
+
+def _has_url(value: Any) -> bool:
+    several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+    return any(map(is_url, several))
 
 
 def far_request(job: Mapping[str, Any], settings: Any) -> dict[str, Any]:

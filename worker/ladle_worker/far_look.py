@@ -45,6 +45,7 @@ def _look(job: dict[str, Any], asking: Asking) -> None:
             precheck(
                 job["ckpt_dir"],
                 job["val_set"],
+                base_model=job["base_model"],
                 train_set=job["train_set"],
                 output=job["staging"],
                 commit=False,

@@ -62,6 +62,8 @@ def inspected(request: InspectRequest) -> dict[str, Any]:
         task_options=request.task.options if request.task else None,
         method=request.method.name,
         method_options=request.method.options,
+        adapter_space=request.adapters.space,
+        base_model=request.adapters.base_model,
         **{name: getattr(request.checkpoints, name) for name in CheckpointFilter.model_fields},
     )
     return inspection(found).model_dump(mode="json")

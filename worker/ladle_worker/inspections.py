@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from ladle_contracts import ErrorCode, Inspection, InspectRequest, keys
 from ladle_contracts.inspection import MOST_ANSWER_BYTES, shortened
-from ladle_contracts.roots import PathNotAllowed, resolve_input
+from ladle_contracts.roots import PathNotAllowed, resolve_input, resolve_inside
 from ladle_worker.confinement.plan import NETWORK, Plan, devices, readable, writable
 from ladle_worker.connection import OutageLog, connect
 from ladle_worker.launch import LOOPBACK_ONLY, rank_environment
@@ -81,11 +81,14 @@ class Inspections:
         roots, wanted = self._settings.roots, InspectRequest.read(json.dumps(request))
         try:
             ckpt_dir = wanted.with_ckpt_dirs(lambda field, path: str(resolve_input(path, roots, field=field)))
+            if (base_model := wanted.adapters.base_model) is not None:
+                base_model = str(resolve_inside(base_model, roots, field="adapters.base_model"))
         except (PathNotAllowed, OSError) as error:
             return _refusal(ErrorCode.PATH_NOT_ALLOWED, str(error))
         with tempfile.TemporaryDirectory(prefix="ladle-inspect-") as scratch:
             asked = {
-                "request": request | {"ckpt_dir": ckpt_dir},
+                "request": request
+                | {"ckpt_dir": ckpt_dir, "adapters": wanted.adapters.model_dump() | {"base_model": base_model}},
                 "roots": [str(root) for root in roots],
             }
             told = self._look(Path(scratch), json.dumps(asked), deadline)

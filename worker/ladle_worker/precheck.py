@@ -33,7 +33,13 @@ def inspection_of(spec: JobSpec) -> dict[str, Any] | None:
 
     try:
         return inspected(
-            InspectRequest(ckpt_dir=spec.ckpt_dir, checkpoints=spec.checkpoints, task=spec.task, method=spec.method)
+            InspectRequest(
+                ckpt_dir=spec.ckpt_dir,
+                checkpoints=spec.checkpoints,
+                task=spec.task,
+                adapters=spec.adapters,
+                method=spec.method,
+            )
         )
     except Exception as error:
         print(f"the folder was not inspected: {error!r}", file=sys.stderr)

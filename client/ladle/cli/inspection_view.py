@@ -56,10 +56,10 @@ def _counted(found: Inspection, usable: Sequence[InspectedCheckpoint]) -> str:
     if found.plan is not None:
         words.append(f"in order of {found.plan.order}, from {taken[0].name} to {taken[-1].name}")
     copies = sum(each.duplicate_of is not None for each in found.checkpoints)
-    others = {"copies": copies, "unusable": sum(not each.usable for each in found.checkpoints)}
-    others["passed over"] = len(found.passed_over)
-    counts = ", ".join(f"{count} {what}" for what, count in others.items() if count)
-    return ", ".join(words) + (f"; besides {counts}" if counts else "")
+    others = {"copies of them": copies, "that cannot be used": sum(not each.usable for each in found.checkpoints)}
+    others["entries passed over"] = len(found.passed_over)
+    counts = ", ".join(f"{what}: {count}" for what, count in others.items() if count)
+    return ", ".join(words) + (f"; {counts}" if counts else "")
 
 
 def _table(rows: Sequence[InspectedCheckpoint]) -> Table:

@@ -156,7 +156,9 @@ PANELS: dict[str, tuple[Flag, ...]] = {
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""
 
 FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
-INSPECT_FLAGS = tuple(flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "method"))
+INSPECT_FLAGS = tuple(
+    flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "adapters", "method")
+)
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
 BETWEEN = "\0"
 """Stands between the two values of a flag that has two: no argument of a program can hold it."""

@@ -41,6 +41,7 @@ from ladle_contracts import (
 )
 
 STAGES = {
+    "fetch": "fetching far files",
     "discover": "finding checkpoints",
     "check": "checking checkpoints",
     "evaluate": "evaluating checkpoints",

@@ -55,7 +55,9 @@ async def inspect(
 ) -> Inspection:
     """Says what is in a folder of checkpoints and what a job would do with it. A worker opens headers only."""
     wanted = await read_body(request, InspectRequest, "request")
-    await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, {}, settings.roots)
+    base_model = wanted.adapters.base_model
+    data = {} if base_model is None else {"adapters.base_model": base_model}
+    await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, data, settings.roots)
     if not any(node.alive for node in await store.nodes()):
         raise ApiError(
             ErrorCode.NO_NODE,

@@ -152,7 +152,7 @@ def test_a_trainers_folder_of_adapters_in_pickles_with_the_last_one_in_the_root(
         shutil.copy(sweep / "checkpoint-11" / name, sweep / name)
     found = discover(sweep)
     assert found.names == ("checkpoint-9", "checkpoint-10", "checkpoint-11")
-    assert "`checkpoint-11` and `.` hold the same weights" in " ".join(found.warnings)
+    assert "`checkpoint-11` and `adapter_model.bin` hold the same weights" in " ".join(found.warnings)
     out = combine_checkpoints(sweep, output=tmp_path / "out", adapter_error=0.0)
     assert sorted(path.name for path in out.iterdir()) == [
         "adapter_config.json",

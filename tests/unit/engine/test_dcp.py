@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
 from ladle_engine import CheckpointError, average, combine_checkpoints, discover, rebuild
-from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.progress import ProgressEvent, Warned
 from ladle_engine.storage.input_file import COUNTS
 from tests.unit.engine.toy import ToyTask
@@ -222,6 +219,11 @@ def without_places(metadata: Metadata) -> Metadata:
     return dataclasses.replace(metadata, storage_data={})
 
 
+def many_times(metadata: Metadata) -> Metadata:
+    """One chunk, which the pickle refers to a million times."""
+    return changed_entry(metadata, chunks=metadata.state_dict_metadata["0.weight"].chunks * 1_000_000)
+
+
 def with_the_bytes_of_another(metadata: Metadata) -> Metadata:
     bias = next(info for index, info in metadata.storage_data.items() if index.fqn == "0.bias")
     return stored(offset=bias.offset + 3)(metadata)
@@ -242,6 +244,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "transformed chunks": (stored(transform_descriptors=["zstd"]), "was transformed by zstd"),
     "another type": (of_another_type, "there is float32 of shape [5, 6], and `.metadata` says int32"),
     "another chunk's bytes": (with_the_bytes_of_another, "chunks that overlap"),
+    "a million chunks": (many_times, "must describe at most 250,000 chunks"),
     "no places": (without_places, "must say where each chunk is"),
     "another shape": (lambda each: changed_entry(each, size=torch.Size([50, 6])), "its chunks leave a gap"),
     "an endless shape": (lambda each: changed_entry(each, size=torch.Size([1 << 62, 6])), "describes something else"),
@@ -253,10 +256,40 @@ def test_a_description_that_lies_is_refused(lie: str, tmp_path: Path) -> None:
     change, message = LIES[lie]
     for seed in (1, 2):
         save(weights(seed), tmp_path / "run" / f"step-{seed}")
-    path = tmp_path / "run" / "step-2" / ".metadata"
-    path.write_bytes(pickle.dumps(change(pickle.loads(path.read_bytes()))))  # noqa: S301  # written just now
+        path = tmp_path / "run" / f"step-{seed}" / ".metadata"
+        path.write_bytes(pickle.dumps(change(pickle.loads(path.read_bytes()))))  # written just now
     with pytest.raises(CheckpointError) as refused:
         combine_checkpoints(tmp_path / "run", output=tmp_path / "out")
     assert message in refused.value.message
     assert refused.value.code in ("corrupt-checkpoint", "unsupported-tensors")
-    assert str(tmp_path / "run" / "step-2") in refused.value.message
+    assert str(tmp_path / "run" / "step-") in refused.value.message
+
+
+# DeepSpeed.
+
+
+def deepspeed(folder: Path, seed: int, names: list[str]) -> None:
+    """As `DeepSpeedEngine.save_checkpoint` of 0.19.8 lays it out; the real tool is in `tests/formats`."""
+    place = folder / f"checkpoint-{seed}" / f"global_step{seed}"
+    place.mkdir(parents=True)
+    (place.parent / "latest").write_text(place.name)
+    (place.parent / "zero_to_fp32.py").write_text("")
+    state = {"module": weights(seed), "optimizer": None, "buffer_names": [], "param_shapes": [], "ds_version": "0.19.8"}
+    for name in names:
+        torch.save(state if "model" in name else {"optimizer_state_dict": {}}, place / name)
+
+
+def test_the_whole_model_of_deepspeed_is_used_and_the_float32_weights_are_told(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        deepspeed(
+            tmp_path / "run", seed, ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"]
+        )
+    assert_mean(tmp_path / "run", tmp_path / "out", [])
+    assert any("zero_to_fp32.py" in warning for warning in discover(tmp_path / "run").warnings)
+
+
+def test_zero_3_is_named_with_what_converts_it(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        deepspeed(tmp_path / "run", seed, [f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(2)])
+    with pytest.raises(CheckpointError, match=r"in DeepSpeed format: convert it with its zero_to_fp32\.py"):
+        discover(tmp_path / "run")

@@ -242,7 +242,7 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 
 OTHERS = {
-    "adapter": ("adapter_config.json adapter_model.safetensors", "an adapter"),
+    "adapter": ("adapter_config.json", "an adapter without weights"),
     "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),
     "model.gguf": ("", "in GGUF format, which Ladle does not read"),
     "step-3.npz": ("", "in NumPy format, which Ladle does not read"),

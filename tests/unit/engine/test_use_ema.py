@@ -153,7 +153,55 @@ def test_that_an_average_is_there_is_said(folder: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         torch.save(TOOLS["lightning 2.6"](number), folder / f"{number}.ckpt")
     combine_checkpoints(folder, output=tmp_path / "out", progress=listen)
-    assert "the model under `current_model_state` is used, and its average (EMA) under `state_dict` is not" in said[0]
+    is_not = "the model under `current_model_state` is used, and the average (EMA) under `state_dict` is not"
+    assert said == [f"`1.ckpt` and 1 more: {is_not} (`use_ema=` takes it)."]
+    for number in (1, 2):
+        torch.save(TOOLS["lightning's stochastic weight averaging"](number), folder / f"{number}.ckpt")
+    combine_checkpoints(folder, output=tmp_path / "other", progress=listen)
+    assert "under `callbacks / StochasticWeightAveraging / average_model_state` is not used" in said[1]
+
+
+def test_the_averages_of_an_optimiser_are_none(folder: Path, tmp_path: Path) -> None:
+    moments = {"exp_avg": {"w": torch.ones(2)}, "state": {"w": {"exp_avg": torch.ones(2)}}}
+    for number in (1, 2):
+        torch.save({"model": state(number), "optimizer": moments, "optimizer_avg": moments}, folder / f"{number}.pt")
+    with pytest.raises(CheckpointError, match="must hold an average that was made while training"):
+        combine_checkpoints(folder, output=tmp_path / "out", use_ema=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_average_of_lightnings_own_callback_is_what_it_loads(folder: Path, tmp_path: Path) -> None:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+    class Net(LightningModule):
+        def __init__(self, root: Path = Path("data"), activation: type[nn.Module] = nn.ReLU) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+        def training_step(self, batch: list[Tensor]) -> Tensor:
+            loss: Tensor = self.net(batch[0]).square().mean()
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=0.1)
+
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(16, 4)), batch_size=4)
+    Trainer(
+        max_epochs=2,
+        callbacks=[ModelCheckpoint(folder, save_top_k=-1), EMAWeightAveraging(decay=0.5)],
+        **{"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+    ).fit(Net(), data)
+    files = sorted(folder.glob("*.ckpt"))
+    assert len(files) == 2
+    for use_ema, key in ((True, "state_dict"), (False, "current_model_state")):
+        states = [torch.load(path, weights_only=False)[key] for path in files]
+        out = combine_checkpoints(folder, output=tmp_path / f"out-{use_ema}", use_ema=use_ema)
+        found = load_file(out / "model.safetensors")
+        assert found.keys() == states[0].keys()
+        mean = (states[0]["net.0.weight"].double() + states[1]["net.0.weight"].double()) / 2
+        assert torch.equal(found["net.0.weight"], mean.float())
 
 
 def test_use_ema_must_be_true_or_false(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
 from ladle_engine.checkpoints.other_formats import BY_SUFFIX
 from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
+from ladle_engine.checkpoints.rank_names import parts_of_one
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, EngineError
@@ -58,6 +59,11 @@ class PassedOver:
 
 def files_in(entries: Sequence[Path], root: Path) -> Iterator[Candidate | PassedOver]:
     """The checkpoints among the files of one folder: single files, and shards with their index."""
+    of_ranks = parts_of_one(entries)
+    for first, files in of_ranks.items():
+        yield _found(first.name, files, "ranks", _problem_of_shards(files, root))
+    others = {path for files in of_ranks.values() for path in files}
+    entries = [entry for entry in entries if entry not in others]
     indices = [entry for entry in entries if INDEX.fullmatch(entry.name)]
     for index in indices:
         yield _sharded(index, root)

@@ -27,6 +27,7 @@ from ladle_engine.checkpoints.layouts.registry import as_one_checkpoint
 from ladle_engine.checkpoints.layouts.trainer import holds_checkpoints, step_of
 from ladle_engine.checkpoints.layouts.usual_names import WEIGHTS_IN_FOLDER
 from ladle_engine.checkpoints.name_parts import names_a_time
+from ladle_engine.checkpoints.rank_names import others_of
 from ladle_engine.checkpoints.sources import Sources
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError
@@ -77,7 +78,9 @@ def find(name: str, folder: Path, component: str | None = None) -> Found | None:
     """The one checkpoint of this name, wherever it lies below the folder; or why it is no use."""
     path, run = folder / name, name.rpartition("/")[0]
     if not seems_folder(path):
-        return next(iter(_files([path], folder, run)), None) or _by_its_file(path, name, folder, component)
+        return next(iter(_files([path, *others_of(path)], folder, run)), None) or _by_its_file(
+            path, name, folder, component
+        )
     looked_at = look_at(Folder(path=path, name=name, root=folder, component=component))
     return next(iter(_in_run(looked_at or (), run)), None)
 

@@ -34,8 +34,9 @@ NO_METRIC = re.compile(
 )
 OF_VALIDATION = re.compile(r"(eval|val|valid|validation|test|dev)([-_/].+)?", re.IGNORECASE)
 NUMBER = r"(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
+A_METRIC = METRIC_WORD.pattern.removeprefix(".*")
 GIVEN_IN_NAME = re.compile(rf"(?P<name>[A-Za-z][A-Za-z0-9_/@]*)={NUMBER}")
-IN_NAME = re.compile(rf"(?<![a-z0-9])(?P<name>(?:[a-z]+[_/])?{METRIC_WORD.pattern})[-_]{NUMBER}")
+IN_NAME = re.compile(rf"(?<![a-z0-9])(?P<name>(?:[a-z]+[_/])?[a-z]*{A_METRIC})[-_]{NUMBER}")
 TIME_IN_NAME = re.compile(r".*(epoch|step|iter)s?|e|ep|v", re.IGNORECASE)
 MOST_METRICS = 50
 MOST_BYTES = 32 << 20

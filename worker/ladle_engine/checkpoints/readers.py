@@ -13,7 +13,7 @@ from torch import Tensor
 from ladle_engine.checkpoints import safetensors_file
 from ladle_engine.checkpoints.adapters import reader as adapter
 from ladle_engine.checkpoints.dcp import folder as dcp_folder
-from ladle_engine.checkpoints.dcp import sharded_safetensors
+from ladle_engine.checkpoints.dcp import rank_files, sharded_safetensors
 from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.names import asked_for
 from ladle_engine.checkpoints.pickles import pickle_file
@@ -36,6 +36,7 @@ FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
     "safetensors": _each(safetensors_file.stored_tensors),
     "pickle": _each(pickle_file.stored_tensors),
     "dcp": dcp_folder.stored_tensors,
+    "ranks": rank_files.stored_tensors,
     "dcp-safetensors": sharded_safetensors.stored_tensors,
 }
 """What finds the tensors of a checkpoint's files."""
@@ -43,6 +44,7 @@ FORMATS: dict[str, Callable[[Files], list[StoredFile]]] = {
 AVERAGES: dict[str, Callable[[Files], list[StoredFile]]] = {
     "pickle": _each(pickle_file.stored_average),
     "dcp": partial(dcp_folder.stored_tensors, use_ema=True),
+    "ranks": partial(rank_files.stored_tensors, use_ema=True),
 }
 """The same for `use_ema`. Files of other formats hold one model."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.checkpoints.architectures import unlike
 from ladle_engine.checkpoints.differences import differences, explain
 from ladle_engine.checkpoints.discover import discover, of_kind
@@ -26,10 +27,16 @@ from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
 from ladle_engine.methods import AUTO
+from ladle_engine.paths import PathLike
+from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
+TOLD_ELSEWHERE = "Passed over in "
+"""How a warning of `discover` begins that says what `passed_over` says."""
 
+
+@with_far_folders
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,
@@ -47,6 +54,8 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     skip_tensors: Globs | None = None,
     take_from: Mapping[str, Globs] | None = None,
     component: str | None = None,
+    adapter_space: str = DELTA,
+    base_model: PathLike | None = None,
 ) -> Inspection:
     """Says what is in a folder of checkpoints, and what `average` with the same arguments would do with it.
 
@@ -63,7 +72,14 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
         "component": component,
     }
     LeftOut(skip_tensors=skip_tensors, take_from=take_from)
-    wishes = Wishes(task=task, task_options=task_options or {}, method=method, method_options=method_options or {})
+    wishes = Wishes(
+        task=task,
+        task_options=task_options or {},
+        method=method,
+        method_options=method_options or {},
+        adapter_space=adapter_space,
+        base_model=base_model,
+    )
     try:
         return _Inspector(ckpt_dir, selection, wishes).inspect()
     except (EngineError, OSError) as error:
@@ -97,6 +113,7 @@ class _Inspector:
         planner = None if found is None else Planner(found, self._wishes, self._problems)
         plan = None if planner is None else planner.plan()
         warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
+        warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(
             folder=str(self._folder),
             usable=not self._problems,
@@ -121,7 +138,8 @@ class _Inspector:
 
     def _discover(self, **changed: Any) -> CheckpointSet | None:
         try:
-            return discover(self._ckpt_dir, **{**self._selection, **changed}, once=self._copies.once)
+            found = discover(self._ckpt_dir, **{**self._selection, **changed}, once=self._copies.once)
+            return in_space(found, self._wishes.adapter_space)
         except (EngineError, OSError) as error:
             self._add(problem_of(error))
             return None

@@ -17,6 +17,7 @@ from ladle_engine.checkpoints.types import Checkpoint, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.inspection.types import Problem
 from ladle_engine.storage.boundary import status
+from ladle_engine.storage.far import presence
 
 SAMPLED_TENSORS = 10
 LAST_TENSORS = 2
@@ -70,7 +71,8 @@ class Looks:
                 look.tensors = self._shared(reader.tensors())
                 look.notes = tuple(reader.notes)
                 look.problem = _unsuitable(look.checkpoint.name, look.tensors)
-                look.sample = _sample(reader)
+                # Of far files each sample would be a request.
+                look.sample = None if presence.is_far() else _sample(reader)
         except Exception as error:  # whatever a stranger's file brings about
             look.problem = _refusal(candidate.checkpoint, error)
         return look

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,8 @@ from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Grouping, layers_of
+from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.base_model import Base, open_base
 from ladle_engine.pipeline.splits import default_device
 from ladle_engine.placements.memory_plan import demand_of, plans
 from ladle_engine.progress import ProgressEvent, Warned
@@ -40,6 +43,8 @@ class Wishes:
     task_options: Mapping[str, Any]
     method: str
     method_options: Mapping[str, Any]
+    adapter_space: str
+    base_model: PathLike | None
 
 
 @dataclass
@@ -54,8 +59,10 @@ class Planner:
     def plan(self) -> AutoPlan:
         methods = self._try(lambda: plan_methods(self.wishes.method, self.wishes.method_options))
         self._try(lambda: self._refuse(methods))
-        task = self._try(self._choose_task)
-        model = self._try(lambda: self._model(task)) if task is not None else None
+        base = self._try(self._open_base)
+        seen = self.checkpoints if base is None else base.described
+        task = self._try(lambda: self._choose_task(seen))
+        model = self._try(lambda: self._model(task, seen)) if task is not None else None
         numbers = [info for info in self.checkpoints.tensors.values() if info.is_floating]
         return AutoPlan(
             checkpoints=self.checkpoints.names,
@@ -87,24 +94,32 @@ class Planner:
                 raise CheckpointError("ambiguous-order", doubt)
             self.warnings.append(f"{doubt} They are taken by {self.checkpoints.order}.")
 
-    def _choose_task(self) -> Task:
-        return choose_task(self.checkpoints, self.wishes.task, self.wishes.task_options, self._hear)
+    def _open_base(self) -> Base | None:
+        """Of adapters; None for whole models."""
+        given = self.wishes.base_model
+        path = None if given is None else Path(given)
+        return open_base(self.checkpoints, path, has_model=False, names_task=self.wishes.task is not None)
+
+    def _choose_task(self, seen: CheckpointSet) -> Task:
+        return choose_task(seen, self.wishes.task, self.wishes.task_options, self._hear)
 
     def _hear(self, event: ProgressEvent) -> None:
         if isinstance(event, Warned):
             self.warnings.append(event.message)
 
-    def _model(self, task: Task) -> str | None:
+    def _model(self, task: Task, seen: CheckpointSet) -> str | None:
         """The model's class, if it takes these checkpoints. Built where it takes no memory."""
         try:
             with torch.device("meta"):
-                model = task.build_model(self.checkpoints)
+                model = task.build_model(seen)
         except EngineError as error:
             if error.code != "task-failed":
                 raise
             # A task of one's own need not work without memory, and does not have to.
             self.warnings.append(f"The model was not built to look at it. {error.message}")
             return None
+        if seen is not self.checkpoints:
+            return f"{type(model).__name__} with adapters"
         known = model.state_dict().keys() <= self.checkpoints.tensors.keys()
         if known or sum(info.numel for info in self.checkpoints.tensors.values()) <= MOST_NUMBERS:
             with torch.no_grad():

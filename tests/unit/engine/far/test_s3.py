@@ -72,6 +72,12 @@ def test_what_was_fetched_once_is_not_fetched_again(s3: S3, run: Path, tmp_path:
     assert len(s3.of(".safetensors")) == before
 
 
+def test_a_sibling_whose_name_begins_alike_is_none_of_the_folder(s3: S3, run: Path, tmp_path: Path) -> None:
+    s3.put_bytes("run/ckpts-old/epoch-9.safetensors", b"broken")
+    combine_checkpoints("s3://bucket/run/ckpts/", output=tmp_path / "out")
+    assert not [each for each in s3.requests if "epoch-9" in each]
+
+
 def test_only_the_chosen_checkpoints_are_fetched(s3: S3, run: Path, tmp_path: Path) -> None:
     s3.put_bytes("run/ckpts/epoch-9.safetensors", (run / "ckpts/epoch-1.safetensors").read_bytes())
     s3.put_bytes("run/ckpts/optimizer.pt", bytes(3_000_000))

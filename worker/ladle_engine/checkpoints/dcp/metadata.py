@@ -31,6 +31,9 @@ MOST_KEYS = 64
 """Of nested dicts and lists, down to one entry."""
 
 MAX_TIMES = 16
+"""That the same bytes may be a tensor."""
+MAX_CHUNKS = 250_000
+"""Of a checkpoint. More do not fit into what a pickle may take either."""
 
 KeyPath = tuple[str | int, ...]
 
@@ -96,6 +99,7 @@ class _Reading:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._chunks = 0
 
     def add(
         self, value: Any, found: Metadata, parts: dict[str, tuple[TensorInfo, dict[tuple[int, ...], Chunk]]]
@@ -149,6 +153,9 @@ class _Reading:
         if info.numel * info.dtype.itemsize >= MAX_INDEX:
             raise self.unknown()
         boxes = []
+        self._chunks += len(attributes["chunks"])
+        if self._chunks > MAX_CHUNKS:
+            raise corrupt(self.path, f"must describe at most {MAX_CHUNKS:,} chunks, but describes more")
         for chunk in attributes["chunks"]:
             place = self._attributes(chunk, "ChunkStorageMetadata")
             box = box_of(_indices(place["offsets"]), _indices(place["sizes"]))

@@ -1,15 +1,36 @@
-"""DeepSpeed: shards of the model and of the optimiser, in a folder of their own or in `global_stepN/`."""
+"""DeepSpeed: states of the model and of the optimiser, in a folder of their own or in `global_stepN/`.
+
+Without ZeRO, and with its stages 1 and 2, one file has the whole model in the type that it was trained in, under
+`module`. Stage 3 shares the weights over ranks, in an order that only DeepSpeed's own script knows.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 
+from ladle_engine.checkpoints.files import PassedOver
 from ladle_engine.checkpoints.layouts.base import Folder, Found
 
-MARKERS = ("*_model_states.pt", "*/*_model_states.pt")
+MODEL_STATES = "*_model_states.pt"
+OPTIMISER_STATES = "*_optim_states.pt"
+WHOLE = "mp_rank_00_model_states.pt"
+CONVERT = "convert it with its zero_to_fp32.py (`python zero_to_fp32.py . whole`, in this folder)"
 
 
 def look(folder: Folder) -> Sequence[Found] | None:
-    if not any(map(folder.has, MARKERS)):
+    places = {"": folder.names} | {child: folder.inner(child) for child in folder.children}
+    held = {child: states for child, names in places.items() if (states := fnmatch.filter(names, MODEL_STATES))}
+    if not held:
         return None
-    return folder.passed_over("in DeepSpeed format: convert it with its zero_to_fp32.py")
+    child, states = next(iter(held.items()))
+    if len(held) > 1 or states != [WHOLE]:
+        return folder.passed_over(f"in DeepSpeed format: {CONVERT}")
+    at = folder.child(child) if child else folder
+    if at.leads_out(WHOLE):
+        return folder.passed_over(f"its `{WHOLE}` is a link that leads out")
+    found: list[Found] = [folder.checkpoint([at.path / WHOLE], "pickle")]
+    if others := sorted(fnmatch.filter(places[child], OPTIMISER_STATES)):
+        reason = "has the weights in float32, and those in the type of training are used: to have the others, "
+        found.append(PassedOver(name=f"{at.name}/{others[0]}", reason=reason + CONVERT))
+    return found

@@ -12,6 +12,9 @@ from ladle_engine.checkpoints.pickles.values import StoredTensor
 EMA = re.compile(r"(^|[_.-])(model)?(ema|swa|averaged?|avg|shadow)(model)?([_.-]|$)", re.IGNORECASE)
 """Keys of an average. It is another model than the one trained."""
 
+OF_TRAINING = re.compile(r"optim|sched|scaler", re.IGNORECASE)
+"""Keys of states whose averages are of gradients: `exp_avg`."""
+
 MAX_DEPTH = 5
 """How many dicts may lie around an average: Lightning keeps some under the callbacks' states."""
 MAX_VISITS = 100_000
@@ -46,7 +49,7 @@ def averages_in(loaded: Any, modules: Modules) -> Iterator[tuple[str, Any]]:
                 visits += 1
                 if visits > MAX_VISITS:
                     return
-                if id(each) in seen or not may_hold_weights(each):
+                if id(each) in seen or not may_hold_weights(each) or OF_TRAINING.search(str(key)):
                     continue
                 seen.add(id(each))
                 where = (*path, str(key)[:100])

@@ -42,6 +42,7 @@ MAX_DEPTH = 4
 
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes, Name)
 
+EMA_NOTE = "the average (EMA)"
 WHOLE_MODULE = "a whole module"
 """A note on one begins so."""
 
@@ -66,16 +67,26 @@ def find_state_dict(path: Path, loaded: Any, *, use_ema: bool = False) -> StateD
 
 def _model(path: Path, loaded: Any) -> StateDict:
     if isinstance(loaded, Mapping) and (key := swapped_key(loaded)) is not None:
-        note = f"the model under `{key}` is used, and its average (EMA) under `state_dict` is not"
-        return _noted(_model(path, loaded[key]), note)
-    found = _find(path, loaded, MAX_DEPTH, _Looked())
+        return _noted(_model(path, loaded[key]), _told(key, ["state_dict"]))
+    looked = _Looked()
+    found = _find(path, loaded, MAX_DEPTH, looked)
     if found is None:
         raise corrupt(
             path,
             f"must hold a state dict of tensors, itself or under {', '.join(f'`{key}`' for key in NESTING_KEYS)}, but "
             f"holds {_describe(loaded)}. If it is not a checkpoint, leave it out with `exclude=`",
         )
-    return found
+    return found if any(EMA_NOTE in note for note in found.notes) else _noted(found, _deeper(loaded, looked))
+
+
+def _deeper(loaded: Any, looked: _Looked) -> str | None:
+    """Tells of an average in the states of callbacks and the like."""
+    if not isinstance(loaded, Mapping):
+        return None
+    averages = (
+        key for key, value in averages_in(loaded, looked.modules) if " / " in key and not looked.is_plain(value)
+    )
+    return next((f"{EMA_NOTE} under `{key}` is not used (`use_ema=` takes it)" for key in averages), None)
 
 
 def _average(path: Path, loaded: Any) -> StateDict:
@@ -147,7 +158,7 @@ def _find(path: Path, value: Any, depth: int, looked: _Looked) -> StateDict | No
         return _noted(others[_the_only(path, models)], _told(models[0], averages))
     if others:
         ema = _the_only(path, list(others))
-        return _noted(others[ema], f"only the average (EMA) under `{ema}` is there, and is used")
+        return _noted(others[ema], f"only {EMA_NOTE} under `{ema}` is there, and is used")
     # A dict of single numbers alone, which a model may be.
     return _flat(path, loaded, looked) if any(isinstance(each, StoredTensor) for each in loaded.values()) else None
 
@@ -171,7 +182,7 @@ def _noted(found: StateDict, *notes: str | None) -> StateDict:
 def _told(key: Any, averages: list[Any]) -> str | None:
     if not averages:
         return None
-    return f"the model under `{key}` is used, and the average (EMA) under `{averages[0]}` is not (`use_ema=` takes it)"
+    return f"the model under `{key}` is used, and {EMA_NOTE} under `{averages[0]}` is not (`use_ema=` takes it)"
 
 
 def _also_there(

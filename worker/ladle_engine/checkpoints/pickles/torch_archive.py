@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.in_file import InFile
+from ladle_engine.checkpoints.other_formats import TORCHSCRIPT
 from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.stored import InMemory, Place
@@ -25,8 +26,8 @@ from ladle_engine.storage.input_file import InputFile, ReadableFile
 from ladle_engine.storage.zip_members import read_member, refuse_unusual
 
 ZIP_START = b"PK\x03\x04"
-MAX_DIRECTORY_BYTES = 32 << 20
-"""Of the archive's table of contents: some 400,000 records."""
+MAX_DIRECTORY_BYTES = 12 << 20
+"""Of the archive's table of contents: some 150,000 records."""
 MAX_PACKED_PICKLE_BYTES = 32 << 20
 """Of one that is compressed, and unpacked in memory: some 150,000 tensors."""
 MAX_RATIO = 10
@@ -158,9 +159,7 @@ def open_archive(file: ReadableFile) -> TorchArchive:
         for info in records.values():
             refuse_unusual(info)
     if "constants.pkl" in records:
-        raise Malformed(
-            "it is a TorchScript archive, which Ladle does not read: save the original model's `state_dict()`"
-        )
+        raise Malformed(f"it is {TORCHSCRIPT.reason}")
     found = TorchArchive(file=file, archive=archive, records=records, is_little_endian=True)
     order = found.content(records["byteorder"], 16) if "byteorder" in records else b"little"
     if order not in (b"little", b"big"):

@@ -24,9 +24,9 @@ from ladle_engine.storage.far.upload import uploaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FOLDERS = ("ckpt_dir",)
+FOLDERS = ("ckpt_dir", "source")
 """Arguments of which not all is read."""
-DATA = ("val_set", "train_set", "coefficients")
+DATA = ("val_set", "train_set", "base_model", "coefficients")
 OUTPUT = "output"
 MAGIC = re.compile(r"[*\[]")
 CACHE, CACHE_BYTES, PRIVATE = "LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE"

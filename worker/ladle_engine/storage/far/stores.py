@@ -165,7 +165,8 @@ def _far_file(url: FarUrl, path: str, info: Mapping[str, Any]) -> FarFile | None
     """None for the empty objects that stand for folders."""
     base = f"{url.place}/{url.path}".strip("/")
     name = path.strip("/").removeprefix(base).strip("/")
-    if path.endswith("/") or info.get("size") is None:
+    is_below = path.strip("/") == base or path.strip("/").startswith(f"{base}/")
+    if path.endswith("/") or info.get("size") is None or not is_below:
         return None
     return FarFile(name=name, url=url.below(name), size=int(info["size"]), tag=_tag(info), modified_s=_modified(info))
 

@@ -1,0 +1,135 @@
+"""What averaging DCP checkpoints costs beside the same as safetensors: `python benchmarks/dcp.py`.
+
+Four checkpoints of one network, in float32: as safetensors files; as DCP of one process, with the state of AdamW; and
+as DCP of four ranks of FSDP2, by rows and by columns, with the same state. Each is averaged in a process of its own:
+peak memory over that after the imports, processor time, and how many bytes of the files were read. The page cache is
+warm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+# `inspect.py` beside this has the name of a module of Python's own, which others import.
+sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+import torch.distributed.checkpoint as dcp  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
+
+from benchmarks.measuring import device_name, parser_of, save, table_lines  # noqa: E402
+
+K = 4
+RANKS = 4
+LAYOUTS = ("safetensors", "DCP, one process", "DCP, rows over 4 ranks", "DCP, columns over 4 ranks")
+MEASURED = """
+import json, resource, sys, time
+from ladle_engine import combine_checkpoints
+from ladle_engine.storage.input_file import COUNTS
+import safetensors.torch
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+combine_checkpoints(sys.argv[1], output=sys.argv[2])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"memory_mb": (peak - before) / 1024, "cpu_s": time.process_time() - began,
+    "read_mb": sum(COUNTS.bytes.values()) / 1e6}))
+"""
+
+
+def weights(seed: int, size: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {f"layer{number}.weight": (size, size) for number in range(8)} | {
+        f"layer{n}.bias": (size,) for n in range(8)
+    }
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def state_of(tensors: dict[str, Any]) -> dict[str, Any]:
+    moments = {name: {"exp_avg": tensor, "exp_avg_sq": tensor} for name, tensor in tensors.items()}
+    return {"model": tensors, "optim": {"state": moments}}
+
+
+def write(folder: Path, layout: str, size: int) -> None:
+    if "ranks" in layout:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}", __file__]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "LADLE_BENCH": str(folder)}
+        environment |= {"LADLE_BENCH_SIZE": str(size), "LADLE_BENCH_DIM": "0" if "rows" in layout else "1"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        return
+    folder.mkdir()
+    for seed in range(K):
+        if layout == "safetensors":
+            save_file(weights(seed, size), folder / f"step-{seed}.safetensors")
+        else:
+            dcp.save(state_of(weights(seed, size)), checkpoint_id=folder / f"step-{seed}", no_dist=True)
+
+
+def write_as_rank(folder: Path, size: int, dim: int) -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for seed in range(K):
+        shared = {
+            name: distribute_tensor(tensor, mesh, [Shard(min(dim, tensor.ndim - 1))])
+            for name, tensor in weights(seed, size).items()
+        }
+        dcp.save(state_of(shared), checkpoint_id=folder / f"step-{seed}")
+    dist.barrier()
+    os._exit(0)
+
+
+def measure(folder: Path, output: Path) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURED, str(folder), str(output)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def main() -> None:
+    arguments = parser_of(__doc__, quick="a network of 2 M numbers", cpu_only=True).parse_args()
+    size = 512 if arguments.quick else 2048
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, layout in enumerate(LAYOUTS):
+            place = Path(folder) / f"layout-{number}"
+            write(place, layout, size)
+            measured = measure(place, Path(folder) / f"out-{number}")
+            base = rows[0] if rows else measured
+            ratios = {
+                "memory_ratio": measured["memory_mb"] / base["memory_mb"],
+                "cpu_ratio": measured["cpu_s"] / base["cpu_s"],
+            }
+            rows.append({"layout": layout, **measured, **ratios})
+    model_mb = 8 * (size * size + size) * 4 / 1e6
+    result = {"machine": device_name(torch.device("cpu")), "checkpoints": K, "model_mb": model_mb, "rows": rows}
+    lines = table_lines(
+        ("layout", "memory, MB", "beside safetensors", "processor, s", "beside safetensors", "read, MB"),
+        [
+            (row["layout"], f"{row['memory_mb']:.0f}", f"{row['memory_ratio']:.2f}", f"{row['cpu_s']:.2f}",
+             f"{row['cpu_ratio']:.2f}", f"{row['read_mb']:.0f}")
+            for row in rows
+        ],
+    )  # fmt: skip
+    text = f"# Averaging {K} checkpoints of {model_mb:.0f} MB\n\nOn {result['machine']}, one thread.\n\n"
+    text += "\n".join(lines) + "\n"
+    print(text)
+    save("dcp", result, text, quick=arguments.quick)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    if "LADLE_BENCH" in os.environ:
+        write_as_rank(
+            Path(os.environ["LADLE_BENCH"]), int(os.environ["LADLE_BENCH_SIZE"]), int(os.environ["LADLE_BENCH_DIM"])
+        )
+    main()
