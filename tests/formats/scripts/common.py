@@ -19,27 +19,33 @@ State = Mapping[str, Tensor]
 
 
 def main(
-    write: Callable[[Path], None], states: Callable[[Path], Sequence[State]], use: Callable[[Path, Path], None]
+    write: Callable[[Path], None],
+    states: Callable[[Path], Sequence[State]],
+    use: Callable[[Path, Path], None],
+    weights: Sequence[float] | None = None,
 ) -> None:
     folder, mean_file = Path(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(0)
     write(folder)
-    save_file(mean(states(folder)), mean_file)
+    save_file(mean(states(folder), weights), mean_file)
     print("written", flush=True)
     if result := sys.stdin.readline().strip():
         use(folder, Path(result))
 
 
-def mean(states: Sequence[State]) -> dict[str, Tensor]:
-    """In float64, rounded once. Integers are those of the last."""
+def mean(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """In float64, rounded once; all count the same without `weights`. Integers are those of the last."""
     last = states[-1]
-    for state in states:
-        assert state.keys() == last.keys()
-    means = {name: sum(state[name].double() for state in states) / len(states) for name in last}
-    return {
-        name: (means[name].to(value.dtype) if value.is_floating_point() else value).clone().contiguous()
-        for name, value in last.items()
-    }
+    assert all(state.keys() == last.keys() for state in states)
+    shares = weights or [1 / len(states)] * len(states)
+    found = {}
+    for name, value in last.items():
+        if value.is_floating_point():
+            value = torch.stack([share * each[name].double() for share, each in zip(shares, states, strict=True)]).sum(
+                0
+            )
+        found[name] = value.to(last[name].dtype).clone().contiguous()
+    return found
 
 
 def result_of(folder: Path) -> dict[str, Tensor]:
