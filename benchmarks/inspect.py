@@ -66,7 +66,9 @@ def main() -> None:
             for row in rows
         ],
     )  # fmt: skip
-    text = "\n".join([f"# Inspecting {count} checkpoints", "", f"On {result['machine']}, CPU time with one thread.", "", *lines, ""])
+    text = "\n".join(
+        [f"# Inspecting {count} checkpoints", "", f"On {result['machine']}, CPU time with one thread.", "", *lines, ""]
+    )
     print(text)
     print(save("inspect", result, text, quick=arguments.quick))
 
