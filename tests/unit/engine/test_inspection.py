@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ladle_engine import EngineError, Inspection, check, discover, inspect
 from ladle_engine.average import precheck
 from tests.builders import make_checkpoints, make_val_set
+from tests.unit.engine.lora import make_sweep
 
 
 @pytest.fixture
@@ -310,3 +311,13 @@ def test_a_trainers_step_is_said_to_come_from_it(tmp_path: Path) -> None:
         (10, "trainer state"),
         (20, "trainer state"),
     ]
+
+
+def test_adapters_of_different_ranks_are_one_architecture_with_the_model_of_their_base(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"run-1": {"r": 2}, "run-2": {"r": 4}})
+    found = inspect(sweep, task="causal-lm", base_model=tmp_path / "base")
+    assert [each.usable for each in found.checkpoints] == [True, True], found.checkpoints
+    assert found.plan is not None
+    assert found.plan.model == "GPT2LMHeadModel with adapters", found.problems
+    assert len(found.plan.checkpoints) == 2
+    assert "mismatched-checkpoints" in codes(inspect(sweep, adapter_space="factors"))
