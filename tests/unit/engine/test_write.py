@@ -161,7 +161,7 @@ def test_a_disk_that_forgets_is_noticed(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(folder_of(tmp_path, random_states()), torch.full((K,), 1 / K))
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("ladle_engine.output.model_writer.shutil.disk_usage", lambda path: usage(10_000, 9_000, 1_000))
+    monkeypatch.setattr("ladle_engine.output.folder.shutil.disk_usage", lambda path: usage(10_000, 9_000, 1_000))
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match=r"bytes of free disk, but .* has 1,000") as caught:
         write_model(tmp_path / "out", recipe, max_shard_bytes=1 << 30, metadata={}, on_event=ignore)
