@@ -89,8 +89,7 @@ KINDS = (
         name="torchtitan",
         script="torchtitan_train",
         tools=("torchtitan",),
-        folder="checkpoint",
-        found=numbered("step-{}"),
+        found=numbered("checkpoint/step-{}"),
         order="step",
     ),
     Kind(name="olmo-core", script="olmo_train", tools=("olmo",), found=numbered("step{}"), order="step"),
@@ -134,12 +133,21 @@ KINDS = (
     ),
     Kind(
         name="espnet",
+        # Averages of the others that ESPnet made itself.
+        arguments={"exclude": "valid.*"},
         script="espnet_train",
         tools=("speech",),
         found=numbered("{}epoch.pth", (1, 2, 3, 4)),
         order="epoch",
     ),
-    Kind(name="wenet", script="wenet_train", found=numbered("epoch_{}.pt", EPOCHS), order="epoch"),
+    Kind(
+        name="wenet",
+        script="wenet_train",
+        # The model before the first epoch.
+        arguments={"exclude": "init.pt"},
+        found=numbered("epoch_{}.pt", EPOCHS),
+        order="epoch",
+    ),
     Kind(
         name="icefall",
         script="icefall_train",
@@ -166,7 +174,32 @@ KINDS = (
         script="ultralytics_train",
         tools=("timm", "ultralytics"),
         folder="train/weights",
+        # The files hold float16, which ultralytics makes float32 of when it loads them.
+        arguments={"dtype": "float32"},
         found=numbered("epoch{}.pt", EPOCHS),
         order="epoch",
+    ),
+    Kind(
+        name="fsdp2-ranks",
+        script="dcp_train",
+        environment={"KIND": "ranks"},
+        found=numbered("step{}_rank0.pt"),
+        order="step",
+    ),
+    Kind(
+        name="deepspeed",
+        script="deepspeed_train",
+        tools=("deepspeed",),
+        found=numbered("global_step{}"),
+        order="step",
+    ),
+    Kind(
+        name="deepspeed-converted",
+        script="deepspeed_train",
+        tools=("deepspeed",),
+        environment={"STAGE": "3", "CONVERT": "1"},
+        folder="whole",
+        found=numbered("step-{}"),
+        order="step",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from pathlib import Path
@@ -63,7 +64,9 @@ class Settings(BaseSettings):
     """What ranks may read besides the system, Python and the roots: for task plug-ins."""
     rank_write: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_paths)] = ()
     """What ranks may write besides their own folders."""
-    far_cache: Path = Field(default_factory=lambda: Path("~/.cache/ladle/far").expanduser())
+    far_cache: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ladle/far"
+    )
     """A folder on a disk of this machine, for files that were fetched from far."""
     far_cache_bytes: Annotated[int, Field(gt=0)] = 200_000_000_000
     """How much of them it may hold."""

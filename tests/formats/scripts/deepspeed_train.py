@@ -8,11 +8,15 @@ from pathlib import Path
 import deepspeed
 import torch
 from common import State, main, result_of, same
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from deepspeed.utils.zero_to_fp32 import (
+    convert_zero_checkpoint_to_fp32_state_dict,
+    get_fp32_state_dict_from_zero_checkpoint,
+)
 from ranks import on_ranks
 from torch import nn
 
 STAGE = int(os.environ.get("STAGE", "2"))
+CONVERT = os.environ.get("CONVERT") == "1"
 STEPS = (2, 4, 6, 8)
 
 
@@ -40,14 +44,22 @@ def train(folder: Path) -> None:
 
 def write(folder: Path) -> None:
     on_ranks(train, folder)
+    if CONVERT:
+        for step in STEPS:
+            whole = folder / "whole" / f"step-{step}"
+            convert_zero_checkpoint_to_fp32_state_dict(str(folder), str(whole), tag=f"global_step{step}")
 
 
 def states(folder: Path) -> list[State]:
-    return [get_fp32_state_dict_from_zero_checkpoint(str(folder), f"global_step{step}") for step in STEPS]
+    if CONVERT:
+        return [get_fp32_state_dict_from_zero_checkpoint(str(folder), f"global_step{step}") for step in STEPS]
+    # What `engine.load_checkpoint(load_module_only=True)` loads.
+    files = [folder / f"global_step{step}" / "mp_rank_00_model_states.pt" for step in STEPS]
+    return [torch.load(file, weights_only=False)["module"] for file in files]
 
 
 def use(folder: Path, result: Path) -> None:
-    model = net()
+    model = net().to(next(iter(result_of(result).values())).dtype)
     model.load_state_dict(result_of(result))
     same(model.state_dict(), result_of(result))
 

@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import torch
-from common import State, main
+from common import State, main, mean
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 RANKS = [int(rank) for rank in os.environ.get("RANKS", "4,4,4,4").split(",")]
+ERROR = 1e-6
+"""Of float32 factors."""
 CONFIG = {"vocab_size": 32, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
 
 
@@ -46,7 +48,10 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    PeftModel.from_pretrained(base(folder), result)
+    """The averaged adapter changes the base by the mean of what each adapter changes it by."""
+    wanted = mean(states(folder))
+    for name, value in merged(folder, result).items():
+        torch.testing.assert_close(value, wanted[name], rtol=0, atol=ERROR)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import torch
-from common import State, batch, main, one_step, result_of, same, small_net
+from common import State, main, one_step, result_of, same, small_net
 from torch.optim.swa_utils import AveragedModel
 
 EMA = os.environ.get("EMA") == "1"
@@ -50,17 +50,22 @@ def write(folder: Path) -> None:
 
 
 def states(folder: Path) -> list[State]:
-    # --test-only: `model_without_ddp.load_state_dict(checkpoint["model"])`, and the average where there is one.
     loaded = [torch.load(folder / f"model_{epoch}.pth", weights_only=False) for epoch in range(4)]
-    return [each["model_ema" if EMA else "model"] for each in loaded]
+    if not EMA:
+        # `--test-only`: `model_without_ddp.load_state_dict(checkpoint["model"])`.
+        return [each["model"] for each in loaded]
+    found = []
+    for each in loaded:
+        model_ema = ExponentialMovingAverage(small_net(), 0.5)
+        model_ema.load_state_dict(each["model_ema"])
+        found.append(model_ema.module.state_dict())
+    return found
 
 
 def use(folder: Path, result: Path) -> None:
     model = small_net()
-    target = ExponentialMovingAverage(model, 0.5) if EMA else model
-    target.load_state_dict(result_of(result))
-    target.eval()(batch()[0])
-    same(target.state_dict(), result_of(result))
+    model.load_state_dict(result_of(result))
+    same(model.state_dict(), result_of(result))
 
 
 if __name__ == "__main__":

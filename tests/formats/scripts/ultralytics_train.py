@@ -61,6 +61,7 @@ def write(folder: Path) -> None:
         amp=False,
         exist_ok=True,
         verbose=False,
+        nbs=4,
         lr0=0.1,
         warmup_epochs=0,
         optimizer="SGD",

@@ -243,10 +243,9 @@ def test_the_only_weights_in_a_folder_named_as_a_checkpoint_are_used(tmp_path: P
 
 OTHERS = {
     "adapter": ("adapter_config.json", "an adapter without weights"),
-    "global_step10": ("mp_rank_00_model_states.pt", "in DeepSpeed format: convert it"),
     "model.gguf": ("", "in GGUF format, which Ladle does not read"),
     "step-3.npz": ("", "in NumPy format, which Ladle does not read"),
-    "step-3": ("", "its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar"),
+    "step-3": ("", "its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar, .nemo"),
     "model.keras": ("", "in Keras format, which Ladle does not read"),
 }
 
@@ -273,9 +272,8 @@ def test_a_checkpoint_by_its_name_with_no_suffix_that_is_read_is_said(tmp_path: 
     torch.save(state(3.0), folder / name)
     found = discover(folder)
     assert found.names == TWO
-    assert found.warnings == (
-        f"Passed over in `{folder}`: `{name}` (its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar).",
-    )
+    suffixes = ".safetensors, .pt, .pth, .bin, .ckpt, .tar, .nemo"
+    assert found.warnings == (f"Passed over in `{folder}`: `{name}` (its name ends in none of {suffixes}).",)
 
 
 @pytest.mark.parametrize("name", ["epoch-1_optimizer.pt", "2_scheduler.pt", "epoch-3-optim.pth", "epoch_3.rng.pt"])

@@ -290,3 +290,14 @@ def test_a_run_of_folders_in_dcp_format_is_looked_into(tmp_path: Path) -> None:
         dcp.save({"w": torch.full((4,), float(step))}, checkpoint_id=path, no_dist=True)
     assert discover(tmp_path).names == ("checkpoint/step-5", "checkpoint/step-10")
     assert value(combine_checkpoints(tmp_path, output=tmp_path / "out")) == 7.5
+
+
+def test_a_run_of_deepspeeds_own_folders_is_looked_into(tmp_path: Path) -> None:
+    for run in (1, 2):
+        for step in (5, 10):
+            folder = tmp_path / f"run-{run}" / f"global_step{step}"
+            folder.mkdir(parents=True)
+            state = {"module": {"w": torch.full((4,), float(10 * run + step))}}
+            torch.save(state, folder / "mp_rank_00_model_states.pt")
+        (tmp_path / f"run-{run}" / "latest").write_text("global_step10")
+    assert discover(tmp_path).names == tuple(f"run-{run}/global_step{step}" for run in (1, 2) for step in (5, 10))

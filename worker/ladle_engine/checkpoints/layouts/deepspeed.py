@@ -21,10 +21,11 @@ CONVERT = "convert it with its zero_to_fp32.py (`python zero_to_fp32.py . whole`
 def look(folder: Folder) -> Sequence[Found] | None:
     places = {"": folder.names} | {child: folder.inner(child) for child in folder.children}
     held = {child: states for child, names in places.items() if (states := fnmatch.filter(names, MODEL_STATES))}
-    if not held:
+    if len(held) != 1:
+        # Several are a run, with a `global_stepN/` for each checkpoint.
         return None
     child, states = next(iter(held.items()))
-    if len(held) > 1 or states != [WHOLE]:
+    if states != [WHOLE]:
         return folder.passed_over(f"in DeepSpeed format: {CONVERT}")
     at = folder.child(child) if child else folder
     if at.leads_out(WHOLE):
