@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def train(folder: Path, base: Path, texts: list[str], **config: Any) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
+    # transformers' and PEFT's own, which are errors here.
+    warnings.simplefilter("ignore")
     torch.manual_seed(config["r"])
     tokenizer = AutoTokenizer.from_pretrained(base)
     settings = {"lora_alpha": 16, "target_modules": ["c_attn"], "fan_in_fan_out": True, "task_type": "CAUSAL_LM"}
@@ -53,7 +56,8 @@ def sweep(doors: Doors) -> Path:
     tokenizer.save_pretrained(base)
     texts = lines(24, seed=1)
     for rank in (2, 4):
-        train(doors.data / "sweep" / f"run-r{rank}", base, texts, r=rank)
+        with warnings.catch_warnings():
+            train(doors.data / "sweep" / f"run-r{rank}", base, texts, r=rank)
     (doors.data / "val.txt").write_text("\n".join(lines(40, seed=2)) + "\n")
     return doors.data / "sweep"
 

@@ -55,11 +55,6 @@ def open_base(checkpoints: CheckpointSet, given: Path | None, *, has_model: bool
     Raises `TaskError` (model-mismatch) where there is no such folder, and `CheckpointError` for what it holds.
     """
     if checkpoints.adapters is None:
-        if given is not None:
-            raise TaskError(
-                "model-mismatch",
-                "`base_model=` must be absent, because the checkpoints are whole models, not adapters.",
-            )
         return None
     if has_model:
         return Base(stored=None, described=checkpoints)
