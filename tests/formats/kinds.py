@@ -89,6 +89,8 @@ KINDS = (
         name="torchtitan",
         script="torchtitan_train",
         tools=("torchtitan",),
+        # To start a run from: torchtitan reads DCP.
+        arguments={"output_format": "dcp"},
         found=numbered("checkpoint/step-{}"),
         order="step",
     ),

@@ -56,7 +56,20 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         *("--exclude", "*-3*", "--order", "name", "--like", "epoch-1", "--skip-tensor", "head.*"),
         *("--take-from", "epoch-2", "embed", "--take-from", "epoch-2", "lm_head"),
         *("--select-fraction", "0.4", "--metric", "loss", "--output", "mine", "--dtype", "bfloat16"),
-        *("--max-shard-bytes", "2000000", "--seed", "7", "--priority", "3", "--label", "run=a", "--label", "n=1"),
+        *(
+            "--output-format",
+            "dcp",
+            "--max-shard-bytes",
+            "2000000",
+            "--seed",
+            "7",
+            "--priority",
+            "3",
+            "--label",
+            "run=a",
+            "--label",
+            "n=1",
+        ),
         *("--ranks-per-node", "2", "--train-set", stack.paths[1], "--train-set-use", "batchnorm"),
     )
     spec = json.loads(ladle(stack, "status", job, "--json").stdout)["spec"]
@@ -67,7 +80,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
     assert (spec["checkpoints"]["like"], spec["checkpoints"]["skip_tensors"]) == ("epoch-1", ["head.*"])
     assert spec["checkpoints"]["take_from"] == {"epoch-2": ["embed", "lm_head"]}
     assert (spec["select_fraction"], spec["metric"], spec["seed"], spec["priority"]) == (0.4, "loss", 7, 3)
-    assert spec["output"] == {"name": "mine", "dtype": "bfloat16", "max_shard_bytes": 2_000_000}
+    assert spec["output"] == {"name": "mine", "dtype": "bfloat16", "max_shard_bytes": 2_000_000, "format": "dcp"}
     assert spec["labels"] == {"run": "a", "n": "1"}
     assert spec["resources"]["ranks_per_node"] == 2
     assert spec["train_set"] == {"path": stack.paths[1], "use": "batchnorm"}

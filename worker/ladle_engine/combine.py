@@ -17,7 +17,7 @@ from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
-from ladle_engine.output.adapter_result import adapter_output, as_written, refuse_other_format
+from ladle_engine.output.adapter_result import adapter_output, as_written, refuse_for_whole_models, refuse_other_format
 from ladle_engine.output.folder import SAFETENSORS, refuse_output_format
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import OUTPUT_DTYPES, Recipe, output_dtypes
@@ -114,6 +114,8 @@ def combine_checkpoints(  # noqa: PLR0913  # one argument per option, as in `ave
         take_from=take_from,
     )
     checkpoints = in_space(found, adapter_space)
+    if checkpoints.adapters is None:
+        refuse_for_whole_models(adapter_space, adapter_rank, adapter_error)
     refuse_other_format(checkpoints, output_format)
     with torch.no_grad(), open_all(checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)

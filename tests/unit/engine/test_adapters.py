@@ -299,6 +299,22 @@ def test_adapters_beside_whole_models_are_refused(tmp_path: Path) -> None:
     combine_checkpoints(sweep, output=tmp_path / "out", exclude="c")
 
 
+def test_adapters_without_their_configs_are_refused(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"a": {}, "b": {}})
+    (tmp_path / "flat").mkdir()
+    for name in "ab":
+        shutil.copy(sweep / name / "adapter_model.safetensors", tmp_path / "flat" / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"nothing but factors of LoRA.*in a folder of its own"):
+        combine_checkpoints(tmp_path / "flat", output=tmp_path / "out")
+
+
+def test_what_is_said_of_adapters_is_refused_for_whole_models(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file({"w": torch.full((2,), float(number))}, tmp_path / f"step-{number}.safetensors")
+    with pytest.raises(CheckpointError, match=r"`adapter_rank=` must be absent.*whole models"):
+        combine_checkpoints(tmp_path, output=tmp_path / "out", adapter_rank=4)
+
+
 def test_the_same_base_at_another_place_is_the_same(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"a": {}, "b": {}})
     _edit(sweep / "a", base_model_name_or_path="/elsewhere/base/")

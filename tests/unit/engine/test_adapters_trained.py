@@ -216,7 +216,7 @@ def test_a_folder_without_a_base_is_refused(sweep: Path, tmp_path: Path) -> None
         precheck(sweep, base_model=tmp_path / "gone", **arguments)
     make_base(tmp_path / "models/checkpoint-1")
     make_base(tmp_path / "models/checkpoint-2")
-    with pytest.raises(TaskError, match=r"`base_model=` must be absent, because the checkpoints are whole models"):
+    with pytest.raises(EngineError, match="`base_model=` must be absent, because the checkpoints are whole models"):
         precheck(tmp_path / "models", base_model=sweep.parent / "base", exclude="x", **arguments)
 
 

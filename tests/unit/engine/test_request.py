@@ -53,6 +53,7 @@ def test_what_decides_the_result_is_among_the_settings(more: dict[str, Any]) -> 
     [
         {"output": "elsewhere"}, {"device": torch.device("cpu")}, {"placement": "replicated"}, {"state_dir": "state"},
         {"provenance": {"job_id": "x"}}, {"commit": False}, {"max_shard_bytes": 1 << 20},
+        {"output_format": "dcp"},
     ],
     ids=str,
 )  # fmt: skip

@@ -258,6 +258,9 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
             assert "`ckpt_dir.1` must be an existing file or folder inside the allowed folders" in detail
         _, _, detail = await refusal_of(service, val_set=str(secret), train_set={"path": "/x\0y"})
         assert "`val_set` and `train_set.path`" in detail
+        _, code, detail = await refusal_of(service, adapters={"base_model": str(secret)})
+        assert code == "path-not-allowed"
+        assert "`adapters.base_model` must be an existing file or folder" in detail
         sets = {"clean": f"{service.data}/val", "noisy": str(secret), "far": "val"}
         _, code, detail = await refusal_of(service, val_set=sets)
         assert code == "path-not-allowed"

@@ -45,6 +45,7 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     spec = MINIMAL.model_validate_json(
         '{"ckpt_dir": "/c", "val_set": "/v", "method": {"name": "twa", "options": {"steps": 9}}, "seed": 5,'
         '"checkpoints": {"steps": [1, 2]}, "train_set": {"path": "/t", "use": "batchnorm"},'
+        '"adapters": {"space": "delta", "rank": 8, "base_model": "/b"},'
         '"task": {"options": {"batch_size": 4}}, "resources": {"precision": "int8"}}'
     )
     arguments = average_arguments(spec)
@@ -52,7 +53,8 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     assert (arguments["task"], arguments["task_options"]) == (None, {"batch_size": 4})
     assert (arguments["steps"], arguments["seed"]) == ((1, 2), 5)
     assert (arguments["train_set_use"], arguments["precision"]) == ("batchnorm", "int8")
-    assert not arguments.keys() & {"train_set", "output", "ckpt_dir", "val_set"}, "the agent resolves paths"
+    assert (arguments["adapter_space"], arguments["adapter_rank"], arguments["adapter_error"]) == ("delta", 8, None)
+    assert not arguments.keys() & {"base_model", "train_set", "output", "ckpt_dir", "val_set"}, "the agent resolves paths"
 
 
 @pytest.mark.parametrize(

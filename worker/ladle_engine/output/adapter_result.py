@@ -71,6 +71,17 @@ def refuse_other_format(checkpoints: CheckpointSet, output_format: str) -> None:
         )
 
 
+def refuse_for_whole_models(space: str, rank: int | None, error: float | None, base_model: object = None) -> None:
+    """Raises `CheckpointError` (mismatched-checkpoints) for what was said of adapters where there are none."""
+    given = {"adapter_space": None if space == DELTA else space, "adapter_rank": rank, "adapter_error": error}
+    for name, value in (given | {"base_model": base_model}).items():
+        if value is not None:
+            raise CheckpointError(
+                "mismatched-checkpoints",
+                f"`{name}=` must be absent, because the checkpoints are whole models and not adapters, but is {value}.",
+            )
+
+
 def adapter_output(
     checkpoints: CheckpointSet, rank: int | None, error: float | None, dtype: str
 ) -> AdapterOutput | None:

@@ -55,11 +55,6 @@ def open_base(checkpoints: CheckpointSet, given: Path | None, *, has_model: bool
     Raises `TaskError` (model-mismatch) where there is no such folder, and `CheckpointError` for what it holds.
     """
     if checkpoints.adapters is None:
-        if given is not None:
-            raise TaskError(
-                "model-mismatch",
-                "`base_model=` must be absent, because the checkpoints are whole models, not adapters.",
-            )
         return None
     if has_model:
         return Base(stored=None, described=checkpoints)
@@ -108,8 +103,9 @@ def _described(checkpoints: CheckpointSet, stored: CheckpointSet, names_task: bo
         return described
     # The adapters' tokenizer may have tokens of its own. What is not of a tokenizer is the base's.
     beside = {path.name for path in checkpoints.side_files}
+    places = (*checkpoints.places, *stored.places)
     others = [path for path in stored.side_files if path.name not in beside and not TOKENIZER.fullmatch(path.name)]
-    return replace(described, side_files=(*checkpoints.side_files, *others), home=checkpoints.home)
+    return replace(described, side_files=(*checkpoints.side_files, *others), places=places)
 
 
 def _config(checkpoints: CheckpointSet, config: Mapping[str, Any] | None, names_task: bool) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
-from ladle_engine.output.adapter_result import refuse_other_format
+from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
@@ -107,5 +107,7 @@ def _discover(request: Request) -> CheckpointSet:
         component=request.component,
     )
     checkpoints = in_space(found, request.adapter_space)
+    if checkpoints.adapters is None:
+        refuse_for_whole_models(request.adapter_space, request.adapter_rank, request.adapter_error, request.base_model)
     refuse_other_format(checkpoints, request.output_format)
     return checkpoints

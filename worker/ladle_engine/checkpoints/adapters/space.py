@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +19,8 @@ from ladle_engine.errors import CheckpointError
 
 DELTA, FACTORS = "delta", "factors"
 SPACES = (DELTA, FACTORS)
+BARE = re.compile(r"(^|[._])lora_(A|B|up|down|embedding_A|embedding_B|magnitude_vector)\b")
+"""In names of tensors, also those of other tools than PEFT."""
 
 
 def in_space(checkpoints: CheckpointSet, space: str) -> CheckpointSet:
@@ -26,6 +29,7 @@ def in_space(checkpoints: CheckpointSet, space: str) -> CheckpointSet:
     Raises `CheckpointError` (mismatched, unsupported) for adapters that cannot be averaged with each other.
     """
     if not any(each.format == FORMAT for each in checkpoints.checkpoints):
+        _refuse_bare_factors(checkpoints)
         return checkpoints
     _refuse_whole_models(checkpoints)
     with ExitStack() as stack:
@@ -85,6 +89,17 @@ def _factor_view(adapters: Sequence[Adapter]) -> View:
                     f"Choose `adapter_space=` delta, which takes any ranks.",
                 )
     return Scaled({module.b: module.scale for module in reference.modules.values()})
+
+
+def _refuse_bare_factors(checkpoints: CheckpointSet) -> None:
+    """Files of factors alone. Without a config nobody knows their scale, and a mean of factors is no mean of models."""
+    if all(BARE.search(name) for name in checkpoints.tensors):
+        raise CheckpointError(
+            "unsupported-tensors",
+            f"`{checkpoints.reference.name}` must be a whole model, or lie beside its `{CONFIG_FILE}`, but holds "
+            f"nothing but factors of LoRA. Put each adapter in a folder of its own, as `adapter_model.safetensors` "
+            f"with its config, as PEFT's `save_pretrained` does.",
+        )
 
 
 def _refuse_whole_models(checkpoints: CheckpointSet) -> None:
