@@ -333,7 +333,7 @@ def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
         rich_help_panel=panel,
         autocompletion=_choices(flag),
     )
-    kind: Any = list[str] if flag.is_repeatable else Path if flag.path.endswith(".path") else str
+    kind: Any = list[str] if flag.is_repeatable else Path if flag.placeholder == "PATH" else str
     kind = bool if flag.is_switch else kind
     return inspect.Parameter(
         flag.parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[kind | None, option]

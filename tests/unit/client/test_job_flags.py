@@ -71,6 +71,7 @@ def test_values_are_read_as_what_they_are() -> None:
             *("--skip-tensor", "head.*", "--skip-tensor", "embed", "--like", "epoch=1.pt"),
             *("--take-from", "epoch=3.pt", "lm_head*", "--take-from=epoch=3.pt", "norm", "--take-from", "a", "-b"),
             *("--label", "run=1", "--label", "equation=a=b", "--train-set", "t"),
+            *("--base-model", "b", "--adapter-rank", "8"),
         ]
     )
     assert job.options == {
@@ -88,8 +89,9 @@ def test_values_are_read_as_what_they_are() -> None:
         "method": {"options": {"steps": 40, "groups": "layers", "a": {"b": [1]}}},
         "labels": {"run": "1", "equation": "a=b"},
         "train_set": {"path": Path("t")},
+        "adapters": {"base_model": Path("b"), "rank": 8},
     }
-    assert job.inputs == [Path("c"), Path("v"), Path("t")]
+    assert job.inputs == [Path("c"), Path("v"), Path("t"), Path("b")]
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,9 @@ def _described(checkpoints: CheckpointSet, stored: CheckpointSet, names_task: bo
         return described
     # The adapters' tokenizer may have tokens of its own. What is not of a tokenizer is the base's.
     beside = {path.name for path in checkpoints.side_files}
+    places = (*checkpoints.places, *stored.places)
     others = [path for path in stored.side_files if path.name not in beside and not TOKENIZER.fullmatch(path.name)]
-    return replace(described, side_files=(*checkpoints.side_files, *others), home=checkpoints.home)
+    return replace(described, side_files=(*checkpoints.side_files, *others), places=places)
 
 
 def _config(checkpoints: CheckpointSet, config: Mapping[str, Any] | None, names_task: bool) -> dict[str, Any] | None:

@@ -97,8 +97,8 @@ def _refuse_bare_factors(checkpoints: CheckpointSet) -> None:
         raise CheckpointError(
             "unsupported-tensors",
             f"`{checkpoints.reference.name}` must be a whole model, or lie beside its `{CONFIG_FILE}`, but holds "
-            f"nothing but factors of LoRA. Put each adapter in a folder of its own, as `adapter_model.safetensors` with its "
-            f"config, as PEFT's `save_pretrained` does.",
+            f"nothing but factors of LoRA. Put each adapter in a folder of its own, as `adapter_model.safetensors` "
+            f"with its config, as PEFT's `save_pretrained` does.",
         )
 
 

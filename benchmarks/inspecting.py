@@ -1,4 +1,4 @@
-"""How long it takes to inspect a folder of 300 checkpoints: `python benchmarks/inspect.py`.
+"""How long it takes to inspect a folder of 300 checkpoints: `python benchmarks/inspecting.py`.
 
 A small ViT of transformers with 200 tensors, as safetensors files, Trainer's folders and files of `torch.save`. Each is
 inspected in processes of their own: seconds to import, then the first call and the third, which finds all of
