@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -75,9 +76,21 @@ def test_peft_loads_each_candidate_and_it_scores_what_the_report_says(
 
 
 def test_the_error_of_each_rank_is_in_the_report_and_on_the_card(tmp_path: Path) -> None:
-    # Each does harm of its own, of which an average keeps a part.
-    sweep = make_sweep(tmp_path, {name: {} for name in "abcd"}, size=0.6)
     val = make_tokens(tmp_path / "val.npy")
+    ids = torch.from_numpy(np.load(val).astype(np.int64)).view(-1, 16)
+
+    def train(model: Any) -> None:
+        """Then each gets noise of its own, of which an average keeps a part."""
+        optimiser = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+        for _ in range(25):
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+
+    sweep = make_sweep(tmp_path, {name: {} for name in "abcd"}, size=0.0, change=train)
     outcome = average(sweep, val, output=tmp_path / "out", task_options=OPTIONS, method="uniform")
     assert outcome.method == "uniform"
     adapters = report_of(outcome.folder)["adapters"]
@@ -139,8 +152,6 @@ def test_embeddings_and_whole_modules_that_the_base_ties(tmp_path: Path, config:
 
 
 def test_a_base_that_is_given_in_memory_needs_no_folder(sweep: Path, tmp_path: Path) -> None:
-    import numpy as np
-
     moved = tmp_path / "sweep"
     shutil.copytree(sweep, moved)
     for config in moved.glob("*/adapter_config.json"):
