@@ -120,6 +120,8 @@ def test_the_base_is_read_once_and_neither_trained_nor_written(sweep: Path, tmp_
     names = load_file(outcome.folder / "adapter_model.safetensors")
     assert all(".lora_" in name for name in names)
     assert not (outcome.folder / "config.json").exists()
+    stored = load_file(sweep / "c/adapter_model.safetensors")
+    assert outcome.num_parameters == sum(each.numel() for each in stored.values())
 
 
 def test_factor_by_factor_and_dora(tmp_path: Path) -> None:
