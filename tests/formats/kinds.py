@@ -89,6 +89,8 @@ KINDS = (
         name="torchtitan",
         script="torchtitan_train",
         tools=("torchtitan",),
+        # To start a run from: torchtitan reads DCP.
+        arguments={"output_format": "dcp"},
         found=numbered("checkpoint/step-{}"),
         order="step",
     ),
@@ -178,6 +180,14 @@ KINDS = (
         arguments={"dtype": "float32"},
         found=numbered("epoch{}.pt", EPOCHS),
         order="epoch",
+    ),
+    Kind(
+        name="megatron-core",
+        script="megatron_train",
+        tools=("megatron",),
+        arguments={"output_format": "dcp"},
+        found=numbered("iter_000000{}"),
+        order="step",
     ),
     Kind(
         name="fsdp2-ranks",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from ladle_engine import combine_checkpoints
 from ladle_engine.progress import CheckpointsFound, ProgressEvent
@@ -46,10 +48,19 @@ def test_the_checkpoints_are_found_each_once_and_in_order(combined: Combined) ->
 
 def test_the_mean_is_that_of_what_the_tool_loads(combined: Combined) -> None:
     mean = load_file(combined.mean)
-    result = {name: value for file in combined.result.glob("*.safetensors") for name, value in load_file(file).items()}
+    result = tensors(combined.result)
     assert result.keys() == mean.keys()
     unequal = [name for name, value in mean.items() if not torch.equal(result[name], value)]
     assert unequal == []
+
+
+def tensors(result: Path) -> dict[str, Tensor]:
+    if any(result.rglob("*.distcp")):
+        converted = result.parent / "converted.pt"
+        dcp_to_torch_save(next(result.rglob(".metadata")).parent, converted)
+        loaded = torch.load(converted, weights_only=False)
+        return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    return {name: value for file in result.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 def test_the_result_loads_in_the_tool(combined: Combined) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from redis.exceptions import RedisError
 
 from ladle import Client, LadleError
-from ladle_contracts import EventBody, JobResult, JobState, Reason, keys
+from ladle_contracts import EventBody, Inspection, JobResult, JobState, Reason, keys
 from ladle_contracts.transitions import SCRIPTS
 from tests.polling import DEADLINE_S, until
 from tests.servers import Process, RedisServer, redis_server, running, service_process
@@ -129,6 +129,14 @@ class ScriptedNode:
     def fail(self, job_id: str, attempt: int, reason: Reason, message: str, tail: list[str]) -> None:
         answer = self.call("end", job_id, attempt, "failed", reason, message, "", json.dumps(tail), 0)
         assert answer == "failed"
+
+    def inspect(self) -> None:
+        """Answers a request to inspect a folder, if there is one: nothing is in it."""
+        if text := self.redis.lpop(keys.INSPECTIONS):
+            entry = json.loads(text)
+            found = Inspection(folder=str(entry["request"]["ckpt_dir"]), usable=False)
+            told = {"ok": True, "inspection": found.model_dump(mode="json")}
+            self.redis.set(keys.inspection(entry["id"]), json.dumps(told), px=60_000)
 
     def close(self) -> None:
         try:

@@ -48,6 +48,7 @@ def node(stack: Stack) -> Iterator[threading.Event]:
     def work() -> None:
         while not stop.wait(0.02):
             node.call("heartbeat", NODE)
+            node.inspect()
             job_id = node.redis.hget(keys.node(NODE), "job")
             if job_id:
                 node.succeed(job_id, node.start(job_id), RESULT)

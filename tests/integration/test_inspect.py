@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
 
@@ -116,6 +117,25 @@ def test_a_request_that_breaks_a_rule_names_the_field(stack: Stack) -> None:
             client.inspect(stack.folder / "data/good", checkpoints={"last": 0})
         with pytest.raises(InvalidSpec, match=r"`checkpoints\.lost`"):
             client.inspect(stack.folder / "data/good", checkpoints={"lost": 2})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "invalid-spec"),
+        ({"ckpt_dir": 7}, 422, "invalid-spec"),
+        ({"ckpt_dir": "a\0b"}, 422, "invalid-spec"),
+        ({"ckpt_dir": "/", "val_set": "/"}, 422, "invalid-spec"),
+        ({"ckpt_dir": "/"}, 422, "path-not-allowed"),
+        ({"ckpt_dir": ["relative"]}, 422, "path-not-allowed"),
+        ({"ckpt_dir": "s3://bucket/run"}, 422, "path-not-allowed"),
+        ({"ckpt_dir": "x" * 2_000_000}, 413, "body-too-large"),
+    ],
+)
+def test_a_body_that_breaks_a_rule_is_a_problem(stack: Stack, body: object, status: int, code: str) -> None:
+    answer = httpx2.post(f"{stack.url}/v1/inspect", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_the_command_asks_the_service_and_its_status_says_whether_a_job_can_begin(stack: Stack) -> None:

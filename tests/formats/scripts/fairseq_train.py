@@ -33,7 +33,8 @@ from fairseq_cli import train  # noqa: E402
 
 TASK = (
     "--task dummy_lm --arch transformer_lm --tokens-per-sample 8 --dataset-size 32 --dict-size 30 --batch-size 8 "
-    "--decoder-embed-dim 16 --decoder-layers 1 --decoder-attention-heads 2 --decoder-ffn-embed-dim 16"
+    "--decoder-embed-dim 16 --decoder-layers 1 --decoder-attention-heads 2 --decoder-ffn-embed-dim 16 "
+    "--decoder-learned-pos"
 )
 RUN = "--cpu --max-epoch 4 --optimizer adam --lr 0.01 --log-format none --no-progress-bar --disable-validation"
 

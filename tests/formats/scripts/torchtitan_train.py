@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from common import State, main, result_of
+from common import State, main, same
 from ranks import on_ranks
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.stateful import Stateful
@@ -64,8 +63,16 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Embedding(16, 6), nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 16))
 
 
-def manager(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainState) -> CheckpointManager:
-    config = CheckpointManager.Config(enable=True, folder="checkpoint", interval=2, keep_latest_k=0)
+def manager(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainState, start: Path | None = None
+) -> CheckpointManager:
+    config = CheckpointManager.Config(
+        enable=True,
+        folder="checkpoint",
+        interval=2,
+        keep_latest_k=0,
+        initial_load_path=None if start is None else str(start),
+    )
     return CheckpointManager(
         config,
         dataloader=Plain({"at": 3}),
@@ -121,14 +128,17 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    # torchtitan starts from a folder in DCP format of the model alone (`initial_load_path`).
-    seed = result / "as-dcp"
-    dcp.save(result_of(result), checkpoint_id=seed, no_dist=True)
-    on_ranks(functools.partial(start_from, folder, seed))
+    on_ranks(start_from, folder, result)
 
 
-def start_from(folder: Path, seed: Path) -> None:
-    raise NotImplementedError
+def start_from(folder: Path, result: Path) -> None:
+    """A new run with `initial_load_path`, which wants a folder in DCP format."""
+    model, optimizer = sharded()
+    checkpoints = manager(folder.parent / "next", model, optimizer, TrainState(), result)
+    assert checkpoints.load()
+    wanted = load_file(folder.parent / "mean.safetensors")
+    same({name: value.full_tensor() for name, value in model.state_dict().items()}, wanted)
+    checkpoints.close()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ NEEDED = {
     "T5 and Llama": ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "chat_template.jinja"],
     "images and sound": ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"],
     "fairseq": ["dict.en.txt", "bpe.codes", "code.bpe"],
+    "WeNet": ["train.yaml"],
     "others": ["qwen.tiktoken", "tekken.json", "params.json", "labels.txt", "adapter_config.json", "LICENSE", "vocab"],
 }
 OLD = {
@@ -68,6 +69,33 @@ def test_what_tells_of_the_old_model_is_not_copied(tmp_path: Path, names: list[s
         (folder / place / name).write_text('{"weight_map": {"w": "gone.safetensors"}}')
     output = combine_checkpoints(folder, output=tmp_path / "out")
     assert [path.name for path in output.iterdir()] == ["model.safetensors"]
+
+
+def test_what_tells_of_one_checkpoint_is_not_copied(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        torch.save({"w": torch.full((2,), float(epoch))}, tmp_path / f"epoch_{epoch}.pt")
+        (tmp_path / f"epoch_{epoch}.yaml").write_text("cv_loss: 0.5")
+    (tmp_path / "conf.yaml").write_text("width: 2")
+    output = combine_checkpoints(tmp_path, output=tmp_path / "out")
+    assert {path.name for path in output.iterdir()} == {"model.safetensors", "conf.yaml"}
+
+
+def test_diffusers_finds_the_model_by_the_name_that_it_gave_it(tmp_path: Path) -> None:
+    name = "diffusion_pytorch_model"
+    (tmp_path / "model_index.json").write_text("{}")
+    for step in (1, 2):
+        home = tmp_path / f"checkpoint-{step}" / "unet"
+        home.mkdir(parents=True)
+        save_file(
+            {"v": torch.ones(2), "w": torch.full((2,), float(step))}, home / "diffusion_pytorch_model.safetensors"
+        )
+        (home / "config.json").write_text("{}")
+    name = "diffusion_pytorch_model"
+    whole = combine_checkpoints(tmp_path, component="unet", output=tmp_path / "out")
+    assert {path.name for path in whole.iterdir()} == {f"{name}.safetensors", "config.json"}
+    sharded = combine_checkpoints(tmp_path, component="unet", output=tmp_path / "sharded", max_shard_bytes=8)
+    shards = {f"{name}-{number:05}-of-00002.safetensors" for number in (1, 2)}
+    assert {path.name for path in sharded.iterdir()} == {*shards, f"{name}.safetensors.index.json", "config.json"}
 
 
 def test_ladles_own_report_is_not_copied(tmp_path: Path) -> None:

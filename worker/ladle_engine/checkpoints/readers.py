@@ -179,6 +179,8 @@ class _OpenFiles:
             find = AVERAGES.get(checkpoint.format, _no_average) if checkpoint.use_ema else FORMATS[checkpoint.format]
             self._stored = find(files)
             self._resources = resources.pop_all()
+        # Asked of all that are open whenever one is closed.
+        self.takes_memory = any(isinstance(place, InMemory) for each in self._stored for place in each.tensors.values())
         self._readers: list[CheckpointReader] = []
         self.holders = 0
 
@@ -187,10 +189,6 @@ class _OpenFiles:
         if found is None:
             self._readers.append(found := CheckpointReader(self._stored, like))
         return found
-
-    @property
-    def takes_memory(self) -> bool:
-        return any(isinstance(place, InMemory) for each in self._stored for place in each.tensors.values())
 
     def close(self) -> None:
         self._resources.close()

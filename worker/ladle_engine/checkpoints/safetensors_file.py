@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ class Header:
     """Tensor name -> its first byte in the file."""
     metadata: Mapping[str, str]
 
+    @cached_property
+    def places(self) -> Mapping[str, InFile]:
+        return {name: InFile(info=info, offset=self.offsets[name]) for name, info in self.tensors.items()}
+
 
 _last: tuple[bytes, int, Header] | None = None
 """The header that was read last, as it stands in the file, with the file's size. Checkpoints of one run have the same,
@@ -108,11 +113,7 @@ def header_of(file: InputFile) -> Header:
 
 def stored_tensors(file: InputFile) -> StoredFile:
     """Raises as `header_of`."""
-    header = header_of(file)
-    return StoredFile(
-        file=file,
-        tensors={name: InFile(info=info, offset=header.offsets[name]) for name, info in header.tensors.items()},
-    )
+    return StoredFile(file=file, tensors=header_of(file).places)
 
 
 def read_all(path: Path) -> dict[str, Tensor]:

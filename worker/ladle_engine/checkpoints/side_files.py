@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine.checkpoints.files import is_unfinished, leading_out, leads_out, unreadable, why_missing
+from ladle_engine.checkpoints.name_parts import SUFFIXES
 from ladle_engine.errors import CheckpointError
 from ladle_engine.storage.boundary import status
 from ladle_engine.storage.input_paths import (
@@ -34,7 +35,7 @@ OF_THE_OLD_MODEL = (
         "eval_*",
         "test_*",
         "train_*",
-        "train.*",
+        "train.[!y]*",
         "log.*",
         "logs.*",
         "log_*",
@@ -44,9 +45,9 @@ OF_THE_OLD_MODEL = (
         "*loss.json",
     ),
     *("coefficients.json", "report.json", "wandb*", "events.out.*", "readme*", "latest*", "last_checkpoint*"),
-    *("requirements*.txt", "environment.y*ml", "dataset_info.json"),
+    *("requirements*.txt", "environment.y*ml", "dataset_info.json", "model_index.json"),
 )
-"""Scores, logs, settings of the training, indices of the old shards, the old model's card."""
+"""Scores, logs, settings of the training, indices of the old shards, the old model's card, what it was part of."""
 NEVER = re.compile(
     r"""
       safetensors|pth?|bin|ckpt|tar|nemo|h5|hdf5|keras|msgpack|gguf|onnx|distcp|pdparams|pb|tflite
@@ -58,6 +59,10 @@ NEVER = re.compile(
 )
 """Suffixes of weights, pickles, code, pictures, archives, data and logs."""
 WITHOUT_SUFFIX = ("license*", "notice*", "*vocab*", "*merges*", "*tokenizer*", "*dict*", "*bpe*")
+DESCRIPTIONS = frozenset({"yaml", "yml", "json"})
+"""`epoch_3.yaml` beside `epoch_3.pt` tells of that checkpoint: its loss, when it was saved."""
+ITS_OWN_NAMES = frozenset({"model", "weights", "pytorch_model"})
+"""`model.yaml` beside `model.pt` tells of the model."""
 TEMPLATES = "additional_chat_templates"
 """Where transformers keeps a tokenizer's further chat templates."""
 PICKLES = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
@@ -133,8 +138,13 @@ def _belonging(base: Path, root: Path) -> Iterator[Path]:
     for place in (base, base / TEMPLATES, *_modules(base, root)):
         if leads_out(place, root) or not is_folder(place):
             continue
-        paths = [place / each.name for each in entries_of(place) if not each.is_folder and _belongs(each.name.lower())]
-        yield from paths
+        names = [each.name for each in entries_of(place) if not each.is_folder]
+        checkpoints = {SUFFIXES.sub("", name).lower() for name in names if SUFFIXES.search(name)} - ITS_OWN_NAMES
+        for name in names:
+            stem, _, suffix = name.lower().rpartition(".")
+            describes_one = suffix in DESCRIPTIONS and stem in checkpoints
+            if _belongs(name.lower()) and not describes_one:
+                yield place / name
 
 
 def _belongs(name: str) -> bool:

@@ -18,7 +18,7 @@ from ladle_engine.checkpoints.layouts.components import is_of
 from ladle_engine.checkpoints.left_out import Globs, LeftOut
 from ladle_engine.checkpoints.metrics_beside import Beside, metrics_beside
 from ladle_engine.checkpoints.order import arrange
-from ladle_engine.checkpoints.readers import open_checkpoint
+from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import CheckpointError, EngineError
@@ -37,6 +37,7 @@ TOLD_ELSEWHERE = "Passed over in "
 
 
 @with_far_folders
+@keeping_files_open()
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,

@@ -33,11 +33,10 @@ from ladle_engine.storage.input_file import InputFile
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
-SINGLE_FILE = "model.safetensors"
-ADAPTER_FILE = "adapter_model.safetensors"
-"""Never in shards: PEFT reads one file."""
-
-INDEX_FILE = "model.safetensors.index.json"
+MODEL = "model"
+ADAPTER = "adapter_model"
+OF_DIFFUSERS = "diffusion_pytorch_model"
+"""What a model's files are called, without the suffix: each library looks for its own name."""
 
 
 def write_model(
@@ -52,7 +51,8 @@ def write_model(
 ) -> dict[str, str]:
     """Writes the model's files and returns each one's SHA-256.
 
-    They are `model.safetensors`, or shards with an index, or those of a DCP checkpoint.
+    They are `model.safetensors` (for diffusers and PEFT the name that they look for), or shards with an index, or those
+    of a DCP checkpoint.
 
     `readers` are the checkpoints', for whoever watches what is read. Raises `OutputError` (disk-full) before the first
     byte when the disk has not enough room.
@@ -74,13 +74,14 @@ def _write_safetensors(
     max_shard_bytes: int,
     metadata: Mapping[str, str],
 ) -> dict[str, str]:
-    is_adapter = recipe.checkpoints.adapters is not None
-    shards = _shards(recipe, sys.maxsize if is_adapter else max_shard_bytes)
+    base = _base_name(recipe.checkpoints)
+    # PEFT reads one file.
+    shards = _shards(recipe, sys.maxsize if base == ADAPTER else max_shard_bytes)
     refuse_full_disk(folder, sum(map(recipe.num_bytes, recipe.output_dtypes)))
     names = (
-        [ADAPTER_FILE if is_adapter else SINGLE_FILE]
+        [f"{base}.safetensors"]
         if len(shards) == 1
-        else [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+        else [f"{base}-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     )
     digests: dict[str, str] = {}
     for file_name, tensor_names in zip(names, shards, strict=True):
@@ -96,9 +97,16 @@ def _write_safetensors(
         total = sum(map(recipe.num_bytes, recipe.output_dtypes))
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = (json.dumps(index, indent=2) + "\n").encode()
-        (folder / INDEX_FILE).write_bytes(text)
-        digests[INDEX_FILE] = hashlib.sha256(text).hexdigest()
+        index_file = f"{base}.safetensors.index.json"
+        (folder / index_file).write_bytes(text)
+        digests[index_file] = hashlib.sha256(text).hexdigest()
     return digests
+
+
+def _base_name(checkpoints: CheckpointSet) -> str:
+    if checkpoints.adapters is not None:
+        return ADAPTER
+    return OF_DIFFUSERS if checkpoints.reference.files[0].name.startswith(OF_DIFFUSERS) else MODEL
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ladle_engine.pipeline.markdown import cell, code, words
@@ -38,7 +38,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             *_left_out(report),
             "## Load",
             "```python",
-            *(_loading(report["files"]) if report.get("adapters") is None else _LOAD_ADAPTER),
+            *(_loading(report.get("files", ())) if report.get("adapters") is None else _LOAD_ADAPTER),
             "```",
             "",
             "## Rebuild",
@@ -59,12 +59,13 @@ def model_card(report: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(files: Iterable[str]) -> list[str]:
+def _loading(files: Collection[str]) -> list[str]:
     described = next((name for name in files if name.endswith(".metadata")), None)
     if described is None:
+        weights = next((name for name in sorted(files) if name.endswith(".safetensors")), "model.safetensors")
         return [
             "from safetensors.torch import load_file",
-            'weights = load_file("model.safetensors")',
+            f"weights = load_file({json.dumps(weights)})",
             "# or from_pretrained(folder), if config.json is one of transformers'",
         ]
     place = described.removesuffix(".metadata") or "."

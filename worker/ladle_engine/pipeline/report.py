@@ -228,10 +228,15 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
-        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], "far": far_record()},
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], **_far()},
         "versions": versions(),
         "files": dict(digests),
     }
+
+
+def _far() -> dict[str, Any]:
+    found = far_record()
+    return {"far": found} if found else {}
 
 
 def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | None:
