@@ -167,7 +167,7 @@ KINDS = (
     Kind(
         name="nemo",
         script="nemo_train",
-        tools=("speech",),
+        tools=("trainers", "speech"),
         found=numbered("net--epoch={}.nemo", EPOCHS),
         order="epoch",
     ),
