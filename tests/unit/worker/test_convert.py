@@ -15,7 +15,7 @@ from ladle.cli.job_flags import FLAG_OF
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobSpec
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
-from ladle_engine import average, combine_checkpoints, rebuild
+from ladle_engine import average, combine_checkpoints, convert_checkpoints, rebuild
 from ladle_engine.testing import check_task
 from ladle_worker.convert import NOT_FOR_THE_ENGINE, PATHS, argument_of, average_arguments, in_spec_words
 from ladle_worker.well_formed import well_formed
@@ -54,7 +54,9 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     assert (arguments["steps"], arguments["seed"]) == ((1, 2), 5)
     assert (arguments["train_set_use"], arguments["precision"]) == ("batchnorm", "int8")
     assert (arguments["adapter_space"], arguments["adapter_rank"], arguments["adapter_error"]) == ("delta", 8, None)
-    assert not arguments.keys() & {"base_model", "train_set", "output", "ckpt_dir", "val_set"}, "the agent resolves paths"
+    assert not arguments.keys() & {"base_model", "train_set", "output", "ckpt_dir", "val_set"}, (
+        "the agent resolves paths"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_user_of_the_command_reads_the_flag_where_the_engine_names_its_argumen
 @pytest.mark.parametrize(
     ("folder", "functions"),
     [
-        ("worker/ladle_engine", (average, combine_checkpoints, rebuild, check_task)),
+        ("worker/ladle_engine", (average, combine_checkpoints, convert_checkpoints, rebuild, check_task)),
         ("client/ladle", (Client, submit)),
     ],
 )
