@@ -36,17 +36,14 @@ test-tasks: $(STAMP) $(VISION) ## Every task from end to end: models trained by 
 	$(BIN)/python -m pytest --durations 20 tests/tasks
 
 # A folder for each group of tools. Without what they depend on, because pip would fetch CUDA builds of torch for it: what
-# they do need is listed. fairseq's wheel would be compiled, which its saving code does not need: its sources are enough.
+# they do need is listed. fairseq is taken from its sources as they are: what it would compile, its saving code never uses.
 TOOLS := $(patsubst tests/formats/tools/%.txt,.cache/tools/%/.installed,$(wildcard tests/formats/tools/*.txt))
-TOOLS_PIP := DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+INSTALL_TOOLS = rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 .cache/tools/%/.installed: tests/formats/tools/%.txt $(STAMP)
-	rm -rf $(@D)
-	$(BIN)/pip install --quiet --disable-pip-version-check setuptools wheel
-	$(TOOLS_PIP) --target $(@D) -r $<
+	$(INSTALL_TOOLS)
 	touch $@
-.cache/tools/fairseq/.installed: tests/formats/tools/fairseq.txt $(STAMP)
-	rm -rf $(@D)
-	$(TOOLS_PIP) --target $(@D) -r $<
+.cache/tools/fairseq/.installed: tests/formats/tools/fairseq.txt tests/formats/tools/sources.py $(STAMP)
+	$(INSTALL_TOOLS)
 	$(BIN)/python tests/formats/tools/sources.py fairseq==0.12.2 $(@D) fairseq fairseq_cli
 	touch $@
 

@@ -18,19 +18,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# `inspect.py` beside this has the name of a module of Python's own, which others import.
-sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-import torch.distributed.checkpoint as dcp  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
-from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
-
-from benchmarks.measuring import device_name, parser_of, save, table_lines  # noqa: E402
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from measuring import device_name, parser_of, save, table_lines
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 K = 4
 RANKS = 4
@@ -79,7 +74,7 @@ def write(folder: Path, layout: str, size: int) -> None:
         if layout == "safetensors":
             save_file(weights(seed, size), folder / f"step-{seed}.safetensors")
         else:
-            dcp.save(state_of(weights(seed, size)), checkpoint_id=folder / f"step-{seed}", no_dist=True)
+            dcp.save(state_of(weights(seed, size)), checkpoint_id=folder / f"step-{seed}", no_dist=True)  # type: ignore[attr-defined]
 
 
 def write_as_rank(folder: Path, size: int, dim: int) -> None:
@@ -90,7 +85,7 @@ def write_as_rank(folder: Path, size: int, dim: int) -> None:
             name: distribute_tensor(tensor, mesh, [Shard(min(dim, tensor.ndim - 1))])
             for name, tensor in weights(seed, size).items()
         }
-        dcp.save(state_of(shared), checkpoint_id=folder / f"step-{seed}")
+        dcp.save(state_of(shared), checkpoint_id=folder / f"step-{seed}")  # type: ignore[attr-defined]
     dist.barrier()
     os._exit(0)
 

@@ -342,6 +342,8 @@ class Bench:
             config=None,
             side_files=(),
             home=Path("drawn"),
+            places=(Path("drawn"),),
+            root=Path("drawn"),
         )
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = written(drawn, Path(folder)) if precision == STREAMED else drawn
@@ -483,6 +485,8 @@ def written(drawn: CheckpointSet, folder: Path) -> CheckpointSet:
         config=None,
         side_files=(),
         home=folder,
+        places=(folder,),
+        root=folder,
     )
 
 

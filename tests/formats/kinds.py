@@ -182,6 +182,14 @@ KINDS = (
         order="epoch",
     ),
     Kind(
+        name="megatron-core",
+        script="megatron_train",
+        tools=("megatron",),
+        arguments={"output_format": "dcp"},
+        found=numbered("iter_000000{}"),
+        order="step",
+    ),
+    Kind(
         name="fsdp2-ranks",
         script="dcp_train",
         environment={"KIND": "ranks"},

@@ -21,6 +21,7 @@ from ladle_engine.determinism import deterministic
 from ladle_engine.distributed.out_of_memory import named_out_of_memory
 from ladle_engine.methods import AUTO
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
@@ -235,7 +236,7 @@ def _outcome(
         gain_low=winner.gain.low,
         gain_high=winner.gain.high,
         num_checkpoints=len(job.checkpoints.names),
-        num_parameters=context.binding.num_parameters,
+        num_parameters=num_parameters(context.binding, context.checkpoints),
         duration_s=duration_s,
         warnings=tuple(job.on_event.warnings),
         files=files,

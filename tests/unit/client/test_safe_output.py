@@ -45,6 +45,14 @@ from ladle_contracts import (
     Warned,
 )
 from ladle_contracts.api import Health, LogTail, MethodList, NodeList, TaskList, Version
+from ladle_contracts.inspection import (
+    AutoPlan,
+    InspectedCheckpoint,
+    Inspection,
+    InspectionProblem,
+    LeftAside,
+    PlannedMemory,
+)
 from tests.hostile import FORGED, HOSTILE, NOT_UTF8, unsafe_in
 from tests.unit.client.answers import NOW, RESULT, client, event, message, ok, problem, record, stream
 
@@ -66,6 +74,25 @@ TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTI
 NODE = NodeRecord(
     id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
     heartbeat_at=NOW, alive=True, job_id=HOSTILE, protections=(HOSTILE,),
+)  # fmt: skip
+TOLD = InspectionProblem(code=HOSTILE, message=HOSTILE)
+INSPECTION = Inspection(
+    folder=HOSTILE,
+    usable=False,
+    problems=(TOLD,),
+    checkpoints=(
+        InspectedCheckpoint(
+            name=HOSTILE, format=HOSTILE, step=1, step_from=HOSTILE, size_bytes=1, num_files=1, dtype=HOSTILE,
+            duplicate_of=HOSTILE, metrics={HOSTILE: 0.5}, taken=False, usable=False, problem=TOLD, notes=(HOSTILE,),
+        ),
+    ),
+    passed_over=(LeftAside(name=HOSTILE, reason=HOSTILE),),
+    warnings=(HOSTILE,),
+    plan=AutoPlan(
+        checkpoints=(HOSTILE,), order=HOSTILE, methods=(HOSTILE,), groups={HOSTILE: 1}, task=HOSTILE, metric=HOSTILE,
+        model=HOSTILE, num_parameters=1, dtype=HOSTILE,
+        memory=PlannedMemory(placement=HOSTILE, precision=HOSTILE, needed_bytes=1, available_bytes=2),
+    ),
 )  # fmt: skip
 BODIES = (
     CheckpointsFound(names=(HOSTILE,), num_parameters=1, dtype=HOSTILE, task=HOSTILE, order=HOSTILE),
@@ -102,6 +129,7 @@ class HostileService:
             "methods": lambda: ok(MethodList(methods=(METHOD,))),
             "tasks": lambda: ok(TaskList(tasks=(TASK,))),
             "version": lambda: ok(Version(version=HOSTILE)),
+            "inspect": lambda: ok(INSPECTION),
             "healthz": lambda: ok(Health(status="alive")),
             "logs": lambda: ok(LogTail(lines=(HOSTILE, "\ttab\tand " + HOSTILE))),
             "result": lambda: ok(HOSTILE_RESULT),
@@ -160,6 +188,8 @@ FOLDER = PATH.replace("/", "_")
 """A name that a folder can have."""
 SHOWING = {
     "run": [["run", FOLDER, "val"], ["run", "there", "there"]],
+    "inspect": [["inspect", FOLDER], ["inspect", "there"]],
+    "convert": [["convert", FOLDER, "there"]],
     "up": [["up", "--root", FOLDER], ["up"]],
     "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
     "watch": [["watch", "j1"], ["watch", HOSTILE]],
@@ -205,7 +235,7 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-WITHOUT_JSON = {"up", "logs", "cancel", "version", "task new", "token revoke"}
+WITHOUT_JSON = {"up", "logs", "cancel", "version", "task new", "token revoke", "convert"}
 JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 

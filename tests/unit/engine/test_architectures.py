@@ -135,13 +135,6 @@ KINDS: dict[str, tuple[Callable[[], State], Callable[[], State], str, str]] = {
         "`step-3` has an adapter (`model.layers.0.self_attn.q_proj.lora_A.weight` and 3 more) beside the weights",
         "",
     ),
-    "an adapter alone": (
-        llama,
-        lambda: {f"base_model.model.{n}": t for n, t in with_adapter(llama()).items() if "lora_" in n},
-        "`step-3` holds an adapter (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` and 3 more), and "
-        "`step-2` whole weights",
-        "",
-    ),
     "an average beside": (
         lambda: resnet(2),
         lambda: resnet(2) | {f"model_ema.{name}": tensor.clone() for name, tensor in resnet(2).items()},

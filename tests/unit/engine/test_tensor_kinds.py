@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,28 +353,3 @@ def test_types_of_safetensors_that_have_no_average_are_refused_by_name(tmp_path:
     with pytest.raises(CheckpointError, match=r"`w` in `.*safetensors` is float") as caught:
         discover(tmp_path)
     assert caught.value.code == "unsupported-tensors"
-
-
-SAVE_RANKS = """
-import os, sys, torch, torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
-fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-for name, value in (("flat", model.state_dict()), ("nested", {"model": model.state_dict(), "step": 10})):
-    os.mkdir(f"{sys.argv[1]}/{name}")
-    for rank in (0, 1):
-        torch.save(value, f"{sys.argv[1]}/{name}/step10_rank{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
-def test_the_files_of_fsdp2s_ranks_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", SAVE_RANKS, str(tmp_path)], check=True, timeout=600)
-    for name in ("flat", "nested"):
-        with pytest.raises(CheckpointError) as caught:
-            combine_checkpoints(tmp_path / name, output=tmp_path / "out")
-        assert caught.value.code == "unsupported-tensors"
-        assert "`0.weight` in `" in caught.value.message
-        assert "is a DTensor, which is one rank's part. Gather the weights" in caught.value.message

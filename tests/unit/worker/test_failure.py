@@ -213,7 +213,7 @@ def test_the_agents_own_errors_of_the_results_disk_have_their_reason(
 
 def outcome_of_agent() -> tuple[str, Reason | None]:
     class Claimed:
-        job_id, attempt, spec = "job", 1, type("Spec", (), {"output": type("Output", (), {"name": "out"})})
+        job_id, attempt, output, spec = "job", 1, "out", None
 
     settings = type("Settings", (), {"results_dir": Path("results"), "lease_s": 1.0})
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]

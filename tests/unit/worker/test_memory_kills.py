@@ -86,7 +86,7 @@ def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
         def read(self) -> None:
             return None
 
-    ended = attempt._conclude(status, Nothing(), 0)  # type: ignore[arg-type]
+    ended = attempt._conclude(status, Nothing(), 0, None)  # type: ignore[arg-type]
     assert ended.reason == reason
     assert ended.outcome == ("failed" if reason == Reason.OUT_OF_MEMORY else "crashed")
 

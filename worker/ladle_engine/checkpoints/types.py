@@ -152,6 +152,8 @@ class AdapterSet:
     """Layer -> `adapters.modules.Module` of the reference."""
     ranks: tuple[int, ...]
     """Of each checkpoint, the largest of its layers."""
+    num_parameters: int
+    """Of the reference, as it is stored."""
 
     @property
     def factors_in_delta_space(self) -> set[str]:

@@ -45,6 +45,11 @@ def bind_adapters(model: nn.Module, checkpoints: CheckpointSet) -> Binding:
     return binding
 
 
+def num_parameters(binding: Binding, checkpoints: CheckpointSet) -> int:
+    """Of a checkpoint as people know it: in delta space adapters have more numbers than their files."""
+    return binding.num_parameters if checkpoints.adapters is None else checkpoints.adapters.num_parameters
+
+
 def _in_model(name: str) -> str:
     return name.removeprefix(PREFIX)
 

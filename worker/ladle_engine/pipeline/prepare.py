@@ -20,6 +20,7 @@ from ladle_engine.evaluation.statistics_choice import StatisticsChoice, Statisti
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.methods.plan import refuse_bad_options
+from ladle_engine.model.adapters import num_parameters
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.model.groups import group, whole_model
 from ladle_engine.model.quantisers import refuse_observing
@@ -319,7 +320,7 @@ def _found(task: Task, checkpoints: CheckpointSet, binding: Binding) -> Checkpoi
     dtypes = {str(checkpoints.tensors[name].dtype).removeprefix("torch.") for name in binding.parameters}
     return CheckpointsFound(
         names=checkpoints.names,
-        num_parameters=binding.num_parameters,
+        num_parameters=num_parameters(binding, checkpoints),
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         task=task.name,
         order=checkpoints.order,

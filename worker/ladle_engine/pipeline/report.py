@@ -18,6 +18,7 @@ from ladle_engine.checkpoints.side_files import side_name
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.adapter_result import as_written
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
@@ -211,7 +212,7 @@ def report_json(
             "taken_from": _taken_from(context.checkpoints),
             "dropped": sorted(context.checkpoints.dropped),
         },
-        "num_parameters": context.binding.num_parameters,
+        "num_parameters": num_parameters(context.binding, context.checkpoints),
         "splits": {
             "fit": len(context.fit),
             "select": len(context.select),
@@ -227,10 +228,15 @@ def report_json(
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
-        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], "far": far_record()},
+        "inputs": {"side_files": inputs["side_files"], "data": inputs["data"], **_far()},
         "versions": versions(),
         "files": dict(digests),
     }
+
+
+def _far() -> dict[str, Any]:
+    found = far_record()
+    return {"far": found} if found else {}
 
 
 def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | None:

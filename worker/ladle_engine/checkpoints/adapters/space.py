@@ -44,6 +44,7 @@ def in_space(checkpoints: CheckpointSet, space: str) -> CheckpointSet:
             config=dict(reference.config.values),
             base=reference.config.base,
             modules=dict(reference.modules),
+            num_parameters=sum(info.numel for info in reference.weights.tensors().values()),
             ranks=tuple(max(module.rank for module in each.modules.values()) for each in adapters),
         )
         return replace(

@@ -1,4 +1,4 @@
-"""How long it takes to inspect a folder of 300 checkpoints: `python benchmarks/inspect.py`.
+"""How long it takes to inspect a folder of 300 checkpoints: `python benchmarks/inspecting.py`.
 
 A small ViT of transformers with 200 tensors, as safetensors files, Trainer's folders and files of `torch.save`. Each is
 inspected in processes of their own: seconds to import, then the first call and the third, which finds all of
@@ -13,15 +13,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-# This file has the name of a module of Python's own, which others import.
-sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-from benchmarks.measuring import device_name, parser_of, save, table_lines  # noqa: E402
+import torch
+from measuring import device_name, parser_of, save, table_lines
+from safetensors.torch import save_file
 
 TARGET_S = 1.0
 TIMED = """
@@ -50,7 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     count = 30 if arguments.quick else 300
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("safetensors", "trainer", "pickle"):
             path = Path(folder) / layout
