@@ -16,6 +16,6 @@ from tests.formats.tool import writing
 def test_the_average_of_adapters_changes_the_base_by_the_mean_of_their_changes(tmp_path: Path, ranks: str) -> None:
     kind = Kind(name="peft", script="peft_train", tools=("trainers",), environment={"RANKS": ranks}, found=(), order="")
     with writing(kind, tmp_path / "run", tmp_path / "mean.safetensors") as tool:
-        result = combine_checkpoints(tmp_path / "run", output=tmp_path / "result")
+        result = combine_checkpoints(tmp_path / "run", output=tmp_path / "result", adapter_error=0.0)
         assert json.loads((result / "adapter_config.json").read_text())["peft_type"] == "LORA"
         tool.use(result)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import torch
 import yaml
 from common import State, main, result_of, same
 from PIL import Image
@@ -15,7 +16,7 @@ os.environ["YOLO_OFFLINE"] = "true"
 import torchvision
 import ultralytics
 from ultralytics import YOLO
-from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 from ultralytics.utils.nms import TorchNMS
 
 # torchvision's own is compiled for another torch.
@@ -77,8 +78,9 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = YOLO(tiny()).model
-    model.load(result_of(result))
+    model = DetectionModel(tiny(), nc=1, verbose=False)
+    model.load_state_dict(result_of(result))
+    model.eval()(torch.zeros(1, 3, 64, 64))
     same(model.state_dict(), result_of(result))
 
 
