@@ -266,3 +266,20 @@ def test_the_doctor_finds_what_is_there_and_says_how_to_mend_what_is_not(stack: 
     assert not root["ok"]
     assert "--root" in root["fix"]
     assert not findings["service"]["ok"]
+
+
+def test_convert_speaks_of_its_arguments_and_makes_a_folder(tmp_path: Path) -> None:
+    folder = make_checkpoints(tmp_path / "run", count=2)
+    done = ladle(None, "convert", str(folder / "epoch-1.safetensors"), str(tmp_path / "out"), "--dtype", "bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "out")]
+    assert (tmp_path / "out/config.json").exists()
+    again = ladle(None, "convert", str(folder), str(tmp_path / "out"))
+    assert again.returncode == 1
+    assert "`OUTPUT` must be a new folder" in again.stderr.replace("\n", " ")
+    (tmp_path / "empty").mkdir()
+    empty = ladle(None, "convert", str(tmp_path / "empty"), str(tmp_path / "new"))
+    assert "`SOURCE` must hold a checkpoint" in empty.stderr.replace("\n", " ")
+    wrong = ladle(None, "convert", str(folder), str(tmp_path / "new"), "--dtype", "int8")
+    assert wrong.returncode == 2
+    assert "`--dtype` must be one of keep, float32" in wrong.stderr

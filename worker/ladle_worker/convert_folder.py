@@ -32,7 +32,9 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         if failure is None:
             raise
         log_failure(failure, error)
-        return {"ok": False, "reason": failure.reason, "message": failure.message}
+        # As the command calls them; in a job `output.name` is a flag.
+        message = failure.message.replace("`source`", "`SOURCE`").replace("`output.name`", "`OUTPUT`")
+        return {"ok": False, "reason": failure.reason, "message": message}
     return {"ok": True, "folders": [str(folder) for folder in folders]}
 
 

@@ -302,15 +302,20 @@ def test_a_model_that_does_not_take_the_weights_is_a_problem(folder: Path) -> No
     assert found.plan.task == "small-cnn"
 
 
-def test_a_trainers_step_is_said_to_come_from_it(tmp_path: Path) -> None:
+def test_a_trainers_step_and_metrics_are_said_to_come_from_it(tmp_path: Path) -> None:
     for step in (10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
         save_file({"w": torch.full((2,), float(step))}, tmp_path / f"checkpoint-{step}/model.safetensors")
-        (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(json.dumps({"global_step": step}))
-    assert [(each.step, each.step_from) for each in inspect(tmp_path).checkpoints] == [
-        (10, "trainer state"),
-        (20, "trainer state"),
-    ]
+        state = {
+            "global_step": step,
+            "log_history": [{"step": 10, "eval_loss": 0.1}, {"step": step, "eval_loss": 1 / step}],
+            "best_model_checkpoint": "/elsewhere/checkpoint-10",
+        }
+        (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(json.dumps(state))
+    rows = inspect(tmp_path).checkpoints
+    assert [(each.step, each.step_from) for each in rows] == [(10, "trainer state"), (20, "trainer state")]
+    assert [each.metrics["eval_loss"] for each in rows] == [0.1, 0.05]
+    assert ["best" in " ".join(each.notes) for each in rows] == [True, False]
 
 
 def test_adapters_of_different_ranks_are_one_architecture_with_the_model_of_their_base(tmp_path: Path) -> None:
