@@ -17,6 +17,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from ladle_contracts.output_names import ID_CHARS
 from tests.builders import make_checkpoints, make_val_set
 from tests.polling import DEADLINE_S, until
 from tests.servers import is_alive
@@ -183,7 +184,8 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
             check=False,
         )  # fmt: skip
 
-    assert folder.name in ladle("list").stdout
+    # The name ends with the beginning of the job's id, which stands in the first column.
+    assert re.search(rf"^{folder.name.rpartition('-')[2]}", ladle("list").stdout, re.MULTILINE)
     assert "twa-layerwise" in ladle("methods").stdout
     assert "small-cnn" in ladle("tasks").stdout
     assert "nodes alive: 1" in ladle("doctor").stdout
@@ -201,6 +203,12 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
     without = ladle("list")
     assert without.returncode == 1
     assert "ladle up" in without.stderr
+
+
+def result_of(job: str, home: Path) -> Path:
+    """The model of a job that did not name its result: the folder's name ends with the beginning of its id."""
+    (folder,) = (home / "ladle-results").glob(f"*-{job[:ID_CHARS]}")
+    return folder / "model.safetensors"
 
 
 def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_its_jobs(
@@ -226,7 +234,7 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_
                 check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
-            assert (home / "ladle-results" / job / "model.safetensors").is_file()
+            assert result_of(job, home).is_file()
         finally:
             again.terminate()
 
@@ -266,7 +274,7 @@ def test_a_part_of_a_stack_that_is_killed_runs_again_and_jobs_go_on(home: Path, 
         assert again.pid != killed.pid
     done = ask("watch", job)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (home / "ladle-results" / job / "model.safetensors").is_file()
+    assert result_of(job, home).is_file()
     up.terminate()
     assert up.wait(timeout=DEADLINE_S) == 0
     until(gone(started), what="the stack to be gone")
