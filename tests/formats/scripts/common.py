@@ -61,6 +61,13 @@ def same(loaded: State, result: State) -> None:
         assert torch.equal(loaded[name], value), name
 
 
+def loads(model: nn.Module, folder: Path) -> None:
+    """Whether a network takes the result of a folder, and then holds just that."""
+    result = result_of(folder)
+    model.load_state_dict(result)
+    same(model.state_dict(), result)
+
+
 def small_net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 

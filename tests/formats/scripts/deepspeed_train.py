@@ -7,7 +7,7 @@ from pathlib import Path
 
 import deepspeed
 import torch
-from common import State, main, result_of, same
+from common import State, loads, main, result_of
 from deepspeed.utils.zero_to_fp32 import (
     convert_zero_checkpoint_to_fp32_state_dict,
     get_fp32_state_dict_from_zero_checkpoint,
@@ -59,9 +59,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = net().to(next(iter(result_of(result).values())).dtype)
-    model.load_state_dict(result_of(result))
-    same(model.state_dict(), result_of(result))
+    loads(net().to(next(iter(result_of(result).values())).dtype), result)
 
 
 if __name__ == "__main__":

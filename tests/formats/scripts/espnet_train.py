@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from common import State, main, one_step, result_of, same, small_net
+from common import State, loads, main, one_step, small_net
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
@@ -54,9 +54,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = small_net()
-    model.load_state_dict(result_of(result))
-    same(model.state_dict(), result_of(result))
+    loads(small_net(), result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 from pathlib import Path, PosixPath
 
 import torch
-from common import State, main, one_step, result_of, same, small_net
+from common import State, loads, main, one_step, small_net
 
 AVERAGED = os.environ.get("EMA") == "1"
 BATCHES = (10, 20, 30, 40)
@@ -62,9 +62,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = small_net()
-    model.load_state_dict(result_of(result))
-    same(model.state_dict(), result_of(result))
+    loads(small_net(), result)
 
 
 if __name__ == "__main__":

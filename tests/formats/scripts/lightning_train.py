@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from common import State, batch, main, result_of, same, small_net
+from common import State, batch, loads, main, small_net
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -62,9 +62,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = Lit()
-    model.load_state_dict(result_of(result))
-    same(model.state_dict(), result_of(result))
+    loads(Lit(), result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import absent
 import torch
-from common import State, main, one_step, result_of, same, small_net
+from common import State, loads, main, one_step, small_net
 from omegaconf import OmegaConf
 
 absent.stand_in("onnx", "aistore", "text_unidecode", "wrapt", "smart_open", "nv_one_logger", "numba", "tensorboard")
@@ -56,9 +56,7 @@ def states(folder: Path) -> list[State]:
 
 
 def use(folder: Path, result: Path) -> None:
-    model = Net(OmegaConf.create({"sample_rate": 16000}))
-    model.load_state_dict(result_of(result))
-    same(model.state_dict(), result_of(result))
+    loads(Net(OmegaConf.create({"sample_rate": 16000})), result)
 
 
 if __name__ == "__main__":
