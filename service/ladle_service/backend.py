@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ladle_service.ending import end
 from ladle_service.scheduler import Scheduler
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
@@ -75,8 +76,7 @@ async def _keep_running(scheduler: Scheduler) -> None:
 
 
 async def _stop(task: asyncio.Task[None], scheduler: Scheduler) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    await end(task)
     try:
         await scheduler.resign()
     except RedisError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ladle_contracts import TERMINAL_STATES, Event, StateChanged, keys
+from ladle_service.ending import end
 from ladle_service.feed import FIRST, Entry, Feed, Order, chunk_of, id_of, order_of
 from ladle_service.stream import StreamCut, encode
 
@@ -78,7 +79,7 @@ class Feeds:
         """Ends all streams, because the service stops."""
         self._ended = True
         if self._reader is not None:
-            self._reader.cancel()
+            await end(self._reader)
         for feed in list(self._feeds.values()):
             await feed.wake()
 

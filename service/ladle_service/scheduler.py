@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import keys
 from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
+from ladle_service.ending import end
 from ladle_service.retention import KEEP_EVERYTHING, Retention
 from ladle_service.store import NODE_LIFE_MS
 from ladle_service.upkeep import Upkeep
@@ -88,7 +89,7 @@ class Scheduler:
                         await self._woken.wait()
                 self._woken.clear()
         finally:
-            wake.cancel()
+            await end(wake)
 
     async def tick(self) -> bool:
         """One round. False while another scheduler is elected."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine import resume_state
-from ladle_worker import rank
+from ladle_worker import rank, told
 
 HOLDS = "holds"
 LONGEST_S = 120.0
@@ -25,7 +25,7 @@ def main(attempt_folder: str) -> int:
     holds = Path(json.loads((folder / "job.json").read_text())["ckpt_dir"]).parent / HOLDS
     # Every step is saved, so that a killed rank resumes in the middle of training.
     resume_state.ResumeState.is_due = lambda self: self._folder is not None  # type: ignore[method-assign]
-    original = rank.event_body
+    original = told.event_body
 
     def event_body(event: Any) -> Any:
         body = original(event)
@@ -33,7 +33,7 @@ def main(attempt_folder: str) -> int:
             hold(holds, folder, f"{body.stage}-{body.method or ''}")
         return body
 
-    rank.event_body = event_body
+    told.event_body = event_body
     status = rank.main(attempt_folder)
     hold(holds, folder, "outcome-")
     return status

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from ladle_contracts import Event, JobRecord, JobSpec, JobState
 from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_service.ending import end
 from ladle_service.scheduler import Scheduler
 from ladle_service.store import JobStore
 from ladle_service.wake import Waker
@@ -34,17 +35,20 @@ class Cluster:
         self.store = JobStore(self._redis, self._redis)
         self.waker = waker or Waker(server.url)
         self.scheduler = Scheduler(self._redis, self.waker, settle_s=settle_s, backoff_ms=100)
-        self._task: Any = None
+        self._task: asyncio.Task[None] | None = None
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=DEADLINE_S)
 
     def start_scheduler(self) -> None:
-        self._task = asyncio.run_coroutine_threadsafe(self.scheduler.run(), self._loop)
+        async def start() -> asyncio.Task[None]:
+            return asyncio.create_task(self.scheduler.run())
+
+        self._task = self.call(start())
 
     def stop_scheduler(self) -> None:
         if self._task is not None:
-            self._task.cancel()
+            self.call(end(self._task))
             self._task = None
 
     def close(self) -> None:
