@@ -21,6 +21,7 @@ from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.checkpoints.unlike_names import told_by_name
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.inspection.copies import Copies
 from ladle_engine.inspection.look import Look, Looks, problem_of
@@ -216,7 +217,7 @@ class _Inspector:
             metrics=beside.metrics[checkpoint.name],
             taken=taken,
             problem=look.problem,
-            notes=(*look.notes, *called_best),
+            notes=(*look.notes, *called_best, *filter(None, [told_by_name(checkpoint.name)])),
         )
 
 
