@@ -61,7 +61,7 @@ MODELS: list[Contract] = [
         body=CheckpointsFound(names=("a",), num_parameters=1, dtype="float32", task="t"),
     ),
 ]  # fmt: skip
-PLAIN = ("options", "labels", "select", "fit", "sets", "files", "errors", "default", "take_from")
+PLAIN = ("options", "labels", "select", "fit", "sets", "files", "errors", "default", "take_from", "tensors_taken")
 """Objects with names of the person's own, where every name is known."""
 
 
