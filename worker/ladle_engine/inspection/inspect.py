@@ -100,7 +100,7 @@ class _Inspector:
         self._selection = dict(selection)
         component = selection["component"]
         candidates, passed_over = scan(sources, component)
-        self._headers = Looks()
+        self._headers = Looks(ranks_count=wishes.adapter_space != DELTA)
         self._looks = {
             each.checkpoint.name: self._headers.at(of_kind(each, selection["use_ema"]))
             for each in candidates
@@ -168,7 +168,7 @@ class _Inspector:
 
     def _architecture(self, name: str) -> int | None:
         tensors = self._looks[name].tensors
-        return None if tensors is None else 1 + self._headers.number_of(tensors)
+        return None if tensors is None else self._headers.number_of(tensors)
 
     def _differing(self, found: CheckpointSet) -> dict[str, Problem]:
         """Those whose tensors are not those of the reference. One of each header is compared."""

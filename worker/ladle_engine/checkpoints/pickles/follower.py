@@ -89,6 +89,8 @@ class Follower:
 
     def number(self, num_bytes: int) -> int:
         """Unsigned."""
+        if num_bytes == 1:
+            return self.source.byte()
         return int.from_bytes(self.source.take(num_bytes), "little")
 
     def remember(self, place: int | None = None) -> None:

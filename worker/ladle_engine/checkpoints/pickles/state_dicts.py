@@ -133,7 +133,8 @@ def _part_of_average(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTen
 
 def _average_within(tensors: Mapping[str, StoredTensor]) -> str | None:
     """Tells of it where the model has the same tensors too."""
-    part = _part_of_average(tensors)
+    if not (part := _part_of_average(tensors)):
+        return None
     kept = set(part.values())
     others = {name.partition(".")[2] for name, tensor in tensors.items() if tensor not in kept}
     if others.isdisjoint(part):
@@ -243,13 +244,13 @@ def _flat(path: Path, loaded: Mapping[Any, Any], looked: _Looked) -> StateDict:
     besides: list[str] = []
     averages: dict[Any, Any] = {}
     for key, value in loaded.items():
-        if is_average_key(key) and may_hold_weights(value) and not is_module(value):
-            averages[key] = value
-            continue
         if _is_besides(key, value, looked):
             besides.append(f"`{key}`")
             continue
         if may_hold_weights(value):
+            if is_average_key(key) and not is_module(value):
+                averages[key] = value
+                continue
             raise corrupt(
                 path, f"must hold one state dict, but holds tensors and, under `{key}`, more of them in a dict"
             )
