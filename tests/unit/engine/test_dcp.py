@@ -131,6 +131,25 @@ def test_a_result_as_dcp_is_where_the_tool_looks_for_it(tool: str, tmp_path: Pat
     assert all(torch.equal(tensor, mean(name)) for name, tensor in state.items())
 
 
+def test_a_result_for_megatron_has_what_it_does_not_load_without(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        megatron(tmp_path / "run", seed)
+    combine_checkpoints(tmp_path / "run", output=tmp_path / "out", output_format="dcp")
+    last = tmp_path / "run" / "iter_0000002"
+    for name in ("common.pt", "metadata.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (last / name).read_bytes()
+
+
+def test_what_would_run_a_program_is_not_handed_on_to_megatron(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        megatron(tmp_path / "run", seed)
+    (tmp_path / "run" / "iter_0000002" / "common.pt").write_bytes(b"cos\nsystem\n(Vtrue\ntR.")
+    said: list[ProgressEvent] = []
+    combine_checkpoints(tmp_path / "run", output=tmp_path / "out", output_format="dcp", progress=said.append)
+    assert not (tmp_path / "out" / "common.pt").exists()
+    assert any("The result has no `common.pt`" in event.message for event in said if isinstance(event, Warned))
+
+
 def test_weights_that_a_master_copy_would_replace_come_without_it(tmp_path: Path) -> None:
     for seed in (1, 2):
         masters = {f"optimizer.state.fp32_param.{name}": tensor for name, tensor in weights(seed).items()}
@@ -321,5 +340,25 @@ def test_the_whole_model_of_deepspeed_is_used_and_the_float32_weights_are_told(t
 def test_zero_3_is_named_with_what_converts_it(tmp_path: Path) -> None:
     for seed in (1, 2):
         deepspeed(tmp_path / "run", seed, [f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(2)])
-    with pytest.raises(CheckpointError, match=r"in DeepSpeed format: convert it with its zero_to_fp32\.py"):
+    in_this = r"in DeepSpeed format: convert it with its zero_to_fp32\.py \(`python zero_to_fp32\.py \. whole`, in this"
+    with pytest.raises(CheckpointError, match=in_this):
         discover(tmp_path / "run")
+
+
+def test_of_several_folders_of_states_beside_one_script_each_is_named_with_its_tag(tmp_path: Path) -> None:
+    for step in (5, 10):
+        (tmp_path / f"global_step{step}").mkdir(parents=True)
+        for rank in range(2):
+            name = f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+            torch.save({"module": weights(step)}, tmp_path / f"global_step{step}" / name)
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    with pytest.raises(CheckpointError, match=r"zero_to_fp32\.py \. whole --tag global_step10`, in the folder above"):
+        discover(tmp_path)
+
+
+def test_of_model_parallel_states_no_command_is_told_that_would_not_convert_them(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        deepspeed(tmp_path / "run", seed, [f"mp_rank_{rank:02}_model_states.pt" for rank in range(2)])
+    with pytest.raises(CheckpointError, match="shared over model-parallel ranks") as caught:
+        discover(tmp_path / "run")
+    assert "zero_to_fp32" not in caught.value.message

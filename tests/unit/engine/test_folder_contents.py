@@ -251,6 +251,9 @@ OTHERS = {
     "step-3.npz": ("", "in NumPy format, which Ladle does not read"),
     "step-3": ("", "its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar, .nemo"),
     "model.keras": ("", "in Keras format, which Ladle does not read"),
+    "model.weights.h5": ("", "model.load_weights('FILE')"),
+    "tf_model.h5": ("", "`CLASS.from_pretrained('FOLDER', from_tf=True).save_pretrained('NEW')`"),
+    "flax_model.msgpack": ("", "`CLASS.from_pretrained('FOLDER', from_flax=True).save_pretrained('NEW')`"),
 }
 
 
