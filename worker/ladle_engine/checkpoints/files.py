@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
 from ladle_engine.checkpoints.other_formats import by_name
-from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
+from ladle_engine.checkpoints.other_kinds import BEGINNING, begins_as_tar, other_kind
 from ladle_engine.checkpoints.rank_names import parts_of_one
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
@@ -203,8 +203,7 @@ def _found(
 
 
 def _is_archive(path: Path) -> bool:
-    """A tar file; `torch.save` makes none, though some call its files `.tar`."""
     try:
-        return beginning_of(path, 262)[257:] == b"ustar"
+        return begins_as_tar(beginning_of(path, BEGINNING))
     except OSError:
         return False
