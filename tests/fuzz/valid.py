@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import tempfile
+import warnings
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -213,7 +214,9 @@ def sharded() -> Files:
 
     files: dict[str, bytes] = {}
     for number in (1, 2):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # That it is one process.
+            warnings.simplefilter("ignore")
             writer = dcp.FileSystemWriter(folder, sync_files=False)
             dcp.save({"model": state(number), "step": number}, storage_writer=writer, no_dist=True)
             files |= {f"step-{number}/{path.name}": path.read_bytes() for path in Path(folder).iterdir()}
