@@ -74,6 +74,8 @@ class Reason(OpenEnum):
     """Service and worker are of different versions, and the worker does not understand the job."""
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
+    NODES_CANNOT_MEET = "nodes-cannot-meet"
+    """The nodes of a job do not reach each other: a wrong address, or no free port."""
     CANCELLED = "cancelled"
 
 
