@@ -18,7 +18,8 @@ from ladle_contracts import Reason
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit, Lost
-from ladle_worker.confinement.plan import MEMORY, NETWORK, PORTS, Plan, devices, readable, writable
+from ladle_worker.confinement.choose import among_nodes
+from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
@@ -254,13 +255,14 @@ class Attempt:
         secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
         return Plan(
             agent=os.getpid(),
-            protections=tuple(each for each in self._protections if not (self._gang and each in (NETWORK, PORTS))),
+            protections=among_nodes(self._protections) if self._gang else tuple(self._protections),
             inputs=inputs,
             outputs=str(settings.results_dir),
             read=readable((*settings.roots, *more), settings.rank_read, secrets),
             write=writable(folders, settings.rank_write),
             devices=devices(),
             hidden=(str(redis),) if redis is not None else (),
+            ports=(self._gang.head.port,) if self._gang else (),
         )
 
     def _make_job(self) -> dict[str, Any]:

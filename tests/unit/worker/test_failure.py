@@ -213,6 +213,7 @@ def test_the_agents_own_errors_of_the_results_disk_have_their_reason(
 
 def outcome_of_agent() -> tuple[str, Reason | None]:
     class Claimed:
+        node_rank = 0
         job_id, attempt, output, spec = "job", 1, "out", None
 
     settings = type("Settings", (), {"results_dir": Path("results"), "lease_s": 1.0})
