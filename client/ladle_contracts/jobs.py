@@ -274,8 +274,8 @@ class Output(Contract):
 class Resources(Contract):
     """What the job runs on."""
 
-    nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """How many worker machines the job uses. This version supports one."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """How many worker machines the job uses. It starts when so many are free, and never with fewer."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """How many ranks (processes) run on each machine."""
     placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
