@@ -47,6 +47,10 @@ class CurvePoint:
     """Over the best checkpoint, with the 95 % interval. Positive when the average is better."""
     taken: Mapping[str, float] = field(default_factory=dict)
     """Checkpoint -> when its files last changed, in seconds since 1970. Empty where nobody looked."""
+    ckpt_dir: str = ""
+    """The folder that they are in."""
+    files: tuple[str, ...] = ()
+    """What the job wrote into `folder`."""
 
 
 _POINT = TypeAdapter(CurvePoint)
@@ -58,6 +62,7 @@ def point_of(
     *,
     step: int | float | None = None,
     taken: Mapping[str, float] | None = None,
+    ckpt_dir: str = "",
 ) -> CurvePoint:
     """The point of a job that succeeded. Without `step` it is that of the last checkpoint in the result's report."""
     scores = {candidate.method: candidate.select[result.metric] for candidate in result.candidates}
@@ -78,6 +83,8 @@ def point_of(
         gain_low=result.gain_low,
         gain_high=result.gain_high,
         taken=dict(taken or {}),
+        ckpt_dir=ckpt_dir,
+        files=tuple(result.files),
     )
 
 
