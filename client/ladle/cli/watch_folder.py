@@ -57,13 +57,14 @@ class Wishes:
     token: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Show:
     """Where everything is shown: rows and JSON on `out`, words about them on `err`."""
 
     out: SafeConsole
     err: SafeConsole
     as_json: bool
+    _has_head: bool = False
 
     def say(self, text: str) -> None:
         self.err.say(in_flags(text))
@@ -71,8 +72,12 @@ class Show:
     def row(self, point: CurvePoint) -> None:
         if self.as_json:
             print(to_json(asdict(point)), flush=True)
-        else:
-            self.out.say(row_of(point))
+            return
+        if not self._has_head:
+            self._has_head = True
+            self.out.say(f"{point.metric} on the select split, which trains nothing:")
+            self.out.say("  ".join([*(name.rjust(width) for name, width in COLUMNS), INTERVAL]))
+        self.out.say(row_of(point))
 
 
 def watch_folder(job: JobArguments, wishes: Wishes, show: Show) -> bool:
@@ -259,11 +264,10 @@ def _keep(points: list[CurvePoint], results: Path, show: Show, *, keep_all: bool
 
 def _introduce(points: list[CurvePoint], folder: Path, show: Show) -> None:
     show.say(f"Watching `{folder}`. Ctrl-C stops it.")
-    if show.as_json:
-        return
-    show.out.say("  ".join([*(name.rjust(width) for name, width in COLUMNS), INTERVAL]))
-    for point in points:
-        show.row(point)
+    if points and not show.as_json:
+        show.say(f"It goes on after {len(points)} averages of an earlier watch.")
+        for point in points:
+            show.row(point)
 
 
 def row_of(point: CurvePoint) -> str:
