@@ -264,10 +264,11 @@ def _keep(points: list[CurvePoint], results: Path, show: Show, *, keep_all: bool
 
 def _introduce(points: list[CurvePoint], folder: Path, show: Show) -> None:
     show.say(f"Watching `{folder}`. Ctrl-C stops it.")
-    if points and not show.as_json:
-        show.say(f"It goes on after {len(points)} averages of an earlier watch.")
-        for point in points:
-            show.row(point)
+    if not points:
+        return
+    show.say(f"It continues the curve of {len(points)} averages.")
+    for point in [] if show.as_json else points:
+        show.row(point)
 
 
 def row_of(point: CurvePoint) -> str:
