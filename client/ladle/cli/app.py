@@ -265,7 +265,8 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     from ladle.cli.watch_folder import watch_folder as watch_it
 
     if not prefers_service(url):
-        _refuse_missing(path for path in job.inputs if path != job.ckpt_dir)
+        # The folder itself may come later.
+        _refuse_missing(job.inputs[len(job.ckpt_dir) if isinstance(job.ckpt_dir, tuple) else 1 :])
     wishes = Wishes(
         every=every,
         pause_s=look_every,

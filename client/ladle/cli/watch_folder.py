@@ -19,7 +19,7 @@ from ladle._job import Job
 from ladle._spec import absolute, build_inspection
 from ladle.cli.console import SafeConsole, in_lines, to_json
 from ladle.cli.gains import better, better_between
-from ladle.cli.installed import inspect_here, prefers_service
+from ladle.cli.installed import inspect_here, installed_catalog, prefers_service
 from ladle.cli.job_flags import INSPECT_FLAGS, JobArguments, WrongUsage
 from ladle.cli.local import Stopped, stoppable
 from ladle.cli.render import number
@@ -187,6 +187,8 @@ class Averager:
             need_extras()
 
     def watch(self, averaged: Mapping[str, float]) -> Watch:
+        """Raises `WrongUsage` for a method or a task that does not exist: the first checkpoint may be hours away."""
+        self._check_names()
         return Watch(
             folder=self.folder,
             inspect=self.inspect,
@@ -216,6 +218,17 @@ class Averager:
                 self._told.add(warning)
                 self.show.say(f"! {warning}")
         return point_of(result, job.id, step=ready.last_step, taken=ready.taken, ckpt_dir=str(self.folder))
+
+    def _check_names(self) -> None:
+        named = {part: self.job.options.get(part, {}).get("name") for part in ("method", "task")}
+        if not any(named.values()):
+            return
+        known = self._client or installed_catalog()
+        for part, name in named.items():
+            infos = known.methods if part == "method" else known.tasks
+            names = [info.name for info in (infos() if callable(infos) else infos)]
+            if name is not None and name not in names:
+                raise WrongUsage(f"`--{part}` must be one of {', '.join(names)}, but is `{one_line(name)}`.")
 
     def _service(self) -> Client:
         if self._client is None:
