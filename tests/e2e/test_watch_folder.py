@@ -189,6 +189,6 @@ def test_wrong_input_is_refused_at_once(home: Path, training: Training) -> None:
         (("checkpoints", "val.npz", "--select-fraction", "2"), "must be below 1"),
     ):
         assert words in refused(home, *arguments), arguments
-    assert not (home / "ladle-results").exists()
     text = refused(home, "checkpoints", "val.npz", "--method", "unifrm")
     assert "`--method` must be one of auto, best, uniform" in text, "the first checkpoint may be hours away"
+    assert not (home / "ladle-results").exists()

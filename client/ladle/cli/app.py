@@ -261,7 +261,8 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     Example: `ladle watch-folder runs/resnet/checkpoints data/val.npz --every 5`
     """
     from ladle.cli.installed import prefers_service
-    from ladle.cli.watch_folder import Show, Wishes
+    from ladle.cli.watch_checks import Wishes
+    from ladle.cli.watch_folder import Show
     from ladle.cli.watch_folder import watch_folder as watch_it
 
     if not prefers_service(url):

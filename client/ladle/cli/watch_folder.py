@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,42 +18,27 @@ from ladle._job import Job
 from ladle._spec import absolute, build_inspection
 from ladle.cli.console import SafeConsole, in_lines, to_json
 from ladle.cli.gains import better, better_between
-from ladle.cli.installed import inspect_here, installed_catalog, prefers_service
-from ladle.cli.job_flags import INSPECT_FLAGS, JobArguments, WrongUsage
+from ladle.cli.installed import inspect_here, prefers_service
+from ladle.cli.job_flags import INSPECT_FLAGS, JobArguments
 from ladle.cli.local import Stopped, stoppable
 from ladle.cli.render import number
 from ladle.cli.stack import StackOptions, need_extras, running_stack
 from ladle.cli.watch import View
+from ladle.cli.watch_checks import Wishes, check_names, checked, checked_results, continued, sole_watch
 from ladle.cli.wording import in_flags
-from ladle.curve import CURVE_FILE, CurvePoint, append, point_of, read
+from ladle.curve import CURVE_FILE, CurvePoint, append, point_of
 from ladle.watching.keep import best_of, delete_others
 from ladle.watching.picture import PICTURE_FILE, draw
 from ladle.watching.ready import Ready
 from ladle.watching.watch import Watch
 from ladle_contracts import Inspection, JobRecord
-from ladle_contracts.far_urls import is_url
 from ladle_contracts.output_names import run_of
-from ladle_contracts.roots import GLOB
 from ladle_contracts.safe_text import one_line
 
 COLUMNS = (("step", 10), ("checkpoints", 11), ("last", 9), ("best", 9), ("average", 9), ("against best", 21))
 INTERVAL = "95 % interval"
 NONE_BETTER = "no average is better"
-LOCK_FILE = ".watch.lock"
 RESULTS = Path("ladle-results")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the flags of the watch itself say."""
-
-    every: int
-    pause_s: float
-    idle_s: float | None
-    keep_all: bool
-    results: Path | None
-    url: str | None
-    token: str | None
 
 
 @dataclass(kw_only=True)
@@ -84,7 +68,8 @@ def watch_folder(job: JobArguments, wishes: Wishes, show: Show) -> bool:
     """Until nobody writes into the folder any more, or a signal. Whether there is a result."""
     folder = checked(job)
     results = checked_results(wishes.results or RESULTS / f"{run_of(str(folder)) or 'watched'}-curve", folder)
-    with _sole_watch(results):
+    check_names(job, wishes)
+    with sole_watch(results):
         points = continued(results / CURVE_FILE, folder)
         try:
             with stoppable(), ExitStack() as stack:
@@ -99,70 +84,6 @@ def watch_folder(job: JobArguments, wishes: Wishes, show: Show) -> bool:
         finally:
             _sum_up(points, results, show)
     return bool(points)
-
-
-def checked(job: JobArguments) -> Path:
-    """The folder. Raises `WrongUsage` for what waiting does not mend."""
-    folder = job.ckpt_dir
-    if not isinstance(folder, Path):
-        raise WrongUsage("`--also` is not for `ladle watch-folder`, which watches one folder.")
-    shown = one_line(str(folder))
-    if is_url(folder):
-        raise WrongUsage(f"`CKPT_DIR` must be a folder on this machine to be watched, but is `{shown}`.")
-    here = Path(absolute(folder))
-    if not here.exists() and GLOB.search(here.name):
-        raise WrongUsage(f"`CKPT_DIR` must be one folder, but is the glob `{shown}`.")
-    if here.exists() and not here.is_dir():
-        raise WrongUsage(f"`CKPT_DIR` must be a folder, but `{shown}` is a file.")
-    if not here.parent.is_dir():
-        raise WrongUsage(f"`CKPT_DIR` must be in a folder that exists, but `{one_line(str(here.parent))}` does not.")
-    if job.options.get("output", {}).get("name") is not None:
-        raise WrongUsage("`--output` names one result, but a watch makes several. Leave it out, or use `--results`.")
-    return here
-
-
-def checked_results(results: Path, folder: Path) -> Path:
-    if results.resolve().is_relative_to(folder.resolve()):
-        raise WrongUsage(
-            f"`--results` must be outside of `CKPT_DIR`, so that no average is taken for a checkpoint, but is "
-            f"`{one_line(str(results))}`."
-        )
-    return results.absolute()
-
-
-def continued(path: Path, folder: Path) -> list[CurvePoint]:
-    """The points of an earlier watch of this folder. Raises `WrongUsage` for those of something else."""
-    try:
-        points = read(path)
-    except (OSError, ValueError) as error:
-        raise WrongUsage(
-            f"The curve cannot be continued: {one_line(str(error))} Choose another `--results`."
-        ) from error
-    other = next((point.ckpt_dir for point in points if point.ckpt_dir != str(folder)), None)
-    if other is not None:
-        raise WrongUsage(
-            f"`--results` must be a folder of its own for each `CKPT_DIR`, but `{one_line(str(path))}` is the curve of "
-            f"`{one_line(other)}`."
-        )
-    return points
-
-
-@contextmanager
-def _sole_watch(results: Path) -> Iterator[None]:
-    """Two would average the same and delete each other's results. The kernel releases the lock."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        file = (results / LOCK_FILE).open("a")
-    except OSError as error:
-        raise WrongUsage(f"`--results` must be a folder that can be written, but is not: {error}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WrongUsage(
-                f"Another `ladle watch-folder` is writing to `{one_line(str(results))}`. Choose another `--results`."
-            ) from None
-        yield
 
 
 @dataclass(kw_only=True)
@@ -187,8 +108,6 @@ class Averager:
             need_extras()
 
     def watch(self, averaged: Mapping[str, float]) -> Watch:
-        """Raises `WrongUsage` for a method or a task that does not exist: the first checkpoint may be hours away."""
-        self._check_names()
         return Watch(
             folder=self.folder,
             inspect=self.inspect,
@@ -218,17 +137,6 @@ class Averager:
                 self._told.add(warning)
                 self.show.say(f"! {warning}")
         return point_of(result, job.id, step=ready.last_step, taken=ready.taken, ckpt_dir=str(self.folder))
-
-    def _check_names(self) -> None:
-        named = {part: self.job.options.get(part, {}).get("name") for part in ("method", "task")}
-        if not any(named.values()):
-            return
-        known = self._client or installed_catalog()
-        for part, name in named.items():
-            infos = known.methods if part == "method" else known.tasks
-            names = [info.name for info in (infos() if callable(infos) else infos)]
-            if name is not None and name not in names:
-                raise WrongUsage(f"`--{part}` must be one of {', '.join(names)}, but is `{one_line(name)}`.")
 
     def _service(self) -> Client:
         if self._client is None:
