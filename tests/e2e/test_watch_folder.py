@@ -160,35 +160,3 @@ def test_ctrl_c_cancels_the_job_and_says_where_everything_is(home: Path, trainin
     until(gone(terminal.started), what="every process to be gone")
     (folder,) = (home / "ladle-results").iterdir()
     assert not results(folder)
-
-
-def refused(home: Path, *arguments: str) -> str:
-    """What is said, by a command that ends at once because it was used wrongly."""
-    done = subprocess.run(
-        [LADLE, "watch-folder", *arguments], cwd=home, env=environment(home) | {"COLUMNS": "400"},
-        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def test_wrong_input_is_refused_at_once(home: Path, training: Training) -> None:
-    training.begin()
-    for arguments, words in (
-        (("checkpoints", "nowhere.npz"), "`nowhere.npz` does not exist"),
-        (("no/such", "val.npz"), "must be in a folder that exists"),
-        (("val.npz", "val.npz"), "must be a folder, but `val.npz` is a file"),
-        (("check*", "val.npz"), "must be one folder, but is the glob `check*`"),
-        (("s3://bucket/run", "val.npz"), "must be a folder on this machine"),
-        (("checkpoints", "val.npz", "--also", "more"), "watches one folder"),
-        (("checkpoints", "val.npz", "--output", "mine"), "a watch makes several"),
-        (("checkpoints", "val.npz", "--results", "checkpoints/averages"), "must be outside of `CKPT_DIR`"),
-        (("checkpoints", "val.npz", "--every", "0"), "must be a whole number of at least 1"),
-        (("checkpoints", "val.npz", "--stop-after-idle", "soon"), "must be a number above 0"),
-        (("checkpoints", "val.npz", "--select-fraction", "2"), "must be below 1"),
-    ):
-        assert words in refused(home, *arguments), arguments
-    text = refused(home, "checkpoints", "val.npz", "--method", "unifrm")
-    assert "`--method` must be one of auto, best, uniform" in text, "the first checkpoint may be hours away"
-    assert not (home / "ladle-results").exists()

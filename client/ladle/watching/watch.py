@@ -111,7 +111,7 @@ class Watch:
                 if error.reason in ENDS:
                     raise
                 self._attempted = ready.taken
-                self.say(f"No average this time, the next one follows: {error.message} [{error.reason}]")
+                self.say(f"No average this time: {error.message} [{error.reason}]")
                 return
             self._attempted = self.averaged = ready.taken
             yield point

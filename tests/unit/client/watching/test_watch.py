@@ -124,7 +124,7 @@ def test_a_job_that_lost_a_checkpoint_costs_one_line_and_not_the_watch(training:
     training.script = [nothing, nothing, training.delete("1.pt"), nothing]
     assert [point.checkpoints for point in training.points()] == [2]
     assert training.jobs == [("1", "2", "3"), ("2", "3")], "it is not tried again with the same"
-    assert training.said == ["No average this time, the next one follows: `2.pt` is gone [inputs-changed]"]
+    assert training.said == ["No average this time: `2.pt` is gone [inputs-changed]"]
 
 
 def test_a_service_that_does_not_answer_is_asked_again(training: Training) -> None:
