@@ -61,7 +61,7 @@ ALLOWED = {
     "ladle_engine/tasks/identity.py": ("source code of an installed task", "read_text"),
     "ladle_engine/checkpoints/left_out.py": ("a glob on names of tensors", "glob"),
     "ladle_engine/output/adapter_result.py": (OWN, "write_bytes"),
-    "ladle_engine/output/dcp_model.py": (OWN, "mkdir"),
+    "ladle_engine/output/dcp_model.py": (OWN, "mkdir write_bytes"),
     "ladle_engine/output/dcp_writer.py": (OWN, "open write_bytes"),
     "ladle_engine/output/digests.py": (OWN, "open stat"),
     "ladle_engine/output/model_writer.py": (OWN, "mkdir write_bytes"),
