@@ -21,6 +21,8 @@ Run = Mapping[str, Any]
 NAMES = {
     "adam-end": "Adam, the whole schedule",
     "adam-half": "Adam, half of the schedule",
+    "sgd-whole": "SGD, the whole schedule",
+    "sgd-short": "SGD, a schedule of half the length",
     "best": "best checkpoint",
     "second-best": "second best checkpoint",
     "last": "last checkpoint",
@@ -45,9 +47,11 @@ class Measured:
     higher_is_better: bool
     digits: int
     scale: float = 1.0
+    part: str = "test"
+    """Of a row's entry; `cost` is what its model took to make."""
 
     def of(self, row: Mapping[str, Any]) -> float:
-        return self.scale * float(row["test"][self.name])
+        return self.scale * float(row[self.part][self.name])
 
     def text(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
@@ -60,6 +64,7 @@ BLEU = Measured(name="bleu", title="BLEU", higher_is_better=True, digits=2)
 PERPLEXITY = Measured(name="perplexity", title="perplexity", higher_is_better=False, digits=3)
 ACCURACY = Measured(name="accuracy", title="accuracy, %", higher_is_better=True, digits=2, scale=100)
 LOSS = Measured(name="loss", title="loss", higher_is_better=False, digits=4)
+SECONDS = Measured(name="cpu_s", title="CPU seconds", higher_is_better=False, digits=0, part="cost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,7 @@ def _scores(runs: Sequence[Run], measured: Measured) -> str:
         cells = [measured.text(rows[key]) if key in rows else "" for rows in by_run]
         lines.append(f"| {_name(key)} | {' | '.join(cells)} | {measured.text(mean(values))} |")
     returned = [next((row["method"] for row in run["rows"] if row.get("winner")), None) for run in runs]
-    if any(returned):
+    if any(returned) and measured.part == "test":
         lines.append(f"| Ladle returns | {' | '.join(f'`{method}`' for method in returned)} | |")
     return "\n".join(lines) + "\n"
 
@@ -141,6 +146,16 @@ TABLES = {
             ("adam-half", "uniform"),
             ("twa:training part", "adam-half"),
             ("twa:training part", "adam-end"),
+        ),
+    ),
+    "head-stage": Table(
+        file="head-stage",
+        command="python examples/papers/head_stage.py",
+        measured=(ACCURACY, LOSS, SECONDS),
+        claims=(
+            ("sgd-whole", "uniform"),
+            ("twa:training part", "uniform"),
+            ("twa:training part", "sgd-whole"),
         ),
     ),
     "language": Table(

@@ -1,4 +1,4 @@
-"""The Python snippets of the README, of docs/engine.md and of docs/tasks/function.md run as they stand."""
+"""The Python snippets of the README and of some pages run as they stand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_the_functions_of_a_notebook_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "better-model" / "model.safetensors").exists()
+
+
+def test_the_head_stage_is_averaged_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine/head").mkdir(parents=True)
+    for number in range(3):
+        torch.manual_seed(number)
+        save_file(torch.nn.Linear(4, 3).state_dict(), tmp_path / f"runs/mine/head/step-{number}.safetensors")
+    (snippet,) = (text for text in snippets("docs/head-stage.md") if "ladle_engine" in text)
+    inputs, labels = torch.randn(60, 4), torch.arange(60) % 3
+    made: dict[str, Any] = {
+        "model": torch.nn.Linear(4, 3),
+        "loss": lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        "val": torch.utils.data.TensorDataset(inputs[:30], labels[:30]),
+        "train": torch.utils.data.TensorDataset(inputs[30:], labels[30:]),
+    }
+    exec(textwrap.dedent(snippet), made)
+    assert {candidate.method for candidate in made["outcome"].candidates} == {"best", "twa"}
+    assert (tmp_path / "better" / "model.safetensors").exists()
 
 
 def test_the_metrics_of_a_task_of_ones_own_are_right() -> None:
