@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from ladle_engine import EngineError, average, combine_checkpoints, rebuild
+from ladle_engine import EngineError, average, combine_checkpoints, inspect, rebuild
 from tests.builders import make_checkpoints, make_val_set, trained_states
 from tests.far_servers import S3
 
@@ -184,6 +184,20 @@ def test_an_object_that_is_replaced_meanwhile_ends_the_job(s3: S3, run: Path, tm
     message = refused("inputs-changed", **arguments)
     assert "`s3://bucket/run/ckpts/epoch-1.safetensors` was replaced" in message
     assert not s3.found("results")
+
+
+def test_inspect_reads_headers_and_tells_of_what_is_not_there(s3: S3, run: Path) -> None:
+    s3.put_bytes("run/ckpts/optimizer.pt", bytes(3_000_000))
+    found = inspect("s3://bucket/run/ckpts")
+    assert found.usable
+    assert found.folder == "s3://bucket/run/ckpts"
+    assert not s3.of("optimizer.pt")
+    missing = inspect("s3://bucket/none")
+    assert (missing.usable, missing.folder, missing.problems[0].code) == (
+        False,
+        "s3://bucket/none",
+        "unreadable-input",
+    )
 
 
 def test_half_an_upload_is_no_result_and_goes_at_the_next_try(s3: S3, run: Path, tmp_path: Path) -> None:
