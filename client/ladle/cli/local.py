@@ -32,7 +32,7 @@ from ladle.cli.stack import (
 )
 from ladle.cli.watch import follow_job
 from ladle_contracts import Inspection, JobRecord, JobSpec
-from ladle_contracts.far_urls import as_url, is_url
+from ladle_contracts.far_urls import OVER_HTTP, BadUrl, as_url, is_url, local_path, parse_url, shown_url
 from ladle_contracts.safe_text import one_line
 
 
@@ -62,7 +62,7 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
     """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part cannot start or ends again and again."""
     options = StackOptions(
         roots=[_existing(root) for root in roots],
-        results=results.absolute(),
+        results=_results(results),
         state=default_state(),
         port=port,
         redis_url=configured_redis(),
@@ -104,12 +104,13 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
+    place = _results(results)
     # What is far is looked at by the job itself, which fetches it.
-    if not any(map(is_url, roots)):
-        _check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), out, err, as_json)
+    if not any(map(is_url, (*roots, place))):
+        _check_input(build_spec(ckpt_dir, val_set, options), Path(place), out, err, as_json)
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
-            roots=[absolute(root) for root in roots], results=results.absolute(), state=Path(state) / "stack"
+            roots=[absolute(root) for root in roots], results=place, state=Path(state) / "stack"
         )
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
@@ -167,6 +168,24 @@ def _existing(root: Path) -> Path | str:
     if not root.is_dir():
         raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
     return root.resolve()
+
+
+def _results(results: Path) -> Path | str:
+    """Raises `StackError` for an address that cannot be used."""
+    url = as_url(results)
+    if url is None:
+        return results.absolute()
+    try:
+        if (local := local_path(url)) is not None:
+            return Path(local)
+        if parse_url(url).scheme not in OVER_HTTP:
+            return str(parse_url(url))
+        why = "nothing can be written over HTTP"
+    except BadUrl as error:
+        why = str(error)
+    raise StackError(
+        one_line(f"`--results` must be a folder or an address to write to, but is `{shown_url(url)}`: {why}.")
+    )
 
 
 def _introduce(stack: LocalStack, out: SafeConsole) -> None:

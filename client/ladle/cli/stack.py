@@ -49,7 +49,8 @@ class StackOptions:
     """What a stack serves, and where its files are."""
 
     roots: Sequence[Path | str]
-    results: Path
+    results: Path | str
+    """A folder, or an address to upload to."""
     state: Path
     """The folder of Redis' data, the logs and the token's hash. Only the user may read it."""
     port: int = 0
@@ -82,7 +83,8 @@ class LocalStack:
         need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
-        self.options.results.mkdir(parents=True, exist_ok=True)
+        results, upload_to = self._places()
+        results.mkdir(parents=True, exist_ok=True)
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -90,7 +92,7 @@ class LocalStack:
         shared = {
             "LADLE_REDIS_URL": self.redis_url,
             "LADLE_ROOTS": os.pathsep.join(str(root) for root in self.options.roots),
-            "LADLE_RESULTS_DIR": str(self.options.results),
+            "LADLE_RESULTS_DIR": str(results),
         }
         if not self.options.redis_url:
             shared["LADLE_REDIS_PASSWORD_FILE"] = str(self.options.state / REDIS_SECRET)
@@ -100,7 +102,8 @@ class LocalStack:
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
         own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
-        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared, "LADLE_NODE_ID": self.node})
+        own |= {"LADLE_NODE_ID": self.node, **upload_to}
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared})
         self._wait_until_ready()
         # Only now: what cannot start once cannot start again either.
         self._supervisor = Supervisor(Restarts(self, self.say))
@@ -145,6 +148,13 @@ class LocalStack:
 
     def client(self) -> Client:
         return Client(self.url, self.token)
+
+    def _places(self) -> tuple[Path, dict[str, str]]:
+        """The folder of working files and of results, and the worker's variable where those are uploaded."""
+        results = self.options.results
+        if isinstance(results, Path):
+            return results, {}
+        return platformdirs.user_cache_path("ladle") / "results", {"LADLE_RESULTS_URL": results}
 
     def _start_redis(self) -> str:
         binary = find_redis()
