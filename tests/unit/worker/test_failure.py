@@ -215,7 +215,7 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
     class Claimed:
         job_id, attempt, output, spec = "job", 1, "out", None
 
-    settings = type("Settings", (), {"results_dir": Path("results"), "lease_s": 1.0})
+    settings = type("Settings", (), {"results_dir": Path("results"), "results_url": None, "lease_s": 1.0})
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]
     assert ended is not None
     assert ended.message

@@ -111,15 +111,19 @@ def test_two_that_begin_at_the_same_moment_both_give_up(s3: S3, folder: Path) ->
 
 
 def test_each_request_that_writes_waits_until_it_may(s3: S3, folder: Path) -> None:
-    waited: list[int] = []
+    order: list[str] = []
 
-    def writes() -> int:
-        return len([each for each in s3.requests if each.startswith(("PUT", "DELETE"))])
+    def note(method: str, path: str) -> None:
+        if method in ("PUT", "DELETE"):
+            order.append("write")
 
-    upload = upload_of(folder, wait=lambda: waited.append(writes()))
+    s3.fault = note
+    upload = upload_of(folder, wait=lambda: order.append("wait"))
     upload.send(ignore)
     upload.publish()
-    assert set(range(writes())) <= set(waited)
+    assert order.count("write") == 5
+    for end in range(1, len(order)):
+        assert order[:end].count("write") <= order[:end].count("wait")
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
