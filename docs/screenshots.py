@@ -1,11 +1,17 @@
-"""Draws the pictures of the command in the docs: `python docs/screenshots.py`. Needs the extra worker."""
+"""Draws the pictures of the command in the docs. From the repository, in the development environment:
+
+python -m docs.screenshots          the pictures of docs/inspect.md
+python -m docs.screenshots layouts  docs/layouts.md and its pictures, once `make test-formats` has installed the tools
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,13 +22,54 @@ from ladle.cli.inspection_view import inspection_view, short_form
 from ladle_contracts import Inspection
 from ladle_engine import inspect
 from ladle_worker.convert import inspection
+from tests.formats.kinds import KINDS, Kind
+from tests.formats.tool import writing
 
-IMAGES = Path(__file__).parent / "images"
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "images"
 FOLDER = "runs/vit"
 
 
+LAYOUTS = """# What `ladle inspect` shows of each tool's folder
+
+Each picture is of a folder that the tool wrote, as [formats](formats.md) says, with the arguments in that table.
+`python -m docs.screenshots layouts` draws them again.
+"""
+
+
 def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
+    if sys.argv[1:] == ["layouts"]:
+        draw_layouts()
+    else:
+        draw_inspect()
+
+
+def draw_layouts() -> None:
+    """What the real tools leave, each inspected."""
+    sections = [LAYOUTS]
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "runs" / kind.name
+            with writing(kind, folder, Path(temporary) / "mean.safetensors"):
+                seen = look(folder / kind.folder, temporary, **kind.choosing)
+                draw(f"layouts/{kind.name}", command(kind), inspection_view(seen))
+        sections.append(f"## {kind.name}\n![{command(kind)}](images/layouts/{kind.name}.svg)\n")
+    (DOCS / "layouts.md").write_text("\n".join(sections))
+
+
+def command(kind: Kind) -> str:
+    """With the arguments in `kind` that say what to look at."""
+    words = ["ladle inspect", (Path("runs") / kind.name / kind.folder).as_posix()]
+    for name, value in kind.choosing.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            words.append(f"{option} {','.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(words)
+
+
+def draw_inspect() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / FOLDER
         train(folder)
@@ -61,17 +108,19 @@ def spoil(folder: Path) -> None:
     (folder / "flax_model.msgpack").write_bytes(b"x")
 
 
-def look(folder: Path, temporary: str) -> Inspection:
+def look(folder: Path, temporary: str, **arguments: Any) -> Inspection:
     """With paths as they would be on somebody's machine."""
-    text = inspection(inspect(folder)).model_dump_json().replace(f"{temporary}/", "")
+    text = inspection(inspect(folder, **arguments)).model_dump_json().replace(f"{temporary}/", "")
     return Inspection.model_validate_json(text)
 
 
 def draw(name: str, title: str, view: object) -> None:
     console = Console(record=True, width=150, highlight=False, markup=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(view)
+    path = IMAGES / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Without a fixed id, every picture changes each time.
-    console.save_svg(str(IMAGES / f"{name}.svg"), title=title, unique_id=name)
+    console.save_svg(str(path), title=title, unique_id=path.stem)
 
 
 if __name__ == "__main__":

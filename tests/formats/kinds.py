@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+CHOOSING = ("use_ema", "steps", "component", "exclude")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -23,6 +25,11 @@ class Kind:
     found: tuple[str, ...]
     """The checkpoints, in order."""
     order: str
+
+    @property
+    def choosing(self) -> dict[str, Any]:
+        """The arguments that say which weights are meant: those that `inspect` has too."""
+        return {name: value for name, value in self.arguments.items() if name in CHOOSING}
 
 
 def numbered(name: str, numbers: tuple[int, ...] = (2, 4, 6, 8)) -> tuple[str, ...]:

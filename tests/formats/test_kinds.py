@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from ladle_engine import combine_checkpoints
+from ladle_engine import combine_checkpoints, inspect
 from ladle_engine.progress import CheckpointsFound, ProgressEvent
 from tests.formats.kinds import KINDS, Kind
 from tests.formats.tool import Tool, writing
@@ -44,6 +44,14 @@ def combined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_checkpoints_are_found_each_once_and_in_order(combined: Combined) -> None:
     found = next(event for event in combined.events if isinstance(event, CheckpointsFound))
     assert (found.names, found.order) == (combined.kind.found, combined.kind.order)
+
+
+def test_inspecting_lists_them_and_finds_nothing_wrong(combined: Combined) -> None:
+    kind = combined.kind
+    seen = inspect(combined.folder / kind.folder, **kind.choosing)
+    assert tuple(checkpoint.name for checkpoint in seen.checkpoints) == kind.found
+    # Some of these models need a task of one's own, which is said.
+    assert {problem.code for problem in seen.problems} <= {"unknown-task"}
 
 
 def test_the_mean_is_that_of_what_the_tool_loads(combined: Combined) -> None:

@@ -113,7 +113,8 @@ def _not_recognised(checkpoints: CheckpointSet, tasks: Iterable[str], matching: 
         found += f" that {' and '.join(matching)} all recognise"
     return (
         f"`task=` must be named or be recognisable from `config.json`, but `{checkpoints.folder}` has {found}. "
-        f"Installed tasks: {', '.join(tasks)}.{_of_whole_modules(checkpoints)}"
+        f"Installed tasks: {', '.join(tasks)}. For a model of your own, `ladle task new NAME` writes one."
+        f"{_of_whole_modules(checkpoints)}"
     )
 
 
