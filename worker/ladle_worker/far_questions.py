@@ -41,6 +41,10 @@ class Asking:
     def parts(self, path: Path) -> None:
         return None
 
+    def is_mirrored(self, path: Path) -> bool:
+        """Whoever looks does not compare: nothing is judged yet."""
+        return False
+
     def fetch(self, wanted: Mapping[Path, Any]) -> None:
         self._ask({"fetch": {str(path): parts for path, parts in wanted.items()}})
 

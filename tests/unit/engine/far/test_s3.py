@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load, load_file
 
 from ladle_engine import EngineError, average, combine_checkpoints, inspect, rebuild
+from ladle_engine.far_urls import parse_url
+from ladle_engine.progress import ignore
+from ladle_engine.storage.far.door import FarSettings, opened_mirror
 from tests.builders import make_checkpoints, make_val_set, trained_states
 from tests.far_servers import S3
 
@@ -107,6 +110,27 @@ def test_of_a_pickle_the_optimiser_states_are_left_where_they_are(s3: S3, tmp_pa
     assert s3.sent < 0.6 * sum(path.stat().st_size for path in folder.iterdir())
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("near", "far"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_file_of_which_another_job_fetches_more_meanwhile_is_still_the_same(s3: S3, tmp_path: Path) -> None:
+    folder = tmp_path / "pickles"
+    folder.mkdir()
+    for number, state in enumerate(trained_states(2, False, 0, 4), start=1):
+        torch.save({"optimizer": torch.zeros(1_500_000), "model": state}, folder / f"epoch-{number}.pt")
+    s3.put(folder, "pickles")
+    url, fetched = parse_url("s3://bucket/pickles"), []
+
+    def fetch_all(event: object) -> None:
+        if getattr(event, "stage", "") == "verify" and not fetched:
+            with opened_mirror(FarSettings.from_environment(), [url], ignore) as other:
+                other.add(url, "ckpt_dir")
+                fetched.extend(other.files_below(other.cache.path_of(url)))
+                other.fetch(dict.fromkeys(fetched))
+
+    s3.sent = 0
+    combine_checkpoints("s3://bucket/pickles", output=tmp_path / "out", progress=fetch_all)
+    assert s3.sent > sum(path.stat().st_size for path in folder.iterdir())
+    assert len(fetched) == 2
 
 
 def test_several_far_folders_and_globs_have_names_below_their_common_folder(s3: S3, run: Path, tmp_path: Path) -> None:
