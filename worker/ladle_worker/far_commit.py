@@ -40,9 +40,6 @@ class FarCommit(Commit):
             return self._fence() or self._asked(helper, "publish") or succeeded(outcome)
 
     def _existing(self) -> Ended | None:
-        if self._claim.attempt == 1 and self._claim.spec.output.name is None:
-            # A name of the job's own, which nobody has used yet.
-            return None
         # Log and questions of the process that looks are there.
         with naming_disk_faults("make the job's folder"):
             self._job.make(self._claim.attempt)

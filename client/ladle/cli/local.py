@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -34,6 +35,9 @@ from ladle.cli.watch import follow_job
 from ladle_contracts import Inspection, JobRecord, JobSpec
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, as_url, is_url, local_path, parse_url, shown_url
 from ladle_contracts.safe_text import one_line
+
+UNKNOWN_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+"""What `Path("gcs://bucket")` begins with."""
 
 
 class Stopped(BaseException):
@@ -172,8 +176,9 @@ def _existing(root: Path) -> Path | str:
 
 def _results(results: Path) -> Path | str:
     """Raises `StackError` for an address that cannot be used."""
-    url = as_url(results)
-    if url is None:
+    # Of a scheme that nobody knows too: `gcs://bucket` is no folder `gcs:`.
+    text = as_url(results) or UNKNOWN_SCHEME.sub(r"\1://", str(results))
+    if not (url := as_url(text)):
         return results.absolute()
     try:
         if (local := local_path(url)) is not None:
