@@ -109,13 +109,14 @@ def run_once(
     """
     need_extras()
     place = _results(results)
-    # What is far is looked at by the job itself, which fetches it.
-    if not any(map(is_url, (*roots, place))):
-        _check_input(build_spec(ckpt_dir, val_set, options), Path(place), out, err, as_json)
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
             roots=[absolute(root) for root in roots], results=place, state=Path(state) / "stack"
         )
+        # What is far is looked at by the job itself, which fetches it.
+        if not any(map(is_url, roots)):
+            spec = build_spec(ckpt_dir, val_set, options)
+            _check_input(spec, stack_options.results_folder, out, err, as_json)
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
             return _follow(job, stack, out, as_json)

@@ -57,6 +57,11 @@ class StackOptions:
     """0 means any free port."""
     redis_url: str | None = None
 
+    @property
+    def results_folder(self) -> Path:
+        """Where jobs have their working files, and results are that are not uploaded."""
+        return self.results if isinstance(self.results, Path) else platformdirs.user_cache_path("ladle") / "results"
+
 
 @dataclass
 class LocalStack:
@@ -83,7 +88,7 @@ class LocalStack:
         need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
-        results, upload_to = self._places()
+        results = self.options.results_folder
         results.mkdir(parents=True, exist_ok=True)
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
@@ -102,7 +107,9 @@ class LocalStack:
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
         own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
-        own |= {"LADLE_NODE_ID": self.node, **upload_to}
+        own["LADLE_NODE_ID"] = self.node
+        if isinstance(self.options.results, str):
+            own["LADLE_RESULTS_URL"] = self.options.results
         self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared})
         self._wait_until_ready()
         # Only now: what cannot start once cannot start again either.
@@ -148,13 +155,6 @@ class LocalStack:
 
     def client(self) -> Client:
         return Client(self.url, self.token)
-
-    def _places(self) -> tuple[Path, dict[str, str]]:
-        """The folder of working files and of results, and the worker's variable where those are uploaded."""
-        results = self.options.results
-        if isinstance(results, Path):
-            return results, {}
-        return platformdirs.user_cache_path("ladle") / "results", {"LADLE_RESULTS_URL": results}
 
     def _start_redis(self) -> str:
         binary = find_redis()

@@ -8,7 +8,7 @@ import pytest
 
 from ladle.cli.doctor import examine
 from ladle.cli.local import _results
-from ladle.cli.stack import LocalStack, StackError, StackOptions
+from ladle.cli.stack import StackError, StackOptions
 
 
 def test_an_address_is_where_results_go_and_working_files_stay_here(
@@ -18,8 +18,8 @@ def test_an_address_is_where_results_go_and_working_files_stay_here(
     assert _results(Path("s3://bucket/results/")) == "s3://bucket/results"
     assert _results(Path("file:///data/results")) == Path("/data/results")
     assert _results(Path("results")) == Path.cwd() / "results"
-    stack = LocalStack(StackOptions(roots=[], results="s3://bucket/results", state=tmp_path))
-    assert stack._places() == (tmp_path / "ladle/results", {"LADLE_RESULTS_URL": "s3://bucket/results"})
+    options = StackOptions(roots=[], results="s3://bucket/results", state=tmp_path)
+    assert options.results_folder == tmp_path / "ladle/results"
 
 
 @pytest.mark.parametrize("address", ["https://host/results", "gcs://bucket/x", "s3://key:secret@bucket/x"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from ladle_engine import EngineError, average, combine_checkpoints, inspect, rebuild
+from ladle_engine import EngineError, average, combine_checkpoints, convert_checkpoints, inspect, rebuild
 from ladle_engine.far_urls import parse_url
 from ladle_engine.progress import ignore
 from ladle_engine.storage.far.door import FarSettings, opened_mirror
@@ -208,6 +208,14 @@ def test_an_object_that_is_replaced_meanwhile_ends_the_job(s3: S3, run: Path, tm
     message = refused("inputs-changed", **arguments)
     assert "`s3://bucket/run/ckpts/epoch-1.safetensors` was replaced" in message
     assert not s3.found("results")
+
+
+def test_converted_checkpoints_are_where_they_were_uploaded_to(s3: S3, run: Path) -> None:
+    several = convert_checkpoints("s3://bucket/run/ckpts", "s3://bucket/results/several")
+    assert several == tuple(f"s3://bucket/results/several/epoch-{number}" for number in (1, 2, 3, 4))
+    assert all(f"{each}/model.safetensors".removeprefix("s3://bucket/") in s3.found("results") for each in several)
+    one = convert_checkpoints(run / "ckpts" / "epoch-1.safetensors", "s3://bucket/results/one")
+    assert one == ("s3://bucket/results/one",)
 
 
 def test_inspect_reads_headers_and_tells_of_what_is_not_there(s3: S3, run: Path) -> None:

@@ -79,7 +79,7 @@ def with_far_folders(call: Callable[P, T], *, data: Sequence[str] = DATA) -> Cal
             with uploaded(url, mirror.store_access, mirror.cache.folder / "uploads", on_event) as folder:
                 given[OUTPUT] = folder
                 result = call(*bound.args, **bound.kwargs)
-            return _at(result, url)
+            return _at(result, folder, url)
 
     return cast(Callable[P, T], near)
 
@@ -180,8 +180,12 @@ def _paths(*values: Any) -> list[Path]:
     return found
 
 
-def _at(result: T, url: FarUrl) -> T:
-    """The result's folder is where it was uploaded to."""
+def _at(result: T, folder: Path, url: FarUrl) -> T:
+    """The result's folder, or each of several, is where it was uploaded to."""
     if is_dataclass(result) and hasattr(result, "folder"):
         return replace(result, folder=str(url))  # type: ignore[type-var]
-    return cast(T, str(url)) if isinstance(result, Path) else result
+    if isinstance(result, tuple):
+        return cast(T, tuple(_at(each, folder, url) for each in result))
+    if not isinstance(result, Path):
+        return result
+    return cast(T, str(url.below(result.relative_to(folder).as_posix()) if result != folder else url))
