@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-tasks test-formats chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test test-tasks test-formats cluster-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,8 @@ demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its c
 	$(BIN)/python examples/digits/demo.py
 
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
+	  --ignore tests/cluster
 
 # In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.
 VISION := .cache/vision/.installed
@@ -49,6 +50,9 @@ INSTALL_TOOLS = rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version
 
 test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results that those tools load. A quarter of an hour.
 	$(BIN)/python -m pytest --durations 20 tests/formats
+
+cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this machine. Needs root and iproute2. Ten minutes.
+	$(BIN)/python -m pytest --durations 20 -rs tests/cluster
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
 	$(BIN)/python -m tests.chaos $(CHAOS)

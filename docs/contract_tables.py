@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ladle.cli.job_flags import ARGUMENTS, PANELS
-from ladle_contracts import JobSpec
+from ladle_contracts import JobResult, JobSpec
 from ladle_contracts.events import KnownEvent
 from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection, PlannedMemory
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
@@ -71,12 +71,19 @@ def inspection_table() -> str:
     return _table(("field", ""), rows)
 
 
+def result_table() -> str:
+    """What a job that succeeded made, for rest.md."""
+    rows = [(f"`{name}`", " ".join((info.description or "").split())) for name, info in JobResult.model_fields.items()]
+    return _table(("field", ""), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fields": fields_table,
     "parts": parts_table,
     "flags": flags_table,
     "events": events_table,
     "inspection": inspection_table,
+    "result": result_table,
 }
 PAGES = ("rest.md", "client.md", "command.md", "inspect.md")
 

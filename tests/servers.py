@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,9 @@ class RedisServer:
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    prefix: Sequence[str] = ()
+    """A command that runs it somewhere else."""
+    options: Sequence[str] = ("--port", "0")
 
     @property
     def url(self) -> str:
@@ -49,7 +52,7 @@ class RedisServer:
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(redis_binary(), "--port", "0", "--unixsocket", str(self.folder / "redis.sock")),
+                    *(*self.prefix, redis_binary(), *self.options, "--unixsocket", str(self.folder / "redis.sock")),
                     *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
                     *("--maxmemory-policy", "noeviction"),
                 ],
@@ -73,8 +76,10 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
-    server = RedisServer(folder)
+def redis_server(
+    folder: Path, prefix: Sequence[str] = (), options: Sequence[str] = ("--port", "0")
+) -> Iterator[RedisServer]:
+    server = RedisServer(folder, prefix=prefix, options=options)
     server.start()
     try:
         yield server

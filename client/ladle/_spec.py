@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ladle._errors import InvalidSpec
 from ladle_contracts import InspectRequest, JobSpec
 from ladle_contracts.far_urls import as_url
+from ladle_contracts.hints import did_you_mean
 from ladle_contracts.rules import BrokenRule, broken_rules
 from ladle_contracts.safe_text import one_line
 from ladle_contracts.spec_fields import SPEC_FIELDS
@@ -117,8 +117,7 @@ def _hint(name: str) -> str:
     parts = [field.path.partition(".")[0] for field in SPEC_FIELDS if field.name == name]
     if len(parts) == 1:
         return f'It is a field of `{parts[0]}`: {parts[0]}={{"{name}": ...}}.'
-    near = difflib.get_close_matches(name, OPTIONS, n=1)
-    return f"Did you mean `{near[0]}`?" if near else f"The options are {', '.join(OPTIONS)}."
+    return did_you_mean(name, OPTIONS) or f"The options are {', '.join(OPTIONS)}."
 
 
 def _plain(value: Any) -> Any:

@@ -71,9 +71,12 @@ class Reason(OpenEnum):
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
     VERSION_MISMATCH = "version-mismatch"
-    """Service and worker are of different versions, and the worker does not understand the job."""
+    """Service and worker are of different versions, and the worker does not understand the job; or the nodes of a job
+    have different ones."""
     NODE_LOST = "node-lost"
     """A node stopped renewing its lease."""
+    NODES_CANNOT_MEET = "nodes-cannot-meet"
+    """The nodes of a job do not reach each other: a wrong address, or no free port."""
     CANCELLED = "cancelled"
 
 

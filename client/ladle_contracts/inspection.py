@@ -57,7 +57,8 @@ class InspectedCheckpoint(Contract):
     num_parameters: int | None = None
     """How many numbers its floating tensors hold."""
     architecture: int | None = None
-    """Checkpoints whose tensors have the same names and shapes have the same number, from 1 on."""
+    """Checkpoints whose tensors have the same names and shapes have the same number, from 1 on. Adapters of different
+    ranks have, too, where they are averaged by what they add."""
     duplicate_of: str | None = None
     """The checkpoint with the same weights that counts in its place."""
     duplicate_is_certain: bool = True

@@ -274,8 +274,8 @@ class Output(Contract):
 class Resources(Contract):
     """What the job runs on."""
 
-    nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """How many worker machines the job uses. This version supports one."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """How many worker machines the job uses. It starts when so many are free, and never with fewer."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """How many ranks (processes) run on each machine."""
     placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
@@ -485,7 +485,7 @@ class JobResult(Contract):
     folder: str
     """The output folder, as the worker sees it."""
     method: Name
-    """The winner. `best` means that no average was better than the best checkpoint, which was written unchanged."""
+    """The winner. `best` means that no average was better than the best checkpoint, which was written as it is."""
     metric: Name
     higher_is_better: bool
     candidates: tuple[CandidateResult, ...]
@@ -497,6 +497,9 @@ class JobResult(Contract):
     num_parameters: int
     duration_s: float
     warnings: tuple[str, ...] = ()
+    tensors_taken: dict[str, int] = Field(default_factory=dict)
+    """Checkpoint -> how many tensors of the model are this checkpoint's as they are, because `checkpoints.skip_tensors`
+    or `checkpoints.take_from` leaves them out of the average. `report.json` names them."""
     files: dict[str, int]
     """File name -> size in bytes."""
 

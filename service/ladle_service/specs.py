@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from ladle_contracts import Catalog, ErrorCode, JobSpec, MethodInfo, NodeRecord, OptionInfo, TaskInfo
 from ladle_contracts._model import Contract
+from ladle_contracts.hints import did_you_mean
 from ladle_service.problems import ApiError, field_error, invalid_fields, shown
 from ladle_service.roots import check_output, check_paths
 from ladle_service.settings import Settings
@@ -122,9 +122,9 @@ def _check_options(field: str, options: Iterable[str], known: Sequence[OptionInf
 
 def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> ApiError:
     """The error for a name that does not exist, with those that do."""
-    near = difflib.get_close_matches(name, known, n=1)
+    hint = did_you_mean(name, known)
     rule = f"must be one of {', '.join(known)}" if known else "must be empty, because there are no options"
-    message = f"`{field}` {rule}, but is {shown(name)}." + (f" Did you mean `{near[0]}`?" if near else "")
+    message = f"`{field}` {rule}, but is {shown(name)}. {hint}".rstrip()
     return ApiError(code, message, errors=[field_error(field, message)])
 
 

@@ -301,19 +301,21 @@ def made_pickles(draw: Draw) -> Case:
     return Case("combine", valid.beside("step-2.pt", content))
 
 
-@functools.cache
-def opcodes() -> Sequence[bytes]:
-    """Of a real file."""
+def content_of_pickle() -> bytes:
     with zipfile.ZipFile(io.BytesIO(valid.pickles()["step-2.pt"])) as zipped:
-        content = zipped.read(next(name for name in zipped.namelist() if name.endswith("data.pkl")))
+        return zipped.read(next(name for name in zipped.namelist() if name.endswith("data.pkl")))
+
+
+@functools.cache
+def opcodes(content: bytes) -> Sequence[bytes]:
+    """Of a real file."""
     places = [place for _, _, place in pickletools.genops(content)]
     return [content[start:end] for start, end in zip(places, [*places[1:], len(content)], strict=True)]
 
 
-@st.composite
-def mixed_pickles(draw: Draw) -> Case:
+def mixed(draw: Draw, content: bytes) -> bytes:
     """A real pickle with some of its opcodes left out, repeated, moved, or others among them."""
-    codes = list(opcodes())
+    codes = list(opcodes(content))
     for _ in range(draw(st.integers(1, 4))):
         place, other = draw(st.integers(0, len(codes) - 1)), draw(st.integers(0, len(codes) - 1))
         match draw(st.sampled_from(["remove", "repeat", "swap", "copy", "insert", "value"])):
@@ -329,10 +331,23 @@ def mixed_pickles(draw: Draw) -> Case:
                 codes.insert(place, bytes([draw(st.integers(0, 255))]))
             case _:
                 codes.insert(place, draw(PICKLED_VALUES))
+    return b"".join(codes)
+
+
+@st.composite
+def mixed_pickles(draw: Draw) -> Case:
+    content = mixed(draw, content_of_pickle())
     with zipfile.ZipFile(io.BytesIO(valid.pickles()["step-2.pt"])) as zipped:
         records = {info.filename: zipped.read(info) for info in zipped.infolist()}
-    records = {name: b"".join(codes) if name.endswith("data.pkl") else each for name, each in records.items()}
+    records = {name: content if name.endswith("data.pkl") else each for name, each in records.items()}
     return Case("combine", {**valid.pickles(), "step-2.pt": archive(records)})
+
+
+@st.composite
+def descriptions(draw: Draw) -> Case:
+    """Of a DCP checkpoint."""
+    content = mixed(draw, valid.sharded()["step-2/.metadata"])
+    return Case("combine", valid.described(draw(damaged(content)) if not draw(st.integers(0, 3)) else content))
 
 
 @st.composite
@@ -488,6 +503,7 @@ GENERATORS: dict[str, st.SearchStrategy[Case]] = {
     "made pickles": made_pickles(),
     "mixed pickles": mixed_pickles(),
     "plain pickles": plain_pickles(),
+    "descriptions": descriptions(),
     "archives": archives(),
     "index": json_of(INDEX, "combine", valid.shards, _parsed(INDEX, valid.shards)),
     "modules": json_of("modules.json", "combine", valid.plain, lambda: [{"path": "1_Pooling", "type": "x"}]),

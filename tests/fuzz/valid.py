@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import pickle
+import tempfile
+import warnings
 from fractions import Fraction
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -205,11 +207,33 @@ def values() -> Files:
     return {"values.pkl": pickle.dumps([content, content["sizes"], [content]], protocol=5)}
 
 
+@functools.cache
+def sharded() -> Files:
+    """DCP checkpoints of one process."""
+    import torch.distributed.checkpoint as dcp
+
+    files: dict[str, bytes] = {}
+    for number in (1, 2):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # That it is one process.
+            warnings.simplefilter("ignore")
+            writer = dcp.FileSystemWriter(folder, sync_files=False)
+            dcp.save({"model": state(number), "step": number}, storage_writer=writer, no_dist=True)
+            files |= {f"step-{number}/{path.name}": path.read_bytes() for path in Path(folder).iterdir()}
+    return files
+
+
+def described(content: bytes) -> Files:
+    """The second of two DCP checkpoints with another description."""
+    return {**sharded(), "step-2/.metadata": content}
+
+
 VALID = {
     "safetensors": ("combine", plain),
     "pickles": ("combine", pickles),
     "old pickles": ("combine", old_pickles),
     "shards": ("combine", shards),
+    "sharded": ("combine", sharded),
     "npz": ("data", lambda: with_data("set.npz", image_set())),
     "safetensors data": ("data", lambda: with_data("set.safetensors", tensor_set())),
     "png": ("data", lambda: with_image("0.png", image("PNG"))),

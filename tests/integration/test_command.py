@@ -239,7 +239,20 @@ def test_a_service_that_is_named_is_asked_and_nothing_else_is_shown(tmp_path: Pa
 
 def test_help_names_every_command_and_each_command_its_options() -> None:
     text = ladle(None, "--help").stdout
-    commands = ("up", "run", "submit", "status", "list", "watch", "cancel", "logs", "result", "methods", "doctor")
+    commands = (
+        "up",
+        "run",
+        "submit",
+        "status",
+        "list",
+        "watch",
+        "watch-folder",
+        "cancel",
+        "logs",
+        "result",
+        "methods",
+        "doctor",
+    )
     for command in commands:
         assert f" {command} " in text, command
         assert "Usage" in ladle(None, command, "--help").stdout
@@ -251,7 +264,7 @@ def test_the_shell_can_complete_commands() -> None:
         [str(Path(sys.executable).parent / "ladle")],
         env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert done.stdout.split() == ["watch"]
+    assert done.stdout.split() == ["watch", "watch-folder"]
 
 
 def test_the_doctor_finds_what_is_there_and_says_how_to_mend_what_is_not(stack: Stack, tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ class Outcome:
     """The paired 95 % interval of `gain`."""
     num_checkpoints: int
     num_parameters: int
+    tensors_taken: Mapping[str, int]
+    """Checkpoint -> how many tensors of the model are its own as they are (`skip_tensors`, `take_from`)."""
     duration_s: float
     warnings: tuple[str, ...]
     files: Mapping[str, int]
@@ -237,6 +239,7 @@ def _outcome(
         gain_high=winner.gain.high,
         num_checkpoints=len(job.checkpoints.names),
         num_parameters=num_parameters(context.binding, context.checkpoints),
+        tensors_taken=context.tensors_taken(winner.choice.coefficients),
         duration_s=duration_s,
         warnings=tuple(job.on_event.warnings),
         files=files,

@@ -76,14 +76,20 @@ def parse_options(
     return options
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message, with a blank before it: the known name that is most like this one, whatever the case of
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """The end of a message, with a blank before it: the known names that are most like this one, whatever the case of
     letters, else one that this one is a part of. Empty where nothing is like it.
     """
+    names = list(known)
+    near = nearest(name, names, most=most, cutoff=cutoff)
+    near = near or [each for each in names if name and name.casefold() in each.casefold()][:1]
+    return f" Did you mean {' or '.join(f'`{each}`' for each in near)}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like this one, whatever the case of letters; the most alike first."""
     names = {each.casefold(): each for each in known}
-    wanted = name.casefold()
-    near = difflib.get_close_matches(wanted, names, n=1) or [each for each in names if wanted and wanted in each]
-    return f" Did you mean `{names[near[0]]}`?" if near else ""
+    return [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=most, cutoff=cutoff)]
 
 
 def describe_options(options_type: type) -> tuple[dict[str, Any], ...]:

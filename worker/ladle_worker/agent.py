@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import time
 from collections.abc import Collection, Mapping
@@ -19,11 +20,13 @@ from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.clock import now
 from ladle_worker.commit import Commit, Lost
+from ladle_worker.confinement.choose import among_nodes
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
 from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
+from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
 from ladle_worker.launch import Ranks
@@ -36,6 +39,8 @@ from ladle_worker.torchrun import KILLED_STATUSES
 
 logger = logging.getLogger(__name__)
 
+OTHERS_S = 2.0
+"""How much longer than a lease another node may take to say why the ranks of a job have ended."""
 STOPPED = {"cancel", "release", "lost"}
 
 
@@ -44,7 +49,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Coll
     with closing(Claim(settings, job_id, attempt)) as claim:
         ended = run_claimed(settings, claim, protections)
         state = claim.end(ended) if ended is not None else "lost"
-        if state == "lost":
+        if state == "lost" and claim.speaks:
             logger.warning("attempt %s of job %s was lost", attempt, job_id)
         # Also of one that was lost: if the job has ended in the meantime, nothing of it must stay.
         clear_leftovers(settings, job_id, claim.fate())
@@ -52,11 +57,16 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Coll
 
 
 def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] = ()) -> Ended | None:
-    """None if the attempt is no longer ours. Raises `RedisError`; everything else ends the attempt with a reason."""
+    """None if the attempt is no longer ours, or another node tells how it ended. Raises `RedisError`; everything else
+    ends the attempt with a reason."""
     try:
         return Attempt(settings, claim, protections).run()
     except Lost:
         return None
+    except CannotMeet as error:
+        # Other nodes, or the same ones a little later, may do better; other versions do not.
+        final = error.reason is Reason.VERSION_MISMATCH
+        return Ended(outcome="failed" if final else "crashed", reason=error.reason, message=str(error))
     except PathNotAllowed as error:
         return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
     except DiskFault as fault:
@@ -88,7 +98,11 @@ class Attempt:
         self._protections = protections
         self._claim = claim
         self._job = JobFolder(settings.results_dir, claim.job_id)
-        self._folder = self._job.attempt(claim.attempt)
+        self._folder = self._job.attempt(claim.attempt, claim.node_rank)
+        self._mark = f"{claim.job_id}@{settings.node_id}"
+        # Only rank 0 writes. The others may not even see its folder.
+        self._staging = self._job.staging(claim.attempt) if claim.speaks else self._folder.path / "output"
+        self._gang: Gang | None = None
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
@@ -109,6 +123,8 @@ class Attempt:
 
     def run(self) -> Ended:
         """Raises `Lost` if the attempt is no longer ours, `DiskFault` or `PathNotAllowed`."""
+        if not self._claim.speaks:
+            return self._start()
         ended = self._commit.take_over() or self._start()
         if ended.outcome != "succeeded":
             with suppress(OSError):
@@ -133,6 +149,8 @@ class Attempt:
             helper.end(self._settings.kill_grace_s, self._keep_lease)
 
     def _run_ranks(self, job: dict[str, Any], far: FarHelper | None) -> Ended:
+        if len(self._claim.nodes) > 1 and (interrupted := self._gather()):
+            return interrupted
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
         more = () if far is None else (Path(job["far"]["mirror"]),)
@@ -141,11 +159,12 @@ class Attempt:
         with closing(LastWords()) as last_words:
             ranks = Ranks(
                 self._folder,
-                self._claim.job_id,
+                self._mark,
                 self._claim.spec.resources.ranks_per_node,
                 self._settings.rank_module,
                 plan,
                 stdin=last_words.stdin(),
+                gang=self._gang,
             )
             try:
                 answer = self._watch(ranks)
@@ -156,6 +175,39 @@ class Attempt:
             if answer != "ok":
                 return self._interrupted(answer)
             return self._conclude(ranks.poll(), last_words, kills, far)
+
+    def _gather(self) -> Ended | None:
+        """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
+        place = place_of(self._settings).to_json()
+        while True:
+            try:
+                answer, others = self._claim.meet(place)
+            except RedisError as error:
+                logger.warning("Redis does not answer: %r", error)
+            else:
+                if answer in STOPPED:
+                    return self._interrupted(answer)
+                if answer == "ok":
+                    self._gang = gather([Place.of_json(other) for other in others], self._claim.node_rank)
+                    return None
+            time.sleep(self._settings.poll_s)
+
+    def _await_end(self, at_most_s: float = math.inf) -> Ended | None:
+        """Holds the lease while another node has the word. Raises `Lost` once that one has told how the attempt ended.
+
+        None after `at_most_s` without a word.
+        """
+        until = time.monotonic() + at_most_s
+        while time.monotonic() < until:
+            try:
+                answer = self._claim.renew()
+            except RedisError as error:
+                logger.warning("Redis does not answer: %r", error)
+            else:
+                if answer in STOPPED:
+                    return self._interrupted(answer)
+            time.sleep(self._settings.poll_s)
+        return None
 
     def _interrupted(self, answer: str) -> Ended:
         """Raises `Lost`."""
@@ -202,7 +254,7 @@ class Attempt:
         stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
         with suppress(RedisError, DiskFault):
             # Where the ranks stood.
-            while self._relay.send(to_end=True):
+            while self._claim.speaks and self._relay.send(to_end=True):
                 continue
         return Ended(
             outcome="crashed",
@@ -215,18 +267,19 @@ class Attempt:
     def _plan(self, inputs: tuple[str, ...], more: Collection[Path]) -> Plan:
         """How the ranks are confined. They may write what is this attempt's own, and nothing else of the results."""
         settings = self._settings
-        folders = (self._folder.path, self._job.state, self._job.staging(self._claim.attempt))
+        folders = (self._folder.path, *((self._job.state, self._staging) if self._claim.speaks else ()))
         redis = settings.redis_socket
         secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
         return Plan(
             agent=os.getpid(),
-            protections=tuple(self._protections),
+            protections=among_nodes(self._protections) if self._gang else tuple(self._protections),
             inputs=inputs,
             outputs=str(settings.results_dir),
             read=readable((*settings.roots, *more), settings.rank_read, secrets),
             write=writable(folders, settings.rank_write),
             devices=devices(),
             hidden=(str(redis),) if redis is not None else (),
+            ports=(self._gang.head.port,) if self._gang else (),
         )
 
     def _make_job(self) -> dict[str, Any]:
@@ -244,14 +297,15 @@ class Attempt:
             "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
         }
         with naming_disk_faults("make the job's folder"):
-            self._job.make(self._claim.attempt)
+            self._job.make(self._claim.attempt, self._claim.node_rank)
         return {
             **paths,
             "roots": [str(root) for root in settings.roots],
             "job_id": self._claim.job_id,
+            "mark": self._mark,
             "attempt": self._claim.attempt,
             "spec": spec.model_dump(mode="json"),
-            "staging": str(self._job.staging(self._claim.attempt)),
+            "staging": str(self._staging),
             "destination": self._destination,
             "state": str(self._job.state),
             "limit_memory": MEMORY in self._protections,
@@ -271,7 +325,7 @@ class Attempt:
                     return answer
                 if isinstance(ranks, ResultsHelper):
                     ranks.may_write_until(share_of_lease(asked_at, self._settings.lease_s))
-                while relay.send(to_end=not running):
+                while self._claim.speaks and relay.send(to_end=not running):
                     continue
             except RedisError as error:
                 logger.warning("Redis does not answer: %r", error)
@@ -286,6 +340,11 @@ class Attempt:
         with naming_disk_faults("read the outcome of the ranks"):
             outcome = self._folder.read_outcome() or last_words.read()
         if outcome is None:
+            if status == 0 and not self._claim.speaks:
+                # Rank 0 still writes the result.
+                ended = self._await_end()
+                assert ended is not None, "it has no limit"
+                return ended
             if self._was_memory(status, kills):
                 return Ended(
                     outcome="failed",
@@ -296,6 +355,12 @@ class Attempt:
                 )
             with naming_disk_faults("write the job's files"):
                 self._folder.try_writing()
+            if self._gang and status not in KILLED_STATUSES:
+                # Ranks also end because those of another node have, and that one knows why. If it is gone, its lease
+                # ends first.
+                ended = self._await_end(self._settings.lease_s + OTHERS_S)
+                if ended is not None:
+                    return ended
             return Ended(
                 outcome="crashed",
                 reason=Reason.CRASHED,

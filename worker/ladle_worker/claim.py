@@ -77,6 +77,8 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
+        self.nodes: tuple[str, ...] = tuple(patiently(lambda: json.loads(self._redis.hget(keys.job(job_id), "nodes"))))
+        """All nodes of the attempt. The first one runs rank 0, and speaks for the job."""
         self.spec = self._understand(rest[0])
         self.output = self._find_output()
         """The name of the result's folder."""
@@ -105,6 +107,27 @@ class Claim:
             args=[self.job_id, self.attempt, self._node, self._lease_ms]
         )
         return answer
+
+    @property
+    def node_rank(self) -> int:
+        """The place of this node among them."""
+        return self.nodes.index(self._node)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this node has rank 0, which tells of progress and writes the result."""
+        return self.node_rank == 0
+
+    def meet(self, place: str) -> tuple[str, tuple[str, ...]]:
+        """Says that this node is ready, and where it is. Raises `RedisError`.
+
+        `ok` with the places of all nodes in their order, `wait` with the nodes that are not ready, or what `renew` says
+        of an attempt that must end.
+        """
+        answer, *rest = self._redis.register_script(SCRIPTS["meet"])(
+            args=[self.job_id, self.attempt, self._node, self._lease_ms, place]
+        )
+        return answer, tuple(rest)
 
     def renew_patiently(self) -> str:
         """The same, but waits until Redis is back."""

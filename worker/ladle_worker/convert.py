@@ -112,6 +112,7 @@ def job_result(outcome: Outcome, destination: str) -> JobResult:
         "candidates": tuple(candidate_result(score) for score in outcome.candidates),
         "warnings": tuple(in_spec_words(warning) for warning in outcome.warnings),
         "files": dict(outcome.files),
+        "tensors_taken": dict(outcome.tensors_taken),
     }
     return JobResult(**well_formed(fields))
 

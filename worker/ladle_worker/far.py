@@ -96,7 +96,7 @@ def _look(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> None
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder.path,
-        env=rank_environment(1) | {JOB_VARIABLE: job["job_id"], "TMPDIR": str(folder.temporary)},
+        env=rank_environment(1) | {JOB_VARIABLE: job["mark"], "TMPDIR": str(folder.temporary)},
         preexec_fn=end_with_parent(signal.SIGKILL),
     ) as looking:
         answered(looking, mirror)

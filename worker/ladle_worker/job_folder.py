@@ -44,8 +44,9 @@ class JobFolder:
         """The engine's resume state, which later attempts use."""
         return self.path / "state"
 
-    def attempt(self, number: int) -> AttemptFolder:
-        return AttemptFolder(self.path / f"attempt-{number}")
+    def attempt(self, number: int, node_rank: int = 0) -> AttemptFolder:
+        """That of one node. Several nodes may share the disk."""
+        return AttemptFolder(self.path / (f"attempt-{number}.{node_rank}" if node_rank else f"attempt-{number}"))
 
     def staging(self, attempt: int) -> Path:
         """Where rank 0 writes the model, next to its destination."""
@@ -54,8 +55,8 @@ class JobFolder:
     def destination(self, output: str) -> Path:
         return self.results_dir / output
 
-    def make(self, attempt: int) -> None:
-        """The working folder with that of an attempt, and its staging folder.
+    def make(self, attempt: int, node_rank: int = 0) -> None:
+        """The working folder with that of an attempt, and for the first node its staging folder.
 
         Raises FileNotFoundError if the disk of the results is not there.
 
@@ -64,9 +65,10 @@ class JobFolder:
         """
         self.path.mkdir(exist_ok=True)
         self.state.mkdir(exist_ok=True)
-        self.attempt(attempt).make()
-        # Ranks may only write to folders that are there when they are confined.
-        self.staging(attempt).mkdir(exist_ok=True)
+        self.attempt(attempt, node_rank).make()
+        if node_rank == 0:
+            # Ranks may only write to folders that are there when they are confined.
+            self.staging(attempt).mkdir(exist_ok=True)
 
     def remove_staging(self) -> None:
         """Removes what earlier attempts have written. None of them can move it to the destination from here on."""

@@ -1,4 +1,4 @@
-"""Starts the ranks of one attempt and ends them."""
+"""Starts this node's ranks of one attempt and ends them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement.plan import FILES, NETWORK, Plan
 from ladle_worker.cores import usable_cores
 from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
+from ladle_worker.gang import Gang
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, nothing, of_job
+from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, marked, nothing
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +45,31 @@ WAIT_S = 5.0
 WHERE_S = 0.5
 """How long ranks get to write where they are."""
 
+ALONE = ("--standalone", "--local-addr=127.0.0.1")
+"""The address is given because the host's name may have one that a network of its own does not have."""
+
 LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
 
 
 class Ranks:
-    """`torchrun --standalone` with its ranks, confined, as children of this process that never outlive it."""
+    """torchrun with its ranks, confined, as children of this process that never outlive it."""
 
-    def __init__(self, folder: AttemptFolder, job_id: str, num_ranks: int, module: str, plan: Plan, stdin: int) -> None:
-        """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended."""
-        self._job_id = job_id
+    def __init__(
+        self,
+        folder: AttemptFolder,
+        mark: str,
+        num_ranks: int,
+        module: str,
+        plan: Plan,
+        stdin: int,
+        gang: Gang | None = None,
+    ) -> None:
+        """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended.
+
+        `mark` is the job's and this node's: the processes carry it. `gang` is for a job of several nodes.
+        """
+        self._mark = mark
         self._module = module
         self._end_earlier()
         plan.save(folder.plan)
@@ -62,8 +78,8 @@ class Ranks:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
-                # The address is given because the host's name may have one that a network of its own does not have.
-                *("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_ranks}"),
+                *(ALONE if gang is None else gang.torchrun_arguments),
+                f"--nproc-per-node={num_ranks}",
                 # Without it torchrun leaves a folder in the temporary folder after every job.
                 *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
                 *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
@@ -72,7 +88,7 @@ class Ranks:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=folder.path,
-            env=rank_environment(num_ranks) | self._own_variables(folder, plan),
+            env=rank_environment(num_ranks, gang) | self._own_variables(folder, plan),
             # A group of its own, which can be signalled as a whole.
             start_new_session=True,
             # It is safe here, because the prefork child has one thread and the function only makes a system call.
@@ -116,18 +132,18 @@ class Ranks:
 
     def _alive(self) -> list[Running]:
         """What is below this process, and what has left it but carries the job's mark."""
-        found = chain(descendants(self._spared), of_job(self._job_id))
+        found = chain(descendants(self._spared), marked(self._mark))
         return list({process.pid: process for process in found}.values())
 
     def _end_earlier(self) -> None:
-        earlier = of_job(self._job_id)
+        earlier = marked(self._mark)
         for process in earlier:
-            logger.warning("process %s of an earlier attempt of job %s still lives", process.pid, self._job_id)
-        if earlier and end_all(lambda: of_job(self._job_id), 0):
-            raise TimeoutError(f"processes of an earlier attempt of job {self._job_id} cannot be ended")
+            logger.warning("process %s of an earlier attempt of job %s still lives", process.pid, self._mark)
+        if earlier and end_all(lambda: marked(self._mark), 0):
+            raise TimeoutError(f"processes of an earlier attempt of job {self._mark} cannot be ended")
 
     def _own_variables(self, folder: AttemptFolder, plan: Plan) -> dict[str, str]:
-        own = {JOB_VARIABLE: self._job_id, "TMPDIR": str(folder.temporary)}
+        own = {JOB_VARIABLE: self._mark, "TMPDIR": str(folder.temporary)}
         if FILES in plan.protections and "TRITON_CACHE_DIR" not in os.environ:
             own["TRITON_CACHE_DIR"] = str(folder.temporary / "triton")
         return own | (LOOPBACK_ONLY if NETWORK in plan.protections else {})
@@ -140,13 +156,13 @@ def _command(pid: int) -> list[str]:
         return []
 
 
-def rank_environment(num_ranks: int) -> dict[str, str]:
+def rank_environment(num_ranks: int, gang: Gang | None = None) -> dict[str, str]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
         # Otherwise gloo uses the address of the host name, which may be anything.
-        "GLOO_SOCKET_IFNAME": "lo",
+        **({"GLOO_SOCKET_IFNAME": "lo"} if gang is None else gang.variables),
         **RANK_VARIABLES,
         "TORCHELASTIC_ERROR_FILE": os.devnull,
     } | environment

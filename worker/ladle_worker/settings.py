@@ -43,6 +43,20 @@ def read_results_url(value: Any) -> Any:
     return str(url)
 
 
+def read_ports(value: Any) -> Any:
+    """`29400-29499` or `29400` as the first and the last one. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    first, _, last = value.partition("-")
+    try:
+        ports = int(first), int(last or first)
+    except ValueError:
+        ports = 0, 0
+    if not 1 <= ports[0] <= ports[1] <= 65535:
+        raise ValueError(f"must be a port or a range of them, such as `29400-29499`, but is {value!r}")
+    return ports
+
+
 class Settings(BaseSettings):
     """The configuration of one node. With a wrong value it does not start, and says which variable is wrong."""
 
@@ -66,6 +80,11 @@ class Settings(BaseSettings):
     """The address that results are uploaded to, such as `s3://bucket/results`. By default they are not."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
+    address: str | None = None
+    """Where the other nodes of a job reach this one: a name or an address. By default that which leads to Redis."""
+    ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
+    """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
+    them is opened."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0

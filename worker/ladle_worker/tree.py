@@ -62,10 +62,10 @@ def end_all(find: Find, grace_s: float, meanwhile: Meanwhile = nothing) -> Colle
     return left
 
 
-def of_job(job_id: str) -> list[Running]:
-    """All that have inherited the job's id, and that this process may look at."""
-    mark = f"{JOB_VARIABLE}={job_id}".encode()
-    return [process for process in _living() if mark in _environment(process.pid)]
+def marked(mark: str) -> list[Running]:
+    """All that have inherited the mark of a job on this node, and that this process may look at."""
+    variable = f"{JOB_VARIABLE}={mark}".encode()
+    return [process for process in _living() if variable in _environment(process.pid)]
 
 
 def descendants(spared: Collection[int] = ()) -> list[Running]:

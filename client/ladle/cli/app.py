@@ -24,7 +24,7 @@ from ladle.cli.job_flags import (
     with_inspect_flags,
     with_job_flags,
 )
-from ladle.cli.values import complete_state, job_state, whole_number
+from ladle.cli.values import complete_state, job_state, positive_number, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState, Output
 from ladle_contracts.far_urls import as_url, is_url
@@ -221,6 +221,68 @@ def watch(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson =
     """Show a job until it ends. With `--json` it prints one event per line."""
     with _client(url, token) as client:
         _end_with(_watch(client.job(job_id), as_json), as_json)
+
+
+@app.command("watch-folder", cls=JobCommand)
+@with_job_flags
+def watch_folder(  # noqa: PLR0913  # a flag each
+    job: JobArguments,
+    every: Annotated[
+        int, typer.Option(metavar="K", parser=whole_number(1), help="Average at every k-th new checkpoint.")
+    ] = 1,
+    stop_after_idle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            parser=positive_number,
+            help="End when nothing in the folder has changed for so long, after a last average of what is there. By "
+            "default only Ctrl-C ends it.",
+        ),
+    ] = None,
+    look_every: Annotated[
+        float, typer.Option(metavar="SECONDS", parser=positive_number, help="How often to look at the folder.")
+    ] = 5.0,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Keep every average. By default only the newest and the best are kept.")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help=f"The folder of the averages and their curve. [default: {RESULTS}/<run>-curve]",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A service that averages. By default a stack is started. [env var: LADLE_URL]"
+        ),
+    ] = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Average a folder again and again while a training still writes into it, and show the curve.
+
+    Example: `ladle watch-folder runs/resnet/checkpoints data/val.npz --every 5`
+    """
+    from ladle.cli.installed import prefers_service
+    from ladle.cli.watch_checks import Wishes
+    from ladle.cli.watch_folder import Show
+    from ladle.cli.watch_folder import watch_folder as watch_it
+
+    if not prefers_service(url):
+        # The folder itself may come later.
+        _refuse_missing(job.inputs[len(job.ckpt_dir) if isinstance(job.ckpt_dir, tuple) else 1 :])
+    wishes = Wishes(
+        every=every,
+        pause_s=look_every,
+        idle_s=None if stop_after_idle is None else 60 * stop_after_idle,
+        keep_all=keep_all,
+        results=results,
+        url=url,
+        token=token,
+    )
+    sys.exit(OK if watch_it(job, wishes, Show(out=out, err=err, as_json=as_json)) else FAILED)
 
 
 @app.command()

@@ -100,7 +100,7 @@ def _remark(each: InspectedCheckpoint) -> str:
         return f"{'the same as' if each.duplicate_is_certain else 'maybe the same as'} {each.duplicate_of}"
     if not each.taken:
         return "left out"
-    return _short("; ".join(each.notes))
+    return _short(in_flags("; ".join(each.notes)))
 
 
 def _short(text: str) -> str:

@@ -87,6 +87,11 @@ def describe() -> dict[str, Any]:
     return described
 
 
+def installed_catalog() -> Catalog:
+    """The methods and tasks of this installation. Raises `StackError`."""
+    return Catalog.model_validate_json(json.dumps(describe()["catalog"]))
+
+
 def catalog_part(part: str, url: str | None, token: str | None, err: Console) -> Any:
     """`methods` or `tasks` of the service. If no service is named and none answers, those of this installation."""
     try:
@@ -96,7 +101,7 @@ def catalog_part(part: str, url: str | None, token: str | None, err: Console) ->
         if url or os.environ.get(URL_VARIABLE) or not has_extra("worker"):
             raise
     err.print("No service is running. This is what is installed here:", style="dim")
-    return getattr(Catalog.model_validate_json(json.dumps(describe()["catalog"])), part)
+    return getattr(installed_catalog(), part)
 
 
 def _ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -93,6 +93,8 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     """The end of a job that succeeded, for people."""
     seconds = f" in {duration(result.duration_s)}" if elapsed else ""
     facts = Text(f"{result.num_checkpoints} checkpoints of {result.num_parameters:,} parameters{seconds}", style="dim")
+    if result.tensors_taken and result.method != "best":
+        facts.append(f"; as they are: {_taken(result)}")
     warnings = [Text(f"! {in_flags(warning)}", style="yellow") for warning in result.warnings]
     where = Text.assemble("Model: ", (result.folder, "bold"))
     table = candidates_table(result.candidates, result.metric, result.method)
@@ -106,12 +108,12 @@ def _verdict(result: JobResult) -> Text:
         # Only `no_set_worse` lets something better lose.
         return Text.assemble(
             ("Every average that was better than the best checkpoint is worse on some validation set", "bold yellow"),
-            f", so the result is {result.best_checkpoint}, unchanged.",
+            f", so the result is {result.best_checkpoint}, {_how_it_is(result)}.",
         )
     if result.method == "best":
         return Text.assemble(
             ("No average was better than the best checkpoint", "bold yellow"),
-            f" on the select split, so the result is {result.best_checkpoint}, unchanged.",
+            f" on the select split, so the result is {result.best_checkpoint}, {_how_it_is(result)}.",
             _lower_loss(result),
         )
     winner = (f"{result.method} wins", "bold green")
@@ -131,6 +133,18 @@ def _verdict(result: JobResult) -> Text:
     if result.gain_low <= 0:
         verdict.append(" The interval includes zero, so this may be chance.", style="yellow")
     return verdict
+
+
+def _how_it_is(result: JobResult) -> str:
+    """Of the best checkpoint, where it is the result."""
+    return f"but for {_taken(result)}" if result.tensors_taken else "unchanged"
+
+
+def _taken(result: JobResult, most: int = 3) -> str:
+    """`2 tensors of step-3`."""
+    told = [f"{count} tensor{'s' * (count > 1)} of {name}" for name, count in result.tensors_taken.items()]
+    more = f" and those of {len(told) - most} more checkpoints" if len(told) > most else ""
+    return ", ".join(told[:most]) + more
 
 
 def _lower_loss(result: JobResult) -> str:

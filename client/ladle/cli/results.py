@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-REPORT_FILE = "report.json"
-MOST_BYTES = 64 << 20
-"""A report of a hundred checkpoints in a thousand groups has a few megabytes."""
+from ladle._reports import NotAResult, not_ours, read_report
 
 ShortText = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -53,44 +49,27 @@ def find_results(folder: Path, pass_over: Callable[[str], None]) -> list[FoundRe
             continue
         try:
             found.append(_read_result(path))
-        except _NotAResult as error:
+        except NotAResult as error:
             pass_over(f"{_text(path)}: {error}")
         except OSError as error:
             pass_over(f"{_text(path)}: it cannot be read ({error.strerror or error})")
     return sorted(found, key=lambda result: result.written_at, reverse=True)
 
 
-class _NotAResult(Exception):
-    """Says why, for people."""
-
-
 def _read_result(folder: Path) -> FoundResult:
-    if folder.is_symlink() or not folder.is_dir():
-        raise _NotAResult("it is not a folder")
+    report, written_at = read_report(folder)
     try:
-        # Anybody may have put it there: nothing is followed, waited for or believed.
-        descriptor = os.open(folder / REPORT_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise _NotAResult(f"it has no {REPORT_FILE}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _NotAResult(f"its {REPORT_FILE} is not a regular file")
-        if status.st_size > MOST_BYTES:
-            raise _NotAResult(f"its {REPORT_FILE} has more than {MOST_BYTES >> 20} MiB")
-        text = file.read(MOST_BYTES)
-    try:
-        return _result_of(json.loads(text), folder, status.st_mtime)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        # pydantic's error is a ValueError, and so are that of JSON and that of its encoding.
-        raise _NotAResult(f"its {REPORT_FILE} is not one that Ladle wrote") from error
+        return _result_of(report, folder, written_at)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # pydantic's error is a ValueError.
+        raise not_ours() from error
 
 
-def _result_of(report: Any, folder: Path, written_s: float) -> FoundResult:
+def _result_of(report: Any, folder: Path, written_at: datetime) -> FoundResult:
     return FoundResult(
         job_id=report.get("provenance", {}).get("job_id"),
         folder=_text(folder),
-        written_at=datetime.fromtimestamp(written_s, tz=UTC),
+        written_at=written_at,
         method=report["winner"],
         metric=report["metric"]["name"],
         higher_is_better=report["metric"]["higher_is_better"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import typer
@@ -23,6 +24,17 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str | int], i
         return number
 
     return parse
+
+
+def positive_number(given: str | float) -> float:
+    """A parser for typer."""
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise typer.BadParameter(f"must be a number above 0, but is {given!r}.")
+    return number
 
 
 def job_state(given: str) -> JobState:

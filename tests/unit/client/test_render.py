@@ -64,6 +64,19 @@ def test_when_nothing_beats_the_best_it_says_so_and_points_at_a_lower_loss() -> 
     assert "--metric loss" not in shown(result_summary(result("best", *by_loss)))
 
 
+def test_tensors_that_were_taken_from_another_checkpoint_are_said() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.92, 0.3, 0.02)
+    best = result("best", candidates[0])
+    assert "the result is epoch-3, unchanged." in shown(result_summary(best))
+    taken = {"tensors_taken": {"epoch-7": 2, "epoch-1": 1}}
+    text = shown(result_summary(best.model_copy(update=taken)))
+    assert "the result is epoch-3, but for 2 tensors of epoch-7, 1 tensor of epoch-1." in text
+    assert "unchanged" not in text
+    averaged = result("twa", *candidates, gain=0.02, gain_low=0.01, gain_high=0.03)
+    assert "as they are: 2 tensors of epoch-7" in shown(result_summary(averaged.model_copy(update=taken)))
+    assert "as they are" not in shown(result_summary(averaged))
+
+
 def on_set(accuracy: float, low: float, high: float) -> SetResult:
     return SetResult(select={"accuracy": accuracy, "loss": 0.1}, gain=(low + high) / 2, gain_low=low, gain_high=high)
 

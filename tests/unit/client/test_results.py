@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ladle.cli import console, results
+from ladle import _reports
+from ladle.cli import console
 from ladle.cli.app import app
 from ladle.cli.results import find_results
 
@@ -89,7 +90,7 @@ def folder_for_report(path: Path) -> None:
 
 def huge(path: Path) -> None:
     make_result(path)
-    os.truncate(path / "report.json", results.MOST_BYTES + 1)
+    os.truncate(path / "report.json", _reports.MOST_BYTES + 1)
 
 
 HOSTILE: dict[str, Callable[[Path], object]] = {

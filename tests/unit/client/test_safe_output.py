@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ladle.cli import installed
 from ladle.cli.console import SafeConsole
 from ladle.cli.stack import LocalStack
 from ladle.cli.watch import watch_job
+from ladle.curve import CURVE_FILE, CurvePoint, append
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
@@ -68,6 +70,9 @@ HOSTILE_RESULT = RESULT.model_copy(
         "files": {HOSTILE: 1},
     }
 )
+POINT = CurvePoint(
+    step=1, checkpoints=2, metric=HOSTILE, average=0.5, best=0.4, last=None, folder=HOSTILE, job_id=HOSTILE
+)  # fmt: skip
 OPTION = OptionInfo(name=HOSTILE, type=HOSTILE, default=HOSTILE, help=HOSTILE)
 METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_url=HOSTILE, options=(OPTION,))
 TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
@@ -186,6 +191,7 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 FOLDER = PATH.replace("/", "_")
 """A name that a folder can have."""
+SHORTLY = ("--look-every", "0.01", "--stop-after-idle", "0.0001")
 SHOWING = {
     "run": [["run", FOLDER, "val"], ["run", "there", "there"]],
     "inspect": [["inspect", FOLDER], ["inspect", "there"]],
@@ -193,6 +199,10 @@ SHOWING = {
     "up": [["up", "--root", FOLDER], ["up"]],
     "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
     "watch": [["watch", "j1"], ["watch", HOSTILE]],
+    "watch-folder": [
+        ["watch-folder", FOLDER, "v", *SHORTLY],
+        ["watch-folder", "there", "v", "--results", "curve", *SHORTLY],
+    ],
     "status": [["status", "j1"]],
     "list": [["list"], ["list", "--label", FOLDER], ["list", "--state", FOLDER], ["list", "--from-results", FOLDER]],
     "cancel": [["cancel", HOSTILE]],
@@ -252,6 +262,7 @@ def test_foreign_text_is_only_ever_text(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "tokens").write_text(f"ann:{'0' * 64}\n")
+    append(tmp_path / "curve" / CURVE_FILE, replace(POINT, ckpt_dir=str(tmp_path / "there")))
     text = ran(arguments, monkeypatch, capsys)
     assert not unsafe_in(text), ascii(text)
     assert FORGED in text, "the command shows what is tested"

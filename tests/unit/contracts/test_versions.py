@@ -61,7 +61,7 @@ MODELS: list[Contract] = [
         body=CheckpointsFound(names=("a",), num_parameters=1, dtype="float32", task="t"),
     ),
 ]  # fmt: skip
-PLAIN = ("options", "labels", "select", "fit", "sets", "files", "errors", "default", "take_from")
+PLAIN = ("options", "labels", "select", "fit", "sets", "files", "errors", "default", "take_from", "tensors_taken")
 """Objects with names of the person's own, where every name is known."""
 
 
@@ -157,7 +157,7 @@ def test_a_record_with_newer_words_is_read_and_sent_on() -> None:
 NEWER_SPEC = {
     "ckpt_dir": "s3://bucket/c",
     "val_set": "/v",
-    "resources": {"nodes": 4, "ranks_per_node": 1, "precision": "int2", "topology": {"racks": 2}},
+    "resources": {"nodes": 5000, "ranks_per_node": 1, "precision": "int2", "topology": {"racks": 2}},
     "checkpoints": {"steps": [1, 2.5], "exclude": ["a", "b"], "order": "size"},
     "labels": {"a": "b"},
     "seed": -1,
@@ -167,7 +167,7 @@ NEWER_SPEC = {
 
 def test_a_spec_that_this_version_would_refuse_is_shown_as_it_was_asked_for() -> None:
     spec = read_spec(json.dumps(NEWER_SPEC))
-    assert (spec.resources.nodes, spec.resources.precision) == (4, "int2")
+    assert (spec.resources.nodes, spec.resources.precision) == (5000, "int2")
     assert spec.checkpoints.exclude == ("a", "b")
     assert (spec.method.name, spec.labels) == ("auto", {"a": "b"})
     assert unknown_fields(spec) == ["deadline_s", "resources.topology"]

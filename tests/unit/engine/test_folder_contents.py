@@ -15,8 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ladle_engine import CheckpointError, EngineError, OutputError, average, combine_checkpoints, discover
+from ladle_engine import CheckpointError, EngineError, OutputError, average, combine_checkpoints, discover, inspect
 from ladle_engine.checkpoints.layouts import base
+from ladle_engine.checkpoints.name_parts import names_an_average
+from ladle_engine.checkpoints.order import arrange
+from ladle_engine.checkpoints.types import Checkpoint
+from ladle_engine.checkpoints.unlike_names import unlike_by_name
 from ladle_engine.progress import CheckpointsFound, ProgressEvent
 from ladle_engine.storage.input_paths import Entry
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
@@ -247,6 +251,9 @@ OTHERS = {
     "step-3.npz": ("", "in NumPy format, which Ladle does not read"),
     "step-3": ("", "its name ends in none of .safetensors, .pt, .pth, .bin, .ckpt, .tar, .nemo"),
     "model.keras": ("", "in Keras format, which Ladle does not read"),
+    "model.weights.h5": ("", "model.load_weights('FILE')"),
+    "tf_model.h5": ("", "`CLASS.from_pretrained('FOLDER', from_tf=True).save_pretrained('NEW')`"),
+    "flax_model.msgpack": ("", "`CLASS.from_pretrained('FOLDER', from_flax=True).save_pretrained('NEW')`"),
 }
 
 
@@ -351,11 +358,50 @@ def test_averages_of_training_beside_other_checkpoints_are_said(tmp_path: Path) 
         save_file(state(10.0 + number), folder / f"epoch-{number}-ema.safetensors")
     found = discover(folder)
     assert found.warnings == (
-        "`epoch-1-ema.safetensors` and 1 more are averages (EMA or SWA) by name, and the other checkpoints are not. "
+        "`epoch-1-ema.safetensors` and 1 more are averages by their names, and the other checkpoints are not; they are "
+        "used as checkpoints too. "
         "`exclude=` leaves one kind out.",
     )
     assert discover(folder, exclude="*ema*").warnings == ()
     assert discover(folder, pattern="*ema*").warnings == ()
+
+
+AVERAGED = [
+    *("avg_5.pt", "avg5.pt", "valid.acc.ave.pth", "valid.acc.ave_5best.pth", "checkpoint_avg.pt", "checkpoint.avg5.pt"),
+    *("averaged.pt", "model_avg.pt", "model--averaged.nemo", "checkpoint_avg_last10.pt", "greedy_soup.pt", "swa.pt"),
+]
+NO_AVERAGES = [
+    *("average-length/step-1.pt", "avgpool.pt", "best_avg_acc.pt", "epoch=3-avg_loss=0.3.ckpt", "model-avg_0.93.pt"),
+    *("wave.pt", "avg-reward-100.pt", "save_5.pt"),
+]
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_averages_that_scripts_leave_beside_checkpoints_are_said_and_are_not_the_last(name: str) -> None:
+    assert names_an_average(name)
+    names = ("epoch_3.pt", "epoch_12.pt", name)
+    ordered = arrange([Checkpoint(name=each, step=None, files=(Path(each),), format="pickle") for each in names])
+    assert [each.name for each in ordered.checkpoints] == [name, "epoch_3.pt", "epoch_12.pt"]
+    assert ordered.reason == "epoch"
+    (said,) = unlike_by_name(["epoch_3.pt", name])
+    assert f"`{name}` is an average by its name" in said
+
+
+@pytest.mark.parametrize("name", NO_AVERAGES)
+def test_names_with_an_average_of_something_else_are_no_averages(name: str) -> None:
+    assert not names_an_average(name)
+    assert unlike_by_name(["epoch_3.pt", name]) == ()
+
+
+def test_weights_from_before_training_are_said(tmp_path: Path) -> None:
+    folder = two(tmp_path)
+    save_file(state(0.5), folder / "init.safetensors")
+    found = discover(folder)
+    assert found.names[0] == "init.safetensors"
+    assert found.warnings[0].startswith("`init.safetensors` is from before training by its name")
+    rows = {row.name: row.notes for row in inspect(folder).checkpoints}
+    assert rows["init.safetensors"] == ("from before training by its name",)
+    assert not any(notes for name, notes in rows.items() if name != "init.safetensors")
 
 
 def test_a_folder_without_anything_like_a_checkpoint_is_listed(tmp_path: Path) -> None:

@@ -322,7 +322,17 @@ def test_adapters_of_different_ranks_are_one_architecture_with_the_model_of_thei
     sweep = make_sweep(tmp_path, {"run-1": {"r": 2}, "run-2": {"r": 4}})
     found = inspect(sweep, task="causal-lm", base_model=tmp_path / "base")
     assert [each.usable for each in found.checkpoints] == [True, True], found.checkpoints
+    assert [each.architecture for each in found.checkpoints] == [1, 1]
     assert found.plan is not None
     assert found.plan.model == "GPT2LMHeadModel with adapters", found.problems
     assert len(found.plan.checkpoints) == 2
-    assert "mismatched-checkpoints" in codes(inspect(sweep, adapter_space="factors"))
+    by_factors = inspect(sweep, adapter_space="factors")
+    assert "mismatched-checkpoints" in codes(by_factors)
+    assert {each.architecture for each in by_factors.checkpoints} == {1, 2}
+
+
+def test_an_adapter_of_other_layers_is_of_another_architecture_whatever_its_rank(tmp_path: Path) -> None:
+    layers = {"r": 8, "target_modules": ["c_attn"]}
+    sweep = make_sweep(tmp_path, {"run-1": {"r": 2}, "run-2": layers, "run-3": {"r": 4}})
+    rows = {each.name: each.architecture for each in inspect(sweep, task="causal-lm").checkpoints}
+    assert rows["run-1"] == rows["run-3"] != rows["run-2"]

@@ -313,7 +313,7 @@ def with_state(build: Callable[[], nn.Module], state: State) -> nn.Module:
 def test_a_single_checkpoint_is_judged_with_its_own_where_it_fits(tmp_path: Path) -> None:
     states = other_heads(tmp_path / "in")
     taken = {name: states[3][name] for name in ("2.weight", "2.bias")}
-    average(
+    outcome = average(
         tmp_path / "in",
         "data",
         output=tmp_path / "out",
@@ -322,7 +322,11 @@ def test_a_single_checkpoint_is_judged_with_its_own_where_it_fits(tmp_path: Path
         skip_tensors=HEAD,
     )
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["left_out"] == {"taken_from": {"step-3.safetensors": ["2.bias", "2.weight"]}, "dropped": []}
+    left_out = report["left_out"]
+    assert left_out["taken_from"] == {"step-3.safetensors": ["2.bias", "2.weight"]}
+    assert left_out["dropped"] == []
+    has_its_own = report["winner"] == "best" and outcome.best_checkpoint in ("step-2.safetensors", "step-3.safetensors")
+    assert left_out["in_result"] == outcome.tensors_taken == ({} if has_its_own else {"step-3.safetensors": 2})
     assert [each["not_its_own"] for each in report["checkpoints"]] == [["2.bias", "2.weight"]] * 2 + [[], []]
     for number, each in enumerate(report["checkpoints"]):
         model = with_state(plain_net, {**states[number], **taken} if number < 2 else states[number])

@@ -161,6 +161,53 @@ def test_that_an_average_is_there_is_said(folder: Path, tmp_path: Path) -> None:
     assert "under `callbacks / StochasticWeightAveraging / average_model_state` is not used" in said[1]
 
 
+SAID: dict[str, tuple[Callable[[int], Any], str]] = {
+    "beside tensors": (lambda i: {**state(i), "ema": state(10 * i)}, "under `ema` is not (`use_ema=` takes it)"),
+    "under another word": (lambda i: {"model": state(i), "polyak": state(10 * i)}, "under `polyak` is not (`use_ema="),
+    "within the model": (
+        lambda i: {"state_dict": below("net.", state(i)) | below("net_ema.", state(10 * i))},
+        "used like the others (`use_ema=` takes them alone)",
+    ),
+    "two": (
+        lambda i: {"model": state(i), "ema_0.9": state(2 * i), "ema_0.99": state(3 * i)},
+        "`ema_0.9` and `ema_0.99` each hold one (`use_ema=` takes it where there is one alone)",
+    ),
+    "torch-ema": (
+        lambda i: {"model": state(i), "ema": {"decay": 0.9, "shadow_params": list(state(10 * i).values())}},
+        "the average (EMA) under `ema` is not: its tensors have no names",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), SAID.values(), ids=SAID)
+def test_wherever_an_average_is_that_is_not_used_it_is_said(
+    folder: Path, tmp_path: Path, make: Callable[[int], Any], expected: str
+) -> None:
+    said: list[ProgressEvent] = []
+    for number in (1, 2):
+        torch.save(make(number), folder / f"{number}.pt")
+    combine_checkpoints(folder, output=tmp_path / "out", progress=said.append)
+    assert any(isinstance(event, Warned) and expected in event.message for event in said)
+
+
+def test_a_refusal_of_several_models_says_that_an_average_may_be_taken(folder: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        gan = {"g": state(number), "d": {"x": torch.ones(3) * number}, "g_ema": state(10 * number)}
+        torch.save(gan, folder / f"{number}.pt")
+    with pytest.raises(CheckpointError, match=r"or take the average \(EMA\) under `g_ema` with `use_ema=`"):
+        combine_checkpoints(folder, output=tmp_path / "out")
+    found = load_file(combine_checkpoints(folder, output=tmp_path / "ema", use_ema=True) / "model.safetensors")
+    assert found["w"].tolist() == [15.0, 15.0]
+
+
+def test_a_model_with_a_layer_named_like_an_average_is_only_a_model(folder: Path, tmp_path: Path) -> None:
+    said: list[ProgressEvent] = []
+    for number in (1, 2):
+        torch.save(below("net.", state(number)) | {"avg_pool.scale": torch.ones(2)}, folder / f"{number}.pt")
+    combine_checkpoints(folder, output=tmp_path / "out", progress=said.append)
+    assert not any(isinstance(event, Warned) for event in said)
+
+
 def test_the_averages_of_an_optimiser_are_none(folder: Path, tmp_path: Path) -> None:
     moments = {"exp_avg": {"w": torch.ones(2)}, "state": {"w": {"exp_avg": torch.ones(2)}}}
     for number in (1, 2):

@@ -332,10 +332,12 @@ def test_a_job_that_no_cluster_of_this_size_can_run_is_refused(service: Service,
 
     async def use() -> None:
         assert (await refusal_of(service, resources={"ranks_per_node": 5}))[:2] == (422, "not-enough-nodes")
-        assert (await refusal_of(service, resources={"nodes": 2}))[:2] == (422, "invalid-spec"), "not in this version"
+        assert (await refusal_of(service, resources={"nodes": 3}))[:2] == (422, "not-enough-nodes")
+        assert (await refusal_of(service, resources={"nodes": 2, "ranks_per_node": 3}))[:2] == (422, "not-enough-nodes")
         async with service.client() as client:
-            body = service.spec(resources={"ranks_per_node": 4})
-            assert (await client.post("/v1/jobs", json=body)).status_code == 202
+            for resources in ({"ranks_per_node": 4}, {"nodes": 2, "ranks_per_node": 2}):
+                body = service.spec(resources=resources)
+                assert (await client.post("/v1/jobs", json=body)).status_code == 202
 
     run_async(use())
 

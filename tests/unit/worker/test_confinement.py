@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement import landlock, limits, probe
-from ladle_worker.confinement.choose import CannotConfine, choose
+from ladle_worker.confinement.choose import CannotConfine, among_nodes, choose
 from ladle_worker.confinement.plan import FILES, MEMORY, NETWORK, PORTS, PROCESSES, PROTECTIONS, Plan, readable
 from ladle_worker.settings import Settings
 
@@ -305,3 +305,13 @@ def test_a_wrong_setting_is_refused(name: str, value: str, monkeypatch: pytest.M
         monkeypatch.setenv(f"LADLE_{known}", given)
     with pytest.raises(ValidationError, match="must"):
         Settings()
+
+
+@pytest.mark.parametrize(("version", "ports"), [(landlock.HAS_PORTS, (PORTS,)), (landlock.HAS_PORTS - 1, ())])
+def test_ranks_of_several_nodes_have_ports_in_the_place_of_a_network_of_their_own(
+    version: int, ports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    assert among_nodes((FILES, NETWORK, MEMORY)) == (FILES, *ports, MEMORY)
+    assert among_nodes((FILES, PORTS)) == (FILES, PORTS)
+    assert among_nodes(()) == ()

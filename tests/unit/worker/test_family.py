@@ -18,7 +18,7 @@ import pytest
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement.plan import NETWORK, PROCESSES
-from ladle_worker.tree import KILL_S, Running, end_all, of_job
+from ladle_worker.tree import KILL_S, Running, end_all, marked
 from tests.polling import until
 from tests.servers import is_alive
 
@@ -45,7 +45,7 @@ class Agent:
 
     def all(self) -> list[psutil.Process]:
         found = []
-        for process in of_job(self.job):
+        for process in marked(self.job):
             with suppress(psutil.NoSuchProcess):
                 found.append(psutil.Process(process.pid))
         return found
@@ -86,7 +86,7 @@ def agent(folder: Path, module: str, protections: str = "") -> Iterator[Agent]:
             yield Agent(process, job)
         finally:
             process.kill()
-            end_all(lambda: of_job(job), 0)
+            end_all(lambda: marked(job), 0)
 
 
 @pytest.mark.parametrize("protections", ["", f"{NETWORK},{PROCESSES}"])
@@ -98,7 +98,7 @@ def test_a_rank_whose_torchrun_is_killed_as_it_appears_does_not_live_on(protecti
         torchrun.kill()
         until(lambda: not is_alive(rank), what="the rank to end")
         assert made.tell("end") == "ended"
-        assert not of_job(made.job)
+        assert not marked(made.job)
 
 
 @pytest.mark.parametrize("protections", ["", PROCESSES])
@@ -108,7 +108,7 @@ def test_what_has_left_its_parent_is_stopped_or_forks_on_is_ended_with_the_attem
     with agent(tmp_path / "attempt", "straying_rank", protections) as made:
         until(lambda: len(made.of_module("straying_rank")) >= 3, what="the rank and its strays")
         assert made.tell("end") == "ended"
-        assert not of_job(made.job)
+        assert not marked(made.job)
 
 
 def test_before_an_attempt_begins_nothing_of_an_earlier_one_lives(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_before_an_attempt_begins_nothing_of_an_earlier_one_lives(tmp_path: Path
         assert made.of_module("straying_rank")
         second = made.tell(str(tmp_path / "2"))
         assert not made.of_module("straying_rank")
-        assert second in {process.pid for process in of_job(made.job)}
+        assert second in {process.pid for process in marked(made.job)}
         made.tell("end")
 
 
@@ -129,7 +129,7 @@ def test_ranks_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
         with agent(tmp_path / f"of-{protections}", "lasting_rank", protections) as made:
             until(lambda made=made: made.of_module("lasting_rank"), what="a rank")  # type: ignore[misc]
             made.process.kill()
-            until(lambda made=made: not of_job(made.job), what="all to end")  # type: ignore[misc]
+            until(lambda made=made: not marked(made.job), what="all to end")  # type: ignore[misc]
 
 
 def test_what_cannot_be_ended_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,7 +81,8 @@ def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
     folder.log.write_text(log)
     monkeypatch.setattr(agent, "count_kills", lambda: kills)
     attempt = object.__new__(Attempt)
-    attempt._folder = folder
+    attempt._folder, attempt._gang = folder, None
+    attempt._claim = SimpleNamespace(speaks=True)  # type: ignore[assignment]
 
     class Nothing:
         def read(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from ladle_engine.checkpoints.left_out import MOST_COMPARED, some
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.types import TensorInfo
+from ladle_engine.options import nearest
 
 Tensors = Mapping[str, TensorInfo]
 
@@ -264,7 +264,7 @@ def _as_it_is(found: Differences, base: Tensors, other: Tensors, names: _Names) 
     if found.missing:
         few = [name for name in found.extra[:MOST_COMPARED] if len(name) <= MOST_COMPARED]
         few = [name for name in few if other[name].shape == base[found.missing[0]].shape]
-        close = difflib.get_close_matches(found.missing[0][:MOST_COMPARED], few, n=1, cutoff=0.5)
+        close = nearest(found.missing[0][:MOST_COMPARED], few, cutoff=0.5)
         hint = f" (it has `{close[0]}` instead; was it renamed?)" if close else ""
         more = _more(found.missing)
         parts.append(f"{names.other} lacks the tensor `{found.missing[0]}`{more}, which {names.base} has{hint}")

@@ -22,7 +22,7 @@ from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
 from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_configs import unlike_configs
-from ladle_engine.checkpoints.unlike_names import mixed_averages, refuse_parts
+from ladle_engine.checkpoints.unlike_names import refuse_parts, unlike_by_name
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.storage.input_paths import entries_of, is_folder
@@ -105,7 +105,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     passed = [f"Passed over in `{folder}`: {with_reasons(passed_over)}."] if passed_over else []
     return replace(
         opened,
-        warnings=(*idle, *passed, *unlike, *uncopied.warnings, *mixed_averages(opened.names), *opened.warnings),
+        warnings=(*idle, *passed, *unlike, *uncopied.warnings, *unlike_by_name(opened.names), *opened.warnings),
         identical=uncopied.identical,
     )
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle_engine.checkpoints.name_parts import names_a_time, sounds_like_weights, words_of
-from ladle_engine.checkpoints.other_formats import BY_SUFFIX
-from ladle_engine.checkpoints.other_kinds import BEGINNING, other_kind
+from ladle_engine.checkpoints.other_formats import by_name
+from ladle_engine.checkpoints.other_kinds import BEGINNING, begins_as_tar, other_kind
 from ladle_engine.checkpoints.rank_names import parts_of_one
 from ladle_engine.checkpoints.shards import INDEX, SHARD, shards_of
 from ladle_engine.checkpoints.types import Checkpoint
@@ -172,8 +172,8 @@ def _single(path: Path, root: Path) -> Candidate | PassedOver | None:
     name, suffix = path.name, path.suffix.lower()
     if NOT_WEIGHTS.match(name) or seems_folder(path):
         return None
-    if suffix in BY_SUFFIX:
-        return PassedOver(name=name, reason=BY_SUFFIX[suffix].reason) if sounds_like_weights(name) else None
+    if (other := by_name(name)) is not None:
+        return PassedOver(name=name, reason=other.reason) if sounds_like_weights(name) else None
     if WEIGHTS.search(name) and is_unfinished(name):
         return PassedOver(name=name, reason=BY_ITS_NAME)
     if not name.lower().endswith((".safetensors", *PICKLE_SUFFIXES)):
@@ -203,8 +203,7 @@ def _found(
 
 
 def _is_archive(path: Path) -> bool:
-    """A tar file; `torch.save` makes none, though some call its files `.tar`."""
     try:
-        return beginning_of(path, 262)[257:] == b"ustar"
+        return begins_as_tar(beginning_of(path, BEGINNING))
     except OSError:
         return False

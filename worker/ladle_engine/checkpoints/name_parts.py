@@ -60,8 +60,13 @@ OWN_WORD = re.compile(
     re.VERBOSE,
 )
 """A number that follows one of these without a separator is the checkpoint's own: `checkpoint3`, but not `resnet18`."""
-FIRST_WORDS = frozenset({"init", "initial", "pretrained", "untrained", "zeroshot"})
+UNTRAINED_WORDS = frozenset({"init", "initial", "untrained"})
+FIRST_WORDS = UNTRAINED_WORDS | {"pretrained", "zeroshot"}
 LAST_WORDS = frozenset({"last", "latest", "final"})
+RUNNING_AVERAGES = frozenset({"ema", "swa"})
+AVERAGE_WORDS = frozenset({"avg", "ave", "average", "averaged", "averages", "averaging", "lawa", "polyak", "soup"})
+AVERAGED_WORDS = LAST_WORDS | {"all", "from", "nbest", "of", "over", "top", "uniform"}
+"""What may follow on such a word."""
 
 TOKEN = re.compile(
     r"""
@@ -198,6 +203,24 @@ def names_one_checkpoint(name: str) -> bool:
 def sounds_like_weights(name: str) -> bool:
     """Whether it names one checkpoint, or has a word such as `model` or `weights`."""
     return names_one_checkpoint(name) or any(OWN_WORD.fullmatch(word) for word in words_of(name))
+
+
+def names_an_average(name: str) -> bool:
+    """Whether it is an EMA or SWA, or an average of checkpoints that a tool's script left: WeNet's `avg_5`, ESPnet's
+    `valid.acc.ave_10best`, fairseq's `checkpoint_avg`, timm's `averaged`. Not `avg_loss` or `average-length`."""
+    if words_of(name) & RUNNING_AVERAGES:
+        return True
+    parts = parts_of(name.rpartition("/")[2])
+    return any(part.word in AVERAGE_WORDS and _of_checkpoints(parts[index + 1 :]) for index, part in enumerate(parts))
+
+
+def _of_checkpoints(after: tuple[Part, ...]) -> bool:
+    """Whether what follows on a word such as `avg` is nothing, how many, or which."""
+    if not after:
+        return True
+    if after[0].number is not None:
+        return after[0].number.denominator == 1
+    return bool(OWN_WORD.fullmatch(after[0].word) or _time(after[0].word) or after[0].word in AVERAGED_WORDS)
 
 
 def words_of(name: str) -> set[str]:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ladle_engine.checkpoints.name_parts import LAST_WORDS, Counts, Part, parts_of, words_of
+from ladle_engine.checkpoints.name_parts import (
+    LAST_WORDS,
+    RUNNING_AVERAGES,
+    Counts,
+    Part,
+    names_an_average,
+    parts_of,
+    words_of,
+)
 from ladle_engine.checkpoints.types import Checkpoint
 
 
@@ -46,10 +54,15 @@ def times_of(checkpoints: Sequence[Checkpoint]) -> list[Time]:
     plain = any(part.counts is Counts.PLAIN for parts in numbers for part in parts)
     unexplained = {Counts.PLAIN} if named or plain else {Counts.WEAK}
     return [
-        # The 16 of `vit_b_16-last` is no time.
-        _time(parts, set() if words_of(each.name_in_run) & LAST_WORDS else unexplained, each.step, named)
+        _time(parts, set() if _explains_its_numbers(each.name_in_run) else unexplained, each.step, named)
         for parts, each in zip(numbers, checkpoints, strict=True)
     ]
+
+
+def _explains_its_numbers(name: str) -> bool:
+    """The 16 of `vit_b_16-last` is no time, nor is the 5 of `avg_5`; but that of `ema-5` is."""
+    words = words_of(name)
+    return bool(words & LAST_WORDS) or (names_an_average(name) and not words & RUNNING_AVERAGES)
 
 
 def _time(parts: Sequence[Part], unexplained: set[Counts], trainer: int | float | None, named: bool) -> Time:

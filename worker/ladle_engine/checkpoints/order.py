@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from ladle_engine.checkpoints.name_parts import FIRST_WORDS, LAST_WORDS, natural_key, words_of
+from ladle_engine.checkpoints.name_parts import FIRST_WORDS, LAST_WORDS, names_an_average, natural_key, words_of
 from ladle_engine.checkpoints.name_times import Time, times_of
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, EngineError
@@ -145,11 +145,21 @@ def _doubt(why: str, orders: dict[str, tuple[Checkpoint, ...]]) -> str:
 def _by_time(checkpoints: Sequence[Checkpoint], time_of: dict[str, Time], reading: Reading) -> tuple[Checkpoint, ...]:
     def key(checkpoint: Checkpoint) -> tuple[object, ...]:
         time = reading(time_of[checkpoint.name])
-        words = words_of(checkpoint.name_in_run)
-        place = 1 if time is not None else 0 if words & FIRST_WORDS else 3 if words & LAST_WORDS else 2
+        place = 2 if time is not None else _place_without_time(checkpoint.name_in_run)
         return (place, time or (), natural_key(checkpoint.name))
 
     return tuple(sorted(checkpoints, key=key))
+
+
+def _place_without_time(name: str) -> int:
+    """Before those with a time (2), or after them."""
+    words = words_of(name)
+    if words & FIRST_WORDS:
+        return 0
+    # Not the last, whose config, dtypes and counters the result has.
+    if names_an_average(name):
+        return 1
+    return 4 if words & LAST_WORDS else 3
 
 
 def _by_name(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:

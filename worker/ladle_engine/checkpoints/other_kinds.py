@@ -8,6 +8,7 @@ from ladle_engine.checkpoints.other_formats import GGUF, KERAS
 
 BEGINNING = 512
 """Bytes that are enough to tell."""
+TAR, TAR_AT = b"ustar", 257
 
 BEGINS_WITH = {
     rb"version https://git-lfs": "a pointer of Git LFS to the file. Run `git lfs pull`",
@@ -18,6 +19,11 @@ BEGINS_WITH = {
 }
 OF_SAFETENSORS = re.compile(rb".{8}\s*\{", re.DOTALL)
 OF_TORCH = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]", re.DOTALL)
+
+
+def begins_as_tar(beginning: bytes) -> bool:
+    """By the first `BEGINNING` bytes. `torch.save` makes no tar file, though some call its files `.tar`."""
+    return beginning[TAR_AT : TAR_AT + len(TAR)] == TAR
 
 
 def other_kind(suffix: str, beginning: bytes) -> str | None:

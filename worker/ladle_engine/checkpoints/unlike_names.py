@@ -6,11 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ladle_engine.checkpoints.name_parts import words_of
+from ladle_engine.checkpoints.name_parts import UNTRAINED_WORDS, names_an_average, words_of
 from ladle_engine.errors import CheckpointError
 
 RANK = re.compile(r"(?<![^\W_])(?:rank[-_=]?|consolidated\.)([0-9]+)", re.IGNORECASE)
-AVERAGES = frozenset({"ema", "swa"})
+
+AVERAGE, UNTRAINED = "an average by its name", "from before training by its name"
 
 
 def refuse_parts(names: Sequence[str]) -> None:
@@ -33,14 +34,26 @@ def refuse_parts(names: Sequence[str]) -> None:
             )
 
 
-def mixed_averages(names: Sequence[str]) -> tuple[str, ...]:
-    """A warning where some are averages that were made while training, and others are not."""
-    averages = [name for name in names if words_of(name) & AVERAGES]
-    if not averages or len(averages) == len(names):
-        return ()
-    more = f" and {len(averages) - 1} more" if len(averages) > 1 else ""
-    is_are = "are averages" if more else "is an average"
+def unlike_by_name(names: Sequence[str]) -> tuple[str, ...]:
+    """Warnings where some are averages that were made while training or afterwards, or weights from before training,
+    and the others are not."""
     return (
-        f"`{averages[0]}`{more} {is_are} (EMA or SWA) by name, and the other checkpoints are not. "
-        f"`exclude=` leaves one kind out.",
+        *_some(names, AVERAGE, "averages by their names"),
+        *_some(names, UNTRAINED, "from before training by their names"),
     )
+
+
+def told_by_name(name: str) -> str | None:
+    """The same of one name, in a few words."""
+    if names_an_average(name):
+        return AVERAGE
+    return UNTRAINED if words_of(name.rpartition("/")[2]) & UNTRAINED_WORDS else None
+
+
+def _some(names: Sequence[str], one: str, several: str) -> tuple[str, ...]:
+    found = [name for name in names if told_by_name(name) == one]
+    if not found or len(found) == len(names):
+        return ()
+    told = f"`{found[0]}` is {one}" if len(found) == 1 else f"`{found[0]}` and {len(found) - 1} more are {several}"
+    it = "it is used as one more checkpoint" if len(found) == 1 else "they are used as checkpoints too"
+    return (f"{told}, and the other checkpoints are not; {it}. `exclude=` leaves one kind out.",)

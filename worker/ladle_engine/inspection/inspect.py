@@ -22,6 +22,7 @@ from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.checkpoints.unlike_names import told_by_name
 from ladle_engine.errors import CheckpointError, EngineError
 from ladle_engine.far_names import in_far_names
 from ladle_engine.far_urls import as_url
@@ -116,7 +117,7 @@ class _Inspector:
         self._selection = dict(selection)
         component = selection["component"]
         candidates, passed_over = scan(sources, component)
-        self._headers = Looks()
+        self._headers = Looks(ranks_count=wishes.adapter_space != DELTA)
         self._looks = {
             each.checkpoint.name: self._headers.at(of_kind(each, selection["use_ema"]))
             for each in candidates
@@ -184,7 +185,7 @@ class _Inspector:
 
     def _architecture(self, name: str) -> int | None:
         tensors = self._looks[name].tensors
-        return None if tensors is None else 1 + self._headers.number_of(tensors)
+        return None if tensors is None else self._headers.number_of(tensors)
 
     def _differing(self, found: CheckpointSet) -> dict[str, Problem]:
         """Those whose tensors are not those of the reference. One of each header is compared."""
@@ -233,7 +234,7 @@ class _Inspector:
             metrics=beside.metrics[checkpoint.name],
             taken=taken,
             problem=look.problem,
-            notes=(*look.notes, *called_best),
+            notes=(*look.notes, *called_best, *filter(None, [told_by_name(checkpoint.name)])),
         )
 
 

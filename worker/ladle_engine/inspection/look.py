@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ladle_engine.checkpoints.adapters.modules import without_ranks
+from ladle_engine.checkpoints.adapters.reader import FORMAT
 from ladle_engine.checkpoints.files import Candidate, refuse_unreadable
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
@@ -54,8 +56,12 @@ class Look:
 class Looks:
     """All that were looked at."""
 
+    ranks_count: bool = True
+    """Whether adapters of different ranks are of different architectures."""
     known: list[Tensors] = field(default_factory=list)
     """The different headers."""
+    compared: list[Tensors] = field(default_factory=list)
+    """What is compared of each of them."""
 
     def at(self, candidate: Candidate) -> Look:
         """Reads the headers of one checkpoint and a few of its numbers."""
@@ -68,7 +74,7 @@ class Looks:
             look.size_bytes = sum(each.st_size for each in found)
             look.files = tuple((each.st_dev, each.st_ino) for each in found) or None
             with open_checkpoint(candidate.checkpoint) as reader:
-                look.tensors = self._shared(reader.tensors())
+                look.tensors = self._shared(reader.tensors(), look.checkpoint.format)
                 look.notes = tuple(reader.notes)
                 look.problem = _unsuitable(look.checkpoint.name, look.tensors)
                 # Of far files each sample would be a request.
@@ -78,15 +84,24 @@ class Looks:
         return look
 
     def number_of(self, tensors: Tensors) -> int:
-        """The same for the same headers."""
-        return next(number for number, each in enumerate(self.known) if each is tensors)
+        """From 1 on; the same for the same headers."""
+        own = next(each for header, each in zip(self.known, self.compared, strict=True) if header is tensors)
+        different: list[Tensors] = []
+        for each in self.compared:
+            if each is own:
+                break
+            if each not in different:
+                different.append(each)
+        return 1 + (different.index(own) if own in different else len(different))
 
-    def _shared(self, tensors: Tensors) -> Tensors:
+    def _shared(self, tensors: Tensors, form: str) -> Tensors:
         """Hundreds of checkpoints have the same header: one is kept."""
         for each in self.known:
             if each == tensors:
                 return each
         self.known.append(dict(tensors))
+        is_any_rank = form == FORMAT and not self.ranks_count
+        self.compared.append(without_ranks(tensors) if is_any_rank else self.known[-1])
         return self.known[-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -155,6 +156,13 @@ class MethodContext:
         """The tensors that a checkpoint has from another one even where it is judged alone: it has none that fit."""
         with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
             return [name for name in self.checkpoints.taken if not self.checkpoints.has_own(reader, name)]
+
+    def tensors_taken(self, coefficients: Coefficients) -> dict[str, int]:
+        """Of a model with these coefficients, how many of its tensors are another checkpoint's as they are, by that
+        checkpoint's name: none of a single one, but for those that it has not itself."""
+        single = coefficients.single()
+        names = self.checkpoints.taken if single is None else self.not_its_own(single)
+        return dict(Counter(self.checkpoints.taken[name] for name in names))
 
     def load_weights(
         self, coefficients: Coefficients, recomputed: Mapping[str, Tensor] | None = None, exactly: bool = False

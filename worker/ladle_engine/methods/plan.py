@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,12 +152,12 @@ def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> N
             raise bad_start(method, "be a combination of checkpoints", f"`{start}`, one of random directions")
         return
     known = [*checkpoint_names, *METHODS]
-    near = [name for name in known if name.startswith(start)] or difflib.get_close_matches(start, known, n=1)
+    begun = [name for name in known if name.startswith(start)]
     raise bad_start(
         method,
         f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
         f"`{start}`",
-        f" Did you mean `{near[0]}`?" if near else "",
+        did_you_mean(start, begun[:1] or known),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,16 +10,28 @@ from torch import Tensor
 
 from ladle_engine.checkpoints.chunks import same_tensors
 from ladle_engine.checkpoints.dcp.rest import Rest, open_rest
+from ladle_engine.checkpoints.files import leads_out
+from ladle_engine.checkpoints.pickles.plain import pickled_value
+from ladle_engine.checkpoints.safetensors_file import corrupt
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.errors import CheckpointError
 from ladle_engine.output.dcp_writer import write_dcp
 from ladle_engine.output.folder import refuse_full_disk
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.progress import ProgressCallback, Warned
+from ladle_engine.storage.atomic_folder import sync_file
+from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_paths import is_file
 
 NO_REST = (
     "The result has the weights alone, and no state of an optimiser: that of the last checkpoint holds copies of its "
     "own weights, which would replace those of the result when training goes on."
 )
+
+
+COMMON = "common.pt"
+"""Of Megatron's `torch_dist`: arguments, counters and the like. It loads no checkpoint without this file."""
+MOST_COMMON_BYTES = 256 << 20
 
 
 def write_dcp_model(
@@ -50,6 +63,7 @@ def write_dcp_model(
         needed = sum(map(recipe.num_bytes, recipe.output_dtypes)) + rest.num_bytes
         refuse_full_disk(folder, needed)
         digests = write_dcp(place, tensors, blocks, rest, tied=tied, max_file_bytes=max_file_bytes)
+    digests |= _copy_common(recipe.checkpoints, place, on_event)
     return {(inner / name).as_posix(): digest for name, digest in digests.items()}
 
 
@@ -59,6 +73,28 @@ def _inner_folder(checkpoints: CheckpointSet) -> Path:
     if reference.format != "dcp":
         return Path()
     return reference.files[0].parent.relative_to(reference.home_in(checkpoints.folder))
+
+
+def _copy_common(checkpoints: CheckpointSet, place: Path, on_event: ProgressCallback) -> dict[str, str]:
+    """Copies the reference's `common.pt` byte for byte, where it has one. Returns its SHA-256 by its name."""
+    path = checkpoints.reference.files[0].parent / COMMON
+    if checkpoints.reference.format != "dcp" or leads_out(path, checkpoints.folder) or not is_file(path):
+        return {}
+    try:
+        with InputFile(path) as file:
+            if file.size > MOST_COMMON_BYTES:
+                raise corrupt(path, f"must have at most {MOST_COMMON_BYTES:,} bytes, but has {file.size:,}")
+            # Who loads the result runs it, so one that would run programs is not handed on.
+            pickled_value(file)
+            content = file.read(0, file.size)
+    except CheckpointError as error:
+        on_event(
+            Warned(message=f"The result has no `{COMMON}`, without which Megatron does not load it. {error.message}")
+        )
+        return {}
+    (place / COMMON).write_bytes(content)
+    sync_file(place / COMMON)
+    return {COMMON: hashlib.sha256(content).hexdigest()}
 
 
 def _tied(recipe: Recipe, reference: TensorReader) -> dict[str, str]:

@@ -211,6 +211,7 @@ def report_json(
         "left_out": {
             "taken_from": _taken_from(context.checkpoints),
             "dropped": sorted(context.checkpoints.dropped),
+            "in_result": context.tensors_taken(winner.choice.coefficients),
         },
         "num_parameters": num_parameters(context.binding, context.checkpoints),
         "splits": {

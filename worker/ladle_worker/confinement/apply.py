@@ -37,7 +37,7 @@ def allowed(plan: Plan) -> landlock.Allowed:
         read=plan.read if FILES in plan.protections else ("/",),
         write=plan.write if FILES in plan.protections else ("/",),
         devices=plan.devices if FILES in plan.protections else ("/",),
-        ports=ephemeral_ports() if PORTS in plan.protections else None,
+        ports=(*ephemeral_ports(), *plan.ports) if PORTS in plan.protections else None,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ladle_worker.confinement import landlock
 from ladle_worker.confinement.plan import NETWORK, PORTS, PROTECTIONS
 
 logger = logging.getLogger(__name__)
@@ -50,3 +51,12 @@ def choose(asked: tuple[str, ...], granted: Mapping[str, str], *, gpus: bool) ->
         chosen.remove(PORTS)
     logger.info("ranks are confined in their %s", ", ".join(chosen) or "nothing")
     return tuple(chosen)
+
+
+def among_nodes(protections: Collection[str]) -> tuple[str, ...]:
+    """What is left where ranks must reach other nodes: some ports, in the place of a network of their own."""
+    if NETWORK not in protections:
+        return tuple(protections)
+    instead = {PORTS} if landlock.version() >= landlock.HAS_PORTS else set()
+    kept = {*protections, *instead} - {NETWORK}
+    return tuple(name for name in PROTECTIONS if name in kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ladle_worker.confinement.system import system_call
@@ -43,7 +43,7 @@ class Allowed:
     write: Sequence[str]
     """Also to read."""
     devices: Sequence[str]
-    ports: range | None = None
+    ports: Collection[int] | None = None
     """TCP connections to these ports only; None for any."""
 
 
@@ -70,7 +70,7 @@ def restrict(allowed: Allowed) -> None:
             for path in paths:
                 _allow_path(ruleset, path, rights & handled)
         if ports:
-            _allow_ports(ruleset, allowed.ports or range(0))
+            _allow_ports(ruleset, allowed.ports or ())
         system_call(RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
@@ -103,7 +103,7 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def _allow_ports(ruleset: int, ports: range) -> None:
+def _allow_ports(ruleset: int, ports: Collection[int]) -> None:
     rule = (ctypes.c_uint64 * 2)(CONNECT_TCP, 0)
     for port in ports:
         rule[1] = port

@@ -44,6 +44,8 @@ class Plan:
     devices: tuple[str, ...]
     hidden: tuple[str, ...] = ()
     """Sockets that no rank may connect to."""
+    ports: tuple[int, ...] = ()
+    """Those that ranks may connect to besides the usual ones: where the ranks of several nodes meet."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

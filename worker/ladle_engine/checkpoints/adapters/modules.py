@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladle_engine.checkpoints.adapters.config import PREFIX, AdapterConfig
@@ -73,6 +73,18 @@ def modules_of(path: Path, config: AdapterConfig, tensors: Mapping[str, TensorIn
             "unsupported-tensors",
             f"An adapter of LoRA must hold only `lora_A`, `lora_B` and whole tensors, but `{path}` has `{strange[0]}`.",
         )
+    return found
+
+
+def without_ranks(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The same for adapters of the same layers, whatever their ranks: 0 stands in the place of these."""
+    found = dict(tensors)
+    for name, info in tensors.items():
+        for a_ending, b_ending in PAIRS.items():
+            if name.endswith(a_ending):
+                found[name] = replace(info, shape=(0, *info.shape[1:]))
+            elif name.endswith(b_ending):
+                found[name] = replace(info, shape=(*info.shape[:1], 0, *info.shape[2:]))
     return found
 
 

@@ -12,6 +12,7 @@ from ladle_engine.checkpoints.dcp.weights import weights_of
 from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.pickles.opcodes import follow
 from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, open_archive
+from ladle_engine.checkpoints.pickles.unwanted import Unwanted, refusal, wanted
 from ladle_engine.checkpoints.pickles.values import Malformed, StoredTensor
 from ladle_engine.checkpoints.pieces import PieceInFile, Pieces, pieces_in_order
 from ladle_engine.checkpoints.safetensors_file import corrupt
@@ -84,6 +85,8 @@ def _place_of(name: str, info: TensorInfo, source: FileParts, place: Range) -> I
     """Where the numbers of a chunk are, within the needed bytes of its file."""
     try:
         return _in_archive(name, info, source, place)
+    except Unwanted as error:
+        raise refusal(source.path, error) from error
     except Malformed as error:
         text = str(error)
         clause = text if text.startswith("must ") else f"must hold chunks of `torch.save`, but for `{name}` {text}"
@@ -95,7 +98,7 @@ def _in_archive(name: str, info: TensorInfo, source: FileParts, place: Range) ->
     if not is_zip(chunk):
         raise Malformed("there is something else")
     archive = open_archive(chunk)
-    tensor = follow(archive.pickle()).value
+    tensor = wanted(follow(archive.pickle())).value
     if not isinstance(tensor, StoredTensor):
         raise Malformed("there is something else")
     if tensor.info != info:

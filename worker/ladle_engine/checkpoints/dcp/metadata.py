@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ladle_engine.checkpoints.boxes import Box, box_of, fault_of_cut, sides
 from ladle_engine.checkpoints.pickles.calls import DTYPES
+from ladle_engine.checkpoints.pickles.follower import MAX_OPCODES, Asked
 from ladle_engine.checkpoints.pickles.plain import pickled_value
-from ladle_engine.checkpoints.pickles.values import Inert, Name
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Record
 from ladle_engine.checkpoints.safetensors_file import MAX_DIMENSIONS, MAX_TENSORS, corrupt
 from ladle_engine.checkpoints.tensor_kinds import unsupported
 from ladle_engine.checkpoints.types import TensorInfo
@@ -32,19 +34,43 @@ MOST_KEYS = 64
 
 MAX_TIMES = 16
 """That the same bytes may be a tensor."""
-MAX_CHUNKS = 250_000
-"""Of a checkpoint. More do not fit into what a pickle may take either."""
+MAX_CHUNKS = 750_000
+"""Of a checkpoint: 555,000 are a model of 723 tensors with AdamW on 256 ranks. They take some 25 seconds."""
+BYTES_PER_CHUNK = 64
+"""At least, of a file: real ones have more than 100."""
+MOST_TRANSFORMS = 8
+"""Of a chunk, one after the other."""
+BYTES_PER_RECORD, BYTES_PER_OPCODE = 32, 2
+"""At least, of a file: a real one has 140 bytes for a chunk, which are 3 records and 68 opcodes."""
+UNKNOWN = "must be what `torch.distributed.checkpoint` writes, but describes something else"
 
 KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Index(Record):
+    """What a stored chunk, or value, is."""
+
+    name: str
+    first: tuple[int, ...] | None
+    """Of a chunk: its first indices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Record):
     """Where a chunk, or a pickled value, stands."""
 
     file: str
     range: Range
     transforms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Described(Record):
+    """Which part of its tensor a chunk is."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +106,11 @@ def read_metadata(files: Sequence[InputFile]) -> Metadata:
     found = Metadata()
     parts: dict[str, tuple[TensorInfo, dict[tuple[int, ...], Chunk]]] = {}
     for file in files:
-        reading = _Reading(file.path)
+        reading = _Reading(file.path, min(MAX_CHUNKS, file.size // BYTES_PER_CHUNK))
         try:
-            reading.add(pickled_value(file), found, parts)
+            reading.add(pickled_value(file, _asked(file.size)), found, parts)
+        except Malformed as error:
+            raise corrupt(file.path, str(error)) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise reading.unknown() from error
     for name, (info, chunks) in parts.items():
@@ -94,25 +122,36 @@ def read_metadata(files: Sequence[InputFile]) -> Metadata:
     return found
 
 
+def _asked(file_bytes: int) -> Asked:
+    """Large checkpoints have large descriptions."""
+    return Asked(
+        makers={f"{module}.{kind}": partial(_make, kind) for kind in MAKERS for module in MODULES},
+        most_made=min(file_bytes // BYTES_PER_RECORD, 3 * MAX_CHUNKS),
+        most_opcodes=max(MAX_OPCODES, min(file_bytes // BYTES_PER_OPCODE, 100 * MAX_CHUNKS)),
+    )
+
+
 class _Reading:
     """One file. Raises `CheckpointError`, and what Python does for records with something else in their places."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_chunks: int) -> None:
         self.path = path
+        self._most_chunks = most_chunks
         self._chunks = 0
 
     def add(
         self, value: Any, found: Metadata, parts: dict[str, tuple[TensorInfo, dict[tuple[int, ...], Chunk]]]
     ) -> None:
         attributes = self._attributes(value, "Metadata")
-        if not isinstance(attributes["storage_data"], dict):
+        stored = attributes["storage_data"]
+        if not isinstance(stored, dict):
             raise self.unknown()
-        stored = dict(self._all_stored(attributes["storage_data"]))
+        stored = {self._made(index, Index): self._made(place, Stored) for index, place in stored.items()}
         for name, entry in attributes["state_dict_metadata"].items():
             if not isinstance(name, str):
                 raise self.unknown()
             if _kind(entry) == "BytesStorageMetadata":
-                found.values[name] = stored[name, None]
+                found.values[name] = stored[Index(name, None)]
                 continue
             info, boxes = self._tensor(name, entry)
             known, chunks = parts.setdefault(name, (info, {}))
@@ -125,22 +164,7 @@ class _Reading:
         found.paths |= self._paths(attributes.get("planner_data"))
 
     def unknown(self) -> CheckpointError:
-        return corrupt(self.path, "must be what `torch.distributed.checkpoint` writes, but describes something else")
-
-    def _all_stored(self, storage_data: dict[Any, Any]) -> Iterator[tuple[tuple[str, Any], Stored]]:
-        for index, info in storage_data.items():
-            key, place = self._attributes(index, "MetadataIndex"), self._attributes(info, "_StorageInfo")
-            offset = key.get("offset")
-            name, start, length = place["relative_path"], place["offset"], place["length"]
-            if not isinstance(name, str) or not is_plain_name(name):
-                raise corrupt(self.path, f"must name files of its own folder, but has {str(name)[:200]!r}")
-            if not (_is_index(start) and _is_index(length)):
-                raise self.unknown()
-            transforms = tuple(map(str, place.get("transform_descriptors") or ()))
-            yield (
-                (str(key["fqn"]), _indices(offset) if offset is not None else None),
-                Stored(name, (start, start + length), transforms),
-            )
+        return corrupt(self.path, UNKNOWN)
 
     def _tensor(self, name: str, entry: Any) -> tuple[TensorInfo, list[Box]]:
         attributes = self._attributes(entry, "TensorStorageMetadata")
@@ -154,19 +178,19 @@ class _Reading:
             raise self.unknown()
         boxes = []
         self._chunks += len(attributes["chunks"])
-        if self._chunks > MAX_CHUNKS:
-            raise corrupt(self.path, f"must describe at most {MAX_CHUNKS:,} chunks, but describes more")
+        if self._chunks > self._most_chunks:
+            raise corrupt(self.path, f"must describe at most {self._most_chunks:,} chunks, but describes more")
         for chunk in attributes["chunks"]:
-            place = self._attributes(chunk, "ChunkStorageMetadata")
-            box = box_of(_indices(place["offsets"]), _indices(place["sizes"]))
+            described = self._made(chunk, _Described)
+            box = box_of(described.offsets, described.sizes)
             if any(stop > size for (_, stop), size in zip(box, info.shape, strict=True)):
                 raise corrupt(self.path, f"has a chunk of `{name}` that reaches beyond its shape {info.shape}")
             if math.prod(sides(box)):
                 boxes.append(box)
         return info, boxes
 
-    def _chunk(self, name: str, info: TensorInfo, box: Box, stored: dict[tuple[str, Any], Stored]) -> Chunk:
-        found = stored.get((name, _first(box)))
+    def _chunk(self, name: str, info: TensorInfo, box: Box, stored: Mapping[Index, Stored]) -> Chunk:
+        found = stored.get(Index(name, _first(box)))
         if found is None:
             raise corrupt(self.path, f"must say where each chunk is, but does not for one of `{name}`")
         length, least = found.range[1] - found.range[0], math.prod(sides(box)) * info.dtype.itemsize
@@ -183,11 +207,60 @@ class _Reading:
             if isinstance(path, tuple) and len(path) <= MOST_KEYS and all(type(key) in (str, int) for key in path)
         }
 
+    def _made(self, value: Any, record: type[R]) -> R:
+        """Of a class that stands in another module, only now."""
+        if isinstance(value, record):
+            return value
+        if isinstance(value, Inert) and value.name == "a key":
+            (value,) = value.arguments
+        made = _make(_kind(value), value.attributes)
+        if not isinstance(made, record):
+            raise self.unknown()
+        return made
+
     def _attributes(self, value: Any, kind: str) -> dict[Any, Any]:
         if _kind(value) != kind:
             raise self.unknown()
         attributes: dict[Any, Any] = value.attributes
         return attributes
+
+
+def _index(attributes: Mapping[Any, Any]) -> Index:
+    first = attributes.get("offset")
+    return Index(_text(attributes["fqn"]), None if first is None else _indices(first))
+
+
+def _stored(attributes: Mapping[Any, Any]) -> Stored:
+    name, start, length = _text(attributes["relative_path"]), attributes["offset"], attributes["length"]
+    if not is_plain_name(name):
+        raise Malformed(f"must name files of its own folder, but has {name[:200]!r}")
+    if not (_is_index(start) and _is_index(length)):
+        raise Malformed(UNKNOWN)
+    transforms = attributes.get("transform_descriptors") or ()
+    if len(transforms) > MOST_TRANSFORMS:
+        raise Malformed(UNKNOWN)
+    return Stored(name, (start, start + length), tuple(map(_text, transforms)))
+
+
+def _described(attributes: Mapping[Any, Any]) -> _Described:
+    return _Described(_indices(attributes["offsets"]), _indices(attributes["sizes"]))
+
+
+def _make(kind: str, attributes: Mapping[Any, Any]) -> Record:
+    try:
+        return MAKERS[kind](attributes)
+    except (KeyError, TypeError) as error:
+        raise Malformed(UNKNOWN) from error
+
+
+R = TypeVar("R", bound=Record)
+MAKERS: dict[str, Callable[[Mapping[Any, Any]], Record]] = {
+    "MetadataIndex": _index,
+    "_StorageInfo": _stored,
+    "ChunkStorageMetadata": _described,
+}
+"""Of the classes that a description has once per chunk."""
+MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 
 
 def _kind(value: Any) -> str:
@@ -202,10 +275,17 @@ def _is_index(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_INDEX
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Malformed(UNKNOWN)
+    return value
+
+
 def _indices(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS or not all(map(_is_index, values)):
-        raise ValueError("no indices")
-    return tuple(values)
+    # No lists: a tuple that was made of each would take memory that nothing counts.
+    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS or not all(map(_is_index, values)):
+        raise Malformed(UNKNOWN)
+    return values
 
 
 def _refuse_overlapping(path: Path, found: Metadata) -> None:

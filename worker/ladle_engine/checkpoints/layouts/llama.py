@@ -15,7 +15,7 @@ def look(folder: Folder) -> Sequence[Found] | None:
     parts = [each for each in folder.candidates if WEIGHTS.fullmatch(each.checkpoint.name)]
     if len(parts) > 1:
         return folder.passed_over(
-            f"one model in {len(parts)} model-parallel parts. Put them together with transformers' "
-            "`convert_llama_weights_to_hf.py`"
+            f"one model in {len(parts)} model-parallel parts. Put them together with transformers 4 "
+            "(`python -m transformers.models.llama.convert_llama_weights_to_hf --input_dir . --output_dir whole`)"
         )
     return named_as_folder(folder, parts[0]) if parts else None

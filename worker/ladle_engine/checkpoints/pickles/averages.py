@@ -9,7 +9,7 @@ from typing import Any
 from ladle_engine.checkpoints.pickles.modules import Modules, may_hold_weights
 from ladle_engine.checkpoints.pickles.values import StoredTensor
 
-EMA = re.compile(r"(^|[_.-])(model)?(ema|swa|averaged?|avg|shadow)(model)?([_.-]|$)", re.IGNORECASE)
+EMA = re.compile(r"(^|[_.-])(model)?(ema|swa|averaged?|avg|shadow|polyak)(model)?([_.-]|$)", re.IGNORECASE)
 """Keys of an average. It is another model than the one trained."""
 
 OF_TRAINING = re.compile(r"optim|sched|scaler", re.IGNORECASE)
@@ -18,6 +18,8 @@ OF_TRAINING = re.compile(r"optim|sched|scaler", re.IGNORECASE)
 MAX_DEPTH = 5
 """How many dicts may lie around an average: Lightning keeps some under the callbacks' states."""
 MAX_VISITS = 100_000
+MOST_ENTRIES = 100
+"""That are looked at until a tensor must be among them."""
 
 SWAPPED = {
     # Lightning 2.6, `WeightAveraging`; it has `averaging_state` beside.
@@ -57,6 +59,23 @@ def averages_in(loaded: Any, modules: Modules) -> Iterator[tuple[str, Any]]:
                     yield " / ".join(where), each
                 inner.append((where, each))
         level = inner
+
+
+def names_its_tensors(average: Any, modules: Modules) -> bool:
+    """Not a list without names (`shadow_params` of torch-ema), which nobody can tell which tensor is which of."""
+    level, visits = [average], 0
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            for each in modules.as_mapping(value).values():
+                visits += 1
+                if isinstance(each, StoredTensor) and each.info.shape:
+                    return True
+                if visits > MOST_ENTRIES:
+                    return False
+                inner += [each] if may_hold_weights(each) else []
+        level = inner
+    return False
 
 
 def with_the_models_names(average: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any] | None:

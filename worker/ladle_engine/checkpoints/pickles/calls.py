@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Record, Special, Storage, StoredTensor
 from ladle_engine.checkpoints.types import TensorInfo
 
 MAX_DIMENSIONS = 64
@@ -147,6 +147,7 @@ def as_key(key: Any) -> Any:
         key is None
         or type(key) in (str, float, bool, bytes, Name, Inert)
         or (type(key) is int and abs(key) < MAX_INDEX)
+        or isinstance(key, Record)
     ):
         return key
     return Inert("a key", (key,))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from gc import get_referents
 from sys import getsizeof
 from typing import Any
 
 from ladle_engine.checkpoints.pickles.calls import as_key, called
 from ladle_engine.checkpoints.pickles.source import MAX_NAME_CHARS, Source
-from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Special, Storage, StoredTensor
+from ladle_engine.checkpoints.pickles.values import Inert, Malformed, Name, Record, Special, Storage, StoredTensor
 
 MAX_BYTES = 160 << 20
 """Of memory, roughly, for what a pickle makes: 1 kB a tensor, so some 150,000 tensors."""
+MAX_OPCODES = 10_000_000
+"""About 35 a tensor: more than fit into memory. Some five seconds."""
 CONTAINER_BYTES = 150
 """An empty list, tuple or dict, with its place here and where it is looked at later."""
 RECORD_BYTES = 150
@@ -25,11 +29,33 @@ FIRST_ITEM_BYTES = 100
 """What an empty list or dict takes for its first item."""
 LONGEST_BYTES = 1 << 20
 """Of a text, bytes or a number; what is longer is left in the file."""
+MEMO_BYTES = 24
+"""One place of the memo."""
+MOST_STEPS = 32
+"""Back in the memo, from the attributes of an object to the object itself."""
+ALLOWED_BYTES = 850
+"""For an object that is made, and what it is made from."""
+FORGOTTEN_BYTES = 80
+"""What is given back of `CONTAINER_BYTES` where the memo forgets one: something else may hold it still."""
+FORGOTTEN = Inert("what was only an object's attributes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is wanted of a pickle, and what that may take."""
+
+    makers: Mapping[str, Callable[[dict[Any, Any]], Record]] = field(default_factory=dict)
+    """Name of a class -> what stands for an object of it, by its attributes. For classes whose objects own their
+    attributes: nothing else in a file refers to the dict of these."""
+    most_made: int = 0
+    """Objects of these classes. Each allows `ALLOWED_BYTES` of memory more than `MAX_BYTES`."""
+    most_opcodes: int = MAX_OPCODES
 
 
 class Follower:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, asked: Asked) -> None:
         self.source = source
+        self.asked = asked
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         """The stacks below the open marks."""
@@ -40,11 +66,13 @@ class Follower:
         self.names: dict[str, Name] = {}
         self.storages: dict[str, Storage] = {}
         self.room = MAX_BYTES
+        self._made = 0
 
     def charge(self, num_bytes: int) -> None:
         self.room -= num_bytes
         if self.room < 0:
-            raise Malformed(f"its pickle would take more than {MAX_BYTES:,} bytes of memory")
+            most = MAX_BYTES + ALLOWED_BYTES * self._made
+            raise Malformed(f"its pickle would take more than {most:,} bytes of memory")
 
     def push(self, value: Any, num_bytes: int) -> None:
         self.charge(num_bytes)
@@ -61,6 +89,8 @@ class Follower:
 
     def number(self, num_bytes: int) -> int:
         """Unsigned."""
+        if num_bytes == 1:
+            return self.source.byte()
         return int.from_bytes(self.source.take(num_bytes), "little")
 
     def remember(self, place: int | None = None) -> None:
@@ -69,7 +99,7 @@ class Follower:
         if place is None:
             place = len(self._memo) + len(self._more)
         if place == len(self._memo):
-            self.charge(2 * PLACE_BYTES)
+            self.charge(MEMO_BYTES)
             self._memo.append(value)
         elif 0 <= place < len(self._memo):
             self._memo[place] = value
@@ -98,9 +128,10 @@ class Follower:
         """Pushes what stands for the result."""
         if not isinstance(arguments, tuple) or not isinstance(function, Name | Inert):
             raise Malformed("it calls something that is no function")
-        self.charge(RECORD_BYTES)
         # What a call made may be called again, such as `functools.partial`.
         made = called(function.name, arguments, self.charge) if isinstance(function, Name) else None
+        if not arguments or made is not arguments[0]:
+            self.charge(RECORD_BYTES)
         self.stack.append(Inert(function.name, (function, *arguments)) if made is None else made)
 
     def give_state(self, state: Any) -> None:
@@ -108,8 +139,31 @@ class Follower:
         target = self.stack[-1]
         if isinstance(target, Inert):
             target.state = state
+            if (maker := self.asked.makers.get(target.name)) is not None and type(state) is dict:
+                self._replace(target, maker(state), state)
         elif not isinstance(target, dict | list | tuple | StoredTensor):
             raise Malformed("it gives attributes to something that has none")
+
+    def _replace(self, target: Inert, made: Record, state: dict[Any, Any]) -> None:
+        """Puts `made` in the place of the last value, and forgets the tuples and the dict that it was made from: a
+        pickler remembers them all, and refers to none of them again. Those that `made` keeps are not forgotten."""
+        self.stack[-1] = made
+        self._made += 1
+        if self._made > self.asked.most_made:
+            raise Malformed(f"it has more than {self.asked.most_made:,} objects like `{target.name}`")
+        self.room += ALLOWED_BYTES
+        self.room += FIRST_ITEM_BYTES + ITEM_BYTES * len(state) if state else 0
+        target.state = None
+        state.clear()
+        memo, kept = self._memo, set(map(id, get_referents(made)))
+        for place in range(len(memo) - 1, max(len(memo) - 1 - MOST_STEPS, -1), -1):
+            value = memo[place]
+            if value is target:
+                memo[place] = made
+                return
+            if value is state or (type(value) is tuple and id(value) not in kept):
+                memo[place] = FORGOTTEN
+                self.room += FORGOTTEN_BYTES
 
     def extend(self, items: list[Any]) -> None:
         """The last value, which is a list or like one."""

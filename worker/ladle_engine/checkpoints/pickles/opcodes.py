@@ -19,13 +19,13 @@ from ladle_engine.checkpoints.pickles.follower import (
     CONTAINER_BYTES,
     NUMBER_BYTES,
     PLACE_BYTES,
+    Asked,
     Follower,
 )
 from ladle_engine.checkpoints.pickles.source import MAX_LINE_BYTES, Source
 from ladle_engine.checkpoints.pickles.values import Malformed, Storage
 
-MAX_OPCODES = 10_000_000
-"""About 35 a tensor: more than fit into memory. Some five seconds."""
+ANYTHING = Asked()
 
 
 class Followed(NamedTuple):
@@ -38,9 +38,9 @@ class Followed(NamedTuple):
     """All classes and functions that it names."""
 
 
-def follow(source: Source) -> Followed:
+def follow(source: Source, asked: Asked = ANYTHING) -> Followed:
     """What the pickle makes that begins at the source's position. Raises `Malformed` and `CutShort`."""
-    follower = Follower(source)
+    follower = Follower(source, asked)
     try:
         with _no_collection():
             value = _run(follower)
@@ -66,14 +66,14 @@ def _no_collection() -> Iterator[None]:
 
 def _run(follower: Follower) -> Any:
     next_byte = follower.source.byte
-    for _ in range(MAX_OPCODES):
+    for _ in range(follower.asked.most_opcodes):
         code = next_byte()
         if code == STOP:
             return follower.stack.pop()
         if (effect := EFFECTS[code]) is None:
             raise Malformed(f"its pickle has the opcode {code:#04x}, which means nothing")
         effect(follower)
-    raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes")
+    raise Malformed(f"its pickle has more than {follower.asked.most_opcodes:,} opcodes")
 
 
 def _mark(follower: Follower) -> None:
@@ -321,7 +321,7 @@ _BY_CODE: dict[bytes, _Effect] = {
     b"\x8f": _empty(list),
     b"}": _empty(dict),
     b"J": _number("<i"),
-    b"K": _number("<B"),
+    b"K": lambda follower: follower.push(follower.source.byte(), 8),
     b"M": _number("<H"),
     b"G": _number(">d"),
     b"I": _int_in_digits,

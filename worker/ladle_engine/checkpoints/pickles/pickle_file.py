@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 from ladle_engine.checkpoints.in_file import InFile
 from ladle_engine.checkpoints.pickles.legacy_file import open_legacy
 from ladle_engine.checkpoints.pickles.opcodes import follow
+from ladle_engine.checkpoints.pickles.source import Held, Source
 from ladle_engine.checkpoints.pickles.state_dicts import StateDict, find_state_dict
 from ladle_engine.checkpoints.pickles.tar_member import is_tar, weights_in
 from ladle_engine.checkpoints.pickles.torch_archive import RecordsInFile, is_zip, loaded, open_archive
@@ -25,6 +28,8 @@ from ladle_engine.storage.input_file import InputFile, ReadableFile
 MAX_REPEATED_BYTES = 4 << 30
 """All tensors together may be this large, or `MAX_REPEATS` times their file: a view may repeat its numbers."""
 MAX_REPEATS = 16
+MOST_REMEMBERED_BYTES = 1 << 20
+"""Of a pickle. What it makes takes some ten times as much."""
 
 
 def stored_average(file: InputFile) -> StoredFile:
@@ -52,11 +57,22 @@ def _found(file: InputFile, content: ReadableFile, use_ema: bool) -> StoredFile:
         saved = open_legacy(content)
         return _stored(file, find_state_dict(file.path, saved.value, use_ema=use_ema), saved.place)
     archive = open_archive(content)
-    found = find_state_dict(file.path, wanted(follow(archive.pickle())).value, use_ema=use_ema)
+    found = find_state_dict(file.path, _value_in(archive.pickle()), use_ema=use_ema)
     if archive.tells_places:
         return _stored(file, found, RecordsInFile(archive=archive).place)
     records, loaded_file = loaded(archive)
     return _stored(loaded_file, found, records.place)
+
+
+def _value_in(source: Source) -> Any:
+    content = source.rest(MOST_REMEMBERED_BYTES)
+    return wanted(follow(source)).value if content is None else _value_of(content)
+
+
+@lru_cache(maxsize=1)
+def _value_of(content: bytes) -> Any:
+    """State dicts of one run have the same pickle, byte for byte. Nobody changes what it makes."""
+    return wanted(follow(Source(Held(content)))).value
 
 
 def _moved(stored: StoredFile, start: int) -> StoredFile:

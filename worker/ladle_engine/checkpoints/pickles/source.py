@@ -57,6 +57,11 @@ class Source:
         self.position += count
         self._window, self._base = b"", self.position
 
+    def rest(self, most: int) -> bytes | None:
+        """All of it up to its end, if that is not more than so much."""
+        length = self._end - self.position
+        return self._file.read(self.position, length) if length <= most else None
+
     def line(self, most: int = MAX_NAME_CHARS) -> bytes:
         """Up to a newline, which is left out."""
         at = self.position - self._base

@@ -12,6 +12,7 @@ from typing import Any
 from ladle_engine.checkpoints.pickles.averages import (
     averages_in,
     is_average_key,
+    names_its_tensors,
     swapped_key,
     with_the_models_names,
 )
@@ -67,7 +68,7 @@ def find_state_dict(path: Path, loaded: Any, *, use_ema: bool = False) -> StateD
 
 def _model(path: Path, loaded: Any) -> StateDict:
     if isinstance(loaded, Mapping) and (key := swapped_key(loaded)) is not None:
-        return _noted(_model(path, loaded[key]), _told(key, ["state_dict"]))
+        return _noted(_model(path, loaded[key]), _told(key, {"state_dict": loaded["state_dict"]}, _Looked()))
     looked = _Looked()
     found = _find(path, loaded, MAX_DEPTH, looked)
     if found is None:
@@ -130,6 +131,17 @@ def _part_of_average(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTen
     return {name.removeprefix(prefixes[0]): each for name, each in tensors.items() if name.startswith(prefixes[0])}
 
 
+def _average_within(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """Tells of it where the model has the same tensors too."""
+    if not (part := _part_of_average(tensors)):
+        return None
+    kept = set(part.values())
+    others = {name.partition(".")[2] for name, tensor in tensors.items() if tensor not in kept}
+    if others.isdisjoint(part):
+        return None
+    return f"some tensors are {EMA_NOTE} by their names, and are used like the others (`use_ema=` takes them alone)"
+
+
 def no_average(path: Path) -> CheckpointError:
     return CheckpointError(
         "no-checkpoints",
@@ -146,16 +158,16 @@ def _find(path: Path, value: Any, depth: int, looked: _Looked) -> StateDict | No
     if is_module(value):
         return _noted(_flat(path, loaded, looked), _whole_module(value))
     inner = {key: each for key, each in loaded.items() if _is_weights_key(key) and may_hold_weights(each)}
-    averages = [key for key, each in inner.items() if is_average_key(key) and not looked.is_plain(each)]
+    averages = {key: each for key, each in inner.items() if is_average_key(key) and not looked.is_plain(each)}
     for key in NESTING_KEYS:
         if key in inner and (found := _find(path, inner[key], depth - 1, looked)) is not None:
             found = _with_generator(path, loaded, found, looked)
-            return _noted(found, _told(key, averages), _also_there(key, inner, averages, loaded, looked))
+            return _noted(found, _told(key, averages, looked), _also_there(key, inner, averages, loaded, looked))
     if any(_is_weight(each) for each in loaded.values()):
         return _flat(path, loaded, looked)
     others = {key: found for key, each in inner.items() if (found := _find(path, each, depth - 1, looked)) is not None}
     if models := _preferred([key for key in others if key not in averages], inner):
-        return _noted(others[_the_only(path, models)], _told(models[0], averages))
+        return _noted(others[_the_only(path, models, averages)], _told(models[0], averages, looked))
     if others:
         ema = _the_only(path, list(others))
         return _noted(others[ema], f"only {EMA_NOTE} under `{ema}` is there, and is used")
@@ -168,10 +180,13 @@ def _preferred(keys: list[Any], inner: Mapping[Any, Any]) -> list[Any]:
     return [key for key in keys if isinstance(inner[key], Mapping) or is_module(inner[key])] or keys
 
 
-def _the_only(path: Path, keys: list[Any]) -> Any:
+def _the_only(path: Path, keys: list[Any], averages: Iterable[Any] = ()) -> Any:
     if len(keys) > 1:
         several = " and ".join(f"`{key}`" for key in keys[:3])
-        raise corrupt(path, f"must hold one state dict, but {several} each hold one. Save the weights of one alone")
+        average = next((f", or take {EMA_NOTE} under `{key}` with `use_ema=`" for key in averages), "")
+        raise corrupt(
+            path, f"must hold one state dict, but {several} each hold one. Save the weights of one alone{average}"
+        )
     return keys[0]
 
 
@@ -179,14 +194,24 @@ def _noted(found: StateDict, *notes: str | None) -> StateDict:
     return StateDict(tensors=found.tensors, notes=(*found.notes, *(note for note in notes if note)))
 
 
-def _told(key: Any, averages: list[Any]) -> str | None:
+def _told(key: Any, averages: Mapping[Any, Any], looked: _Looked) -> str | None:
     if not averages:
         return None
-    return f"the model under `{key}` is used, and {EMA_NOTE} under `{averages[0]}` is not (`use_ema=` takes it)"
+    return f"the model under `{key}` is used, and {_not_used(averages, looked)}"
+
+
+def _not_used(averages: Mapping[Any, Any], looked: _Looked) -> str:
+    usable = [key for key, each in averages.items() if names_its_tensors(each, looked.modules)]
+    if not usable:
+        return f"{EMA_NOTE} under `{next(iter(averages))}` is not: its tensors have no names"
+    if len(usable) == 1:
+        return f"{EMA_NOTE} under `{usable[0]}` is not (`use_ema=` takes it)"
+    several = " and ".join(f"`{each}`" for each in usable[:3])
+    return f"{EMA_NOTE} is not, of which {several} each hold one (`use_ema=` takes it where there is one alone)"
 
 
 def _also_there(
-    key: Any, inner: Mapping[Any, Any], averages: list[Any], loaded: Mapping[Any, Any], looked: _Looked
+    key: Any, inner: Mapping[Any, Any], averages: Iterable[Any], loaded: Mapping[Any, Any], looked: _Looked
 ) -> str | None:
     used = {key, *averages, *(OPENNMT if _is_opennmt(loaded) else ())}
     others = [f"`{each}`" for each, value in inner.items() if each not in used and not looked.is_plain(value)]
@@ -217,11 +242,15 @@ def _flat(path: Path, loaded: Mapping[Any, Any], looked: _Looked) -> StateDict:
     """The tensors of a state dict that may have an epoch or an optimiser among them."""
     tensors: dict[str, StoredTensor] = {}
     besides: list[str] = []
+    averages: dict[Any, Any] = {}
     for key, value in loaded.items():
         if _is_besides(key, value, looked):
             besides.append(f"`{key}`")
             continue
         if may_hold_weights(value):
+            if is_average_key(key) and not is_module(value):
+                averages[key] = value
+                continue
             raise corrupt(
                 path, f"must hold one state dict, but holds tensors and, under `{key}`, more of them in a dict"
             )
@@ -235,8 +264,10 @@ def _flat(path: Path, loaded: Mapping[Any, Any], looked: _Looked) -> StateDict:
         tensors[name] = value
     if len(tensors) > MAX_TENSORS:
         raise corrupt(path, f"must have at most {MAX_TENSORS:,} tensors, but has {len(tensors):,}")
-    note = f"left out, because they are not weights: {_listed(besides)}"
-    return StateDict(tensors=tensors, notes=(note,) if besides else ())
+    found = StateDict(tensors=tensors)
+    left_out = f"left out, because they are not weights: {_listed(besides)}" if besides else None
+    beside = f"the tensors at the top are used, and {_not_used(averages, looked)}" if averages else None
+    return _noted(found, left_out, beside, _average_within(tensors))
 
 
 def _listed(names: list[str]) -> str:

@@ -9,18 +9,18 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from ladle_engine.checkpoints.other_kinds import BEGINNING, begins_as_tar
 from ladle_engine.checkpoints.pickles.torch_archive import InputStream, damage_named
 from ladle_engine.checkpoints.pickles.values import Malformed
 from ladle_engine.storage.hashed_file import Range
 from ladle_engine.storage.input_file import InputFile
 
 WEIGHTS, SHARDED = "model_weights.ckpt", "model_weights"
-MAGIC, MAGIC_AT = b"ustar", 257
 MAX_MEMBERS = 10_000
 
 
 def is_tar(file: InputFile) -> bool:
-    return file.size > 2 * MAGIC_AT and file.read(MAGIC_AT, len(MAGIC)) == MAGIC
+    return begins_as_tar(file.read(0, min(file.size, BEGINNING)))
 
 
 def weights_in(file: InputFile) -> Range:

@@ -66,6 +66,12 @@ class Special(Inert):
     """What it is, and what to do."""
 
 
+class Record:
+    """What a reader of plain pickles makes of an object of a class that it knows. Quick to hash, and small."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Storage:
     """Numbers in the file, of which tensors are views."""

@@ -5,7 +5,6 @@ Known are folders of shards, folders as the Hugging Face Hub keeps them, and wha
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine.errors import DataError
+from ladle_engine.options import did_you_mean
 from ladle_engine.storage.input_paths import Entry, entries_of, is_folder, is_plain_name, read_json
 
 GROUPS: Sequence[Sequence[str]] = (
@@ -92,8 +92,7 @@ def choose_split(folder: Path, there: Sequence[str], split: str | None) -> str:
     near = [name for name in there if split_family(name) == split_family(split)]
     if len(near) == 1:
         return near[0]
-    close = difflib.get_close_matches(split, there, n=1)
-    hint = f" Did you mean `{close[0]}`?" if close else ""
+    hint = did_you_mean(split, there)
     raise DataError("invalid-data", f"`split` must be one of those of `{folder}` ({listed}), but is `{split}`.{hint}")
 
 

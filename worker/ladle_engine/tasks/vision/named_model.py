@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from ladle_engine.checkpoints.names import fit
 from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo
 from ladle_engine.errors import TaskError
+from ladle_engine.options import did_you_mean
 
 TRIED_CLASSES = (7, 11)
 """Numbers of classes of the experiment. What they change the shape of is the head."""
@@ -23,8 +23,7 @@ def known_name(name: str, names: Collection[str], library: str, where: str) -> s
     """Raises `TaskError` with the nearest names. `where` says what named it: "`model` in `args.yaml`"."""
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f" Did you mean {' or '.join(f'`{each}`' for each in near)}?" if near else ""
+    hint = did_you_mean(name, names, most=3)
     code = "invalid-task-options" if where.startswith("Task option") else "model-mismatch"
     raise TaskError(code, f"{where} must be a model that {library} has, but is `{name[:200]}`.{hint}")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ladle_engine.errors import TaskError
+from ladle_engine.options import did_you_mean
 
 NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
@@ -79,8 +79,7 @@ def _of_settings(tokenizer: Any, settings: Mapping[str, Any], known: list[str]) 
 
 def _checked(language: str, known: list[str], name: str, task: str) -> str:
     if known and language not in known:
-        near = difflib.get_close_matches(language, known, n=1, cutoff=0.3)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
+        hint = did_you_mean(language, known, cutoff=0.3)
         raise TaskError(
             "invalid-task-options",
             f"`{name}` of {task} must be a language of the tokenizer ({_some(known)}), but is {language!r}.{hint}",

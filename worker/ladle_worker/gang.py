@@ -1,0 +1,166 @@
+"""The nodes of one attempt: where each of them is, and how torchrun joins their ranks."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+import psutil
+
+from ladle_contracts import Reason
+from ladle_worker.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+
+
+class CannotMeet(Exception):
+    """The nodes cannot run ranks together. `reason` says whether that may change."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a node tells the others before its ranks start."""
+
+    node: str
+    host: str
+    address: str
+    port: int
+    """Where rank 0 would wait, if this is the first node."""
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_json(cls, text: str) -> Place:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gang:
+    """This node among the nodes of its attempt."""
+
+    num_nodes: int
+    node_rank: int
+    head: Place
+    address: str
+    """This node's own."""
+
+    @property
+    def torchrun_arguments(self) -> tuple[str, ...]:
+        # An address and a port that are given: c10d's own rendezvous guesses host names, and hangs in containers.
+        return (
+            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}", f"--local-addr={self.address}"),
+            *(f"--master-addr={self.head.address}", f"--master-port={self.head.port}"),
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """For gloo and NCCL: the interface that leads to the other nodes. Otherwise they take any."""
+        interface = interface_of(self.address)
+        return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
+
+
+def place_of(settings: Settings) -> Place:
+    """This node's. Raises `CannotMeet` if no port is free."""
+    address = own_address(settings)
+    return Place(
+        node=settings.node_id,
+        host=socket.gethostname(),
+        address=address,
+        port=free_port(address, settings.ports),
+        versions={name: version(name) for name in ("ladle", "torch")},
+    )
+
+
+def gather(places: Sequence[Place], node_rank: int) -> Gang:
+    """Raises `CannotMeet` where they do not fit together."""
+    head = places[0]
+    _check_versions(places)
+    far = [place for place in places if place.host != head.host]
+    if far and ipaddress.ip_address(head.address).is_loopback:
+        raise CannotMeet(
+            Reason.NODES_CANNOT_MEET,
+            f"The nodes of a job must reach each other, but node `{head.node}` has only the address {head.address}, "
+            f"which node `{far[0].node}` on host `{far[0].host}` cannot reach. Set `LADLE_ADDRESS` on `{head.node}`.",
+        )
+    return Gang(num_nodes=len(places), node_rank=node_rank, head=head, address=places[node_rank].address)
+
+
+def _check_versions(places: Sequence[Place]) -> None:
+    head = places[0]
+    for place in places[1:]:
+        for name, its in place.versions.items():
+            if its != head.versions.get(name):
+                raise CannotMeet(
+                    Reason.VERSION_MISMATCH,
+                    f"The nodes of a job must have the same version of {name}, but node `{head.node}` has "
+                    f"{head.versions.get(name)} and node `{place.node}` has {its}.",
+                )
+
+
+def own_address(settings: Settings) -> str:
+    """As a number. Raises `CannotMeet` where the name in `LADLE_ADDRESS` is not known."""
+    if settings.address is None:
+        return _towards(settings.redis_url.get_secret_value())
+    try:
+        found = socket.getaddrinfo(settings.address, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotMeet(
+            Reason.NODES_CANNOT_MEET,
+            f"`LADLE_ADDRESS` of node `{settings.node_id}` must be an address or a name that is known there, but is "
+            f"`{settings.address}`: {error}.",
+        ) from error
+    return str(found[0][4][0])
+
+
+def _towards(redis_url: str) -> str:
+    """The address of this machine from which it reaches Redis."""
+    url = urlsplit(redis_url)
+    if url.scheme == "unix" or not url.hostname:
+        return LOOPBACK
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(url.hostname, url.port or 6379, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            # Nothing is sent.
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:
+        # Redis cannot be reached at the moment: whoever claims a job has reached it a moment ago.
+        return LOOPBACK
+
+
+def free_port(address: str, ports: tuple[int, int]) -> int:
+    """One of the range that nobody has. Raises `CannotMeet`."""
+    first, last = ports
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # In any order, so that two jobs that start at once rarely choose the same.
+    for port in random.sample(range(first, last + 1), last - first + 1):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((address, port))
+            except OSError:
+                continue
+            return port
+    raise CannotMeet(
+        Reason.NODES_CANNOT_MEET,
+        f"A port of {first}-{last} must be free at {address}, but none is. `LADLE_PORTS` sets the range.",
+    )
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface with this address."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == address for each in addresses):
+            return name
+    return None
