@@ -47,6 +47,11 @@ FORBIDDEN = {
 }
 
 
+CALLBACKS = "client/ladle/callbacks"
+"""Runs inside of trainings, so it may import what they do. Nothing else of the client imports it."""
+OF_TRAININGS = {"torch", "safetensors", "transformers", "lightning", "peft"}
+
+
 def imports_of(path: Path) -> set[str]:
     """The top-level names that a file imports anywhere, inside functions too."""
     names: set[str] = set()
@@ -64,8 +69,21 @@ def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
     assert files, f"{package} has no files"
     for file in files:
         imported = imports_of(file)
+        if file.is_relative_to(REPOSITORY / CALLBACKS):
+            imported -= OF_TRAININGS
         wrong = (imported & OURS) - ALLOWED[package] | imported & FORBIDDEN[package]
         assert not wrong, f"{file.relative_to(REPOSITORY)} must not import {sorted(wrong)}"
+
+
+def test_only_the_callbacks_of_the_client_know_what_trains() -> None:
+    client, callbacks = REPOSITORY / "client/ladle", REPOSITORY / CALLBACKS
+    inside = sorted(callbacks.rglob("*.py"))
+    assert any(imports_of(file) & OF_TRAININGS for file in inside)
+    for file in set(client.rglob("*.py")) - set(inside):
+        assert not imports_of(file) & OF_TRAININGS, f"{file} must not import {OF_TRAININGS}"
+        assert "ladle.callbacks" not in file.read_text(), f"{file} must not import the callbacks"
+    frameworks = {"transformers", "lightning"}
+    assert {file.stem for file in inside if imports_of(file) & frameworks} == frameworks, "each in its own file"
 
 
 def test_the_agent_itself_imports_neither_torch_nor_the_engine() -> None:
