@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import pytest
+
 BUCKET = "bucket"
 S3_ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
 
@@ -80,6 +82,20 @@ class S3:
     def of(self, name: str) -> list[str]:
         """Reads of a file's bytes."""
         return [each for each in self.requests if each.startswith("GET") and name in each.split("?")[0]]
+
+
+def use_s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """For a fixture: the operator's environment of a server that is empty, and has no faults afterwards."""
+    for key in server.found():
+        server.client().delete_object(Bucket=BUCKET, Key=key)
+    server.requests.clear()
+    server.sent = 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield server
+    server.fault = lambda method, path: None
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 SAYS_NOTHING = re.compile(
     r"((all|best|saved?|trained)[-_]?)?(checkpoints?|ckpts?|weights|models?|saves|snapshots|states?|outputs?|out|results?|runs?)"
-    r"|version_[0-9]+|lightning_logs|default|tmp|data|[.]+",
+    r"|version_[0-9]+|lightning_logs|ladle|kept|default|tmp|data|[.]+",
     re.IGNORECASE,
 )
-"""Names of folders in which every run keeps its checkpoints: then the folder above says which run it is."""
+"""Names of folders in which every run keeps its checkpoints: then the folder above says which run it is.
+
+`ladle` and `kept` are what our callbacks and their documents call them."""
 UNSAFE = re.compile(r"[^A-Za-z0-9_.+=@-]+")
 MOST_CHARS = 80
 ID_CHARS = 10

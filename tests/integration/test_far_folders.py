@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ladle import InvalidSpec
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason
 from tests.builders import make_checkpoints, make_val_set
 from tests.far_servers import S3, s3_server
+from tests.integration.api_stack import api_stack
 from tests.integration.life import Cluster, Gate
 from tests.integration.test_command import ladle
 from tests.polling import until
@@ -110,6 +112,21 @@ def test_wrong_credentials_end_the_job_with_one_line(made: Cluster, worker: Proc
     record = made.finish(made.submit(SPEC))
     assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.UNREADABLE_INPUT, 1), record
     assert "does not know them" in (record.message or "")
+
+
+def test_a_service_inspects_far_folders(tmp_path: Path, s3: S3) -> None:
+    roots = {"ROOTS": "s3://bucket/run"}
+    with api_stack(tmp_path / "stack", **roots) as stack, stack.client() as client:
+        folder = stack.folder
+        worker = gated_worker(folder, stack.server, folder, FAR_CACHE=str(tmp_path / "cache"))
+        worker.environment = {**worker.environment, "LADLE_ROOTS": "s3://bucket/run"}
+        with running(worker):
+            until(client.methods, what="the worker to register")
+            found = client.inspect("s3://bucket/run/ckpts")
+        assert found.usable, found.problems
+        assert (found.folder, len(found.checkpoints)) == ("s3://bucket/run/ckpts", 4)
+        with pytest.raises(InvalidSpec, match="below an allowed one"):
+            client.inspect("s3://bucket/other")
 
 
 def test_ladle_run_takes_addresses(tmp_path: Path, s3: S3) -> None:

@@ -47,6 +47,11 @@ FORBIDDEN = {
 }
 
 
+CALLBACKS = "client/ladle/callbacks"
+"""Runs inside of trainings, so it may import what they do. Nothing else of the client imports it."""
+OF_TRAININGS = {"torch", "safetensors", "transformers", "lightning", "peft"}
+
+
 def imports_of(path: Path) -> set[str]:
     """The top-level names that a file imports anywhere, inside functions too."""
     names: set[str] = set()
@@ -64,16 +69,30 @@ def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
     assert files, f"{package} has no files"
     for file in files:
         imported = imports_of(file)
+        if file.is_relative_to(REPOSITORY / CALLBACKS):
+            imported -= OF_TRAININGS
         wrong = (imported & OURS) - ALLOWED[package] | imported & FORBIDDEN[package]
         assert not wrong, f"{file.relative_to(REPOSITORY)} must not import {sorted(wrong)}"
+
+
+def test_only_the_callbacks_of_the_client_know_what_trains() -> None:
+    client, callbacks = REPOSITORY / "client/ladle", REPOSITORY / CALLBACKS
+    inside = sorted(callbacks.rglob("*.py"))
+    assert any(imports_of(file) & OF_TRAININGS for file in inside)
+    for file in set(client.rglob("*.py")) - set(inside):
+        assert not imports_of(file) & OF_TRAININGS, f"{file} must not import {OF_TRAININGS}"
+        assert "ladle.callbacks" not in file.read_text(), f"{file} must not import the callbacks"
+    frameworks = {"transformers", "lightning"}
+    assert {file.stem for file in inside if imports_of(file) & frameworks} == frameworks, "each in its own file"
 
 
 def test_the_agent_itself_imports_neither_torch_nor_the_engine() -> None:
     package = REPOSITORY / "worker/ladle_worker"
     with_engine = {file.name for file in package.rglob("*.py") if imports_of(file) & {"torch", "ladle_engine"}}
     in_ranks = {"rank.py", "torchrun.py", "boundary.py", "told.py", "far_table.py", "far_look.py", "far.py"}
+    far = {"far_inspect.py", "far_questions.py", "far_results.py"}
     in_their_own = {"convert_folder.py", "describe.py", "inspect_folder.py", "precheck.py"}
-    assert with_engine <= in_ranks | in_their_own | {"convert.py", "failure.py"}
+    assert with_engine <= in_ranks | in_their_own | far | {"convert.py", "failure.py"}
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:

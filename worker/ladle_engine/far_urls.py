@@ -67,8 +67,13 @@ def parse_url(text: str) -> FarUrl:
     place, _, path = rest.partition("/")
     if "@" in place:
         raise BadUrl("it has a user or password in it. Credentials come from the operator, never from a job")
+    if "?" in rest:
+        raise BadUrl(
+            "it has a query. Addresses that are signed for one file hold a credential, which a job must not: give the "
+            "address without it, and let the operator's environment have the credentials"
+        )
     if FORBIDDEN.search(rest):
-        raise BadUrl("it has a query, a fragment, a backslash or a control character")
+        raise BadUrl("it has a fragment, a backslash or a control character")
     if not PLACE.fullmatch(place):
         raise BadUrl("it has no proper bucket or host")
     if scheme in OVER_HTTP:

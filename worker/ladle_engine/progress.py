@@ -14,7 +14,7 @@ from ladle_engine.safe_text import one_line
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
     stage: str
-    """`fetch`, `discover`, `check`, `evaluate`, `train`, `select`, `write` or `verify`."""
+    """`fetch`, `discover`, `check`, `evaluate`, `train`, `select`, `write`, `verify` or `upload`."""
     method: str | None = None
     total: int = 0
 

@@ -15,13 +15,17 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from ladle_contracts import Reason
+from ladle_contracts.far_urls import parse_url
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.claim import Claim, Ended
+from ladle_worker.clock import now
 from ladle_worker.commit import Commit, Lost
 from ladle_worker.confinement.choose import among_nodes
 from ladle_worker.confinement.plan import MEMORY, Plan, devices, readable, writable
 from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_faults
+from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
+from ladle_worker.far_output import ResultsHelper
 from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
@@ -48,7 +52,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Coll
         if state == "lost" and claim.speaks:
             logger.warning("attempt %s of job %s was lost", attempt, job_id)
         # Also of one that was lost: if the job has ended in the meantime, nothing of it must stay.
-        clear_leftovers(settings.results_dir, job_id, claim.fate())
+        clear_leftovers(settings, job_id, claim.fate())
         return state
 
 
@@ -99,10 +103,23 @@ class Attempt:
         # Only rank 0 writes. The others may not even see its folder.
         self._staging = self._job.staging(claim.attempt) if claim.speaks else self._folder.path / "output"
         self._gang: Gang | None = None
-        self._destination = self._job.destination(claim.output)
-        self._commit = Commit(claim, self._job, self._destination, settings.lease_s)
+        self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+
+    def _make_commit(self) -> tuple[Commit, str]:
+        """And where the result will be."""
+        claim, settings = self._claim, self._settings
+        if settings.results_url is None:
+            folder = self._job.destination(claim.output)
+            return Commit(claim, self._job, folder, settings.lease_s), str(folder)
+        url = str(parse_url(settings.results_url).below(claim.output))
+        return FarCommit(claim, self._job, url, settings.lease_s, self._watch_store), url
+
+    def _watch_store(self, helper: ResultsHelper) -> Ended | None:
+        """None once there is an answer. Raises `Lost`."""
+        answer = self._watch(helper)
+        return None if answer == "ok" else self._interrupted(answer)
 
     def run(self) -> Ended:
         """Raises `Lost` if the attempt is no longer ours, `DiskFault` or `PathNotAllowed`."""
@@ -289,22 +306,25 @@ class Attempt:
             "attempt": self._claim.attempt,
             "spec": spec.model_dump(mode="json"),
             "staging": str(self._staging),
-            "destination": str(self._destination),
+            "destination": self._destination,
             "state": str(self._job.state),
             "limit_memory": MEMORY in self._protections,
         }
 
-    def _watch(self, ranks: Ranks | FarHelper) -> str:
+    def _watch(self, ranks: Ranks | FarHelper | ResultsHelper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         relay = self._relay
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
             running = ranks.poll() is None
             self._renewed_at = time.monotonic()
+            asked_at = now()
             try:
                 answer = self._claim.renew()
                 if answer in STOPPED:
                     return answer
+                if isinstance(ranks, ResultsHelper):
+                    ranks.may_write_until(share_of_lease(asked_at, self._settings.lease_s))
                 while self._claim.speaks and relay.send(to_end=not running):
                     continue
             except RedisError as error:

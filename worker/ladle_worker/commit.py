@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ladle_contracts import JobResult, Reason
 from ladle_worker.claim import Claim, Ended
+from ladle_worker.clock import now
 from ladle_worker.disk_faults import naming_disk_faults
 from ladle_worker.job_folder import JobFolder, provenance_of
 from ladle_worker.well_formed import well_formed
@@ -46,7 +46,7 @@ class Commit:
         if not self._move():
             return self._existing() or self._taken()
         self._sync()
-        return _succeeded(outcome)
+        return succeeded(outcome)
 
     def _move(self) -> bool:
         """False if something stands at the destination."""
@@ -71,7 +71,7 @@ class Commit:
             return self._taken()
         attempt = str(provenance.get("attempt"))
         with naming_disk_faults("read the result of an earlier attempt"):
-            outcome = self._outcome_of(attempt)
+            outcome = self._outcome_of(attempt, _files_in(self._destination))
         if outcome is None:
             # Nothing says that it is whole, or how good it is, so it is made again.
             if self._claim.renew_patiently() == "lost":
@@ -83,27 +83,27 @@ class Commit:
             return refused
         # The attempt that moved it may have ended before it came to this.
         self._sync()
-        return _succeeded(outcome)
+        return succeeded(outcome)
 
-    def _outcome_of(self, attempt: str) -> Mapping[str, Any] | None:
-        """How the attempt ended that made the destination. None if that is unknown, or one of its files is missing."""
+    def _outcome_of(self, attempt: str, files: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """How the attempt ended that made these files. None if that is unknown, or one of its files is missing."""
         if not attempt.isdecimal() or not self._job.attempt(int(attempt)).path.exists():
             return None
         outcome = self._job.attempt(int(attempt)).read_outcome()
         if outcome is None or not outcome["ok"]:
             return None
-        return outcome if _files_in(self._destination) == outcome["result"]["files"] else None
+        return outcome if files == outcome["result"]["files"] else None
 
     def _fence(self) -> Ended | None:
         """None as long as no other attempt can begin. Asks again if this process was stopped after the last answer."""
         while True:
-            asked_at = _now()
+            asked_at = now()
             answer = self._claim.finalize()
             if answer == "lost":
                 raise Lost
             if answer == "cancel":
                 return Ended(outcome="failed", reason=Reason.CANCELLED)
-            if _now() - asked_at < FRESH_SHARE * self._lease_s:
+            if now() - asked_at < FRESH_SHARE * self._lease_s:
                 return None
 
     def _taken(self) -> Ended:
@@ -123,16 +123,12 @@ class Commit:
                 os.close(descriptor)
 
 
-def _now() -> float:
-    """Seconds, counted also while the machine sleeps, where the system can tell."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 def _files_in(folder: Path) -> Mapping[str, int]:
     """Name -> size, as in `JobResult.files`."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {well_formed(path.relative_to(folder).as_posix()): path.stat().st_size for path in files}
 
 
-def _succeeded(outcome: Mapping[str, Any]) -> Ended:
+def succeeded(outcome: Mapping[str, Any]) -> Ended:
+    """As the ranks told."""
     return Ended(outcome="succeeded", result=JobResult.model_validate_json(json.dumps(outcome["result"])))

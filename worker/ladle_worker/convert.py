@@ -7,7 +7,6 @@ import json
 import re
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import ladle_engine
@@ -105,11 +104,11 @@ _ARGUMENT = re.compile("`([a-z_]+)=`")
 _OPTION_OF = {argument_of(field): field.path for field in SPEC_FIELDS if field.path not in NOT_FOR_THE_ENGINE}
 
 
-def job_result(outcome: Outcome, destination: Path) -> JobResult:
+def job_result(outcome: Outcome, destination: str) -> JobResult:
     """The result of the engine, as it is sent to clients."""
     fields = {each.name: getattr(outcome, each.name) for each in dataclasses.fields(outcome)}
     fields |= {
-        "folder": str(destination),
+        "folder": destination,
         "candidates": tuple(candidate_result(score) for score in outcome.candidates),
         "warnings": tuple(in_spec_words(warning) for warning in outcome.warnings),
         "files": dict(outcome.files),

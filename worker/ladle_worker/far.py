@@ -20,8 +20,7 @@ from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ladle_contracts.processes import end_with_parent  # noqa: E402
-from ladle_engine.far_urls import parse_url  # noqa: E402
+from ladle_contracts.processes import end_with_parent, keep_secrets  # noqa: E402
 from ladle_engine.progress import on_pulse  # noqa: E402
 from ladle_engine.storage.far.door import FarSettings, near_arguments, opened_mirror  # noqa: E402
 from ladle_engine.storage.far.fetch import Mirror  # noqa: E402
@@ -29,25 +28,21 @@ from ladle_worker.confinement.plan import Plan  # noqa: E402
 from ladle_worker.failure import failure_of, log_failure  # noqa: E402
 from ladle_worker.family import JOB_VARIABLE  # noqa: E402
 from ladle_worker.far_helper import INPUTS  # noqa: E402
+from ladle_worker.far_questions import answered  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
 from ladle_worker.launch import rank_environment  # noqa: E402
 from ladle_worker.told import Events, beating  # noqa: E402
 
 
 def main(attempt_folder: str) -> None:
+    keep_secrets()
     folder = AttemptFolder(Path(attempt_folder))
     job = json.loads(folder.far_request.read_text())
     on_pulse(beating(folder.pulse))
-    settings = FarSettings(
-        cache=Path(job["cache"]),
-        cache_bytes=job["cache_bytes"],
-        private=tuple(job["private"]),
-        roots=tuple(job["far_roots"]),
-    )
+    settings = far_settings(job)
     answer = folder.far
     try:
-        roots = [parse_url(each) for each in job["far_roots"]]
-        with Events(folder.events) as events, opened_mirror(settings, roots, events.add) as mirror:
+        with Events(folder.events) as events, opened_mirror(settings, (), events.add) as mirror:
             write_whole(folder.far, _fetched(folder, job, mirror))
             answer = folder.far_checked
             # The agent writes a line once the ranks have ended well, and goes away otherwise.
@@ -63,9 +58,19 @@ def main(attempt_folder: str) -> None:
         write_whole(answer, {"ok": False, **told})
 
 
+def far_settings(request: Mapping[str, Any]) -> FarSettings:
+    """What `far_request` says of the operator's settings."""
+    return FarSettings(
+        cache=Path(request["cache"]),
+        cache_bytes=request["cache_bytes"],
+        private=tuple(request["private"]),
+        roots=tuple(request["far_roots"]),
+    )
+
+
 def _fetched(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> dict[str, Any]:
     paths = {name: job[name] for name in INPUTS}
-    near = {name: _text(value) for name, value in (paths | near_arguments(mirror, paths)).items()}
+    near = {name: as_text(value) for name, value in (paths | near_arguments(mirror, paths)).items()}
     job = {**job, **near, "roots": [*job["roots"], str(mirror.cache.mirror)]}
     _look(folder, job, mirror)
     return {
@@ -79,7 +84,6 @@ def _fetched(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> d
 
 
 def _look(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> None:
-    """Answers what the looking process asks, until it ends."""
     request, plan_path = folder.path / "far-look.json", folder.path / "far-plan.json"
     write_whole(request, job)
     plan = Plan.load(folder.plan)
@@ -95,24 +99,7 @@ def _look(folder: AttemptFolder, job: Mapping[str, Any], mirror: Mirror) -> None
         env=rank_environment(1) | {JOB_VARIABLE: job["mark"], "TMPDIR": str(folder.temporary)},
         preexec_fn=end_with_parent(signal.SIGKILL),
     ) as looking:
-        assert looking.stdin is not None
-        assert looking.stdout is not None
-        try:
-            for line in looking.stdout:
-                _answer(json.loads(line), mirror)
-                looking.stdin.write("\n")
-                looking.stdin.flush()
-        except BaseException:
-            looking.kill()
-            raise
-
-
-def _answer(question: Mapping[str, Any], mirror: Mirror) -> None:
-    if "want" in question:
-        path, start, stop = question["want"]
-        mirror.want(Path(path), start, stop)
-    else:
-        mirror.fetch({Path(path): parts for path, parts in question["fetch"].items()})
+        answered(looking, mirror)
 
 
 def _folders(job: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,11 +107,12 @@ def _folders(job: Mapping[str, Any]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
+    """Paths in it as text, for JSON."""
     if isinstance(value, dict):
-        return {name: _text(each) for name, each in value.items()}
+        return {name: as_text(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_text(each) for each in value]
+        return [as_text(each) for each in value]
     return str(value) if isinstance(value, Path) else value
 
 

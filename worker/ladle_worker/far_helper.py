@@ -40,7 +40,7 @@ class FarHelper:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=folder.path,
-            env={name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_IT)},
+            env=helper_environment(),
             start_new_session=True,
             preexec_fn=end_with_parent(signal.SIGKILL),
         )
@@ -78,7 +78,7 @@ class FarHelper:
 
 def is_far(job: Mapping[str, Any]) -> bool:
     """Whether any of its inputs is an address."""
-    return any(_has_url(job[name]) for name in INPUTS)
+    return any(has_url(job[name]) for name in INPUTS)
 
 
 def with_far(job: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,13 @@ def with_far(job: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
     return {**job, **{name: found[name] for name in INPUTS}, "roots": [*job["roots"], found["mirror"]], "far": far}
 
 
-def _has_url(value: Any) -> bool:
+def helper_environment() -> dict[str, str]:
+    """With the operator's credentials for stores, and without those for Redis."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_IT)}
+
+
+def has_url(value: Any) -> bool:
+    """Whether it is an address, or one of several is."""
     several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
     return any(map(is_url, several))
 

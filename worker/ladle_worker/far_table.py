@@ -28,7 +28,7 @@ class FarTable:
         show_mirror(far["mirror"])
 
     def want(self, path: Path, start: int, stop: int | None) -> None:
-        if not path.is_relative_to(self._mirror):
+        if not self.is_mirrored(path):
             return
         ranges = self._here.get(str(path), ())
         if ranges is None or any(first <= start and stop is not None and stop <= last for first, last in ranges):
@@ -40,6 +40,9 @@ class FarTable:
 
     def parts(self, path: Path) -> Parts | None:
         return self._parts.get(str(path))
+
+    def is_mirrored(self, path: Path) -> bool:
+        return path.is_relative_to(self._mirror)
 
     def fetch(self, wanted: Mapping[Path, Parts | None]) -> None:
         """All is here."""

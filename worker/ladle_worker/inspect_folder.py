@@ -1,8 +1,9 @@
 """Inspects one folder, in a process of its own: `python -m ladle_worker.inspect_folder [PLAN]`.
 
-Reads `{"request": InspectRequest, "roots": [...] or null}` from stdin. The last line of stdout is `{"ok": true,
-"inspection": ...}`, or `{"ok": false, "code": ..., "message": ...}` for an argument that breaks a rule. With a plan it
-first confines itself as ranks are.
+Reads `{"request": InspectRequest, "roots": [...] or null}` as one line of stdin. The last line of stdout is
+`{"ok": true, "inspection": ...}`, or `{"ok": false, "code": ..., "message": ...}` for an argument that breaks a rule.
+With a plan it first confines itself as ranks are. With a `"mirror"` the files are far, and it asks for their bytes as
+`far_questions` says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ladle_contracts import CheckpointFilter, InspectRequest
 from ladle_worker.confinement.apply import confine
 from ladle_worker.confinement.limits import limit_memory
 from ladle_worker.confinement.plan import MEMORY, Plan
+from ladle_worker.far_questions import Asking
 from ladle_worker.launch import RANK_VARIABLES
 
 MEMORY_BYTES = 4 << 30
@@ -27,12 +29,25 @@ def main(plan_path: str | None = None) -> None:
     plan = None if plan_path is None else Plan.load(Path(plan_path))
     if plan is not None and (status := confine(plan)) is not None:
         os._exit(status)
-    asked = json.load(sys.stdin)
+    asked = json.loads(sys.stdin.readline())
+    asking = Asking.on_standard_streams() if "mirror" in asked else None
     os.environ.update({name: value for name, value in RANK_VARIABLES.items() if name not in os.environ})
-    told = answer(asked, limited=plan is not None and MEMORY in plan.protections)
-    print(json.dumps(told), flush=True)
+    limited = plan is not None and MEMORY in plan.protections
+    if asking is None:
+        print(json.dumps(answer(asked, limited=limited)), flush=True)
+    else:
+        asking.tell(_far_answer(asked, asking, limited=limited))
     # A plug-in may print once more while Python ends, or have a thread that never does.
     os._exit(0)
+
+
+def _far_answer(asked: dict[str, Any], asking: Asking, *, limited: bool) -> dict[str, Any]:
+    from ladle_engine.far_names import show_mirror
+    from ladle_engine.storage.far.presence import installed
+
+    show_mirror(asked["mirror"])
+    with installed(asking):
+        return answer(asked, limited=limited)
 
 
 def answer(asked: dict[str, Any], *, limited: bool = False) -> dict[str, Any]:

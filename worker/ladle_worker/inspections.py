@@ -24,9 +24,10 @@ from redis.exceptions import RedisError
 
 from ladle_contracts import ErrorCode, Inspection, InspectRequest, keys
 from ladle_contracts.inspection import MOST_ANSWER_BYTES, shortened
-from ladle_contracts.roots import PathNotAllowed, resolve_input, resolve_inside
+from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.confinement.plan import NETWORK, Plan, devices, readable, writable
 from ladle_worker.connection import OutageLog, connect
+from ladle_worker.far_helper import far_request, has_url, helper_environment
 from ladle_worker.launch import LOOPBACK_ONLY, rank_environment
 from ladle_worker.settings import Settings
 
@@ -78,20 +79,26 @@ class Inspections:
             redis.set(keys.inspection(entry["id"]), json.dumps(told), px=KEPT_MS)
 
     def _answer(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
-        roots, wanted = self._settings.roots, InspectRequest.read(json.dumps(request))
+        settings, wanted = self._settings, InspectRequest.read(json.dumps(request))
+
+        def resolved(field: str, path: str, *, may_be_glob: bool = False) -> str:
+            return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
+
         try:
-            ckpt_dir = wanted.with_ckpt_dirs(lambda field, path: str(resolve_input(path, roots, field=field)))
+            ckpt_dir = wanted.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True))
             if (base_model := wanted.adapters.base_model) is not None:
-                base_model = str(resolve_inside(base_model, roots, field="adapters.base_model"))
+                base_model = resolved("adapters.base_model", base_model)
         except (PathNotAllowed, OSError) as error:
             return _refusal(ErrorCode.PATH_NOT_ALLOWED, str(error))
         with tempfile.TemporaryDirectory(prefix="ladle-inspect-") as scratch:
             asked = {
                 "request": request
                 | {"ckpt_dir": ckpt_dir, "adapters": wanted.adapters.model_dump() | {"base_model": base_model}},
-                "roots": [str(root) for root in roots],
+                "roots": [str(root) for root in settings.roots],
             }
-            told = self._look(Path(scratch), json.dumps(asked), deadline)
+            if has_url(ckpt_dir) or has_url(base_model):
+                asked = far_request(asked, settings)
+            told = self._look(Path(scratch), asked, deadline)
         if told is None:
             return _refusal(ErrorCode.NO_ANSWER, "The worker could not look at the folder to the end, or not in time.")
         if told["ok"]:
@@ -99,20 +106,24 @@ class Inspections:
             told["inspection"] = shortened(found, MOST_ANSWER_BYTES).model_dump(mode="json")
         return told
 
-    def _look(self, scratch: Path, asked: str, deadline: float) -> dict[str, Any] | None:
+    def _look(self, scratch: Path, asked: dict[str, Any], deadline: float) -> dict[str, Any] | None:
         """What the process says; None where it fails, or not in time."""
         plan, question, out = scratch / "plan.json", scratch / "asked.json", scratch / "out"
         self._plan(scratch).save(plan)
-        question.write_text(asked)
+        question.write_text(json.dumps(asked) + "\n")
         own = {"TMPDIR": str(scratch)} | (LOOPBACK_ONLY if NETWORK in self._protections else {})
+        environment, module = rank_environment(1) | own, "inspect_folder"
+        if "far_roots" in asked:
+            # It has the credentials, and starts the one that looks.
+            environment, module = helper_environment() | {"TMPDIR": str(scratch)}, "far_inspect"
         with question.open("rb") as stdin, out.open("wb") as stdout, (scratch / "log").open("w+b") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ladle_worker.inspect_folder", str(plan)],
+                [sys.executable, "-m", f"ladle_worker.{module}", str(plan)],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=log,
                 cwd=scratch,
-                env=rank_environment(1) | own,
+                env=environment,
                 # A group of its own, which is ended as a whole.
                 start_new_session=True,
             )

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class JobFolder:
     @property
     def path(self) -> Path:
         return self.results_dir / JOBS_FOLDER / self.job_id
+
+    @property
+    def far_result(self) -> Path:
+        """The address of a result that may have been uploaded, wholly or in part."""
+        return self.path / "far-result.json"
 
     @property
     def state(self) -> Path:
@@ -92,8 +97,11 @@ class JobFolder:
             # Another result took its place a moment ago.
             away.rename(destination)
 
-    def clear(self, destination: Path, *, keep_result: bool) -> None:
-        """Removes what a job that has ended leaves. Its log is in Redis.
+    def clear(
+        self, destination: Path, *, keep_result: bool, withdraw_far: Callable[[str, str], None] | None = None
+    ) -> None:
+        """Removes what a job that has ended leaves. Its log is in Redis. `withdraw_far` gets the address of a result in
+        a store, and the job's id; its `OSError` leaves the working folder.
 
         The order matters: without the staging folder no attempt can make a result visible, and the working folder shows
         that there is something to do, should this be interrupted.
@@ -101,6 +109,8 @@ class JobFolder:
         self.remove_staging()
         if not keep_result:
             self.withdraw(destination)
+            if withdraw_far is not None and self.far_result.exists():
+                withdraw_far(json.loads(self.far_result.read_text()), self.job_id)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove_at_once(self, folder: Path) -> None:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -62,6 +61,7 @@ class Node:
         self._is_registered = False
         self._inspections = Inspections(settings, self.protections, self._leaving)
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
+        self._sweeping = threading.Thread(target=self._sweep, name="ladle-sweep", daemon=True)
 
     def wait_for_redis(self, between: Callable[[], None]) -> None:
         """Returns when Redis takes writes and knows the node. `between` is called while it waits, and may raise.
@@ -77,6 +77,7 @@ class Node:
 
     def start(self) -> None:
         self._thread.start()
+        self._sweeping.start()
         self._inspections.start()
 
     def leave(self) -> None:
@@ -86,16 +87,12 @@ class Node:
     def _run(self) -> None:
         redis = connect(self._settings)
         log = OutageLog()
-        sweep_at = time.monotonic()
         while not self._leaving.is_set():
             try:
                 if not self._is_registered:
                     self._register(redis)
                 beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
                 self._is_registered = beat == "ok"
-                if time.monotonic() >= sweep_at:
-                    sweep_at = time.monotonic() + self._settings.sweep_s
-                    self._sweep(redis)
             except RedisError as error:
                 log.failed(error)
             else:
@@ -119,16 +116,20 @@ class Node:
         self._is_registered = True
         logger.info("node %s is ready", self._settings.node_id)
 
-    def _sweep(self, redis: Any) -> None:
-        """Clears up after jobs that ended while their agent was not running."""
-        try:
-            for job_id in jobs_with_folders(self._settings.results_dir):
-                clear_leftovers(self._settings.results_dir, job_id, fate_of(redis, job_id))
-        except RedisError:
-            raise
-        except Exception:
-            # Heartbeats must go on.
-            logger.exception("the node cannot look for left-over files")
+    def _sweep(self) -> None:
+        """Clears up after jobs that ended while their agent was not running. A store may keep it waiting."""
+        redis = connect(self._settings)
+        while not self._leaving.is_set():
+            try:
+                for job_id in jobs_with_folders(self._settings.results_dir):
+                    clear_leftovers(self._settings, job_id, fate_of(redis, job_id))
+            except RedisError:
+                # The heartbeat says it.
+                pass
+            except Exception:
+                logger.exception("the node cannot look for left-over files")
+            self._leaving.wait(self._settings.sweep_s)
+        redis.close()
 
     def _fields(self) -> list[str]:
         fields = {

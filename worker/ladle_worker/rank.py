@@ -55,7 +55,7 @@ def main(attempt_folder: str) -> int:
             on_pulse(beating(folder.pulse))
             with Events(folder.events) as events:
                 outcome = _average(job, events)
-            result = job_result(outcome, Path(job["destination"])).model_dump(mode="json")
+            result = job_result(outcome, job["destination"]).model_dump(mode="json")
             result["warnings"] += not_understood(JobSpec.read(json.dumps(job["spec"])))
         except Exception as error:
             failure = failure_of(error)

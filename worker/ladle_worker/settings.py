@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
+from ladle_contracts.far_urls import OVER_HTTP, BadUrl, parse_url
 from ladle_contracts.redis_address import socket_of, with_password
 from ladle_worker.confinement.choose import AUTO, read_choice
 from ladle_worker.stall import DEFAULT_STALL_S, read_limits
@@ -27,6 +28,19 @@ def read_networks(value: Any) -> Any:
         except ValueError:
             raise ValueError(f"must hold networks such as `10.0.0.0/8`, but has {part!r}") from None
     return tuple(parts)
+
+
+def read_results_url(value: Any) -> Any:
+    """Raises ValueError, which does not repeat what may be a secret."""
+    if not value:
+        return None
+    try:
+        url = parse_url(str(value))
+    except BadUrl as error:
+        raise ValueError(f"must be an address such as `s3://bucket/results`, but {error}") from None
+    if url.scheme in OVER_HTTP:
+        raise ValueError("must be an address that can be written to, such as `s3://bucket/results`, but is one of HTTP")
+    return str(url)
 
 
 def read_ports(value: Any) -> Any:
@@ -61,7 +75,9 @@ class Settings(BaseSettings):
     far_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """The addresses in `LADLE_ROOTS`, such as `s3://bucket/runs`."""
     results_dir: Path
-    """The folder of results and of jobs' working files. In a cluster it must be the same folder on every node."""
+    """The folder of jobs' working files, and of results. In a cluster it must be the same folder on every node."""
+    results_url: Annotated[str | None, BeforeValidator(read_results_url)] = None
+    """The address that results are uploaded to, such as `s3://bucket/results`. By default they are not."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
     address: str | None = None

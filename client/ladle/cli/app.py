@@ -27,7 +27,7 @@ from ladle.cli.job_flags import (
 from ladle.cli.values import complete_state, job_state, positive_number, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState, Output
-from ladle_contracts.far_urls import is_url
+from ladle_contracts.far_urls import as_url, is_url
 from ladle_contracts.safe_text import one_line
 
 OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
@@ -50,7 +50,12 @@ Url = Annotated[
 ]
 Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer token. [env var: LADLE_TOKEN]")]
 
-Results = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that results are written to.")]
+Results = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER", help="The folder that results are written to, or an address such as `s3://bucket/results`."
+    ),
+]
 RESULTS = Path("ladle-results")
 DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
@@ -346,6 +351,8 @@ def _list_results(folder: Path, limit: int, as_json: bool) -> None:
     from ladle.cli.results import find_results
 
     passed_over: list[str] = []
+    if is_url(folder):
+        raise WrongUsage("`--from-results` must list a folder of this machine, but an address is given.")
     try:
         found = find_results(folder, passed_over.append)
     except OSError as error:
@@ -440,7 +447,8 @@ def doctor(
     from ladle.cli.doctor import examine
 
     findings = []
-    for finding in examine([path.absolute() for path in root or [Path.cwd()]], results.absolute()):
+    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
+    for finding in examine(roots, as_url(results) or results.absolute()):
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")

@@ -11,14 +11,22 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import platformdirs
+
 from ladle._client import Client
 from ladle._errors import LadleError
 from ladle.cli.installed import describe
 from ladle.cli.stack import StackError, configured_redis, find_redis
 from ladle.cli.wording import in_flags
+from ladle_contracts.far_urls import shown_url
 
 LOW_DISK_BYTES = 5_000_000_000
 
+PACKAGES = {
+    **{"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"},
+    **{"http": "aiohttp", "https": "aiohttp"},
+}
+"""What the addresses of a scheme need."""
 REDIS_PROBE = """
 import sys, redis
 from ladle_contracts.redis_outages import outage_of
@@ -46,8 +54,9 @@ class Finding:
         return asdict(self)
 
 
-def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
-    """Checks one thing after the other. torch is imported in a process of its own."""
+def examine(roots: Sequence[Path | str], results: Path | str) -> Iterator[Finding]:
+    """Checks one thing after the other. torch is imported in a process of its own. Of addresses, as text, only whether
+    what they need is installed."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding(name="Python", ok=sys.version_info >= (3, 11), detail=version, fix="Install Python 3.11 or later.")
     for extra, package in (("service", "fastapi"), ("worker", "celery")):
@@ -61,6 +70,9 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
     yield from _engine()
     yield _redis()
     for root in roots:
+        if isinstance(root, str):
+            yield _address("root", root)
+            continue
         readable = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
         yield Finding(
             name=f"root {root}",
@@ -68,9 +80,20 @@ def examine(roots: Sequence[Path], results: Path) -> Iterator[Finding]:
             detail="readable" if readable else "not a readable folder",
             fix="Pass the folder of the checkpoints with --root.",
         )
-    yield _results(results)
-    yield _disk(results)
+    yield _address("results", results) if isinstance(results, str) else _results(results)
+    yield _disk(platformdirs.user_cache_path("ladle") if isinstance(results, str) else results)
     yield _service()
+
+
+def _address(what: str, url: str) -> Finding:
+    package = PACKAGES.get(url.partition("://")[0].lower(), "fsspec")
+    ok = find_spec("fsspec") is not None and find_spec(package) is not None
+    return Finding(
+        name=f"{what} {shown_url(url)}",
+        ok=ok,
+        detail="an address, which the first job asks for" if ok else "an address, which needs packages",
+        fix="pip install 'ladle[far]'" + ("" if package in ("s3fs", "aiohttp", "fsspec") else f" {package}"),
+    )
 
 
 def _run(code: str, text: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -32,8 +33,11 @@ from ladle.cli.stack import (
 )
 from ladle.cli.watch import follow_job
 from ladle_contracts import Inspection, JobRecord, JobSpec
-from ladle_contracts.far_urls import as_url, is_url
+from ladle_contracts.far_urls import OVER_HTTP, BadUrl, as_url, is_url, local_path, parse_url, shown_url
 from ladle_contracts.safe_text import one_line
+
+UNKNOWN_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+"""What `Path("gcs://bucket")` begins with."""
 
 
 class Stopped(BaseException):
@@ -62,7 +66,7 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
     """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part cannot start or ends again and again."""
     options = StackOptions(
         roots=[_existing(root) for root in roots],
-        results=results.absolute(),
+        results=_results(results),
         state=default_state(),
         port=port,
         redis_url=configured_redis(),
@@ -104,13 +108,15 @@ def run_once(
     Input that the job would refuse is refused before the stack starts.
     """
     need_extras()
-    # What is far is looked at by the job itself, which fetches it.
-    if not any(map(is_url, roots)):
-        _check_input(build_spec(ckpt_dir, val_set, options), results.absolute(), out, err, as_json)
+    place = _results(results)
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         stack_options = StackOptions(
-            roots=[absolute(root) for root in roots], results=results.absolute(), state=Path(state) / "stack"
+            roots=[absolute(root) for root in roots], results=place, state=Path(state) / "stack"
         )
+        # What is far is looked at by the job itself, which fetches it.
+        if not any(map(is_url, roots)):
+            spec = build_spec(ckpt_dir, val_set, options)
+            _check_input(spec, stack_options.results_folder, out, err, as_json)
         with _stack(stack_options, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
             return _follow(job, stack, out, as_json)
@@ -167,6 +173,25 @@ def _existing(root: Path) -> Path | str:
     if not root.is_dir():
         raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
     return root.resolve()
+
+
+def _results(results: Path) -> Path | str:
+    """Raises `StackError` for an address that cannot be used."""
+    # Of a scheme that nobody knows too: `gcs://bucket` is no folder `gcs:`.
+    text = as_url(results) or UNKNOWN_SCHEME.sub(r"\1://", str(results))
+    if not (url := as_url(text)):
+        return results.absolute()
+    try:
+        if (local := local_path(url)) is not None:
+            return Path(local)
+        if parse_url(url).scheme not in OVER_HTTP:
+            return str(parse_url(url))
+        why = "nothing can be written over HTTP"
+    except BadUrl as error:
+        why = str(error)
+    raise StackError(
+        one_line(f"`--results` must be a folder or an address to write to, but is `{shown_url(url)}`: {why}.")
+    )
 
 
 def _introduce(stack: LocalStack, out: SafeConsole) -> None:

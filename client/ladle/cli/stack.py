@@ -49,12 +49,18 @@ class StackOptions:
     """What a stack serves, and where its files are."""
 
     roots: Sequence[Path | str]
-    results: Path
+    results: Path | str
+    """A folder, or an address to upload to."""
     state: Path
     """The folder of Redis' data, the logs and the token's hash. Only the user may read it."""
     port: int = 0
     """0 means any free port."""
     redis_url: str | None = None
+
+    @property
+    def results_folder(self) -> Path:
+        """Where jobs have their working files, and results are that are not uploaded."""
+        return self.results if isinstance(self.results, Path) else platformdirs.user_cache_path("ladle") / "results"
 
 
 @dataclass
@@ -82,7 +88,8 @@ class LocalStack:
         need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
-        self.options.results.mkdir(parents=True, exist_ok=True)
+        results = self.options.results_folder
+        results.mkdir(parents=True, exist_ok=True)
         self.redis_url = self.options.redis_url or self._start_redis()
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -90,7 +97,7 @@ class LocalStack:
         shared = {
             "LADLE_REDIS_URL": self.redis_url,
             "LADLE_ROOTS": os.pathsep.join(str(root) for root in self.options.roots),
-            "LADLE_RESULTS_DIR": str(self.options.results),
+            "LADLE_RESULTS_DIR": str(results),
         }
         if not self.options.redis_url:
             shared["LADLE_REDIS_PASSWORD_FILE"] = str(self.options.state / REDIS_SECRET)
@@ -100,7 +107,10 @@ class LocalStack:
             {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
         )
         own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
-        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared, "LADLE_NODE_ID": self.node})
+        own["LADLE_NODE_ID"] = self.node
+        if isinstance(self.options.results, str):
+            own["LADLE_RESULTS_URL"] = self.options.results
+        self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared})
         self._wait_until_ready()
         # Only now: what cannot start once cannot start again either.
         self._supervisor = Supervisor(Restarts(self, self.say))

@@ -49,6 +49,7 @@ STAGES = {
     "select": "judging on the select split",
     "write": "writing the model",
     "verify": "verifying the model",
+    "upload": "uploading the result",
 }
 
 

@@ -25,7 +25,7 @@ ENDS = frozenset(
     }
 )
 """What a later checkpoint would not mend."""
-CALM = 3
+CALM = 1
 """An inspection loads torch, beside a training: then there is none for this many times as long as it took."""
 
 

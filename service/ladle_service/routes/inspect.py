@@ -57,7 +57,7 @@ async def inspect(
     wanted = await read_body(request, InspectRequest, "request")
     base_model = wanted.adapters.base_model
     data = {} if base_model is None else {"adapters.base_model": base_model}
-    await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, data, settings.roots)
+    await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, data, settings.roots, settings.far_roots)
     if not any(node.alive for node in await store.nodes()):
         raise ApiError(
             ErrorCode.NO_NODE,

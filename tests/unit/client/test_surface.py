@@ -48,6 +48,20 @@ def test_importing_ladle_is_quick_and_brings_nothing_heavy() -> None:
     assert in_fresh_python(code) == "[]"
 
 
+def test_the_help_of_the_command_knows_nothing_of_what_trains() -> None:
+    heavy = "'torch', 'numpy', 'transformers', 'lightning', 'safetensors', 'ladle.callbacks'"
+    code = f"""
+import sys
+from ladle.cli.app import app
+sys.argv = ["ladle", "--help"]
+try:
+    app()
+finally:
+    print([name for name in ({heavy},) if name in sys.modules])
+"""
+    assert in_fresh_python(code).endswith("[]")
+
+
 def test_the_async_surface_is_the_sync_one() -> None:
     for sync, other in ((ladle.Client, ladle.AsyncClient), (ladle.Job, ladle.AsyncJob)):
         names = {name for name in dir(sync) if not name.startswith("_")}

@@ -36,6 +36,12 @@ def test_an_address_that_may_mean_something_else_is_refused_without_its_secrets(
         assert secret not in str(caught.value).replace("has a user or password", "")
 
 
+def test_a_presigned_address_is_refused_with_what_to_do() -> None:
+    with pytest.raises(BadUrl, match="without it, and let the operator's environment have the credentials") as caught:
+        parse_url("https://bucket.s3.amazonaws.com/run/a.pt?X-Amz-Credential=secret&X-Amz-Signature=secret")
+    assert "secret" not in str(caught.value)
+
+
 def test_paths_that_are_no_addresses() -> None:
     for path in ("/data", "a:b", "s3:bucket", "./s3://a"[2:][3:], Path("/s3:/a"), 7, None):
         assert as_url(path) is None, path
@@ -63,6 +69,14 @@ def test_a_path_gives_an_address_its_slash_back() -> None:
         ("https://HOST:443/a", "https://host", True),
         ("https://host:444/a", "https://host", False),
         ("https://host.evil.org/a", "https://host", False),
+        ("gs://bucket/runs/7", "gs://bucket/runs", True),
+        ("az://container/runs/7", "az://container", True),
+        ("az://container2/runs", "az://container", False),
+        ("hf://owner/name/run", "hf://owner/name", True),
+        ("hf://owner/name-2/run", "hf://owner/name", False),
+        ("hf://owner/name@branch/run", "hf://owner/name", False),
+        ("hf://datasets/owner/name/val", "hf://datasets/owner/name", True),
+        ("hf://datasets/owner/name", "hf://owner/name", False),
     ],
 )
 def test_only_what_is_at_or_below_a_root_is_allowed(address: str, root: str, expected: bool) -> None:

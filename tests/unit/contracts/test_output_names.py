@@ -19,6 +19,8 @@ JOB_ID = "3f9a2c01be77d0aa1122"
         ("/data/runs/resnet50/checkpoints", "resnet50"),
         ("/data/runs/resnet50/lightning_logs/version_3/checkpoints", "resnet50"),
         ("/data/runs/resnet50/saved_models", "resnet50"),
+        ("/data/runs/resnet50/ladle/checkpoints", "resnet50"),
+        ("/data/runs/resnet50/kept", "resnet50"),
         ("/data/sweep/run-*/checkpoint-*", "sweep"),
         ("s3://bucket/llama/checkpoints", "llama"),
         ("/data/vit lr=0.1, wd=0", "vit-lr=0.1-wd=0"),

@@ -216,7 +216,9 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
         node_rank, speaks = 0, True
         job_id, attempt, output, spec = "job", 1, "out", None
 
-    settings = type("Settings", (), {"results_dir": Path("results"), "node_id": "node-1", "lease_s": 1.0})
+    settings = type(
+        "Settings", (), {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0}
+    )
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]
     assert ended is not None
     assert ended.message

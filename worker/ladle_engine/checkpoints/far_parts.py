@@ -26,7 +26,8 @@ def fetch_weights(readers: Sequence[TensorReader]) -> None:
         noting = stored.through(places)
         for name in stored.tensors():
             noting.read(name)
-        for source, place in zip(reader.files, places, strict=True):
+        # The config of an adapter, which is a file of its reader too, has been read.
+        for source, place in zip(stored.files, places, strict=True):
             if isinstance(place, _Places):
                 # Those that a source of parts knows are counted from the first byte of its first part.
                 ranges = source.ranges if isinstance(source, FileParts) else place.ranges

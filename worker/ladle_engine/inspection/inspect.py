@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.checkpoints.architectures import unlike
@@ -23,6 +24,8 @@ from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.checkpoints.unlike_names import told_by_name
 from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.far_names import in_far_names
+from ladle_engine.far_urls import as_url
 from ladle_engine.inspection.copies import Copies
 from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
@@ -33,11 +36,29 @@ from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
 
+P = ParamSpec("P")
+
 TOLD_ELSEWHERE = "Passed over in "
 """How a warning of `discover` begins that says what `passed_over` says."""
 
 
-@with_far_folders
+def _telling(call: Callable[P, Inspection]) -> Callable[P, Inspection]:
+    """The same function, which tells of what it cannot look at in place of raising."""
+
+    @wraps(call)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> Inspection:
+        try:
+            return call(*args, **kwargs)
+        except (EngineError, OSError) as error:
+            given = args[0] if args else kwargs["ckpt_dir"]
+            shown = ", ".join(as_url(path) or str(path) for path in paths_of(given)[:3])  # type: ignore[arg-type]
+            return Inspection(folder=in_far_names(shown), usable=False, problems=(problem_of(error),))
+
+    return telling
+
+
+@_telling
+@partial(with_far_folders, data=())
 @keeping_files_open()
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
@@ -82,11 +103,7 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
         adapter_space=adapter_space,
         base_model=base_model,
     )
-    try:
-        return _Inspector(ckpt_dir, selection, wishes).inspect()
-    except (EngineError, OSError) as error:
-        shown = ", ".join(str(path) for path in paths_of(ckpt_dir)[:3])
-        return Inspection(folder=shown, usable=False, problems=(problem_of(error),))
+    return _Inspector(ckpt_dir, selection, wishes).inspect()
 
 
 class _Inspector:
@@ -117,7 +134,7 @@ class _Inspector:
         warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
         warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(
-            folder=str(self._folder),
+            folder=in_far_names(str(self._folder)),
             usable=not self._problems,
             problems=tuple(dict.fromkeys(self._problems)),
             checkpoints=self._rows(found),

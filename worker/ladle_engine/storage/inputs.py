@@ -13,7 +13,7 @@ from pathlib import Path
 from ladle_engine.errors import EngineError
 from ladle_engine.progress import pulse
 from ladle_engine.storage.boundary import status
-from ladle_engine.storage.far.presence import refuse_far_changed
+from ladle_engine.storage.far.presence import is_mirrored, refuse_far_changed
 from ladle_engine.storage.hashed_file import HashedFile
 from ladle_engine.storage.input_file import Identity, InputFile, changed
 from ladle_engine.storage.input_paths import real_path, statuses_in
@@ -131,6 +131,9 @@ class Inputs:
         return found
 
     def _holds_the_same(self, path: Path, identity: Identity, found: Identity) -> bool:
+        if is_mirrored(path) and found[:3] == identity[:3]:
+            # Bytes have come that another job wants. Whether the far file is the same, its store says.
+            return True
         if found.size != identity.size or path not in self._digests:
             return False
         with InputFile(path) as file:

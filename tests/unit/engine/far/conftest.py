@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ladle_engine.storage.far import faults
-from tests.far_servers import S3, s3_server
+from tests.far_servers import S3, s3_server, use_s3
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +19,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(server: S3, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    for key in server.found():
-        server.client().delete_object(Bucket="bucket", Key=key)
-    server.requests.clear()
-    server.sent = 0
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield server
-    server.fault = lambda method, path: None
+    yield from use_s3(server, monkeypatch)
 
 
 @pytest.fixture

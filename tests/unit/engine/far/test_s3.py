@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from ladle_engine import EngineError, average, combine_checkpoints, rebuild
+from ladle_engine import EngineError, average, combine_checkpoints, convert_checkpoints, inspect, rebuild
+from ladle_engine.far_urls import parse_url
+from ladle_engine.progress import ignore
+from ladle_engine.storage.far.door import FarSettings, opened_mirror
 from tests.builders import make_checkpoints, make_val_set, trained_states
 from tests.far_servers import S3
 
@@ -109,6 +112,27 @@ def test_of_a_pickle_the_optimiser_states_are_left_where_they_are(s3: S3, tmp_pa
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_file_of_which_another_job_fetches_more_meanwhile_is_still_the_same(s3: S3, tmp_path: Path) -> None:
+    folder = tmp_path / "pickles"
+    folder.mkdir()
+    for number, state in enumerate(trained_states(2, False, 0, 4), start=1):
+        torch.save({"optimizer": torch.zeros(1_500_000), "model": state}, folder / f"epoch-{number}.pt")
+    s3.put(folder, "pickles")
+    url, fetched = parse_url("s3://bucket/pickles"), []
+
+    def fetch_all(event: object) -> None:
+        if getattr(event, "stage", "") == "verify" and not fetched:
+            with opened_mirror(FarSettings.from_environment(), [url], ignore) as other:
+                other.add(url, "ckpt_dir")
+                fetched.extend(other.files_below(other.cache.path_of(url)))
+                other.fetch(dict.fromkeys(fetched))
+
+    s3.sent = 0
+    combine_checkpoints("s3://bucket/pickles", output=tmp_path / "out", progress=fetch_all)
+    assert s3.sent > sum(path.stat().st_size for path in folder.iterdir())
+    assert len(fetched) == 2
+
+
 def test_several_far_folders_and_globs_have_names_below_their_common_folder(s3: S3, run: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         s3.put_bytes(f"sweep/run-{number}/model.safetensors", (run / f"ckpts/epoch-{number}.safetensors").read_bytes())
@@ -186,12 +210,34 @@ def test_an_object_that_is_replaced_meanwhile_ends_the_job(s3: S3, run: Path, tm
     assert not s3.found("results")
 
 
+def test_converted_checkpoints_are_where_they_were_uploaded_to(s3: S3, run: Path) -> None:
+    several = convert_checkpoints("s3://bucket/run/ckpts", "s3://bucket/results/several")
+    assert several == tuple(f"s3://bucket/results/several/epoch-{number}" for number in (1, 2, 3, 4))
+    assert all(f"{each}/model.safetensors".removeprefix("s3://bucket/") in s3.found("results") for each in several)
+    one = convert_checkpoints(run / "ckpts" / "epoch-1.safetensors", "s3://bucket/results/one")
+    assert one == ("s3://bucket/results/one",)
+
+
+def test_inspect_reads_headers_and_tells_of_what_is_not_there(s3: S3, run: Path) -> None:
+    s3.put_bytes("run/ckpts/optimizer.pt", bytes(3_000_000))
+    found = inspect("s3://bucket/run/ckpts")
+    assert found.usable
+    assert found.folder == "s3://bucket/run/ckpts"
+    assert not s3.of("optimizer.pt")
+    missing = inspect("s3://bucket/none")
+    assert (missing.usable, missing.folder, missing.problems[0].code) == (
+        False,
+        "s3://bucket/none",
+        "unreadable-input",
+    )
+
+
 def test_half_an_upload_is_no_result_and_goes_at_the_next_try(s3: S3, run: Path, tmp_path: Path) -> None:
     s3.fault = lambda method, path: "503" if method == "PUT" and "config.json" in path else None
     message = refused("results-unwritable", ckpt_dir="s3://bucket/run/ckpts", output="s3://bucket/results/x")
     assert "s3://bucket/results/x" in message
     s3.put_bytes("results/x/left.bin", b"half")
-    assert "results/x/.ladle-upload.json" in s3.found("results")
+    assert [key for key in s3.found("results") if key.startswith("results/x/.ladle-upload-")]
     s3.fault = lambda method, path: None
     combine_checkpoints("s3://bucket/run/ckpts", output="s3://bucket/results/x")
     assert s3.found("results") == ["results/x/config.json", "results/x/model.safetensors"]
@@ -203,9 +249,9 @@ def test_what_comes_back_otherwise_than_it_was_written_is_no_result(
 ) -> None:
     from ladle_engine.storage.far import upload
 
-    def put_another(source: Path, url: object, access: object) -> None:
-        upload.put_bytes(source.read_bytes()[::-1], url, access)  # type: ignore[arg-type]
+    def put_another(source: Path, url: object, access: object, wait: object) -> None:
+        upload.put_bytes(source.read_bytes()[::-1], url, access, wait)  # type: ignore[arg-type]
 
     monkeypatch.setattr(upload, "put_file", put_another)
     refused("results-unwritable", ckpt_dir="s3://bucket/run/ckpts", output="s3://bucket/results/x")
-    assert "results/x/.ladle-upload.json" in s3.found("results")
+    assert [key for key in s3.found("results") if key.startswith("results/x/.ladle-upload-")]

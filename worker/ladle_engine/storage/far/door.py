@@ -42,6 +42,9 @@ class FarSettings:
     roots: tuple[str, ...] | None = None
     """Addresses at or below which everything must be; None for a caller who may read what the process may."""
 
+    def root_urls(self) -> list[FarUrl]:
+        return [parse_url(each) for each in self.roots or ()]
+
     @classmethod
     def from_environment(cls) -> FarSettings:
         """Raises `ValueError`."""
@@ -56,9 +59,9 @@ class FarSettings:
         )
 
 
-def with_far_folders(call: Callable[P, T]) -> Callable[P, T]:
+def with_far_folders(call: Callable[P, T], *, data: Sequence[str] = DATA) -> Callable[P, T]:
     """The same function; `ckpt_dir`, `val_set`, `train_set`, `coefficients` and `output` may be addresses, such as
-    `s3://bucket/runs/7`."""
+    `s3://bucket/runs/7`. `data` are the arguments that it reads whole."""
     signature = inspect.signature(call)
 
     @wraps(call)
@@ -69,14 +72,14 @@ def with_far_folders(call: Callable[P, T]) -> Callable[P, T]:
             return call(*args, **kwargs)
         on_event = given.get("progress") or ignore
         with opened_mirror(FarSettings.from_environment(), _urls(given), on_event) as mirror:
-            given.update(near_arguments(mirror, given))
+            given.update(near_arguments(mirror, given, data))
             if not _has_url(given.get(OUTPUT)):
                 return call(*bound.args, **bound.kwargs)
             url = far_url(as_url(given[OUTPUT]) or "", OUTPUT)
             with uploaded(url, mirror.store_access, mirror.cache.folder / "uploads", on_event) as folder:
                 given[OUTPUT] = folder
                 result = call(*bound.args, **bound.kwargs)
-            return _at(result, url)
+            return _at(result, folder, url)
 
     return cast(Callable[P, T], near)
 
@@ -84,7 +87,7 @@ def with_far_folders(call: Callable[P, T]) -> Callable[P, T]:
 @contextmanager
 def opened_mirror(settings: FarSettings, urls: Sequence[FarUrl], on_event: ProgressCallback) -> Iterator[Mirror]:
     """A mirror, which whoever reads inside the block asks. Raises `EngineError`."""
-    hosts = urls if settings.roots is None else [parse_url(each) for each in settings.roots]
+    hosts = urls if settings.roots is None else settings.root_urls()
     access = Access(hosts=tuple(url.place for url in hosts), private=settings.private)
     with ExitStack() as resources:
         try:
@@ -100,16 +103,16 @@ def opened_mirror(settings: FarSettings, urls: Sequence[FarUrl], on_event: Progr
         yield mirror
 
 
-def near_arguments(mirror: Mirror, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs as local paths: listed, with all data and the small files of checkpoints fetched."""
+def near_arguments(mirror: Mirror, given: Mapping[str, Any], data: Sequence[str] = DATA) -> dict[str, Any]:
+    """The inputs as local paths: listed, with all of `data` and the small files of other folders fetched."""
     places: dict[str, Any] = {}
     for name in (*FOLDERS, *DATA):
         if name in given:
             places[name] = each_path(given[name], partial(_place, mirror, argument=name))
-    folders = _paths(*(places.get(name) for name in FOLDERS))
+    folders = _paths(*(place for name, place in places.items() if name not in data))
     small = [path for folder in folders for path in mirror.small_below(folder)]
-    data = [path for each in _paths(*(places.get(name) for name in DATA)) for path in mirror.files_below(each)]
-    mirror.fetch(dict.fromkeys([*small, *data]))
+    whole = [path for each in _paths(*(places.get(name) for name in data)) for path in mirror.files_below(each)]
+    mirror.fetch(dict.fromkeys([*small, *whole]))
     return places
 
 
@@ -177,8 +180,12 @@ def _paths(*values: Any) -> list[Path]:
     return found
 
 
-def _at(result: T, url: FarUrl) -> T:
-    """The result's folder is where it was uploaded to."""
+def _at(result: T, folder: Path, url: FarUrl) -> T:
+    """The result's folder, or each of several, is where it was uploaded to."""
     if is_dataclass(result) and hasattr(result, "folder"):
         return replace(result, folder=str(url))  # type: ignore[type-var]
-    return cast(T, str(url)) if isinstance(result, Path) else result
+    if isinstance(result, tuple):
+        return cast(T, tuple(_at(each, folder, url) for each in result))
+    if not isinstance(result, Path):
+        return result
+    return cast(T, str(url.below(result.relative_to(folder).as_posix()) if result != folder else url))

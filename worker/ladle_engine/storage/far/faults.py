@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Between attempts at one request, give or take a half."""
+READABLE, WRITABLE = "readable", "writable"
+"""What an address must be."""
 LIBRARY = {"gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """What a scheme needs besides the extra `far`."""
 PASSING_STATUSES = (408, 425, 429)
@@ -38,14 +40,14 @@ class Refused(Exception):
     """An address that a store led to must not be reached."""
 
 
-def patiently(call: Callable[[], T], url: FarUrl) -> T:
+def patiently(call: Callable[[], T], url: FarUrl, use: str = READABLE) -> T:
     """What `call` returns, tried again with growing pauses while its error may pass. Raises `EngineError`."""
     for wait_s in (*WAITS_S, None):
         try:
             return call()
         except Exception as error:
             if wait_s is None or stopping.is_set() or not may_pass(error):
-                raise translated(error, url) from _cause(error)
+                raise translated(error, url, use) from _cause(error)
         _pause(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads requests
     raise AssertionError("the last attempt returns or raises")
 
@@ -60,7 +62,7 @@ def may_pass(error: BaseException) -> bool:
     return not (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
 
-def translated(error: Exception, url: FarUrl) -> EngineError:
+def translated(error: Exception, url: FarUrl, use: str = READABLE) -> EngineError:
     """One line for people, with what to do."""
     if isinstance(error, EngineError):
         return error
@@ -71,9 +73,9 @@ def translated(error: Exception, url: FarUrl) -> EngineError:
         more = f" and `pip install {package}`" if package else ""
         return EngineError(
             "missing-library",
-            f"Reading `{url}` needs a library that is not installed. Run `pip install 'ladle[far]'`{more}.",
+            f"`{url}` needs a library that is not installed. Run `pip install 'ladle[far]'`{more}.",
         )
-    if (known := _known(error, url)) is not None:
+    if (known := _known(error, url, use)) is not None:
         return EngineError("unreadable-input", known)
     why = "" if not str(error) else f": {error}"
     return EngineError(
@@ -83,18 +85,18 @@ def translated(error: Exception, url: FarUrl) -> EngineError:
     )
 
 
-def _known(error: Exception, url: FarUrl) -> str | None:
+def _known(error: Exception, url: FarUrl, use: str) -> str | None:
     status, code = _status(error), _code(error)
     if _is_named(error, NO_CREDENTIALS):
         return f"`{url}` needs credentials, and there are none. The operator sets them in the environment."
     if code in WRONG_CREDENTIALS or status == 401:
         return (
-            f"`{url}` must be readable with the operator's credentials, but the store does not know them "
+            f"`{url}` must be {use} with the operator's credentials, but the store does not know them "
             f"({code or status}). Ask the operator."
         )
     if isinstance(error, PermissionError) or status == 403:
         return (
-            f"`{url}` must be readable with the operator's credentials, but the store answers: "
+            f"`{url}` must be {use} with the operator's credentials, but the store answers: "
             f"{_words(error) or 'forbidden'}. Either they are wrong, or they do not allow it."
         )
     if code == "NoSuchBucket" or "bucket does not exist" in str(error):
@@ -102,7 +104,7 @@ def _known(error: Exception, url: FarUrl) -> str | None:
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return f"`{url}` must exist, but there is nothing at this address."
     if status is not None and 400 <= status < 500 and status not in PASSING_STATUSES:
-        return f"`{url}` must be readable, but the server answers with status {status}."
+        return f"`{url}` must be {use}, but the server answers with status {status}."
     return None
 
 

@@ -93,6 +93,9 @@ class Mirror:
     def parts(self, path: Path) -> Parts | None:
         return self._parts.get(path)
 
+    def is_mirrored(self, path: Path) -> bool:
+        return self.cache.is_mirrored(path)
+
     def fetch(self, wanted: Mapping[Path, Parts | None]) -> None:
         for path, parts in wanted.items():
             file = self._files.get(path)

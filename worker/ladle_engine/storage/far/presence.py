@@ -26,6 +26,10 @@ class Source(Protocol):
         """Of a file of which only parts are read: those. None for a whole one."""
         ...
 
+    def is_mirrored(self, path: Path) -> bool:
+        """Whether it is a far file's: more of its bytes may come at any time, and another version is another file."""
+        ...
+
     def fetch(self, wanted: Mapping[Path, Parts | None]) -> None:
         """The same for many files at once, with progress. `None` is a whole file."""
         ...
@@ -65,6 +69,10 @@ def want(path: Path, start: int = 0, stop: int | None = None) -> None:
 
 def parts_of(path: Path) -> Parts | None:
     return next((parts for source in _sources if (parts := source.parts(path)) is not None), None)
+
+
+def is_mirrored(path: Path) -> bool:
+    return any(source.is_mirrored(path) for source in _sources)
 
 
 def fetch(wanted: Mapping[Path, Parts | None]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from ladle_engine.errors import CheckpointError
 from ladle_engine.far_urls import OVER_HTTP, FarUrl
 from ladle_engine.progress import pulse
-from ladle_engine.storage.far.faults import ShortBody, patiently
+from ladle_engine.storage.far.faults import WRITABLE, ShortBody, patiently
 from ladle_engine.storage.input_paths import is_plain_name
 
 PROTOCOLS = {"az": "abfs"}
@@ -28,6 +28,8 @@ MOST_PAGES = 10_000
 CONNECTIONS = 8
 PUT_BYTES = 64 << 20
 """What a store gets at once of a large file."""
+IN_PARTS = ("s3", "gs")
+"""Schemes whose stores let us say how much that is."""
 READ_BACK_BYTES = 16 << 20
 
 
@@ -96,17 +98,36 @@ def read_whole(file: FarFile, target: Path, access: Access) -> None:
     patiently(read, file.url)
 
 
-def put_file(source: Path, url: FarUrl, access: Access) -> None:
-    """Writes a file of the store, or what it had before stays."""
-    patiently(lambda: _system(url, access).put_file(str(source), _path(url), chunksize=PUT_BYTES), url)
+def put_file(source: Path, url: FarUrl, access: Access, wait: Callable[[], None]) -> None:
+    """Writes a file of the store, or what it had before stays. `wait` is called before each request."""
+
+    def put() -> None:
+        wait()
+        parts = {"chunksize": PUT_BYTES} if url.scheme in IN_PARTS else {}
+        _system(url, access).put_file(str(source), _path(url), callback=_waiting(wait), **parts)
+
+    patiently(put, url, WRITABLE)
 
 
-def put_bytes(content: bytes, url: FarUrl, access: Access) -> None:
-    patiently(lambda: _system(url, access).pipe_file(_path(url), content), url)
+def put_bytes(content: bytes, url: FarUrl, access: Access, wait: Callable[[], None]) -> None:
+    def put() -> None:
+        wait()
+        _system(url, access).pipe_file(_path(url), content)
+
+    patiently(put, url, WRITABLE)
 
 
-def remove_file(url: FarUrl, access: Access) -> None:
-    patiently(lambda: _system(url, access).rm_file(_path(url)), url)
+def remove_file(url: FarUrl, access: Access, wait: Callable[[], None] = lambda: None) -> None:
+    """What is no longer there is fine."""
+
+    def remove() -> None:
+        wait()
+        try:
+            _system(url, access).rm_file(_path(url))
+        except FileNotFoundError:
+            return
+
+    patiently(remove, url, WRITABLE)
 
 
 def blocks_of(file: FarFile, access: Access) -> Iterator[bytes]:
@@ -127,6 +148,18 @@ def _system(url: FarUrl, access: Access) -> Any:
             protocol, **options, **_OPTIONS.get(url.scheme, dict)(), **_http(url, access)
         )
     return access.opened[key]
+
+
+def _waiting(wait: Callable[[], None]) -> Any:
+    """What fsspec tells of each part that it has sent."""
+    from fsspec import Callback
+
+    class Waiting(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            pulse()
+            wait()
+
+    return Waiting()
 
 
 def _find(system: Any, path: str) -> Mapping[str, Any]:
