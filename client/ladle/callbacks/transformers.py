@@ -43,7 +43,7 @@ class LadleCallback(TrainerCallback):
         average_every: average after each so many checkpoints too, while the training goes on, and log the curve.
         wait: whether the end of the training waits for the result. Without a service it always does, because the
             stack ends with this process.
-        options: those of `ladle.submit`, such as `task=` and `metric=`.
+        options: those of `ladle.submit`, such as `task` and `metric`.
     """
 
     def __init__(

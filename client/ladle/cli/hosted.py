@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ladle._client import Client
 from ladle._errors import LadleError
+from ladle.cli.console import err, to_json
 from ladle.cli.local import Stopped, stoppable
 from ladle.cli.stack import StackError, StackOptions, running_stack
 
@@ -61,7 +62,7 @@ def main() -> None:
 def _serve(options: StackOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="ladle-") as state:
         of_its_own = StackOptions(roots=options.roots, results=options.results, state=Path(state) / "stack")
-        with running_stack(of_its_own, lambda words: print(words, file=sys.stderr)) as stack:
+        with running_stack(of_its_own, err.say) as stack:
             _answer({"url": stack.url, "token": stack.token})
             sys.stdin.read()
 
@@ -73,7 +74,7 @@ def _environment() -> dict[str, str]:
 
 
 def _answer(values: dict[str, str]) -> None:
-    print(json.dumps(values), flush=True)
+    print(to_json(values), flush=True)
 
 
 def _client_of(process: subprocess.Popen[str], asked: dict[str, object]) -> Client:
