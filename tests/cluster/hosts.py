@@ -21,7 +21,14 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
-    return f"{missing[0]} is not installed (iproute2, util-linux)" if missing else ""
+    if missing:
+        return f"{missing[0]} is not installed (iproute2, util-linux)"
+    try:
+        with hosts("first", "second") as made:
+            subprocess.run(made[0].command(["true"]), check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        return f"this machine refuses network namespaces: {error.stderr.strip()}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+REFUSED = why_not()
+pytestmark = pytest.mark.skipif(bool(REFUSED), reason=REFUSED)
 PORT = 6379
 
 
