@@ -46,7 +46,7 @@ def writing(kind: Kind, folder: Path, mean: Path) -> Iterator[Tool]:
     with (mean.parent / "errors.txt").open("w+", errors="replace") as said:
         process = subprocess.Popen(
             [sys.executable, SCRIPTS / f"{kind.script}.py", folder, mean],
-            env=_environment(kind),
+            env=_environment(kind, mean.parent),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -62,9 +62,11 @@ def writing(kind: Kind, folder: Path, mean: Path) -> Iterator[Tool]:
                 process.kill()
 
 
-def _environment(kind: Kind) -> dict[str, str]:
+def _environment(kind: Kind, home: Path) -> dict[str, str]:
     for group in kind.tools:
         assert (INSTALLED / group / ".installed").exists(), f"`{group}` is not installed: run `make test-formats`."
     paths = [str(SHIM), *(str(INSTALLED / group) for group in kind.tools), os.environ.get("PYTHONPATH", "")]
     fixed = {"HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # What DeepSpeed compiles. In the usual folder, the lock of a run that was killed would be waited for without end.
+    fixed["TORCH_EXTENSIONS_DIR"] = str(home / "extensions")
     return {**os.environ, **fixed, **kind.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
