@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason, Resources
-from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_contracts import JobState, Reason
 from tests.builders import make_checkpoints, make_val_set
 from tests.cluster.hosts import Host, hosts, why_not
+from tests.integration.gang_jobs import gang_spec, ranks_of, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
@@ -43,16 +42,8 @@ class Network:
     hosts: dict[str, Host]
     workers: dict[str, Process]
 
-    def ranks_of(self, name: str) -> list[psutil.Process]:
-        return [each for each in self.workers[name].tree() if "gated_rank" in " ".join(each.cmdline())]
-
     def wait_at(self, point: str, job: str) -> None:
-        def reached() -> bool:
-            record = self.made.record(job)
-            assert record.state not in TERMINAL_STATES, (record.reason, record.message, record.log_tail)
-            return self.gate.reached(point)
-
-        until(reached, what=point)
+        wait_at(point, self.gate, self.made, job)
 
 
 @pytest.fixture
@@ -76,22 +67,12 @@ def worker_on(host: Host, head: Host, folder: Path, server: RedisServer, data: P
     return process
 
 
-def spec(data: Path, nodes: int, ranks: int) -> JobSpec:
-    return JobSpec(
-        ckpt_dir=str(data / "checkpoints"),
-        val_set=str(data / "val.npz"),
-        method=MethodChoice(name="twa", options={"steps": 30}),
-        resources=Resources(nodes=nodes, ranks_per_node=ranks),
-        output=Output(name="out"),
-    )
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
     """The coefficients that one rank finds."""
     folder = tmp_path_factory.mktemp("alone")
     with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
-        assert made.finish(made.submit(spec(data, nodes=1, ranks=1))).state == JobState.SUCCEEDED
+        assert made.finish(made.submit(gang_spec(data, nodes=1))).state == JobState.SUCCEEDED
     return alpha_of(folder / "results", "out", "twa")
 
 
@@ -99,7 +80,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[flo
 def test_any_number_of_hosts_finds_what_one_rank_finds(
     nodes: int, ranks: int, network: Network, data: Path, alone: list[list[float]]
 ) -> None:
-    ended = network.made.finish(network.made.submit(spec(data, nodes, ranks)))
+    ended = network.made.finish(network.made.submit(gang_spec(data, nodes, ranks)))
     assert (ended.state, ended.attempt, len(ended.nodes)) == (JobState.SUCCEEDED, 1, nodes), ended.message
     np.testing.assert_allclose(alpha_of(network.folder / "results", "out", "twa"), alone, rtol=0, atol=1e-5)
 
@@ -109,10 +90,10 @@ def test_a_node_behind_a_cut_cable_is_named_and_the_job_goes_on_without_it(
     place: int, network: Network, data: Path, alone: list[list[float]]
 ) -> None:
     network.gate.hold("train-17")
-    job = network.made.submit(spec(data, 2, 1))
+    job = network.made.submit(gang_spec(data, 2))
     network.wait_at("train-17", job)
     cut, *_ = names = network.made.record(job).nodes[place:]
-    ranks = [rank for name in network.made.record(job).nodes for rank in network.ranks_of(name)]
+    ranks = [rank for name in network.made.record(job).nodes for rank in ranks_of(network.workers[name])]
     assert ranks
     network.hosts[cut].cut()
     lost = until(lambda: (record := network.made.record(job)).state == JobState.QUEUED and record, what="its end")
@@ -127,7 +108,7 @@ def test_a_node_behind_a_cut_cable_is_named_and_the_job_goes_on_without_it(
 
 def test_a_node_that_was_frozen_changes_nothing_once_it_thaws(network: Network, data: Path) -> None:
     network.gate.hold("train-17")
-    job = network.made.submit(spec(data, 2, 1))
+    job = network.made.submit(gang_spec(data, 2))
     network.wait_at("train-17", job)
     name = network.made.record(job).nodes[0]
     frozen = network.workers[name].tree()

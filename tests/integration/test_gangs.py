@@ -8,17 +8,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason, Resources
-from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_contracts import JobState, Reason
 from tests.builders import make_checkpoints, make_val_set
+from tests.integration.gang_jobs import gang_spec, ranks_of, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
-
-METHOD = MethodChoice(name="twa", options={"steps": 30})
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +24,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoints(root / "checkpoints")
     make_val_set(root / "val.npz")
     return root
-
-
-def spec(data: Path, nodes: int = 2, ranks: int = 1, **changes: object) -> JobSpec:
-    return JobSpec(
-        ckpt_dir=str(data / "checkpoints"),
-        val_set=str(data / "val.npz"),
-        method=METHOD,
-        resources=Resources(nodes=nodes, ranks_per_node=ranks),
-        output=Output(name="out"),
-        **changes,
-    )
 
 
 @contextmanager
@@ -55,24 +41,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[flo
     """The coefficients that as many ranks find on one node."""
     folder = tmp_path_factory.mktemp("alone")
     with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
-        assert made.finish(made.submit(spec(data, nodes=1, ranks=2))).state == JobState.SUCCEEDED
+        assert made.finish(made.submit(gang_spec(data, nodes=1, ranks=2))).state == JobState.SUCCEEDED
     return alpha_of(folder / "results", "out", "twa")
-
-
-def wait_at(point: str, gate: Gate, made: Cluster, job: str) -> None:
-    """Until a rank has come there."""
-
-    def reached() -> bool:
-        record = made.record(job)
-        assert record.state not in TERMINAL_STATES, (record.reason, record.message, record.log_tail)
-        return gate.reached(point)
-
-    until(reached, what=point)
-
-
-def ranks_of(worker: Process) -> list[psutil.Process]:
-    """Those that run the engine."""
-    return [process for process in worker.tree() if "gated_rank" in " ".join(process.cmdline())]
 
 
 def test_two_nodes_find_what_two_ranks_of_one_node_find(
@@ -80,7 +50,7 @@ def test_two_nodes_find_what_two_ranks_of_one_node_find(
 ) -> None:
     with nodes(tmp_path, server, data, 2) as workers:
         gate.hold("train-3")
-        job = made.submit(spec(data))
+        job = made.submit(gang_spec(data, nodes=2))
         wait_at("train-3", gate, made, job)
         assert all(ranks_of(worker) for worker in workers), "each node has ranks"
         gate.open("train-3")
@@ -97,7 +67,7 @@ def test_a_node_that_is_killed_ends_the_attempt_everywhere_and_the_next_one_resu
 ) -> None:
     with nodes(tmp_path, server, data, 2) as workers:
         gate.hold("train-17")
-        job = made.submit(spec(data))
+        job = made.submit(gang_spec(data, nodes=2))
         wait_at("train-17", gate, made, job)
         assigned = made.record(job).nodes
         killed = workers[int(assigned[which].removeprefix("node-")) - 1]
@@ -117,7 +87,7 @@ def test_a_frozen_node_is_named_and_the_job_goes_on_without_it(
     with nodes(tmp_path, server, data, 3) as workers:
         until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
         gate.hold("train-17")
-        job = made.submit(spec(data))
+        job = made.submit(gang_spec(data, nodes=2))
         wait_at("train-17", gate, made, job)
         name = made.record(job).nodes[1]
         frozen = workers[int(name.removeprefix("node-")) - 1].tree()
@@ -139,7 +109,7 @@ def test_a_cancel_ends_the_ranks_of_every_node(
 ) -> None:
     with nodes(tmp_path, server, data, 2) as workers:
         gate.hold("train-3")
-        job = made.submit(spec(data))
+        job = made.submit(gang_spec(data, nodes=2))
         wait_at("train-3", gate, made, job)
         ranks = [rank for worker in workers for rank in ranks_of(worker)]
         made.call(made.store.cancel(job))
@@ -153,7 +123,7 @@ def test_a_job_of_two_nodes_waits_for_the_second_and_says_so(
 ) -> None:
     with nodes(tmp_path, server, data, 1):
         until(lambda: made.call(made.store.nodes()), what="the node to register")
-        job = made.submit(spec(data))
+        job = made.submit(gang_spec(data, nodes=2))
         until(lambda: made.record(job).waiting_for == "needs 2 nodes, 1 free of 1", what="the reason")
         with running(gated_worker(tmp_path, server, data, NODE_ID="node-2")):
             assert made.finish(job).state == JobState.SUCCEEDED

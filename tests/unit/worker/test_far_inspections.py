@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,8 @@ from ladle_worker.confinement import probe
 from ladle_worker.confinement.choose import choose
 from ladle_worker.inspections import Inspections
 from ladle_worker.settings import Settings
-from tests.far_servers import S3, s3_server, use_s3
+from tests.far_servers import S3
 from tests.unit.engine.lora import make_sweep
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    yield from use_s3(server, monkeypatch)
 
 
 @pytest.fixture

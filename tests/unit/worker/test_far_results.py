@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,10 @@ from ladle_worker.far_output import ResultsHelper
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
-from tests.far_servers import S3, s3_server, use_s3
+from tests.far_servers import S3
 from tests.polling import until
 
 URL = "s3://bucket/results/x"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    yield from use_s3(server, monkeypatch)
 
 
 @pytest.fixture
