@@ -254,8 +254,7 @@ class Attempt:
         stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
         with suppress(RedisError, DiskFault):
             # Where the ranks stood.
-            while self._claim.speaks and self._relay.send(to_end=True):
-                continue
+            self._relay_news(to_end=True)
         return Ended(
             outcome="crashed",
             reason=Reason.STALLED,
@@ -313,7 +312,6 @@ class Attempt:
 
     def _watch(self, ranks: Ranks | FarHelper | ResultsHelper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
-        relay = self._relay
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
             running = ranks.poll() is None
@@ -325,16 +323,20 @@ class Attempt:
                     return answer
                 if isinstance(ranks, ResultsHelper):
                     ranks.may_write_until(share_of_lease(asked_at, self._settings.lease_s))
-                while self._claim.speaks and relay.send(to_end=not running):
-                    continue
+                self._relay_news(to_end=not running)
             except RedisError as error:
                 logger.warning("Redis does not answer: %r", error)
             else:
                 if not running:
                     return "ok"
-            if running and self._stall.stalled(relay.stage):
+            if running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             time.sleep(self._settings.poll_s)
+
+    def _relay_news(self, *, to_end: bool) -> None:
+        """All that is new. Only the node of rank 0 has something to tell. Raises `RedisError` or `DiskFault`."""
+        while self._claim.speaks and self._relay.send(to_end=to_end):
+            continue
 
     def _conclude(self, status: int | None, last_words: LastWords, kills: int, far: FarHelper | None) -> Ended:
         with naming_disk_faults("read the outcome of the ranks"):
