@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ladle_worker.launch import KEPT_VARIABLES
+from ladle_worker.launch.environment import KEPT_VARIABLES
 from ladle_worker.settings import Settings
 
 REPO = Path(__file__).resolve().parents[2]

@@ -91,7 +91,7 @@ ALLOWED = {
     "ladle_worker/__main__.py": (OWN, "mkdir"),
     "ladle_worker/commit.py": (OWN, ALL),
     "ladle_worker/job_folder.py": (OWN, ALL),
-    "ladle_worker/launch.py": (OWN, ALL),
+    "ladle_worker/launch/torchrun.py": (OWN, ALL),
     "ladle_worker/rank.py": (OWN, "exists read_text"),
     "ladle_worker/told.py": (OWN, "open utime"),
     "ladle_worker/inspections.py": ("a temporary folder of its own", ALL),

@@ -29,7 +29,7 @@ from ladle_worker.far_output import ResultsHelper
 from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.last_words import LastWords
-from ladle_worker.launch import Ranks
+from ladle_worker.launch.torchrun import Ranks
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.memory_kills import about_memory, count_kills
 from ladle_worker.relay import Relay, log_tail

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from ladle_worker.launch import RANK_VARIABLES
+from ladle_worker.launch.environment import RANK_VARIABLES
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from ladle_worker.family import JOB_VARIABLE  # noqa: E402
 from ladle_worker.far_helper import INPUTS  # noqa: E402
 from ladle_worker.far_questions import answered  # noqa: E402
 from ladle_worker.job_folder import AttemptFolder, write_whole  # noqa: E402
-from ladle_worker.launch import rank_environment  # noqa: E402
+from ladle_worker.launch.environment import rank_environment  # noqa: E402
 from ladle_worker.told import Events, beating  # noqa: E402
 
 

@@ -28,7 +28,7 @@ from ladle_worker.confinement.plan import NETWORK, Plan  # noqa: E402
 from ladle_worker.far import as_text, far_settings  # noqa: E402
 from ladle_worker.far_helper import has_url  # noqa: E402
 from ladle_worker.far_questions import answered  # noqa: E402
-from ladle_worker.launch import LOOPBACK_ONLY, rank_environment  # noqa: E402
+from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment  # noqa: E402
 
 
 def main(plan_path: str) -> None:

@@ -19,7 +19,7 @@ from ladle_worker.confinement.apply import confine
 from ladle_worker.confinement.limits import limit_memory
 from ladle_worker.confinement.plan import MEMORY, Plan
 from ladle_worker.far_questions import Asking
-from ladle_worker.launch import RANK_VARIABLES
+from ladle_worker.launch.environment import RANK_VARIABLES
 
 MEMORY_BYTES = 4 << 30
 """What a stranger's file may take, if it comes to that. Headers take a few megabytes."""

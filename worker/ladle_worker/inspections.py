@@ -28,7 +28,7 @@ from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.confinement.plan import NETWORK, Plan, devices, readable, writable
 from ladle_worker.connection import OutageLog, connect
 from ladle_worker.far_helper import far_request, has_url, helper_environment
-from ladle_worker.launch import LOOPBACK_ONLY, rank_environment
+from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_contracts import InspectRequest, JobSpec
-from ladle_worker.launch import RANK_VARIABLES
+from ladle_worker.launch.environment import RANK_VARIABLES
 
 
 def main() -> None:

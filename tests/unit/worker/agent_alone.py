@@ -14,7 +14,7 @@ from pathlib import Path
 from ladle_worker.confinement.plan import Plan, devices, readable, writable
 from ladle_worker.family import adopt_orphans
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.launch import Ranks
+from ladle_worker.launch.torchrun import Ranks
 
 
 def start(folder: Path, job: str, module: str, protections: tuple[str, ...]) -> Ranks:

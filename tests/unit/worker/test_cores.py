@@ -9,7 +9,7 @@ import pytest
 
 from ladle_worker import cores
 from ladle_worker.cores import usable_cores
-from ladle_worker.launch import rank_environment
+from ladle_worker.launch.environment import rank_environment
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle_worker.launch import KEPT_VARIABLES, rank_environment
+from ladle_worker.launch.environment import KEPT_VARIABLES, rank_environment
 
 DOCUMENTS = Path(__file__).parents[3] / "docs"
 OF_RANKS = re.compile(r"`((?:NVIDIA|CUDA|TORCH|PYTORCH|NCCL|GLOO|OMP|MKL|OPENBLAS|TRITON)_[A-Z0-9_]+)(?:=[^`]*)?`")

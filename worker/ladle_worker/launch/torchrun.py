@@ -1,4 +1,4 @@
-"""Starts this node's ranks of one attempt and ends them."""
+"""torchrun on this node: starts its ranks of one attempt and ends them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,13 @@ from pathlib import Path
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.confinement.plan import FILES, NETWORK, Plan
-from ladle_worker.cores import usable_cores
 from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
 from ladle_worker.gang import Gang
 from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
 from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, marked, nothing
 
 logger = logging.getLogger(__name__)
-
-KEPT_VARIABLES = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
-    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "NVIDIA_VISIBLE_DEVICES"),
-    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
-    *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE"),
-)
-"""All that ranks inherit. Addresses, passwords and tokens are not among them, because ranks open untrusted files."""
-
-RANK_VARIABLES = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TQDM_DISABLE": "1",
-}
-"""For the libraries that a task uses: nothing is downloaded, and no bars fill the log."""
 
 TORCHRUN_MODULE = "ladle_worker.torchrun"
 WAIT_S = 5.0
@@ -47,9 +29,6 @@ WHERE_S = 0.5
 
 ALONE = ("--standalone", "--local-addr=127.0.0.1")
 """The address is given because the host's name may have one that a network of its own does not have."""
-
-LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Where ranks have a network of their own, it has no other interface, and torch would warn that no host has a name."""
 
 
 class Ranks:
@@ -154,15 +133,3 @@ def _command(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
-
-
-def rank_environment(num_ranks: int, gang: Gang | None = None) -> dict[str, str]:
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    threads = max(1, usable_cores() // num_ranks)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        # Otherwise gloo uses the address of the host name, which may be anything.
-        **({"GLOO_SOCKET_IFNAME": "lo"} if gang is None else gang.variables),
-        **RANK_VARIABLES,
-        "TORCHELASTIC_ERROR_FILE": os.devnull,
-    } | environment
