@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
 from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
 from ladle_worker.job_folder import JobFolder, write_whole
-from ladle_worker.last_words import LastWords
-from ladle_worker.launch.torchrun import Ranks
+from ladle_worker.launch.choose import launcher_of
+from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
 from ladle_worker.leftovers import clear_leftovers
-from ladle_worker.memory_kills import about_memory, count_kills
+from ladle_worker.memory_kills import about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
@@ -67,6 +67,8 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         # Other nodes, or the same ones a little later, may do better; other versions do not.
         final = error.reason is Reason.VERSION_MISMATCH
         return Ended(outcome="failed" if final else "crashed", reason=error.reason, message=str(error))
+    except CannotLaunch as error:
+        return _ended_as(error.ending)
     except PathNotAllowed as error:
         return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
     except DiskFault as fault:
@@ -84,6 +86,17 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         logger.exception("the agent of job %s failed", claim.job_id)
         message = f"The node agent failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
         return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
+
+
+def _status_of(what: Launcher | FarHelper | ResultsHelper) -> Status:
+    if isinstance(what, FarHelper | ResultsHelper):
+        code = what.poll()
+        return Status(is_over=code is not None, code=code)
+    return what.status()
+
+
+def _ended_as(ending: Ending, log: Sequence[str] = ()) -> Ended:
+    return Ended(outcome=ending.outcome, reason=ending.reason, message=ending.message, log_tail=log)
 
 
 def _ended_by(fault: DiskFault) -> Ended:
@@ -155,26 +168,33 @@ class Attempt:
             write_whole(self._folder.job, job)
         more = () if far is None else (Path(job["far"]["mirror"]),)
         plan = self._plan((job["ckpt_dir"],) if isinstance(job["ckpt_dir"], str) else tuple(job["ckpt_dir"]), more)
-        kills = count_kills()
-        with closing(LastWords()) as last_words:
-            ranks = Ranks(
-                self._folder,
-                self._mark,
-                self._claim.spec.resources.ranks_per_node,
-                self._settings.rank_module,
-                plan,
-                stdin=last_words.stdin(),
-                gang=self._gang,
-            )
+        launcher = launcher_of(self._settings)
+        try:
+            launcher.start(self._launch(plan))
             try:
-                answer = self._watch(ranks)
+                answer = self._watch(launcher)
                 if answer == "stalled":
-                    ranks.tell_where_they_are()
+                    launcher.logs()
             finally:
-                ranks.end(self._settings.kill_grace_s, self._keep_lease)
+                launcher.cancel(self._settings.kill_grace_s, self._keep_lease)
             if answer != "ok":
                 return self._interrupted(answer)
-            return self._conclude(ranks.poll(), last_words, kills, far)
+            return self._conclude(launcher, far)
+        finally:
+            launcher.forget()
+
+    def _launch(self, plan: Plan) -> Launch:
+        return Launch(
+            folder=self._folder,
+            job_id=self._claim.job_id,
+            attempt=self._claim.attempt,
+            mark=self._mark,
+            num_nodes=1,
+            ranks_per_node=self._claim.spec.resources.ranks_per_node,
+            module=self._settings.rank_module,
+            plan=plan,
+            gang=self._gang,
+        )
 
     def _gather(self) -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
@@ -310,11 +330,12 @@ class Attempt:
             "limit_memory": MEMORY in self._protections,
         }
 
-    def _watch(self, ranks: Ranks | FarHelper | ResultsHelper) -> str:
+    def _watch(self, ranks: Launcher | FarHelper | ResultsHelper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:
-            running = ranks.poll() is None
+            status = _status_of(ranks)
+            running = not status.is_over
             self._renewed_at = time.monotonic()
             asked_at = now()
             try:
@@ -329,7 +350,10 @@ class Attempt:
             else:
                 if not running:
                     return "ok"
-            if running and self._stall.stalled(self._relay.stage):
+            if status.waits_for:
+                # Nothing moves until the ranks run.
+                self._stall = StallWatch(self._folder, self._settings.stall_s)
+            elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             time.sleep(self._settings.poll_s)
 
@@ -338,37 +362,12 @@ class Attempt:
         while self._claim.speaks and self._relay.send(to_end=to_end):
             continue
 
-    def _conclude(self, status: int | None, last_words: LastWords, kills: int, far: FarHelper | None) -> Ended:
+    def _conclude(self, launcher: Launcher, far: FarHelper | None) -> Ended:
+        status = launcher.status()
         with naming_disk_faults("read the outcome of the ranks"):
-            outcome = self._folder.read_outcome() or last_words.read()
+            outcome = self._folder.read_outcome() or status.said
         if outcome is None:
-            if status == 0 and not self._claim.speaks:
-                # Rank 0 still writes the result.
-                ended = self._await_end()
-                assert ended is not None, "it has no limit"
-                return ended
-            if self._was_memory(status, kills):
-                return Ended(
-                    outcome="failed",
-                    reason=Reason.OUT_OF_MEMORY,
-                    message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
-                    "smaller task option `batch_size`, or a node with more memory.",
-                    log_tail=log_tail(self._folder),
-                )
-            with naming_disk_faults("write the job's files"):
-                self._folder.try_writing()
-            if self._gang and status not in KILLED_STATUSES:
-                # Ranks also end because those of another node have, and that one knows why. If it is gone, its lease
-                # ends first.
-                ended = self._await_end(self._settings.lease_s + OTHERS_S)
-                if ended is not None:
-                    return ended
-            return Ended(
-                outcome="crashed",
-                reason=Reason.CRASHED,
-                message=f"The ranks ended with status {status} and did not say why. Look at the end of the log.",
-                log_tail=log_tail(self._folder),
-            )
+            return self._without_outcome(status, launcher)
         if not outcome["ok"]:
             return Ended(
                 outcome="failed" if outcome.get("final", True) else "crashed",
@@ -380,8 +379,35 @@ class Attempt:
             return refused
         return self._commit.publish(outcome)
 
-    def _was_memory(self, status: int | None, kills: int) -> bool:
-        """Whether ranks that said nothing ended because of memory. Another attempt would need as much."""
-        if status in KILLED_STATUSES and count_kills() > kills:
-            return True
-        return bool(status) and about_memory(log_tail(self._folder))
+    def _without_outcome(self, status: Status, launcher: Launcher) -> Ended:
+        """Ranks that ended without a word. Raises `Lost` or `DiskFault`."""
+        if status.code == 0 and not self._claim.speaks:
+            # Rank 0 still writes the result.
+            ended = self._await_end()
+            assert ended is not None, "it has no limit"
+            return ended
+        if status.ending is not None:
+            return _ended_as(status.ending, launcher.logs())
+        if status.out_of_memory or (status.code and about_memory(log_tail(self._folder))):
+            # Another attempt would need as much.
+            return Ended(
+                outcome="failed",
+                reason=Reason.OUT_OF_MEMORY,
+                message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
+                "smaller task option `batch_size`, or a node with more memory.",
+                log_tail=log_tail(self._folder),
+            )
+        with naming_disk_faults("write the job's files"):
+            self._folder.try_writing()
+        if self._gang and status.code not in KILLED_STATUSES:
+            # Ranks also end because those of another node have, and that one knows why. If it is gone, its lease ends
+            # first.
+            ended = self._await_end(self._settings.lease_s + OTHERS_S)
+            if ended is not None:
+                return ended
+        return Ended(
+            outcome="crashed",
+            reason=Reason.CRASHED,
+            message=f"The ranks ended with status {status.code} and did not say why. Look at the end of the log.",
+            log_tail=launcher.logs(),
+        )
