@@ -129,8 +129,9 @@ def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> Ap
 
 
 def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord]) -> None:
-    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come."""
-    if not nodes:
+    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come, and a
+    dispatcher takes any job."""
+    if not nodes or any(node.dispatches for node in nodes):
         return
     wanted, largest = spec.resources, max(node.ranks for node in nodes)
     big_enough = sum(node.ranks >= wanted.ranks_per_node for node in nodes)

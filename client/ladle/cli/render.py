@@ -251,7 +251,7 @@ def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
             ", ".join(node.gpus) or "-",
             node.torch_version,
             ", ".join(node.protections) or "-",
-            node.job_id or "-",
+            ", ".join(node.job_ids) or node.job_id or "-",
             ago(node.heartbeat_at),
         )
     return table
