@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ladle_worker.memory_kills import about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
+from ladle_worker.time_limit import TimeLimit
 from ladle_worker.torchrun import KILLED_STATUSES
 
 logger = logging.getLogger(__name__)
@@ -44,10 +46,13 @@ OTHERS_S = 2.0
 STOPPED = {"cancel", "release", "lost"}
 
 
-def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = ()) -> str:
-    """Runs one attempt and returns the job's new state. Raises `NotOurs` if the claim is refused."""
+def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = (), gpus: int = 0) -> str:
+    """Runs one attempt and returns the job's new state. Raises `NotOurs` if the claim is refused.
+
+    `gpus` is how many ranks run here unless the job says otherwise, if there are any.
+    """
     with closing(Claim(settings, job_id, attempt)) as claim:
-        ended = run_claimed(settings, claim, protections)
+        ended = run_claimed(settings, claim, protections, gpus)
         state = claim.end(ended) if ended is not None else "lost"
         if state == "lost" and claim.speaks:
             logger.warning("attempt %s of job %s was lost", attempt, job_id)
@@ -56,11 +61,11 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Coll
         return state
 
 
-def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] = ()) -> Ended | None:
+def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] = (), gpus: int = 0) -> Ended | None:
     """None if the attempt is no longer ours, or another node tells how it ended. Raises `RedisError`; everything else
     ends the attempt with a reason."""
     try:
-        return Attempt(settings, claim, protections).run()
+        return Attempt(settings, claim, protections, gpus).run()
     except Lost:
         return None
     except CannotMeet as error:
@@ -106,7 +111,7 @@ def _ended_by(fault: DiskFault) -> Ended:
 class Attempt:
     """What happens between a claim and its end."""
 
-    def __init__(self, settings: Settings, claim: Claim, protections: Collection[str] = ()) -> None:
+    def __init__(self, settings: Settings, claim: Claim, protections: Collection[str] = (), gpus: int = 0) -> None:
         self._settings = settings
         self._protections = protections
         self._claim = claim
@@ -116,9 +121,11 @@ class Attempt:
         # Only rank 0 writes. The others may not even see its folder.
         self._staging = self._job.staging(claim.attempt) if claim.speaks else self._folder.path / "output"
         self._gang: Gang | None = None
+        self._ranks = claim.spec.resources.ranks_per_node or max(1, gpus)
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+        self._limit = TimeLimit(claim.spec.resources.timeout_s, claim.ran_s)
 
     def _make_commit(self) -> tuple[Commit, str]:
         """And where the result will be."""
@@ -190,7 +197,7 @@ class Attempt:
             attempt=self._claim.attempt,
             mark=self._mark,
             num_nodes=1,
-            ranks_per_node=self._claim.spec.resources.ranks_per_node,
+            ranks_per_node=self._ranks,
             module=self._settings.rank_module,
             plan=plan,
             gang=self._gang,
@@ -198,7 +205,7 @@ class Attempt:
 
     def _gather(self) -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
-        place = place_of(self._settings).to_json()
+        place = place_of(self._settings, self._ranks).to_json()
         while True:
             try:
                 answer, others = self._claim.meet(place)
@@ -207,8 +214,11 @@ class Attempt:
             else:
                 if answer in STOPPED:
                     return self._interrupted(answer)
+                if self._out_of_time():
+                    return self._interrupted("timed-out")
                 if answer == "ok":
                     self._gang = gather([Place.of_json(other) for other in others], self._claim.node_rank)
+                    self._ranks = self._gang.ranks_per_node
                     return None
             time.sleep(self._settings.poll_s)
 
@@ -237,7 +247,7 @@ class Attempt:
             return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
-        return self._stalled()
+        return self._timed_out() if answer == "timed-out" else self._stalled()
 
     def _failed_far(self, found: Mapping[str, Any] | None) -> Ended:
         if found is None:
@@ -270,11 +280,22 @@ class Attempt:
             with suppress(RedisError):
                 self._claim.renew()
 
+    def _out_of_time(self) -> bool:
+        """Only the first node says so, and all others end with it."""
+        return self._claim.speaks and self._limit.is_over()
+
+    def _timed_out(self) -> Ended:
+        self._relay_the_rest()
+        return replace(self._limit.ended(self._relay.stage), log_tail=log_tail(self._folder))
+
+    def _relay_the_rest(self) -> None:
+        """Where the ranks stood."""
+        with suppress(RedisError, DiskFault):
+            self._relay_news(to_end=True)
+
     def _stalled(self) -> Ended:
         stage, limit_s = self._relay.stage, self._stall.limit_s(self._relay.stage)
-        with suppress(RedisError, DiskFault):
-            # Where the ranks stood.
-            self._relay_news(to_end=True)
+        self._relay_the_rest()
         return Ended(
             outcome="crashed",
             reason=Reason.STALLED,
@@ -355,6 +376,9 @@ class Attempt:
                 self._stall = StallWatch(self._folder, self._settings.stall_s)
             elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
+            # A result that is being uploaded is complete.
+            if running and self._out_of_time() and not isinstance(ranks, ResultsHelper):
+                return "timed-out"
             time.sleep(self._settings.poll_s)
 
     def _relay_news(self, *, to_end: bool) -> None:
