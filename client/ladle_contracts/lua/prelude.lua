@@ -151,6 +151,12 @@ local function reserve(node, id)
   end
 end
 
+-- Whether a node gives back the jobs that it has: it shuts down, or is drained at once.
+local function hands_back(node)
+  local fields = redis.call('HMGET', node_key(node), 'leaving', 'draining')
+  return fields[1] == '1' or fields[2] == 'now'
+end
+
 local function release_nodes(id)
   for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
     if redis.call('HGET', node_key(node), 'job') == id then
@@ -171,31 +177,6 @@ local function finish(id, state, reason, message)
   dequeue(id)
   release_nodes(id)
   move(id, state, reason, message)
-end
-
--- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
--- max_failures, and the wait doubles each time.
-local function try_again(id, failed, reason, message, backoff_ms)
-  if get(id, 'cancel_asked') then
-    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
-    return 'cancelled'
-  end
-  local failures = tonumber(get(id, 'failures'))
-  if failed then
-    failures = failures + 1
-    redis.call('HSET', job_key(id), 'failures', failures)
-    if failures >= tonumber(get(id, 'max_failures')) then
-      finish(id, 'failed', reason, message)
-      return 'failed'
-    end
-  end
-  local wait_ms = 0
-  if failed then wait_ms = backoff_ms * 2 ^ (failures - 1) end
-  redis.call('HSET', job_key(id), 'not_before', text(now_ms() + wait_ms))
-  release_nodes(id)
-  move(id, 'queued', reason, message)
-  enqueue(id)
-  return 'queued'
 end
 
 local function labels_of(id) return cjson.decode(get(id, 'spec')).labels or {} end
