@@ -517,9 +517,9 @@ class JobRecord(Contract):
     attempt: int = 0
     """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """How many attempts ended by the job's own failure, such as ranks that crashed. The last of `max_failures` ends it."""
+    """How many attempts ended by the job's own failure, such as ranks that crashed."""
     node_failures: int = 0
-    """How many attempts ended because of a node: it was lost, was not ready, or is broken. They are not counted above."""
+    """How many attempts ended because of a node: it was lost, not ready in time, or is broken."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""

@@ -4,7 +4,7 @@
 -- Answers 'changed', 'same' (it was so before) or 'unknown'.
 local node, verb, reason = ARGV[1], ARGV[2], ARGV[3]
 local key = node_key(node)
-if redis.call('SISMEMBER', PREFIX .. 'nodes', node) == 0 then return 'unknown' end
+if redis.call('HEXISTS', key, 'heartbeat_at') == 0 then return 'unknown' end
 local fields = redis.call('HMGET', key, 'cordoned', 'cordoned_by', 'draining', 'failures_in_row')
 local is_cordoned, draining = (fields[1] or '') ~= '', fields[3] or ''
 if verb == 'uncordon' then

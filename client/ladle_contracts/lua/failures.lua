@@ -46,9 +46,9 @@ end
 local function cordon_after_failures(id, node, count, why, now)
   for _, other in ipairs(usable_nodes(now)) do
     if other ~= node then
-      local reason = count .. ' failures in a row, the last one: ' .. why
+      local reason = count .. ' failures in a row'
       redis.call('HSET', node_key(node), 'cordoned', reason, 'cordoned_by', 'failures', 'cordoned_at', text(now))
-      warn(id, named({node}) .. ' takes no more jobs, because of ' .. reason .. ' `ladle node uncordon ' .. node .. '` lets it.')
+      warn(id, named({node}) .. ' takes no more jobs, because of ' .. reason .. ', the last one: ' .. why .. ' `ladle node uncordon ' .. node .. '` lets it.')
       return
     end
   end
