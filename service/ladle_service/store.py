@@ -107,10 +107,10 @@ class JobStore:
             args=[
                 new_id,
                 owner,
-                spec.model_dump_json(),
+                _written(spec),
                 spec.priority,
                 spec.resources.nodes,
-                spec.resources.ranks_per_node or 0,
+                _ranks_needed(spec),
                 MAX_FAILURES,
                 idempotency_key or "",
                 body_digest,
@@ -168,12 +168,12 @@ class JobStore:
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with what the queued ones wait for. It changes often, so it is stored nowhere."""
-        ranks = sorted({_ranks(each) for each in records if each.state is JobState.QUEUED})
+        ranks = sorted({_ranks_needed(each.spec) for each in records if each.state is JobState.QUEUED})
         if not ranks:
             return records
         found = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
         return [
-            _waiting(record, *found[_ranks(record)]) if record.state is JobState.QUEUED else record
+            _waiting(record, *found[_ranks_needed(record.spec)]) if record.state is JobState.QUEUED else record
             for record in records
         ]
 
@@ -262,14 +262,20 @@ class JobStore:
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
 
 
-def _ranks(record: JobRecord) -> int:
-    """How many ranks a node must have for the job. 0 if any will do."""
-    return record.spec.resources.ranks_per_node or 0
+def _written(spec: JobSpec) -> str:
+    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
+    absent = {name for name, value in spec.resources if value is None}
+    return spec.model_dump_json(exclude={"resources": absent})
+
+
+def _ranks_needed(spec: JobSpec) -> int:
+    """How many ranks a node must be able to run. 0 where any node will do, with as many as it has GPUs."""
+    return spec.resources.ranks_per_node or 0
 
 
 def _waiting(record: JobRecord, free: int, alive: int, room: int, dispatchers: int) -> JobRecord:
     """With what the job waits for, if that is nodes."""
-    needed, ranks = record.spec.resources.nodes, _ranks(record)
+    needed, ranks = record.spec.resources.nodes, _ranks_needed(record.spec)
     if free >= needed or room > 0:
         return record
     size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")

@@ -123,7 +123,7 @@ def test_nodes_that_are_lost_under_a_job_that_runs_long_are_not_its_fault(machin
     job = machine.submit()
     for _ in range(5):
         start(machine, job)
-        machine.redis.hset(keys.job(job), "running_at", int(time.time() * 1000) - 11 * 60_000)
+        machine.redis.hset(keys.job(job), "running_since", int(time.time() * 1000) - 11 * 60_000)
         machine.redis.hset(keys.leases(job), "a", 1)
         assert machine.reap(job) == "queued"
 

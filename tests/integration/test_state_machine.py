@@ -235,6 +235,20 @@ def test_a_crash_waits_before_it_is_tried_again_and_each_time_longer(machine: Ma
     assert 9_000 < waits[1] < 11_000
 
 
+def test_the_running_time_of_all_attempts_is_added_up_and_waiting_is_not(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    for attempt, before in ((1, 0), (2, 5_000)):
+        machine.schedule(job)
+        machine.claim(job, attempt, "a")
+        assert int(machine.field(job, "ran_ms") or 0) in range(before, before + 2_000)
+        since = int(machine.field(job, "running_since"))
+        machine.redis.hset(keys.job(job), "running_since", since - 5_000)
+        machine.end(job, attempt, "released")
+        assert machine.field(job, "running_since") is None
+    assert int(machine.field(job, "ran_ms")) in range(10_000, 14_000)
+
+
 def test_a_node_that_goes_away_in_order_costs_no_failure(machine: Machine) -> None:
     machine.node("a")
     job = machine.submit(max_failures=1)

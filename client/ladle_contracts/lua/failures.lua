@@ -84,8 +84,8 @@ end
 -- Adds up the nodes that were lost under a job, one attempt after the other. Answers how many attempts, and how often each.
 local function add_to_row(id, nodes)
   local row = cjson.decode(get(id, 'lost_row') or '{"attempts":0,"nodes":{}}')
-  local running_at = tonumber(get(id, 'running_at') or 0)
-  if running_at > 0 and now_ms() - running_at >= LONG_RUN_MS then row = {attempts = 0, nodes = {}} end
+  local running_since = tonumber(get(id, 'running_since') or 0)
+  if running_since > 0 and now_ms() - running_since >= LONG_RUN_MS then row = {attempts = 0, nodes = {}} end
   row.attempts = row.attempts + 1
   for _, node in ipairs(nodes) do row.nodes[node] = (row.nodes[node] or 0) + 1 end
   redis.call('HSET', job_key(id), 'lost_row', cjson.encode(row))

@@ -157,7 +157,16 @@ local function hands_back(node)
   return fields[1] == '1' or fields[2] == 'now'
 end
 
+-- How long its attempts have run so far, in ms: `ran_ms`.
+local function add_running_time(id)
+  local since = get(id, 'running_since')
+  if not since then return end
+  redis.call('HINCRBY', job_key(id), 'ran_ms', text(math.max(0, now_ms() - tonumber(since))))
+  redis.call('HDEL', job_key(id), 'running_since')
+end
+
 local function release_nodes(id)
+  add_running_time(id)
   for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
     if redis.call('HGET', node_key(node), 'job') == id then
       redis.call('HSET', node_key(node), 'job', '')
