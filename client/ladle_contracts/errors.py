@@ -79,6 +79,8 @@ class Reason(OpenEnum):
     """A node stopped renewing its lease."""
     NODES_CANNOT_MEET = "nodes-cannot-meet"
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
+    INPUTS_DIFFER = "inputs-differ"
+    """The nodes of a job do not see the same checkpoints or data, or one of them does not see them at all."""
     CANCELLED = "cancelled"
 
 

@@ -127,3 +127,20 @@ def test_a_job_of_two_nodes_waits_for_the_second_and_says_so(
         until(lambda: made.record(job).waiting_for == "needs 2 nodes, 1 free of 1", what="the reason")
         with running(gated_worker(tmp_path, server, data, NODE_ID="node-2")):
             assert made.finish(job).state == JobState.SUCCEEDED
+
+
+def test_a_node_that_does_not_see_the_checkpoints_is_named_before_any_rank_starts(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    gate.hold("start")
+    with (
+        running(gated_worker(tmp_path, server, data, NODE_ID="node-1")),
+        running(gated_worker(tmp_path, server, elsewhere, NODE_ID="node-2")),
+    ):
+        ended = made.finish(made.submit(gang_spec(data, nodes=2)))
+    assert (ended.state, ended.reason) == (JobState.FAILED, Reason.INPUTS_DIFFER)
+    assert "node `node-2` does not see those of node `node-1`" in (ended.message or "")
+    assert str(data / "checkpoints") in (ended.message or "")
+    assert not gate.reached("start"), "no rank has started"

@@ -28,6 +28,7 @@ from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
 from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
+from ladle_worker.inputs_look import LookAtInputs
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 OTHERS_S = 2.0
 """How much longer than a lease another node may take to say why the ranks of a job have ended."""
 STOPPED = {"cancel", "release", "lost"}
+Helper = FarHelper | ResultsHelper | LookAtInputs
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = (), gpus: int = 0) -> str:
@@ -69,9 +71,7 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
     except Lost:
         return None
     except CannotMeet as error:
-        # Other nodes, or the same ones a little later, may do better; other versions do not.
-        final = error.reason is Reason.VERSION_MISMATCH
-        return Ended(outcome="failed" if final else "crashed", reason=error.reason, message=str(error))
+        return Ended(outcome="failed" if error.is_final else "crashed", reason=error.reason, message=str(error))
     except CannotLaunch as error:
         return _ended_as(error.ending)
     except PathNotAllowed as error:
@@ -93,8 +93,8 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
 
 
-def _status_of(what: Launcher | FarHelper | ResultsHelper) -> Status:
-    if isinstance(what, FarHelper | ResultsHelper):
+def _status_of(what: Launcher | Helper) -> Status:
+    if isinstance(what, Helper):
         code = what.poll()
         return Status(is_over=code is not None, code=code)
     return what.status()
@@ -152,7 +152,12 @@ class Attempt:
         return ended
 
     def _start(self) -> Ended:
-        job = self._make_job()
+        try:
+            job = self._make_job()
+        except PathNotAllowed as error:
+            if len(self._claim.nodes) == 1:
+                raise
+            return self._tell_what_is_missing(error)
         if not is_far(job):
             return self._run_ranks(job, None)
         self._plan((), ()).save(self._folder.plan)
@@ -169,7 +174,7 @@ class Attempt:
             helper.end(self._settings.kill_grace_s, self._keep_lease)
 
     def _run_ranks(self, job: dict[str, Any], far: FarHelper | None) -> Ended:
-        if len(self._claim.nodes) > 1 and (interrupted := self._gather()):
+        if len(self._claim.nodes) > 1 and (interrupted := self._look_and_gather(job)):
             return interrupted
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
@@ -203,9 +208,24 @@ class Attempt:
             gang=self._gang,
         )
 
-    def _gather(self) -> Ended | None:
+    def _look_and_gather(self, job: Mapping[str, Any]) -> Ended | None:
+        """Tells the other nodes what this one sees, and waits for them. Raises as `_gather`."""
+        look = LookAtInputs(self._folder, job, self._claim.spec)
+        try:
+            answer = self._watch(look)
+        finally:
+            look.end(self._keep_lease)
+        return self._interrupted(answer) if answer != "ok" else self._gather(look.answer())
+
+    def _tell_what_is_missing(self, error: PathNotAllowed) -> Ended:
+        """Raises `CannotMeet`, which names this node, or `Lost`."""
+        interrupted = self._gather({}, str(error))
+        assert interrupted is not None, "nodes that do not see the inputs cannot meet"
+        return interrupted
+
+    def _gather(self, seen: Mapping[str, Any], refused: str = "") -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
-        place = place_of(self._settings, self._ranks).to_json()
+        place = place_of(self._settings, self._ranks, seen, refused).to_json()
         while True:
             try:
                 answer, others = self._claim.meet(place)
@@ -217,7 +237,8 @@ class Attempt:
                 if self._out_of_time():
                     return self._interrupted("timed-out")
                 if answer == "ok":
-                    self._gang = gather([Place.of_json(other) for other in others], self._claim.node_rank)
+                    places = [Place.of_json(other) for other in others]
+                    self._gang = gather(places, self._claim.node_rank, self._claim.spec)
                     self._ranks = self._gang.ranks_per_node
                     return None
             time.sleep(self._settings.poll_s)
@@ -351,7 +372,7 @@ class Attempt:
             "limit_memory": MEMORY in self._protections,
         }
 
-    def _watch(self, ranks: Launcher | FarHelper | ResultsHelper) -> str:
+    def _watch(self, ranks: Launcher | Helper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         while True:

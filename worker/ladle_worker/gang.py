@@ -7,24 +7,31 @@ import json
 import random
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
-from ladle_contracts import Reason
+from ladle_contracts import JobSpec, Reason
+from ladle_worker.inputs_difference import difference
 from ladle_worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
 
 class CannotMeet(Exception):
-    """The nodes cannot run ranks together. `reason` says whether that may change."""
+    """The nodes cannot run ranks together."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def is_final(self) -> bool:
+        """Versions stay what they are. An address, a port or what a network's file system shows may change soon."""
+        return self.reason in (Reason.VERSION_MISMATCH, Reason.PATH_NOT_ALLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,10 @@ class Place:
     versions: Mapping[str, str]
     ranks: int = 1
     """How many ranks this node would run."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What it sees of the job's inputs: `inputs_seen`."""
+    refused: str = ""
+    """Why it does not see them at all."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -77,7 +88,7 @@ class Gang:
         return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
 
 
-def place_of(settings: Settings, ranks: int = 1) -> Place:
+def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None = None, refused: str = "") -> Place:
     """This node's. Raises `CannotMeet` if no port is free."""
     address = own_address(settings)
     return Place(
@@ -87,13 +98,16 @@ def place_of(settings: Settings, ranks: int = 1) -> Place:
         port=free_port(address, settings.ports),
         versions={name: version(name) for name in ("ladle", "torch")},
         ranks=ranks,
+        seen=seen or {},
+        refused=refused,
     )
 
 
-def gather(places: Sequence[Place], node_rank: int) -> Gang:
+def gather(places: Sequence[Place], node_rank: int, spec: JobSpec) -> Gang:
     """Raises `CannotMeet` where they do not fit together."""
     head = places[0]
     _check_versions(places)
+    _check_inputs(places, spec)
     far = [place for place in places if place.host != head.host]
     if far and ipaddress.ip_address(head.address).is_loopback:
         raise CannotMeet(
@@ -120,6 +134,21 @@ def _check_versions(places: Sequence[Place]) -> None:
                     f"The nodes of a job must have the same version of {name}, but node `{head.node}` has "
                     f"{head.versions.get(name)} and node `{place.node}` has {its}.",
                 )
+
+
+def _check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+    refused = [place for place in places if place.refused]
+    if len(refused) == len(places):
+        raise CannotMeet(Reason.PATH_NOT_ALLOWED, refused[0].refused)
+    if refused:
+        seeing = next(place for place in places if not place.refused)
+        raise CannotMeet(
+            Reason.INPUTS_DIFFER,
+            f"The nodes of a job must see the same files, but node `{refused[0].node}` does not see those of node "
+            f"`{seeing.node}`. It says: {refused[0].refused} Is the folder mounted there, and in its `LADLE_ROOTS`?",
+        )
+    if different := difference({place.node: place.seen for place in places}, spec):
+        raise CannotMeet(Reason.INPUTS_DIFFER, different)
 
 
 def own_address(settings: Settings) -> str:
