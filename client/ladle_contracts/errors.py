@@ -76,7 +76,9 @@ class Reason(OpenEnum):
     """Service and worker are of different versions, and the worker does not understand the job; or the nodes of a job
     have different ones."""
     NODE_LOST = "node-lost"
-    """A node stopped renewing its lease."""
+    """A node stopped renewing its lease, did not answer, or was not ready in time."""
+    NODE_UNFIT = "node-unfit"
+    """A node cannot run jobs: a GPU of it is broken or taken, or its ranks do not reach each other."""
     NODES_CANNOT_MEET = "nodes-cannot-meet"
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
     INPUTS_DIFFER = "inputs-differ"

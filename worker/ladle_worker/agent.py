@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 from ladle_contracts import Reason
 from ladle_contracts.far_urls import parse_url
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
+from ladle_worker.broken_gpu import LAST_WORDS as BROKEN_GPU
+from ladle_worker.broken_gpu import LOST_EACH_OTHER, words_of
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.clock import now
 from ladle_worker.commit import Commit, Lost
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 OTHERS_S = 2.0
 """How much longer than a lease another node may take to say why the ranks of a job have ended."""
+HANDS_BACK = "The node hands its jobs back, because it shuts down or is drained."
 STOPPED = {"cancel", "release", "lost"}
 Helper = FarHelper | ResultsHelper | LookAtInputs
 
@@ -71,7 +74,7 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
     except Lost:
         return None
     except CannotMeet as error:
-        return Ended(outcome="failed" if error.is_final else "crashed", reason=error.reason, message=str(error))
+        return _cannot_meet(error)
     except CannotLaunch as error:
         return _ended_as(error.ending)
     except PathNotAllowed as error:
@@ -83,7 +86,8 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         logger.exception("the agent of job %s failed", claim.job_id)
         if error.errno in (*FULL, errno.EROFS):
             return _ended_by(disk_fault(error, "run the job"))
-        return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
+        message = f"The agent of node `{settings.node_id}` failed: {error}."
+        return Ended(outcome="node-failed", reason=Reason.CRASHED, message=message)
     except RedisError:
         raise
     except Exception as error:
@@ -105,7 +109,14 @@ def _ended_as(ending: Ending, log: Sequence[str] = ()) -> Ended:
 
 
 def _ended_by(fault: DiskFault) -> Ended:
-    return Ended(outcome="failed" if fault.is_final else "crashed", reason=fault.reason, message=fault.message)
+    return Ended(outcome="failed" if fault.is_final else "node-failed", reason=fault.reason, message=fault.message)
+
+
+def _cannot_meet(error: CannotMeet) -> Ended:
+    """A node without an address or a port is at fault. Files that one lacks the user may have forgotten."""
+    nodes = () if error.node is None else (error.node,)
+    outcome = "node-failed" if error.node and error.reason is Reason.NODES_CANNOT_MEET else "crashed"
+    return Ended(outcome="failed" if error.is_final else outcome, reason=error.reason, message=str(error), nodes=nodes)
 
 
 class Attempt:
@@ -162,8 +173,10 @@ class Attempt:
             return self._run_ranks(job, None)
         self._plan((), ()).save(self._folder.plan)
         helper = FarHelper(self._folder, far_request(job, self._settings))
+        self._note_fetching(begins=True)
         try:
             answer = self._watch(helper)
+            self._note_fetching(begins=False)
             if answer != "ok":
                 return self._interrupted(answer)
             found = helper.answer()
@@ -194,6 +207,11 @@ class Attempt:
             return self._conclude(launcher, far)
         finally:
             launcher.forget()
+
+    def _note_fetching(self, *, begins: bool) -> None:
+        if len(self._claim.nodes) > 1:
+            with suppress(RedisError):
+                self._claim.note_fetching(begins=begins)
 
     def _launch(self, plan: Plan) -> Launch:
         return Launch(
@@ -226,11 +244,14 @@ class Attempt:
     def _gather(self, seen: Mapping[str, Any], refused: str = "") -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
         place = place_of(self._settings, self._ranks, seen, refused).to_json()
+        waits_since = time.monotonic()
         while True:
             try:
                 answer, others = self._claim.meet(place)
             except RedisError as error:
                 logger.warning("Redis does not answer: %r", error)
+                # Nobody can say that it is ready.
+                waits_since = time.monotonic()
             else:
                 if answer in STOPPED:
                     return self._interrupted(answer)
@@ -241,7 +262,21 @@ class Attempt:
                     self._gang = gather(places, self._claim.node_rank, self._claim.spec)
                     self._ranks = self._gang.ranks_per_node
                     return None
+                if not others:
+                    waits_since = time.monotonic()
+                elif time.monotonic() - waits_since > self._settings.ready_s:
+                    return self._late(others)
             time.sleep(self._settings.poll_s)
+
+    def _late(self, nodes: Sequence[str]) -> Ended:
+        names = ", ".join(f"`{node}`" for node in nodes)
+        return Ended(
+            outcome="node-failed",
+            reason=Reason.NODE_LOST,
+            message=f"All nodes of a job must be ready within {self._settings.ready_s:g} s, but {names} "
+            f"{'was' if len(nodes) == 1 else 'were'} not. `LADLE_READY_S` sets the limit.",
+            nodes=nodes,
+        )
 
     def _await_end(self, at_most_s: float = math.inf) -> Ended | None:
         """Holds the lease while another node has the word. Raises `Lost` once that one has told how the attempt ended.
@@ -265,7 +300,7 @@ class Attempt:
         if answer == "lost":
             raise Lost
         if answer == "release":
-            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
+            return Ended(outcome="released", reason=Reason.NODE_LOST, message=HANDS_BACK)
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
         return self._timed_out() if answer == "timed-out" else self._stalled()
@@ -415,7 +450,8 @@ class Attempt:
             return self._without_outcome(status, launcher)
         if not outcome["ok"]:
             return Ended(
-                outcome="failed" if outcome.get("final", True) else "crashed",
+                # What may pass is a disk's, and so the node's.
+                outcome="failed" if outcome.get("final", True) else "node-failed",
                 reason=Reason(outcome["reason"]),
                 message=outcome["message"],
                 log_tail=log_tail(self._folder),
@@ -444,15 +480,32 @@ class Attempt:
             )
         with naming_disk_faults("write the job's files"):
             self._folder.try_writing()
+        log = launcher.logs()
+        if fault := words_of(BROKEN_GPU, log):
+            message = f"A GPU of node `{self._settings.node_id}` does not work: {fault}"
+            return Ended(outcome="node-failed", reason=Reason.NODE_UNFIT, message=message, log_tail=log)
         if self._gang and status.code not in KILLED_STATUSES:
-            # Ranks also end because those of another node have, and that one knows why. If it is gone, its lease ends
-            # first.
-            ended = self._await_end(self._settings.lease_s + OTHERS_S)
-            if ended is not None:
-                return ended
+            return self._left_by_others(log) or self._crashed(status, log)
+        return self._crashed(status, log)
+
+    def _left_by_others(self, log: Sequence[str]) -> Ended | None:
+        """Ranks also end because those of another node have, which knows why. If it is gone, its lease ends first.
+
+        None if no other node says anything. Raises `Lost`.
+        """
+        lost = words_of(LOST_EACH_OTHER, log)
+        # Where a rank died of itself, that node speaks before those that only miss it.
+        ended = self._await_end(self._settings.lease_s + (2 * OTHERS_S if lost else OTHERS_S))
+        if ended is not None or lost is None:
+            return ended
+        names = ", ".join(f"`{node}`" for node in self._claim.nodes)
+        message = f"The ranks of {names} lost each other, though all nodes live. Look at their network: {lost}"
+        return Ended(outcome="node-failed", reason=Reason.NODES_CANNOT_MEET, message=message, log_tail=log, nodes=())
+
+    def _crashed(self, status: Status, log: Sequence[str]) -> Ended:
         return Ended(
             outcome="crashed",
             reason=Reason.CRASHED,
             message=f"The ranks ended with status {status.code} and did not say why. Look at the end of the log.",
-            log_tail=launcher.logs(),
+            log_tail=log,
         )

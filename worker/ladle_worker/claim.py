@@ -28,11 +28,13 @@ class Ended:
     """How an attempt ended, for `Claim.end`."""
 
     outcome: str
-    """`succeeded`, `failed`, `crashed` or `released`. `end.lua` explains them."""
+    """`succeeded`, `failed`, `crashed`, `node-failed` or `released`. `end.lua` explains them."""
     reason: Reason | None = None
     message: str = ""
     result: JobResult | None = None
     log_tail: Sequence[str] = ()
+    nodes: Sequence[str] | None = None
+    """The nodes that are to blame. By default this one, if the outcome is `node-failed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ class Claim:
     def meet(self, place: str) -> tuple[str, tuple[str, ...]]:
         """Says that this node is ready, and where it is. Raises `RedisError`.
 
-        `ok` with the places of all nodes in their order, `wait` with the nodes that are not ready, or what `renew` says
+        `ok` with the places of all nodes in their order, `wait` with the nodes that are late, or what `renew` says
         of an attempt that must end.
         """
         answer, *rest = self._redis.register_script(SCRIPTS["meet"])(
@@ -158,8 +160,18 @@ class Claim:
             ended.result.model_dump_json() if ended.result else "",
             json.dumps(well_formed(list(ended.log_tail))),
             BACKOFF_MS,
+            *self._to_blame(ended),
         )
         return answer
+
+    def _to_blame(self, ended: Ended) -> Sequence[str]:
+        if ended.nodes is not None:
+            return ended.nodes
+        return (self._node,) if ended.outcome == "node-failed" else ()
+
+    def note_fetching(self, *, begins: bool) -> None:
+        """Far files may take their time: the other nodes wait for this one until it has them. Raises `RedisError`."""
+        self._redis.hset(keys.job(self.job_id), f"fetching:{self._node}", self.attempt if begins else "")
 
     def fate(self) -> Fate | None:
         """What became of the job, whoever ended it. None if it is gone."""

@@ -24,9 +24,11 @@ LOOPBACK = "127.0.0.1"
 class CannotMeet(Exception):
     """The nodes cannot run ranks together."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, node: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.node = node
+        """Where something has to be set right, if that is one node."""
 
     @property
     def is_final(self) -> bool:
@@ -95,7 +97,7 @@ def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None 
         node=settings.node_id,
         host=socket.gethostname(),
         address=address,
-        port=free_port(address, settings.ports),
+        port=_own_port(address, settings),
         versions={name: version(name) for name in ("ladle", "torch")},
         ranks=ranks,
         seen=seen or {},
@@ -114,6 +116,7 @@ def gather(places: Sequence[Place], node_rank: int, spec: JobSpec) -> Gang:
             Reason.NODES_CANNOT_MEET,
             f"The nodes of a job must reach each other, but node `{head.node}` has only the address {head.address}, "
             f"which node `{far[0].node}` on host `{far[0].host}` cannot reach. Set `LADLE_ADDRESS` on `{head.node}`.",
+            head.node,
         )
     return Gang(
         num_nodes=len(places),
@@ -146,6 +149,7 @@ def _check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
             Reason.INPUTS_DIFFER,
             f"The nodes of a job must see the same files, but node `{refused[0].node}` does not see those of node "
             f"`{seeing.node}`. It says: {refused[0].refused} Is the folder mounted there, and in its `LADLE_ROOTS`?",
+            refused[0].node,
         )
     if different := difference({place.node: place.seen for place in places}, spec):
         raise CannotMeet(Reason.INPUTS_DIFFER, different)
@@ -162,6 +166,7 @@ def own_address(settings: Settings) -> str:
             Reason.NODES_CANNOT_MEET,
             f"`LADLE_ADDRESS` of node `{settings.node_id}` must be an address or a name that is known there, but is "
             f"`{settings.address}`: {error}.",
+            settings.node_id,
         ) from error
     return str(found[0][4][0])
 
@@ -198,6 +203,13 @@ def free_port(address: str, ports: tuple[int, int]) -> int:
         Reason.NODES_CANNOT_MEET,
         f"A port of {first}-{last} must be free at {address}, but none is. `LADLE_PORTS` sets the range.",
     )
+
+
+def _own_port(address: str, settings: Settings) -> int:
+    try:
+        return free_port(address, settings.ports)
+    except CannotMeet as error:
+        raise CannotMeet(error.reason, str(error), settings.node_id) from None
 
 
 def interface_of(address: str) -> str | None:

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """A node that does not renew its lease for this long loses its job."""
+    ready_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long a node that is ready waits for the other nodes of a job. Then the job leaves them all, and the late node
+    is named."""
     stall_s: Annotated[dict[str, float], NoDecode, BeforeValidator(read_limits)] = Field(
         default_factory=lambda: {"": DEFAULT_STALL_S}, validate_default=True
     )

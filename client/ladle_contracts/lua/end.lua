@@ -1,5 +1,5 @@
 -- A node reports the end of an attempt. ARGV: id, attempt, outcome, reason, message, result JSON, log tail JSON, backoff in ms,
--- and after 'node-failed' the nodes that failed.
+-- and after 'node-failed' the nodes that failed, after 'crashed' those that may have to do with it.
 -- Outcomes: 'succeeded'; 'failed' (trying again would not help); 'crashed' (counts as a failure, and is tried again);
 -- 'node-failed' (the failure of a node, and not of the job; tried again, counts for the node); 'released' (the node hands
 -- the job back; tried again, does not count). A cancelled job ends as cancelled with any outcome.
@@ -24,4 +24,5 @@ end
 if outcome == 'node-failed' then
   return fail_of_nodes(id, {unpack(ARGV, 9)}, reason, message, tonumber(backoff_ms))
 end
+for position = 9, #ARGV do if outcome == 'crashed' then doubt(ARGV[position]) end end
 return try_again(id, outcome == 'crashed' and 'job' or 'none', reason, message, tonumber(backoff_ms))

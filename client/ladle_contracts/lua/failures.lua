@@ -1,8 +1,8 @@
 -- Is put after the prelude: what the failure of an attempt means for its job, and for the nodes. docs/nodes.md has the
 -- table.
 
--- After so many failures of nodes a job ends, whoever is to blame.
-local MOST_NODE_FAILURES = 20
+-- After so many failures of nodes in a row, or in all, a job ends, whoever is to blame.
+local MOST_IN_A_ROW, MOST_IN_ALL = 10, 50
 -- So many in a row cordon a node; and end a job, if it is the job that brings them about.
 local IN_A_ROW = 3
 -- A job that ran for so long does not end its node by running: what went wrong earlier no longer counts as in a row.
@@ -10,7 +10,7 @@ local LONG_RUN_MS = 600000
 -- A node that was heard of in this time can take jobs.
 local HEARD_MS = 10000
 -- A disk that several nodes share may be behind these.
-local OF_A_DISK = {['results-unwritable'] = true, ['unreadable-input'] = true}
+local OF_A_DISK = {['results-unwritable'] = true, ['unreadable-input'] = true, ['invalid-data'] = true, crashed = true}
 
 local function named(nodes)
   local names = {}
@@ -81,11 +81,23 @@ local function forgive(node, count)
   end
 end
 
+-- Other nodes are preferred to it for a while.
+local function doubt(node)
+  if redis.call('HEXISTS', node_key(node), 'heartbeat_at') == 1 then
+    redis.call('HSET', node_key(node), 'missed_at', text(now_ms()))
+  end
+end
+
+-- Whether the attempt has shown that the job can run.
+local function ran_long(id)
+  local since = get(id, 'running_since')
+  return since and now_ms() - tonumber(since) >= LONG_RUN_MS
+end
+
 -- Adds up the nodes that were lost under a job, one attempt after the other. Answers how many attempts, and how often each.
 local function add_to_row(id, nodes)
   local row = cjson.decode(get(id, 'lost_row') or '{"attempts":0,"nodes":{}}')
-  local running_since = tonumber(get(id, 'running_since') or 0)
-  if running_since > 0 and now_ms() - running_since >= LONG_RUN_MS then row = {attempts = 0, nodes = {}} end
+  if ran_long(id) then row = {attempts = 0, nodes = {}} end
   row.attempts = row.attempts + 1
   for _, node in ipairs(nodes) do row.nodes[node] = (row.nodes[node] or 0) + 1 end
   redis.call('HSET', job_key(id), 'lost_row', cjson.encode(row))
@@ -108,23 +120,26 @@ local function try_again(id, class, reason, message, backoff_ms)
     finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
     return 'cancelled'
   end
-  local failures, of_nodes = tonumber(get(id, 'failures')), tonumber(get(id, 'node_failures') or 0)
+  local failures, in_a_row, in_all = tonumber(get(id, 'failures')), tonumber(get(id, 'node_failures_in_row') or 0), 0
   if class == 'job' then
     failures = redis.call('HINCRBY', job_key(id), 'failures', 1)
     redis.call('HDEL', job_key(id), 'lost_row')
   elseif class == 'node' then
-    of_nodes = redis.call('HINCRBY', job_key(id), 'node_failures', 1)
+    if ran_long(id) then in_a_row = 0 end
+    in_a_row, in_all = in_a_row + 1, redis.call('HINCRBY', job_key(id), 'node_failures', 1)
+    redis.call('HSET', job_key(id), 'node_failures_in_row', in_a_row)
   end
   if class == 'job' and failures >= tonumber(get(id, 'max_failures')) then
     finish(id, 'failed', reason, message)
     return 'failed'
   end
-  if class == 'node' and of_nodes >= MOST_NODE_FAILURES then
-    finish(id, 'failed', reason, message .. ' Nodes have failed under this job ' .. of_nodes .. ' times, so it is not tried again.')
+  if class == 'node' and (in_a_row >= MOST_IN_A_ROW or in_all >= MOST_IN_ALL) then
+    local times = in_a_row >= MOST_IN_A_ROW and in_a_row .. ' times in a row' or in_all .. ' times'
+    finish(id, 'failed', reason, message .. ' Nodes have failed under this job ' .. times .. ', so it is not tried again.')
     return 'failed'
   end
   local wait_ms = 0
-  if class ~= 'none' then wait_ms = math.min(backoff_ms * 2 ^ (failures + of_nodes - 1), LONGEST_BACKOFF_MS) end
+  if class ~= 'none' then wait_ms = math.min(backoff_ms * 2 ^ (failures + in_a_row - 1), LONGEST_BACKOFF_MS) end
   redis.call('HSET', job_key(id), 'not_before', text(now_ms() + wait_ms))
   release_nodes(id)
   move(id, 'queued', reason, message)
