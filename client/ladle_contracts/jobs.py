@@ -521,7 +521,9 @@ class JobRecord(Contract):
     attempt: int = 0
     """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """How many attempts ended with a crash or a lost node. A cancel does not count, nor a wake-up without an answer."""
+    """How many attempts ended by the job's own failure, such as ranks that crashed. The last of `max_failures` ends it."""
+    node_failures: int = 0
+    """How many attempts ended because of a node: it was lost, was not ready, or is broken. They are not counted above."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""

@@ -298,6 +298,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         finished_at=_optional_time(fields.get("finished_at")),
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
+        node_failures=int(fields.get("node_failures") or 0),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,

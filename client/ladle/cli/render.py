@@ -226,7 +226,8 @@ def record_summary(record: JobRecord) -> RenderableType:
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)
     if record.nodes:
-        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
+        of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")
     if record.spec.resources.timeout_s and record.result is None:
         rows.add_row("may run", f"{duration(record.spec.resources.timeout_s)}, all attempts together")
     if record.progress.stage and record.result is None:

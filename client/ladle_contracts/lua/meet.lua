@@ -6,7 +6,7 @@ local id, attempt, node, lease_ms, place = ARGV[1], ARGV[2], ARGV[3], tonumber(A
 if not is_current(id, attempt) or redis.call('HEXISTS', leases_key(id), node) == 0 then return {'lost'} end
 redis.call('HSET', leases_key(id), node, text(now_ms() + lease_ms))
 if get(id, 'state') == 'cancelling' then return {'cancel'} end
-if redis.call('HGET', node_key(node), 'leaving') == '1' then return {'release'} end
+if hands_back(node) then return {'release'} end
 -- With the attempt, because the places of earlier ones are still there.
 local mark = attempt .. ' '
 redis.call('HSET', job_key(id), 'place:' .. node, mark .. place)
