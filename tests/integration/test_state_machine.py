@@ -388,13 +388,15 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
     machine.schedule(job)
     machine.claim(job, 1, "n")
     machine.call("report", job, 1, 5, '{"stage":""}', 0, "line")
+    machine.call("keep_state", job, 1, "all", "key/state.pt", "AAAA")
     machine.dispatcher("d", holds=1)
     other = machine.submit()
     machine.schedule(other)
     machine.call("submit", "job-x", "me", "{}", 0, 1, 1, 3, "key", "digest", 60_000)
     expected = {
         keys.QUEUE, keys.ACTIVE, keys.JOBS, keys.NODES, keys.SCHEDULER_LOCK, keys.SCHEDULER_FENCE, keys.node("n"),
-        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.job("job-x"),
+        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.state_copy(job),
+        keys.job("job-x"),
         keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
         keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
         keys.NEEDS, keys.need_queue(1, 1), keys.node("d"), keys.node_jobs("d"), keys.job(other), keys.events(other),

@@ -39,6 +39,7 @@ from ladle_worker.memory_kills import about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
+from ladle_worker.state_copy import StateCopy
 from ladle_worker.time_limit import TimeLimit
 from ladle_worker.torchrun import KILLED_STATUSES
 
@@ -136,6 +137,7 @@ class Attempt:
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+        self._state_copy = StateCopy(self._job.state, self._job.state_mark, claim, settings.state_copy_s)
         self._limit = TimeLimit(claim.spec.resources.timeout_s, claim.ran_s)
 
     def _make_commit(self) -> tuple[Commit, str]:
@@ -158,6 +160,8 @@ class Attempt:
             return self._start()
         ended = self._commit.take_over() or self._start()
         if ended.outcome != "succeeded":
+            with suppress(RedisError):
+                self._state_copy.send()
             with suppress(OSError):
                 self._job.drop_staging(self._claim.attempt)
         return ended
@@ -394,6 +398,8 @@ class Attempt:
         }
         with naming_disk_faults("make the job's folder"):
             self._job.make(self._claim.attempt, self._claim.node_rank)
+            if self._claim.speaks:
+                self._state_copy.restore()
         return {
             **paths,
             "roots": [str(root) for root in settings.roots],
@@ -439,8 +445,10 @@ class Attempt:
 
     def _relay_news(self, *, to_end: bool) -> None:
         """All that is new. Only the node of rank 0 has something to tell. Raises `RedisError` or `DiskFault`."""
-        while self._claim.speaks and self._relay.send(to_end=to_end):
-            continue
+        if self._claim.speaks:
+            while self._relay.send(to_end=to_end):
+                continue
+            self._state_copy.send_if_due()
 
     def _conclude(self, launcher: Launcher, far: FarHelper | None) -> Ended:
         status = launcher.status()

@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     """Networks such as `10.0.0.0/8` that addresses may lead to although they are not public."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
+    state_copy_s: Annotated[float, Field(gt=0)] = 10.0
+    """How often a job's resume state is copied to Redis, for a next attempt on a node with another results folder."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
     sweep_s: Annotated[float, Field(gt=0)] = 15.0
     """How often the node looks for what jobs that have ended left in the folder of results."""

@@ -13,6 +13,7 @@ local DOUBT_MS = 300000
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
 local function leases_key(id) return job_key(id) .. ':leases' end
+local function state_copy_key(id) return job_key(id) .. ':state' end
 local function node_key(id) return PREFIX .. 'node:' .. id end
 -- The jobs of a dispatcher: a node that hands whole jobs over to something else, such as Slurm.
 local function node_jobs_key(id) return node_key(id) .. ':jobs' end
@@ -151,18 +152,18 @@ local function reserve(node, id)
   end
 end
 
--- Whether a node gives back the jobs that it has: it shuts down, or is drained at once.
-local function hands_back(node)
-  local fields = redis.call('HMGET', node_key(node), 'leaving', 'draining')
-  return fields[1] == '1' or fields[2] == 'now'
-end
-
 -- How long its attempts have run so far, in ms: `ran_ms`.
 local function add_running_time(id)
   local since = get(id, 'running_since')
   if not since then return end
   redis.call('HINCRBY', job_key(id), 'ran_ms', text(math.max(0, now_ms() - tonumber(since))))
   redis.call('HDEL', job_key(id), 'running_since')
+end
+
+-- Whether a node gives back the jobs that it has: it shuts down, or is drained at once.
+local function hands_back(node)
+  local fields = redis.call('HMGET', node_key(node), 'leaving', 'draining')
+  return fields[1] == '1' or fields[2] == 'now'
 end
 
 local function release_nodes(id)
@@ -185,6 +186,7 @@ local function finish(id, state, reason, message)
   redis.call('ZADD', PREFIX .. 'finished:traces', now, id)
   dequeue(id)
   release_nodes(id)
+  redis.call('UNLINK', state_copy_key(id))
   move(id, state, reason, message)
 end
 
@@ -219,7 +221,8 @@ local function forget(id)
     redis.call('ZREM', state_key(state), id)
     redis.call('ZREM', owner_state_key(owner, state), id)
   end
-  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id))
+  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id),
+             state_copy_key(id))
 end
 
 -- Whether the caller is still the elected scheduler.
