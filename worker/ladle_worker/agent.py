@@ -35,7 +35,7 @@ from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
 from ladle_worker.leftovers import clear_leftovers
-from ladle_worker.memory_kills import about_memory
+from ladle_worker.memory_kills import NO_MEMORY, about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
@@ -218,13 +218,14 @@ class Attempt:
                 self._claim.note_fetching(begins=begins)
 
     def _launch(self, plan: Plan) -> Launch:
+        resources, dispatches = self._claim.spec.resources, self._settings.dispatches
         return Launch(
             folder=self._folder,
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             mark=self._mark,
-            num_nodes=1,
-            ranks_per_node=self._ranks,
+            num_nodes=resources.nodes if dispatches else 1,
+            ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
             gang=self._gang,
@@ -416,13 +417,14 @@ class Attempt:
     def _watch(self, ranks: Launcher | Helper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
+        looked_at = time.monotonic()
         while True:
             status = _status_of(ranks)
             running = not status.is_over
             self._renewed_at = time.monotonic()
             asked_at = now()
             try:
-                answer = self._claim.renew()
+                answer = self._claim.renew(status.waits_for)
                 if answer in STOPPED:
                     return answer
                 if isinstance(ranks, ResultsHelper):
@@ -434,13 +436,15 @@ class Attempt:
                 if not running:
                     return "ok"
             if status.waits_for:
-                # Nothing moves until the ranks run.
+                # Nothing moves until the ranks run, and no time is used up.
                 self._stall = StallWatch(self._folder, self._settings.stall_s)
+                self._limit.put_off(time.monotonic() - looked_at)
             elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             # A result that is being uploaded is complete.
             if running and self._out_of_time() and not isinstance(ranks, ResultsHelper):
                 return "timed-out"
+            looked_at = time.monotonic()
             time.sleep(self._settings.poll_s)
 
     def _relay_news(self, *, to_end: bool) -> None:
@@ -482,8 +486,7 @@ class Attempt:
             return Ended(
                 outcome="failed",
                 reason=Reason.OUT_OF_MEMORY,
-                message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
-                "smaller task option `batch_size`, or a node with more memory.",
+                message=NO_MEMORY,
                 log_tail=log_tail(self._folder),
             )
         with naming_disk_faults("write the job's files"):
