@@ -68,6 +68,8 @@ class Reason(OpenEnum):
     """The ranks ended without saying why. The end of the log may tell."""
     STALLED = "stalled"
     """A stage made no progress for the worker's limit, `LADLE_STALL_S`."""
+    TIMED_OUT = "timed-out"
+    """It has run as long as `resources.timeout_s` allows, all attempts together."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
     VERSION_MISMATCH = "version-mismatch"

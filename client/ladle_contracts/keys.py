@@ -100,6 +100,11 @@ def node(node_id: str) -> str:
     return f"{PREFIX}node:{node_id}"
 
 
+def node_jobs(node_id: str) -> str:
+    """Set of the ids of the jobs that a dispatcher holds."""
+    return f"{PREFIX}node:{node_id}:jobs"
+
+
 def node_queue(node_id: str) -> str:
     """The Celery queue of one node."""
     return f"ladle.node.{node_id}"

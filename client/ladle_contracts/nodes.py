@@ -67,3 +67,10 @@ class NodeRecord(Contract):
     heartbeat_at: datetime
     alive: bool
     job_id: str | None = None
+    """The job that the node runs."""
+    dispatches: bool = False
+    """Whether it runs nothing itself, but hands whole jobs over to a scheduler such as Slurm."""
+    holds: int = 1
+    """How many jobs it has at once at the most."""
+    job_ids: tuple[str, ...] = ()
+    """The jobs that a dispatcher has handed over."""

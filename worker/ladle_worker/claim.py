@@ -77,8 +77,11 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        self.nodes: tuple[str, ...] = tuple(patiently(lambda: json.loads(self._redis.hget(keys.job(job_id), "nodes"))))
+        nodes, ran_ms = patiently(lambda: self._redis.hmget(keys.job(job_id), ["nodes", "ran_ms"]))
+        self.nodes: tuple[str, ...] = tuple(json.loads(nodes))
         """All nodes of the attempt. The first one runs rank 0, and speaks for the job."""
+        self.ran_s = int(ran_ms or 0) / 1000
+        """How long the job's earlier attempts have run together."""
         self.spec = self._understand(rest[0])
         self.output = self._find_output()
         """The name of the result's folder."""

@@ -7,7 +7,7 @@ import json
 import random
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
@@ -37,13 +37,17 @@ class Place:
     port: int
     """Where rank 0 would wait, if this is the first node."""
     versions: Mapping[str, str]
+    ranks: int = 1
+    """How many ranks this node would run."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def of_json(cls, text: str) -> Place:
-        return cls(**json.loads(text))
+        """A node of another version may say less, or more."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class Gang:
     head: Place
     address: str
     """This node's own."""
+    ranks_per_node: int = 1
+    """torchrun wants the same number on each."""
 
     @property
     def torchrun_arguments(self) -> tuple[str, ...]:
@@ -71,7 +77,7 @@ class Gang:
         return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
 
 
-def place_of(settings: Settings) -> Place:
+def place_of(settings: Settings, ranks: int = 1) -> Place:
     """This node's. Raises `CannotMeet` if no port is free."""
     address = own_address(settings)
     return Place(
@@ -80,6 +86,7 @@ def place_of(settings: Settings) -> Place:
         address=address,
         port=free_port(address, settings.ports),
         versions={name: version(name) for name in ("ladle", "torch")},
+        ranks=ranks,
     )
 
 
@@ -94,7 +101,13 @@ def gather(places: Sequence[Place], node_rank: int) -> Gang:
             f"The nodes of a job must reach each other, but node `{head.node}` has only the address {head.address}, "
             f"which node `{far[0].node}` on host `{far[0].host}` cannot reach. Set `LADLE_ADDRESS` on `{head.node}`.",
         )
-    return Gang(num_nodes=len(places), node_rank=node_rank, head=head, address=places[node_rank].address)
+    return Gang(
+        num_nodes=len(places),
+        node_rank=node_rank,
+        head=head,
+        address=places[node_rank].address,
+        ranks_per_node=min(place.ranks for place in places),
+    )
 
 
 def _check_versions(places: Sequence[Place]) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
     """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
     them is opened."""
+    launcher: Literal["torchrun", "process"] = "torchrun"
+    """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0

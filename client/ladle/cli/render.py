@@ -227,6 +227,8 @@ def record_summary(record: JobRecord) -> RenderableType:
         rows.add_row("waits because it", record.waiting_for)
     if record.nodes:
         rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
+    if record.spec.resources.timeout_s and record.result is None:
+        rows.add_row("may run", f"{duration(record.spec.resources.timeout_s)}, all attempts together")
     if record.progress.stage and record.result is None:
         rows.add_row("stage", f"{record.progress.stage} {record.progress.method or ''}".strip())
     if record.message and record.result is None:
@@ -251,7 +253,7 @@ def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
             ", ".join(node.gpus) or "-",
             node.torch_version,
             ", ".join(node.protections) or "-",
-            node.job_id or "-",
+            ", ".join(node.job_ids) or node.job_id or "-",
             ago(node.heartbeat_at),
         )
     return table

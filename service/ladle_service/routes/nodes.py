@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from ladle_contracts import ErrorCode
+from ladle_contracts import ErrorCode, NodeRecord
 from ladle_contracts.api import NodeList
 from ladle_service.auth import CallerDependency
 from ladle_service.dependencies import NoQuery, StoreDependency
@@ -22,9 +22,10 @@ async def list_nodes(caller: CallerDependency, store: StoreDependency, query: An
     if caller.sees is None:
         return NodeList(nodes=nodes)
     # Only the owner of a job may see which node runs it.
-    shown = [node.model_copy(update={"job_id": await _visible(store, node.job_id, caller.sees)}) for node in nodes]
-    return NodeList(nodes=tuple(shown))
+    return NodeList(nodes=tuple([await _shown(store, node, caller.sees) for node in nodes]))
 
 
-async def _visible(store: StoreDependency, job_id: str | None, owner: str) -> str | None:
-    return job_id if job_id is not None and await store.get(job_id, owner) is not None else None
+async def _shown(store: StoreDependency, node: NodeRecord, owner: str) -> NodeRecord:
+    job_ids = [job_id for job_id in node.job_ids if await store.get(job_id, owner) is not None]
+    job_id = node.job_id if node.job_id is not None and await store.get(node.job_id, owner) is not None else None
+    return node.model_copy(update={"job_id": job_id, "job_ids": tuple(job_ids)})

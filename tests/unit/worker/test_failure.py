@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ladle_contracts import Reason
+from ladle_contracts import JobSpec, Reason
 from ladle_engine import EngineError, average
 from ladle_engine.distributed.collectives import RankLostError
 from ladle_engine.errors import DataError, TaskError
@@ -213,8 +213,8 @@ def test_the_agents_own_errors_of_the_results_disk_have_their_reason(
 
 def outcome_of_agent() -> tuple[str, Reason | None]:
     class Claimed:
-        node_rank, speaks = 0, True
-        job_id, attempt, output, spec = "job", 1, "out", None
+        node_rank, speaks, ran_s = 0, True, 0.0
+        job_id, attempt, output, spec = "job", 1, "out", JobSpec(ckpt_dir="/c", val_set="/v")
 
     settings = type(
         "Settings", (), {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,13 @@ def test_ports_are_one_or_a_range(text: str, ports: tuple[int, int]) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a port or a range of them"):
         read_ports(text)
+
+
+def test_the_node_with_the_fewest_gpus_decides_how_many_ranks_run_on_each() -> None:
+    assert gather([place(1, ranks=8), place(2, ranks=4), place(3, ranks=8)], node_rank=0).ranks_per_node == 4
+
+
+def test_a_place_of_another_version_is_read_so_that_its_version_can_be_named() -> None:
+    newer = json.dumps({**json.loads(place(1).to_json()), "racks": 2})
+    older = {name: value for name, value in json.loads(place(2).to_json()).items() if name != "ranks"}
+    assert (Place.of_json(newer), Place.of_json(json.dumps(older)).ranks) == (place(1), 1)
