@@ -79,6 +79,8 @@ class Reason(OpenEnum):
     """A node stopped renewing its lease."""
     NODES_CANNOT_MEET = "nodes-cannot-meet"
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
+    LAUNCH_FAILED = "launch-failed"
+    """Slurm or Kubernetes refuses the job, or cannot start it; the message has its words."""
     CANCELLED = "cancelled"
 
 

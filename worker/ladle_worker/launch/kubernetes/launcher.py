@@ -131,7 +131,7 @@ class Kubernetes:
 
     def _refusal(self, words: str) -> Ending:
         message = f"The pod template `{self._settings.pod}` (`LADLE_KUBERNETES_POD`) {words}."
-        return Ending(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
+        return Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message)
 
     def _make_attempt(self, launch: Launch) -> Attempt:
         return Attempt(
@@ -288,7 +288,7 @@ def _refused(error: Refused) -> Status:
     if error.status in NOT_ALLOWED and DENIED not in str(error):
         return Status(waits_for=f"Kubernetes does not allow it at the moment: {error}. Trying again until it does.")
     message = f"Kubernetes refuses the job: {error}."
-    return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message))
+    return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
 
 
 def _timeout_of(launch: Launch) -> int | None:

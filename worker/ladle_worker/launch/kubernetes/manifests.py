@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+NUM_NODES, NODE_RANK, ADDRESS = "LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS"
 
 Manifest = dict[str, Any]
 
@@ -16,7 +17,7 @@ CONTAINER = "node"
 """The name that Kubeflow Trainer gives to the container that trains, and to the job that it is in."""
 ON_NODE = "ladle_worker.launch.on_node"
 PORT = 29400
-"""Where the ranks of several pods meet, on the first one."""
+"""The port of the service. It opens nothing: pods find each other's addresses in the attempt's folder."""
 
 LABEL_JOB = "ladle/job"
 LABEL_ATTEMPT = "ladle/attempt"
@@ -118,6 +119,8 @@ def pod_template(template: Manifest) -> Manifest:
     container = node_container(pod)
     for field in ("command", "args"):
         container.pop(field, None)
+    if container.get("resources"):
+        container["resources"] = _with_words(container["resources"])
     container["securityContext"] = CONTAINER_SECURITY | (container.get("securityContext") or {})
     # The last lines of a pod that fails before it can write to the attempt's folder.
     container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
@@ -144,22 +147,22 @@ def command(attempt: Attempt) -> list[str]:
     return ["python", "-m", ON_NODE, str(attempt.folder)]
 
 
-def variables(attempt: Attempt, head: str) -> list[Manifest]:
+def variables(attempt: Attempt) -> list[Manifest]:
     """What `on_node` reads to know its place among the pods."""
     return [
-        {"name": "LADLE_NUM_NODES", "value": str(attempt.num_nodes)},
-        {"name": "LADLE_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
-        {"name": "LADLE_HEAD", "value": f"{head}:{PORT}"},
+        {"name": NUM_NODES, "value": str(attempt.num_nodes)},
+        {"name": NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
+        {"name": ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]
 
 
 def resources_of(template: Manifest, attempt: Attempt) -> Manifest:
     """The template's, with as many GPUs as the job has ranks on a node. Raises `WrongTemplate`."""
-    resources: Manifest = deepcopy(node_container(template).get("resources") or {})
+    resources = _with_words(node_container(template).get("resources") or {})
     if attempt.ranks_per_node is not None and gpus_of(template, attempt.gpu):
         for kind in ("limits", "requests"):
             if attempt.gpu in (resources.get(kind) or {}):
-                resources[kind][attempt.gpu] = attempt.ranks_per_node
+                resources[kind][attempt.gpu] = str(attempt.ranks_per_node)
     return resources
 
 
@@ -170,7 +173,7 @@ def job(template: Manifest, attempt: Attempt) -> Manifest:
     pod["spec"]["subdomain"] = attempt.name
     container = node_container(pod)
     container |= {"command": command(attempt), "resources": resources_of(template, attempt)}
-    _set_variables(container, variables(attempt, f"{attempt.name}-0.{attempt.name}"))
+    _set_variables(container, variables(attempt))
     spec = {
         **job_spec(pod),
         "completions": attempt.num_nodes,
@@ -242,11 +245,10 @@ def training_runtime(template: Manifest, keep_s: int) -> Manifest:
 def train_job(template: Manifest, attempt: Attempt) -> Manifest:
     """Only what differs between attempts. The rest is in the runtime that it names."""
     runtime = training_runtime(template, attempt.keep_s)["metadata"]["name"]
-    head = f"{attempt.name}-{CONTAINER}-0-0.{attempt.name}"
     trainer: Manifest = {
         "numNodes": attempt.num_nodes,
         "command": command(attempt),
-        "env": variables(attempt, head),
+        "env": variables(attempt),
     }
     resources = resources_of(template, attempt)
     if resources:
@@ -262,6 +264,12 @@ def train_job(template: Manifest, attempt: Attempt) -> Manifest:
         "metadata": _metadata(attempt),
         "spec": spec,
     }
+
+
+def _with_words(resources: Manifest) -> Manifest:
+    """Quantities as text: YAML reads `0.5` as a number, which Kubeflow Trainer does not take."""
+    amounts = {kind: resources[kind] for kind in ("limits", "requests") if resources.get(kind)}
+    return {**resources, **{kind: {name: str(each) for name, each in found.items()} for kind, found in amounts.items()}}
 
 
 def _metadata(attempt: Attempt) -> Manifest:
@@ -292,8 +300,3 @@ def _set_variables(container: Manifest, ours: list[Manifest]) -> None:
     names = {each["name"] for each in ours}
     kept = [each for each in container.get("env") or [] if each.get("name") not in names]
     container["env"] = [*kept, *ours]
-
-
-def labels_of(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    labels: Mapping[str, str] = manifest.get("metadata", {}).get("labels") or {}
-    return labels

@@ -106,14 +106,14 @@ def taken_away(seen: Seen) -> str | None:
 
 def _failed(seen: Seen, failed: Manifest, conditions: Sequence[Manifest]) -> Status:
     if any(each.get("reason") == "DeadlineExceeded" and each.get("status") == "True" for each in conditions):
-        return _over("failed", Reason.STALLED, f"The job reached its time limit: {_words(failed)}")
+        return _over("failed", Reason.TIMED_OUT, f"The job reached its time limit: {_words(failed)}")
     ended = [(pod, state) for pod in seen.pods if (state := _terminated(pod)) is not None]
     bad = [(pod, state) for pod, state in ended if state.get("exitCode") != 0]
     if any(state.get("reason") == OOM for _, state in bad):
         return Status(is_over=True, code=137, out_of_memory=True)
     for pod, state in bad:
         if state.get("reason") in CANNOT_START:
-            return _over("failed", Reason.INTERNAL_ERROR, f"{_name(pod)} cannot run the container: {_words(state)}")
+            return _over("failed", Reason.LAUNCH_FAILED, f"{_name(pod)} cannot run the container: {_words(state)}")
     if (lost := _lost(seen, failed)) is not None:
         return lost
     for pod in seen.pods:
@@ -147,9 +147,9 @@ def _waiting(seen: Seen) -> Status:
     kind = obstacle(seen)
     for reason, words in _container_waits(seen):
         if reason in BAD_NAMES or (kind == "image" and seen.waited_s >= seen.patience_s):
-            return _over("failed", Reason.INTERNAL_ERROR, f"Pods cannot get their image. {words}")
+            return _over("failed", Reason.LAUNCH_FAILED, f"Pods cannot get their image. {words}")
         if kind == "container" and seen.waited_s >= seen.patience_s:
-            return _over("failed", Reason.INTERNAL_ERROR, f"Pods cannot be started. {words}")
+            return _over("failed", Reason.LAUNCH_FAILED, f"Pods cannot be started. {words}")
     if kind == "part" and seen.waited_s >= seen.patience_s:
         running = sum(map(_is_running, seen.pods))
         # Another job may hold what this one lacks, and lack what it holds.
