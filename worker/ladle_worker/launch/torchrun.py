@@ -77,7 +77,7 @@ def command_of(launch: Launch) -> list[str]:
     return [
         *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
         *(ALONE if launch.gang is None else launch.gang.torchrun_arguments),
-        f"--nproc-per-node={launch.ranks_per_node}",
+        f"--nproc-per-node={launch.ranks_per_node or 1}",
         # Without it torchrun leaves a folder in the temporary folder after every job.
         *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
         *("--no-python", sys.executable, "-u", "-m", launch.module, str(folder.path)),
@@ -89,7 +89,7 @@ def environment_of(launch: Launch) -> Mapping[str, str]:
     own = LOOPBACK_ONLY if NETWORK in protections else {}
     if FILES in protections and "TRITON_CACHE_DIR" not in os.environ:
         own = {**own, "TRITON_CACHE_DIR": str(launch.folder.temporary / "triton")}
-    return rank_environment(launch.ranks_per_node, launch.gang) | own
+    return rank_environment(launch.ranks_per_node or 1, launch.gang) | own
 
 
 def _command(pid: int) -> list[str]:
