@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
     """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
     them is opened."""
-    launcher: Literal["torchrun", "process"] = "torchrun"
+    launcher: Literal["torchrun", "process", "kubernetes"] = "torchrun"
     """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""

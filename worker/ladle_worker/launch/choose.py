@@ -11,4 +11,9 @@ from ladle_worker.settings import Settings
 def launcher_of(settings: Settings) -> Launcher:
     if settings.launcher == "process":
         return Process()
+    if settings.launcher == "kubernetes":
+        from ladle_worker.launch.kubernetes.launcher import Kubernetes
+        from ladle_worker.launch.kubernetes.settings import KubernetesSettings
+
+        return Kubernetes(settings, KubernetesSettings())
     return Torchrun()

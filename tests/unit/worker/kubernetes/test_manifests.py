@@ -141,4 +141,6 @@ def test_a_template_that_cannot_be_used_is_refused(text: str, words: str) -> Non
 
 def test_a_number_of_gpus_must_be_whole() -> None:
     with pytest.raises(WrongTemplate, match="whole number"):
-        gpus_of(read_template("{spec: {containers: [{name: node, image: i, resources: {limits: {gpu: half}}}]}}"), "gpu")
+        gpus_of(
+            read_template("{spec: {containers: [{name: node, image: i, resources: {limits: {gpu: half}}}]}}"), "gpu"
+        )

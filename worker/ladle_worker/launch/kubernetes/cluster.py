@@ -99,7 +99,7 @@ class Cluster:
             raise
         return found
 
-    def list(self, kind: Kind, selector: str) -> list[Manifest]:
+    def find(self, kind: Kind, selector: str) -> list[Manifest]:
         group, version, plural = kind
         found = self._call(
             self._objects.list_namespaced_custom_object,
@@ -182,4 +182,6 @@ def _message(error: Any) -> str:
 
 
 def _when(event: Manifest) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event.get("metadata", {}).get("creationTimestamp"))
+    return str(
+        event.get("lastTimestamp") or event.get("eventTime") or event.get("metadata", {}).get("creationTimestamp")
+    )

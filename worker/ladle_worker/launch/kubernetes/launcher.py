@@ -1,4 +1,4 @@
-"""The launcher that runs the ranks of an attempt as pods.
+"""The launcher that runs the ranks of an attempt as pods, each of which is one machine: `on_node`.
 
 A thread of its own talks to the cluster, so that an API server that is slow or away never keeps the agent from its
 lease. It first ends what is left of earlier attempts, then makes the attempt's objects, and then looks at them until
@@ -11,14 +11,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ladle_contracts import Reason
-from ladle_worker.launch.kubernetes.cluster import JOBS, RUNTIMES, TRAIN_JOBS, WORKLOADS, Cluster, ClusterAway, Kind, Refused
+from ladle_worker.launch.hand_over import hand_over, hold, let_go
+from ladle_worker.launch.kubernetes.cluster import (
+    JOBS,
+    RUNTIMES,
+    TRAIN_JOBS,
+    WORKLOADS,
+    Cluster,
+    ClusterAway,
+    Kind,
+    Refused,
+)
 from ladle_worker.launch.kubernetes.manifests import (
     LABEL_JOB,
-    LABEL_JOB_NAME,
     LABEL_JOBSET_NAME,
     Attempt,
     Manifest,
@@ -32,15 +43,18 @@ from ladle_worker.launch.kubernetes.manifests import (
 )
 from ladle_worker.launch.kubernetes.settings import KubernetesSettings
 from ladle_worker.launch.kubernetes.states import SETTLE_S, Seen, all_run, last_words, obstacle, status_of
+from ladle_worker.launch.kubernetes.works import end_all, kind_of, pods_of, works_with
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Status
 from ladle_worker.relay import log_tail
+from ladle_worker.settings import Settings
 from ladle_worker.tree import Meanwhile, nothing
 
 logger = logging.getLogger(__name__)
 
-CANCEL_S = 60.0
-"""How long a cancel tries to reach the cluster. What it could not end is found later, by its labels."""
+CANCEL_S = 30.0
+"""How long a cancel waits until pods have ended. What it cannot end ends by itself, and is removed by its labels."""
 STEP_S = 0.2
+HOLD_S = 1.0
 NOT_ALLOWED = (401, 403, 404)
 """What an operator mends while jobs wait: rights, quotas, a namespace that is not there."""
 DENIED = "denied the request"
@@ -50,8 +64,8 @@ DENIED = "denied the request"
 class Kubernetes:
     """The pods of one attempt."""
 
-    def __init__(self, dispatcher: str, settings: KubernetesSettings) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, worker: Settings, settings: KubernetesSettings) -> None:
+        self._worker = worker
         self._settings = settings
         self._status = Status(waits_for="Kubernetes is being asked for pods.")
         self._stopping = threading.Event()
@@ -59,13 +73,13 @@ class Kubernetes:
         self._cluster: Cluster | None = None
         self._kind: Kind | None = None
         self._earlier: dict[Kind, list[str]] | None = None
-        self._asked = False
+        self._asked, self._refused_since, self._held_at = False, 0.0, 0.0
         self._had_run = False
-        self._pods: Sequence[Manifest] = ()
+        self._pods: Sequence[Mapping[str, Any]] = ()
         self._obstacle, self._obstacle_since = "", 0.0
 
     def start(self, launch: Launch) -> None:
-        """Raises `CannotLaunch` where the pod template or the job cannot be used."""
+        """Raises OSError, and `CannotLaunch` where the pod template or the job cannot be used."""
         self._launch = launch
         try:
             self._template = read_template(self._settings.pod.read_text())
@@ -75,10 +89,15 @@ class Kubernetes:
         except WrongTemplate as error:
             raise CannotLaunch(self._refusal(str(error))) from error
         self._attempt = self._make_attempt(launch)
+        hand_over(launch, self._worker)
         self._thread = threading.Thread(target=self._run, name=f"ladle-pods-{launch.job_id}", daemon=True)
         self._thread.start()
 
     def status(self) -> Status:
+        if not self._status.is_over and time.monotonic() - self._held_at >= HOLD_S:
+            self._held_at = time.monotonic()
+            with suppress(OSError):
+                hold(self._launch.folder)
         return self._status
 
     def logs(self) -> Sequence[str]:
@@ -87,13 +106,15 @@ class Kubernetes:
 
     def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
         """Kubernetes gives pods the grace of the pod template."""
+        with suppress(OSError):
+            let_go(self._launch.folder)
         self._stop_thread(meanwhile)
         if self._status.is_over and self._status.code is not None:
             return
         deadline = time.monotonic() + CANCEL_S
-        while time.monotonic() < deadline:
+        while self._cluster is not None and self._kind is not None and time.monotonic() < deadline:
             try:
-                if self._end_all(self._own()):
+                if end_all(self._cluster, {self._kind: [self._attempt.name]}):
                     return
             except ClusterAway as error:
                 logger.warning("the pods of job %s cannot be ended yet: %s", self._launch.job_id, error)
@@ -102,17 +123,16 @@ class Kubernetes:
                 return
             meanwhile()
             time.sleep(STEP_S)
-        logger.error("pods of job %s may still run: they are ended when the cluster answers", self._launch.job_id)
+        if self._kind is not None:
+            logger.error("pods of job %s may still run: they end when they see that it is over", self._launch.job_id)
 
     def forget(self) -> None:
         """Removes the attempt's objects. What cannot be removed now is found by its labels."""
         self._stop_thread()
-        if self._cluster is None:
+        if self._cluster is None or self._kind is None:
             return
         try:
-            for kind, names in self._own().items():
-                for name in names:
-                    self._cluster.delete(kind, name)
+            self._cluster.delete(self._kind, self._attempt.name)
         except (ClusterAway, Refused) as error:
             logger.warning("the objects of job %s stay in the cluster for now: %s", self._launch.job_id, error)
         self._cluster.close()
@@ -124,8 +144,8 @@ class Kubernetes:
                 Ending(
                     outcome="failed",
                     reason=Reason.INVALID_PLACEMENT,
-                    message=f"`resources.ranks_per_node` must be at most {gpus}, the GPUs of a pod of this cluster, but "
-                    f"is {ranks}.",
+                    message=f"`resources.ranks_per_node` must be at most {gpus}, the GPUs of a pod of this cluster, "
+                    f"but is {ranks}.",
                 )
             )
 
@@ -137,7 +157,7 @@ class Kubernetes:
         return Attempt(
             job_id=launch.job_id,
             number=launch.attempt,
-            dispatcher=self._dispatcher,
+            dispatcher=self._worker.node_id,
             folder=launch.folder.path,
             num_nodes=launch.num_nodes,
             ranks_per_node=launch.ranks_per_node,
@@ -156,13 +176,16 @@ class Kubernetes:
                 if not self._had_run:
                     self._status = Status(waits_for=f"Kubernetes does not answer: {error}. Trying again until it does.")
             except Refused as error:
-                self._status = _refused(error)
+                self._refused_since = self._refused_since or time.monotonic()
+                self._status = _refused(error, time.monotonic() - self._refused_since >= self._settings.patience_s)
             except Exception as error:
                 logger.exception("the pods of job %s cannot be watched", self._launch.job_id)
                 message = f"Ladle failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
                 self._status = Status(
                     is_over=True, ending=Ending(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
                 )
+            else:
+                self._refused_since = 0.0
             if self._stopping.wait(STEP_S if self._earlier is None else self._settings.poll_s):
                 return
 
@@ -172,7 +195,7 @@ class Kubernetes:
             self._earlier = self._find_earlier(cluster)
             self._since = time.monotonic()
         if not self._asked:
-            if not self._end_all(self._earlier) and time.monotonic() - self._since < SETTLE_S:
+            if not end_all(cluster, self._earlier) and time.monotonic() - self._since < SETTLE_S:
                 return Status(waits_for="Pods of an earlier attempt are being ended.")
             self._ask(cluster)
             self._asked = True
@@ -188,16 +211,8 @@ class Kubernetes:
     def _find_earlier(self, cluster: Cluster) -> dict[Kind, list[str]]:
         return {
             kind: [name for each in found if (name := each["metadata"]["name"]) != self._attempt.name]
-            for kind, found in works(cluster, f"{LABEL_JOB}={self._attempt.job_id}").items()
+            for kind, found in works_with(cluster, f"{LABEL_JOB}={self._attempt.job_id}").items()
         }
-
-    def _own(self) -> dict[Kind, list[str]]:
-        return {self._kind: [self._attempt.name]} if self._kind and self._asked else {}
-
-    def _end_all(self, found: dict[Kind, list[str]]) -> bool:
-        """True if none of their pods is left."""
-        assert self._cluster is not None or not found, "they were found in it"
-        return all([end(self._cluster, kind, name) for kind, names in found.items() for name in names])
 
     def _ask(self, cluster: Cluster) -> None:
         """Makes the attempt's objects. It may be called again after an error."""
@@ -215,7 +230,7 @@ class Kubernetes:
         seen = Seen(
             work=work,
             num_nodes=self._attempt.num_nodes,
-            jobs=cluster.list(JOBS, f"{LABEL_JOBSET_NAME}={name}") if self._kind == TRAIN_JOBS else (),
+            jobs=cluster.find(JOBS, f"{LABEL_JOBSET_NAME}={name}") if self._kind == TRAIN_JOBS else (),
             pods=cluster.pods(pods_of(self._kind, name)),
             had_run=self._had_run,
             patience_s=self._settings.patience_s,
@@ -246,47 +261,23 @@ class Kubernetes:
             meanwhile()
 
 
-def kind_of(cluster: Cluster, settings: KubernetesSettings) -> Kind:
-    """What an attempt becomes in this cluster."""
-    if settings.kind == "auto":
-        return TRAIN_JOBS if cluster.knows(TRAIN_JOBS) else JOBS
-    return TRAIN_JOBS if settings.kind == "trainjob" else JOBS
-
-
-def works(cluster: Cluster, selector: str) -> dict[Kind, list[Manifest]]:
-    """Jobs of both kinds that carry these labels. The setting may have changed since they were made."""
-    kinds = [JOBS, TRAIN_JOBS] if cluster.knows(TRAIN_JOBS) else [JOBS]
-    return {kind: cluster.list(kind, selector) for kind in kinds}
-
-
-def pods_of(kind: Kind, name: str) -> str:
-    """The selector of a job's pods."""
-    return f"{LABEL_JOBSET_NAME if kind == TRAIN_JOBS else LABEL_JOB_NAME}={name}"
-
-
-def end(cluster: Cluster | None, kind: Kind, name: str) -> bool:
-    """Deletes a job. True if none of its pods runs any more."""
-    assert cluster is not None, "there is one"
-    cluster.delete(kind, name)
-    return not any(
-        pod.get("status", {}).get("phase") in ("Pending", "Running", "Unknown") for pod in cluster.pods(pods_of(kind, name))
-    )
-
-
 def _workloads(cluster: Cluster, seen: Seen) -> list[Manifest]:
     """Kueue's objects of this job. Nothing where Ladle may not read them: they only explain."""
     uid = (seen.work or {}).get("metadata", {}).get("uid", "")
     for kind in WORKLOADS:
         try:
-            return cluster.list(kind, f"kueue.x-k8s.io/job-uid={uid}")
+            return cluster.find(kind, f"kueue.x-k8s.io/job-uid={uid}")
         except Refused:
             continue
     return []
 
 
-def _refused(error: Refused) -> Status:
+def _refused(error: Refused, lost_patience: bool) -> Status:
     if error.status in NOT_ALLOWED and DENIED not in str(error):
         return Status(waits_for=f"Kubernetes does not allow it at the moment: {error}. Trying again until it does.")
+    # Kubeflow Trainer denies a `TrainJob` until it has seen its new runtime.
+    if not lost_patience:
+        return Status(waits_for=f"Kubernetes refuses the job: {error}. Trying again.")
     message = f"Kubernetes refuses the job: {error}."
     return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NUM_NODES, NODE_RANK, ADDRESS = "LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS"
+from ladle_worker.launch.machine import ADDRESS, NODE_RANK, NUM_NODES
 
 Manifest = dict[str, Any]
 
@@ -78,9 +78,14 @@ class Attempt:
             **COMMON_LABELS,
             LABEL_JOB: self.job_id,
             LABEL_ATTEMPT: str(self.number),
-            LABEL_DISPATCHER: self.dispatcher[:63].rstrip("-_."),
+            LABEL_DISPATCHER: label_of(self.dispatcher),
             **({LABEL_QUEUE: self.queue} if self.queue else {}),
         }
+
+
+def label_of(node_id: str) -> str:
+    """The value of a label, which is shorter than a node's id may be."""
+    return node_id[:63].rstrip("-_.")
 
 
 def read_template(text: str) -> Manifest:
@@ -91,10 +96,15 @@ def read_template(text: str) -> Manifest:
         template = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise WrongTemplate(f"must be YAML, but: {error}") from error
-    if not isinstance(template, dict) or not isinstance(template.get("spec"), dict) or set(template) - {
-        "metadata",
-        "spec",
-    }:
+    if (
+        not isinstance(template, dict)
+        or not isinstance(template.get("spec"), dict)
+        or set(template)
+        - {
+            "metadata",
+            "spec",
+        }
+    ):
         raise WrongTemplate("must be a pod template with `spec`, and possibly `metadata`, and nothing else")
     containers = template["spec"].get("containers")
     if not isinstance(containers, list) or not all(isinstance(each, dict) for each in containers):

@@ -51,7 +51,9 @@ def status_of(seen: Seen) -> Status:
     """What the launcher tells the agent."""
     if seen.work is None:
         return _over(
-            "crashed", Reason.CRASHED, "The job's object in Kubernetes was deleted, and not by Ladle. It may be started again."
+            "crashed",
+            Reason.CRASHED,
+            "The job's object in Kubernetes was deleted, and not by Ladle. It may be started again.",
         )
     if (taken := taken_away(seen)) is not None:
         return _over("released", Reason.NODE_LOST, taken)
