@@ -81,6 +81,8 @@ class Reason(OpenEnum):
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
     LAUNCH_FAILED = "launch-failed"
     """Slurm or Kubernetes refuses the job, or cannot start it; the message has its words."""
+    PREEMPTED = "preempted"
+    """Slurm or Kubernetes has taken the machines back, for another job or because the time there was over."""
     CANCELLED = "cancelled"
 
 

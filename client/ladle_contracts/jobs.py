@@ -526,7 +526,7 @@ class JobRecord(Contract):
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
-    """Why a queued job waits: `needs 2 nodes, 1 free`."""
+    """Why a queued job waits: `needs 2 nodes, 1 free`; or a running one, in the queue of Slurm or Kubernetes."""
     reason: WrittenReason | None = None
     """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None

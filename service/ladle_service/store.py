@@ -302,6 +302,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
         message=fields.get("message") or None,
+        waiting_for=(fields["state"] == JobState.RUNNING and fields.get("waits_for")) or None,
         log_tail=tuple(_list(fields.get("log_tail") or "[]")),
         progress=Progress.read(progress) if progress else Progress(),
         result=JobResult.read(fields["result"]) if fields.get("result") else None,

@@ -191,13 +191,14 @@ class Attempt:
             launcher.forget()
 
     def _launch(self, plan: Plan) -> Launch:
+        resources, dispatches = self._claim.spec.resources, self._settings.dispatches
         return Launch(
             folder=self._folder,
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             mark=self._mark,
-            num_nodes=1,
-            ranks_per_node=self._ranks,
+            num_nodes=resources.nodes if dispatches else 1,
+            ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
             gang=self._gang,
@@ -354,13 +355,14 @@ class Attempt:
     def _watch(self, ranks: Launcher | FarHelper | ResultsHelper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
+        looked_at = time.monotonic()
         while True:
             status = _status_of(ranks)
             running = not status.is_over
             self._renewed_at = time.monotonic()
             asked_at = now()
             try:
-                answer = self._claim.renew()
+                answer = self._claim.renew(status.waits_for)
                 if answer in STOPPED:
                     return answer
                 if isinstance(ranks, ResultsHelper):
@@ -372,13 +374,15 @@ class Attempt:
                 if not running:
                     return "ok"
             if status.waits_for:
-                # Nothing moves until the ranks run.
+                # Nothing moves until the ranks run, and no time is used up.
                 self._stall = StallWatch(self._folder, self._settings.stall_s)
+                self._limit.put_off(time.monotonic() - looked_at)
             elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             # A result that is being uploaded is complete.
             if running and self._out_of_time() and not isinstance(ranks, ResultsHelper):
                 return "timed-out"
+            looked_at = time.monotonic()
             time.sleep(self._settings.poll_s)
 
     def _relay_news(self, *, to_end: bool) -> None:

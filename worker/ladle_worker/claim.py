@@ -104,10 +104,13 @@ class Claim:
         fate = self.fate()
         return fate.output if fate is not None else self.spec.output.name or self.job_id
 
-    def renew(self) -> str:
-        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
+    def renew(self, waits_for: str = "") -> str:
+        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`.
+
+        `waits_for` is what the job waits for in the scheduler that it was handed over to.
+        """
         answer: str = self._redis.register_script(SCRIPTS["renew"])(
-            args=[self.job_id, self.attempt, self._node, self._lease_ms]
+            args=well_formed([self.job_id, self.attempt, self._node, self._lease_ms, waits_for])
         )
         return answer
 

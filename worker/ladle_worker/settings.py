@@ -85,8 +85,11 @@ class Settings(BaseSettings):
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
     """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
     them is opened."""
-    launcher: Literal["torchrun", "process", "kubernetes"] = "torchrun"
-    """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
+    launcher: Literal["torchrun", "slurm", "kubernetes", "process"] = "torchrun"
+    """What runs the ranks: `torchrun` on this machine, or `slurm` or `kubernetes`, to which this worker only hands jobs
+    over. `process` is for tests: one rank per job, and nothing confines it."""
+    holds: Annotated[int, Field(ge=1, le=1000)] = 16
+    """How many jobs a worker that hands them over has at once, running or waiting there."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
@@ -141,6 +144,11 @@ class Settings(BaseSettings):
                 if not path.is_absolute():
                     raise ValueError(f"`{PREFIX}{name.upper()}` must hold absolute paths, but has {str(path)!r}.")
         return self
+
+    @property
+    def dispatches(self) -> bool:
+        """Whether it runs nothing itself, but hands jobs over."""
+        return self.launcher in ("slurm", "kubernetes")
 
     @property
     def redis_socket(self) -> Path | None:

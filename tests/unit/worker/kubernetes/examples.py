@@ -44,7 +44,6 @@ def attempt(**changes: Any) -> Attempt:
         Attempt(
             job_id="0b8f7d1e-4c57-4f0b-9d53-0e3a5b7f4c11",
             number=2,
-            dispatcher="dispatcher-0",
             folder=Path("/results/.ladle/0b8f7d1e/attempt-2"),
             num_nodes=2,
             ranks_per_node=None,

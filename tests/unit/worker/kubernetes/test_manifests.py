@@ -20,7 +20,7 @@ ATTEMPTS: list[dict[str, Any]] = [
     {},
     {"num_nodes": 1, "ranks_per_node": 4},
     {"queue": "team-a", "timeout_s": 3600},
-    {"job_id": "ABCDEF01-4c57-4f0b-9d53-0e3a5b7f4c11", "number": 12345, "dispatcher": "a" * 80 + "-."},
+    {"job_id": "ABCDEF01-4c57-4f0b-9d53-0e3a5b7f4c11", "number": 12345},
 ]
 
 

@@ -12,12 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ladle_contracts import Reason
-from ladle_worker.launch.hand_over import hand_over, hold, let_go
 from ladle_worker.launch.kubernetes.cluster import (
     JOBS,
     RUNTIMES,
@@ -46,7 +44,6 @@ from ladle_worker.launch.kubernetes.states import SETTLE_S, Seen, all_run, last_
 from ladle_worker.launch.kubernetes.works import end_all, kind_of, pods_of, works_with
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Status
 from ladle_worker.relay import log_tail
-from ladle_worker.settings import Settings
 from ladle_worker.tree import Meanwhile, nothing
 
 logger = logging.getLogger(__name__)
@@ -54,7 +51,6 @@ logger = logging.getLogger(__name__)
 CANCEL_S = 30.0
 """How long a cancel waits until pods have ended. What it cannot end ends by itself, and is removed by its labels."""
 STEP_S = 0.2
-HOLD_S = 1.0
 NOT_ALLOWED = (401, 403, 404)
 """What an operator mends while jobs wait: rights, quotas, a namespace that is not there."""
 DENIED = "denied the request"
@@ -64,22 +60,21 @@ DENIED = "denied the request"
 class Kubernetes:
     """The pods of one attempt."""
 
-    def __init__(self, worker: Settings, settings: KubernetesSettings) -> None:
-        self._worker = worker
+    def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
-        self._status = Status(waits_for="Kubernetes is being asked for pods.")
+        self._status = Status(waits_for="is being handed over to Kubernetes")
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._cluster: Cluster | None = None
         self._kind: Kind | None = None
         self._earlier: dict[Kind, list[str]] | None = None
-        self._asked, self._refused_since, self._held_at = False, 0.0, 0.0
+        self._asked, self._refused_since = False, 0.0
         self._had_run = False
         self._pods: Sequence[Mapping[str, Any]] = ()
         self._obstacle, self._obstacle_since = "", 0.0
 
     def start(self, launch: Launch) -> None:
-        """Raises OSError, and `CannotLaunch` where the pod template or the job cannot be used."""
+        """Raises `CannotLaunch` where the pod template or the job cannot be used."""
         self._launch = launch
         try:
             self._template = read_template(self._settings.pod.read_text())
@@ -89,15 +84,10 @@ class Kubernetes:
         except WrongTemplate as error:
             raise CannotLaunch(self._refusal(str(error))) from error
         self._attempt = self._make_attempt(launch)
-        hand_over(launch, self._worker)
         self._thread = threading.Thread(target=self._run, name=f"ladle-pods-{launch.job_id}", daemon=True)
         self._thread.start()
 
     def status(self) -> Status:
-        if not self._status.is_over and time.monotonic() - self._held_at >= HOLD_S:
-            self._held_at = time.monotonic()
-            with suppress(OSError):
-                hold(self._launch.folder)
         return self._status
 
     def logs(self) -> Sequence[str]:
@@ -106,8 +96,6 @@ class Kubernetes:
 
     def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
         """Kubernetes gives pods the grace of the pod template."""
-        with suppress(OSError):
-            let_go(self._launch.folder)
         self._stop_thread(meanwhile)
         if self._status.is_over and self._status.code is not None:
             return
@@ -157,7 +145,6 @@ class Kubernetes:
         return Attempt(
             job_id=launch.job_id,
             number=launch.attempt,
-            dispatcher=self._worker.node_id,
             folder=launch.folder.path,
             num_nodes=launch.num_nodes,
             ranks_per_node=launch.ranks_per_node,
@@ -174,7 +161,7 @@ class Kubernetes:
             except ClusterAway as error:
                 # Pods that run do so without the API server.
                 if not self._had_run:
-                    self._status = Status(waits_for=f"Kubernetes does not answer: {error}. Trying again until it does.")
+                    self._status = Status(waits_for=f"needs Kubernetes, which does not answer: {error}")
             except Refused as error:
                 self._refused_since = self._refused_since or time.monotonic()
                 self._status = _refused(error, time.monotonic() - self._refused_since >= self._settings.patience_s)
@@ -196,7 +183,7 @@ class Kubernetes:
             self._since = time.monotonic()
         if not self._asked:
             if not end_all(cluster, self._earlier) and time.monotonic() - self._since < SETTLE_S:
-                return Status(waits_for="Pods of an earlier attempt are being ended.")
+                return Status(waits_for="waits until the pods of its earlier attempt have ended")
             self._ask(cluster)
             self._asked = True
         return self._look(cluster)
@@ -274,10 +261,10 @@ def _workloads(cluster: Cluster, seen: Seen) -> list[Manifest]:
 
 def _refused(error: Refused, lost_patience: bool) -> Status:
     if error.status in NOT_ALLOWED and DENIED not in str(error):
-        return Status(waits_for=f"Kubernetes does not allow it at the moment: {error}. Trying again until it does.")
+        return Status(waits_for=f"is not allowed by Kubernetes for now: {error}")
     # Kubeflow Trainer denies a `TrainJob` until it has seen its new runtime.
     if not lost_patience:
-        return Status(waits_for=f"Kubernetes refuses the job: {error}. Trying again.")
+        return Status(waits_for=f"is refused by Kubernetes for now: {error}")
     message = f"Kubernetes refuses the job: {error}."
     return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
 

@@ -21,7 +21,6 @@ PORT = 29400
 
 LABEL_JOB = "ladle/job"
 LABEL_ATTEMPT = "ladle/attempt"
-LABEL_DISPATCHER = "ladle/dispatcher"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
 LABEL_JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
@@ -57,7 +56,6 @@ class Attempt:
 
     job_id: str
     number: int
-    dispatcher: str
     folder: Path
     num_nodes: int
     ranks_per_node: int | None
@@ -78,14 +76,8 @@ class Attempt:
             **COMMON_LABELS,
             LABEL_JOB: self.job_id,
             LABEL_ATTEMPT: str(self.number),
-            LABEL_DISPATCHER: label_of(self.dispatcher),
             **({LABEL_QUEUE: self.queue} if self.queue else {}),
         }
-
-
-def label_of(node_id: str) -> str:
-    """The value of a label, which is shorter than a node's id may be."""
-    return node_id[:63].rstrip("-_.")
 
 
 def read_template(text: str) -> Manifest:

@@ -10,6 +10,7 @@ from typing import Any
 from ladle_contracts import Reason
 from ladle_worker.launch.kubernetes.manifests import CONTAINER
 from ladle_worker.launch.launcher import Ending, Status
+from ladle_worker.launch.on_node import INTERRUPTED
 
 Manifest = Mapping[str, Any]
 
@@ -17,6 +18,8 @@ SETTLE_S = 60.0
 """How long a failed job waits for pods that still end. One that takes longer is on a node that is gone."""
 NODE_REASONS = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "UnexpectedAdmissionError")
 """Why a pod failed that had no part in it: `status.reason`. `OutOfcpu` and the like are others."""
+PREEMPTIONS = ("PreemptionByScheduler", "EvictionByEvictionAPI", "Preempting")
+"""Of them, those where the node is well: another pod came first, or somebody drains the node."""
 BAD_NAMES = ("InvalidImageName",)
 IMAGE_REASONS = ("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "RegistryUnavailable", *BAD_NAMES)
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -56,7 +59,7 @@ def status_of(seen: Seen) -> Status:
             "The job's object in Kubernetes was deleted, and not by Ladle. It may be started again.",
         )
     if (taken := taken_away(seen)) is not None:
-        return _over("released", Reason.NODE_LOST, taken)
+        return Status(is_over=True, ending=taken)
     conditions = [*_conditions(seen.work), *(each for job in seen.jobs for each in _conditions(job))]
     if _condition(conditions, "Complete"):
         return Status(is_over=True, code=0)
@@ -85,25 +88,32 @@ def obstacle(seen: Seen) -> str:
     return ""
 
 
-def taken_away(seen: Seen) -> str | None:
+def taken_away(seen: Seen) -> Ending | None:
     """Why the job lost a pod through no fault of its own. None if it has not."""
     for pod in seen.pods:
         status = pod.get("status", {})
         disruption = _condition(_conditions(pod), "DisruptionTarget")
         if disruption is not None:
-            return f"Kubernetes took {_name(pod)} away: {_words(disruption)}"
+            return _taken(f"Kubernetes took {_name(pod)} away", disruption)
         reason = status.get("reason", "")
         if status.get("phase") == "Failed" and (reason in NODE_REASONS or reason.startswith("OutOf")):
-            return f"Kubernetes took {_name(pod)} away: {_words(status)}"
+            return _taken(f"Kubernetes took {_name(pod)} away", status)
     for job in [seen.work or {}, *seen.jobs]:
         for kind in ("FailureTarget", "Failed"):
             condition = _condition(_conditions(job), kind)
             if condition is not None and condition.get("reason") == "PodFailurePolicy":
-                return f"Kubernetes took a pod of the job away: {_words(condition)}"
+                return _taken("Kubernetes took a pod of the job away", condition)
     if seen.had_run and _is_suspended(seen):
-        why = next((each for each in _kueue_words(seen, ("Preempted", "Evicted"))), "it is suspended")
-        return f"The job gave its place to another: {why}"
+        why = next(_kueue_words(seen, ("Preempted", "Evicted")), "it is suspended")
+        return Ending(outcome="released", reason=Reason.PREEMPTED, message=f"The job gave its place to another: {why}")
     return None
+
+
+def _taken(what: str, said: Manifest) -> Ending:
+    message = f"{what}: {_words(said)}"
+    if said.get("reason") in PREEMPTIONS:
+        return Ending(outcome="released", reason=Reason.PREEMPTED, message=message)
+    return Ending(outcome="node-failed", reason=Reason.NODE_LOST, message=message)
 
 
 def _failed(seen: Seen, failed: Manifest, conditions: Sequence[Manifest]) -> Status:
@@ -121,9 +131,10 @@ def _failed(seen: Seen, failed: Manifest, conditions: Sequence[Manifest]) -> Sta
     for pod in seen.pods:
         if pod.get("status", {}).get("reason") == "Evicted":
             return _over("crashed", Reason.CRASHED, f"Kubernetes ended {_name(pod)}: {_words(pod['status'])}")
+    if any(state.get("exitCode") == INTERRUPTED for _, state in bad):
+        return _over("released", Reason.PREEMPTED, "A pod was asked to end. The job goes on from its last saved step.")
     if bad:
-        pod, state = bad[0]
-        return Status(is_over=True, code=int(state.get("exitCode", 1)))
+        return Status(is_over=True, code=int(bad[0][1].get("exitCode", 1)))
     return _over("crashed", Reason.CRASHED, f"The job failed in Kubernetes: {_words(failed)}")
 
 
@@ -136,12 +147,12 @@ def _lost(seen: Seen, failed: Manifest) -> Status | None:
         ready = next((each for each in _conditions(pod) if each.get("type") == "Ready"), {})
         silent = ready.get("status") == "False" and _terminated(pod) is None
         if silent or pod["status"].get("phase") == "Unknown":
-            return _over("released", Reason.NODE_LOST, f"The node of {_name(pod)} does not answer any more.")
+            return _over("node-failed", Reason.NODE_LOST, f"The node of {_name(pod)} does not answer any more.")
     since = _time(failed.get("lastTransitionTime"))
     if since is None or (seen.now - since).total_seconds() < SETTLE_S:
         return Status()
     names = ", ".join(_name(pod) for pod in open_pods)
-    return _over("released", Reason.NODE_LOST, f"The job failed, and {names} cannot be ended: its node may be gone.")
+    return _over("node-failed", Reason.NODE_LOST, f"The job failed, and {names} cannot be ended: its node may be gone.")
 
 
 def _waiting(seen: Seen) -> Status:
@@ -149,13 +160,13 @@ def _waiting(seen: Seen) -> Status:
     kind = obstacle(seen)
     for reason, words in _container_waits(seen):
         if reason in BAD_NAMES or (kind == "image" and seen.waited_s >= seen.patience_s):
-            return _over("failed", Reason.LAUNCH_FAILED, f"Pods cannot get their image. {words}")
+            return _over("failed", Reason.LAUNCH_FAILED, f"The job cannot start: it {words}")
         if kind == "container" and seen.waited_s >= seen.patience_s:
-            return _over("failed", Reason.LAUNCH_FAILED, f"Pods cannot be started. {words}")
+            return _over("failed", Reason.LAUNCH_FAILED, f"The job cannot start: it {words}")
     if kind == "part" and seen.waited_s >= seen.patience_s:
         running = sum(map(_is_running, seen.pods))
         # Another job may hold what this one lacks, and lack what it holds.
-        message = f"Only {running} of {seen.num_nodes} pods could start, and now free their places. {why}"
+        message = f"Only {running} of {seen.num_nodes} pods could start, and now free their places: the job {why}"
         return _over("released", Reason.NODES_CANNOT_MEET, message)
     return Status(waits_for=why)
 
@@ -164,18 +175,18 @@ def _why_waiting(seen: Seen) -> str:
     if _is_suspended(seen) or (seen.workloads and not seen.pods):
         kueue = next(iter(_kueue_words(seen, ("QuotaReserved", "Admitted"), status="False")), "")
         if kueue or _is_suspended(seen):
-            return f"It waits in the queue of Kueue: {kueue}" if kueue else "It waits in the queue of Kueue."
+            return f"is in Kueue's queue: {kueue}" if kueue else "is in Kueue's queue"
     for _, words in _container_waits(seen):
         return words
     for pod in seen.pods:
         scheduled = next((each for each in _conditions(pod) if each.get("type") == "PodScheduled"), {})
         if scheduled.get("status") == "False":
-            return f"{_name(pod)} has no node yet: {_words(scheduled)}"
+            return f"waits for a node for {_name(pod)}: {_words(scheduled)}"
     for event in reversed(seen.events):
         if event.get("type") == "Warning":
-            return f"Kubernetes says: {_words(event)}"
+            return f"waits for its pods: {_words(event)}"
     started = sum(map(_has_started, seen.pods))
-    return f"Pods are being started: {started} of {seen.num_nodes} run."
+    return f"waits for its pods: {started} of {seen.num_nodes} run"
 
 
 def _container_waits(seen: Seen) -> Iterator[tuple[str, str]]:
@@ -186,9 +197,9 @@ def _container_waits(seen: Seen) -> Iterator[tuple[str, str]]:
             waiting = container.get("state", {}).get("waiting") or {}
             reason = waiting.get("reason", "")
             if reason in IMAGE_REASONS:
-                yield reason, f"{_name(pod)} has no image `{container.get('image', '')}`: {_words(waiting)}"
+                yield reason, f"waits for the image `{container.get('image', '')}` of {_name(pod)}: {_words(waiting)}"
             elif reason in CONFIG_REASONS:
-                yield reason, f"{_name(pod)} cannot be started: {_words(waiting)}"
+                yield reason, f"waits for the container of {_name(pod)}: {_words(waiting)}"
 
 
 def _kueue_words(seen: Seen, kinds: Sequence[str], status: str = "True") -> Iterator[str]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ladle_worker.launch.kubernetes.cluster import JOBS, TRAIN_JOBS, Cluster, ClusterAway, Kind, Refused
 from ladle_worker.launch.kubernetes.manifests import (
+    COMMON_LABELS,
     LABEL_ATTEMPT,
-    LABEL_DISPATCHER,
     LABEL_JOB,
     LABEL_JOB_NAME,
     LABEL_JOBSET_NAME,
     Manifest,
-    label_of,
 )
 from ladle_worker.launch.kubernetes.settings import KubernetesSettings
+from ladle_worker.launch.orphans import is_orphan
 
 logger = logging.getLogger(__name__)
 
+COMMON_SELECTOR = ",".join(f"{key}={value}" for key, value in COMMON_LABELS.items())
 LIVE = ("Pending", "Running", "Unknown")
 
 
@@ -50,17 +52,14 @@ def end_all(cluster: Cluster, works: Mapping[Kind, Sequence[str]]) -> bool:
     )
 
 
-def end_orphans(settings: KubernetesSettings, dispatcher: str, is_ours: Callable[[str, int], bool]) -> None:
-    """Removes what this dispatcher has left in the cluster, as when it was restarted.
-
-    `is_ours` gets the id of a job and the number of an attempt: whether that one still goes on here.
-    """
+def end_orphans(settings: KubernetesSettings, redis: Any) -> None:
+    """Of all dispatchers of this Ladle. Raises `RedisError`."""
     try:
         cluster = Cluster(settings)
-        for kind, found in works_with(cluster, f"{LABEL_DISPATCHER}={label_of(dispatcher)}").items():
+        for kind, found in works_with(cluster, COMMON_SELECTOR).items():
             for work in found:
                 name, labels = work["metadata"]["name"], work["metadata"]["labels"]
-                if not is_ours(labels[LABEL_JOB], int(labels[LABEL_ATTEMPT])):
+                if is_orphan(redis, labels[LABEL_JOB], int(labels[LABEL_ATTEMPT])):
                     logger.warning("`%s` of an attempt that is over is removed from the cluster", name)
                     cluster.delete(kind, name)
         cluster.close()
