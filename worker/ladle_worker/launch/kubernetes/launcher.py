@@ -131,7 +131,7 @@ class Kubernetes:
             raise CannotLaunch(
                 Ending(
                     outcome="failed",
-                    reason=Reason.INVALID_PLACEMENT,
+                    reason=Reason.LAUNCH_FAILED,
                     message=f"`resources.ranks_per_node` must be at most {gpus}, the GPUs of a pod of this cluster, "
                     f"but is {ranks}.",
                 )
