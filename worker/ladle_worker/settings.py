@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     them is opened."""
     launcher: Literal["torchrun", "process"] = "torchrun"
     """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
+    standby: bool = True
+    """Whether a launcher waits for the next job with its imports done. It holds some hundred megabytes."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
