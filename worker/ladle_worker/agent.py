@@ -32,7 +32,7 @@ from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
 from ladle_worker.leftovers import clear_leftovers
-from ladle_worker.memory_kills import about_memory
+from ladle_worker.memory_kills import NO_MEMORY, about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
@@ -417,8 +417,7 @@ class Attempt:
             return Ended(
                 outcome="failed",
                 reason=Reason.OUT_OF_MEMORY,
-                message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
-                "smaller task option `batch_size`, or a node with more memory.",
+                message=NO_MEMORY,
                 log_tail=log_tail(self._folder),
             )
         with naming_disk_faults("write the job's files"):

@@ -85,9 +85,13 @@ def place_of(settings: Settings, ranks: int = 1) -> Place:
         host=socket.gethostname(),
         address=address,
         port=free_port(address, settings.ports),
-        versions={name: version(name) for name in ("ladle", "torch")},
+        versions=versions_here(),
         ranks=ranks,
     )
+
+
+def versions_here() -> dict[str, str]:
+    return {name: version(name) for name in ("ladle", "torch")}
 
 
 def gather(places: Sequence[Place], node_rank: int) -> Gang:
@@ -142,14 +146,19 @@ def _towards(redis_url: str) -> str:
     url = urlsplit(redis_url)
     if url.scheme == "unix" or not url.hostname:
         return LOOPBACK
+    # If Redis cannot be reached at the moment: whoever claims a job has reached it a moment ago.
+    return address_towards(url.hostname, url.port or 6379)
+
+
+def address_towards(host: str, port: int = 6379) -> str:
+    """The address of this machine from which it reaches another one. That of the loopback device if none does."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(url.hostname, url.port or 6379, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             # Nothing is sent.
             probe.connect(address)
             return str(probe.getsockname()[0])
     except OSError:
-        # Redis cannot be reached at the moment: whoever claims a job has reached it a moment ago.
         return LOOPBACK
 
 

@@ -77,7 +77,7 @@ def command_of(launch: Launch) -> list[str]:
         # Without the working folder among those of modules.
         *(sys.executable, "-P", "-u", "-m", TORCHRUN_MODULE, str(launch.folder.plan)),
         *(() if launch.gang is None else launch.gang.torchrun_arguments),
-        f"--nproc-per-node={launch.ranks_per_node}",
+        f"--nproc-per-node={launch.ranks_per_node or 1}",
         *(launch.module, str(launch.folder.path)),
     ]
 
@@ -86,7 +86,7 @@ def environment_of(launch: Launch) -> Mapping[str, str]:
     own = {}
     if FILES in launch.plan.protections and "TRITON_CACHE_DIR" not in os.environ:
         own["TRITON_CACHE_DIR"] = str(launch.folder.temporary / "triton")
-    return environment_with(launch.plan.protections, launch.ranks_per_node, launch.gang) | own
+    return environment_with(launch.plan.protections, launch.ranks_per_node or 1, launch.gang) | own
 
 
 def environment_with(protections: Collection[str], num_ranks: int = 1, gang: Gang | None = None) -> dict[str, str]:
