@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     over. `process` is for tests: one rank per job, and nothing confines it."""
     holds: Annotated[int, Field(ge=1, le=1000)] = 16
     """How many jobs a worker that hands them over has at once, running or waiting there."""
+    standby: bool = True
+    """Whether a launcher waits for the next job with its imports done. It holds some hundred megabytes."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
