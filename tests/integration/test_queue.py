@@ -340,7 +340,7 @@ jobs = st.fixed_dictionaries(
 )
 
 
-@given(queue=st.lists(jobs, min_size=1, max_size=12), seed=st.integers(0, 2**16))
+@given(queue=st.lists(jobs, min_size=1, max_size=8), seed=st.integers(0, 2**16))
 @settings(
     max_examples=10,
     deadline=None,
@@ -362,7 +362,7 @@ def test_every_job_starts_though_small_ones_of_others_never_stop_coming(
         about["nodes"] = min(about["nodes"], 2) if about["ranks"] == 2 else about["nodes"]
         waiting.add(machine.submit(**about, min_nodes=min(least, about["nodes"])))  # type: ignore[arg-type]
     busy: set[str] = set()
-    for _ in range(20 * (len(queue) + 1)):
+    for _ in range(40 * (len(queue) + 1)):
         for owner in ("bob", "dan"):
             while machine.redis.zcard(keys.owner_state_jobs(owner, "queued")) < len(queue) + 2:
                 machine.submit(owner=owner, priority=0, timeout_s=chance.choice([None, 60]))
@@ -374,9 +374,9 @@ def test_every_job_starts_though_small_ones_of_others_never_stop_coming(
             break
         for job in waiting:
             make_older(machine, job, 4 * HOUR_S * 1000)
-        for job in chance.sample(sorted(busy), chance.randint(1, len(busy))):
-            machine.end(job, 1, "succeeded")
-            busy.remove(job)
+        ended = chance.choice(sorted(busy))
+        machine.end(ended, 1, "succeeded")
+        busy.remove(ended)
     assert not waiting
     assert disagreements(machine.redis) == []
     machine.redis.close()
