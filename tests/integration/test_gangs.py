@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladle_contracts import JobState, Reason
+from ladle_contracts import JobState, Reason, keys
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.gang_jobs import gang_spec, ranks_of, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
@@ -189,3 +189,42 @@ def test_a_node_that_is_drained_at_once_hands_its_part_back_and_the_job_goes_on_
         assert (ended.state, drained in ended.nodes) == (JobState.SUCCEEDED, False)
         assert (ended.failures, ended.node_failures) == (0, 0)
         assert {node.id: node.state for node in made.call(made.store.nodes())}[drained] == "drained"
+
+
+def test_nodes_that_share_no_results_hand_the_state_on_to_each_other(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, alone: list[list[float]]
+) -> None:
+    """The only node that ran the first attempt is gone for good."""
+    gates: dict[str, Gate] = {}
+    workers: dict[str, Process] = {}
+    for name in ("node-1", "node-2", "node-3"):
+        folder = tmp_path / name
+        gates[name] = Gate(folder / "results/gates")
+        gates[name].hold("train-17")
+        workers[name] = gated_worker(folder, server, data, NODE_ID=name, STATE_COPY_S="0.1")
+    with ExitStack() as stack:
+        for worker in workers.values():
+            stack.enter_context(running(worker))
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        job = made.submit(gang_spec(data, nodes=2))
+        until(lambda: any(gate.reached("train-17") for gate in gates.values()), what="training")
+        first = made.record(job).nodes[0]
+        with server.client() as client:
+            copied = keys.state_copy(job)
+            until(lambda: any("train-twa" in name for name in client.hkeys(copied)), what="the copy of the state")
+        for gate in gates.values():
+            gate.let_pass("train-17")
+            gate.hold("start")
+        workers[first].kill()
+        others = sorted(workers.keys() - {first})
+        until(lambda: all(gates[name].reached("start") for name in others), what="the second attempt")
+        state = tmp_path / made.record(job).nodes[0] / "results/.ladle" / job / "state"
+        assert list(state.rglob("train-twa.pt")), "the new first node has what the lost one has saved"
+        for name in others:
+            gates[name].open("start")
+        ended = made.finish(job)
+        assert (ended.state, ended.attempt, sorted(ended.nodes)) == (JobState.SUCCEEDED, 2, others), ended.message
+        assert ended.result is not None
+        assert not any("begins anew" in warning for warning in ended.result.warnings)
+        assert not client.exists(keys.state_copy(job))
+    np.testing.assert_allclose(alpha_of(tmp_path / ended.nodes[0] / "results", "out", "twa"), alone, rtol=0, atol=1e-6)

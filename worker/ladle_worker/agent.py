@@ -35,10 +35,11 @@ from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
 from ladle_worker.leftovers import clear_leftovers
-from ladle_worker.memory_kills import about_memory
+from ladle_worker.memory_kills import NO_MEMORY, about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
+from ladle_worker.state_copy import StateCopy
 from ladle_worker.time_limit import TimeLimit
 from ladle_worker.torchrun import KILLED_STATUSES
 from ladle_worker.vetted import Vetter, is_fresh, of_places, remarks
@@ -139,6 +140,7 @@ class Attempt:
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+        self._state_copy = StateCopy(self._job.state, self._job.state_mark, claim, settings.state_copy_s)
         self._limit = TimeLimit(claim.spec.resources.timeout_s, claim.ran_s)
 
     def _make_commit(self) -> tuple[Commit, str]:
@@ -161,6 +163,8 @@ class Attempt:
             return self._start()
         ended = self._commit.take_over() or self._start()
         if ended.outcome != "succeeded":
+            with suppress(RedisError):
+                self._state_copy.send()
             with suppress(OSError):
                 self._job.drop_staging(self._claim.attempt)
         return ended
@@ -217,13 +221,14 @@ class Attempt:
                 self._claim.note_fetching(begins=begins)
 
     def _launch(self, plan: Plan) -> Launch:
+        resources, dispatches = self._claim.spec.resources, self._settings.dispatches
         return Launch(
             folder=self._folder,
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             mark=self._mark,
-            num_nodes=1,
-            ranks_per_node=self._ranks,
+            num_nodes=resources.nodes if dispatches else 1,
+            ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
             gang=self._gang,
@@ -438,6 +443,8 @@ class Attempt:
         }
         with naming_disk_faults("make the job's folder"):
             self._job.make(self._claim.attempt, self._claim.node_rank)
+            if self._claim.speaks:
+                self._state_copy.restore()
         return {
             **paths,
             "roots": [str(root) for root in settings.roots],
@@ -454,13 +461,14 @@ class Attempt:
     def _watch(self, ranks: Launcher | Helper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
+        looked_at = time.monotonic()
         while True:
             status = _status_of(ranks)
             running = not status.is_over
             self._renewed_at = time.monotonic()
             asked_at = now()
             try:
-                answer = self._claim.renew()
+                answer = self._claim.renew(status.waits_for)
                 if answer in STOPPED:
                     return answer
                 if isinstance(ranks, ResultsHelper):
@@ -472,19 +480,23 @@ class Attempt:
                 if not running:
                     return "ok"
             if status.waits_for:
-                # Nothing moves until the ranks run.
+                # Nothing moves until the ranks run, and no time is used up.
                 self._stall = StallWatch(self._folder, self._settings.stall_s)
+                self._limit.put_off(time.monotonic() - looked_at)
             elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             # A result that is being uploaded is complete.
             if running and self._out_of_time() and not isinstance(ranks, ResultsHelper):
                 return "timed-out"
+            looked_at = time.monotonic()
             time.sleep(self._settings.poll_s)
 
     def _relay_news(self, *, to_end: bool) -> None:
         """All that is new. Only the node of rank 0 has something to tell. Raises `RedisError` or `DiskFault`."""
-        while self._claim.speaks and self._relay.send(to_end=to_end):
-            continue
+        if self._claim.speaks:
+            while self._relay.send(to_end=to_end):
+                continue
+            self._state_copy.send_if_due()
 
     def _conclude(self, launcher: Launcher, far: FarHelper | None) -> Ended:
         status = launcher.status()
@@ -518,8 +530,7 @@ class Attempt:
             return Ended(
                 outcome="failed",
                 reason=Reason.OUT_OF_MEMORY,
-                message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
-                "smaller task option `batch_size`, or a node with more memory.",
+                message=NO_MEMORY,
                 log_tail=log_tail(self._folder),
             )
         with naming_disk_faults("write the job's files"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -106,10 +106,13 @@ class Claim:
         fate = self.fate()
         return fate.output if fate is not None else self.spec.output.name or self.job_id
 
-    def renew(self) -> str:
-        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
+    def renew(self, waits_for: str = "") -> str:
+        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`.
+
+        `waits_for` is what the job waits for in the scheduler that it was handed over to.
+        """
         answer: str = self._redis.register_script(SCRIPTS["renew"])(
-            args=[self.job_id, self.attempt, self._node, self._lease_ms]
+            args=well_formed([self.job_id, self.attempt, self._node, self._lease_ms, waits_for])
         )
         return answer
 
@@ -144,6 +147,18 @@ class Claim:
         snapshot = progress.model_dump_json() if progress else ""
         arguments = [self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
         self._redis.register_script(SCRIPTS["report"])(args=well_formed(arguments))
+
+    def keep_state(self, files: Mapping[str, str], *, whole: bool) -> None:
+        """Copies files of the resume state, in base64, for other nodes. `whole`: what was there before goes. Raises
+        `RedisError`."""
+        arguments = [self.job_id, self.attempt, "all" if whole else "some"]
+        pairs = [text for pair in files.items() for text in pair]
+        self._redis.register_script(SCRIPTS["keep_state"])(args=[*arguments, *pairs])
+
+    def state_copy(self) -> dict[str, str]:
+        """What an attempt has kept; empty if none has."""
+        copy: dict[str, str] = patiently(lambda: self._redis.hgetall(keys.state_copy(self.job_id)))
+        return copy
 
     def finalize(self) -> str:
         """`ok`: the result may be moved to its place, while the lease lasts. `cancel` or `lost`: it must not be."""

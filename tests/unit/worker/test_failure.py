@@ -219,7 +219,9 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
         job_id, attempt, output, spec = "job", 1, "out", JobSpec(ckpt_dir="/c", val_set="/v")
 
     settings = type(
-        "Settings", (), {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0}
+        "Settings",
+        (),
+        {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0, "state_copy_s": 1.0},
     )
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]
     assert ended is not None
