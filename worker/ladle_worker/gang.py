@@ -52,6 +52,8 @@ class Place:
     """What it sees of the job's inputs: `inputs_seen`."""
     refused: str = ""
     """Why it does not see them at all."""
+    vetting: Mapping[str, Any] = field(default_factory=dict)
+    """What it found when it looked at itself: a `Vetting`, if it has."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
