@@ -79,7 +79,7 @@ class Gang:
     def torchrun_arguments(self) -> tuple[str, ...]:
         # An address and a port that are given: c10d's own rendezvous guesses host names, and hangs in containers.
         return (
-            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}", f"--local-addr={self.address}"),
+            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}"),
             *(f"--master-addr={self.head.address}", f"--master-port={self.head.port}"),
         )
 

@@ -34,6 +34,9 @@ def rank_environment(num_ranks: int, gang: Gang | None = None) -> dict[str, str]
     threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
+        # numpy would start threads when it is imported, and a process with threads cannot be confined or forked. What
+        # is large is torch's.
+        "OPENBLAS_NUM_THREADS": "1",
         # Otherwise gloo uses the address of the host name, which may be anything.
         **({"GLOO_SOCKET_IFNAME": "lo"} if gang is None else gang.variables),
         **RANK_VARIABLES,
