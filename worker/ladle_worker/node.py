@@ -21,6 +21,7 @@ from ladle_worker.confinement.choose import choose
 from ladle_worker.connection import OutageLog, connect, patiently
 from ladle_worker.inspections import Inspections
 from ladle_worker.job_folder import jobs_with_folders
+from ladle_worker.launch.choose import end_orphans
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
 
@@ -126,6 +127,7 @@ class Node:
             try:
                 for job_id in jobs_with_folders(self._settings.results_dir):
                     clear_leftovers(self._settings, job_id, fate_of(redis, job_id))
+                end_orphans(self._settings, redis)
             except RedisError:
                 # The heartbeat says it.
                 pass
@@ -144,5 +146,7 @@ class Node:
             "torch_version": self._described["torch_version"],
             "protections": json.dumps(self.protections),
             "catalog": json.dumps(self._described["catalog"]),
+            "dispatches": "1" if self._settings.dispatches else "",
+            "holds": str(self._settings.holds) if self._settings.dispatches else "",
         }
         return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Self
 
 from ladle_worker.confinement.plan import Plan
 from ladle_worker.job_folder import AttemptFolder, write_whole
-from ladle_worker.launch.launcher import Launch
+from ladle_worker.launch.launcher import Launch, Launcher, Status
 from ladle_worker.settings import Settings
+from ladle_worker.tree import Meanwhile, nothing
 
+HOLD_S = 2.0
 LEAST_HELD_S = 60.0
 LEASES = 4
 
@@ -76,6 +80,43 @@ def hold(folder: AttemptFolder) -> None:
 def let_go(folder: AttemptFolder) -> None:
     """Says to all machines, also those that nobody else reaches any more, that the attempt is over. Raises OSError."""
     folder.held.unlink(missing_ok=True)
+
+
+class HandedOver:
+    """A launcher that hands the attempt over to machines elsewhere, and tells them whether it goes on."""
+
+    def __init__(self, launcher: Launcher, settings: Settings) -> None:
+        self._launcher = launcher
+        self._settings = settings
+        self._held_at = 0.0
+
+    def start(self, launch: Launch) -> None:
+        self._folder = launch.folder
+        hand_over(launch, self._settings)
+        self._launcher.start(launch)
+
+    def status(self) -> Status:
+        if time.monotonic() - self._held_at >= HOLD_S:
+            self._held_at = time.monotonic()
+            with suppress(OSError):
+                hold(self._folder)
+        status = self._launcher.status()
+        if status.is_over:
+            # Opening it asks the server of a shared disk: what the machines wrote at the end is seen from here on.
+            with suppress(OSError):
+                os.listdir(self._folder.path)  # noqa: PTH208
+        return status
+
+    def logs(self) -> Sequence[str]:
+        return self._launcher.logs()
+
+    def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
+        with suppress(OSError):
+            let_go(self._folder)
+        self._launcher.cancel(grace_s, meanwhile)
+
+    def forget(self) -> None:
+        self._launcher.forget()
 
 
 def plan_of(handed: HandOver) -> Plan:

@@ -90,6 +90,10 @@ class Launcher(Protocol):
         """Removes what the launcher keeps of the attempt outside its folder. Is called once, at the end."""
 
 
+class WrongLauncher(Exception):
+    """The settings of a launcher are wrong, or what it needs is not installed. The worker does not start."""
+
+
 class CannotLaunch(Exception):
     """The ranks cannot be started. `ending` says what becomes of the attempt."""
 
