@@ -68,15 +68,21 @@ class Reason(OpenEnum):
     """The ranks ended without saying why. The end of the log may tell."""
     STALLED = "stalled"
     """A stage made no progress for the worker's limit, `LADLE_STALL_S`."""
+    TIMED_OUT = "timed-out"
+    """It has run as long as `resources.timeout_s` allows, all attempts together."""
     INTERNAL_ERROR = "internal-error"
     """A mistake in Ladle. The log has the traceback."""
     VERSION_MISMATCH = "version-mismatch"
     """Service and worker are of different versions, and the worker does not understand the job; or the nodes of a job
     have different ones."""
     NODE_LOST = "node-lost"
-    """A node stopped renewing its lease."""
+    """A node stopped renewing its lease, did not answer, or was not ready in time."""
+    NODE_UNFIT = "node-unfit"
+    """A node cannot run jobs: a GPU of it is broken or taken, or its ranks do not reach each other."""
     NODES_CANNOT_MEET = "nodes-cannot-meet"
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
+    INPUTS_DIFFER = "inputs-differ"
+    """The nodes of a job do not see the same checkpoints or data, or one of them does not see them at all."""
     CANCELLED = "cancelled"
 
 

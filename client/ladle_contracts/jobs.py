@@ -276,8 +276,12 @@ class Resources(Contract):
 
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """How many worker machines the job uses. It starts when so many are free, and never with fewer."""
-    ranks_per_node: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many ranks (processes) run on each machine."""
+    ranks_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """How many ranks (processes) run on each machine. By default one per GPU, or one where there is no GPU. Of several
+    machines, the one with the fewest GPUs decides."""
+    timeout_s: Annotated[float, Field(ge=1, le=31_536_000)] | None = None
+    """The longest that the job may run, in seconds, all its attempts together. Waiting in the queue does not count. By
+    default there is no limit."""
     placement: Literal["auto", "replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model"] = "auto"
     """How the directions are spread over the ranks. `auto` takes what fits and communicates least."""
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4", "offload", "streamed"] = "auto"
@@ -517,7 +521,9 @@ class JobRecord(Contract):
     attempt: int = 0
     """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """How many attempts ended with a crash or a lost node. A cancel does not count, nor a wake-up without an answer."""
+    """How many attempts ended by the job's own failure, such as ranks that crashed."""
+    node_failures: int = 0
+    """How many attempts ended because of a node: it was lost, not ready in time, or is broken."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""

@@ -65,6 +65,11 @@ def leases(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}:leases"
 
 
+def state_copy(job_id: str) -> str:
+    """Hash: name of a file of the resume state -> its content in base64. `/attempt` is the attempt that wrote it."""
+    return f"{PREFIX}job:{job_id}:state"
+
+
 def owner_jobs(owner: str) -> str:
     """Sorted set of the ids of one token's jobs by creation time."""
     return f"{PREFIX}owner:{owner}:jobs"
@@ -98,6 +103,11 @@ def inspection(request_id: str) -> str:
 def node(node_id: str) -> str:
     """Hash: the node's record and the job it is reserved for."""
     return f"{PREFIX}node:{node_id}"
+
+
+def node_jobs(node_id: str) -> str:
+    """Set of the ids of the jobs that a dispatcher holds."""
+    return f"{PREFIX}node:{node_id}:jobs"
 
 
 def node_queue(node_id: str) -> str:

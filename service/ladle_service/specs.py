@@ -129,15 +129,19 @@ def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> Ap
 
 
 def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord]) -> None:
-    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come."""
-    if not nodes:
+    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come, and a
+    dispatcher takes any job."""
+    if not nodes or any(node.dispatches for node in nodes):
         return
     wanted, largest = spec.resources, max(node.ranks for node in nodes)
-    big_enough = sum(node.ranks >= wanted.ranks_per_node for node in nodes)
-    if wanted.ranks_per_node > largest:
-        raise _too_large("resources.ranks_per_node", largest, wanted.ranks_per_node, "the largest node has no more")
+    # Without a number, any node will do.
+    ranks = wanted.ranks_per_node or 1
+    big_enough = sum(node.ranks >= ranks for node in nodes)
+    if ranks > largest:
+        raise _too_large("resources.ranks_per_node", largest, ranks, "the largest node has no more")
     if wanted.nodes > big_enough:
-        raise _too_large("resources.nodes", big_enough, wanted.nodes, "no more nodes with so many ranks are known")
+        reason = "no more nodes with so many ranks are known" if ranks > 1 else "no more nodes are known"
+        raise _too_large("resources.nodes", big_enough, wanted.nodes, reason)
 
 
 def _too_large(field: str, most: int, value: int, reason: str) -> ApiError:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from ladle_contracts import (
     Progress,
     Reason,
     TaskInfo,
+    Vetting,
     keys,
 )
 from ladle_contracts.events import read_event_body
@@ -79,6 +80,7 @@ class JobStore:
         self._delete = redis.register_script(SCRIPTS["delete"])
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
+        self._cordon = redis.register_script(SCRIPTS["cordon"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
@@ -105,10 +107,10 @@ class JobStore:
             args=[
                 new_id,
                 owner,
-                spec.model_dump_json(),
+                _written(spec),
                 spec.priority,
                 spec.resources.nodes,
-                spec.resources.ranks_per_node,
+                _ranks_needed(spec),
                 MAX_FAILURES,
                 idempotency_key or "",
                 body_digest,
@@ -166,14 +168,12 @@ class JobStore:
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with what the queued ones wait for. It changes often, so it is stored nowhere."""
-        ranks = sorted({each.spec.resources.ranks_per_node for each in records if each.state is JobState.QUEUED})
+        ranks = sorted({_ranks_needed(each.spec) for each in records if each.state is JobState.QUEUED})
         if not ranks:
             return records
-        nodes = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
+        found = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
         return [
-            _waiting(record, *nodes[record.spec.resources.ranks_per_node])
-            if record.state is JobState.QUEUED
-            else record
+            _waiting(record, *found[_ranks_needed(record.spec)]) if record.state is JobState.QUEUED else record
             for record in records
         ]
 
@@ -233,6 +233,11 @@ class JobStore:
         """Every node that has registered and was not gone for too long, by id."""
         return tuple(node for node, _ in await self._nodes_with_catalogs())
 
+    async def change_node(self, node_id: str, verb: str, reason: str) -> bool | None:
+        """Says whether the node takes jobs: `cordon.lua`. False if it was so before, None for an unknown node."""
+        answer = await self._cordon(args=[node_id, verb, reason])
+        return None if answer == "unknown" else answer == "changed"
+
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
         """Each node with the JSON of its catalogue."""
         seconds, micros = await self._redis.time()
@@ -240,7 +245,8 @@ class JobStore:
         found = []
         for node_id in sorted(await self._redis.smembers(keys.NODES)):
             if fields := await self._redis.hgetall(keys.node(node_id)):
-                found.append((_node(node_id, fields, now_ms), fields.get("catalog")))
+                jobs = await self._redis.smembers(keys.node_jobs(node_id)) if _dispatches(fields) else ()
+                found.append((_node(node_id, fields, jobs, now_ms), fields.get("catalog")))
         return tuple(found)
 
     async def catalog(self) -> Catalog:
@@ -256,13 +262,27 @@ class JobStore:
         return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
 
 
-def _waiting(record: JobRecord, free: int, alive: int) -> JobRecord:
+def _written(spec: JobSpec) -> str:
+    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
+    absent = {name for name, value in spec.resources if value is None}
+    return spec.model_dump_json(exclude={"resources": absent})
+
+
+def _ranks_needed(spec: JobSpec) -> int:
+    """How many ranks a node must be able to run. 0 where any node will do, with as many as it has GPUs."""
+    return spec.resources.ranks_per_node or 0
+
+
+def _waiting(record: JobRecord, free: int, alive: int, room: int, dispatchers: int) -> JobRecord:
     """With what the job waits for, if that is nodes."""
-    needed, ranks = record.spec.resources.nodes, record.spec.resources.ranks_per_node
-    if free >= needed:
+    needed, ranks = record.spec.resources.nodes, _ranks_needed(record.spec)
+    if free >= needed or room > 0:
         return record
     size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")
-    return record.model_copy(update={"waiting_for": f"needs {size}, {free} free of {alive}"})
+    waiting_for = f"needs {size}, {free} free of {alive}"
+    if dispatchers:
+        waiting_for += ", and the dispatchers have no room"
+    return record.model_copy(update={"waiting_for": waiting_for})
 
 
 def _readable(fields: Mapping[str, str], progress: str | None) -> list[JobRecord]:
@@ -285,6 +305,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         finished_at=_optional_time(fields.get("finished_at")),
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
+        node_failures=int(fields.get("node_failures") or 0),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
@@ -305,7 +326,11 @@ def _event(job_id: str, entry_id: str, fields: Mapping[str, str]) -> Event:
     )
 
 
-def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
+def _dispatches(fields: Mapping[str, str]) -> bool:
+    return fields.get("dispatches") == "1"
+
+
+def _node(node_id: str, fields: Mapping[str, str], jobs: Iterable[str], now_ms: int) -> NodeRecord:
     heartbeat_ms = int(fields["heartbeat_at"])
     return NodeRecord(
         id=node_id,
@@ -320,7 +345,23 @@ def _node(node_id: str, fields: Mapping[str, str], now_ms: int) -> NodeRecord:
         heartbeat_at=_time(fields["heartbeat_at"]),
         alive=abs(now_ms - heartbeat_ms) < NODE_LIFE_MS and fields.get("leaving") != "1",
         job_id=fields.get("job") or None,
+        dispatches=_dispatches(fields),
+        holds=int(fields.get("holds") or 1),
+        job_ids=tuple(sorted(jobs)),
+        cordoned=fields.get("cordoned") or None,
+        draining=bool(fields.get("draining")),
+        failures_in_row=int(fields.get("failures_in_row") or 0),
+        last_failure=fields.get("failure_message") or None,
+        vetting=_vetting(node_id, fields.get("vetting")),
     )
+
+
+def _vetting(node_id: str, text: str | None) -> Vetting | None:
+    try:
+        return Vetting.read(text) if text else None
+    except ValueError:
+        logger.warning("this version cannot read the vetting of node %s", node_id)
+        return None
 
 
 def _list(text: str) -> list[Any]:

@@ -35,6 +35,9 @@ class Machine:
         self.call("register", name, "id", name, "ranks", ranks)
         self.call("heartbeat", name)
 
+    def dispatcher(self, name: str, holds: int) -> None:
+        self.call("register", name, "id", name, "ranks", 0, "dispatches", 1, "holds", holds)
+
     def submit(
         self,
         *,
@@ -63,8 +66,9 @@ class Machine:
         answer: str = self.call("finalize", job, attempt, node, LEASE_MS)
         return answer
 
-    def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
-        answer: str = self.call("end", job, attempt, outcome, reason, "why", "", "[]", 0)
+    def end(self, job: str, attempt: int, outcome: str, reason: str = "", node: str = "a") -> str:
+        """`node` is the one that failed, if one did."""
+        answer: str = self.call("end", job, attempt, outcome, reason, "why", "", "[]", 0, node)
         return answer
 
     def reap(self, job: str, fence: str | None = None) -> str:
@@ -74,6 +78,11 @@ class Machine:
     def field(self, job: str, name: str) -> str:
         value: str = self.redis.hget(keys.job(job), name)
         return value
+
+    def held(self, node: str) -> set[str]:
+        """The jobs of a dispatcher."""
+        jobs: set[str] = self.redis.smembers(keys.node_jobs(node))
+        return jobs
 
     def holder(self, node: str) -> str:
         value: str = self.redis.hget(keys.node(node), "job") or ""

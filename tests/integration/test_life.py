@@ -88,7 +88,7 @@ def test_a_worker_killed_at_any_moment_costs_no_result(
 
     record = made.finish(job)
     assert record.state == JobState.SUCCEEDED, record
-    assert record.failures == (0 if moment == "before-claim" else 1)
+    assert (record.failures, record.node_failures) == (0, 0 if moment == "before-claim" else 1)
     assert_one_whole_result(results, "out")
     assert record.result is not None
     assert record.result.folder == str(results / "out")
@@ -129,6 +129,17 @@ def test_a_cancel_soon_ends_every_process(
     left = {process.pid for process in psutil.process_iter() if process.pid in ours}
     assert left <= {process.pid for process in worker.tree()}, "only the worker itself is left"
     assert not list((tmp_path / "results").glob(".ladle-*"))
+
+
+def test_a_job_that_runs_longer_than_it_may_ends_as_timed_out_and_is_not_tried_again(
+    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
+) -> None:
+    hold(gate, "start")
+    job = made.submit(spec(data, resources=Resources(timeout_s=1)))
+    record = made.finish(job)
+    assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.TIMED_OUT, 1)
+    assert "has run for 1 s" in (record.message or "")
+    until(lambda: not list((tmp_path / "results").glob(".ladle*/*")), what="its files to go")
 
 
 def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(

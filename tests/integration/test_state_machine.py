@@ -27,7 +27,7 @@ def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
     assert machine.schedule(small) == ["scheduled", "1", "a"]
     assert machine.schedule(large) == ["busy"]
     assert [machine.holder(name) for name in ("a", "b", "c")] == [small, "", ""], "nothing is held while waiting"
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3]]
+    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3, 0, 0]]
     assert machine.field(large, "attempt") == "0"
     assert machine.claim(small, 1, "a") == "ok"
     assert machine.finalize(small, 1) == "ok"
@@ -55,9 +55,83 @@ def test_too_few_machines_let_those_behind_go_first_and_too_few_free_ones_do_not
     machine.node("a", ranks=2)
     impossible, small = machine.submit(ranks=4), machine.submit()
     assert machine.schedule(impossible) == ["impossible"]
-    assert machine.call("waiting", NODE_LIFE_MS, 4, 1) == [[0, 0], [1, 1]]
+    assert machine.call("waiting", NODE_LIFE_MS, 4, 1) == [[0, 0, 0, 0], [1, 1, 0, 0]]
     assert machine.schedule(small)[0] == "scheduled"
     assert machine.schedule(machine.submit()) == ["busy"]
+
+
+def test_a_dispatcher_takes_whole_jobs_of_any_size_until_it_has_no_room(machine: Machine) -> None:
+    machine.dispatcher("slurm", holds=2)
+    jobs = [machine.submit(nodes=8, ranks=4), machine.submit(), machine.submit()]
+    assert machine.schedule(jobs[0]) == ["scheduled", "1", "slurm"]
+    assert machine.schedule(jobs[1]) == ["scheduled", "1", "slurm"]
+    assert machine.schedule(jobs[2]) == ["busy"]
+    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[0, 0, 0, 1]]
+    assert machine.held("slurm") == set(jobs[:2])
+    # It is the job's only node.
+    assert machine.claim(jobs[0], 1, "slurm") == "ok"
+    assert machine.field(jobs[0], "state") == "running"
+    assert machine.call("meet", jobs[0], 1, "slurm", LEASE_MS, "here") == ["ok", "here"]
+    assert machine.call("renew", jobs[0], 1, "slurm", LEASE_MS) == "ok"
+    assert machine.claim(jobs[1], 1, "slurm") == "ok"
+    assert machine.end(jobs[1], 1, "succeeded") == "succeeded"
+    assert machine.held("slurm") == {jobs[0]}
+    assert machine.schedule(jobs[2]) == ["scheduled", "1", "slurm"]
+
+
+@pytest.mark.parametrize("lost", ["renewals", "restart", "claim"])
+def test_the_jobs_of_a_dispatcher_that_is_gone_go_back_to_the_queue(machine: Machine, lost: str) -> None:
+    machine.dispatcher("slurm", holds=2)
+    jobs = [machine.submit(), machine.submit()]
+    for job in jobs:
+        machine.call("schedule", machine.fence, job, EXPIRED if lost == "claim" else 30_000, NODE_LIFE_MS)
+        if lost != "claim":
+            machine.claim(job, 1, "slurm", lease_ms=EXPIRED if lost == "renewals" else LEASE_MS)
+    if lost == "restart":
+        assert [machine.reap(job) for job in jobs] == ["alive", "alive"]
+        machine.dispatcher("slurm", holds=2)
+    assert [machine.reap(job) for job in jobs] == ["queued", "queued"]
+    assert not machine.held("slurm")
+    assert machine.schedule(jobs[0]) == ["scheduled", "2", "slurm"]
+
+
+def test_own_nodes_come_before_a_dispatcher_and_of_dispatchers_the_emptiest(machine: Machine) -> None:
+    for name in ("slurm-1", "slurm-2"):
+        machine.dispatcher(name, holds=3)
+    machine.node("a")
+    given = [machine.schedule(machine.submit())[2:] for _ in range(4)]
+    assert given == [["a"], ["slurm-1"], ["slurm-2"], ["slurm-1"]]
+
+
+def test_a_job_that_names_no_ranks_fits_every_node(machine: Machine) -> None:
+    machine.node("a", ranks=1)
+    machine.node("b", ranks=8)
+    assert machine.schedule(machine.submit(nodes=2, ranks=0)) == ["scheduled", "1", "a", "b"]
+
+
+def test_a_cordoned_node_gets_no_job(machine: Machine) -> None:
+    machine.node("a")
+    machine.node("b")
+    machine.redis.hset(keys.node("a"), "cordoned", "three failures")
+    assert machine.schedule(machine.submit()) == ["scheduled", "1", "b"]
+    assert machine.schedule(machine.submit(nodes=2)) == ["impossible"]
+    machine.redis.hset(keys.node("a"), "cordoned", "")
+    assert machine.schedule(machine.submit()) == ["scheduled", "1", "a"]
+
+
+def test_a_dispatcher_is_listed_with_the_jobs_that_it_holds(machine: Machine) -> None:
+    machine.call("register", "slurm", "id", "slurm", "host", "h", "ranks", 0, "gpus", "[]", "version", "1",
+                 *("torch_version", "2", "catalog", "{}", "dispatches", "1", "holds", "16"))  # fmt: skip
+    jobs = [machine.submit(), machine.submit()]
+    for job in jobs:
+        machine.schedule(job)
+
+    async def use() -> None:
+        async with Redis.from_url(machine.server.url, decode_responses=True) as redis:
+            (node,) = await JobStore(redis, redis).nodes()
+            assert (node.dispatches, node.holds, node.job_id, node.job_ids) == (True, 16, None, tuple(jobs))
+
+    asyncio.run(use())
 
 
 def test_the_queue_goes_by_priority_and_then_by_age(machine: Machine) -> None:
@@ -69,12 +143,11 @@ def test_the_queue_goes_by_priority_and_then_by_age(machine: Machine) -> None:
 
 def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> None:
     machine.node("a")
-    machine.node("b")
     job = machine.submit()
     machine.schedule(job)
     assert machine.claim(job, 1, "a", lease_ms=EXPIRED) == "ok"
     assert machine.reap(job) == "queued"
-    assert machine.field(job, "failures") == "1"
+    assert machine.field(job, "node_failures") == "1"
     assert machine.schedule(job) == ["scheduled", "2", "a"]
     assert machine.claim(job, 2, "a") == "ok"
     before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
@@ -133,10 +206,10 @@ def test_a_scheduler_that_lost_its_lock_changes_nothing(machine: Machine) -> Non
     assert machine.field(job, "state") == "running"
 
 
-def test_lost_nodes_count_and_the_last_failure_ends_the_job(machine: Machine) -> None:
+def test_a_job_that_ends_its_only_node_three_times_ends(machine: Machine) -> None:
     machine.node("a")
-    job = machine.submit(max_failures=2)
-    for attempt, state in ((1, "queued"), (2, "failed")):
+    job = machine.submit()
+    for attempt, state in ((1, "queued"), (2, "queued"), (3, "failed")):
         assert machine.schedule(job)[0] == "scheduled"
         machine.claim(job, attempt, "a", lease_ms=EXPIRED)
         assert machine.reap(job) == state
@@ -160,6 +233,20 @@ def test_a_crash_waits_before_it_is_tried_again_and_each_time_longer(machine: Ma
         assert machine.schedule(job) == ["skip"]
     assert 4_000 < waits[0] < 6_000
     assert 9_000 < waits[1] < 11_000
+
+
+def test_the_running_time_of_all_attempts_is_added_up_and_waiting_is_not(machine: Machine) -> None:
+    machine.node("a")
+    job = machine.submit()
+    for attempt, before in ((1, 0), (2, 5_000)):
+        machine.schedule(job)
+        machine.claim(job, attempt, "a")
+        assert int(machine.field(job, "ran_ms") or 0) in range(before, before + 2_000)
+        since = int(machine.field(job, "running_since"))
+        machine.redis.hset(keys.job(job), "running_since", since - 5_000)
+        machine.end(job, attempt, "released")
+        assert machine.field(job, "running_since") is None
+    assert int(machine.field(job, "ran_ms")) in range(10_000, 14_000)
 
 
 def test_a_node_that_goes_away_in_order_costs_no_failure(machine: Machine) -> None:
@@ -268,7 +355,8 @@ def test_nodes_that_do_not_answer_take_turns(machine: Machine) -> None:
     assert tried == ["a", "b", "a", "b"]
     machine.schedule(job)
     assert machine.claim(job, 5, "a") == "ok"
-    assert not machine.redis.hexists(keys.node("a"), "missed_at"), "it has answered"
+    assert machine.end(job, 5, "succeeded") == "succeeded"
+    assert not machine.redis.hexists(keys.node("a"), "missed_at"), "it has answered, and worked"
 
 
 def test_a_cancelled_job_whose_node_died_ends_all_the_same(machine: Machine) -> None:
@@ -300,13 +388,19 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
     machine.schedule(job)
     machine.claim(job, 1, "n")
     machine.call("report", job, 1, 5, '{"stage":""}', 0, "line")
+    machine.call("keep_state", job, 1, "all", "key/state.pt", "AAAA")
+    machine.dispatcher("d", holds=1)
+    other = machine.submit()
+    machine.schedule(other)
     machine.call("submit", "job-x", "me", "{}", 0, 1, 1, 3, "key", "digest", 60_000)
     expected = {
         keys.QUEUE, keys.ACTIVE, keys.JOBS, keys.NODES, keys.SCHEDULER_LOCK, keys.SCHEDULER_FENCE, keys.node("n"),
-        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.job("job-x"),
+        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.state_copy(job),
+        keys.job("job-x"),
         keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
         keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
-        keys.NEEDS, keys.need_queue(1, 1),
+        keys.NEEDS, keys.need_queue(1, 1), keys.node("d"), keys.node_jobs("d"), keys.job(other), keys.events(other),
+        keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
     }  # fmt: skip
     assert set(machine.redis.scan_iter("*")) == expected
 

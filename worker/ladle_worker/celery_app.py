@@ -55,7 +55,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
     def run(job_id: str, attempt: int, node_rank: int) -> None:
         """The message only wakes the node. Redis says whether there is anything to do."""
         try:
-            state = run_attempt(settings, job_id, attempt, node.protections)
+            state = run_attempt(settings, job_id, attempt, node.protections, node.gpus)
         except NotOurs as error:
             logger.info("nothing to do: %s", error)
             raise Ignore from error

@@ -69,7 +69,9 @@ ARGUMENTS = {
 """Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
 PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "train_set.path", "output.name"})
 """Resolved by the agent, which passes them on its own."""
-NOT_FOR_THE_ENGINE = frozenset({"resources.nodes", "resources.ranks_per_node", "priority", "labels"})
+NOT_FOR_THE_ENGINE = frozenset(
+    {"resources.nodes", "resources.ranks_per_node", "resources.timeout_s", "priority", "labels"}
+)
 
 
 def argument_of(field: SpecField) -> str:

@@ -7,24 +7,33 @@ import json
 import random
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
-from ladle_contracts import Reason
+from ladle_contracts import JobSpec, Reason
+from ladle_worker.inputs_difference import difference
 from ladle_worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
 
 class CannotMeet(Exception):
-    """The nodes cannot run ranks together. `reason` says whether that may change."""
+    """The nodes cannot run ranks together."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, node: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.node = node
+        """Where something has to be set right, if that is one node."""
+
+    @property
+    def is_final(self) -> bool:
+        """Versions stay what they are. An address, a port or what a network's file system shows may change soon."""
+        return self.reason in (Reason.VERSION_MISMATCH, Reason.PATH_NOT_ALLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +46,21 @@ class Place:
     port: int
     """Where rank 0 would wait, if this is the first node."""
     versions: Mapping[str, str]
+    ranks: int = 1
+    """How many ranks this node would run."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What it sees of the job's inputs: `inputs_seen`."""
+    refused: str = ""
+    """Why it does not see them at all."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def of_json(cls, text: str) -> Place:
-        return cls(**json.loads(text))
+        """A node of another version may say less, or more."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +72,8 @@ class Gang:
     head: Place
     address: str
     """This node's own."""
+    ranks_per_node: int = 1
+    """torchrun wants the same number on each."""
 
     @property
     def torchrun_arguments(self) -> tuple[str, ...]:
@@ -71,30 +90,41 @@ class Gang:
         return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
 
 
-def place_of(settings: Settings) -> Place:
+def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None = None, refused: str = "") -> Place:
     """This node's. Raises `CannotMeet` if no port is free."""
     address = own_address(settings)
     return Place(
         node=settings.node_id,
         host=socket.gethostname(),
         address=address,
-        port=free_port(address, settings.ports),
+        port=_own_port(address, settings),
         versions={name: version(name) for name in ("ladle", "torch")},
+        ranks=ranks,
+        seen=seen or {},
+        refused=refused,
     )
 
 
-def gather(places: Sequence[Place], node_rank: int) -> Gang:
+def gather(places: Sequence[Place], node_rank: int, spec: JobSpec) -> Gang:
     """Raises `CannotMeet` where they do not fit together."""
     head = places[0]
     _check_versions(places)
+    _check_inputs(places, spec)
     far = [place for place in places if place.host != head.host]
     if far and ipaddress.ip_address(head.address).is_loopback:
         raise CannotMeet(
             Reason.NODES_CANNOT_MEET,
             f"The nodes of a job must reach each other, but node `{head.node}` has only the address {head.address}, "
             f"which node `{far[0].node}` on host `{far[0].host}` cannot reach. Set `LADLE_ADDRESS` on `{head.node}`.",
+            head.node,
         )
-    return Gang(num_nodes=len(places), node_rank=node_rank, head=head, address=places[node_rank].address)
+    return Gang(
+        num_nodes=len(places),
+        node_rank=node_rank,
+        head=head,
+        address=places[node_rank].address,
+        ranks_per_node=min(place.ranks for place in places),
+    )
 
 
 def _check_versions(places: Sequence[Place]) -> None:
@@ -109,6 +139,22 @@ def _check_versions(places: Sequence[Place]) -> None:
                 )
 
 
+def _check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+    refused = [place for place in places if place.refused]
+    if len(refused) == len(places):
+        raise CannotMeet(Reason.PATH_NOT_ALLOWED, refused[0].refused)
+    if refused:
+        seeing = next(place for place in places if not place.refused)
+        raise CannotMeet(
+            Reason.INPUTS_DIFFER,
+            f"The nodes of a job must see the same files, but node `{refused[0].node}` does not see those of node "
+            f"`{seeing.node}`. It says: {refused[0].refused} Is the folder mounted there, and in its `LADLE_ROOTS`?",
+            refused[0].node,
+        )
+    if different := difference({place.node: place.seen for place in places}, spec):
+        raise CannotMeet(Reason.INPUTS_DIFFER, different)
+
+
 def own_address(settings: Settings) -> str:
     """As a number. Raises `CannotMeet` where the name in `LADLE_ADDRESS` is not known."""
     if settings.address is None:
@@ -120,6 +166,7 @@ def own_address(settings: Settings) -> str:
             Reason.NODES_CANNOT_MEET,
             f"`LADLE_ADDRESS` of node `{settings.node_id}` must be an address or a name that is known there, but is "
             f"`{settings.address}`: {error}.",
+            settings.node_id,
         ) from error
     return str(found[0][4][0])
 
@@ -156,6 +203,13 @@ def free_port(address: str, ports: tuple[int, int]) -> int:
         Reason.NODES_CANNOT_MEET,
         f"A port of {first}-{last} must be free at {address}, but none is. `LADLE_PORTS` sets the range.",
     )
+
+
+def _own_port(address: str, settings: Settings) -> int:
+    try:
+        return free_port(address, settings.ports)
+    except CannotMeet as error:
+        raise CannotMeet(error.reason, str(error), settings.node_id) from None
 
 
 def interface_of(address: str) -> str | None:

@@ -27,6 +27,7 @@ from ladle_worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
+MOST_RANKS = 64
 
 
 class CannotDescribe(RuntimeError):
@@ -57,6 +58,8 @@ class Node:
         self._described = described
         self.protections = choose(settings.confine, described["protections"], gpus=bool(described["gpus"]))
         """What this node's ranks are confined in."""
+        self.gpus = min(len(described["gpus"]), settings.ranks or MOST_RANKS)
+        """How many of its GPUs a job may use."""
         self._leaving = threading.Event()
         self._is_registered = False
         self._inspections = Inspections(settings, self.protections, self._leaving)

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -85,10 +85,15 @@ class Settings(BaseSettings):
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
     """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
     them is opened."""
+    launcher: Literal["torchrun", "process"] = "torchrun"
+    """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
     """A node that does not renew its lease for this long loses its job."""
+    ready_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long a node that is ready waits for the other nodes of a job. Then the job leaves them all, and the late node
+    is named."""
     stall_s: Annotated[dict[str, float], NoDecode, BeforeValidator(read_limits)] = Field(
         default_factory=lambda: {"": DEFAULT_STALL_S}, validate_default=True
     )
@@ -109,6 +114,8 @@ class Settings(BaseSettings):
     """Networks such as `10.0.0.0/8` that addresses may lead to although they are not public."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
+    state_copy_s: Annotated[float, Field(gt=0)] = 10.0
+    """How often a job's resume state is copied to Redis, for a next attempt on a node with another results folder."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 2.0
     sweep_s: Annotated[float, Field(gt=0)] = 15.0
     """How often the node looks for what jobs that have ended left in the folder of results."""

@@ -147,6 +147,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),
         Flag("resources.ranks_per_node", "--ranks-per-node", "N"),
+        Flag("resources.timeout_s", "--timeout", "SECONDS"),
         Flag("resources.placement", "--placement", "NAME"),
         Flag("resources.precision", "--precision", "NAME"),
         Flag("priority", "--priority", "N"),

@@ -29,9 +29,9 @@ for _, need in ipairs(needs) do
   local id, score = head(need)
   if id and score <= first_score then
     local nodes, ranks = need:match('^(%d+)x(%d+)$')
-    local alive, free = survey(tonumber(ranks), life_ms, now)
-    if alive >= tonumber(nodes) and (score < first_score or id < first) then
-      first, first_score, may_start = id, score, #free >= tonumber(nodes)
+    local found = survey(tonumber(ranks), life_ms, now)
+    if is_possible(found, tonumber(nodes)) and (score < first_score or id < first) then
+      first, first_score, may_start = id, score, nodes_for(found, tonumber(nodes)) ~= nil
     end
   end
 end

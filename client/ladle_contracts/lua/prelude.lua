@@ -13,7 +13,10 @@ local DOUBT_MS = 300000
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
 local function leases_key(id) return job_key(id) .. ':leases' end
+local function state_copy_key(id) return job_key(id) .. ':state' end
 local function node_key(id) return PREFIX .. 'node:' .. id end
+-- The jobs of a dispatcher: a node that hands whole jobs over to something else, such as Slurm.
+local function node_jobs_key(id) return node_key(id) .. ':jobs' end
 local function jobs_key(owner) return PREFIX .. 'owner:' .. owner .. ':jobs' end
 -- Jobs in one state by creation time: of all owners, and of one.
 local function state_key(state) return PREFIX .. 'state:' .. state end
@@ -78,37 +81,98 @@ local function backs_off(id, now)
   return wait_ms > 0 and wait_ms <= LONGEST_BACKOFF_MS
 end
 
--- How many nodes with so many ranks are alive, and those of them that have no job, the best ones first.
+-- How many more jobs a node takes. A reservation whose job no longer has any nodes is a left-over.
+local function room_of(node, holds, job)
+  if holds then
+    return tonumber(holds) - #redis.call('SINTER', node_jobs_key(node), PREFIX .. 'active')
+  end
+  return job and job ~= '' and redis.call('SISMEMBER', PREFIX .. 'active', job) == 1 and 0 or 1
+end
+
+-- Two that do not answer take turns, so that a job does not wait for one of them for ever.
+local function best_first(one, other)
+  if one.doubt ~= other.doubt then return one.doubt < other.doubt end
+  if one.room ~= other.room then return one.room > other.room end
+  return one.id < other.id
+end
+
+local function names_of(nodes)
+  table.sort(nodes, best_first)
+  local names = {}
+  for position, node in ipairs(nodes) do names[position] = node.id end
+  return names
+end
+
+-- What a job of so many ranks per node can have: how many such nodes are alive, those of them that are free, how many
+-- dispatchers are alive, and those that have room. The best ones come first.
 local function survey(ranks, life_ms, now)
-  local alive, free, doubtful = 0, {}, {}
-  local nodes = redis.call('SMEMBERS', PREFIX .. 'nodes')
-  table.sort(nodes)
-  for _, node in ipairs(nodes) do
-    local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at')
-    if fields[1] and math.abs(now - tonumber(fields[1])) < life_ms and fields[4] ~= '1'
-       and tonumber(fields[2]) >= ranks then
-      alive = alive + 1
-      -- A reservation whose job no longer has any nodes is a left-over.
-      if not fields[3] or fields[3] == '' or redis.call('SISMEMBER', PREFIX .. 'active', fields[3]) == 0 then
-        if fields[5] and tonumber(fields[5]) + DOUBT_MS > now then
-          doubtful[#doubtful + 1] = {node, tonumber(fields[5])}
-        else
-          free[#free + 1] = node
-        end
+  local found, free, roomy = {alive = 0, dispatchers = 0, room = 0}, {}, {}
+  for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
+    local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at',
+                              'dispatches', 'holds', 'cordoned')
+    local dispatches, cordoned = fields[6] == '1', fields[8] and fields[8] ~= ''
+    if fields[1] and math.abs(now - tonumber(fields[1])) < life_ms and fields[4] ~= '1' and not cordoned
+       and (dispatches or tonumber(fields[2]) >= ranks) then
+      local room = room_of(node, dispatches and (fields[7] or 1), fields[3])
+      local missed_at = tonumber(fields[5] or 0)
+      local entry = {id = node, room = room, doubt = missed_at + DOUBT_MS > now and missed_at or 0}
+      if dispatches then
+        found.dispatchers = found.dispatchers + 1
+        found.room = found.room + math.max(room, 0)
+        if room > 0 then roomy[#roomy + 1] = entry end
+      else
+        found.alive = found.alive + 1
+        if room > 0 then free[#free + 1] = entry end
       end
     end
   end
-  -- Two that do not answer take turns, so that a job does not wait for one of them for ever.
-  table.sort(doubtful, function(one, other) return one[2] < other[2] end)
-  for _, node in ipairs(doubtful) do free[#free + 1] = node[1] end
-  return alive, free
+  found.free, found.roomy = names_of(free), names_of(roomy)
+  return found
+end
+
+-- Whether a job of so many nodes could start if no other job had any.
+local function is_possible(found, needed) return found.alive >= needed or found.dispatchers > 0 end
+
+-- The nodes that such a job gets now: so many free ones, or else one dispatcher, or nil.
+local function nodes_for(found, needed)
+  if #found.free >= needed then
+    local chosen = {}
+    for position = 1, needed do chosen[position] = found.free[position] end
+    return chosen
+  end
+  return found.roomy[1] and {found.roomy[1]}
+end
+
+-- Who has the job: a dispatcher has it beside others.
+local function reserve(node, id)
+  if redis.call('HGET', node_key(node), 'dispatches') == '1' then
+    redis.call('SADD', node_jobs_key(node), id)
+  else
+    redis.call('HSET', node_key(node), 'job', id)
+  end
+end
+
+-- How long its attempts have run so far, in ms: `ran_ms`.
+local function add_running_time(id)
+  local since = get(id, 'running_since')
+  if not since then return end
+  redis.call('HINCRBY', job_key(id), 'ran_ms', text(math.max(0, now_ms() - tonumber(since))))
+  redis.call('HDEL', job_key(id), 'running_since')
+end
+
+-- Whether a node gives back the jobs that it has: it shuts down, or is drained at once.
+local function hands_back(node)
+  local fields = redis.call('HMGET', node_key(node), 'leaving', 'draining')
+  return fields[1] == '1' or fields[2] == 'now'
 end
 
 local function release_nodes(id)
+  add_running_time(id)
   for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
     if redis.call('HGET', node_key(node), 'job') == id then
       redis.call('HSET', node_key(node), 'job', '')
     end
+    redis.call('SREM', node_jobs_key(node), id)
   end
   redis.call('DEL', leases_key(id))
   redis.call('SREM', PREFIX .. 'active', id)
@@ -122,32 +186,8 @@ local function finish(id, state, reason, message)
   redis.call('ZADD', PREFIX .. 'finished:traces', now, id)
   dequeue(id)
   release_nodes(id)
+  redis.call('UNLINK', state_copy_key(id))
   move(id, state, reason, message)
-end
-
--- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
--- max_failures, and the wait doubles each time.
-local function try_again(id, failed, reason, message, backoff_ms)
-  if get(id, 'cancel_asked') then
-    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
-    return 'cancelled'
-  end
-  local failures = tonumber(get(id, 'failures'))
-  if failed then
-    failures = failures + 1
-    redis.call('HSET', job_key(id), 'failures', failures)
-    if failures >= tonumber(get(id, 'max_failures')) then
-      finish(id, 'failed', reason, message)
-      return 'failed'
-    end
-  end
-  local wait_ms = 0
-  if failed then wait_ms = backoff_ms * 2 ^ (failures - 1) end
-  redis.call('HSET', job_key(id), 'not_before', text(now_ms() + wait_ms))
-  release_nodes(id)
-  move(id, 'queued', reason, message)
-  enqueue(id)
-  return 'queued'
 end
 
 local function labels_of(id) return cjson.decode(get(id, 'spec')).labels or {} end
@@ -181,7 +221,8 @@ local function forget(id)
     redis.call('ZREM', state_key(state), id)
     redis.call('ZREM', owner_state_key(owner, state), id)
   end
-  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id))
+  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id),
+             state_copy_key(id))
 end
 
 -- Whether the caller is still the elected scheduler.

@@ -1,4 +1,4 @@
--- queued -> scheduled: reserves all the nodes that a job needs, or none. ARGV: scheduler's fence, id, claim time in ms,
+-- queued -> scheduled: reserves all the nodes that a job needs, or one dispatcher, or none. ARGV: scheduler's fence, id, claim time in ms,
 -- node life in ms.
 -- Answers {'scheduled', attempt, node...}, {'busy'} (its nodes have other jobs), {'impossible'} (too few such nodes are
 -- alive), {'skip'} or {'deposed'}.
@@ -12,19 +12,15 @@ if state ~= 'queued' then
 end
 if backs_off(id, now) then return {'skip'} end
 local needed = tonumber(get(id, 'nodes_needed'))
-local alive, free = survey(tonumber(get(id, 'ranks_needed')), life_ms, now)
-if alive < needed then return {'impossible'} end
-if #free < needed then return {'busy'} end
+local found = survey(tonumber(get(id, 'ranks_needed')), life_ms, now)
+if not is_possible(found, needed) then return {'impossible'} end
+local chosen = nodes_for(found, needed)
+if not chosen then return {'busy'} end
 local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
-local chosen, answer = {}, {'scheduled', text(attempt)}
-for position = 1, needed do
-  chosen[position] = free[position]
-  answer[position + 2] = free[position]
-  redis.call('HSET', node_key(free[position]), 'job', id)
-end
+for _, node in ipairs(chosen) do reserve(node, id) end
 redis.call('DEL', leases_key(id))
 redis.call('HSET', job_key(id), 'nodes', cjson.encode(chosen), 'claim_by', text(now + claim_ms))
 dequeue(id)
 redis.call('SADD', PREFIX .. 'active', id)
 move(id, 'scheduled')
-return answer
+return {'scheduled', text(attempt), unpack(chosen)}

@@ -31,7 +31,7 @@ def test_only_the_two_paths_are_required() -> None:
         ("checkpoints.order", "text", "`auto`, `step`, `epoch`, `name` or `modified`", "auto"),
         ("select_fraction", "number", "above 0 and below 1", 0.5),
         ("output.dtype", "text", "`keep`, `float32`, `bfloat16` or `float16`", "keep"),
-        ("resources.ranks_per_node", "whole number", "1 to 64", 1),
+        ("resources.ranks_per_node", "whole number", "1 to 64", None),
         ("priority", "whole number", "-100 to 100", 0),
         ("seed", "whole number", "at least 0 and below 2^63", 0),
         ("labels", "object", "", {}),

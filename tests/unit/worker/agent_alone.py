@@ -14,10 +14,11 @@ from pathlib import Path
 from ladle_worker.confinement.plan import Plan, devices, readable, writable
 from ladle_worker.family import adopt_orphans
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.launch.torchrun import Ranks
+from ladle_worker.launch.launcher import Launch
+from ladle_worker.launch.torchrun import Torchrun
 
 
-def start(folder: Path, job: str, module: str, protections: tuple[str, ...]) -> Ranks:
+def start(folder: Path, job: str, module: str, protections: tuple[str, ...]) -> Torchrun:
     folder.mkdir(exist_ok=True)
     attempt = AttemptFolder(folder)
     attempt.make()
@@ -30,8 +31,20 @@ def start(folder: Path, job: str, module: str, protections: tuple[str, ...]) -> 
         write=writable([folder], []),
         devices=devices(),
     )
-    with Path(os.devnull).open() as nothing:
-        return Ranks(attempt, job, 1, module, plan, stdin=nothing.fileno())
+    ranks = Torchrun()
+    ranks.start(
+        Launch(
+            folder=attempt,
+            job_id=job,
+            attempt=1,
+            mark=job,
+            num_nodes=1,
+            ranks_per_node=1,
+            module=module,
+            plan=plan,
+        )
+    )
+    return ranks
 
 
 def main() -> None:
@@ -41,7 +54,7 @@ def main() -> None:
     print(json.dumps(ranks.pid), flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
-            ranks.end(0.2)
+            ranks.cancel(0.2)
             print(json.dumps("ended"), flush=True)
         else:
             ranks = start(Path(line.strip()), job, module, ())

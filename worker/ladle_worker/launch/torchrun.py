@@ -1,29 +1,23 @@
-"""torchrun on this node: starts its ranks of one attempt and ends them."""
+"""torchrun on this machine: starts its ranks of one attempt, confined, and ends them."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
-from ladle_contracts.processes import end_with_parent
-from ladle_worker.confinement.plan import FILES, NETWORK, Plan
-from ladle_worker.family import JOB_VARIABLE, WHERE_SIGNAL
-from ladle_worker.gang import Gang
-from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.confinement.plan import FILES, NETWORK
+from ladle_worker.family import WHERE_SIGNAL
+from ladle_worker.launch.children import Children
 from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
-from ladle_worker.tree import Meanwhile, Running, bury, children, descendants, end_all, marked, nothing
-
-logger = logging.getLogger(__name__)
+from ladle_worker.launch.launcher import Launch, Status
+from ladle_worker.relay import log_tail
+from ladle_worker.tree import Meanwhile, Running, nothing
 
 TORCHRUN_MODULE = "ladle_worker.torchrun"
-WAIT_S = 5.0
 WHERE_S = 0.5
 """How long ranks get to write where they are."""
 
@@ -31,101 +25,71 @@ ALONE = ("--standalone", "--local-addr=127.0.0.1")
 """The address is given because the host's name may have one that a network of its own does not have."""
 
 
-class Ranks:
-    """torchrun with its ranks, confined, as children of this process that never outlive it."""
+class Torchrun:
+    """torchrun with its ranks: this machine's part of the attempt."""
 
-    def __init__(
-        self,
-        folder: AttemptFolder,
-        mark: str,
-        num_ranks: int,
-        module: str,
-        plan: Plan,
-        stdin: int,
-        gang: Gang | None = None,
-    ) -> None:
-        """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended.
+    _children: Children | None = None
 
-        `mark` is the job's and this node's: the processes carry it. `gang` is for a job of several nodes.
-        """
-        self._mark = mark
-        self._module = module
-        self._end_earlier()
-        plan.save(folder.plan)
-        self._spared = children()
-        self._log = folder.log.open("ab")
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
-                *(ALONE if gang is None else gang.torchrun_arguments),
-                f"--nproc-per-node={num_ranks}",
-                # Without it torchrun leaves a folder in the temporary folder after every job.
-                *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
-                *("--no-python", sys.executable, "-u", "-m", module, str(folder.path)),
-            ],
-            stdin=stdin,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=folder.path,
-            env=rank_environment(num_ranks, gang) | self._own_variables(folder, plan),
-            # A group of its own, which can be signalled as a whole.
-            start_new_session=True,
-            # It is safe here, because the prefork child has one thread and the function only makes a system call.
-            preexec_fn=end_with_parent(signal.SIGKILL),
-        )
+    def start(self, launch: Launch) -> None:
+        self._launch = launch
+        launch.plan.save(launch.folder.plan)
+        self._children = Children(launch, command_of(launch), environment_of(launch))
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        assert self._children is not None, "it was started"
+        return self._children.pid
 
-    def poll(self) -> int | None:
-        """The exit status, or None while they run."""
-        return self._process.poll()
+    def status(self) -> Status:
+        assert self._children is not None, "it was started"
+        return self._children.status()
 
-    def tell_where_they_are(self) -> None:
-        """Every rank writes to the log which lines it is at."""
-        for rank in self._of_torchrun():
-            with suppress(OSError):
-                os.kill(rank.pid, WHERE_SIGNAL)
-        # Python writes it at once; a rank that waits inside the kernel never does.
-        time.sleep(WHERE_S)
+    def logs(self) -> Sequence[str]:
+        if ranks := self._ranks():
+            for rank in ranks:
+                with suppress(OSError):
+                    os.kill(rank.pid, WHERE_SIGNAL)
+            # Python writes it at once; a rank that waits inside the kernel never does.
+            time.sleep(WHERE_S)
+        return log_tail(self._launch.folder)
 
-    def end(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
-        """Ends the ranks, and returns when no process of the attempt is left, or none that can be ended.
+    def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
+        if self._children is not None:
+            self._children.end(grace_s, meanwhile)
 
-        `meanwhile` is called again and again.
-        """
-        end_all(self._alive, grace_s, meanwhile)
-        # At once, unless it waits inside the kernel.
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(WAIT_S)
-        bury(self._spared)
-        self._log.close()
+    def forget(self) -> None:
+        if self._children is not None:
+            self._children.close()
 
-    def _of_torchrun(self) -> list[Running]:
-        """The ranks: the only ones with this module in their command, apart from torchrun."""
-        commands = {process: _command(process.pid) for process in self._alive()}
+    def _ranks(self) -> list[Running]:
+        """The only ones with this module in their command, apart from torchrun."""
+        alive = () if self._children is None else self._children.alive()
+        commands = {process: _command(process.pid) for process in alive}
         return [
-            process for process, words in commands.items() if self._module in words and TORCHRUN_MODULE not in words
+            process
+            for process, words in commands.items()
+            if self._launch.module in words and TORCHRUN_MODULE not in words
         ]
 
-    def _alive(self) -> list[Running]:
-        """What is below this process, and what has left it but carries the job's mark."""
-        found = chain(descendants(self._spared), marked(self._mark))
-        return list({process.pid: process for process in found}.values())
 
-    def _end_earlier(self) -> None:
-        earlier = marked(self._mark)
-        for process in earlier:
-            logger.warning("process %s of an earlier attempt of job %s still lives", process.pid, self._mark)
-        if earlier and end_all(lambda: marked(self._mark), 0):
-            raise TimeoutError(f"processes of an earlier attempt of job {self._mark} cannot be ended")
+def command_of(launch: Launch) -> list[str]:
+    folder = launch.folder
+    return [
+        *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
+        *(ALONE if launch.gang is None else launch.gang.torchrun_arguments),
+        f"--nproc-per-node={launch.ranks_per_node}",
+        # Without it torchrun leaves a folder in the temporary folder after every job.
+        *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
+        *("--no-python", sys.executable, "-u", "-m", launch.module, str(folder.path)),
+    ]
 
-    def _own_variables(self, folder: AttemptFolder, plan: Plan) -> dict[str, str]:
-        own = {JOB_VARIABLE: self._mark, "TMPDIR": str(folder.temporary)}
-        if FILES in plan.protections and "TRITON_CACHE_DIR" not in os.environ:
-            own["TRITON_CACHE_DIR"] = str(folder.temporary / "triton")
-        return own | (LOOPBACK_ONLY if NETWORK in plan.protections else {})
+
+def environment_of(launch: Launch) -> Mapping[str, str]:
+    protections = launch.plan.protections
+    own = LOOPBACK_ONLY if NETWORK in protections else {}
+    if FILES in protections and "TRITON_CACHE_DIR" not in os.environ:
+        own = {**own, "TRITON_CACHE_DIR": str(launch.folder.temporary / "triton")}
+    return rank_environment(launch.ranks_per_node, launch.gang) | own
 
 
 def _command(pid: int) -> list[str]:
