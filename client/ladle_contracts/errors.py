@@ -76,9 +76,17 @@ class Reason(OpenEnum):
     """Service and worker are of different versions, and the worker does not understand the job; or the nodes of a job
     have different ones."""
     NODE_LOST = "node-lost"
-    """A node stopped renewing its lease."""
+    """A node stopped renewing its lease, did not answer, or was not ready in time."""
+    NODE_UNFIT = "node-unfit"
+    """A node cannot run jobs: a GPU of it is broken or taken, or its ranks do not reach each other."""
     NODES_CANNOT_MEET = "nodes-cannot-meet"
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
+    INPUTS_DIFFER = "inputs-differ"
+    """The nodes of a job do not see the same checkpoints or data, or one of them does not see them at all."""
+    LAUNCH_FAILED = "launch-failed"
+    """Slurm or Kubernetes refuses the job, or cannot start it; the message has its words."""
+    PREEMPTED = "preempted"
+    """Slurm or Kubernetes has taken the machines back, for another job or because the time there was over."""
     CANCELLED = "cancelled"
 
 

@@ -533,12 +533,14 @@ class JobRecord(Contract):
     attempt: int = 0
     """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0
-    """How many attempts ended with a crash or a lost node. A cancel does not count, nor a wake-up without an answer."""
+    """How many attempts ended by the job's own failure, such as ranks that crashed."""
+    node_failures: int = 0
+    """How many attempts ended because of a node: it was lost, not ready in time, or is broken."""
     max_failures: int = 3
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
-    """Why a queued job waits: `needs 2 nodes, 1 free of 3`."""
+    """Why a queued job waits: `needs 2 nodes, 1 free`; or a running one, in the queue of Slurm or Kubernetes."""
     queue_position: int | None = None
     """About where it is in the queue: 1 is next."""
     starts_in_s: float | None = None

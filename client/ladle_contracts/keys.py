@@ -71,6 +71,11 @@ def leases(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}:leases"
 
 
+def state_copy(job_id: str) -> str:
+    """Hash: name of a file of the resume state -> its content in base64. `/attempt` is the attempt that wrote it."""
+    return f"{PREFIX}job:{job_id}:state"
+
+
 def owner_jobs(owner: str) -> str:
     """Sorted set of the ids of one token's jobs by creation time."""
     return f"{PREFIX}owner:{owner}:jobs"

@@ -26,6 +26,7 @@ from ladle_contracts import (
     Progress,
     Reason,
     TaskInfo,
+    Vetting,
     keys,
 )
 from ladle_contracts.events import read_event_body
@@ -80,6 +81,7 @@ class JobStore:
         self._delete = redis.register_script(SCRIPTS["delete"])
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
+        self._cordon = redis.register_script(SCRIPTS["cordon"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
@@ -232,6 +234,11 @@ class JobStore:
         """Every node that has registered and was not gone for too long, by id."""
         return tuple(node for node, _ in await self._nodes_with_catalogs())
 
+    async def change_node(self, node_id: str, verb: str, reason: str) -> bool | None:
+        """Says whether the node takes jobs: `cordon.lua`. False if it was so before, None for an unknown node."""
+        answer = await self._cordon(args=[node_id, verb, reason])
+        return None if answer == "unknown" else answer == "changed"
+
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
         """Each node with the JSON of its catalogue."""
         seconds, micros = await self._redis.time()
@@ -287,10 +294,12 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         finished_at=_optional_time(fields.get("finished_at")),
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
+        node_failures=int(fields.get("node_failures") or 0),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
         message=fields.get("message") or None,
+        waiting_for=(fields["state"] == JobState.RUNNING and fields.get("waits_for")) or None,
         log_tail=tuple(_list(fields.get("log_tail") or "[]")),
         progress=Progress.read(progress) if progress else Progress(),
         result=JobResult.read(fields["result"]) if fields.get("result") else None,
@@ -329,7 +338,20 @@ def _node(node_id: str, fields: Mapping[str, str], jobs: Iterable[str], now_ms: 
         dispatches=_dispatches(fields),
         holds=int(fields.get("holds") or 1),
         job_ids=tuple(sorted(jobs)),
+        cordoned=fields.get("cordoned") or None,
+        draining=bool(fields.get("draining")),
+        failures_in_row=int(fields.get("failures_in_row") or 0),
+        last_failure=fields.get("failure_message") or None,
+        vetting=_vetting(node_id, fields.get("vetting")),
     )
+
+
+def _vetting(node_id: str, text: str | None) -> Vetting | None:
+    try:
+        return Vetting.read(text) if text else None
+    except ValueError:
+        logger.warning("this version cannot read the vetting of node %s", node_id)
+        return None
 
 
 def _list(text: str) -> list[Any]:

@@ -96,8 +96,9 @@ class Machine:
         answer: str = self.call("finalize", job, attempt, node, LEASE_MS)
         return answer
 
-    def end(self, job: str, attempt: int, outcome: str, reason: str = "") -> str:
-        answer: str = self.call("end", job, attempt, outcome, reason, "why", "", "[]", 0)
+    def end(self, job: str, attempt: int, outcome: str, reason: str = "", node: str = "a") -> str:
+        """`node` is the one that failed, if one did."""
+        answer: str = self.call("end", job, attempt, outcome, reason, "why", "", "[]", 0, node)
         return answer
 
     def reap(self, job: str, fence: str | None = None) -> str:

@@ -20,7 +20,7 @@ from tests.integration.machine import CLAIM_MS, EXPIRED, HELD, LEASE_MS, NODE_LI
 from tests.servers import RedisServer
 
 NODES = ("a", "b")
-OUTCOMES = ("succeeded", "failed", "crashed", "released")
+OUTCOMES = ("succeeded", "failed", "crashed", "node-failed", "released")
 DAY_MS = 24 * 3600 * 1000
 
 some_job = st.integers(min_value=0, max_value=2**16)
@@ -154,6 +154,14 @@ class Life(RuleBasedStateMachine):
     @rule(node=node)
     def leave(self, node: str) -> None:
         self.machine.call("leave", node)
+
+    @rule(node=node, verb=st.sampled_from(["cordon", "drain", "drain-now", "uncordon", "uncordon"]))
+    def cordon(self, node: str, verb: str) -> None:
+        """Said twice, it changes nothing more."""
+        if self.machine.call("cordon", node, verb, "why") != "unknown":
+            before = self.dump()
+            assert self.machine.call("cordon", node, verb, "why") == "same"
+            assert self.dump() == before
 
     @rule(node=node)
     def beat(self, node: str) -> None:
@@ -297,6 +305,9 @@ def test_a_job_ends_if_everybody_goes_on_doing_their_part(machine: Machine) -> N
                 machine.end(job, int(attempt), chance.choice(OUTCOMES))
         for active in machine.redis.smembers(keys.ACTIVE):
             machine.reap(active)
+        for name in NODES:
+            # The operator's part.
+            machine.call("cordon", name, "uncordon", "")
     states = [machine.field(job, "state") for job in jobs]
     assert set(states) <= {JobState.SUCCEEDED, JobState.FAILED}
     assert JobState.SUCCEEDED in states

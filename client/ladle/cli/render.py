@@ -14,7 +14,7 @@ from rich.text import Text
 from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
-from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 
 STATE_STYLES = {
     "succeeded": "green",
@@ -248,7 +248,8 @@ def record_summary(record: JobRecord) -> RenderableType:
     if place := turn(record):
         rows.add_row("queue", place)
     if record.nodes:
-        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
+        of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")
     if record.spec.resources.timeout_s and record.result is None:
         rows.add_row("may run", f"{duration(record.spec.resources.timeout_s)}, all attempts together")
     if record.progress.stage and record.result is None:
@@ -261,24 +262,6 @@ def record_summary(record: JobRecord) -> RenderableType:
     elif record.log_tail:
         parts += ["", Text("The end of the log:", style="dim"), *[Text(f"  {line}") for line in record.log_tail]]
     return Group(*parts)
-
-
-def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("node", "alive", "ranks", "GPUs", "torch", "confined", "job", "last seen"):
-        table.add_column(name)
-    for node in nodes:
-        table.add_row(
-            node.id,
-            Text("yes", "green") if node.alive else Text("no", "red"),
-            str(node.ranks),
-            ", ".join(node.gpus) or "-",
-            node.torch_version,
-            ", ".join(node.protections) or "-",
-            ", ".join(node.job_ids) or node.job_id or "-",
-            ago(node.heartbeat_at),
-        )
-    return table
 
 
 def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:

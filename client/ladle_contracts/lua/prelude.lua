@@ -21,6 +21,7 @@ local SERVED, SERVED_ALL = PREFIX .. 'served', PREFIX .. 'served:all'
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
 local function leases_key(id) return job_key(id) .. ':leases' end
+local function state_copy_key(id) return job_key(id) .. ':state' end
 local function node_key(id) return PREFIX .. 'node:' .. id end
 -- The jobs of a dispatcher: a node that hands whole jobs over to something else, such as Slurm.
 local function node_jobs_key(id) return node_key(id) .. ':jobs' end
@@ -227,6 +228,12 @@ local function add_running_time(id)
   redis.call('HDEL', job_key(id), 'running_since')
 end
 
+-- Whether a node gives back the jobs that it has: it shuts down, or is drained at once.
+local function hands_back(node)
+  local fields = redis.call('HMGET', node_key(node), 'leaving', 'draining')
+  return fields[1] == '1' or fields[2] == 'now'
+end
+
 local function release_nodes(id)
   add_running_time(id)
   for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
@@ -247,32 +254,8 @@ local function finish(id, state, reason, message)
   redis.call('ZADD', PREFIX .. 'finished:traces', now, id)
   dequeue(id)
   release_nodes(id)
+  redis.call('UNLINK', state_copy_key(id))
   move(id, state, reason, message)
-end
-
--- Back to the queue, unless a cancel came while the attempt was `finalizing`. If the attempt `failed`, it counts towards
--- max_failures, and the wait doubles each time.
-local function try_again(id, failed, reason, message, backoff_ms)
-  if get(id, 'cancel_asked') then
-    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
-    return 'cancelled'
-  end
-  local failures = tonumber(get(id, 'failures'))
-  if failed then
-    failures = failures + 1
-    redis.call('HSET', job_key(id), 'failures', failures)
-    if failures >= tonumber(get(id, 'max_failures')) then
-      finish(id, 'failed', reason, message)
-      return 'failed'
-    end
-  end
-  local wait_ms = 0
-  if failed then wait_ms = backoff_ms * 2 ^ (failures - 1) end
-  redis.call('HSET', job_key(id), 'not_before', text(now_ms() + wait_ms))
-  release_nodes(id)
-  move(id, 'queued', reason, message)
-  enqueue(id)
-  return 'queued'
 end
 
 local function labels_of(id) return cjson.decode(get(id, 'spec')).labels or {} end
@@ -306,7 +289,8 @@ local function forget(id)
     redis.call('ZREM', state_key(state), id)
     redis.call('ZREM', owner_state_key(owner, state), id)
   end
-  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id))
+  redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id),
+             state_copy_key(id))
 end
 
 -- Whether the caller is still the elected scheduler.
