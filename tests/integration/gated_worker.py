@@ -13,14 +13,15 @@ from typing import Any
 from ladle_worker.__main__ import main
 from ladle_worker.claim import Claim
 from ladle_worker.commit import Commit
-from tests.integration.gated_rank import hold
+from tests.integration.gated_rank import gates_of, hold
 
 GATES = Path(os.environ["LADLE_RESULTS_DIR"]) / "gates"
 
 
 def held(point: str, function: Callable[..., Any], claim_of: Callable[[Any], Claim]) -> Callable[..., Any]:
     def hold_first(self: Any, *arguments: Any) -> Any:
-        hold(GATES, f"{claim_of(self).spec.output.name}.{point}")
+        name = claim_of(self).spec.output.name
+        hold(gates_of(GATES, name), f"{name}.{point}")
         return function(self, *arguments)
 
     return hold_first

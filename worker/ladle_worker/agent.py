@@ -29,7 +29,7 @@ from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_fa
 from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
-from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
+from ladle_worker.gang import CannotMeet, Gang, Place, check_inputs, gather, place_of
 from ladle_worker.inputs_look import LookAtInputs
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
@@ -307,7 +307,8 @@ class Attempt:
                     return self._interrupted("timed-out")
                 if answer == "ok":
                     places = [Place.of_json(other) for other in others]
-                    self._gang = gather(places, self._claim.node_rank, self._claim.spec)
+                    self._gang = gather(places, self._claim.node_rank)
+                    check_inputs(places, self._claim.spec)
                     self._ranks = self._gang.ranks_per_node
                     self._remark(places)
                     return None
