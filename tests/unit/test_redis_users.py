@@ -54,10 +54,12 @@ def test_what_the_scripts_call_is_allowed_to_those_who_run_them(user: str) -> No
         ("CONFIG", "GET", "*"), ("CONFIG", "SET", "dir", "/tmp"), ("DEBUG", "SLEEP", "0"), ("SHUTDOWN",), ("SAVE",),
         ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("SCAN", "0"), ("RANDOMKEY",), ("INFO",), ("MONITOR",),
         ("ACL", "LIST"), ("ACL", "SETUSER", "x"), ("ACL", "WHOAMI"), ("CLIENT", "LIST"), ("CLIENT", "KILL", "x:1"),
-        ("MODULE", "LIST"), ("REPLICAOF", "x", "1"), ("MIGRATE", "x", "1", "ladle:queue", "0", "9"), ("SWAPDB", "0", "1"),
+        ("MODULE", "LIST"), ("REPLICAOF", "x", "1"), ("MIGRATE", "x", "1", "ladle:queue", "0", "9"),
+        ("SWAPDB", "0", "1"),
         ("FUNCTION", "LIST"), ("EVAL", "return 1", "0"), ("SCRIPT", "FLUSH"), ("DUMP", "ladle:job:x"),
         ("RENAME", "ladle:job:x", "ladle:job:y"), ("SORT", "ladle:nodes"), ("OBJECT", "HELP"), ("PSUBSCRIBE", "*"),
-        ("GET", "other"), ("SET", "other", "x"), ("DEL", "celery"), ("HGETALL", "ladler:job:x"), ("LPUSH", "celery", "x"),
+        ("GET", "other"), ("SET", "other", "x"), ("DEL", "celery"), ("HGETALL", "ladler:job:x"),
+        ("LPUSH", "celery", "x"),
         ("SMEMBERS", "_kombu.binding"), ("PUBLISH", "other", "x"), ("SUBSCRIBE", "other"), ("SUBSCRIBE", "ladle:*"),
         ("SUBSCRIBE", "__keyspace@0__:x"), ("PUBLISH", "/0.celery.pidbox", "x"),
     ],
@@ -116,9 +118,8 @@ def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path)
         for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("stranger", "x")):
             with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:
                 client.ping()
-        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client:
-            with pytest.raises(AuthenticationError):
-                client.ping()
+        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client, pytest.raises(AuthenticationError):
+            client.ping()
         with connected(tmp_path, "worker", "worker") as client:
             assert client.ping()
             with pytest.raises(NoPermissionError):
