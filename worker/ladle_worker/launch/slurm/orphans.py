@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ladle_contracts import TERMINAL_STATES, JobState, keys
-from ladle_worker.launch.slurm.commands import Attempt, SlurmAway, SlurmRefused, cancel, jobs_of_ladle
+from ladle_worker.launch.orphans import is_orphan
+from ladle_worker.launch.slurm.commands import SlurmAway, SlurmRefused, cancel, jobs_of_ladle
 from ladle_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-OVER = {*TERMINAL_STATES, JobState.QUEUED}
 
 
 def end_orphans(settings: Settings, redis: Any) -> None:
     """Of all dispatchers of this Ladle. Raises `RedisError`."""
     try:
         found = jobs_of_ladle(settings.results_dir)
-        orphans = {slurm_id: attempt for slurm_id, attempt in found if is_orphan(redis, attempt)}
+        orphans = {slurm_id: attempt for slurm_id, attempt in found if is_orphan(redis, attempt.job_id, attempt.number)}
         for slurm_id, attempt in orphans.items():
             logger.warning(
                 "attempt %s of job %s is over: its Slurm job %s ends", attempt.number, attempt.job_id, slurm_id
@@ -26,11 +24,3 @@ def end_orphans(settings: Settings, redis: Any) -> None:
         cancel(list(orphans))
     except (SlurmAway, SlurmRefused) as error:
         logger.warning("left-over jobs of Slurm cannot be looked for: %s", error)
-
-
-def is_orphan(redis: Any, attempt: Attempt) -> bool:
-    """Asked after Slurm: numbers of attempts only grow. A job that Redis has never heard of may be another Ladle's."""
-    state, number = redis.hmget(keys.job(attempt.job_id), ["state", "attempt"])
-    if state is None:
-        return bool(redis.exists(keys.deleted(attempt.job_id)))
-    return state in OVER or int(number) > attempt.number
