@@ -114,6 +114,19 @@ def test_a_job_goes_on_without_a_machine_that_was_killed(ready: Stack, alone: li
     assert ready.alpha() == alone
 
 
+def test_a_job_of_two_machines_that_loses_one_blames_no_rank_and_goes_on_when_it_is_back(ready: Stack) -> None:
+    ready.gate.hold("train-17")
+    job = ready.made.submit(ready.spec(nodes=2))
+    ready.wait_at("train-17", job)
+    ready.gate.let_pass("train-17")
+    ready.slurm.kill("n2")
+    until(lambda: ready.made.record(job).state == JobState.QUEUED, what="the end of the attempt")
+    assert ready.made.record(job).reason in (Reason.NODES_CANNOT_MEET, Reason.NODE_LOST)
+    ready.slurm.daemons["n2"].start()
+    ended = ready.made.finish(job)
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0), ended.message
+
+
 def test_a_step_behind_a_cut_cable_ends_by_itself_and_changes_nothing(ready: Stack, alone: list[list[float]]) -> None:
     ready.gate.hold("train-17")
     job = ready.made.submit(ready.spec())

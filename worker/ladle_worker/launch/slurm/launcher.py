@@ -149,6 +149,7 @@ class Slurm:
         wanted = parameters(
             self._slurm,
             nodes=launch.num_nodes,
+            min_nodes=launch.min_nodes,
             ranks=launch.ranks_per_node,
             minutes=self._minutes,
             after=earlier,
