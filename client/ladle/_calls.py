@@ -18,6 +18,7 @@ from ladle_contracts.api import (
     EventPage,
     LogTail,
     MethodList,
+    NodeChange,
     NodeList,
     TaskList,
     Version,
@@ -132,6 +133,14 @@ def inspect_folder(request: InspectRequest) -> Call[Inspection]:
 def get_nodes() -> Call[NodeList]:
     """All nodes."""
     return Call(method="GET", path="/v1/nodes", parse=_reader(NodeList))
+
+
+def change_node(node_id: str, verb: str, *, reason: str | None = None, now: bool = False) -> Call[NodeChange]:
+    """`verb` is `cordon`, `drain` or `uncordon`. Repeatable, because the second time changes nothing."""
+    params = [("reason", _sendable(reason))] if reason is not None else []
+    params += [("now", "true")] if now else []
+    path = f"/v1/nodes/{quote(_sendable(node_id), safe='')}/{verb}"
+    return Call(method="POST", path=path, params=tuple(params), parse=_reader(NodeChange))
 
 
 def get_methods() -> Call[MethodList]:

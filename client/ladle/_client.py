@@ -16,7 +16,7 @@ from ladle._options import SpecOptions
 from ladle._spec import CkptDir, ValSet, build_inspection, build_spec
 from ladle._transport import AsyncTransport, SyncTransport
 from ladle_contracts import Inspection, JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
-from ladle_contracts.api import Version
+from ladle_contracts.api import NodeChange, Version
 
 if TYPE_CHECKING:
     import httpx2
@@ -72,6 +72,18 @@ class Client:
     def nodes(self) -> tuple[NodeRecord, ...]:
         """All worker machines that have registered and were not gone for long."""
         return self._transport.send(_calls.get_nodes()).nodes
+
+    def cordon(self, node_id: str, *, reason: str | None = None) -> NodeChange:
+        """The node takes no more jobs; the one that it runs goes on. Needs a token of scope `admin`."""
+        return self._transport.send(_calls.change_node(node_id, "cordon", reason=reason))
+
+    def drain(self, node_id: str, *, now: bool = False, reason: str | None = None) -> NodeChange:
+        """The node is to become empty. With `now` it hands its job back, and another node goes on with it."""
+        return self._transport.send(_calls.change_node(node_id, "drain", reason=reason, now=now))
+
+    def uncordon(self, node_id: str) -> NodeChange:
+        """The node takes jobs again, and its failures are forgotten."""
+        return self._transport.send(_calls.change_node(node_id, "uncordon"))
 
     def inspect(
         self,
@@ -156,6 +168,18 @@ class AsyncClient:
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """All worker machines that have registered and were not gone for long."""
         return (await self._transport.send(_calls.get_nodes())).nodes
+
+    async def cordon(self, node_id: str, *, reason: str | None = None) -> NodeChange:
+        """See `Client.cordon`."""
+        return await self._transport.send(_calls.change_node(node_id, "cordon", reason=reason))
+
+    async def drain(self, node_id: str, *, now: bool = False, reason: str | None = None) -> NodeChange:
+        """See `Client.drain`."""
+        return await self._transport.send(_calls.change_node(node_id, "drain", reason=reason, now=now))
+
+    async def uncordon(self, node_id: str) -> NodeChange:
+        """See `Client.uncordon`."""
+        return await self._transport.send(_calls.change_node(node_id, "uncordon"))
 
     async def inspect(
         self,

@@ -35,7 +35,7 @@ from ladle_contracts.jobs import (
     TaskChoice,
     TrainSet,
 )
-from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+from ladle_contracts.nodes import Catalog, MethodInfo, NodeRecord, OptionInfo, TaskInfo, Vetting
 
 __all__ = [
     "PROBLEM_TITLES",
@@ -74,5 +74,6 @@ __all__ = [
     "TaskInfo",
     "TrainSet",
     "UnknownEvent",
+    "Vetting",
     "Warned",
 ]

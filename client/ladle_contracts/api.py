@@ -35,6 +35,14 @@ class NodeList(Contract):
     nodes: tuple[NodeRecord, ...]
 
 
+class NodeChange(Contract):
+    """A node after an operator said whether it takes jobs."""
+
+    node: NodeRecord
+    changed: bool
+    """False if it was so before."""
+
+
 class MethodList(Contract):
     """The methods that the workers offer."""
 

@@ -51,6 +51,34 @@ class Catalog(Contract):
     tasks: tuple[TaskInfo, ...]
 
 
+class GpuState(Contract):
+    """One GPU as its node's vetting found it."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+    flops: float | None = None
+    """Of a product of two matrices in float32, per second."""
+
+
+class Vetting(Contract):
+    """What a node found when it looked at itself: when it started, or before a job of several nodes."""
+
+    at: datetime
+    took_s: float
+    problem: str | None = None
+    """Why it cannot run a job. None if it can."""
+    gpus: tuple[GpuState, ...] = ()
+    flops: float | None = None
+    """Of the slowest GPU, or of the processor where there is none: a product of two matrices in float32, per second."""
+    all_reduce_bytes_per_s: float | None = None
+    """Between the node's own GPUs, or its ranks. None where there is one."""
+    read_bytes_per_s: float | None = None
+    """From the folder of the checkpoints. None where nothing was read."""
+    read_from_cache: bool | None = None
+    """Whether that came from this machine's memory and says little about the disk. None if the kernel does not tell."""
+
+
 class NodeRecord(Contract):
     """One worker machine."""
 
@@ -74,3 +102,24 @@ class NodeRecord(Contract):
     """How many jobs it has at once at the most."""
     job_ids: tuple[str, ...] = ()
     """The jobs that a dispatcher has handed over."""
+    cordoned: str | None = None
+    """Why it takes no more jobs: what the operator said, or its failures. None if it takes jobs."""
+    draining: bool = False
+    """Whether it is meant to become empty, as `ladle node drain` says."""
+    failures_in_row: int = 0
+    """How many attempts ended because of this node since the last that succeeded on it. Three cordon it."""
+    last_failure: str | None = None
+    """The last of them, in words. Only an admin sees it."""
+    vetting: Vetting | None = None
+
+    @property
+    def state(self) -> str:
+        """`gone`, `drained`, `draining`, `cordoned`, `busy` or `ready`."""
+        if not self.alive:
+            return "gone"
+        has_jobs = self.job_id is not None or bool(self.job_ids)
+        if self.draining:
+            return "draining" if has_jobs else "drained"
+        if self.cordoned is not None:
+            return "cordoned"
+        return "busy" if has_jobs else "ready"

@@ -35,7 +35,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Submit jobs, and cancel and delete those of its name."""
     ADMIN = "admin"
-    """See, cancel and delete everybody's jobs."""
+    """See, cancel and delete everybody's jobs, and say which nodes take jobs."""
 
     def includes(self, other: Scope) -> bool:
         scopes = list(Scope)

@@ -14,17 +14,20 @@ from ladle_contracts.keys import PREFIX
 NAMES = (
     *("submit", "schedule", "claim", "renew", "report", "finalize", "end", "cancel", "reap"),
     *("register", "heartbeat", "leave", "elect", "next", "settle", "sweep", "index"),
-    *("list", "waiting", "delete", "meet"),
+    *("list", "waiting", "delete", "meet", "keep_state", "cordon"),
 )
 
 
+BEFORE = ("prelude", "failures")
+"""What is put before each script."""
+
 BACKOFF_MS = 1_000
-"""How long a job waits before its second attempt; the wait doubles for each further one."""
+"""How long a job waits before its second attempt; the wait doubles for each further one, up to a minute."""
 
 
 def _load() -> dict[str, str]:
     folder = files("ladle_contracts") / "lua"
-    prelude = f"local PREFIX = '{PREFIX}'\n" + (folder / "prelude.lua").read_text()
+    prelude = f"local PREFIX = '{PREFIX}'\n" + "".join((folder / f"{name}.lua").read_text() for name in BEFORE)
     return {name: prelude + (folder / f"{name}.lua").read_text() for name in NAMES}
 
 

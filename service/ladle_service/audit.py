@@ -24,6 +24,7 @@ _CHANGES = {
     "cancel": re.compile("POST /v1/jobs/([^/]{1,64})/cancel"),
     "delete": re.compile("DELETE /v1/jobs/([^/]{1,64})"),
 }
+_NODE_CHANGES = re.compile("POST /v1/nodes/([^/]{1,101})/(cordon|drain|uncordon)")
 REFUSALS = (401, 403, 429)
 REFUSALS_PER_S = 20
 """Anybody can be refused. More than this are only counted, so that nobody can fill the disk."""
@@ -104,6 +105,8 @@ def _what(scope: Scope, answer: Message) -> dict[str, Any]:
     for action, pattern in _CHANGES.items():
         if found := pattern.fullmatch(f"{scope['method']} {scope['path']}"):
             return {"action": action, "job": found[1] or _new_job(answer)}
+    if found := _NODE_CHANGES.fullmatch(f"{scope['method']} {scope['path']}"):
+        return {"action": f"{found[2]} node", "node": found[1]}
     return {"action": "request", "method": scope["method"], "path": scope["path"][:LONGEST_PATH]}
 
 

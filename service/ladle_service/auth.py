@@ -179,8 +179,16 @@ async def identify(
     return caller
 
 
+async def operate(caller: Annotated[Caller, Depends(identify)]) -> Caller:
+    """The caller of a request that is for an operator. 403 for anybody else."""
+    if caller.sees is not None:
+        raise ApiError(ErrorCode.FORBIDDEN, "The token must have the scope `admin` for this, but has not.")
+    return caller
+
+
 def _unauthorized(detail: str) -> ApiError:
     return ApiError(ErrorCode.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 CallerDependency = Annotated[Caller, Depends(identify)]
+OperatorDependency = Annotated[Caller, Depends(operate)]

@@ -17,6 +17,8 @@ from ladle_service.store import JobStore
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """No character that has a meaning in a Redis key."""
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
+"""As the worker's settings allow."""
 EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"
 LARGEST = 2**63 - 1
 """Redis counts to 2^64 - 1, but has nothing after that one."""
@@ -26,6 +28,12 @@ def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answ
     if not JOB_ID.fullmatch(job_id):
         raise not_found("such job")
     return job_id
+
+
+def _node_id(node_id: Annotated[str, Path(description="The node's id, as `GET /v1/nodes` shows it.")]) -> str:
+    if not NODE_ID.fullmatch(node_id):
+        raise not_found("such node")
+    return node_id
 
 
 def _in_range(event_id: str) -> str:
@@ -41,6 +49,7 @@ def _a_cursor(text: str) -> str:
 
 EventId = Annotated[str, Field(pattern=EVENT_ID), AfterValidator(_in_range)]
 JobId = Annotated[str, Depends(_job_id)]
+NodeId = Annotated[str, Depends(_node_id)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -98,6 +107,20 @@ class LogsQuery(Query):
     """How much of the log."""
 
     tail: Annotated[int, Field(ge=1, le=2000)] = 100
+
+
+class CordonQuery(Query):
+    """Why."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Why, in words. It is shown with the node."
+    )
+
+
+class DrainQuery(CordonQuery):
+    """Why, and how soon."""
+
+    now: bool = Field(default=False, description="Hand back the job that the node runs. Another node goes on with it.")
 
 
 class NoQuery(Query):

@@ -26,6 +26,7 @@ from ladle_contracts import (
     Progress,
     Reason,
     TaskInfo,
+    Vetting,
     keys,
 )
 from ladle_contracts.events import read_event_body
@@ -35,6 +36,7 @@ from ladle_contracts.output_names import default_output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class JobStore:
         self._delete = redis.register_script(SCRIPTS["delete"])
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
+        self._cordon = redis.register_script(SCRIPTS["cordon"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
@@ -115,6 +118,8 @@ class JobStore:
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
                 spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
+                spec.resources.min_nodes or spec.resources.nodes,
+                spec.resources.timeout_s or "",
             ]
         )
         if answer == "conflict":
@@ -165,15 +170,13 @@ class JobStore:
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
-        """The same records, with what the queued ones wait for. It changes often, so it is stored nowhere."""
-        ranks = sorted({_ranks_needed(each.spec) for each in records if each.state is JobState.QUEUED})
-        if not ranks:
+        """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""
+        queued = [record.id for record in records if record.state is JobState.QUEUED]
+        if not queued:
             return records
-        found = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
-        return [
-            _waiting(record, *found[_ranks_needed(record.spec)]) if record.state is JobState.QUEUED else record
-            for record in records
-        ]
+        queue = Queue.read(await self._waiting(args=[NODE_LIFE_MS, *queued]))
+        turns = dict(zip(queued, queue.jobs, strict=True))
+        return [with_wait(record, turns.get(record.id), queue) for record in records]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancels the job. `cancel.lua` has what happens in which state."""
@@ -231,6 +234,11 @@ class JobStore:
         """Every node that has registered and was not gone for too long, by id."""
         return tuple(node for node, _ in await self._nodes_with_catalogs())
 
+    async def change_node(self, node_id: str, verb: str, reason: str) -> bool | None:
+        """Says whether the node takes jobs: `cordon.lua`. False if it was so before, None for an unknown node."""
+        answer = await self._cordon(args=[node_id, verb, reason])
+        return None if answer == "unknown" else answer == "changed"
+
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
         """Each node with the JSON of its catalogue."""
         seconds, micros = await self._redis.time()
@@ -266,18 +274,6 @@ def _ranks_needed(spec: JobSpec) -> int:
     return spec.resources.ranks_per_node or 0
 
 
-def _waiting(record: JobRecord, free: int, alive: int, room: int, dispatchers: int) -> JobRecord:
-    """With what the job waits for, if that is nodes."""
-    needed, ranks = record.spec.resources.nodes, _ranks_needed(record.spec)
-    if free >= needed or room > 0:
-        return record
-    size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")
-    waiting_for = f"needs {size}, {free} free of {alive}"
-    if dispatchers:
-        waiting_for += ", and the dispatchers have no room"
-    return record.model_copy(update={"waiting_for": waiting_for})
-
-
 def _readable(fields: Mapping[str, str], progress: str | None) -> list[JobRecord]:
     """The record. None if this version cannot read it: one such job must not hide all others."""
     try:
@@ -298,6 +294,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         finished_at=_optional_time(fields.get("finished_at")),
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
+        node_failures=int(fields.get("node_failures") or 0),
         max_failures=int(fields["max_failures"]),
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
@@ -341,7 +338,20 @@ def _node(node_id: str, fields: Mapping[str, str], jobs: Iterable[str], now_ms: 
         dispatches=_dispatches(fields),
         holds=int(fields.get("holds") or 1),
         job_ids=tuple(sorted(jobs)),
+        cordoned=fields.get("cordoned") or None,
+        draining=bool(fields.get("draining")),
+        failures_in_row=int(fields.get("failures_in_row") or 0),
+        last_failure=fields.get("failure_message") or None,
+        vetting=_vetting(node_id, fields.get("vetting")),
     )
+
+
+def _vetting(node_id: str, text: str | None) -> Vetting | None:
+    try:
+        return Vetting.read(text) if text else None
+    except ValueError:
+        logger.warning("this version cannot read the vetting of node %s", node_id)
+        return None
 
 
 def _list(text: str) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladle_contracts import JobState, Reason
+from ladle_contracts import JobState, Reason, keys
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.gang_jobs import gang_spec, ranks_of, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
@@ -127,3 +128,103 @@ def test_a_job_of_two_nodes_waits_for_the_second_and_says_so(
         until(lambda: made.record(job).waiting_for == "needs 2 nodes, 1 free of 1", what="the reason")
         with running(gated_worker(tmp_path, server, data, NODE_ID="node-2")):
             assert made.finish(job).state == JobState.SUCCEEDED
+
+
+def test_a_node_that_does_not_see_the_checkpoints_is_named_before_any_rank_starts(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    gate.hold("start")
+    with (
+        running(gated_worker(tmp_path, server, data, NODE_ID="node-1")),
+        running(gated_worker(tmp_path, server, elsewhere, NODE_ID="node-2")),
+    ):
+        ended = made.finish(made.submit(gang_spec(data, nodes=2)))
+    assert (ended.state, ended.reason) == (JobState.FAILED, Reason.INPUTS_DIFFER)
+    assert "node `node-2` does not see those of node `node-1`" in (ended.message or "")
+    assert str(data / "checkpoints") in (ended.message or "")
+    assert not gate.reached("start"), "no rank has started"
+
+
+def test_a_node_that_is_never_ready_is_named_and_the_job_goes_on_without_it(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    """It comes late, and finds that the attempt is over."""
+    with ExitStack() as stack:
+        for number in (1, 2, 3):
+            process = worker_process(tmp_path, server, data, NODE_ID=f"node-{number}", READY_S="1")
+            process.arguments = [sys.executable, "-m", "tests.integration.gated_worker"]
+            process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+            stack.enter_context(running(process))
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        (gate.folder / "node-2.late").touch()
+        job = made.submit(gang_spec(data, nodes=2))
+        ended = made.finish(job)
+        assert (ended.state, sorted(ended.nodes)) == (JobState.SUCCEEDED, ["node-1", "node-3"])
+        assert (ended.failures, ended.node_failures) == (0, 1)
+        told = [event.body.message for event in made.events(job) if event.body.kind == "state" and event.body.message]
+        assert told == [
+            "All nodes of a job must be ready within 1 s, but `node-2` was not. `LADLE_READY_S` sets the limit."
+        ]
+        late = {node.id: node.failures_in_row for node in made.call(made.store.nodes())}
+        assert late == {"node-1": 0, "node-2": 1, "node-3": 0}
+        until(lambda: made.call(made.store.nodes())[1].job_id is None, what="the late node to be free")
+        (gate.folder / "node-2.late").unlink()
+        assert made.finish(made.submit(gang_spec(data, nodes=3))).state == JobState.SUCCEEDED
+
+
+def test_a_node_that_is_drained_at_once_hands_its_part_back_and_the_job_goes_on_without_it(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    with nodes(tmp_path, server, data, 3):
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        gate.hold("train-17")
+        job = made.submit(gang_spec(data, nodes=2))
+        wait_at("train-17", gate, made, job)
+        drained = made.record(job).nodes[1]
+        assert made.call(made.store.change_node(drained, "drain-now", "a test"))
+        gate.let_pass("train-17")
+        ended = made.finish(job)
+        assert (ended.state, drained in ended.nodes) == (JobState.SUCCEEDED, False)
+        assert (ended.failures, ended.node_failures) == (0, 0)
+        assert {node.id: node.state for node in made.call(made.store.nodes())}[drained] == "drained"
+
+
+def test_nodes_that_share_no_results_hand_the_state_on_to_each_other(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, alone: list[list[float]]
+) -> None:
+    """The only node that ran the first attempt is gone for good."""
+    gates: dict[str, Gate] = {}
+    workers: dict[str, Process] = {}
+    for name in ("node-1", "node-2", "node-3"):
+        folder = tmp_path / name
+        gates[name] = Gate(folder / "results/gates")
+        gates[name].hold("train-17")
+        workers[name] = gated_worker(folder, server, data, NODE_ID=name, STATE_COPY_S="0.1")
+    with ExitStack() as stack:
+        for worker in workers.values():
+            stack.enter_context(running(worker))
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        job = made.submit(gang_spec(data, nodes=2))
+        until(lambda: any(gate.reached("train-17") for gate in gates.values()), what="training")
+        first = made.record(job).nodes[0]
+        with server.client() as client:
+            copied = keys.state_copy(job)
+            until(lambda: any("train-twa" in name for name in client.hkeys(copied)), what="the copy of the state")
+        for gate in gates.values():
+            gate.let_pass("train-17")
+            gate.hold("start")
+        workers[first].kill()
+        others = sorted(workers.keys() - {first})
+        until(lambda: all(gates[name].reached("start") for name in others), what="the second attempt")
+        state = tmp_path / made.record(job).nodes[0] / "results/.ladle" / job / "state"
+        assert list(state.rglob("train-twa.pt")), "the new first node has what the lost one has saved"
+        for name in others:
+            gates[name].open("start")
+        ended = made.finish(job)
+        assert (ended.state, ended.attempt, sorted(ended.nodes)) == (JobState.SUCCEEDED, 2, others), ended.message
+        assert ended.result is not None
+        assert not any("begins anew" in warning for warning in ended.result.warnings)
+        assert not client.exists(keys.state_copy(job))
+    np.testing.assert_allclose(alpha_of(tmp_path / ended.nodes[0] / "results", "out", "twa"), alone, rtol=0, atol=1e-6)

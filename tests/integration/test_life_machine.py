@@ -20,7 +20,7 @@ from tests.integration.machine import CLAIM_MS, EXPIRED, HELD, LEASE_MS, NODE_LI
 from tests.servers import RedisServer
 
 NODES = ("a", "b")
-OUTCOMES = ("succeeded", "failed", "crashed", "released")
+OUTCOMES = ("succeeded", "failed", "crashed", "node-failed", "released")
 DAY_MS = 24 * 3600 * 1000
 
 some_job = st.integers(min_value=0, max_value=2**16)
@@ -75,6 +75,8 @@ class Life(RuleBasedStateMachine):
         ranks=st.integers(1, 2),
         priority=st.integers(-100, 100),
         max_failures=st.integers(1, 2),
+        min_nodes=st.none() | st.just(1),
+        timeout_s=st.none() | st.sampled_from([1, 3.5, 64, 1e6]),
         twice=st.booleans(),
     )
     def submit(self, twice: bool, **about: Any) -> None:
@@ -88,10 +90,9 @@ class Life(RuleBasedStateMachine):
     @rule()
     def place(self) -> None:
         """What the scheduler does: the next job, if there is one, can really be scheduled."""
-        if job := self.machine.call("next", NODE_LIFE_MS):
-            answer, _, *nodes = self.machine.schedule(job)
-            assert answer == "scheduled"
-            assert len(nodes) == int(self.machine.field(job, "nodes_needed"))
+        for job, nodes in self.machine.place().items():
+            assert int(self.machine.field(job, "min_nodes")) <= len(nodes)
+            assert len(nodes) <= int(self.machine.field(job, "nodes_needed"))
 
     @rule(number=some_job, claim_ms=st.sampled_from([EXPIRED, CLAIM_MS]))
     def schedule(self, number: int, claim_ms: int) -> None:
@@ -153,6 +154,14 @@ class Life(RuleBasedStateMachine):
     @rule(node=node)
     def leave(self, node: str) -> None:
         self.machine.call("leave", node)
+
+    @rule(node=node, verb=st.sampled_from(["cordon", "drain", "drain-now", "uncordon", "uncordon"]))
+    def cordon(self, node: str, verb: str) -> None:
+        """Said twice, it changes nothing more."""
+        if self.machine.call("cordon", node, verb, "why") != "unknown":
+            before = self.dump()
+            assert self.machine.call("cordon", node, verb, "why") == "same"
+            assert self.dump() == before
 
     @rule(node=node)
     def beat(self, node: str) -> None:
@@ -287,7 +296,7 @@ def test_a_job_ends_if_everybody_goes_on_doing_their_part(machine: Machine) -> N
     for _ in range(1000):
         if all(machine.field(job, "state") in TERMINAL_STATES for job in jobs):
             break
-        if job := machine.call("next", NODE_LIFE_MS):
+        if job := machine.next_job():
             _, attempt, *nodes = machine.schedule(job)
             expiry = chance.choice([EXPIRED, LEASE_MS])
             for name in nodes:
@@ -296,6 +305,9 @@ def test_a_job_ends_if_everybody_goes_on_doing_their_part(machine: Machine) -> N
                 machine.end(job, int(attempt), chance.choice(OUTCOMES))
         for active in machine.redis.smembers(keys.ACTIVE):
             machine.reap(active)
+        for name in NODES:
+            # The operator's part.
+            machine.call("cordon", name, "uncordon", "")
     states = [machine.field(job, "state") for job in jobs]
     assert set(states) <= {JobState.SUCCEEDED, JobState.FAILED}
     assert JobState.SUCCEEDED in states

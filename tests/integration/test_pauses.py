@@ -135,7 +135,7 @@ def test_a_node_that_alone_stood_still_loses_its_job(everything: Everything) -> 
     job, gate = everything.running_job()
     everything.stop("worker")
     record = everything.cluster.wait_for(job, lambda record: record.state == JobState.QUEUED)
-    assert record.failures == 1
+    assert (record.failures, record.node_failures) == (0, 1)
     everything.go_on("worker")
     everything.gate.open(gate)
     assert everything.cluster.finish(job).state == JobState.SUCCEEDED
@@ -157,7 +157,7 @@ class TwoLeases:
     @property
     def attempts(self) -> list[tuple[str, str]]:
         jobs = (self.claimed, self.unclaimed)
-        return [(self.machine.field(job, "failures"), self.machine.field(job, "state")) for job in jobs]
+        return [(self.machine.field(job, "node_failures") or "0", self.machine.field(job, "state")) for job in jobs]
 
 
 UNTOUCHED = [("0", "running"), ("0", "scheduled")]
@@ -206,7 +206,7 @@ def test_a_scheduler_that_stood_still_or_whose_redis_has_another_time_does_not_j
 def test_a_scheduler_that_was_at_work_all_the_time_judges(machine: Machine) -> None:
     leases = TwoLeases(machine)
     rounds(machine, lambda scheduler: expire(leases), settle_s=60)
-    assert [failures for failures, _ in leases.attempts] == ["1", "0"]
+    assert [failures for failures, _ in leases.attempts] == ["1", "1"]
     assert leases.attempts[1][1] in ("queued", "scheduled")
     assert machine.field(leases.unclaimed, "attempt") != machine.field(leases.claimed, "state")
 
@@ -240,11 +240,11 @@ def test_a_clock_that_was_set_back_does_not_keep_dead_nodes_and_waiting_jobs_for
     assert int(machine.redis.hget(keys.leases(leases.claimed), "a")) < far - HOUR_MS
     assert int(machine.field(leases.unclaimed, "claim_by")) < far - HOUR_MS
     machine.redis.hset(keys.node("a"), "heartbeat_at", far)
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[0, 1]], "only `b` is alive"
+    assert machine.supply() == (0, 1), "only `b` is alive"
     machine.node("a")
     machine.end(leases.claimed, 1, "crashed")
     machine.redis.hset(keys.job(leases.claimed), "not_before", far)
-    assert machine.call("next", NODE_LIFE_MS) == leases.claimed
+    assert machine.next_job() == leases.claimed
 
 
 def test_a_node_that_has_restarted_has_lost_its_attempt_whatever_the_clock_says(machine: Machine) -> None:

@@ -27,7 +27,7 @@ def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
     assert machine.schedule(small) == ["scheduled", "1", "a"]
     assert machine.schedule(large) == ["busy"]
     assert [machine.holder(name) for name in ("a", "b", "c")] == [small, "", ""], "nothing is held while waiting"
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3, 0, 0]]
+    assert machine.supply() == (2, 3)
     assert machine.field(large, "attempt") == "0"
     assert machine.claim(small, 1, "a") == "ok"
     assert machine.finalize(small, 1) == "ok"
@@ -55,7 +55,7 @@ def test_too_few_machines_let_those_behind_go_first_and_too_few_free_ones_do_not
     machine.node("a", ranks=2)
     impossible, small = machine.submit(ranks=4), machine.submit()
     assert machine.schedule(impossible) == ["impossible"]
-    assert machine.call("waiting", NODE_LIFE_MS, 4, 1) == [[0, 0, 0, 0], [1, 1, 0, 0]]
+    assert (machine.supply(ranks=4), machine.supply()) == ((0, 0), (1, 1))
     assert machine.schedule(small)[0] == "scheduled"
     assert machine.schedule(machine.submit()) == ["busy"]
 
@@ -66,7 +66,6 @@ def test_a_dispatcher_takes_whole_jobs_of_any_size_until_it_has_no_room(machine:
     assert machine.schedule(jobs[0]) == ["scheduled", "1", "slurm"]
     assert machine.schedule(jobs[1]) == ["scheduled", "1", "slurm"]
     assert machine.schedule(jobs[2]) == ["busy"]
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[0, 0, 0, 1]]
     assert machine.held("slurm") == set(jobs[:2])
     # It is the job's only node.
     assert machine.claim(jobs[0], 1, "slurm") == "ok"
@@ -143,12 +142,11 @@ def test_the_queue_goes_by_priority_and_then_by_age(machine: Machine) -> None:
 
 def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> None:
     machine.node("a")
-    machine.node("b")
     job = machine.submit()
     machine.schedule(job)
     assert machine.claim(job, 1, "a", lease_ms=EXPIRED) == "ok"
     assert machine.reap(job) == "queued"
-    assert machine.field(job, "failures") == "1"
+    assert machine.field(job, "node_failures") == "1"
     assert machine.schedule(job) == ["scheduled", "2", "a"]
     assert machine.claim(job, 2, "a") == "ok"
     before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
@@ -207,10 +205,10 @@ def test_a_scheduler_that_lost_its_lock_changes_nothing(machine: Machine) -> Non
     assert machine.field(job, "state") == "running"
 
 
-def test_lost_nodes_count_and_the_last_failure_ends_the_job(machine: Machine) -> None:
+def test_a_job_that_ends_its_only_node_three_times_ends(machine: Machine) -> None:
     machine.node("a")
-    job = machine.submit(max_failures=2)
-    for attempt, state in ((1, "queued"), (2, "failed")):
+    job = machine.submit()
+    for attempt, state in ((1, "queued"), (2, "queued"), (3, "failed")):
         assert machine.schedule(job)[0] == "scheduled"
         machine.claim(job, attempt, "a", lease_ms=EXPIRED)
         assert machine.reap(job) == state
@@ -356,7 +354,8 @@ def test_nodes_that_do_not_answer_take_turns(machine: Machine) -> None:
     assert tried == ["a", "b", "a", "b"]
     machine.schedule(job)
     assert machine.claim(job, 5, "a") == "ok"
-    assert not machine.redis.hexists(keys.node("a"), "missed_at"), "it has answered"
+    assert machine.end(job, 5, "succeeded") == "succeeded"
+    assert not machine.redis.hexists(keys.node("a"), "missed_at"), "it has answered, and worked"
 
 
 def test_a_cancelled_job_whose_node_died_ends_all_the_same(machine: Machine) -> None:
@@ -388,17 +387,19 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
     machine.schedule(job)
     machine.claim(job, 1, "n")
     machine.call("report", job, 1, 5, '{"stage":""}', 0, "line")
+    machine.call("keep_state", job, 1, "all", "key/state.pt", "AAAA")
     machine.dispatcher("d", holds=1)
     other = machine.submit()
     machine.schedule(other)
     machine.call("submit", "job-x", "me", "{}", 0, 1, 1, 3, "key", "digest", 60_000)
     expected = {
         keys.QUEUE, keys.ACTIVE, keys.JOBS, keys.NODES, keys.SCHEDULER_LOCK, keys.SCHEDULER_FENCE, keys.node("n"),
-        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.job("job-x"),
+        keys.job(job), keys.events(job), keys.leases(job), keys.progress(job), keys.log(job), keys.state_copy(job),
+        keys.job("job-x"),
         keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
         keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
-        keys.NEEDS, keys.need_queue(1, 1), keys.node("d"), keys.node_jobs("d"), keys.job(other), keys.events(other),
-        keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
+        keys.LANES, keys.lane("me"), keys.SERVED, keys.SERVED_ALL, keys.TURNS, keys.node("d"), keys.node_jobs("d"),
+        keys.job(other), keys.events(other), keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
     }  # fmt: skip
     assert set(machine.redis.scan_iter("*")) == expected
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import Reason
-from ladle_contracts.far_urls import parse_url
+from ladle_contracts import Reason, Vetting, Warned
+from ladle_contracts.far_urls import is_url, parse_url
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
+from ladle_worker.broken_gpu import LAST_WORDS as BROKEN_GPU
+from ladle_worker.broken_gpu import LOST_EACH_OTHER, words_of
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.clock import now
 from ladle_worker.commit import Commit, Lost
@@ -27,7 +29,8 @@ from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_fa
 from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
-from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
+from ladle_worker.gang import CannotMeet, Gang, Place, check_inputs, gather, place_of
+from ladle_worker.inputs_look import LookAtInputs
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
@@ -36,14 +39,18 @@ from ladle_worker.memory_kills import NO_MEMORY, about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
+from ladle_worker.state_copy import StateCopy
 from ladle_worker.time_limit import TimeLimit
 from ladle_worker.torchrun import KILLED_STATUSES
+from ladle_worker.vetted import Vetter, is_fresh, of_places, remarks
 
 logger = logging.getLogger(__name__)
 
 OTHERS_S = 2.0
 """How much longer than a lease another node may take to say why the ranks of a job have ended."""
+HANDS_BACK = "The node hands its jobs back, because it shuts down or is drained."
 STOPPED = {"cancel", "release", "lost"}
+Helper = FarHelper | ResultsHelper | LookAtInputs | Vetter
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = (), gpus: int = 0) -> str:
@@ -69,9 +76,7 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
     except Lost:
         return None
     except CannotMeet as error:
-        # Other nodes, or the same ones a little later, may do better; other versions do not.
-        final = error.reason is Reason.VERSION_MISMATCH
-        return Ended(outcome="failed" if final else "crashed", reason=error.reason, message=str(error))
+        return _cannot_meet(error)
     except CannotLaunch as error:
         return _ended_as(error.ending)
     except PathNotAllowed as error:
@@ -83,7 +88,8 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         logger.exception("the agent of job %s failed", claim.job_id)
         if error.errno in (*FULL, errno.EROFS):
             return _ended_by(disk_fault(error, "run the job"))
-        return Ended(outcome="crashed", reason=Reason.CRASHED, message=f"The node agent failed: {error}.")
+        message = f"The agent of node `{settings.node_id}` failed: {error}."
+        return Ended(outcome="node-failed", reason=Reason.CRASHED, message=message)
     except RedisError:
         raise
     except Exception as error:
@@ -93,8 +99,8 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         return Ended(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
 
 
-def _status_of(what: Launcher | FarHelper | ResultsHelper) -> Status:
-    if isinstance(what, FarHelper | ResultsHelper):
+def _status_of(what: Launcher | Helper) -> Status:
+    if isinstance(what, Helper):
         code = what.poll()
         return Status(is_over=code is not None, code=code)
     return what.status()
@@ -105,7 +111,14 @@ def _ended_as(ending: Ending, log: Sequence[str] = ()) -> Ended:
 
 
 def _ended_by(fault: DiskFault) -> Ended:
-    return Ended(outcome="failed" if fault.is_final else "crashed", reason=fault.reason, message=fault.message)
+    return Ended(outcome="failed" if fault.is_final else "node-failed", reason=fault.reason, message=fault.message)
+
+
+def _cannot_meet(error: CannotMeet) -> Ended:
+    """A node without an address or a port is at fault. Files that one lacks the user may have forgotten."""
+    nodes = () if error.node is None else (error.node,)
+    outcome = "node-failed" if error.node and error.reason is Reason.NODES_CANNOT_MEET else "crashed"
+    return Ended(outcome="failed" if error.is_final else outcome, reason=error.reason, message=str(error), nodes=nodes)
 
 
 class Attempt:
@@ -121,10 +134,13 @@ class Attempt:
         # Only rank 0 writes. The others may not even see its folder.
         self._staging = self._job.staging(claim.attempt) if claim.speaks else self._folder.path / "output"
         self._gang: Gang | None = None
+        self._gpus = gpus
+        self._vetting: Vetting | None = None
         self._ranks = claim.spec.resources.ranks_per_node or max(1, gpus)
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+        self._state_copy = StateCopy(self._job.state, self._job.state_mark, claim, settings.state_copy_s)
         self._limit = TimeLimit(claim.spec.resources.timeout_s, claim.ran_s)
 
     def _make_commit(self) -> tuple[Commit, str]:
@@ -147,18 +163,27 @@ class Attempt:
             return self._start()
         ended = self._commit.take_over() or self._start()
         if ended.outcome != "succeeded":
+            with suppress(RedisError):
+                self._state_copy.send()
             with suppress(OSError):
                 self._job.drop_staging(self._claim.attempt)
         return ended
 
     def _start(self) -> Ended:
-        job = self._make_job()
+        try:
+            job = self._make_job()
+        except PathNotAllowed as error:
+            if len(self._claim.nodes) == 1:
+                raise
+            return self._tell_what_is_missing(error)
         if not is_far(job):
             return self._run_ranks(job, None)
         self._plan((), ()).save(self._folder.plan)
         helper = FarHelper(self._folder, far_request(job, self._settings))
+        self._note_fetching(begins=True)
         try:
             answer = self._watch(helper)
+            self._note_fetching(begins=False)
             if answer != "ok":
                 return self._interrupted(answer)
             found = helper.answer()
@@ -169,7 +194,7 @@ class Attempt:
             helper.end(self._settings.kill_grace_s, self._keep_lease)
 
     def _run_ranks(self, job: dict[str, Any], far: FarHelper | None) -> Ended:
-        if len(self._claim.nodes) > 1 and (interrupted := self._gather()):
+        if len(self._claim.nodes) > 1 and (interrupted := self._look_and_gather(job)):
             return interrupted
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
@@ -190,6 +215,11 @@ class Attempt:
         finally:
             launcher.forget()
 
+    def _note_fetching(self, *, begins: bool) -> None:
+        if len(self._claim.nodes) > 1:
+            with suppress(RedisError):
+                self._claim.note_fetching(begins=begins)
+
     def _launch(self, plan: Plan) -> Launch:
         resources, dispatches = self._claim.spec.resources, self._settings.dispatches
         return Launch(
@@ -204,24 +234,99 @@ class Attempt:
             gang=self._gang,
         )
 
-    def _gather(self) -> Ended | None:
+    def _look_and_gather(self, job: Mapping[str, Any]) -> Ended | None:
+        """Looks at this node and at the inputs, tells the other nodes, and waits for them. Raises as `_gather`."""
+        with suppress(RedisError, ValueError):
+            self._vetting = self._claim.last_vetting()
+        vetter = None if is_fresh(self._vetting) else self._vetter(job)
+        look = LookAtInputs(self._folder, job, self._claim.spec)
+        try:
+            answer = self._watch(look)
+            if answer == "ok" and vetter is not None:
+                answer = self._watch(vetter)
+                self._note_vetting(vetter.answer())
+        finally:
+            for process in (look, vetter):
+                if process is not None:
+                    process.end(self._keep_lease)
+        if answer != "ok":
+            return self._interrupted(answer)
+        return self._unfit() or self._gather(look.answer())
+
+    def _vetter(self, job: Mapping[str, Any]) -> Vetter:
+        path = job["ckpt_dir"] if isinstance(job["ckpt_dir"], str) else job["ckpt_dir"][0]
+        return Vetter(
+            self._folder.path,
+            gpus=self._gpus,
+            ranks=self._ranks,
+            roots=job["roots"],
+            path=None if is_url(path) else path,
+        )
+
+    def _note_vetting(self, vetting: Vetting) -> None:
+        self._vetting = vetting
+        with suppress(RedisError):
+            self._claim.note_vetting(vetting)
+
+    def _unfit(self) -> Ended | None:
+        """None if this node can run the job."""
+        if self._vetting is None or self._vetting.problem is None:
+            return None
+        message = f"Node `{self._settings.node_id}` cannot run the job: {self._vetting.problem}"
+        return Ended(outcome="node-failed", reason=Reason.NODE_UNFIT, message=message)
+
+    def _remark(self, places: Sequence[Place]) -> None:
+        """Warns of nodes that are slower than the others. The events of rank 0 follow."""
+        if self._claim.speaks:
+            with naming_disk_faults("write the job's events"), self._folder.events.open("a") as events:
+                for message in remarks(of_places({place.node: place.vetting for place in places})):
+                    events.write(Warned(message=message).model_dump_json() + "\n")
+
+    def _tell_what_is_missing(self, error: PathNotAllowed) -> Ended:
+        """Raises `CannotMeet`, which names this node, or `Lost`."""
+        interrupted = self._gather({}, str(error))
+        assert interrupted is not None, "nodes that do not see the inputs cannot meet"
+        return interrupted
+
+    def _gather(self, seen: Mapping[str, Any], refused: str = "") -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
-        place = place_of(self._settings, self._ranks).to_json()
+        found = self._vetting.model_dump(mode="json") if self._vetting is not None else {}
+        place = replace(place_of(self._settings, self._ranks, seen, refused), vetting=found).to_json()
+        waits_since = time.monotonic()
         while True:
             try:
                 answer, others = self._claim.meet(place)
             except RedisError as error:
                 logger.warning("Redis does not answer: %r", error)
+                # Nobody can say that it is ready.
+                waits_since = time.monotonic()
             else:
                 if answer in STOPPED:
                     return self._interrupted(answer)
                 if self._out_of_time():
                     return self._interrupted("timed-out")
                 if answer == "ok":
-                    self._gang = gather([Place.of_json(other) for other in others], self._claim.node_rank)
+                    places = [Place.of_json(other) for other in others]
+                    self._gang = gather(places, self._claim.node_rank)
+                    check_inputs(places, self._claim.spec)
                     self._ranks = self._gang.ranks_per_node
+                    self._remark(places)
                     return None
+                if not others:
+                    waits_since = time.monotonic()
+                elif time.monotonic() - waits_since > self._settings.ready_s:
+                    return self._late(others)
             time.sleep(self._settings.poll_s)
+
+    def _late(self, nodes: Sequence[str]) -> Ended:
+        names = ", ".join(f"`{node}`" for node in nodes)
+        return Ended(
+            outcome="node-failed",
+            reason=Reason.NODE_LOST,
+            message=f"All nodes of a job must be ready within {self._settings.ready_s:g} s, but {names} "
+            f"{'was' if len(nodes) == 1 else 'were'} not. `LADLE_READY_S` sets the limit.",
+            nodes=nodes,
+        )
 
     def _await_end(self, at_most_s: float = math.inf) -> Ended | None:
         """Holds the lease while another node has the word. Raises `Lost` once that one has told how the attempt ended.
@@ -245,7 +350,7 @@ class Attempt:
         if answer == "lost":
             raise Lost
         if answer == "release":
-            return Ended(outcome="released", reason=Reason.NODE_LOST, message="The node is shutting down.")
+            return Ended(outcome="released", reason=Reason.NODE_LOST, message=HANDS_BACK)
         if answer == "cancel":
             return Ended(outcome="failed", reason=Reason.CANCELLED)
         return self._timed_out() if answer == "timed-out" else self._stalled()
@@ -339,6 +444,8 @@ class Attempt:
         }
         with naming_disk_faults("make the job's folder"):
             self._job.make(self._claim.attempt, self._claim.node_rank)
+            if self._claim.speaks:
+                self._state_copy.restore()
         return {
             **paths,
             "roots": [str(root) for root in settings.roots],
@@ -352,7 +459,7 @@ class Attempt:
             "limit_memory": MEMORY in self._protections,
         }
 
-    def _watch(self, ranks: Launcher | FarHelper | ResultsHelper) -> str:
+    def _watch(self, ranks: Launcher | Helper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
         looked_at = time.monotonic()
@@ -387,8 +494,10 @@ class Attempt:
 
     def _relay_news(self, *, to_end: bool) -> None:
         """All that is new. Only the node of rank 0 has something to tell. Raises `RedisError` or `DiskFault`."""
-        while self._claim.speaks and self._relay.send(to_end=to_end):
-            continue
+        if self._claim.speaks:
+            while self._relay.send(to_end=to_end):
+                continue
+            self._state_copy.send_if_due()
 
     def _conclude(self, launcher: Launcher, far: FarHelper | None) -> Ended:
         status = launcher.status()
@@ -398,7 +507,8 @@ class Attempt:
             return self._without_outcome(status, launcher)
         if not outcome["ok"]:
             return Ended(
-                outcome="failed" if outcome.get("final", True) else "crashed",
+                # What may pass is a disk's, and so the node's.
+                outcome="failed" if outcome.get("final", True) else "node-failed",
                 reason=Reason(outcome["reason"]),
                 message=outcome["message"],
                 log_tail=log_tail(self._folder),
@@ -426,15 +536,32 @@ class Attempt:
             )
         with naming_disk_faults("write the job's files"):
             self._folder.try_writing()
+        log = launcher.logs()
+        if fault := words_of(BROKEN_GPU, log):
+            message = f"A GPU of node `{self._settings.node_id}` does not work: {fault}"
+            return Ended(outcome="node-failed", reason=Reason.NODE_UNFIT, message=message, log_tail=log)
         if self._gang and status.code not in KILLED_STATUSES:
-            # Ranks also end because those of another node have, and that one knows why. If it is gone, its lease ends
-            # first.
-            ended = self._await_end(self._settings.lease_s + OTHERS_S)
-            if ended is not None:
-                return ended
+            return self._left_by_others(log) or self._crashed(status, log)
+        return self._crashed(status, log)
+
+    def _left_by_others(self, log: Sequence[str]) -> Ended | None:
+        """Ranks also end because those of another node have, which knows why. If it is gone, its lease ends first.
+
+        None if no other node says anything. Raises `Lost`.
+        """
+        lost = words_of(LOST_EACH_OTHER, log)
+        # Where a rank died of itself, that node speaks before those that only miss it.
+        ended = self._await_end(self._settings.lease_s + (2 * OTHERS_S if lost else OTHERS_S))
+        if ended is not None or lost is None:
+            return ended
+        names = ", ".join(f"`{node}`" for node in self._claim.nodes)
+        message = f"The ranks of {names} lost each other, though all nodes live. Look at their network: {lost}"
+        return Ended(outcome="node-failed", reason=Reason.NODES_CANNOT_MEET, message=message, log_tail=log, nodes=())
+
+    def _crashed(self, status: Status, log: Sequence[str]) -> Ended:
         return Ended(
             outcome="crashed",
             reason=Reason.CRASHED,
             message=f"The ranks ended with status {status.code} and did not say why. Look at the end of the log.",
-            log_tail=launcher.logs(),
+            log_tail=log,
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import ValidationError
 
-from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
+from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, Vetting, keys
 from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
@@ -28,11 +28,13 @@ class Ended:
     """How an attempt ended, for `Claim.end`."""
 
     outcome: str
-    """`succeeded`, `failed`, `crashed` or `released`. `end.lua` explains them."""
+    """`succeeded`, `failed`, `crashed`, `node-failed` or `released`. `end.lua` explains them."""
     reason: Reason | None = None
     message: str = ""
     result: JobResult | None = None
     log_tail: Sequence[str] = ()
+    nodes: Sequence[str] | None = None
+    """The nodes that are to blame. By default this one, if the outcome is `node-failed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ class Claim:
     def meet(self, place: str) -> tuple[str, tuple[str, ...]]:
         """Says that this node is ready, and where it is. Raises `RedisError`.
 
-        `ok` with the places of all nodes in their order, `wait` with the nodes that are not ready, or what `renew` says
+        `ok` with the places of all nodes in their order, `wait` with the nodes that are late, or what `renew` says
         of an attempt that must end.
         """
         answer, *rest = self._redis.register_script(SCRIPTS["meet"])(
@@ -146,6 +148,18 @@ class Claim:
         arguments = [self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
         self._redis.register_script(SCRIPTS["report"])(args=well_formed(arguments))
 
+    def keep_state(self, files: Mapping[str, str], *, whole: bool) -> None:
+        """Copies files of the resume state, in base64, for other nodes. `whole`: what was there before goes. Raises
+        `RedisError`."""
+        arguments = [self.job_id, self.attempt, "all" if whole else "some"]
+        pairs = [text for pair in files.items() for text in pair]
+        self._redis.register_script(SCRIPTS["keep_state"])(args=[*arguments, *pairs])
+
+    def state_copy(self) -> dict[str, str]:
+        """What an attempt has kept; empty if none has."""
+        copy: dict[str, str] = patiently(lambda: self._redis.hgetall(keys.state_copy(self.job_id)))
+        return copy
+
     def finalize(self) -> str:
         """`ok`: the result may be moved to its place, while the lease lasts. `cancel` or `lost`: it must not be."""
         answer: str = self._call("finalize", self._node, self._lease_ms)
@@ -161,8 +175,27 @@ class Claim:
             ended.result.model_dump_json() if ended.result else "",
             json.dumps(well_formed(list(ended.log_tail))),
             BACKOFF_MS,
+            *self._to_blame(ended),
         )
         return answer
+
+    def _to_blame(self, ended: Ended) -> Sequence[str]:
+        if ended.nodes is not None:
+            return ended.nodes
+        return (self._node,) if ended.outcome == "node-failed" else ()
+
+    def note_fetching(self, *, begins: bool) -> None:
+        """Far files may take their time: the other nodes wait for this one until it has them. Raises `RedisError`."""
+        self._redis.hset(keys.job(self.job_id), f"fetching:{self._node}", self.attempt if begins else "")
+
+    def last_vetting(self) -> Vetting | None:
+        """This node's. Raises `RedisError`."""
+        text = self._redis.hget(keys.node(self._node), "vetting")
+        return Vetting.read(text) if text else None
+
+    def note_vetting(self, vetting: Vetting) -> None:
+        """With a heartbeat of this node. Raises `RedisError`."""
+        self._redis.register_script(SCRIPTS["heartbeat"])(args=[self._node, vetting.model_dump_json()])
 
     def fate(self) -> Fate | None:
         """What became of the job, whoever ended it. None if it is gone."""

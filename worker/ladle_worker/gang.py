@@ -7,24 +7,33 @@ import json
 import random
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
-from ladle_contracts import Reason
+from ladle_contracts import JobSpec, Reason
+from ladle_worker.inputs_difference import difference
 from ladle_worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
 
 class CannotMeet(Exception):
-    """The nodes cannot run ranks together. `reason` says whether that may change."""
+    """The nodes cannot run ranks together."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, node: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.node = node
+        """Where something has to be set right, if that is one node."""
+
+    @property
+    def is_final(self) -> bool:
+        """Versions stay what they are. An address, a port or what a network's file system shows may change soon."""
+        return self.reason in (Reason.VERSION_MISMATCH, Reason.PATH_NOT_ALLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,12 @@ class Place:
     versions: Mapping[str, str]
     ranks: int = 1
     """How many ranks this node would run."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What it sees of the job's inputs: `inputs_seen`."""
+    refused: str = ""
+    """Why it does not see them at all."""
+    vetting: Mapping[str, Any] = field(default_factory=dict)
+    """What it found when it looked at itself: a `Vetting`, if it has."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -66,7 +81,7 @@ class Gang:
     def torchrun_arguments(self) -> tuple[str, ...]:
         # An address and a port that are given: c10d's own rendezvous guesses host names, and hangs in containers.
         return (
-            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}", f"--local-addr={self.address}"),
+            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}"),
             *(f"--master-addr={self.head.address}", f"--master-port={self.head.port}"),
         )
 
@@ -77,16 +92,18 @@ class Gang:
         return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
 
 
-def place_of(settings: Settings, ranks: int = 1) -> Place:
+def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None = None, refused: str = "") -> Place:
     """This node's. Raises `CannotMeet` if no port is free."""
     address = own_address(settings)
     return Place(
         node=settings.node_id,
         host=socket.gethostname(),
         address=address,
-        port=free_port(address, settings.ports),
+        port=_own_port(address, settings),
         versions=versions_here(),
         ranks=ranks,
+        seen=seen or {},
+        refused=refused,
     )
 
 
@@ -104,6 +121,7 @@ def gather(places: Sequence[Place], node_rank: int) -> Gang:
             Reason.NODES_CANNOT_MEET,
             f"The nodes of a job must reach each other, but node `{head.node}` has only the address {head.address}, "
             f"which node `{far[0].node}` on host `{far[0].host}` cannot reach. Set `LADLE_ADDRESS` on `{head.node}`.",
+            head.node,
         )
     return Gang(
         num_nodes=len(places),
@@ -126,6 +144,23 @@ def _check_versions(places: Sequence[Place]) -> None:
                 )
 
 
+def check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+    """Raises `CannotMeet` where the nodes do not see the same files."""
+    refused = [place for place in places if place.refused]
+    if len(refused) == len(places):
+        raise CannotMeet(Reason.PATH_NOT_ALLOWED, refused[0].refused)
+    if refused:
+        seeing = next(place for place in places if not place.refused)
+        raise CannotMeet(
+            Reason.INPUTS_DIFFER,
+            f"The nodes of a job must see the same files, but node `{refused[0].node}` does not see those of node "
+            f"`{seeing.node}`. It says: {refused[0].refused} Is the folder mounted there, and in its `LADLE_ROOTS`?",
+            refused[0].node,
+        )
+    if different := difference({place.node: place.seen for place in places}, spec):
+        raise CannotMeet(Reason.INPUTS_DIFFER, different)
+
+
 def own_address(settings: Settings) -> str:
     """As a number. Raises `CannotMeet` where the name in `LADLE_ADDRESS` is not known."""
     if settings.address is None:
@@ -137,6 +172,7 @@ def own_address(settings: Settings) -> str:
             Reason.NODES_CANNOT_MEET,
             f"`LADLE_ADDRESS` of node `{settings.node_id}` must be an address or a name that is known there, but is "
             f"`{settings.address}`: {error}.",
+            settings.node_id,
         ) from error
     return str(found[0][4][0])
 
@@ -178,6 +214,13 @@ def free_port(address: str, ports: tuple[int, int]) -> int:
         Reason.NODES_CANNOT_MEET,
         f"A port of {first}-{last} must be free at {address}, but none is. `LADLE_PORTS` sets the range.",
     )
+
+
+def _own_port(address: str, settings: Settings) -> int:
+    try:
+        return free_port(address, settings.ports)
+    except CannotMeet as error:
+        raise CannotMeet(error.reason, str(error), settings.node_id) from None
 
 
 def interface_of(address: str) -> str | None:

@@ -44,6 +44,11 @@ class JobFolder:
         """The engine's resume state, which later attempts use."""
         return self.path / "state"
 
+    @property
+    def state_mark(self) -> Path:
+        """Holds the number of the last attempt that used the state here."""
+        return self.path / "state-attempt"
+
     def attempt(self, number: int, node_rank: int = 0) -> AttemptFolder:
         """That of one node. Several nodes may share the disk."""
         return AttemptFolder(self.path / f"attempt-{number}").of_machine(node_rank)

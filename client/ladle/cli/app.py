@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
+from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
@@ -60,6 +61,7 @@ RESULTS = Path("ladle-results")
 DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(task_commands.app, name="task")
+app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")
 
 
@@ -425,11 +427,11 @@ def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
 
 @app.command()
 def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """List the worker machines."""
-    from ladle.cli.render import nodes_table
+    """List the worker machines: whether they take jobs, what they run, and what their vetting found."""
+    from ladle.cli.node_view import nodes_view
 
     with _client(url, token) as client:
-        _show(client.nodes(), nodes_table, as_json)
+        _show(client.nodes(), nodes_view, as_json)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.text import Text
 from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
-from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, NodeRecord, OptionInfo, TaskInfo
+from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 
 STATE_STYLES = {
     "succeeded": "green",
@@ -183,7 +183,27 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
 def _outcome(record: JobRecord) -> str:
     if record.result is not None:
         return _short_verdict(record.result)
-    return record.waiting_for or (str(record.reason) if record.reason else record.progress.stage)
+    waits = "; ".join(filter(None, (record.waiting_for, turn(record))))
+    return waits or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def turn(record: JobRecord) -> str:
+    """Where a queued job is and when it starts: `position 3, starts in about 12 min`; empty for any other."""
+    if record.queue_position is None:
+        return ""
+    if record.starts_in_s is None:
+        return f"position {record.queue_position}, nothing is known yet about when it starts"
+    if record.starts_in_s < 60:
+        return f"position {record.queue_position}, starts within a minute"
+    return f"position {record.queue_position}, starts in about {_about(record.starts_in_s)}"
+
+
+def _about(seconds: float) -> str:
+    """`12 min`, `5 h`, `3 days`"""
+    for length, unit in ((2 * 86400, "days"), (2 * 3600, "h")):
+        if seconds >= length:
+            return f"{round(seconds / (86400 if unit == 'days' else 3600))} {unit}"
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def results_table(results: Iterable[FoundResult]) -> Table:
@@ -225,8 +245,11 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_row("submitted", ago(record.created_at))
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)
+    if place := turn(record):
+        rows.add_row("queue", place)
     if record.nodes:
-        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed")
+        of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
+        rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")
     if record.spec.resources.timeout_s and record.result is None:
         rows.add_row("may run", f"{duration(record.spec.resources.timeout_s)}, all attempts together")
     if record.progress.stage and record.result is None:
@@ -239,24 +262,6 @@ def record_summary(record: JobRecord) -> RenderableType:
     elif record.log_tail:
         parts += ["", Text("The end of the log:", style="dim"), *[Text(f"  {line}") for line in record.log_tail]]
     return Group(*parts)
-
-
-def nodes_table(nodes: Iterable[NodeRecord]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("node", "alive", "ranks", "GPUs", "torch", "confined", "job", "last seen"):
-        table.add_column(name)
-    for node in nodes:
-        table.add_row(
-            node.id,
-            Text("yes", "green") if node.alive else Text("no", "red"),
-            str(node.ranks),
-            ", ".join(node.gpus) or "-",
-            node.torch_version,
-            ", ".join(node.protections) or "-",
-            ", ".join(node.job_ids) or node.job_id or "-",
-            ago(node.heartbeat_at),
-        )
-    return table
 
 
 def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:

@@ -14,10 +14,10 @@ if not mine then return {'stale'} end
 if redis.call('HEXISTS', leases_key(id), node) == 1 then return {'taken'} end
 redis.call('HSET', leases_key(id), node, text(now_ms() + lease_ms))
 redis.call('HSET', job_key(id), claimed_by, token)
-redis.call('HDEL', node_key(node), 'missed_at')
+if not redis.call('HGET', node_key(node), 'failures_in_row') then redis.call('HDEL', node_key(node), 'missed_at') end
 if redis.call('HLEN', leases_key(id)) == #reserved then
   redis.call('HSETNX', job_key(id), 'started_at', text(now_ms()))
-  redis.call('HSET', job_key(id), 'running_since', text(now_ms()))
+  redis.call('HSET', job_key(id), 'running_at', text(now_ms()), 'running_since', text(now_ms()))
   move(id, 'running')
 end
 return {'ok', get(id, 'spec')}

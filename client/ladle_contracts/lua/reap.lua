@@ -10,30 +10,35 @@ if not state or TERMINAL[state] or state == 'queued' then
   redis.call('SREM', PREFIX .. 'active', id)
   return state or ''
 end
-local expired, claimed = nil, 0
+local expired, restarted, claimed = {}, true, 0
 local leases = redis.call('HGETALL', leases_key(id))
 for position = 1, #leases, 2 do
   claimed = claimed + 1
-  if tonumber(leases[position + 1]) < now then expired = leases[position] end
+  if tonumber(leases[position + 1]) < now then
+    expired[#expired + 1] = leases[position]
+    restarted = restarted and leases[position + 1] == '0'
+  end
 end
+table.sort(expired)
 if state == 'cancelling' then
-  if claimed == 0 or expired then
+  if claimed == 0 or #expired > 0 then
     finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
     return 'cancelled'
   end
   return 'alive'
 end
-if expired then
-  return try_again(id, true, 'node-lost', 'Node `' .. expired .. '` no longer responds.', backoff_ms)
+if #expired > 0 then
+  local message = named(expired) .. (#expired == 1 and ' no longer responds.' or ' no longer respond.')
+  if restarted then message = named(expired) .. (#expired == 1 and ' has' or ' have') .. ' restarted.' end
+  return fail_of_lost_nodes(id, expired, message, backoff_ms)
 end
 if state == 'scheduled' then
   if tonumber(get(id, 'claim_by')) < now then
+    local silent = {}
     for _, node in ipairs(cjson.decode(get(id, 'nodes'))) do
-      if redis.call('HEXISTS', leases_key(id), node) == 0 then
-        redis.call('HSET', node_key(node), 'missed_at', text(now))
-      end
+      if redis.call('HEXISTS', leases_key(id), node) == 0 then silent[#silent + 1] = node end
     end
-    return try_again(id, false, 'node-lost', 'Not all nodes answered in time.', 0)
+    return fail_of_nodes(id, silent, 'node-lost', named(silent) .. ' did not answer in time.', backoff_ms)
   end
   return 'unclaimed'
 end

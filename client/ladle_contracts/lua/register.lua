@@ -9,7 +9,8 @@ end
 local now = text(now_ms())
 for position = 2, #ARGV, 2 do redis.call('HSET', node_key(node), ARGV[position], ARGV[position + 1]) end
 redis.call('HSET', node_key(node), 'started_at', now, 'heartbeat_at', now, 'leaving', 0)
-redis.call('HDEL', node_key(node), 'missed_at')
+-- What it did before stays known: its failures, and whether it takes jobs.
+if not redis.call('HGET', node_key(node), 'failures_in_row') then redis.call('HDEL', node_key(node), 'missed_at') end
 redis.call('SADD', PREFIX .. 'nodes', node)
 redis.call('PUBLISH', PREFIX .. 'wake', node)
 return 'ok'

@@ -28,11 +28,12 @@ for _, id in ipairs(older(PREFIX .. 'finished:traces', traces_ms)) do
   removed = removed + 1
 end
 for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
-  local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'job')
+  local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'job', 'cordoned')
   local is_old = nodes_ms > 0 and (not fields[1] or tonumber(fields[1]) < now - nodes_ms)
   local has_jobs = redis.call('SISMEMBER', PREFIX .. 'active', fields[2] or '') == 1
                    or #redis.call('SINTER', node_jobs_key(node), PREFIX .. 'active') > 0
-  if is_old and not has_jobs then
+  -- Who is cordoned stays so until the operator says otherwise.
+  if is_old and not has_jobs and (fields[3] or '') == '' then
     redis.call('SREM', PREFIX .. 'nodes', node)
     -- With the calls that nobody has heard.
     redis.call('DEL', node_key(node), node_jobs_key(node), 'ladle.node.' .. node)

@@ -20,9 +20,9 @@ from ladle import (
     UnexpectedAnswer,
 )
 from ladle._retry import Backoff, parse_retry_after
-from ladle_contracts import ErrorCode, JobPage
-from ladle_contracts.api import MethodList, NodeList, TaskList, Version
-from tests.unit.client.answers import Script, client, ok, problem, record
+from ladle_contracts import ErrorCode, JobPage, NodeRecord
+from ladle_contracts.api import MethodList, NodeChange, NodeList, TaskList, Version
+from tests.unit.client.answers import NOW, Script, client, ok, problem, record
 
 REFUSED = httpx2.ConnectError("connection refused")
 
@@ -158,6 +158,25 @@ def test_nodes_methods_tasks_and_version_are_asked_where_they_are() -> None:
         assert (asking.nodes(), asking.methods(), asking.tasks()) == ((), (), ())
         assert asking.version().version == "1.2"
     assert [request.url.path for request in script.requests] == ["/v1/nodes", "/v1/methods", "/v1/tasks", "/version"]
+
+
+def test_an_operator_says_whether_a_node_takes_jobs() -> None:
+    change = NodeChange(
+        node=NodeRecord(
+            id="n/1", host="h", ranks=1, version="1", torch_version="2", started_at=NOW, heartbeat_at=NOW, alive=True
+        ),
+        changed=True,
+    )
+    script = Script(ok(change), ok(change), ok(change))
+    with client(script) as asking:
+        assert asking.cordon("n/1", reason="a disk") == change
+        assert asking.drain("n/1", now=True) == change
+        assert asking.uncordon("n/1") == change
+    assert [(request.method, request.url.raw_path) for request in script.requests] == [
+        ("POST", b"/v1/nodes/n%2F1/cordon?reason=a+disk"),
+        ("POST", b"/v1/nodes/n%2F1/drain?now=true"),
+        ("POST", b"/v1/nodes/n%2F1/uncordon"),
+    ]
 
 
 def test_a_job_id_cannot_lead_to_another_address() -> None:

@@ -44,9 +44,10 @@ from ladle_contracts import (
     StateChanged,
     StepDone,
     TaskInfo,
+    Vetting,
     Warned,
 )
-from ladle_contracts.api import Health, LogTail, MethodList, NodeList, TaskList, Version
+from ladle_contracts.api import Health, LogTail, MethodList, NodeChange, NodeList, TaskList, Version
 from ladle_contracts.inspection import (
     AutoPlan,
     InspectedCheckpoint,
@@ -78,7 +79,8 @@ METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_
 TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
 NODE = NodeRecord(
     id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
-    heartbeat_at=NOW, alive=True, job_id=HOSTILE, protections=(HOSTILE,),
+    heartbeat_at=NOW, alive=True, job_id=HOSTILE, protections=(HOSTILE,), cordoned=HOSTILE, failures_in_row=1,
+    last_failure=HOSTILE, vetting=Vetting(at=NOW, took_s=1.0, problem=HOSTILE),
 )  # fmt: skip
 TOLD = InspectionProblem(code=HOSTILE, message=HOSTILE)
 INSPECTION = Inspection(
@@ -139,6 +141,9 @@ class HostileService:
             "logs": lambda: ok(LogTail(lines=(HOSTILE, "\ttab\tand " + HOSTILE))),
             "result": lambda: ok(HOSTILE_RESULT),
             "events": lambda: stream(*map(message, self.events())),
+            "cordon": lambda: ok(NodeChange(node=NODE, changed=True)),
+            "drain": lambda: ok(NodeChange(node=NODE, changed=False)),
+            "uncordon": lambda: problem(ErrorCode.NOT_FOUND, HOSTILE),
             "cancel": lambda: problem(ErrorCode.ALREADY_FINISHED, HOSTILE),
         }
         if request.method == "POST" and request.url.path == "/v1/jobs":
@@ -211,6 +216,9 @@ SHOWING = {
     "methods": [["methods"]],
     "tasks": [["tasks"]],
     "nodes": [["nodes"]],
+    "node cordon": [["node", "cordon", HOSTILE]],
+    "node drain": [["node", "drain", "n1", "--now", "--reason", FOLDER]],
+    "node uncordon": [["node", "uncordon", HOSTILE]],
     "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
     "version": [["version"]],
     "task new": [["task", "new", FOLDER]],

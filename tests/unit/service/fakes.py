@@ -169,6 +169,17 @@ class FakeStore:
     async def logs(self, job_id: str, tail: int) -> list[str]:
         return self.lines.get(job_id, [])[-tail:]
 
+    async def change_node(self, node_id: str, verb: str, reason: str) -> bool | None:
+        self._fail()
+        for position, machine in enumerate(self.machines):
+            if machine.id == node_id:
+                wanted = {"cordoned": None if verb == "uncordon" else reason, "draining": verb.startswith("drain")}
+                changed = (machine.cordoned is None) != (verb == "uncordon")
+                if changed:
+                    self.machines[position] = machine.model_copy(update=wanted)
+                return changed
+        return None
+
     async def nodes(self) -> list[NodeRecord]:
         return self.machines
 

@@ -56,6 +56,8 @@ def test_what_would_come_again_is_final(error: Exception, reason: Reason) -> Non
         RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"),
         torch.distributed.DistBackendError("NCCL error: remote process exited"),
         RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError("CUDA error: no CUDA-capable device is detected"),
+        RuntimeError("No CUDA GPUs are available"),
     ],
     ids=str,
 )
@@ -175,7 +177,7 @@ def test_the_log_has_the_traceback_of_the_tasks_own_error_and_not_of_ladles(caps
     [
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "failed", Reason.INTERNAL_ERROR),
         (KeyError("progress"), "failed", Reason.INTERNAL_ERROR),
-        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "crashed", Reason.CRASHED),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "node-failed", Reason.CRASHED),
     ],
     ids=str,
 )
@@ -196,9 +198,9 @@ def test_a_mistake_in_the_agent_is_final_too_and_not_a_lost_node(
         (errno.EDQUOT, "failed", Reason.DISK_FULL),
         (errno.EROFS, "failed", Reason.RESULTS_UNWRITABLE),
         (errno.EACCES, "failed", Reason.RESULTS_UNWRITABLE),
-        (errno.ENOENT, "crashed", Reason.RESULTS_UNWRITABLE),
-        (errno.ESTALE, "crashed", Reason.RESULTS_UNWRITABLE),
-        (errno.EIO, "crashed", Reason.RESULTS_UNWRITABLE),
+        (errno.ENOENT, "node-failed", Reason.RESULTS_UNWRITABLE),
+        (errno.ESTALE, "node-failed", Reason.RESULTS_UNWRITABLE),
+        (errno.EIO, "node-failed", Reason.RESULTS_UNWRITABLE),
     ],
 )
 def test_the_agents_own_errors_of_the_results_disk_have_their_reason(
@@ -217,7 +219,9 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
         job_id, attempt, output, spec = "job", 1, "out", JobSpec(ckpt_dir="/c", val_set="/v")
 
     settings = type(
-        "Settings", (), {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0}
+        "Settings",
+        (),
+        {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0, "state_copy_s": 1.0},
     )
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]
     assert ended is not None

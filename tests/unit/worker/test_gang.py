@@ -33,7 +33,7 @@ def test_rank_0_waits_on_the_first_node() -> None:
     gang = gather([place(1), place(2), place(3)], node_rank=2)
     assert gang == Gang(num_nodes=3, node_rank=2, head=place(1), address="10.0.0.3")
     assert gang.torchrun_arguments == (
-        *("--nnodes=3", "--node-rank=2", "--local-addr=10.0.0.3", "--master-addr=10.0.0.1", "--master-port=29401"),
+        *("--nnodes=3", "--node-rank=2", "--master-addr=10.0.0.1", "--master-port=29401"),
     )
 
 

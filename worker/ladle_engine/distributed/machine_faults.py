@@ -8,7 +8,13 @@ from ladle_engine.distributed.collectives import is_lost_rank
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.storage.atomic_folder import FULL_DISK, STORAGE_FAULTS, LostFolder
 
-BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|hardware stack error|GPU is lost", re.IGNORECASE)
+BROKEN_GPU = re.compile(
+    r"uncorrectable (ECC|NVLink) error|hardware stack error|GPU is lost|fallen off the bus|NVRM: Xid"
+    r"|no CUDA-capable device is detected|CUDA-capable device\(s\) is/are busy or unavailable"
+    r"|No CUDA GPUs are available|CUDA driver version is insufficient|CUDA driver initialization failed"
+    r"|system not yet initialized|driver/library version mismatch|no kernel image is available|Found no NVIDIA driver",
+    re.IGNORECASE,
+)
 """torch has no class of its own for these."""
 
 
