@@ -102,7 +102,7 @@ bench-accuracy: $(STAMP) ## Test losses: every method on Fashion-MNIST, and the 
 gpu-check: $(STAMP) ## Check Ladle on a GPU and measure it, in under ten minutes; see docs/gpu.md. GPU=--quick is shorter.
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
-compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from outside, take it down.
+compose-test: $(STAMP) ## Build both images, bring the stack up, on one machine and on several, run jobs, take it down. 5 minutes or more.
 	docker/compose-test.sh
 
 clean: ## Remove everything that the targets made.
