@@ -116,9 +116,8 @@ def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path)
         for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("stranger", "x")):
             with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:
                 client.ping()
-        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client:
-            with pytest.raises(AuthenticationError):
-                client.ping()
+        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client, pytest.raises(AuthenticationError):
+            client.ping()
         with connected(tmp_path, "worker", "worker") as client:
             assert client.ping()
             with pytest.raises(NoPermissionError):
