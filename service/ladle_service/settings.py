@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
     """Of one owner, on average over 20 seconds."""
     max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
+    max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
+    """The most nodes that a job may ask for. By default there is no limit."""
+    oversized_jobs: Literal["refuse", "wait"] = "refuse"
+    """What becomes of a job that needs more than all known nodes: it is refused, or waits until there are more."""
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -31,13 +31,13 @@ class Waker:
 
     async def wake(self, node_id: str, job_id: str, attempt: int, node_rank: int) -> None:
         """Raises `kombu.exceptions.OperationalError` when the broker does not answer."""
-        # kombu blocks, so it runs in a thread.
+        # kombu blocks, so it runs in a thread. No expiry: the node would judge it by its own clock, and an old message
+        # does no harm, because its attempt can no longer be claimed.
         await asyncio.to_thread(
             self._celery.send_task,
             keys.RUN_TASK,
             args=[job_id, attempt, node_rank],
             queue=keys.node_queue(node_id),
-            expires=3600,
         )
 
     def close(self) -> None:

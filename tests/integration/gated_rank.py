@@ -1,12 +1,15 @@
 """The real rank, but it saves its state at every step and can be held at a point: `LADLE_RANK_MODULE` of some tests.
 
-The gate's folder stands in a file beside the results: ranks inherit no variables of ours.
+The gates are files beside the results, because ranks inherit no variables of ours: in `gates/<name of the output>`, for
+a job that has such a folder, or in `gates`.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from typing import Any
 
 from ladle_engine import resume_state as state
 from ladle_engine.training import trainer as train
-from ladle_worker import rank
+from ladle_worker import rank, told
 from ladle_worker.job_folder import AttemptFolder
 
 DEADLINE_S = 240
@@ -25,8 +28,34 @@ def main(attempt_folder: str) -> int:
     results = Path(attempt_folder).parents[2]
     # It may be a link, so that it stays what it is while a test does something to the disk of the results.
     gates = (results / "gates").resolve()
-    state.ResumeState.is_due = lambda self: self._folder is not None  # type: ignore[method-assign]
+    turn_clock(gates)
+    job = json.loads((Path(attempt_folder) / "job.json").read_text())
+    gates = gates_of(gates, job["spec"]["output"]["name"])
+    hold_stages(gates)
+    hold_training(gates)
+    hold_writing(gates)
+    fail_states(gates)
+    hold(gates, "start")
+    status = rank.main(attempt_folder)
+    hold(gates, "outcome")
+    return status
 
+
+def hold_stages(gates: Path) -> None:
+    """Rank 0, which tells of them: `stage-check` and so on."""
+    event_body = told.event_body
+
+    def held(event: Any) -> Any:
+        body = event_body(event)
+        if body.kind == "stage":
+            hold(gates, f"stage-{body.stage}")
+        return body
+
+    told.event_body = held
+
+
+def hold_training(gates: Path) -> None:
+    """Every rank at every step: `train-1` and so on."""
     original = train.Trainer.loss_and_gradient
     steps = 0
 
@@ -37,30 +66,51 @@ def main(attempt_folder: str) -> int:
         return original(self, *arguments)  # type: ignore[arg-type]
 
     train.Trainer.loss_and_gradient = held  # type: ignore[assignment, method-assign]
-    engine = importlib.import_module("ladle_engine.average")
-    write_output = engine.write_output
 
-    def written(*arguments: object) -> object:
+
+def hold_writing(gates: Path) -> None:
+    """Before the model is written, and before its outcome is told: `write` and `tell`."""
+    engine = importlib.import_module("ladle_engine.average")
+    write_output, tell = engine.write_output, AttemptFolder.tell
+
+    def write_held(*arguments: object) -> object:
         hold(gates, "write")
         return write_output(*arguments)
 
-    engine.write_output = written  # type: ignore[attr-defined]
-    tell, write_sealed = AttemptFolder.tell, state.write_sealed
-
-    def told(self: AttemptFolder, outcome: Mapping[str, Any]) -> None:
+    def tell_held(self: AttemptFolder, outcome: Mapping[str, Any]) -> None:
         hold(gates, "tell")
         tell(self, outcome)
+
+    engine.write_output = write_held  # type: ignore[attr-defined]
+    AttemptFolder.tell = tell_held  # type: ignore[method-assign]
+
+
+def fail_states(gates: Path) -> None:
+    """It saves its state at every step, or fails to: `state`."""
+    state.ResumeState.is_due = lambda self: self._folder is not None  # type: ignore[method-assign]
+    write_sealed = state.write_sealed
 
     def sealed(path: Path, content: bytes, kind: str) -> None:
         fail(gates, "state")
         write_sealed(path, content, kind)
 
-    AttemptFolder.tell = told  # type: ignore[method-assign]
     state.write_sealed = sealed  # type: ignore[attr-defined]
-    hold(gates, "start")
-    status = rank.main(attempt_folder)
-    hold(gates, "outcome")
-    return status
+
+
+def gates_of(gates: Path, output: str | None) -> Path:
+    own = gates / (output or "")
+    return own if own.is_dir() else gates
+
+
+def turn_clock(gates: Path) -> None:
+    """Starts this process again with a wrong clock, where the test says so in `<host's name>.clock`: variables as
+    JSON."""
+    path = gates / f"{socket.gethostname()}.clock"
+    if path.exists() and "FAKETIME" not in os.environ:
+        environment = {**os.environ, **json.loads(path.read_text())}
+        os.execve(
+            sys.executable, [sys.executable, "-u", "-m", "tests.integration.gated_rank", *sys.argv[1:]], environment
+        )
 
 
 def hold(gates: Path, name: str) -> None:

@@ -398,8 +398,8 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
         keys.job("job-x"),
         keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
         keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
-        keys.LANES, keys.lane("me"), keys.node("d"), keys.node_jobs("d"), keys.job(other), keys.events(other),
-        keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
+        keys.LANES, keys.lane("me"), keys.SERVED, keys.SERVED_ALL, keys.TURNS, keys.node("d"), keys.node_jobs("d"),
+        keys.job(other), keys.events(other), keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
     }  # fmt: skip
     assert set(machine.redis.scan_iter("*")) == expected
 

@@ -230,8 +230,7 @@ class StandIn:
         labels = {JOB: work["metadata"]["name"], **(template["metadata"].get("labels") or {})}
         annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
         metadata = {"name": name, "labels": labels, "annotations": annotations, "uid": str(uuid.uuid4())}
-        used = len([pod for pod in self.pods.values() if not pod.has_ended])
-        host = self.hosts[used % len(self.hosts)] if self.hosts else None
+        host = self.hosts[len(self.pods) % len(self.hosts)] if self.hosts else None
         self.pods[name] = Pod(metadata, template["spec"], work["metadata"]["uid"], self.folder / f"{name}.log", host)
 
     def _try_to_start(self, pod: Pod) -> None:

@@ -24,6 +24,7 @@ from ladle_worker.launch.choose import check_launcher
 from ladle_worker.launch.launcher import WrongLauncher
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
+from ladle_worker.slots import Slots, WrongSlots, divide
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,11 @@ def main() -> int:
         logger.warning("%s", WITHOUT_OPENAT2)
     try:
         check_launcher(settings)
-        node = Node(settings, describe())
-    except (CannotDescribe, CannotConfine, WrongLauncher) as error:
+        described = describe()
+        if settings.slots > 1:
+            return Slots(divide(settings, described)).run()
+        node = Node(settings, described)
+    except (CannotDescribe, CannotConfine, WrongLauncher, WrongSlots) as error:
         print(for_terminal(str(error)), file=sys.stderr)
         return 2
     app = make_app(settings, node)

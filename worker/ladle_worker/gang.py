@@ -52,6 +52,8 @@ class Place:
     """What it sees of the job's inputs: `inputs_seen`."""
     refused: str = ""
     """Why it does not see them at all."""
+    vetting: Mapping[str, Any] = field(default_factory=dict)
+    """What it found when it looked at itself: a `Vetting`, if it has."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -109,11 +111,10 @@ def versions_here() -> dict[str, str]:
     return {name: version(name) for name in ("ladle", "torch")}
 
 
-def gather(places: Sequence[Place], node_rank: int, spec: JobSpec) -> Gang:
+def gather(places: Sequence[Place], node_rank: int) -> Gang:
     """Raises `CannotMeet` where they do not fit together."""
     head = places[0]
     _check_versions(places)
-    _check_inputs(places, spec)
     far = [place for place in places if place.host != head.host]
     if far and ipaddress.ip_address(head.address).is_loopback:
         raise CannotMeet(
@@ -143,7 +144,8 @@ def _check_versions(places: Sequence[Place]) -> None:
                 )
 
 
-def _check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+def check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+    """Raises `CannotMeet` where the nodes do not see the same files."""
     refused = [place for place in places if place.refused]
     if len(refused) == len(places):
         raise CannotMeet(Reason.PATH_NOT_ALLOWED, refused[0].refused)

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     """The address that results are uploaded to, such as `s3://bucket/results`. By default they are not."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
+    slots: Annotated[int, Field(ge=1, le=64)] = 1
+    """Into how many nodes this machine is divided, each with its share of the GPUs, or of the cores, and of the memory.
+    They are called `<LADLE_NODE_ID>-1` and so on."""
+    host_bytes: Annotated[int, Field(gt=0)] | None = None
+    """How much of the machine's memory the ranks of this node may take together. By default all that is free."""
     address: str | None = None
     """Where the other nodes of a job reach this one: a name or an address. By default that which leads to Redis."""
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)

@@ -52,25 +52,33 @@ local function surveyed(ranks)
   return surveys[ranks]
 end
 
+-- How many nodes each owner has, and when it was last served.
+local function shares(with_gaps)
+  local used, key = nodes_in_use(work, with_gaps), with_gaps and SERVED_ALL or SERVED
+  return function(owner) return {used = used[owner] or 0, served = tonumber(redis.call('HGET', key, owner) or 0)} end
+end
+
 -- The first one of each lane, without those that need more nodes than there are.
 local function candidates()
-  local found, used, used_with_gaps = {}, nodes_in_use(work, false), nodes_in_use(work, true)
+  local found, in_turn, in_gaps = {}, shares(false), shares(true)
   for _, lane in ipairs(lanes()) do
     local job = first_of(lane)
     if job and is_possible(surveyed(job.need.ranks), job.need.least) then
       job.found = surveyed(job.need.ranks)
       job.least = least_now(job.need, job.found, get(job.id, 'queued_at'), now)
-      job.used, job.used_with_gaps = used[job.need.owner] or 0, used_with_gaps[job.need.owner] or 0
+      job.in_turn, job.in_gaps = in_turn(job.need.owner), in_gaps(job.need.owner)
       found[#found + 1] = job
     end
   end
   return found
 end
 
--- The owner with the fewest nodes goes first.
-local function fairly(used)
+-- The owner with the fewest nodes goes first; of several, the one who was served the longest ago.
+local function fairly(share)
   return function(one, other)
-    if one[used] ~= other[used] then return one[used] < other[used] end
+    local its, others = one[share], other[share]
+    if its.used ~= others.used then return its.used < others.used end
+    if its.served ~= others.served then return its.served < others.served end
     if one.place ~= other.place then return one.place < other.place end
     return one.id < other.id
   end
@@ -78,7 +86,7 @@ end
 
 -- The job that is next. Once it waits for nodes, only one with an earlier place comes before it.
 local function head_of(jobs)
-  table.sort(jobs, fairly('used'))
+  table.sort(jobs, fairly('in_turn'))
   local waiting, place = redis.call('GET', HEAD), math.huge
   for _, job in ipairs(jobs) do
     if job.id == waiting then place = job.place end
@@ -114,7 +122,7 @@ end
 -- starts.
 local function fit_for_gap(jobs, head)
   local starts = certain_start(head)
-  table.sort(jobs, fairly('used_with_gaps'))
+  table.sort(jobs, fairly('in_gaps'))
   for _, job in ipairs(jobs) do
     if job.id ~= head.id then
       local most = head.need.ranks - 1

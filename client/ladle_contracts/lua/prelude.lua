@@ -15,6 +15,8 @@ local POINT_MS = 600000
 local PATIENCE_MS = 120000
 -- The id of the job that is next, while it waits for nodes.
 local HEAD = PREFIX .. 'head'
+-- Owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too.
+local SERVED, SERVED_ALL = PREFIX .. 'served', PREFIX .. 'served:all'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end

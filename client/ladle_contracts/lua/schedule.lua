@@ -25,6 +25,9 @@ redis.call('DEL', leases_key(id))
 redis.call('HSET', job_key(id), 'nodes', cjson.encode(chosen), 'claim_by', text(now + claim_ms), 'took', took,
            'in_gap', ARGV[6] or '')
 dequeue(id)
+local turn = redis.call('INCR', PREFIX .. 'turns')
+redis.call('HSET', SERVED_ALL, need.owner, turn)
+if ARGV[6] ~= '1' then redis.call('HSET', SERVED, need.owner, turn) end
 redis.call('SADD', PREFIX .. 'active', id)
 move(id, 'scheduled')
 return {'scheduled', text(attempt), unpack(chosen)}

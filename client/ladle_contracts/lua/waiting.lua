@@ -31,13 +31,20 @@ end
 local owners = read_lanes()
 
 -- How many jobs of the same owner come before it, and how many nodes they need.
-local function own_before(owner, place)
-  local jobs, needed = 0, 0
+local function own_before(id, owner)
+  local jobs, needed, place = 0, 0, place_of(id)
   for _, lane in ipairs(owners[owner] and owners[owner].lanes or {}) do
-    local count = redis.call('ZCOUNT', lane.key, '-inf', '(' .. place)
+    local count = redis.call('ZRANK', lane.key, id) or redis.call('ZCOUNT', lane.key, '-inf', '(' .. place)
     jobs, needed = jobs + count, needed + count * lane.need.nodes
   end
   return jobs, needed
+end
+
+-- Whether the other owner's turn is first, if both have equally many nodes.
+local function is_served_first(other, owner, created_at)
+  local others, own = redis.call('HGET', SERVED, other) or 0, redis.call('HGET', SERVED, owner) or 0
+  if others ~= own then return tonumber(others) < tonumber(own) end
+  return redis.call('ZCOUNT', owner_state_key(other, 'queued'), '-inf', '(' .. created_at) > 0
 end
 
 -- About the same for other owners: they take turns, and who has more nodes waits for as many turns.
@@ -46,9 +53,8 @@ local function others_before(owner, own_jobs, created_at)
   for other, has in pairs(owners) do
     if other ~= owner then
       local turns = own_jobs + (used[owner] or 0) - (used[other] or 0)
-      local surely, perhaps = math.min(has.jobs, math.max(0, turns)), math.min(has.jobs, math.max(0, turns + 1))
-      local older = redis.call('ZCOUNT', owner_state_key(other, 'queued'), '-inf', '(' .. created_at)
-      local count = math.max(surely, math.min(perhaps, older))
+      if is_served_first(other, owner, created_at) then turns = turns + 1 end
+      local count = math.min(has.jobs, math.max(0, turns))
       jobs, needed = jobs + count, needed + count * has.nodes / has.jobs
     end
   end
@@ -56,6 +62,7 @@ local function others_before(owner, own_jobs, created_at)
 end
 
 local head = redis.call('GET', HEAD)
+if head and get(head, 'state') ~= 'queued' then head = false end
 
 local function about(id)
   local job = redis.call('HMGET', job_key(id), 'owner', 'created_at', 'not_before', 'queued_at', 'state')
@@ -67,9 +74,10 @@ local function about(id)
   found.fewer_in_ms = math.max(0, PATIENCE_MS - math.abs(queued_ms))
   found.jobs_before, found.nodes_before = 0, 0
   if id ~= head then
-    local own_jobs, own_nodes = own_before(job[1], place_of(id))
+    local own_jobs, own_nodes = own_before(id, job[1])
     local other_jobs, other_nodes = others_before(job[1], own_jobs, job[2])
     found.jobs_before, found.nodes_before = own_jobs + other_jobs, own_nodes + other_nodes
+    if head and found.jobs_before == 0 then found.jobs_before, found.nodes_before = 1, need_of(lane_of(head)).nodes end
   end
   return found
 end
@@ -91,5 +99,5 @@ end
 
 local answer = {took_ms = durations(), running = running(), jobs = {}}
 for position = 2, #ARGV do answer.jobs[position - 1] = about(ARGV[position]) end
-if head and get(head, 'state') == 'queued' then answer.head = supply(need_of(lane_of(head))) end
+if head then answer.head = supply(need_of(lane_of(head))) end
 return cjson.encode(answer)

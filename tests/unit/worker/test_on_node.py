@@ -25,10 +25,12 @@ LASTING = "tests.unit.worker.lasting_rank"
 MEETING = "tests.unit.worker.meeting_rank"
 
 
-def handed_over(tmp_path: Path, module: str, **settings: object) -> AttemptFolder:
+def launch_in(tmp_path: Path, module: str) -> Launch:
     folder = AttemptFolder(tmp_path / "attempt-1")
     folder.make()
-    write_whole(folder.job, {"staging": str(tmp_path / "staging"), "limit_memory": True})
+    write_whole(
+        folder.job, {"staging": str(tmp_path / "staging"), "state": str(tmp_path / "state"), "limit_memory": True}
+    )
     plan = Plan(
         agent=os.getpid(),
         protections=(),
@@ -38,7 +40,7 @@ def handed_over(tmp_path: Path, module: str, **settings: object) -> AttemptFolde
         write=writable([folder.path], []),
         devices=(),
     )
-    launch = Launch(
+    return Launch(
         folder=folder,
         job_id="job",
         attempt=1,
@@ -48,9 +50,13 @@ def handed_over(tmp_path: Path, module: str, **settings: object) -> AttemptFolde
         module=module,
         plan=plan,
     )
+
+
+def handed_over(tmp_path: Path, module: str, **settings: object) -> AttemptFolder:
+    launch = launch_in(tmp_path, module)
     made = {"roots": (tmp_path,), "results_dir": tmp_path, "confine": ("off",), **settings}
     hand_over(launch, Settings(**made))
-    return folder
+    return launch.folder
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -61,8 +61,14 @@ class Machine:
 def launch_here(head: AttemptFolder, handed: HandOver, machine: Machine, ranks: int, gang: Gang | None) -> Launch:
     """Of this machine. Its files are in `head.of_machine`, with a copy of the job. Raises OSError."""
     folder = head.of_machine(machine.node_rank)
-    plan = plan_here(head, folder, handed, gang)
-    write_whole(folder.job, _job_here(head, folder, plan))
+    job = json.loads(head.job.read_text())
+    plan = plan_here(handed, gang)
+    if folder != head:
+        # Only the first machine writes the result and the state.
+        heads = {str(head.path), job["staging"], job["state"]}
+        plan = replace(plan, write=(str(folder.path), *(path for path in plan.write if path not in heads)))
+        job["staging"] = str(folder.path / "output")
+    write_whole(folder.job, {**job, "limit_memory": MEMORY in plan.protections})
     return Launch(
         folder=folder,
         job_id=handed.job_id,
@@ -76,30 +82,19 @@ def launch_here(head: AttemptFolder, handed: HandOver, machine: Machine, ranks: 
     )
 
 
-def plan_here(head: AttemptFolder, folder: AttemptFolder, handed: HandOver, gang: Gang | None) -> Plan:
-    """The dispatcher's plan with what this machine's kernel grants. Only the first machine writes results and state.
+def plan_here(handed: HandOver, gang: Gang | None) -> Plan:
+    """The dispatcher's plan with what this machine's kernel grants.
 
     Call it in a process of one thread. Raises `CannotConfine`.
     """
     chosen = choose(handed.confine, probe(), gpus=has_gpus())
-    plan = plan_of(handed)
-    write = plan.write
-    if folder != head:
-        results = Path(plan.outputs)
-        write = (str(folder.path), *(path for path in write if not Path(path).is_relative_to(results)))
     return replace(
-        plan,
+        plan_of(handed),
         agent=os.getpid(),
         protections=among_nodes(chosen) if gang else chosen,
-        write=write,
         devices=devices(),
         ports=(gang.head.port,) if gang else (),
     )
-
-
-def _job_here(head: AttemptFolder, folder: AttemptFolder, plan: Plan) -> Mapping[str, Any]:
-    job = {**json.loads(head.job.read_text()), "limit_memory": MEMORY in plan.protections}
-    return job if folder == head else {**job, "staging": str(folder.path / "output")}
 
 
 def has_gpus() -> bool:
