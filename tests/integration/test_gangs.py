@@ -153,7 +153,7 @@ def test_a_node_that_is_never_ready_is_named_and_the_job_goes_on_without_it(
     """It comes late, and finds that the attempt is over."""
     with ExitStack() as stack:
         for number in (1, 2, 3):
-            process = worker_process(tmp_path, server, data, NODE_ID=f"node-{number}", READY_S="1")
+            process = worker_process(tmp_path, server, data, NODE_ID=f"node-{number}", READY_S="10")
             process.arguments = [sys.executable, "-m", "tests.integration.gated_worker"]
             process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
             stack.enter_context(running(process))
@@ -165,7 +165,7 @@ def test_a_node_that_is_never_ready_is_named_and_the_job_goes_on_without_it(
         assert (ended.failures, ended.node_failures) == (0, 1)
         told = [event.body.message for event in made.events(job) if event.body.kind == "state" and event.body.message]
         assert told == [
-            "All nodes of a job must be ready within 1 s, but `node-2` was not. `LADLE_READY_S` sets the limit."
+            "All nodes of a job must be ready within 10 s, but `node-2` was not. `LADLE_READY_S` sets the limit."
         ]
         late = {node.id: node.failures_in_row for node in made.call(made.store.nodes())}
         assert late == {"node-1": 0, "node-2": 1, "node-3": 0}
