@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-tasks test-formats cluster-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test clean
+.PHONY: help setup demo test test-tasks test-formats cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its c
 
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
-	  --ignore tests/cluster
+	  --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
 
 # In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.
 VISION := .cache/vision/.installed
@@ -53,6 +53,15 @@ test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results
 
 cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this machine. Needs root and iproute2. Ten minutes; LONG=1: longer.
 	LADLE_LONG_TESTS=$(LONG) $(BIN)/python -m pytest --durations 20 -rs tests/cluster
+
+# The packages are small, and what their services would do by themselves is switched off: the tests start their own.
+slurm-test: $(STAMP) ## Jobs handed over to a real Slurm of two machines, on this machine. Needs root and Debian's packages. Ten minutes.
+	@test "$$(id -u)" != 0 || command -v slurmctld >/dev/null || { apt-get update -q && apt-get install -qq -y --no-install-recommends \
+	  slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2; } || echo "Slurm cannot be installed here."
+	$(BIN)/python -m pytest --durations 20 -rs tests/slurm
+
+kubernetes-test: $(STAMP) ## Jobs as pods of a stand-in for Kubernetes, on hosts of their own. Needs root and iproute2. Some minutes.
+	$(BIN)/python -m pytest --durations 20 -rs tests/kubernetes
 
 chaos: $(STAMP) ## Random faults over the whole stack for 15 minutes. CHAOS="--seed 7 --minutes 5" repeats a seed.
 	$(BIN)/python -m tests.chaos $(CHAOS)

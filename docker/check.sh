@@ -23,4 +23,13 @@ if LADLE_REDIS_PASSWORD='' "${compose[@]}" --env-file /dev/null -f docker-compos
   echo "docker-compose.yml must refuse to start without LADLE_REDIS_PASSWORD" >&2
   exit 1
 fi
+
+# The files for Kubernetes, put together, against its schemas.
+if command -v kubectl >/dev/null; then
+  validate=.venv/bin/kubernetes-validate
+  [ -x "$validate" ] || validate=kubernetes-validate
+  kubectl kustomize docker/kubernetes | "$validate" --strict --quiet -
+else
+  echo "kubectl is not installed: docker/kubernetes is checked file by file in the tests only" >&2
+fi
 echo "container files: ok"

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from ladle_contracts.processes import end_with_parent
 from tests.polling import DEADLINE_S, until
+from tests.redis_users import users_file
 
 
 def redis_binary() -> str:
@@ -33,7 +34,10 @@ def redis_binary() -> str:
 
 @dataclass
 class RedisServer:
-    """On a unix socket in `folder`, with its data appended to a file, so that a restart loses nothing."""
+    """On a unix socket in `folder`, with its data appended to a file, so that a restart loses nothing.
+
+    Tests may do everything. The service and the workers are users who may do what they may in a deployment.
+    """
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
@@ -45,16 +49,24 @@ class RedisServer:
     def url(self) -> str:
         return f"unix://{self.folder / 'redis.sock'}"
 
+    def url_of(self, user: str) -> str:
+        return f"unix://{user}:{user}@{self.folder / 'redis.sock'}"
+
+    def users(self) -> str:
+        return users_file(default="reset on nopass ~* &* +@all")
+
     def client(self) -> Any:
         return redis.Redis.from_url(self.url, decode_responses=True)
 
     def start(self) -> None:
+        users = self.folder / "users.acl"
+        users.write_text(self.users())
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(*self.prefix, redis_binary(), *self.options, "--unixsocket", str(self.folder / "redis.sock")),
                     *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-                    *("--maxmemory-policy", "noeviction"),
+                    *("--maxmemory-policy", "noeviction", "--aclfile", str(users)),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -163,7 +175,7 @@ def worker_process(folder: Path, server: RedisServer, root: Path, **settings: st
     """`python -m ladle_worker`; `settings` are further variables without their `LADLE_`."""
     name = settings.get("NODE_ID", "node-1")
     variables = {
-        "REDIS_URL": server.url,
+        "REDIS_URL": server.url_of("worker"),
         "NODE_ID": name,
         "ROOTS": str(root),
         "RESULTS_DIR": str(folder / "results"),
@@ -193,7 +205,7 @@ def gated_worker(folder: Path, server: RedisServer, root: Path, **settings: str)
 def service_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
     """`python -m ladle_service` on a unix socket, `folder/api.sock`."""
     variables = {
-        "REDIS_URL": server.url,
+        "REDIS_URL": server.url_of("service"),
         "UDS": str(folder / "api.sock"),
         "ROOTS": str(root),
         "RESULTS_DIR": str(folder / "results"),

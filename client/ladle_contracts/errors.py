@@ -83,6 +83,10 @@ class Reason(OpenEnum):
     """The nodes of a job do not reach each other: a wrong address, or no free port."""
     INPUTS_DIFFER = "inputs-differ"
     """The nodes of a job do not see the same checkpoints or data, or one of them does not see them at all."""
+    LAUNCH_FAILED = "launch-failed"
+    """Slurm or Kubernetes refuses the job, or cannot start it; the message has its words."""
+    PREEMPTED = "preempted"
+    """Slurm or Kubernetes has taken the machines back, for another job or because the time there was over."""
     CANCELLED = "cancelled"
 
 

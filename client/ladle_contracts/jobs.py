@@ -275,7 +275,10 @@ class Resources(Contract):
     """What the job runs on."""
 
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
-    """How many worker machines the job uses. It starts when so many are free, and never with fewer."""
+    """How many worker machines the job uses. It starts when so many are free."""
+    min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """With how many machines it starts if no more are free after two minutes, or no more are there. By default all of
+    `nodes`."""
     ranks_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many ranks (processes) run on each machine. By default one per GPU, or one where there is no GPU. Of several
     machines, the one with the fewest GPUs decides."""
@@ -287,6 +290,14 @@ class Resources(Contract):
     precision: Literal["auto", "float32", "bfloat16", "int8", "int4", "offload", "streamed"] = "auto"
     """How precisely the directions are stored during the search. `auto` takes the finest that fits. The result is
     always computed from the checkpoints themselves."""
+
+    @field_validator("min_nodes")
+    @classmethod
+    def _no_more_than_nodes(cls, least: int | None, info: ValidationInfo) -> int | None:
+        nodes = info.data.get("nodes")
+        if least is not None and nodes is not None and least > nodes:
+            raise ValueError(f"must be at most {nodes}, which is `resources.nodes`")
+        return least
 
 
 def _no_nul(given: Paths) -> Paths:
@@ -355,7 +366,8 @@ class JobSpec(HasCkptDir):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The seed of the splits and of the order of batches."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Jobs of a higher priority start first. Equal ones start in the order in which they were submitted."""
+    """Jobs of a higher priority start first: a point is worth ten minutes in the queue. Equal ones start in the order
+    in which they were submitted."""
     labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
 
@@ -528,7 +540,11 @@ class JobRecord(Contract):
     nodes: tuple[str, ...] = ()
     """The nodes that the latest attempt uses or used."""
     waiting_for: str | None = None
-    """Why a queued job waits: `needs 2 nodes, 1 free`."""
+    """Why a queued job waits: `needs 2 nodes, 1 free`; or a running one, in the queue of Slurm or Kubernetes."""
+    queue_position: int | None = None
+    """About where it is in the queue: 1 is next."""
+    starts_in_s: float | None = None
+    """In about how many seconds it starts. None if nothing is known yet."""
     reason: WrittenReason | None = None
     """Why the job failed or was cancelled, as a stable code."""
     message: str | None = None

@@ -5,9 +5,15 @@ from __future__ import annotations
 PREFIX = "ladle:"
 
 QUEUE = PREFIX + "queue"
-"""Sorted set of the ids of queued jobs: by priority (higher first), then by submit time."""
-NEEDS = PREFIX + "needs"
-"""Set of what queued jobs need, as `<nodes>x<ranks per node>`."""
+"""Sorted set of the ids of queued jobs by their places: the time of submit, less ten minutes per point of priority."""
+LANES = PREFIX + "lanes"
+"""Set of the lanes in which jobs are queued."""
+HEAD = PREFIX + "head"
+"""String: the id of the job that is next, while it waits for nodes."""
+SERVED, SERVED_ALL = PREFIX + "served", PREFIX + "served:all"
+"""Hashes: owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too."""
+TURNS = PREFIX + "turns"
+"""Number: how many times jobs were started."""
 ACTIVE = PREFIX + "active"
 """Set of the ids of jobs that have nodes."""
 JOBS = PREFIX + "jobs"
@@ -85,9 +91,10 @@ def owner_state_jobs(owner: str, state: str) -> str:
     return f"{PREFIX}owner:{owner}:state:{state}"
 
 
-def need_queue(nodes: int, ranks: int) -> str:
-    """The part of the queue whose jobs need so many nodes of so many ranks."""
-    return f"{PREFIX}queue:{nodes}x{ranks}"
+def lane(owner: str, *, nodes: int = 1, min_nodes: int | None = None, ranks: int = 1, limit: int = 0) -> str:
+    """Sorted set: the part of the queue with one owner's jobs of one need. `limit` is 0 without a time limit, else the
+    power of two that it does not exceed, in seconds, and 1."""
+    return f"{PREFIX}lane:{nodes}:{min_nodes or nodes}:{ranks}:{limit}:{owner}"
 
 
 def idempotency(owner: str, key: str) -> str:

@@ -75,8 +75,8 @@ class Vetting(Contract):
     """Between the node's own GPUs, or its ranks. None where there is one."""
     read_bytes_per_s: float | None = None
     """From the folder of the checkpoints. None where nothing was read."""
-    read_from_cache: bool = False
-    """Whether that came from this machine's memory, and says little about the disk."""
+    read_from_cache: bool | None = None
+    """Whether that came from this machine's memory and says little about the disk. None if the kernel does not tell."""
 
 
 class NodeRecord(Contract):

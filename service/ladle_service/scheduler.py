@@ -137,9 +137,10 @@ class Scheduler:
                 logger.info("an attempt of job %s was ended: %s", job_id, answer)
 
     async def _place(self, fence: str) -> None:
-        """Starts jobs until the first one in order has to wait."""
-        while job_id := await self._next(args=[NODE_LIFE_MS]):
-            answer, *rest = await self._schedule(args=[fence, job_id, CLAIM_MS, NODE_LIFE_MS])
+        """Starts jobs until none may start."""
+        while found := await self._next(args=[fence, NODE_LIFE_MS, CLAIM_MS]):
+            job_id, *how = found
+            answer, *rest = await self._schedule(args=[fence, job_id, CLAIM_MS, NODE_LIFE_MS, *how])
             if answer != "scheduled":
                 # Something has changed since. The next round looks again.
                 return

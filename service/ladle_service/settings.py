@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_roots
 from ladle_contracts.network import is_loopback
-from ladle_contracts.redis_address import with_password
+from ladle_contracts.redis_address import complete_address
 from ladle_service.retention import Retention
 
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     """`redis://`, `rediss://` or `unix://`, possibly with a password."""
     redis_password_file: Path | None = None
     """A file that holds the password of Redis, and nothing else."""
+    redis_ca_file: Path | None = None
+    """The authority that signed the certificate of a `rediss://` address, in PEM. By default those of the system."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8337
     uds: Path | None = None
@@ -59,6 +61,10 @@ class Settings(BaseSettings):
     max_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
     """Of one owner, on average over 20 seconds."""
     max_queued_jobs_per_owner: Annotated[int, Field(ge=1)] = 2000
+    max_nodes_per_job: Annotated[int, Field(ge=1)] | None = None
+    """The most nodes that a job may ask for. By default there is no limit."""
+    oversized_jobs: Literal["refuse", "wait"] = "refuse"
+    """What becomes of a job that needs more than all known nodes: it is refused, or waits until there are more."""
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -103,11 +109,8 @@ class Settings(BaseSettings):
         return url
 
     @model_validator(mode="after")
-    def _password_from_file(self) -> Self:
-        try:
-            url = with_password(self.redis_url.get_secret_value(), self.redis_password_file)
-        except ValueError as error:
-            raise ValueError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+    def _complete_redis_url(self) -> Self:
+        url = complete_address(self.redis_url.get_secret_value(), self.redis_password_file, self.redis_ca_file)
         object.__setattr__(self, "redis_url", SecretStr(url))
         return self
 

@@ -78,7 +78,7 @@ async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes:
     """Checks what the schema cannot express. The worker checks it all again, where the files are opened."""
     _check_method(spec, catalog)
     _check_task(spec, catalog)
-    _check_size(spec, nodes)
+    _check_size(spec, nodes, settings)
     # Not on the event loop, because file systems may be slow.
     await asyncio.to_thread(check_paths, spec, settings.roots, settings.far_roots)
     await asyncio.to_thread(check_output, spec, settings.results_dir)
@@ -128,20 +128,23 @@ def _unknown(code: ErrorCode, field: str, name: str, known: Sequence[str]) -> Ap
     return ApiError(code, message, errors=[field_error(field, message)])
 
 
-def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord]) -> None:
-    """A job that needs more than all known nodes would wait for ever. While no node is known, any may come, and a
-    dispatcher takes any job."""
-    if not nodes or any(node.dispatches for node in nodes):
+def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord], settings: Settings) -> None:
+    """A job that needs more than all known nodes would wait until there are more, which the operator may want. While no
+    node is known, any may come, and a dispatcher takes any job."""
+    wanted, most = spec.resources, settings.max_nodes_per_job
+    if most is not None and wanted.nodes > most:
+        raise _too_large("resources.nodes", most, wanted.nodes, "this service allows no more for a job")
+    if not nodes or settings.oversized_jobs == "wait" or any(node.dispatches for node in nodes):
         return
-    wanted, largest = spec.resources, max(node.ranks for node in nodes)
     # Without a number, any node will do.
-    ranks = wanted.ranks_per_node or 1
+    ranks, largest = wanted.ranks_per_node or 1, max(node.ranks for node in nodes)
     big_enough = sum(node.ranks >= ranks for node in nodes)
     if ranks > largest:
         raise _too_large("resources.ranks_per_node", largest, ranks, "the largest node has no more")
-    if wanted.nodes > big_enough:
+    field, least = ("nodes", wanted.nodes) if wanted.min_nodes is None else ("min_nodes", wanted.min_nodes)
+    if least > big_enough:
         reason = "no more nodes with so many ranks are known" if ranks > 1 else "no more nodes are known"
-        raise _too_large("resources.nodes", big_enough, wanted.nodes, reason)
+        raise _too_large(f"resources.{field}", big_enough, least, reason)
 
 
 def _too_large(field: str, most: int, value: int, reason: str) -> ApiError:

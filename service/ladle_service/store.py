@@ -36,6 +36,7 @@ from ladle_contracts.output_names import default_output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class JobStore:
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
                 spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
+                spec.resources.min_nodes or spec.resources.nodes,
+                spec.resources.timeout_s or "",
             ]
         )
         if answer == "conflict":
@@ -167,15 +170,13 @@ class JobStore:
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
-        """The same records, with what the queued ones wait for. It changes often, so it is stored nowhere."""
-        ranks = sorted({_ranks_needed(each.spec) for each in records if each.state is JobState.QUEUED})
-        if not ranks:
+        """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""
+        queued = [record.id for record in records if record.state is JobState.QUEUED]
+        if not queued:
             return records
-        found = dict(zip(ranks, await self._waiting(args=[NODE_LIFE_MS, *ranks]), strict=True))
-        return [
-            _waiting(record, *found[_ranks_needed(record.spec)]) if record.state is JobState.QUEUED else record
-            for record in records
-        ]
+        queue = Queue.read(await self._waiting(args=[NODE_LIFE_MS, *queued]))
+        turns = dict(zip(queued, queue.jobs, strict=True))
+        return [with_wait(record, turns.get(record.id), queue) for record in records]
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancels the job. `cancel.lua` has what happens in which state."""
@@ -273,18 +274,6 @@ def _ranks_needed(spec: JobSpec) -> int:
     return spec.resources.ranks_per_node or 0
 
 
-def _waiting(record: JobRecord, free: int, alive: int, room: int, dispatchers: int) -> JobRecord:
-    """With what the job waits for, if that is nodes."""
-    needed, ranks = record.spec.resources.nodes, _ranks_needed(record.spec)
-    if free >= needed or room > 0:
-        return record
-    size = f"{needed} node{'' if needed == 1 else 's'}" + (f" of {ranks} ranks" if ranks > 1 else "")
-    waiting_for = f"needs {size}, {free} free of {alive}"
-    if dispatchers:
-        waiting_for += ", and the dispatchers have no room"
-    return record.model_copy(update={"waiting_for": waiting_for})
-
-
 def _readable(fields: Mapping[str, str], progress: str | None) -> list[JobRecord]:
     """The record. None if this version cannot read it: one such job must not hide all others."""
     try:
@@ -310,6 +299,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         nodes=tuple(_list(fields["nodes"])),
         reason=Reason.read(fields["reason"]) if fields.get("reason") else None,
         message=fields.get("message") or None,
+        waiting_for=(fields["state"] == JobState.RUNNING and fields.get("waits_for")) or None,
         log_tail=tuple(_list(fields.get("log_tail") or "[]")),
         progress=Progress.read(progress) if progress else Progress(),
         result=JobResult.read(fields["result"]) if fields.get("result") else None,

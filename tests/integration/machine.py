@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -47,12 +48,41 @@ class Machine:
         ranks: int = 1,
         priority: int = 0,
         max_failures: int = 3,
+        min_nodes: int | None = None,
+        timeout_s: float | None = None,
     ) -> str:
         self.jobs += 1
         job = f"job-{self.jobs}"
         spec = json.dumps({**SPEC, "labels": labels or {}})
-        self.call("submit", job, owner, spec, priority, nodes, ranks, max_failures, "", "", 1000)
+        self.call("submit", job, owner, spec, priority, nodes, ranks, max_failures, "", "", 1000,
+                  *("", "", min_nodes or nodes, timeout_s or ""))  # fmt: skip
         return job
+
+    def supply(self, ranks: int = 1) -> tuple[int, int]:
+        """How many nodes of so many ranks are free, and how many are alive."""
+        job = self.submit(ranks=ranks)
+        answer = json.loads(self.call("waiting", NODE_LIFE_MS, job))["jobs"][0]
+        self.call("cancel", job)
+        return answer["free"], answer["alive"]
+
+    def next(self) -> list[Any]:
+        """The id of the job that may start now, and how `schedule` is called for it; or nothing."""
+        found: list[Any] = self.call("next", self.fence, NODE_LIFE_MS, CLAIM_MS)
+        return found
+
+    def next_job(self) -> str:
+        """Its id, or ''."""
+        return (self.next() or [""])[0]
+
+    def place(self) -> dict[str, list[str]]:
+        """What the scheduler does until no job may start: each that starts, with its nodes."""
+        placed = {}
+        while found := self.next():
+            job, *how = found
+            answer, _, *nodes = self.call("schedule", self.fence, job, CLAIM_MS, NODE_LIFE_MS, *how)
+            assert answer == "scheduled", answer
+            placed[job] = nodes
+        return placed
 
     def schedule(self, job: str, fence: str | None = None) -> list[str]:
         answer: list[str] = self.call("schedule", fence or self.fence, job, CLAIM_MS, NODE_LIFE_MS)
@@ -90,7 +120,9 @@ class Machine:
 
 
 HELD = frozenset({JobState.SCHEDULED, JobState.RUNNING, JobState.FINALIZING, JobState.CANCELLING})
-INDEXES = ("jobs", "owner:*", "state:*", "queue*", "finished", "active")
+INDEXES = ("jobs", "owner:*", "state:*", "queue*", "lane:*", "finished", "active")
+POINT_MS = 600_000
+"""What a point of priority is worth in the queue."""
 
 
 def disagreements(redis: Any) -> list[str]:
@@ -119,13 +151,18 @@ def _expect(expected: dict[str, dict[str, float]], job_id: str, job: dict[str, s
     ):
         expected[key][job_id] = created
     if state == JobState.QUEUED:
-        place = created - int(job["priority"]) * 1e13
-        need = keys.need_queue(int(job["nodes_needed"]), int(job["ranks_needed"]))
-        expected[keys.QUEUE][job_id] = expected[need][job_id] = place
+        place = created - int(job["priority"]) * POINT_MS
+        expected[keys.QUEUE][job_id] = expected[_lane(job)][job_id] = place
     if state in HELD:
         expected[keys.ACTIVE][job_id] = 0.0
     if state in TERMINAL_STATES:
         expected[keys.FINISHED][job_id] = float(job["finished_at"])
+
+
+def _lane(job: dict[str, str]) -> str:
+    limit = 1 + math.ceil(math.log2(float(job["timeout_s"]))) if job["timeout_s"] else 0
+    numbers = {name: int(job[f"{name}_needed"]) for name in ("nodes", "ranks")}
+    return keys.lane(job["owner"], **numbers, min_nodes=int(job["min_nodes"]), limit=limit)
 
 
 def _members(redis: Any, key: str) -> dict[str, float]:

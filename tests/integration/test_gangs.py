@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -144,6 +145,50 @@ def test_a_node_that_does_not_see_the_checkpoints_is_named_before_any_rank_start
     assert "node `node-2` does not see those of node `node-1`" in (ended.message or "")
     assert str(data / "checkpoints") in (ended.message or "")
     assert not gate.reached("start"), "no rank has started"
+
+
+def test_a_node_that_is_never_ready_is_named_and_the_job_goes_on_without_it(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    """It comes late, and finds that the attempt is over."""
+    with ExitStack() as stack:
+        for number in (1, 2, 3):
+            process = worker_process(tmp_path, server, data, NODE_ID=f"node-{number}", READY_S="1")
+            process.arguments = [sys.executable, "-m", "tests.integration.gated_worker"]
+            process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+            stack.enter_context(running(process))
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        (gate.folder / "node-2.late").touch()
+        job = made.submit(gang_spec(data, nodes=2))
+        ended = made.finish(job)
+        assert (ended.state, sorted(ended.nodes)) == (JobState.SUCCEEDED, ["node-1", "node-3"])
+        assert (ended.failures, ended.node_failures) == (0, 1)
+        told = [event.body.message for event in made.events(job) if event.body.kind == "state" and event.body.message]
+        assert told == [
+            "All nodes of a job must be ready within 1 s, but `node-2` was not. `LADLE_READY_S` sets the limit."
+        ]
+        late = {node.id: node.failures_in_row for node in made.call(made.store.nodes())}
+        assert late == {"node-1": 0, "node-2": 1, "node-3": 0}
+        until(lambda: made.call(made.store.nodes())[1].job_id is None, what="the late node to be free")
+        (gate.folder / "node-2.late").unlink()
+        assert made.finish(made.submit(gang_spec(data, nodes=3))).state == JobState.SUCCEEDED
+
+
+def test_a_node_that_is_drained_at_once_hands_its_part_back_and_the_job_goes_on_without_it(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate
+) -> None:
+    with nodes(tmp_path, server, data, 3):
+        until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
+        gate.hold("train-17")
+        job = made.submit(gang_spec(data, nodes=2))
+        wait_at("train-17", gate, made, job)
+        drained = made.record(job).nodes[1]
+        assert made.call(made.store.change_node(drained, "drain-now", "a test"))
+        gate.let_pass("train-17")
+        ended = made.finish(job)
+        assert (ended.state, drained in ended.nodes) == (JobState.SUCCEEDED, False)
+        assert (ended.failures, ended.node_failures) == (0, 0)
+        assert {node.id: node.state for node in made.call(made.store.nodes())}[drained] == "drained"
 
 
 def test_nodes_that_share_no_results_hand_the_state_on_to_each_other(

@@ -75,6 +75,8 @@ class Life(RuleBasedStateMachine):
         ranks=st.integers(1, 2),
         priority=st.integers(-100, 100),
         max_failures=st.integers(1, 2),
+        min_nodes=st.none() | st.just(1),
+        timeout_s=st.none() | st.sampled_from([1, 3.5, 64, 1e6]),
         twice=st.booleans(),
     )
     def submit(self, twice: bool, **about: Any) -> None:
@@ -88,10 +90,9 @@ class Life(RuleBasedStateMachine):
     @rule()
     def place(self) -> None:
         """What the scheduler does: the next job, if there is one, can really be scheduled."""
-        if job := self.machine.call("next", NODE_LIFE_MS):
-            answer, _, *nodes = self.machine.schedule(job)
-            assert answer == "scheduled"
-            assert len(nodes) == int(self.machine.field(job, "nodes_needed"))
+        for job, nodes in self.machine.place().items():
+            assert int(self.machine.field(job, "min_nodes")) <= len(nodes)
+            assert len(nodes) <= int(self.machine.field(job, "nodes_needed"))
 
     @rule(number=some_job, claim_ms=st.sampled_from([EXPIRED, CLAIM_MS]))
     def schedule(self, number: int, claim_ms: int) -> None:
@@ -295,7 +296,7 @@ def test_a_job_ends_if_everybody_goes_on_doing_their_part(machine: Machine) -> N
     for _ in range(1000):
         if all(machine.field(job, "state") in TERMINAL_STATES for job in jobs):
             break
-        if job := machine.call("next", NODE_LIFE_MS):
+        if job := machine.next_job():
             _, attempt, *nodes = machine.schedule(job)
             expiry = chance.choice([EXPIRED, LEASE_MS])
             for name in nodes:

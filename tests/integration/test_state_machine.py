@@ -27,7 +27,7 @@ def test_a_job_gets_all_the_nodes_it_needs_or_none(machine: Machine) -> None:
     assert machine.schedule(small) == ["scheduled", "1", "a"]
     assert machine.schedule(large) == ["busy"]
     assert [machine.holder(name) for name in ("a", "b", "c")] == [small, "", ""], "nothing is held while waiting"
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[2, 3, 0, 0]]
+    assert machine.supply() == (2, 3)
     assert machine.field(large, "attempt") == "0"
     assert machine.claim(small, 1, "a") == "ok"
     assert machine.finalize(small, 1) == "ok"
@@ -55,7 +55,7 @@ def test_too_few_machines_let_those_behind_go_first_and_too_few_free_ones_do_not
     machine.node("a", ranks=2)
     impossible, small = machine.submit(ranks=4), machine.submit()
     assert machine.schedule(impossible) == ["impossible"]
-    assert machine.call("waiting", NODE_LIFE_MS, 4, 1) == [[0, 0, 0, 0], [1, 1, 0, 0]]
+    assert (machine.supply(ranks=4), machine.supply()) == ((0, 0), (1, 1))
     assert machine.schedule(small)[0] == "scheduled"
     assert machine.schedule(machine.submit()) == ["busy"]
 
@@ -66,7 +66,6 @@ def test_a_dispatcher_takes_whole_jobs_of_any_size_until_it_has_no_room(machine:
     assert machine.schedule(jobs[0]) == ["scheduled", "1", "slurm"]
     assert machine.schedule(jobs[1]) == ["scheduled", "1", "slurm"]
     assert machine.schedule(jobs[2]) == ["busy"]
-    assert machine.call("waiting", NODE_LIFE_MS, 1) == [[0, 0, 0, 1]]
     assert machine.held("slurm") == set(jobs[:2])
     # It is the job's only node.
     assert machine.claim(jobs[0], 1, "slurm") == "ok"
@@ -399,8 +398,8 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
         keys.job("job-x"),
         keys.events("job-x"), keys.owner_jobs("me"), keys.idempotency("me", "key"), keys.state_jobs("running"),
         keys.owner_state_jobs("me", "running"), keys.state_jobs("queued"), keys.owner_state_jobs("me", "queued"),
-        keys.NEEDS, keys.need_queue(1, 1), keys.node("d"), keys.node_jobs("d"), keys.job(other), keys.events(other),
-        keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
+        keys.LANES, keys.lane("me"), keys.SERVED, keys.SERVED_ALL, keys.TURNS, keys.node("d"), keys.node_jobs("d"),
+        keys.job(other), keys.events(other), keys.state_jobs("scheduled"), keys.owner_state_jobs("me", "scheduled"),
     }  # fmt: skip
     assert set(machine.redis.scan_iter("*")) == expected
 

@@ -89,10 +89,18 @@ def test_only_the_callbacks_of_the_client_know_what_trains() -> None:
 def test_the_agent_itself_imports_neither_torch_nor_the_engine() -> None:
     package = REPOSITORY / "worker/ladle_worker"
     with_engine = {file.name for file in package.rglob("*.py") if imports_of(file) & {"torch", "ladle_engine"}}
-    in_ranks = {"rank.py", "torchrun.py", "boundary.py", "told.py", "far_table.py", "far_look.py", "far.py"}
+    in_ranks = {"rank.py", "ranks.py", "waiting.py", "boundary.py", "told.py", "far_table.py", "far_look.py", "far.py"}
     far = {"far_inspect.py", "far_questions.py", "far_results.py"}
-    in_their_own = {"convert_folder.py", "describe.py", "inspect_folder.py", "precheck.py"}
+    in_their_own = {"convert_folder.py", "describe.py", "inspect_folder.py", "precheck.py", "vetting.py"}
     assert with_engine <= in_ranks | in_their_own | far | {"convert.py", "failure.py"}
+
+
+def test_the_engine_is_imported_without_what_only_sharded_models_need() -> None:
+    """torch's sharded tensors take as long to import as the engine, and each process of a job imports it."""
+    late = ("torch.distributed.tensor", "torch.distributed.fsdp")
+    for path in sorted(ENGINE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith(late)), path
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
 from ladle_worker.confinement.choose import CannotConfine
 from ladle_worker.job_folder import JOBS_FOLDER
+from ladle_worker.launch.choose import check_launcher
+from ladle_worker.launch.launcher import WrongLauncher
 from ladle_worker.node import CannotDescribe, Node, describe
 from ladle_worker.settings import Settings
+from ladle_worker.slots import Slots, WrongSlots, divide
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +45,20 @@ def main() -> int:
     if not has_openat2():
         logger.warning("%s", WITHOUT_OPENAT2)
     try:
-        node = Node(settings, describe())
-    except (CannotDescribe, CannotConfine) as error:
+        check_launcher(settings)
+        described = describe()
+        if settings.slots > 1:
+            return Slots(divide(settings, described)).run()
+        node = Node(settings, described)
+    except (CannotDescribe, CannotConfine, WrongLauncher, WrongSlots) as error:
         print(for_terminal(str(error)), file=sys.stderr)
         return 2
     app = make_app(settings, node)
     queue = keys.node_queue(settings.node_id)
     app.worker_main(
         [
-            *("worker", "--pool=prefork", "--concurrency=1", f"--queues={queue}"),
+            *("worker", "--pool=prefork", f"--concurrency={settings.holds if settings.dispatches else 1}"),
+            f"--queues={queue}",
             *(f"--hostname=ladle@{settings.node_id}", "--loglevel=INFO"),
             # Nobody reads Celery's own events, and with Redis gone their sender never lets the process end.
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),

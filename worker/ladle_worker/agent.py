@@ -15,8 +15,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import Reason
-from ladle_contracts.far_urls import parse_url
+from ladle_contracts import Reason, Vetting, Warned
+from ladle_contracts.far_urls import is_url, parse_url
 from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
 from ladle_worker.broken_gpu import LAST_WORDS as BROKEN_GPU
 from ladle_worker.broken_gpu import LOST_EACH_OTHER, words_of
@@ -29,19 +29,20 @@ from ladle_worker.disk_faults import FULL, DiskFault, disk_fault, naming_disk_fa
 from ladle_worker.far_commit import FarCommit, share_of_lease
 from ladle_worker.far_helper import FarHelper, far_request, is_far, with_far
 from ladle_worker.far_output import ResultsHelper
-from ladle_worker.gang import CannotMeet, Gang, Place, gather, place_of
+from ladle_worker.gang import CannotMeet, Gang, Place, check_inputs, gather, place_of
 from ladle_worker.inputs_look import LookAtInputs
 from ladle_worker.job_folder import JobFolder, write_whole
 from ladle_worker.launch.choose import launcher_of
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Launcher, Status
 from ladle_worker.leftovers import clear_leftovers
-from ladle_worker.memory_kills import about_memory
+from ladle_worker.memory_kills import NO_MEMORY, about_memory
 from ladle_worker.relay import Relay, log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.stall import StallWatch
 from ladle_worker.state_copy import StateCopy
 from ladle_worker.time_limit import TimeLimit
 from ladle_worker.torchrun import KILLED_STATUSES
+from ladle_worker.vetted import Vetter, is_fresh, of_places, remarks
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ OTHERS_S = 2.0
 """How much longer than a lease another node may take to say why the ranks of a job have ended."""
 HANDS_BACK = "The node hands its jobs back, because it shuts down or is drained."
 STOPPED = {"cancel", "release", "lost"}
-Helper = FarHelper | ResultsHelper | LookAtInputs
+Helper = FarHelper | ResultsHelper | LookAtInputs | Vetter
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Collection[str] = (), gpus: int = 0) -> str:
@@ -133,6 +134,8 @@ class Attempt:
         # Only rank 0 writes. The others may not even see its folder.
         self._staging = self._job.staging(claim.attempt) if claim.speaks else self._folder.path / "output"
         self._gang: Gang | None = None
+        self._gpus = gpus
+        self._vetting: Vetting | None = None
         self._ranks = claim.spec.resources.ranks_per_node or max(1, gpus)
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
@@ -218,26 +221,66 @@ class Attempt:
                 self._claim.note_fetching(begins=begins)
 
     def _launch(self, plan: Plan) -> Launch:
+        resources, dispatches = self._claim.spec.resources, self._settings.dispatches
         return Launch(
             folder=self._folder,
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
             mark=self._mark,
-            num_nodes=1,
-            ranks_per_node=self._ranks,
+            num_nodes=resources.nodes if dispatches else 1,
+            ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
             gang=self._gang,
         )
 
     def _look_and_gather(self, job: Mapping[str, Any]) -> Ended | None:
-        """Tells the other nodes what this one sees, and waits for them. Raises as `_gather`."""
+        """Looks at this node and at the inputs, tells the other nodes, and waits for them. Raises as `_gather`."""
+        with suppress(RedisError, ValueError):
+            self._vetting = self._claim.last_vetting()
+        vetter = None if is_fresh(self._vetting) else self._vetter(job)
         look = LookAtInputs(self._folder, job, self._claim.spec)
         try:
             answer = self._watch(look)
+            if answer == "ok" and vetter is not None:
+                answer = self._watch(vetter)
+                self._note_vetting(vetter.answer())
         finally:
-            look.end(self._keep_lease)
-        return self._interrupted(answer) if answer != "ok" else self._gather(look.answer())
+            for process in (look, vetter):
+                if process is not None:
+                    process.end(self._keep_lease)
+        if answer != "ok":
+            return self._interrupted(answer)
+        return self._unfit() or self._gather(look.answer())
+
+    def _vetter(self, job: Mapping[str, Any]) -> Vetter:
+        path = job["ckpt_dir"] if isinstance(job["ckpt_dir"], str) else job["ckpt_dir"][0]
+        return Vetter(
+            self._folder.path,
+            gpus=self._gpus,
+            ranks=self._ranks,
+            roots=job["roots"],
+            path=None if is_url(path) else path,
+        )
+
+    def _note_vetting(self, vetting: Vetting) -> None:
+        self._vetting = vetting
+        with suppress(RedisError):
+            self._claim.note_vetting(vetting)
+
+    def _unfit(self) -> Ended | None:
+        """None if this node can run the job."""
+        if self._vetting is None or self._vetting.problem is None:
+            return None
+        message = f"Node `{self._settings.node_id}` cannot run the job: {self._vetting.problem}"
+        return Ended(outcome="node-failed", reason=Reason.NODE_UNFIT, message=message)
+
+    def _remark(self, places: Sequence[Place]) -> None:
+        """Warns of nodes that are slower than the others. The events of rank 0 follow."""
+        if self._claim.speaks:
+            with naming_disk_faults("write the job's events"), self._folder.events.open("a") as events:
+                for message in remarks(of_places({place.node: place.vetting for place in places})):
+                    events.write(Warned(message=message).model_dump_json() + "\n")
 
     def _tell_what_is_missing(self, error: PathNotAllowed) -> Ended:
         """Raises `CannotMeet`, which names this node, or `Lost`."""
@@ -247,7 +290,8 @@ class Attempt:
 
     def _gather(self, seen: Mapping[str, Any], refused: str = "") -> Ended | None:
         """Waits until all nodes of the attempt are ready. Raises `Lost` or `CannotMeet`."""
-        place = place_of(self._settings, self._ranks, seen, refused).to_json()
+        found = self._vetting.model_dump(mode="json") if self._vetting is not None else {}
+        place = replace(place_of(self._settings, self._ranks, seen, refused), vetting=found).to_json()
         waits_since = time.monotonic()
         while True:
             try:
@@ -263,8 +307,10 @@ class Attempt:
                     return self._interrupted("timed-out")
                 if answer == "ok":
                     places = [Place.of_json(other) for other in others]
-                    self._gang = gather(places, self._claim.node_rank, self._claim.spec)
+                    self._gang = gather(places, self._claim.node_rank)
+                    check_inputs(places, self._claim.spec)
                     self._ranks = self._gang.ranks_per_node
+                    self._remark(places)
                     return None
                 if not others:
                     waits_since = time.monotonic()
@@ -416,13 +462,14 @@ class Attempt:
     def _watch(self, ranks: Launcher | Helper) -> str:
         """Relays until the ranks end (`ok`) or have to be ended. They continue while Redis cannot be reached."""
         self._stall = StallWatch(self._folder, self._settings.stall_s)
+        looked_at = time.monotonic()
         while True:
             status = _status_of(ranks)
             running = not status.is_over
             self._renewed_at = time.monotonic()
             asked_at = now()
             try:
-                answer = self._claim.renew()
+                answer = self._claim.renew(status.waits_for)
                 if answer in STOPPED:
                     return answer
                 if isinstance(ranks, ResultsHelper):
@@ -434,13 +481,15 @@ class Attempt:
                 if not running:
                     return "ok"
             if status.waits_for:
-                # Nothing moves until the ranks run.
+                # Nothing moves until the ranks run, and no time is used up.
                 self._stall = StallWatch(self._folder, self._settings.stall_s)
+                self._limit.put_off(time.monotonic() - looked_at)
             elif running and self._stall.stalled(self._relay.stage):
                 return "stalled"
             # A result that is being uploaded is complete.
             if running and self._out_of_time() and not isinstance(ranks, ResultsHelper):
                 return "timed-out"
+            looked_at = time.monotonic()
             time.sleep(self._settings.poll_s)
 
     def _relay_news(self, *, to_end: bool) -> None:
@@ -482,8 +531,7 @@ class Attempt:
             return Ended(
                 outcome="failed",
                 reason=Reason.OUT_OF_MEMORY,
-                message="The job must fit into free memory, but a rank was ended because there was no more. Give a "
-                "smaller task option `batch_size`, or a node with more memory.",
+                message=NO_MEMORY,
                 log_tail=log_tail(self._folder),
             )
         with naming_disk_faults("write the job's files"):

@@ -19,6 +19,8 @@ from ladle_contracts.processes import keep_secrets
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
 from ladle_worker.family import adopt_orphans, die_with_parent
+from ladle_worker.launch.standby import STANDBY
+from ladle_worker.launch.torchrun import environment_with
 from ladle_worker.node import Node
 from ladle_worker.settings import Settings
 
@@ -59,9 +61,12 @@ def make_app(settings: Settings, node: Node) -> Celery:
         except NotOurs as error:
             logger.info("nothing to do: %s", error)
             raise Ignore from error
+        finally:
+            # What waited has become the launcher of this job.
+            STANDBY.renew()
         logger.info("attempt %s of job %s (node rank %s) ended: %s", attempt, job_id, node_rank, state)
 
-    _connect_signals(node)
+    _connect_signals(settings, node)
     return app
 
 
@@ -88,7 +93,7 @@ def _leave_first(node: Node, number: signal.Signals) -> None:
     signal.signal(number, leave)
 
 
-def _connect_signals(node: Node) -> None:
+def _connect_signals(settings: Settings, node: Node) -> None:
     def keep_log(**_: Any) -> None:
         """Celery leaves the log as it is if somebody answers this signal."""
 
@@ -103,6 +108,8 @@ def _connect_signals(node: Node) -> None:
         die_with_parent(os.getppid())
         keep_secrets()
         adopt_orphans()
+        if settings.standby and settings.launcher == "torchrun":
+            STANDBY.turn_on(environment_with(node.protections))
 
     signals.setup_logging.connect(keep_log, weak=False)
     signals.worker_ready.connect(begin, weak=False)

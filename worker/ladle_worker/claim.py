@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, keys
+from ladle_contracts import TERMINAL_STATES, JobResult, JobSpec, Progress, Reason, Vetting, keys
 from ladle_contracts.rules import broken_rules
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_worker.connection import connect, patiently
@@ -106,10 +106,13 @@ class Claim:
         fate = self.fate()
         return fate.output if fate is not None else self.spec.output.name or self.job_id
 
-    def renew(self) -> str:
-        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`."""
+    def renew(self, waits_for: str = "") -> str:
+        """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`.
+
+        `waits_for` is what the job waits for in the scheduler that it was handed over to.
+        """
         answer: str = self._redis.register_script(SCRIPTS["renew"])(
-            args=[self.job_id, self.attempt, self._node, self._lease_ms]
+            args=well_formed([self.job_id, self.attempt, self._node, self._lease_ms, waits_for])
         )
         return answer
 
@@ -184,6 +187,15 @@ class Claim:
     def note_fetching(self, *, begins: bool) -> None:
         """Far files may take their time: the other nodes wait for this one until it has them. Raises `RedisError`."""
         self._redis.hset(keys.job(self.job_id), f"fetching:{self._node}", self.attempt if begins else "")
+
+    def last_vetting(self) -> Vetting | None:
+        """This node's. Raises `RedisError`."""
+        text = self._redis.hget(keys.node(self._node), "vetting")
+        return Vetting.read(text) if text else None
+
+    def note_vetting(self, vetting: Vetting) -> None:
+        """With a heartbeat of this node. Raises `RedisError`."""
+        self._redis.register_script(SCRIPTS["heartbeat"])(args=[self._node, vetting.model_dump_json()])
 
     def fate(self) -> Fate | None:
         """What became of the job, whoever ended it. None if it is gone."""

@@ -18,6 +18,7 @@ def describe() -> dict[str, object]:
     import torch
 
     from ladle_engine import methods, tasks
+    from ladle_engine.storage.host_memory import free_host_bytes
     from ladle_worker.convert import catalog
     from ladle_worker.cores import usable_cores
 
@@ -32,6 +33,7 @@ def describe() -> dict[str, object]:
         "protections": protections,
         "broken_tasks": broken,
         "ranks": len(gpus) or usable_cores(),
+        "host_bytes": free_host_bytes(),
     }
 
 

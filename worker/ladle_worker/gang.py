@@ -52,6 +52,8 @@ class Place:
     """What it sees of the job's inputs: `inputs_seen`."""
     refused: str = ""
     """Why it does not see them at all."""
+    vetting: Mapping[str, Any] = field(default_factory=dict)
+    """What it found when it looked at itself: a `Vetting`, if it has."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -79,7 +81,7 @@ class Gang:
     def torchrun_arguments(self) -> tuple[str, ...]:
         # An address and a port that are given: c10d's own rendezvous guesses host names, and hangs in containers.
         return (
-            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}", f"--local-addr={self.address}"),
+            *(f"--nnodes={self.num_nodes}", f"--node-rank={self.node_rank}"),
             *(f"--master-addr={self.head.address}", f"--master-port={self.head.port}"),
         )
 
@@ -98,18 +100,21 @@ def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None 
         host=socket.gethostname(),
         address=address,
         port=_own_port(address, settings),
-        versions={name: version(name) for name in ("ladle", "torch")},
+        versions=versions_here(),
         ranks=ranks,
         seen=seen or {},
         refused=refused,
     )
 
 
-def gather(places: Sequence[Place], node_rank: int, spec: JobSpec) -> Gang:
+def versions_here() -> dict[str, str]:
+    return {name: version(name) for name in ("ladle", "torch")}
+
+
+def gather(places: Sequence[Place], node_rank: int) -> Gang:
     """Raises `CannotMeet` where they do not fit together."""
     head = places[0]
     _check_versions(places)
-    _check_inputs(places, spec)
     far = [place for place in places if place.host != head.host]
     if far and ipaddress.ip_address(head.address).is_loopback:
         raise CannotMeet(
@@ -139,7 +144,8 @@ def _check_versions(places: Sequence[Place]) -> None:
                 )
 
 
-def _check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+def check_inputs(places: Sequence[Place], spec: JobSpec) -> None:
+    """Raises `CannotMeet` where the nodes do not see the same files."""
     refused = [place for place in places if place.refused]
     if len(refused) == len(places):
         raise CannotMeet(Reason.PATH_NOT_ALLOWED, refused[0].refused)
@@ -176,14 +182,19 @@ def _towards(redis_url: str) -> str:
     url = urlsplit(redis_url)
     if url.scheme == "unix" or not url.hostname:
         return LOOPBACK
+    # If Redis cannot be reached at the moment: whoever claims a job has reached it a moment ago.
+    return address_towards(url.hostname, url.port or 6379)
+
+
+def address_towards(host: str, port: int = 6379) -> str:
+    """The address of this machine from which it reaches another one. That of the loopback device if none does."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(url.hostname, url.port or 6379, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             # Nothing is sent.
             probe.connect(address)
             return str(probe.getsockname()[0])
     except OSError:
-        # Redis cannot be reached at the moment: whoever claims a job has reached it a moment ago.
         return LOOPBACK
 
 

@@ -51,7 +51,7 @@ class JobFolder:
 
     def attempt(self, number: int, node_rank: int = 0) -> AttemptFolder:
         """That of one node. Several nodes may share the disk."""
-        return AttemptFolder(self.path / (f"attempt-{number}.{node_rank}" if node_rank else f"attempt-{number}"))
+        return AttemptFolder(self.path / f"attempt-{number}").of_machine(node_rank)
 
     def staging(self, attempt: int) -> Path:
         """Where rank 0 writes the model, next to its destination."""
@@ -178,6 +178,26 @@ class AttemptFolder:
         return self.path / "confinement.json"
 
     @property
+    def hand_over(self) -> Path:
+        """What a dispatcher writes for the machines that it was given."""
+        return self.path / "hand-over.json"
+
+    @property
+    def held(self) -> Path:
+        """A dispatcher touches it while the attempt is its own, and removes it at the end."""
+        return self.path / "held"
+
+    @property
+    def places(self) -> Path:
+        """Here each machine that a dispatcher was given says where it is: `<rank>.json`."""
+        return self.path / "places"
+
+    @property
+    def interrupted(self) -> Path:
+        """A machine that was asked to end writes it: the ranks did not end by themselves."""
+        return self.path / "interrupted.json"
+
+    @property
     def temporary(self) -> Path:
         """The ranks' temporary folder."""
         return self.path / "tmp"
@@ -200,6 +220,10 @@ class AttemptFolder:
             self.path.stat()
             return None
         return outcome
+
+    def of_machine(self, node_rank: int) -> AttemptFolder:
+        """The folder of another machine of the same attempt."""
+        return AttemptFolder(self.path.with_name(f"{self.path.name}.{node_rank}")) if node_rank else self
 
     def try_writing(self) -> None:
         """Raises OSError if nothing can be written: then ranks that were silent could not speak."""

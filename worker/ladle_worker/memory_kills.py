@@ -11,6 +11,11 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 WHOLE_MACHINE = Path("/proc/vmstat")
 COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
+NO_MEMORY = (
+    "The job must fit into free memory, but a rank was ended because there was no more. Give a smaller task option "
+    "`batch_size`, or a node with more memory."
+)
+
 LAST_WORDS = re.compile(
     r"bad_alloc|memory allocation of \d+ bytes failed|MemoryError\b|an(no|')t allocate memory|out of memory"
     r"|Thread creation failed|can't start new thread",

@@ -7,9 +7,11 @@ import logging
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -21,12 +23,15 @@ from ladle_worker.confinement.choose import choose
 from ladle_worker.connection import OutageLog, connect, patiently
 from ladle_worker.inspections import Inspections
 from ladle_worker.job_folder import jobs_with_folders
+from ladle_worker.launch.choose import end_orphans
 from ladle_worker.leftovers import clear_leftovers
 from ladle_worker.settings import Settings
+from ladle_worker.vetted import Vetter
 
 logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 300
+VET_POLL_S = 0.2
 MOST_RANKS = 64
 
 
@@ -65,6 +70,9 @@ class Node:
         self._inspections = Inspections(settings, self.protections, self._leaving)
         self._thread = threading.Thread(target=self._run, name="ladle-node", daemon=True)
         self._sweeping = threading.Thread(target=self._sweep, name="ladle-sweep", daemon=True)
+        self._looking = threading.Thread(target=self._vet, name="ladle-vetting", daemon=True)
+        self._vetting = ""
+        """What it found, until a heartbeat has told it."""
 
     def wait_for_redis(self, between: Callable[[], None]) -> None:
         """Returns when Redis takes writes and knows the node. `between` is called while it waits, and may raise.
@@ -81,6 +89,8 @@ class Node:
     def start(self) -> None:
         self._thread.start()
         self._sweeping.start()
+        if self._described["gpus"]:
+            self._looking.start()
         self._inspections.start()
 
     def leave(self) -> None:
@@ -94,8 +104,11 @@ class Node:
             try:
                 if not self._is_registered:
                     self._register(redis)
-                beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id])
+                found = self._vetting
+                beat = redis.register_script(SCRIPTS["heartbeat"])(args=[self._settings.node_id, found])
                 self._is_registered = beat == "ok"
+                if self._is_registered and self._vetting == found:
+                    self._vetting = ""
             except RedisError as error:
                 log.failed(error)
             else:
@@ -126,6 +139,7 @@ class Node:
             try:
                 for job_id in jobs_with_folders(self._settings.results_dir):
                     clear_leftovers(self._settings, job_id, fate_of(redis, job_id))
+                end_orphans(self._settings, redis)
             except RedisError:
                 # The heartbeat says it.
                 pass
@@ -133,6 +147,19 @@ class Node:
                 logger.exception("the node cannot look for left-over files")
             self._leaving.wait(self._settings.sweep_s)
         redis.close()
+
+    def _vet(self) -> None:
+        """Once, so that an operator sees what the GPUs are like before a job needs them."""
+        gpus = len(self._described["gpus"])
+        with tempfile.TemporaryDirectory(prefix="ladle-vetting-") as scratch:
+            vetter = Vetter(Path(scratch), gpus=gpus, ranks=gpus, roots=(), path=None)
+            try:
+                while vetter.poll() is None and not self._leaving.wait(VET_POLL_S):
+                    continue
+                if not self._leaving.is_set():
+                    self._vetting = vetter.answer().model_dump_json()
+            finally:
+                vetter.end()
 
     def _fields(self) -> list[str]:
         fields = {
@@ -144,5 +171,7 @@ class Node:
             "torch_version": self._described["torch_version"],
             "protections": json.dumps(self.protections),
             "catalog": json.dumps(self._described["catalog"]),
+            "dispatches": "1" if self._settings.dispatches else "",
+            "holds": str(self._settings.holds) if self._settings.dispatches else "",
         }
         return [self._settings.node_id, *(text for pair in fields.items() for text in pair)]

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, parse_url
-from ladle_contracts.redis_address import socket_of, with_password
+from ladle_contracts.redis_address import complete_address, socket_of
 from ladle_worker.confinement.choose import AUTO, read_choice
 from ladle_worker.stall import DEFAULT_STALL_S, read_limits
 
@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """`redis://`, `rediss://` or `unix://`, possibly with a password."""
     redis_password_file: Path | None = None
     """A file that holds the password of Redis, and nothing else."""
+    redis_ca_file: Path | None = None
+    """The authority that signed the certificate of a `rediss://` address, in PEM. By default those of the system."""
     node_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$")] = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
     )
@@ -80,13 +82,23 @@ class Settings(BaseSettings):
     """The address that results are uploaded to, such as `s3://bucket/results`. By default they are not."""
     ranks: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many ranks this node can run. By default one per GPU, or one per core if there is no GPU."""
+    slots: Annotated[int, Field(ge=1, le=64)] = 1
+    """Into how many nodes this machine is divided, each with its share of the GPUs, or of the cores, and of the memory.
+    They are called `<LADLE_NODE_ID>-1` and so on."""
+    host_bytes: Annotated[int, Field(gt=0)] | None = None
+    """How much of the machine's memory the ranks of this node may take together. By default all that is free."""
     address: str | None = None
     """Where the other nodes of a job reach this one: a name or an address. By default that which leads to Redis."""
     ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(read_ports)] = (29400, 29499)
     """The first and the last port at which the ranks of several nodes may meet: `29400-29499`. On the first node one of
     them is opened."""
-    launcher: Literal["torchrun", "process"] = "torchrun"
-    """How ranks are started. `process` is for tests: one rank per job, and nothing confines it."""
+    launcher: Literal["torchrun", "slurm", "kubernetes", "process"] = "torchrun"
+    """What runs the ranks: `torchrun` on this machine, or `slurm` or `kubernetes`, to which this worker only hands jobs
+    over. `process` is for tests: one rank per job, and nothing confines it."""
+    holds: Annotated[int, Field(ge=1, le=1000)] = 16
+    """How many jobs a worker that hands them over has at once, running or waiting there."""
+    standby: bool = True
+    """Whether a launcher waits for the next job with its imports done. It holds some hundred megabytes."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
@@ -130,11 +142,8 @@ class Settings(BaseSettings):
         return split_roots(values)
 
     @model_validator(mode="after")
-    def _password_from_file(self) -> Self:
-        try:
-            url = with_password(self.redis_url.get_secret_value(), self.redis_password_file)
-        except ValueError as error:
-            raise ValueError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+    def _complete_redis_url(self) -> Self:
+        url = complete_address(self.redis_url.get_secret_value(), self.redis_password_file, self.redis_ca_file)
         object.__setattr__(self, "redis_url", SecretStr(url))
         return self
 
@@ -146,6 +155,11 @@ class Settings(BaseSettings):
                 if not path.is_absolute():
                     raise ValueError(f"`{PREFIX}{name.upper()}` must hold absolute paths, but has {str(path)!r}.")
         return self
+
+    @property
+    def dispatches(self) -> bool:
+        """Whether it runs nothing itself, but hands jobs over."""
+        return self.launcher in ("slurm", "kubernetes")
 
     @property
     def redis_socket(self) -> Path | None:

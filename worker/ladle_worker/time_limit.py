@@ -24,6 +24,10 @@ class TimeLimit:
     def __post_init__(self) -> None:
         self._until = self.now() + (math.inf if self.timeout_s is None else self.timeout_s - self.ran_s)
 
+    def put_off(self, seconds: float) -> None:
+        """The job has not run for so long: it waited in the queue of another scheduler."""
+        self._until += seconds
+
     def is_over(self) -> bool:
         return self.now() >= self._until
 

@@ -146,6 +146,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
     ),
     "Machines and queue": (
         Flag("resources.nodes", "--nodes", "N"),
+        Flag("resources.min_nodes", "--min-nodes", "N"),
         Flag("resources.ranks_per_node", "--ranks-per-node", "N"),
         Flag("resources.timeout_s", "--timeout", "SECONDS"),
         Flag("resources.placement", "--placement", "NAME"),

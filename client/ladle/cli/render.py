@@ -183,7 +183,27 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
 def _outcome(record: JobRecord) -> str:
     if record.result is not None:
         return _short_verdict(record.result)
-    return record.waiting_for or (str(record.reason) if record.reason else record.progress.stage)
+    waits = "; ".join(filter(None, (record.waiting_for, turn(record))))
+    return waits or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def turn(record: JobRecord) -> str:
+    """Where a queued job is and when it starts: `position 3, starts in about 12 min`; empty for any other."""
+    if record.queue_position is None:
+        return ""
+    if record.starts_in_s is None:
+        return f"position {record.queue_position}, nothing is known yet about when it starts"
+    if record.starts_in_s < 60:
+        return f"position {record.queue_position}, starts within a minute"
+    return f"position {record.queue_position}, starts in about {_about(record.starts_in_s)}"
+
+
+def _about(seconds: float) -> str:
+    """`12 min`, `5 h`, `3 days`"""
+    for length, unit in ((2 * 86400, "days"), (2 * 3600, "h")):
+        if seconds >= length:
+            return f"{round(seconds / (86400 if unit == 'days' else 3600))} {unit}"
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def results_table(results: Iterable[FoundResult]) -> Table:
@@ -225,6 +245,8 @@ def record_summary(record: JobRecord) -> RenderableType:
     rows.add_row("submitted", ago(record.created_at))
     if record.waiting_for:
         rows.add_row("waits because it", record.waiting_for)
+    if place := turn(record):
+        rows.add_row("queue", place)
     if record.nodes:
         of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
         rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")

@@ -26,7 +26,7 @@ from ladle._client import Client
 from ladle._errors import LadleError
 from ladle.cli.supervision import Restarts, Supervisor, ended
 from ladle_contracts.processes import end_with_parent
-from ladle_contracts.redis_address import with_password
+from ladle_contracts.redis_address import complete_address
 from ladle_contracts.safe_text import one_line
 
 START_S = 90.0
@@ -36,7 +36,7 @@ REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
 FAR = ("LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE")
-WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", *FAR)
+WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", "LADLE_SLOTS", *FAR)
 """What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
 
 
@@ -279,13 +279,13 @@ def default_state() -> Path:
 def configured_redis() -> str | None:
     """The Redis server that the environment names."""
     url = os.environ.get("LADLE_REDIS_URL") or os.environ.get("REDIS_URL")
-    file = os.environ.get("LADLE_REDIS_PASSWORD_FILE")
-    if not url or not file:
-        return url or None
+    if not url:
+        return None
+    password, authority = (os.environ.get(f"LADLE_REDIS_{name}_FILE") for name in ("PASSWORD", "CA"))
     try:
-        return with_password(url, Path(file))
+        return complete_address(url, Path(password) if password else None, Path(authority) if authority else None)
     except ValueError as error:
-        raise StackError(f"`LADLE_REDIS_PASSWORD_FILE` {error}.") from None
+        raise StackError(str(error)) from None
 
 
 def find_redis() -> str | None:

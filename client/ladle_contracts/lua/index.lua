@@ -16,9 +16,12 @@ local function agree(id)
     put(state_key(state), job[2], id, state == job[3])
     put(owner_state_key(job[1], state), job[2], id, state == job[3])
   end
-  put(PREFIX .. 'queue', place_of(id), id, job[3] == 'queued')
-  put(need_key(need_of(id)), place_of(id), id, job[3] == 'queued')
-  redis.call('SADD', PREFIX .. 'needs', need_of(id))
+  local is_queued = redis.call('ZSCORE', PREFIX .. 'queue', id) and redis.call('ZSCORE', lane_key(lane_of(id)), id)
+  if job[3] == 'queued' then
+    if not is_queued then put_into_queue(id) end
+  else
+    dequeue(id)
+  end
   if TERMINAL[job[3]] and not redis.call('ZSCORE', PREFIX .. 'finished', id) then
     redis.call('ZADD', PREFIX .. 'finished', job[4], id)
     redis.call('ZADD', PREFIX .. 'finished:traces', job[4], id)

@@ -9,6 +9,14 @@ local STATES = {'queued', 'scheduled', 'running', 'finalizing', 'cancelling', 's
 local LONGEST_BACKOFF_MS = 60000
 -- A node that missed a call is used only if there is no other, for this long.
 local DOUBT_MS = 300000
+-- One point of priority counts as so much time in the queue.
+local POINT_MS = 600000
+-- A job that has been in the queue for so long takes `min_nodes` nodes if no more are free.
+local PATIENCE_MS = 120000
+-- The id of the job that is next, while it waits for nodes.
+local HEAD = PREFIX .. 'head'
+-- Owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too.
+local SERVED, SERVED_ALL = PREFIX .. 'served', PREFIX .. 'served:all'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
@@ -21,8 +29,8 @@ local function jobs_key(owner) return PREFIX .. 'owner:' .. owner .. ':jobs' end
 -- Jobs in one state by creation time: of all owners, and of one.
 local function state_key(state) return PREFIX .. 'state:' .. state end
 local function owner_state_key(owner, state) return PREFIX .. 'owner:' .. owner .. ':state:' .. state end
--- Queued jobs of one need, in the order of the queue.
-local function need_key(need) return PREFIX .. 'queue:' .. need end
+-- Queued jobs of one owner and one need, in the order of their places.
+local function lane_key(lane) return PREFIX .. 'lane:' .. lane end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -55,25 +63,47 @@ local function move(id, state, reason, message)
   append(id, get(id, 'attempt'), cjson.encode(body))
 end
 
--- How many nodes of how many ranks. Jobs of one need can start at the same times, so each need has a queue of its own
--- beside the queue of all.
-local function need_of(id) return get(id, 'nodes_needed') .. 'x' .. get(id, 'ranks_needed') end
+-- Jobs of one owner and one need can start at the same times, so they have a queue of their own beside the queue of all.
+-- Time limits are taken by powers of two, so that there are few of them.
+local function lane_of(id)
+  local job = redis.call('HMGET', job_key(id), 'nodes_needed', 'min_nodes', 'ranks_needed', 'timeout_s', 'owner')
+  local timeout_s, limit = tonumber(job[4] or ''), 0
+  if timeout_s then limit = 1 + math.ceil(math.log(math.max(timeout_s, 1)) / math.log(2)) end
+  return string.format('%d:%d:%d:%d:%s', job[1], job[2] or job[1], job[3], limit, job[5])
+end
 
--- By priority, then by age.
-local function place_of(id) return text(tonumber(get(id, 'created_at')) - tonumber(get(id, 'priority')) * 1e13) end
+local function need_of(lane)
+  local nodes, least, ranks, _, owner = lane:match('^(%d+):(%d+):(%d+):(%d+):(.*)$')
+  return {nodes = tonumber(nodes), least = tonumber(least), ranks = tonumber(ranks), owner = owner}
+end
+
+-- When it was submitted, or earlier for a high priority. So a job is overtaken only by what comes within a fixed time
+-- after it.
+local function place_of(id)
+  return text(tonumber(get(id, 'created_at')) - tonumber(get(id, 'priority')) * POINT_MS)
+end
+
+local function put_into_queue(id)
+  local place, lane = place_of(id), lane_of(id)
+  redis.call('ZADD', PREFIX .. 'queue', place, id)
+  redis.call('ZADD', lane_key(lane), place, id)
+  redis.call('SADD', PREFIX .. 'lanes', lane)
+end
 
 local function enqueue(id)
-  local score = place_of(id)
-  redis.call('ZADD', PREFIX .. 'queue', score, id)
-  redis.call('ZADD', need_key(need_of(id)), score, id)
-  redis.call('SADD', PREFIX .. 'needs', need_of(id))
+  put_into_queue(id)
+  redis.call('HSET', job_key(id), 'queued_at', text(now_ms()))
   redis.call('PUBLISH', PREFIX .. 'wake', id)
 end
 
-local function dequeue(id)
+local function take_from_lane(id, lane)
   redis.call('ZREM', PREFIX .. 'queue', id)
-  redis.call('ZREM', need_key(need_of(id)), id)
+  redis.call('ZREM', lane_key(lane), id)
+  if redis.call('EXISTS', lane_key(lane)) == 0 then redis.call('SREM', PREFIX .. 'lanes', lane) end
+  if redis.call('GET', HEAD) == id then redis.call('DEL', HEAD) end
 end
+
+local function dequeue(id) take_from_lane(id, lane_of(id)) end
 
 -- Whether it waits before its next attempt.
 local function backs_off(id, now)
@@ -96,60 +126,96 @@ local function best_first(one, other)
   return one.id < other.id
 end
 
-local function names_of(nodes)
-  table.sort(nodes, best_first)
-  local names = {}
-  for position, node in ipairs(nodes) do names[position] = node.id end
-  return names
-end
-
--- What a job of so many ranks per node can have: how many such nodes are alive, those of them that are free, how many
--- dispatchers are alive, and those that have room. The best ones come first.
-local function survey(ranks, life_ms, now)
-  local found, free, roomy = {alive = 0, dispatchers = 0, room = 0}, {}, {}
+-- The nodes that may be used, the best ones first.
+local function usable_nodes(life_ms, now)
+  local found = {}
   for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
     local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at',
                               'dispatches', 'holds', 'cordoned')
-    local dispatches, cordoned = fields[6] == '1', fields[8] and fields[8] ~= ''
-    if fields[1] and math.abs(now - tonumber(fields[1])) < life_ms and fields[4] ~= '1' and not cordoned
-       and (dispatches or tonumber(fields[2]) >= ranks) then
-      local room = room_of(node, dispatches and (fields[7] or 1), fields[3])
-      local missed_at = tonumber(fields[5] or 0)
-      local entry = {id = node, room = room, doubt = missed_at + DOUBT_MS > now and missed_at or 0}
-      if dispatches then
-        found.dispatchers = found.dispatchers + 1
-        found.room = found.room + math.max(room, 0)
-        if room > 0 then roomy[#roomy + 1] = entry end
-      else
-        found.alive = found.alive + 1
-        if room > 0 then free[#free + 1] = entry end
-      end
+    local is_cordoned = fields[8] and fields[8] ~= ''
+    if fields[1] and math.abs(now - tonumber(fields[1])) < life_ms and fields[4] ~= '1' and not is_cordoned then
+      local holds, missed_at = fields[6] == '1' and tonumber(fields[7] or 1), tonumber(fields[5] or 0)
+      found[#found + 1] = {
+        id = node, ranks = tonumber(fields[2]), holds = holds, job = fields[3], room = room_of(node, holds, fields[3]),
+        doubt = missed_at + DOUBT_MS > now and missed_at or 0,
+      }
     end
   end
-  found.free, found.roomy = names_of(free), names_of(roomy)
+  table.sort(found, best_first)
   return found
 end
 
--- Whether a job of so many nodes could start if no other job had any.
-local function is_possible(found, needed) return found.alive >= needed or found.dispatchers > 0 end
-
--- The nodes that such a job gets now: so many free ones, or else one dispatcher, or nil.
-local function nodes_for(found, needed)
-  if #found.free >= needed then
-    local chosen = {}
-    for position = 1, needed do chosen[position] = found.free[position] end
-    return chosen
+-- What a job of so many ranks per node can have of them: how many nodes there are, and those that are free; how many jobs
+-- dispatchers hold at the most, and those that have room. With `most`, only nodes of at most so many ranks.
+local function survey(nodes, ranks, most)
+  local found = {alive = 0, free = {}, holds = 0, room = 0, roomy = {}}
+  for _, node in ipairs(nodes) do
+    if node.holds and not most then
+      found.holds, found.room = found.holds + node.holds, found.room + math.max(node.room, 0)
+      if node.room > 0 then found.roomy[#found.roomy + 1] = node.id end
+    elseif not node.holds and node.ranks >= ranks and (not most or node.ranks <= most) then
+      found.alive = found.alive + 1
+      if node.room > 0 then found.free[#found.free + 1] = node.id end
+    end
   end
-  return found.roomy[1] and {found.roomy[1]}
+  return found
 end
 
--- Who has the job: a dispatcher has it beside others.
+-- Whether a job of at least so many nodes could start if no other job had any.
+local function is_possible(found, least) return found.alive >= least or found.holds > 0 end
+
+-- How many nodes it takes at least at the moment: all that it asks for, until it has waited or so many are not there.
+local function least_now(need, found, queued_at, now)
+  local is_patient = not queued_at or math.abs(now - tonumber(queued_at)) < PATIENCE_MS
+  if found.alive >= need.nodes and is_patient then return need.nodes end
+  return need.least
+end
+
+-- The nodes that it gets now: as many as it asks for, or one dispatcher, or at least `least` nodes, or nil.
+local function nodes_for(need, found, least)
+  local count = math.min(#found.free, need.nodes)
+  if count < need.nodes and found.roomy[1] then return {found.roomy[1]} end
+  if count < least then return nil end
+  local chosen = {}
+  for position = 1, count do chosen[position] = found.free[position] end
+  return chosen
+end
+
+-- The jobs that have nodes: whose they are, how many nodes, and when their time is over at the latest.
+local function jobs_at_work(now)
+  local found = {}
+  for _, id in ipairs(redis.call('SMEMBERS', PREFIX .. 'active')) do
+    local job = redis.call('HMGET', job_key(id), 'owner', 'took', 'in_gap', 'timeout_s', 'ran_ms', 'running_since', 'nodes')
+    if job[1] then
+      local since, limit = tonumber(job[6] or now), tonumber(job[4] or '')
+      local nodes = cjson.decode(job[7] or '[]')
+      found[id] = {
+        owner = job[1], took = tonumber(job[2] or #nodes), in_gap = job[3] == '1', since = since, nodes = #nodes,
+        over_at = limit and since + limit * 1000 - tonumber(job[5] or 0) or math.huge,
+      }
+    end
+  end
+  return found
+end
+
+-- Owner -> how many nodes they have. Those of a job in a gap count for gaps only.
+local function nodes_in_use(work, with_gaps)
+  local used = {}
+  for _, job in pairs(work) do
+    if with_gaps or not job.in_gap then used[job.owner] = (used[job.owner] or 0) + job.took end
+  end
+  return used
+end
+
+-- Gives the job to a node. A dispatcher has it beside others. Answers whether it is one.
 local function reserve(node, id)
-  if redis.call('HGET', node_key(node), 'dispatches') == '1' then
+  local dispatches = redis.call('HGET', node_key(node), 'dispatches') == '1'
+  if dispatches then
     redis.call('SADD', node_jobs_key(node), id)
   else
     redis.call('HSET', node_key(node), 'job', id)
   end
+  return dispatches
 end
 
 -- How long its attempts have run so far, in ms: `ran_ms`.

@@ -1,7 +1,8 @@
 -- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms,
--- how many queued jobs the owner may have, or '', and the name of the result's folder.
+-- how many queued jobs the owner may have, or '', the name of the result's folder, the fewest nodes, and the time limit in
+-- seconds or ''.
 -- Answers {'created', id}, {'replayed', id of the first time}, {'conflict', ''} or {'full', ''}.
-local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output = unpack(ARGV)
+local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output, least, timeout_s = unpack(ARGV)
 local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. key
 if key ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'digest')
@@ -22,7 +23,8 @@ end
 local now = text(now_ms())
 redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state', 'queued', 'created_at', now,
            'priority', priority, 'nodes_needed', nodes, 'ranks_needed', ranks, 'max_failures', max_failures,
-           'attempt', 0, 'failures', 0, 'nodes', '[]', 'not_before', 0, 'idempotency', key, 'output', output or '')
+           'attempt', 0, 'failures', 0, 'nodes', '[]', 'not_before', 0, 'idempotency', key, 'output', output or '',
+           'min_nodes', least or nodes, 'timeout_s', timeout_s or '')
 store_labels(id)
 redis.call('ZADD', PREFIX .. 'jobs', now, id)
 redis.call('ZADD', jobs_key(owner), now, id)

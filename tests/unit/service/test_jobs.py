@@ -14,7 +14,7 @@ import pytest
 from ladle_contracts import JobRecord, JobSpec, JobState, Reason
 from ladle_service.specs import digest_of
 from tests.unit.client.answers import RESULT
-from tests.unit.service.fakes import CATALOG, Service, node
+from tests.unit.service.fakes import CATALOG, Service, make_service, node
 
 RunAsync = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -338,6 +338,37 @@ def test_a_job_that_no_cluster_of_this_size_can_run_is_refused(service: Service,
             for resources in ({"ranks_per_node": 4}, {"nodes": 2, "ranks_per_node": 2}):
                 body = service.spec(resources=resources)
                 assert (await client.post("/v1/jobs", json=body)).status_code == 202
+
+    run_async(use())
+
+
+def test_a_job_that_can_start_with_fewer_nodes_is_refused_only_where_not_even_these_are_known(
+    service: Service, run_async: RunAsync
+) -> None:
+    service.store.machines = [node("a"), node("b")]
+
+    async def use() -> None:
+        _, _, detail = await refusal_of(service, resources={"nodes": 4, "min_nodes": 3})
+        assert detail == "`resources.min_nodes` must be at most 2, because no more nodes are known, but is 3."
+        async with service.client() as client:
+            body = service.spec(resources={"nodes": 4, "min_nodes": 2})
+            assert (await client.post("/v1/jobs", json=body)).status_code == 202
+
+    run_async(use())
+
+
+def test_the_operator_lets_large_jobs_wait_and_sets_how_many_nodes_a_job_may_have(
+    tmp_path: Path, run_async: RunAsync
+) -> None:
+    service = make_service(tmp_path, oversized_jobs="wait", max_nodes_per_job=8)
+    service.store.machines = [node("a")]
+
+    async def use() -> None:
+        _, _, detail = await refusal_of(service, resources={"nodes": 9, "min_nodes": 1})
+        assert detail == "`resources.nodes` must be at most 8, because this service allows no more for a job, but is 9."
+        async with service.client() as client:
+            for resources in ({"nodes": 8}, {"ranks_per_node": 4}):
+                assert (await client.post("/v1/jobs", json=service.spec(resources=resources))).status_code == 202
 
     run_async(use())
 

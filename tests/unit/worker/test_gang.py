@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from ladle_contracts import JobSpec, Reason
+from ladle_contracts import Reason
 from ladle_worker.gang import CannotMeet, Gang, Place, free_port, gather, interface_of, own_address, place_of
 from ladle_worker.settings import Settings, read_ports
 
-SPEC = JobSpec(ckpt_dir="/data/run", val_set="/data/val")
 VERSIONS = {"ladle": "1.0", "torch": "2.13.0"}
 
 
@@ -31,10 +30,10 @@ def test_a_place_comes_through_redis_as_it_was() -> None:
 
 
 def test_rank_0_waits_on_the_first_node() -> None:
-    gang = gather([place(1), place(2), place(3)], node_rank=2, spec=SPEC)
+    gang = gather([place(1), place(2), place(3)], node_rank=2)
     assert gang == Gang(num_nodes=3, node_rank=2, head=place(1), address="10.0.0.3")
     assert gang.torchrun_arguments == (
-        *("--nnodes=3", "--node-rank=2", "--local-addr=10.0.0.3", "--master-addr=10.0.0.1", "--master-port=29401"),
+        *("--nnodes=3", "--node-rank=2", "--master-addr=10.0.0.1", "--master-port=29401"),
     )
 
 
@@ -43,19 +42,19 @@ def test_nodes_of_two_versions_are_refused_and_named(name: str) -> None:
     with pytest.raises(
         CannotMeet, match=f"same version of {name}, but node `node-1` has .* and node `node-2` has 0.9"
     ) as caught:
-        gather([place(1), place(2, versions={**VERSIONS, name: "0.9"})], node_rank=0, spec=SPEC)
+        gather([place(1), place(2, versions={**VERSIONS, name: "0.9"})], node_rank=0)
     assert caught.value.reason is Reason.VERSION_MISMATCH
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "::1"])
 def test_an_address_that_other_hosts_cannot_reach_is_refused(address: str) -> None:
     with pytest.raises(CannotMeet, match=r"`node-1` has only the address .* Set `LADLE_ADDRESS` on `node-1`"):
-        gather([place(1, address=address), place(2)], node_rank=1, spec=SPEC)
+        gather([place(1, address=address), place(2)], node_rank=1)
 
 
 def test_two_nodes_of_one_host_may_meet_on_it() -> None:
     places = [place(number, host="host", address="127.0.0.1") for number in (1, 2)]
-    assert gather(places, node_rank=0, spec=SPEC).head.address == "127.0.0.1"
+    assert gather(places, node_rank=0).head.address == "127.0.0.1"
 
 
 def test_a_port_that_somebody_has_is_not_taken() -> None:
@@ -100,7 +99,7 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 def test_the_node_with_the_fewest_gpus_decides_how_many_ranks_run_on_each() -> None:
-    assert gather([place(1, ranks=8), place(2, ranks=4), place(3, ranks=8)], node_rank=0, spec=SPEC).ranks_per_node == 4
+    assert gather([place(1, ranks=8), place(2, ranks=4), place(3, ranks=8)], node_rank=0).ranks_per_node == 4
 
 
 def test_a_place_of_another_version_is_read_so_that_its_version_can_be_named() -> None:

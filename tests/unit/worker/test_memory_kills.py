@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ladle_contracts import Reason
-from ladle_worker import agent, memory_kills
+from ladle_worker import memory_kills
 from ladle_worker.agent import Attempt
 from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.launch import children
+from ladle_worker.launch.children import Children
+from ladle_worker.launch.launcher import Status
 from ladle_worker.torchrun import KILLED_STATUS
 from tests.polling import until
 
@@ -64,31 +68,25 @@ def test_last_words_about_memory_are_known(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kills", "log", "reason"),
+    ("code", "out_of_memory", "log", "reason"),
     [
-        (KILLED_STATUS, 1, "", Reason.OUT_OF_MEMORY),
-        (-9, 1, "", Reason.OUT_OF_MEMORY),
-        (KILLED_STATUS, 0, "", Reason.CRASHED),
-        (1, 1, "", Reason.CRASHED),
-        (1, 0, "std::bad_alloc", Reason.OUT_OF_MEMORY),
-        (0, 0, "std::bad_alloc", Reason.CRASHED),
+        (KILLED_STATUS, True, "", Reason.OUT_OF_MEMORY),
+        (KILLED_STATUS, False, "", Reason.CRASHED),
+        (1, False, "std::bad_alloc", Reason.OUT_OF_MEMORY),
+        (0, False, "std::bad_alloc", Reason.CRASHED),
     ],
 )
 def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
-    status: int, kills: int, log: str, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, out_of_memory: bool, log: str, reason: Reason, tmp_path: Path
 ) -> None:
     folder = AttemptFolder(tmp_path)
     folder.log.write_text(log)
-    monkeypatch.setattr(agent, "count_kills", lambda: kills)
     attempt = object.__new__(Attempt)
     attempt._folder, attempt._gang = folder, None
     attempt._claim = SimpleNamespace(speaks=True)  # type: ignore[assignment]
-
-    class Nothing:
-        def read(self) -> None:
-            return None
-
-    ended = attempt._conclude(status, Nothing(), 0, None)  # type: ignore[arg-type]
+    launcher: Any = SimpleNamespace(logs=lambda: log.splitlines())
+    attempt._settings = SimpleNamespace(node_id="here", lease_s=1.0)  # type: ignore[assignment]
+    ended = attempt._without_outcome(Status(is_over=True, code=code, out_of_memory=out_of_memory), launcher)
     assert ended.reason == reason
     assert ended.outcome == ("failed" if reason == Reason.OUT_OF_MEMORY else "crashed")
 
@@ -123,3 +121,21 @@ print(status, count_kills() - before)
         until(lambda: not (group / "cgroup.procs").read_text(), what="the group to be empty")
         group.rmdir()
     assert done.stdout.split() == ["-9", "1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kills", "is_meant"), [(KILLED_STATUS, 1, True), (-9, 1, True), (KILLED_STATUS, 0, False), (1, 1, False)]
+)
+def test_a_kill_is_of_memory_if_the_kernel_counts_one_more(
+    code: int, kills: int, is_meant: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([0, kills])
+    monkeypatch.setattr(children, "count_kills", lambda: next(counts, kills))
+    folder = AttemptFolder(tmp_path)
+    folder.make()
+    end = f"import os; os.kill(os.getpid(), 9) if {code} == -9 else os._exit({code})"
+    launch: Any = SimpleNamespace(folder=folder, mark=f"memory@{tmp_path}")
+    started = Children(launch, (sys.executable, "-c", end), os.environ)
+    until(lambda: started.status().is_over, what="the end")
+    started.close()
+    assert (started.status().code, started.status().out_of_memory) == (code, is_meant)

@@ -63,7 +63,7 @@ def test_the_program_names_the_variable_and_starts_nothing() -> None:
     ("redis", "broker"),
     [
         ("redis://:secret@host:6379/1", "redis://:secret@host:6379/1"),
-        ("rediss://host:6379/0", "rediss://host:6379/0"),
+        ("rediss://host:6379/0", "rediss://host:6379/0?ssl_cert_reqs=required"),
         ("unix:///run/redis.sock", "redis+socket:///run/redis.sock"),
         ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
     ],

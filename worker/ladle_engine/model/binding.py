@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
 from ladle_engine.checkpoints.names import is_counter
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.tensor_kinds import same_bits
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet, TensorReader
+from ladle_engine.distributed.sharded import is_dtensor
 from ladle_engine.errors import CheckpointError, EngineError, TaskError
 from ladle_engine.model.batch_norm import RunningNorm, batch_norms
 from ladle_engine.model.fitting import fit_model
@@ -155,7 +155,7 @@ def bind(model: nn.Module, checkpoints: CheckpointSet, stored_names: Mapping[str
         else:
             counters[name] = tensor
     for tensor in (*parameters.values(), *statistics.values(), *constants.values()):
-        if not isinstance(tensor, DTensor):
+        if not is_dtensor(tensor):
             # Flat vectors are cut in the order of rows, which a model in `channels_last` does not have.
             tensor.data = tensor.data.contiguous()
     for in_model, tensor in fitted.made_by_model:
@@ -188,7 +188,7 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 def _refuse_unmade(name: str, tensor: Tensor) -> None:
-    if isinstance(tensor, DTensor):
+    if is_dtensor(tensor):
         raise EngineError(
             "invalid-placement",
             f"`placement=` must not be `sharded-model` for this model: it makes `{name}` itself, and no rank would "

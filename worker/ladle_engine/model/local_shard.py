@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from ladle_engine.distributed.sharded import is_dtensor
 
 
 def local_part(tensor: Tensor) -> tuple[Tensor, int]:
@@ -13,7 +14,7 @@ def local_part(tensor: Tensor) -> tuple[Tensor, int]:
 
     FSDP2 shards along the first dimension, so a shard is one run of elements.
     """
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return tensor.detach().view(-1), 0
     # As `torch.chunk` cuts: all ranks but the last have as many rows, and the last may have fewer or none.
     rows_per_rank = -(-len(tensor) // tensor.device_mesh.size())

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
+
+from ladle_engine.distributed.sharded import is_dtensor
 
 ITERATIONS = 15
 """As many as torch makes where a spectral norm begins. They start from the reference's vectors, which are near."""
@@ -72,4 +73,4 @@ def _of_parametrizations(model: nn.Module) -> Iterator[SpectralVectors]:
 
 
 def _whole(weight: Tensor) -> Tensor:
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return weight.full_tensor() if is_dtensor(weight) else weight

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives
@@ -22,6 +21,9 @@ def build_sharded(task: Task, checkpoints: CheckpointSet, collectives: Collectiv
 
     Raises `EngineError` (invalid-placement) for a model that FSDP2 does not take.
     """
+    # It takes a second to import, which other placements do not need.
+    from torch.distributed.fsdp import fully_shard
+
     with parameters_on_meta():
         model = task.build_model(checkpoints).float()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}

@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ladle_engine.directions.buckets import Bucket
 from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.distributed.sharded import is_dtensor
 from ladle_engine.model.local_shard import local_part
 
 
@@ -119,7 +119,7 @@ class _Arrivals:
         index = self._gradients.bucket_of.get(name)
         if index is None:
             return
-        self._arrived[name] = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).reshape(-1)
+        self._arrived[name] = (gradient.to_local() if is_dtensor(gradient) else gradient).reshape(-1)
         self._missing[index] -= 1
         if self._missing[index] == 0:
             self._complete(index)

@@ -49,6 +49,10 @@ def limit_resources(inputs: Sequence[Path], outputs: Path) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, MAX_FILES)
     _lower(resource.RLIMIT_FSIZE, max_file_bytes(inputs, outputs))
+    end_first_without_memory()
+
+
+def end_first_without_memory() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 

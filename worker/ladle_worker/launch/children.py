@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from ladle_contracts.processes import end_with_parent
 from ladle_worker.family import JOB_VARIABLE
@@ -23,22 +24,41 @@ logger = logging.getLogger(__name__)
 WAIT_S = 5.0
 
 
+class Started(Protocol):
+    """A process, as `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> int: ...
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], Path, int, int], Started]
+"""Command, environment, working folder, and the descriptors for stdin and for the output."""
+
+
 class Children:
     """One command, and all that comes of it."""
 
-    def __init__(self, launch: Launch, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, launch: Launch, command: Sequence[str], environment: Mapping[str, str], start: Start | None = None
+    ) -> None:
         """Ends what lives of earlier attempts first. Raises OSError where that cannot be ended."""
         self._mark = launch.mark
         self._end_earlier()
-        self._spared = children()
+        others = children()
         self._kills = count_kills()
         self._status = Status()
         self._last_words = LastWords()
         self._log = launch.folder.log.open("ab")
         variables = {JOB_VARIABLE: launch.mark, "TMPDIR": str(launch.folder.temporary)}
-        self._process = start_process(
+        self._process = (start or start_process)(
             command, {**environment, **variables}, launch.folder.path, self._last_words.stdin(), self._log.fileno()
         )
+        # It may have been there before, as a launcher that waited.
+        self._spared = others - {self._process.pid}
 
     @property
     def pid(self) -> int:
@@ -79,9 +99,12 @@ class Children:
 
 
 def start_process(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, stdin: int, output: int
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, stdin: int, output: int | None
 ) -> subprocess.Popen[bytes]:
-    """A child that ends with this process, in a group of its own, which can be signalled as a whole."""
+    """A child that ends with this process, in a group of its own, which can be signalled as a whole.
+
+    Without `output` it writes where this process writes.
+    """
     return subprocess.Popen(
         command,
         stdin=stdin,

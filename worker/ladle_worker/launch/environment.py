@@ -13,7 +13,7 @@ KEPT_VARIABLES = (
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE"),
+    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE", "LADLE_HOST_BYTES"),
 )
 """All that ranks inherit. Addresses, passwords and tokens are not among them, because ranks open untrusted files."""
 
@@ -34,6 +34,9 @@ def rank_environment(num_ranks: int, gang: Gang | None = None) -> dict[str, str]
     threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
+        # numpy would start threads when it is imported, and a process with threads cannot be confined or forked. What
+        # is large is torch's.
+        "OPENBLAS_NUM_THREADS": "1",
         # Otherwise gloo uses the address of the host name, which may be anything.
         **({"GLOO_SOCKET_IFNAME": "lo"} if gang is None else gang.variables),
         **RANK_VARIABLES,

@@ -28,7 +28,8 @@ class Launch:
     """The job's and this node's: every process of the attempt carries it."""
     num_nodes: int
     """How many machines the launcher uses. 1 where each machine has an agent of its own."""
-    ranks_per_node: int
+    ranks_per_node: int | None
+    """None only for a dispatcher, who does not know the machines yet: one per GPU there, or one."""
     module: str
     """The module that each rank runs, with the attempt's folder as its argument."""
     plan: Plan
@@ -87,6 +88,10 @@ class Launcher(Protocol):
 
     def forget(self) -> None:
         """Removes what the launcher keeps of the attempt outside its folder. Is called once, at the end."""
+
+
+class WrongLauncher(Exception):
+    """The settings of a launcher are wrong, or what it needs is not installed. The worker does not start."""
 
 
 class CannotLaunch(Exception):

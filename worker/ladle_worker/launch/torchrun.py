@@ -1,28 +1,28 @@
-"""torchrun on this machine: starts its ranks of one attempt, confined, and ends them."""
+"""The launcher on this machine, which does what torchrun does: starts its ranks of one attempt, confined, and ends
+them."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ladle_worker.confinement.plan import FILES, NETWORK
 from ladle_worker.family import WHERE_SIGNAL
+from ladle_worker.gang import Gang
 from ladle_worker.launch.children import Children
 from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
 from ladle_worker.launch.launcher import Launch, Status
+from ladle_worker.launch.standby import STANDBY
 from ladle_worker.relay import log_tail
 from ladle_worker.tree import Meanwhile, Running, nothing
 
 TORCHRUN_MODULE = "ladle_worker.torchrun"
 WHERE_S = 0.5
 """How long ranks get to write where they are."""
-
-ALONE = ("--standalone", "--local-addr=127.0.0.1")
-"""The address is given because the host's name may have one that a network of its own does not have."""
 
 
 class Torchrun:
@@ -33,7 +33,7 @@ class Torchrun:
     def start(self, launch: Launch) -> None:
         self._launch = launch
         launch.plan.save(launch.folder.plan)
-        self._children = Children(launch, command_of(launch), environment_of(launch))
+        self._children = Children(launch, command_of(launch), environment_of(launch), STANDBY.start)
 
     @property
     def pid(self) -> int:
@@ -73,23 +73,24 @@ class Torchrun:
 
 
 def command_of(launch: Launch) -> list[str]:
-    folder = launch.folder
     return [
-        *(sys.executable, "-m", TORCHRUN_MODULE, str(folder.plan)),
-        *(ALONE if launch.gang is None else launch.gang.torchrun_arguments),
-        f"--nproc-per-node={launch.ranks_per_node}",
-        # Without it torchrun leaves a folder in the temporary folder after every job.
-        *("--max-restarts=0", f"--log-dir={folder.path / 'torchrun'}"),
-        *("--no-python", sys.executable, "-u", "-m", launch.module, str(folder.path)),
+        # Without the working folder among those of modules.
+        *(sys.executable, "-P", "-u", "-m", TORCHRUN_MODULE, str(launch.folder.plan)),
+        *(() if launch.gang is None else launch.gang.torchrun_arguments),
+        f"--nproc-per-node={launch.ranks_per_node or 1}",
+        *(launch.module, str(launch.folder.path)),
     ]
 
 
 def environment_of(launch: Launch) -> Mapping[str, str]:
-    protections = launch.plan.protections
-    own = LOOPBACK_ONLY if NETWORK in protections else {}
-    if FILES in protections and "TRITON_CACHE_DIR" not in os.environ:
-        own = {**own, "TRITON_CACHE_DIR": str(launch.folder.temporary / "triton")}
-    return rank_environment(launch.ranks_per_node, launch.gang) | own
+    own = {}
+    if FILES in launch.plan.protections and "TRITON_CACHE_DIR" not in os.environ:
+        own["TRITON_CACHE_DIR"] = str(launch.folder.temporary / "triton")
+    return environment_with(launch.plan.protections, launch.ranks_per_node or 1, launch.gang) | own
+
+
+def environment_with(protections: Collection[str], num_ranks: int = 1, gang: Gang | None = None) -> dict[str, str]:
+    return rank_environment(num_ranks, gang) | (LOOPBACK_ONLY if NETWORK in protections else {})
 
 
 def _command(pid: int) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ladle_engine.distributed.machine_faults import is_machine_fault
+from ladle_engine.distributed.sharded import is_dtensor
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
 from ladle_engine.tasks.text.token_losses import IGNORED, token_losses
@@ -79,7 +79,7 @@ def _predict_apart(model: nn.Module, input_ids: Tensor, positions: Tensor, targe
     needed = (targets != IGNORED).flip(1).cumsum(1).flip(1).flatten() > 0
     lengths = torch.bincount(document[needed], minlength=int(document[-1]) + 1)
     sizes = lengths.clamp(min=1).log2().ceil()
-    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+    if any(is_dtensor(parameter) for parameter in model.parameters()):
         # A sharded model must be called as often on each rank.
         sizes = torch.zeros_like(sizes)
     nll = torch.zeros(targets.numel(), device=targets.device)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ladle_engine.distributed.machine_faults import is_machine_fault
+from ladle_engine.distributed.sharded import is_fsdp_module
 from ladle_engine.errors import TaskError
 from ladle_engine.progress import pulse, warn
 from ladle_engine.tasks.text.seq2seq.generation_settings import GenerationSettings
@@ -39,7 +39,7 @@ class Generator:
         while self._remarks:
             # Now, because a job that is judged by the loss generates nothing.
             warn(self._remarks.pop(0))
-        if isinstance(model, FSDPModule):
+        if is_fsdp_module(model):
             return list(self._sharded(model, input_ids, attention_mask))
         rows: list[Tensor] = []
         while len(rows) < len(input_ids):
@@ -95,6 +95,8 @@ class Generator:
     def _sharded(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if not getattr(model, "_gathers_to_generate", False):
             # `generate` calls the encoder alone, which without this would find parameters of the whole model in shards.
+            from torch.distributed.fsdp import register_fsdp_forward_method
+
             register_fsdp_forward_method(model, "generate")
             model._gathers_to_generate = True  # type: ignore[assignment]
         return self._call(model, input_ids, attention_mask, synced_gpus=True).cpu()

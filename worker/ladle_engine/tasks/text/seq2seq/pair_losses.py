@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
+from ladle_engine.distributed.sharded import is_fsdp_module
 from ladle_engine.errors import TaskError
 from ladle_engine.tasks.text.models import call
 from ladle_engine.tasks.text.token_losses import IGNORED
@@ -31,7 +31,7 @@ def target_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     labels = batch["labels"]
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
     rows = max(1, MOST_LOGITS // (labels.shape[1] * (vocabulary if isinstance(vocabulary, int) else 1)))
-    if isinstance(model, FSDPModule) or rows >= len(labels):
+    if is_fsdp_module(model) or rows >= len(labels):
         return _losses(model, *inputs)
     parts = zip(*(each.split(rows) for each in inputs), strict=True)
     if not torch.is_grad_enabled():

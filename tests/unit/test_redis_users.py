@@ -1,0 +1,132 @@
+"""`docker/redis-users.acl`: what the service and the workers may do in Redis, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from ladle_contracts import keys
+from ladle_contracts.transitions import SCRIPTS
+from tests.redis_users import users_file
+from tests.servers import RedisServer, redis_server
+
+OURS = ("service", "worker")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as made:
+        yield made
+
+
+def may(server: RedisServer, user: str, *command: str) -> bool:
+    with server.client() as client:
+        return bool(client.execute_command("ACL", "DRYRUN", user, *command) == "OK")
+
+
+def commands_of_scripts() -> set[str]:
+    found = {name for script in SCRIPTS.values() for name in re.findall(r"redis\.call\('(\w+)'", script)}
+    assert len(found) > 30
+    return found
+
+
+def rules_of(user: str) -> set[str]:
+    [line] = [line for line in users_file().splitlines() if line.startswith(f"user {user} ")]
+    return set(line.split())
+
+
+@pytest.mark.parametrize("user", OURS)
+def test_what_the_scripts_call_is_allowed_to_those_who_run_them(user: str) -> None:
+    missing = {command for command in commands_of_scripts() if f"+{command.lower()}" not in rules_of(user)}
+    assert not missing, f"docker/redis-users.acl must let `{user}` use these commands of the Lua scripts"
+
+
+@pytest.mark.parametrize("user", OURS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("CONFIG", "GET", "*"), ("CONFIG", "SET", "dir", "/tmp"), ("DEBUG", "SLEEP", "0"), ("SHUTDOWN",), ("SAVE",),
+        ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("SCAN", "0"), ("RANDOMKEY",), ("INFO",), ("MONITOR",),
+        ("ACL", "LIST"), ("ACL", "SETUSER", "x"), ("ACL", "WHOAMI"), ("CLIENT", "LIST"), ("CLIENT", "KILL", "x:1"),
+        ("MODULE", "LIST"), ("REPLICAOF", "x", "1"), ("MIGRATE", "x", "1", "ladle:queue", "0", "9"),
+        ("SWAPDB", "0", "1"),
+        ("FUNCTION", "LIST"), ("EVAL", "return 1", "0"), ("SCRIPT", "FLUSH"), ("DUMP", "ladle:job:x"),
+        ("RENAME", "ladle:job:x", "ladle:job:y"), ("SORT", "ladle:nodes"), ("OBJECT", "HELP"), ("PSUBSCRIBE", "*"),
+        ("GET", "other"), ("SET", "other", "x"), ("DEL", "celery"), ("HGETALL", "ladler:job:x"),
+        ("LPUSH", "celery", "x"),
+        ("SMEMBERS", "_kombu.binding"), ("PUBLISH", "other", "x"), ("SUBSCRIBE", "other"), ("SUBSCRIBE", "ladle:*"),
+        ("SUBSCRIBE", "__keyspace@0__:x"), ("PUBLISH", "/0.celery.pidbox", "x"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_ladle_does_not_do_is_refused(server: RedisServer, user: str, command: tuple[str, ...]) -> None:
+    assert may(server, "operator", *command), "the command is written as Redis knows it"
+    assert not may(server, user, *command)
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("worker", ("SET", keys.SCHEDULER_LOCK, "x")),
+        ("worker", ("INCR", keys.SCHEDULER_FENCE)),
+        ("worker", ("HGETALL", keys.TOKENS_USED)),
+        ("worker", ("HSET", keys.idempotency("ann", "key"), "job", "x")),
+        ("worker", ("ZREM", keys.JOBS, "x")),
+        ("worker", ("XREAD", "STREAMS", keys.events("x"), "0")),
+        ("service", ("BRPOP", keys.node_queue("node-1"), "1")),
+        ("service", ("HGETALL", "unacked")),
+        ("service", ("BLPOP", keys.INSPECTIONS, "1")),
+    ],
+    ids=str,
+)
+def test_each_may_not_do_what_only_the_other_does(server: RedisServer, user: str, command: tuple[str, ...]) -> None:
+    [other] = set(OURS) - {user}
+    assert may(server, other, *command)
+    assert not may(server, user, *command)
+
+
+def test_a_script_may_do_no_more_than_whoever_runs_it(server: RedisServer) -> None:
+    with server.client() as client:
+        digest = client.script_load("return redis.call('SET', ARGV[1], 'x')")
+    with Redis.from_url(server.url_of("worker")) as worker:
+        assert worker.evalsha(digest, 0, keys.node("x"))
+        for key in (keys.SCHEDULER_LOCK, "other"):
+            with pytest.raises(Exception, match=r"NOPERM|ACL failure|can't access"):
+                worker.evalsha(digest, 0, key)
+
+
+def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path) -> None:
+    class Deployed(RedisServer):
+        """With the default user as it is deployed."""
+
+        @property
+        def url(self) -> str:
+            return self.url_of("operator")
+
+        def users(self) -> str:
+            return users_file()
+
+    server = Deployed(tmp_path)
+    server.start()
+    try:
+        for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("stranger", "x")):
+            with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:
+                client.ping()
+        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client, pytest.raises(AuthenticationError):
+            client.ping()
+        with connected(tmp_path, "worker", "worker") as client:
+            assert client.ping()
+            with pytest.raises(NoPermissionError):
+                client.config_get("dir")
+    finally:
+        server.stop()
+
+
+def connected(folder: Path, name: str, password: str) -> Any:
+    return Redis(unix_socket_path=str(folder / "redis.sock"), username=name, password=password)

@@ -1,0 +1,1 @@
+"""Ranks as pods of a Kubernetes cluster: docs/kubernetes.md."""
