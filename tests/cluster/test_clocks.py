@@ -15,6 +15,7 @@ import pytest
 from ladle import Unauthorized
 from ladle_contracts.tokens import StoredToken, hash_token, make_token
 from tests.cluster.network import DATA, HEAD, LEASE_S, Layout, Network, needs_hosts
+from tests.integration.gang_jobs import ranks_of
 from tests.integration.gated_rank import CLOCK_VARIABLE
 from tests.polling import until
 
@@ -76,8 +77,8 @@ def assert_clocks_are_wrong(network: Network) -> None:
     """So that the test does not pass without them."""
     for process in (network.services[HEAD], network.workers[NODE]):
         assert LIBRARY in Path(f"/proc/{process.pid}/maps").read_text()
-    ranks = [each for each in network.workers[NODE].tree() if "gated_rank" in each.cmdline()[-2:-1][0]]
-    assert any(LIBRARY in Path(f"/proc/{each.pid}/maps").read_text() for each in ranks)
+    ranks = [Path(f"/proc/{each.pid}/maps").read_text() for each in ranks_of(network.workers[NODE])]
+    assert any(LIBRARY in maps for maps in ranks)
 
 
 @pytest.mark.parametrize("adopted", [False, True], ids=["trains anew", "adopts the result"])
