@@ -229,3 +229,25 @@ def test_nodes_that_share_no_results_hand_the_state_on_to_each_other(
         assert not any("begins anew" in warning for warning in ended.result.warnings)
         assert not client.exists(keys.state_copy(job))
     np.testing.assert_allclose(alpha_of(tmp_path / ended.nodes[0] / "results", "out", "twa"), alone, rtol=0, atol=1e-6)
+
+
+def test_a_node_whose_disk_goes_is_named_and_the_attempt_ends_everywhere(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
+) -> None:
+    names = ("node-1", "node-2")
+    gates = {name: Gate(tmp_path / name / "results/gates") for name in names}
+    for gate in gates.values():
+        gate.hold("train-3")
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(running(gated_worker(tmp_path / name, server, data, NODE_ID=name))) for name in names
+        ]
+        job = made.submit(gang_spec(data, nodes=2))
+        until(lambda: all(gate.reached("train-3") for gate in gates.values()), what="training")
+        ranks = [rank for worker in workers for rank in ranks_of(worker)]
+        lost = made.record(job).nodes[1]
+        (tmp_path / lost / "results").rename(tmp_path / lost / "gone")
+        ended = until(lambda: (record := made.record(job)).attempt == 1 and record.reason and record, what="its end")
+        assert (ended.reason, f"On node `{lost}`:" in (ended.message or "")) == (Reason.RESULTS_UNWRITABLE, True)
+        until(lambda: not any(is_alive(rank) for rank in ranks), what="the ranks of both nodes to end")
+        made.call(made.store.cancel(job))
