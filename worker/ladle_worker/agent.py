@@ -233,6 +233,7 @@ class Attempt:
             attempt=self._claim.attempt,
             mark=self._mark,
             num_nodes=resources.nodes if dispatches else 1,
+            min_nodes=resources.min_nodes if dispatches else None,
             ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
