@@ -24,8 +24,8 @@ from ladle_worker.launch.launcher import Launch
 
 NUM_NODES, NODE_RANK, ADDRESS, PEERS = "LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS", "LADLE_PEERS"
 MEET, MEET_S = "LADLE_MEET_S", 180.0
-"""How long a machine waits for the others. Slurm starts all machines of a job at once, but a shared disk may take a minute
-to show what another has written."""
+"""How long a machine waits for the others. Slurm starts all machines of a job at once, but a shared disk may take a
+minute to show what another has written."""
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 
