@@ -5,8 +5,8 @@ there, starts the same confined torchrun as a worker does, and ends it when it g
 the attempt go.
 
 `LADLE_NUM_NODES` and `LADLE_NODE_RANK` say which machine this is. `LADLE_ADDRESS` is where the others reach it; without
-it, it is the address from which this machine reaches `LADLE_PEERS`, which are names with commas between. `LADLE_MEET_S` is how long it
-waits for the others.
+it, it is the address from which this machine reaches `LADLE_PEERS`, which are names with commas between. `LADLE_MEET_S`
+is how long it waits for the others.
 """
 
 from __future__ import annotations
