@@ -15,6 +15,32 @@ else
   compose=("$(docker/test/fetch_cli_plugins.sh)/cli-plugins/docker-compose")
 fi
 # --env-file: a person's own .env must not decide what is checked.
+<<<<<<< HEAD
+config() { env "$@" "${compose[@]}" --env-file /dev/null "${files[@]}" config --quiet; }
+check() {
+  files=()
+  for file in "$@"; do files+=(-f "$file"); done
+  config LADLE_KEYS=/keys LADLE_RESULTS=/results LADLE_HEAD=10.0.0.1 TEST_HOST=host
+}
+check docker-compose.yml
+check docker-compose.yml docker-compose.gpu.yml
+check docker-compose.yml docker-compose.head.yml
+check docker-compose.worker.yml
+check docker-compose.worker.yml docker-compose.gpu.yml
+check docker-compose.yml docker/test/compose.build.yml
+check docker-compose.worker.yml docker/test/compose.host.yml
+
+refuses() {
+  files=(-f "$1")
+  if config "${@:2}" 2>/dev/null; then
+    echo "$1 must refuse to start with only '${*:2}' set" >&2
+    exit 1
+  fi
+}
+refuses docker-compose.yml LADLE_REDIS_PASSWORD=old
+refuses docker-compose.worker.yml LADLE_KEYS=/keys LADLE_RESULTS=/results
+refuses docker-compose.worker.yml LADLE_KEYS=/keys LADLE_HEAD=10.0.0.1
+=======
 config() { LADLE_REDIS_PASSWORD=check "${compose[@]}" --env-file /dev/null "$@" config --quiet; }
 config -f docker-compose.yml
 config -f docker-compose.yml -f docker-compose.gpu.yml
@@ -32,4 +58,5 @@ if command -v kubectl >/dev/null; then
 else
   echo "kubectl is not installed: docker/kubernetes is checked file by file in the tests only" >&2
 fi
+>>>>>>> main
 echo "container files: ok"

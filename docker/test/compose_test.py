@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import cluster_checks
 import stack_checks
 from engine import Engine, EngineError, engine
 from stack import Stack
@@ -56,6 +57,10 @@ def main() -> None:
             stack = Stack.prepare(run_engine, repo=REPO, work=work, worker_image=PLUGIN_IMAGE)
             with stack.up(say):
                 stack_checks.run_all(stack, say)
+                backup = cluster_checks.back_up(stack, say)
+            say("now several machines, with what the backup has")
+            with cluster_checks.head_from_backup(stack, backup, say) as head:
+                cluster_checks.run_all(head, BASE_IMAGE, say)
         nothing_is_left(work)
     say("every check passed; no container, engine or namespace is left")
 
@@ -76,7 +81,7 @@ def build(builder: Engine) -> None:
         builder.docker(
             *("compose", "--env-file", "/dev/null", "--progress", "quiet", *files, "build"),
             env={
-                "LADLE_REDIS_PASSWORD": "unused",
+                "LADLE_KEYS": "unused",
                 "PIP_FIND_LINKS": find_links,
                 "TORCH_INDEX_URL": os.environ.get("TORCH_INDEX_URL", ""),
             },

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 DOCKER = "docker"
 START_S = 60.0
@@ -52,9 +53,31 @@ class Engine:
             raise EngineError(f"`docker {' '.join(arguments)}` ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout.strip()
 
+    def pipe(self, *arguments: str, env: dict[str, str], **streams: IO[bytes]) -> None:
+        """Run `docker` with a file as its input or output; an EngineError if it fails."""
+        done = subprocess.run([DOCKER, *arguments], env={**self.env, **env}, check=False, **streams)
+        if done.returncode != 0:
+            raise EngineError(f"`docker {' '.join(arguments)}` ended with {done.returncode}")
+
     def inside(self, *command: str) -> list[str]:
         """The command line that runs `command` on this machine, but in the engine's network."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+
+    def within(self, *command: str, network_of: int | None = None) -> str:
+        """What a program of this machine prints that sees the network and processes of the engine, or an EngineError.
+
+        `network_of` is the process of a container whose network it has instead, as the engine counts.
+        """
+        enter = ["nsenter", "--target", str(self.pid), "--net", "--pid", "--mount"]
+        other = [] if network_of is None else ["nsenter", "--target", str(network_of), "--net"]
+        done = subprocess.run([*enter, *other, *command], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise EngineError(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def pid_of(self, container: str) -> int:
+        """Of a container's first process, as the engine counts."""
+        return int(self.ask("inspect", "--format", "{{.State.Pid}}", container))
 
 
 @contextmanager

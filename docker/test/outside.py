@@ -1,6 +1,7 @@
 """The user's side of the check: the Python client, on this machine, outside every container.
 
     python outside.py refused | run-job | check-result FOLDER CKPT_DIR | start-long-job | finish-long-job
+                      | knows-job | start-gang-job | finish-gang-job
 
 LADLE_URL and LADLE_TOKEN say where the service is. An AssertionError, or an exception of the client, is the failure.
 """
@@ -25,6 +26,7 @@ OUTPUT = "from-outside"
 LABELS = {"check": "stopped-worker"}
 # Enough to stop the worker in the middle, few enough for a busy machine to end them soon.
 LONG_STEPS = 500
+GANG_STEPS, GANG_OUTPUT, GANG_LABELS = 500, "from-two-hosts", {"check": "lost-host"}
 
 
 def refused() -> None:
@@ -107,12 +109,52 @@ def finish_long_job() -> None:
             client.job(known.id).status()
 
 
+def knows_job() -> None:
+    """After a restore: the job that made a model is listed, with its events."""
+    with Client() as client:
+        [job] = [record for record in client.jobs() if record.spec.output.name == OUTPUT]
+        assert job.state is JobState.SUCCEEDED, job
+        assert any(isinstance(event.body, StageStarted) for event in client.job(job.id).events())
+
+
+def start_gang_job() -> None:
+    """A job over both hosts; return in the middle of its training, and print the hosts."""
+    with Client() as client:
+        until(lambda: sum(node.alive for node in client.nodes()) == 2, timeout_s=120, what="both nodes")
+        job = client.submit(
+            CHECKPOINTS,
+            VAL_SET,
+            method={"name": "twa", "options": {"steps": GANG_STEPS}},
+            resources={"nodes": 2, "ranks_per_node": 1},
+            output=GANG_OUTPUT,
+            labels=GANG_LABELS,
+        )
+        until(lambda: is_training(job), timeout_s=180, what="a job in the middle of its training")
+        print(*job.status().nodes)
+
+
+def finish_gang_job() -> None:
+    """The job that lost a host succeeds on both, from where it was."""
+    with Client() as client:
+        [known] = client.jobs(labels=GANG_LABELS)
+        job = client.job(known.id)
+        record = job.wait(timeout=400)
+        assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
+        assert record.attempt >= 2, "the kill came too late: the job had ended"
+        assert len(record.nodes) == 2, record.nodes
+        first, last = training_steps(job, attempt=1), training_steps(job, attempt=record.attempt)
+        print(f"          killed at step {max(first)} of {GANG_STEPS}; attempt {record.attempt} began at {min(last)}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "refused": refused,
     "run-job": run_job,
     "check-result": check_result,
     "start-long-job": start_long_job,
     "finish-long-job": finish_long_job,
+    "knows-job": knows_job,
+    "start-gang-job": start_gang_job,
+    "finish-gang-job": finish_gang_job,
 }
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine import Engine
@@ -26,35 +26,46 @@ class Stack:
     work: Path
     """Holds `.env`, the tokens, and `data/`, which the containers see as `/data`."""
     token: str
+    project: str = "ladle-check"
+    files: tuple[str, ...] = ("docker-compose.yml",)
     env: dict[str, str] = field(repr=False)
 
     @classmethod
     def prepare(cls, engine: Engine, *, repo: Path, work: Path, worker_image: str) -> Stack:
         """Run `docker/init.sh` in a folder of its own, so that the checkout's `.env` stays as it is."""
-        (work / "docker").mkdir()
-        shutil.copy(repo / "docker" / "init.sh", work / "docker")
-        shutil.copy(repo / ".env.example", work)
-        init = subprocess.run([work / "docker" / "init.sh", "tester"], check=True, capture_output=True, text=True)
+        prepare_folder(repo, work)
+        token = init(work, "tester")
         env = {
             "LADLE_DATA": str(work / "data"),
+            "LADLE_KEYS": str(work / "docker" / "keys"),
             "LADLE_SECRETS": str(work / "docker" / "secrets"),
             "LADLE_WORKER_IMAGE": worker_image,
         }
-        return cls(engine=engine, repo=repo, work=work, token=init.stdout.strip(), env=env)
+        return cls(engine=engine, repo=repo, work=work, token=token, env=env)
+
+    def changed(self, *files: str, work: Path | None = None, project: str | None = None, **env: str) -> Stack:
+        """Another deployment that has the rest in common with this one."""
+        env = {**self.env, **env}
+        return replace(self, files=files, work=work or self.work, project=project or self.project, env=env)
 
     def compose(self, *arguments: str) -> None:
         """`docker compose ...`, its output going to ours."""
-        self.engine.docker("compose", *self._options(), *arguments, env=self.env)
+        self.engine.docker("compose", *self.options(), *arguments, env=self.env)
 
     def ask(self, *arguments: str) -> str:
         """What `docker compose ...` printed."""
-        return self.engine.ask("compose", *self._options(), *arguments, env=self.env)
+        return self.engine.ask("compose", *self.options(), *arguments, env=self.env)
 
     def refuses(self, service: str, *command: str) -> bool:
         """Whether a command in a service's container fails."""
-        arguments = ["compose", *self._options(), "exec", "-T", service, *command]
+        arguments = ["compose", *self.options(), "exec", "-T", service, *command]
         done = self.engine.run(*arguments, env=self.env, quiet=True)
         return done.returncode != 0
+
+    def redis(self, *command: str) -> str:
+        """What Redis answers its operator, in its own container."""
+        script = 'REDISCLI_AUTH=$(cat /run/keys/operator-password) redis-cli -s /tmp/redis.sock --user operator "$@"'
+        return self.ask("exec", "-T", "redis", "sh", "-c", script, "sh", *command)
 
     def outside(self, *arguments: str) -> None:
         """Run `outside.py`: on this machine, in the engine's network, outside every container."""
@@ -72,26 +83,35 @@ class Stack:
     @contextmanager
     def up(self, say: Callable[[str], None]) -> Iterator[None]:
         """Start it and wait until every service is healthy; take it down, with its volumes, at the end."""
-        say("docker compose up --wait")
+        name = f"{self.project}: " if self.project != type(self).project else ""
+        say(f"{name}docker compose up --wait")
         began = time.monotonic()
         try:
-            self.compose("--progress", "quiet", "up", "--no-build", "--wait", "--wait-timeout", "120")
-            say(f"every service is healthy after {time.monotonic() - began:.0f} s")
+            self.compose("--progress", "quiet", "up", "--no-build", "--wait", "--wait-timeout", "180")
+            say(f"{name}every service is healthy after {time.monotonic() - began:.0f} s")
             yield
         except BaseException:
             print(self.ask("ps", "--all"), self.ask("logs", "--no-color", "--tail", "60"), sep="\n", flush=True)
             raise
         finally:
-            say("docker compose down")
+            say(f"{name}docker compose down")
             self.compose("--progress", "quiet", "down", "--volumes", "--timeout", "30")
 
-    def _options(self) -> list[str]:
-        env_file = str(self.work / ".env")
-        return [
-            "--project-name",
-            "ladle-check",
-            "--env-file",
-            env_file,
-            "--file",
-            str(self.repo / "docker-compose.yml"),
-        ]
+    def options(self) -> list[str]:
+        """What comes between `docker compose` and its command."""
+        files = [part for file in self.files for part in ("--file", str(self.repo / file))]
+        return ["--project-name", self.project, "--env-file", str(self.work / ".env"), *files]
+
+
+def prepare_folder(repo: Path, work: Path) -> None:
+    """As much of a checkout as `docker/init.sh` needs."""
+    (work / "docker").mkdir(parents=True)
+    for name in ("docker/init.sh", "docker/redis-users.acl", ".env.example"):
+        shutil.copy(repo / name, work / name)
+
+
+def init(work: Path, *arguments: str) -> str:
+    """What `docker/init.sh` printed: a token, or nothing."""
+    done = subprocess.run([work / "docker" / "init.sh", *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"`docker/init.sh {' '.join(arguments)}` failed: {done.stderr}"
+    return done.stdout.strip()

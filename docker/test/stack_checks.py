@@ -22,7 +22,9 @@ def run_all(stack: Stack, say: Say) -> None:
     containers_are_confined(stack)
     say("ok: no root, no capability, read-only root file systems, read-only data")
     only_the_api_is_published(stack)
-    say("ok: one published port, the API's, on loopback; Redis asks for its password")
+    say("ok: one published port, the API's, on loopback")
+    redis_knows_its_users(stack)
+    say("ok: Redis speaks TLS only, and its users may do what Ladle does; no password is in an environment")
     redis_keeps_what_it_has(stack)
     say("ok: Redis writes an append-only file and evicts nothing")
     api_has_no_torch(stack)
@@ -50,7 +52,7 @@ def containers_are_confined(stack: Stack) -> None:
 
 
 def only_the_api_is_published(stack: Stack) -> None:
-    """Redis and the worker have no port outside, and Redis talks to nobody without the password."""
+    """Redis and the worker have no port outside."""
     published = {}
     for service in SERVICES:
         container = stack.ask("ps", "--quiet", service)
@@ -58,15 +60,49 @@ def only_the_api_is_published(stack: Stack) -> None:
         published[service] = [binding for bindings in (ports or {}).values() for binding in bindings or []]
     wanted = {"redis": [], "api": [{"HostIp": "127.0.0.1", "HostPort": str(PORT)}], "worker": []}
     assert published == wanted, f"published ports must be {wanted}, but are {published}"
-    answer = stack.ask("exec", "-T", "redis", "redis-cli", "ping")
+
+
+ASK_REDIS = """
+import sys
+from redis import Redis
+from ladle_worker.settings import Settings
+url = Settings().redis_url.get_secret_value()
+for old, new in zip(sys.argv[2::2], sys.argv[3::2]):
+    assert old in url
+    url = url.replace(old, new)
+print(Redis.from_url(url, socket_timeout=5).execute_command(*sys.argv[1].split()))
+"""
+"""Run in the worker's container: a command, and what is changed in the address."""
+
+
+def redis_knows_its_users(stack: Stack) -> None:
+    """Nobody is let in without a name, a password and TLS, and nobody may do more than he needs."""
+
+    def refused(command: str, *changes: str) -> bool:
+        return stack.refuses("worker", "python", "-c", ASK_REDIS, command, *changes)
+
+    assert not refused("SMEMBERS ladle:nodes"), "the worker cannot use Redis"
+    for command in ("CONFIG GET dir", "KEYS *", "FLUSHALL", "GET ladle:scheduler:lock", "ACL LIST"):
+        assert refused(command), f"Redis lets the worker use `{command}`"
+    assert refused("PING", "worker:", "service:"), "the worker's password opens another user"
+    assert refused("PING", "/run/keys/ca.pem", "/etc/ssl/certs/ca-certificates.crt"), "any authority is believed"
+    assert refused("PING", "rediss:", "redis:"), "Redis talks without TLS"
+    answer = stack.ask("exec", "-T", "redis", "redis-cli", "-s", "/tmp/redis.sock", "ping")  # noqa: S108  its own
     assert "NOAUTH" in answer, f"Redis answers without a password: {answer}"
+    keys = stack.work / "docker" / "keys"
+    secrets = [path.read_text() for path in keys.rglob("*-password")]
+    assert len(secrets) == 3, secrets
+    for service in SERVICES:
+        told = stack.engine.ask("inspect", stack.ask("ps", "--quiet", service))
+        assert not [secret for secret in secrets if secret in told], f"`docker inspect` of {service} shows a password"
+        entries = stack.ask("exec", "-T", service, "ls", "/run/keys").split()
+        assert ("operator-password" in entries) == (service == "redis"), f"/run/keys of {service} has {entries}"
 
 
 def redis_keeps_what_it_has(stack: Stack) -> None:
     """The queue survives a restart, and is never thinned out."""
     for setting, wanted in (("appendonly", "yes"), ("maxmemory-policy", "noeviction")):
-        command = f'REDISCLI_AUTH="$LADLE_REDIS_PASSWORD" redis-cli config get {setting}'
-        answer = stack.ask("exec", "-T", "redis", "sh", "-c", command).split()
+        answer = stack.redis("config", "get", setting).split()
         assert answer == [setting, wanted], f"Redis' {setting} must be {wanted}, but is {answer}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from ladle_contracts import keys
+from ladle_contracts.keys import PREFIX
 from ladle_contracts.transitions import SCRIPTS
 from tests.redis_users import users_file
 from tests.servers import RedisServer, redis_server
@@ -45,6 +47,37 @@ def rules_of(user: str) -> set[str]:
 def test_what_the_scripts_call_is_allowed_to_those_who_run_them(user: str) -> None:
     missing = {command for command in commands_of_scripts() if f"+{command.lower()}" not in rules_of(user)}
     assert not missing, f"docker/redis-users.acl must let `{user}` use these commands of the Lua scripts"
+
+
+NO_COMMANDS = {
+    *("pipeline", "pubsub", "register_script", "from_url", "from_pool", "close", "delete"),
+    *("append", "digest", "dump", "info", "keys", "rename", "restore", "save", "touch", "wait"),
+}
+"""Methods of redis-py's client that send no command of their name, and names that the code uses for something else."""
+
+
+@pytest.mark.parametrize(("user", "package"), [("service", "service/ladle_service"), ("worker", "worker/ladle_worker")])
+def test_what_the_code_calls_is_allowed(user: str, package: str) -> None:
+    texts = [path.read_text() for path in (Path(__file__).parents[2] / package).rglob("*.py")]
+    trees = [ast.parse(text) for text in texts if "redis" in text.lower()]
+    called = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & set(
+        dir(Redis)
+    )
+    missing = {name for name in called - NO_COMMANDS if not name.startswith("_") and f"+{name}" not in rules_of(user)}
+    assert not missing, f"docker/redis-users.acl must let `{user}` use these commands"
+
+
+ONLY_THE_SERVICES = {"idempotency:", "indexed", "jobs", "scheduler:fence", "scheduler:lock", "turns"}
+"""No worker's script uses them. Other keys of the scripts are the workers' too."""
+
+
+def test_the_keys_of_the_scripts_are_the_workers_too_or_only_the_services() -> None:
+    used = {name for script in SCRIPTS.values() for name in re.findall(r"PREFIX \.\. '([^']+)'", script)} - {"wake"}
+    rules = rules_of("worker")
+    missing = {name for name in used if not {f"~{PREFIX}{name}", f"~{PREFIX}{name}*"} & rules}
+    assert missing == ONLY_THE_SERVICES & used, (
+        "docker/redis-users.acl must let workers use these keys, or they are listed"
+    )
 
 
 @pytest.mark.parametrize("user", OURS)
