@@ -51,10 +51,7 @@ INSTALL_TOOLS = rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version
 test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results that those tools load. A quarter of an hour.
 	$(BIN)/python -m pytest --durations 20 tests/formats
 
-# With wrong clocks only where there is libfaketime. Without root, nothing of it runs.
-FAKETIME = $(wildcard /usr/lib/*/faketime/libfaketimeMT.so.1)
 cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this machine. Needs root and iproute2. Ten minutes; LONG=1: longer.
-	test -n "$(FAKETIME)" || test "$$(id -u)" != 0 || apt-get install -y --no-install-recommends libfaketime || true
 	LADLE_LONG_TESTS=$(LONG) $(BIN)/python -m pytest --durations 20 -rs tests/cluster
 
 # The packages are small, and what their services would do by themselves is switched off: the tests start their own.
@@ -102,7 +99,7 @@ bench-accuracy: $(STAMP) ## Test losses: every method on Fashion-MNIST, and the 
 gpu-check: $(STAMP) ## Check Ladle on a GPU and measure it, in under ten minutes; see docs/gpu.md. GPU=--quick is shorter.
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
-compose-test: $(STAMP) ## Build both images, bring the stack up, run a job from outside, take it down.
+compose-test: $(STAMP) ## Build both images, bring the stack up, on one machine and on several, run jobs, take it down. 5 minutes or more.
 	docker/compose-test.sh
 
 clean: ## Remove everything that the targets made.

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# `make compose-test`: build both images, bring the whole stack up in a Docker engine of its own, run a real job from
-# outside the containers, take everything down. Needs Debian or Ubuntu, root and .venv; docs/deploy.md says the rest.
+# `make compose-test`: build both images, bring the whole stack up in a Docker engine of its own, run real jobs from
+# outside the containers, on one machine and on several, take everything down. Needs Debian or Ubuntu, root and .venv;
+# docs/deploy.md says the rest.
 #
-# The first run installs packages and makes a base image (about 5 minutes in all); later ones take about 3.
+# The first run installs packages and makes a base image (about 5 minutes in all); later ones take about 5.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

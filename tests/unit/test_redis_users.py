@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,24 @@ def rules_of(user: str) -> set[str]:
 def test_what_the_scripts_call_is_allowed_to_those_who_run_them(user: str) -> None:
     missing = {command for command in commands_of_scripts() if f"+{command.lower()}" not in rules_of(user)}
     assert not missing, f"docker/redis-users.acl must let `{user}` use these commands of the Lua scripts"
+
+
+NO_COMMANDS = {
+    *("pipeline", "pubsub", "register_script", "from_url", "from_pool", "close", "delete"),
+    *("append", "digest", "dump", "info", "keys", "rename", "restore", "save", "touch", "wait"),
+}
+"""Methods of redis-py's client that send no command of their name, and names that the code uses for something else."""
+
+
+@pytest.mark.parametrize(("user", "package"), [("service", "service/ladle_service"), ("worker", "worker/ladle_worker")])
+def test_what_the_code_calls_is_allowed(user: str, package: str) -> None:
+    texts = [path.read_text() for path in (Path(__file__).parents[2] / package).rglob("*.py")]
+    trees = [ast.parse(text) for text in texts if "redis" in text.lower()]
+    called = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & set(
+        dir(Redis)
+    )
+    missing = {name for name in called - NO_COMMANDS if not name.startswith("_") and f"+{name}" not in rules_of(user)}
+    assert not missing, f"docker/redis-users.acl must let `{user}` use these commands"
 
 
 ONLY_THE_SERVICES = {"idempotency:", "indexed", "jobs", "scheduler:fence", "scheduler:lock", "turns"}

@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     """How many jobs a worker that hands them over has at once, running or waiting there."""
     standby: bool = True
     """Whether a launcher waits for the next job with its imports done. It holds some hundred megabytes."""
+    collective_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    """How long ranks wait for each other in one exchange, before the attempt ends as crashed."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0

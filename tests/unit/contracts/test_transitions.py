@@ -1,0 +1,17 @@
+"""The scripts as texts: they are put together from files, in which a name must not mean two things."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from ladle_contracts.transitions import SCRIPTS
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_function_of_a_script_hides_another_one(name: str) -> None:
+    """The files are written by different people, and Lua takes the last one without a word."""
+    defined = Counter(re.findall(r"^local function (\w+)", SCRIPTS[name], re.MULTILINE))
+    assert [function for function, count in defined.items() if count > 1] == []
