@@ -51,10 +51,7 @@ INSTALL_TOOLS = rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version
 test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results that those tools load. A quarter of an hour.
 	$(BIN)/python -m pytest --durations 20 tests/formats
 
-# With wrong clocks only where there is libfaketime. Without root, nothing of it runs.
-FAKETIME = $(wildcard /usr/lib/*/faketime/libfaketimeMT.so.1)
 cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this machine. Needs root and iproute2. Ten minutes; LONG=1: longer.
-	test -n "$(FAKETIME)" || test "$$(id -u)" != 0 || apt-get install -y --no-install-recommends libfaketime || true
 	LADLE_LONG_TESTS=$(LONG) $(BIN)/python -m pytest --durations 20 -rs tests/cluster
 
 # The packages are small, and what their services would do by themselves is switched off: the tests start their own.

@@ -25,6 +25,8 @@ class Supply:
     """How many more jobs the dispatchers take."""
     holds: int
     """How many they hold at the most."""
+    cordoned: int = 0
+    """How many more nodes there are that take no jobs."""
 
     @property
     def lacks_nodes(self) -> bool:
@@ -35,6 +37,8 @@ class Supply:
         """`needs 2 nodes, 1 free of 3`"""
         kind = f" of {self.ranks} ranks" if self.ranks > 1 else ""
         text = f"needs {self.nodes} node{'' if self.nodes == 1 else 's'}{kind}, {self.free} free of {self.alive}"
+        if self.cordoned:
+            text += f"; {self.cordoned} more {'takes' if self.cordoned == 1 else 'take'} no jobs"
         return f"{text}, and no dispatcher has room" if self.holds else text
 
 

@@ -209,7 +209,7 @@ class Network:
         for process in (*self.services.values(), *self.workers.values()):
             if process.process is None or process.process.poll() is not None:
                 process.start()
-        self.ask(cancel_all)
+        self.ask(forget)
         until(self.is_ready, what="the cluster to be ready", interval_s=0.2)
 
     def close(self) -> None:
@@ -302,7 +302,10 @@ class RunningJob:
         return [*map(repr, self.processes()), *files, *held, *leases, *wrong]
 
 
-def cancel_all(client: Client) -> None:
+def forget(client: Client) -> None:
+    """Jobs that have not ended, and failures of nodes."""
+    for node in NODES:
+        client.uncordon(node)
     for record in client.jobs():
         if record.state not in TERMINAL_STATES:
             client.job(record.id).cancel()

@@ -22,6 +22,8 @@ from ladle_worker import rank, told
 from ladle_worker.job_folder import AttemptFolder
 
 DEADLINE_S = 240
+CLOCK_VARIABLE = "LADLE_WALL_CLOCK_S"
+"""By how much the clock of a process is wrong: `tests/cluster/wall_clock.c`."""
 
 
 def main(attempt_folder: str) -> int:
@@ -106,7 +108,7 @@ def turn_clock(gates: Path) -> None:
     """Starts this process again with a wrong clock, where the test says so in `<host's name>.clock`: variables as
     JSON."""
     path = gates / f"{socket.gethostname()}.clock"
-    if path.exists() and "FAKETIME" not in os.environ:
+    if path.exists() and CLOCK_VARIABLE not in os.environ:
         environment = {**os.environ, **json.loads(path.read_text())}
         os.execve(
             sys.executable, [sys.executable, "-u", "-m", "tests.integration.gated_rank", *sys.argv[1:]], environment

@@ -146,6 +146,23 @@ def test_the_machines_are_listed(stack: Stack, node: ScriptedNode) -> None:
     assert (machine["id"], machine["ranks"], machine["alive"]) == ("scripted-node", 4, True)
 
 
+def test_a_machine_is_taken_out_and_put_back(stack: Stack, node: ScriptedNode) -> None:
+    assert ladle(stack, "node", "drain", "scripted-node", "--reason", "new cables").stdout == (
+        "Node scripted-node is drained and takes no more jobs.\n"
+    )
+    again = ladle(stack, "node", "drain", "scripted-node")
+    assert again.returncode == 0
+    assert again.stdout == "Node scripted-node was drained already: drained by local: new cables.\n"
+    assert again.stderr == "No node takes jobs now. They wait until one does.\n"
+    assert "scripted-node takes no jobs: drained by local: new cables." in ladle(stack, "nodes").stdout
+    assert ladle(stack, "node", "uncordon", "scripted-node").stdout == "Node scripted-node takes jobs again.\n"
+    assert ladle(stack, "node", "uncordon", "scripted-node").stdout == "Node scripted-node was not cordoned.\n"
+    unknown = ladle(stack, "node", "uncordon", "scripted-node", "scripted")
+    assert "scripted-node was not cordoned" in unknown.stdout
+    assert unknown.returncode == 1
+    assert "There is no node `scripted`. Known are: `scripted-node`" in unknown.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

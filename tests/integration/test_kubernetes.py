@@ -29,6 +29,7 @@ def test_a_job_runs_as_a_pod_after_its_reasons_to_wait_were_told_and_leaves_noth
         assert (ended.state, ended.attempt, ended.nodes) == (JobState.SUCCEEDED, 1, ("dispatcher",)), ended
         assert len(stack.alpha()) == len(list((data / "checkpoints").glob("*.safetensors")))
         until(stack.is_clean, what="all of the job to go")
+        assert stack.used_rights() <= stack.allowed_rights()
 
 
 def test_a_job_that_the_cluster_can_never_run_fails_in_its_words(tmp_path: Path, data: Path) -> None:

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ladle_contracts import keys
+from ladle_service.waiting import Queue
 from tests.integration.machine import CLAIM_MS, EXPIRED, LEASE_MS, NODE_LIFE_MS, Machine
 
 
@@ -271,3 +272,14 @@ def test_the_failure_of_what_a_dispatcher_runs_does_not_cordon_it(machine: Machi
         fail(machine, job, "d")
         machine.call("cancel", job)
     assert cordoned(machine, "d") == ""
+
+
+def test_a_job_that_waits_says_that_nodes_are_taken_out(machine: Machine) -> None:
+    for name in ("a", "b"):
+        machine.node(name)
+    machine.call("cordon", "b", "cordon", "why")
+    job = machine.submit(nodes=2)
+    answer = Queue.read(machine.call("waiting", NODE_LIFE_MS, job))
+    (turn,) = answer.jobs
+    assert turn is not None
+    assert turn.in_words == "needs 2 nodes, 1 free of 1; 1 more takes no jobs"

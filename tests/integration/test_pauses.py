@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, keys
 from ladle_service.scheduler import PAUSE_MS, Scheduler
+from ladle_service.wake import Waker
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.life import Cluster, Gate
 from tests.integration.machine import EXPIRED, LEASE_MS, NODE_LIFE_MS, Machine
@@ -253,3 +254,13 @@ def test_a_node_that_has_restarted_has_lost_its_attempt_whatever_the_clock_says(
     machine.call("settle", machine.fence, LEASE_MS)
     assert machine.reap(leases.claimed) == "queued"
     assert json.loads(machine.field(leases.unclaimed, "nodes")) == ["b"]
+
+
+def test_a_call_for_a_node_is_heard_whatever_its_clock_says(shared_server: RedisServer) -> None:
+    """A worker throws away a message that has expired by its own clock, and the job would never start."""
+    waker = Waker(shared_server.url)
+    asyncio.run(waker.wake("node-1", "job-1", 1, 0))
+    waker.close()
+    with shared_server.client() as redis:
+        message = json.loads(redis.lpop(keys.node_queue("node-1")))
+    assert {message["headers"][name] for name in ("expires", "eta")} == {None}

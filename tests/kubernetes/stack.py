@@ -7,11 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
 
 from ladle_contracts import JobRecord, JobSpec
 from tests.integration.gang_jobs import gang_spec, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
-from tests.kubernetes.pods import Pod
+from tests.kubernetes.pods import ROOT, Pod
 from tests.kubernetes.stand_in import NAMESPACE, StandIn, stand_in
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, redis_server, running
@@ -72,6 +75,23 @@ class Stack:
 
     def alpha(self) -> Any:
         return alpha_of(self.results, "out", "twa")
+
+    def used_rights(self) -> set[tuple[str, str]]:
+        """What the dispatcher has asked for: the kind of object, and the verb as a role names it."""
+        used = set()
+        for method, path in (each.split() for each in self.kubernetes.asked):
+            _, found, rest = urlsplit(path).path.partition(f"/namespaces/{NAMESPACE}/")
+            kind, named, _ = rest.partition("/")
+            verb = {"POST": "create", "DELETE": "delete", "GET": "get" if named else "list"}[method]
+            if found:
+                used.add((kind, verb))
+        return used
+
+    def allowed_rights(self) -> set[tuple[str, str]]:
+        """Those of `docker/kubernetes`."""
+        manifests = yaml.safe_load_all((ROOT / "docker/kubernetes/dispatcher.yaml").read_text())
+        role = next(each for each in manifests if each["kind"] == "Role")
+        return {(kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
 
 
 @contextmanager

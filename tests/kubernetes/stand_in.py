@@ -84,16 +84,20 @@ class StandIn:
     def open(self) -> None:
         """The API server answers, at the same address as before."""
         handler = type("Handler", (_Handler,), {"cluster": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), handler)
+        self._server = _Server(("127.0.0.1", self._port), handler)
         self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """It is away. Pods run on."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        """It is away, also for clients that are connected. Pods run on."""
+        if (server := self._server) is not None:
             self._server = None
+            server.shutdown()
+            server.server_close()
+
+    @property
+    def is_away(self) -> bool:
+        return self._server is None
 
     def jobs(self) -> list[str]:
         with self._lock:
@@ -257,6 +261,11 @@ class StandIn:
         self.objects["workloads", name] = {"metadata": metadata, "status": {"conditions": [words]}}
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed says no farewell."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     cluster: StandIn
     protocol_version = "HTTP/1.1"
@@ -269,6 +278,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
+        if self.cluster.is_away:
+            self.close_connection = True
+            return
         self.cluster.asked.append(f"{self.command} {self.path}")
         try:
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":

@@ -36,12 +36,13 @@ def test_a_job_of_two_pods_finds_what_one_rank_of_a_worker_finds(stack: Stack, a
     assert (ended.state, ended.attempt, ended.nodes) == (JobState.SUCCEEDED, 1, ("dispatcher",)), ended
     np.testing.assert_allclose(stack.alpha(), alone, rtol=0, atol=1e-5)
     until(stack.is_clean, what="all of the job to go")
+    assert stack.used_rights() <= stack.allowed_rights()
 
 
 @KINDS
 def test_a_cancel_ends_every_pod_and_leaves_nothing(stack: Stack) -> None:
     job = stack.submit_and_hold(stack.spec(nodes=2))
-    stack.made.call(stack.made.store.cancel(job, None))
+    stack.made.call(stack.made.store.cancel(job))
     assert stack.made.finish(job).state == JobState.CANCELLED
     until(stack.is_clean, what="all of the job to go")
 
@@ -96,7 +97,7 @@ def test_a_dispatcher_that_is_killed_finds_its_orphans_and_the_job_goes_on(
 def test_what_is_left_of_a_job_that_was_cancelled_while_no_dispatcher_ran_is_removed(stack: Stack) -> None:
     job = stack.submit_and_hold(stack.spec())
     stack.dispatcher.kill()
-    stack.made.call(stack.made.store.cancel(job, None))
+    stack.made.call(stack.made.store.cancel(job))
     assert stack.made.finish(job).state == JobState.CANCELLED
     assert stack.kubernetes.jobs()
     stack.dispatcher.start()
@@ -126,7 +127,7 @@ def test_a_job_waits_for_an_api_server_that_is_away(stack: Stack) -> None:
 def test_a_cancel_does_not_wait_for_an_api_server_that_is_away(stack: Stack) -> None:
     job = stack.submit_and_hold(stack.spec())
     stack.kubernetes.close()
-    stack.made.call(stack.made.store.cancel(job, None))
+    stack.made.call(stack.made.store.cancel(job))
     # The pods see in the attempt's folder that it is over.
     until(lambda: not stack.kubernetes.running(), what="the pods to end by themselves")
     assert stack.made.finish(job).state == JobState.CANCELLED

@@ -114,6 +114,19 @@ def test_a_job_goes_on_without_a_machine_that_was_killed(ready: Stack, alone: li
     assert ready.alpha() == alone
 
 
+def test_a_job_of_two_machines_that_loses_one_blames_no_rank_and_goes_on_when_it_is_back(ready: Stack) -> None:
+    ready.gate.hold("train-17")
+    job = ready.made.submit(ready.spec(nodes=2))
+    ready.wait_at("train-17", job)
+    ready.gate.let_pass("train-17")
+    ready.slurm.kill("n2")
+    until(lambda: ready.made.record(job).state == JobState.QUEUED, what="the end of the attempt")
+    assert ready.made.record(job).reason in (Reason.NODES_CANNOT_MEET, Reason.NODE_LOST)
+    ready.slurm.daemons["n2"].start()
+    ended = ready.made.finish(job)
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0), ended.message
+
+
 def test_a_step_behind_a_cut_cable_ends_by_itself_and_changes_nothing(ready: Stack, alone: list[list[float]]) -> None:
     ready.gate.hold("train-17")
     job = ready.made.submit(ready.spec())
@@ -140,7 +153,8 @@ def test_a_dispatcher_that_is_killed_finds_its_orphans_and_the_job_goes_on(
     ready.dispatchers[0].kill()
     with running(ready.dispatcher()):
         ended = ready.made.finish(job)
-    assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.message
+    # One attempt may have been meant for the dispatcher while it was dead.
+    assert (ended.state, ended.failures, ended.attempt > 1) == (JobState.SUCCEEDED, 0, True), ended
     assert ready.slurm.field_of(first, "JobState") in ("CANCELLED", "COMPLETED", "FAILED")
     assert ready.alpha() == alone
 
@@ -193,20 +207,35 @@ def test_ranks_go_on_while_the_controller_is_away(ready: Stack) -> None:
     assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1), ended.message
 
 
-@pytest.mark.parametrize(
-    ("settings", "resources", "words"),
-    [
-        ({"SLURM_MAX_NODES": "1"}, {"nodes": 2}, "`resources.nodes` must be at most 1 on this Slurm"),
-        ({}, {"nodes": 3}, "Slurm refuses the job: "),
-    ],
-)
-def test_a_job_beyond_what_slurm_or_the_settings_allow_is_refused_in_words(
-    settings: dict[str, str], resources: dict[str, int], words: str, stack: Stack
-) -> None:
-    with running(stack.dispatcher(**settings)):
-        ended = stack.made.finish(stack.made.submit(stack.spec(**resources)))
+def test_a_job_beyond_the_operators_limits_is_refused_and_one_beyond_slurms_waits_and_says_why(stack: Stack) -> None:
+    with running(stack.dispatcher(SLURM_MAX_NODES="3")):
+        ended = stack.made.finish(stack.made.submit(stack.spec(nodes=4)))
+        assert (ended.state, ended.reason, ended.attempt) == (JobState.FAILED, Reason.LAUNCH_FAILED, 1), ended
+        assert "`resources.nodes` must be at most 3 on this Slurm" in (ended.message or "")
+        job = stack.made.submit(stack.spec(nodes=3))
+        stack.wait_for_reason(job, "it asks for more nodes than the partition has or allows (PartitionNodeLimit)")
+
+
+def test_a_job_that_slurm_refuses_is_told_its_words(ready: Stack) -> None:
+    """The partition had other limits when the dispatcher started."""
+    ready.slurm.ask("scontrol", "update", "partitionname=main", "allowaccounts=others")
+    try:
+        ended = ready.made.finish(ready.made.submit(ready.spec()))
+    finally:
+        ready.slurm.ask("scontrol", "update", "partitionname=main", "allowaccounts=ALL")
     assert (ended.state, ended.reason, ended.attempt) == (JobState.FAILED, Reason.LAUNCH_FAILED, 1), ended
-    assert words in (ended.message or "")
+    assert (ended.message or "").startswith("Slurm refuses the job: "), ended.message
+
+
+def test_a_job_that_slurm_refuses_for_now_waits(ready: Stack) -> None:
+    ready.slurm.ask("scontrol", "update", "partitionname=main", "state=inactive")
+    try:
+        job = ready.made.submit(ready.spec())
+        waiting = until(lambda: (record := ready.made.record(job)).waiting_for and record, what="a reason")
+    finally:
+        ready.slurm.ask("scontrol", "update", "partitionname=main", "state=up")
+    assert waiting.state == JobState.RUNNING
+    assert ready.made.finish(job).state == JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,12 @@ def test_settings_that_the_files_set_exist() -> None:
     assert variables(pods()["dispatcher"])["LADLE_LAUNCHER"] == "kubernetes"
 
 
+def test_every_setting_is_on_the_page() -> None:
+    page = (FOLDER.parents[1] / "docs/kubernetes.md").read_text()
+    for name in KubernetesSettings.model_fields:
+        assert f"| `LADLE_KUBERNETES_{name.upper()}` |" in page, name
+
+
 def test_jobs_see_the_same_folders_at_the_same_paths_as_the_dispatcher() -> None:
     template = read_template((FOLDER / "pod.yaml").read_text())
     made = job(template, attempt())

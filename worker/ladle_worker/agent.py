@@ -46,6 +46,8 @@ from ladle_worker.vetted import Vetter, is_fresh, of_places, remarks
 
 logger = logging.getLogger(__name__)
 
+DISK_S = 2.0
+"""How often a node of several sees whether its disk still takes files."""
 OTHERS_S = 2.0
 """How much longer than a lease another node may take to say why the ranks of a job have ended."""
 HANDS_BACK = "The node hands its jobs back, because it shuts down or is drained."
@@ -83,7 +85,7 @@ def run_claimed(settings: Settings, claim: Claim, protections: Collection[str] =
         return Ended(outcome="failed", reason=Reason.PATH_NOT_ALLOWED, message=str(error))
     except DiskFault as fault:
         logger.exception("the agent of job %s failed", claim.job_id)
-        return _ended_by(fault)
+        return _ended_by(fault, settings.node_id if len(claim.nodes) > 1 else None)
     except OSError as error:
         logger.exception("the agent of job %s failed", claim.job_id)
         if error.errno in (*FULL, errno.EROFS):
@@ -110,8 +112,10 @@ def _ended_as(ending: Ending, log: Sequence[str] = ()) -> Ended:
     return Ended(outcome=ending.outcome, reason=ending.reason, message=ending.message, log_tail=log)
 
 
-def _ended_by(fault: DiskFault) -> Ended:
-    return Ended(outcome="failed" if fault.is_final else "node-failed", reason=fault.reason, message=fault.message)
+def _ended_by(fault: DiskFault, node: str | None = None) -> Ended:
+    """`node` is named where others take part."""
+    message = fault.message if node is None else f"On node `{node}`: {fault.message}"
+    return Ended(outcome="failed" if fault.is_final else "node-failed", reason=fault.reason, message=message)
 
 
 def _cannot_meet(error: CannotMeet) -> Ended:
@@ -140,6 +144,7 @@ class Attempt:
         self._commit, self._destination = self._make_commit()
         self._relay = Relay(self._folder, claim)
         self._renewed_at = 0.0
+        self._disk_seen_at = 0.0
         self._state_copy = StateCopy(self._job.state, self._job.state_mark, claim, settings.state_copy_s)
         self._limit = TimeLimit(claim.spec.resources.timeout_s, claim.ran_s)
 
@@ -228,6 +233,7 @@ class Attempt:
             attempt=self._claim.attempt,
             mark=self._mark,
             num_nodes=resources.nodes if dispatches else 1,
+            min_nodes=resources.min_nodes if dispatches else None,
             ranks_per_node=resources.ranks_per_node if dispatches else self._ranks,
             module=self._settings.rank_module,
             plan=plan,
@@ -475,6 +481,7 @@ class Attempt:
                 if isinstance(ranks, ResultsHelper):
                     ranks.may_write_until(share_of_lease(asked_at, self._settings.lease_s))
                 self._relay_news(to_end=not running)
+                self._look_at_disk()
             except RedisError as error:
                 logger.warning("Redis does not answer: %r", error)
             else:
@@ -491,6 +498,13 @@ class Attempt:
                 return "timed-out"
             looked_at = time.monotonic()
             time.sleep(self._settings.poll_s)
+
+    def _look_at_disk(self) -> None:
+        """Of several nodes most write little, and would not notice that their disk has gone. Raises `DiskFault`."""
+        if self._gang is not None and time.monotonic() - self._disk_seen_at >= DISK_S:
+            self._disk_seen_at = time.monotonic()
+            with naming_disk_faults("write the job's files"):
+                self._folder.try_writing()
 
     def _relay_news(self, *, to_end: bool) -> None:
         """All that is new. Only the node of rank 0 has something to tell. Raises `RedisError` or `DiskFault`."""

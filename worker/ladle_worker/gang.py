@@ -89,7 +89,8 @@ class Gang:
     def variables(self) -> dict[str, str]:
         """For gloo and NCCL: the interface that leads to the other nodes. Otherwise they take any."""
         interface = interface_of(self.address)
-        return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
+        # NCCL takes a name for the beginning of one, unless there is a sign before it.
+        return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"} if interface else {}
 
 
 def place_of(settings: Settings, ranks: int = 1, seen: Mapping[str, Any] | None = None, refused: str = "") -> Place:

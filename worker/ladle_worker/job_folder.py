@@ -193,6 +193,11 @@ class AttemptFolder:
         return self.path / "places"
 
     @property
+    def crashed(self) -> Path:
+        """A machine whose ranks ended of themselves writes it: those of other machines only follow."""
+        return self.path / "crashed.json"
+
+    @property
     def interrupted(self) -> Path:
         """A machine that was asked to end writes it: the ranks did not end by themselves."""
         return self.path / "interrupted.json"

@@ -27,6 +27,7 @@ from ladle_contracts import JobSpec, Reason  # noqa: E402
 from ladle_engine import Outcome, average  # noqa: E402
 from ladle_engine.progress import Warned, on_pulse  # noqa: E402
 from ladle_engine.storage.host_memory import free_host_bytes  # noqa: E402
+from ladle_worker import flight_recorder  # noqa: E402
 from ladle_worker.boundary import confine_reading  # noqa: E402
 from ladle_worker.confinement.limits import limit_memory  # noqa: E402
 from ladle_worker.convert import average_arguments, job_result, not_understood  # noqa: E402
@@ -37,7 +38,7 @@ from ladle_worker.job_folder import AttemptFolder  # noqa: E402
 from ladle_worker.standard_streams import print_whatever_happens  # noqa: E402
 from ladle_worker.told import Events, beating  # noqa: E402
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=120)
+COLLECTIVE_TIMEOUT_S = 120.0
 """gloo's own default is 30 minutes, and a job that hangs would look like a slow one for that long."""
 
 
@@ -46,6 +47,7 @@ def main(attempt_folder: str) -> int:
     print_whatever_happens()
     folder = AttemptFolder(Path(attempt_folder))
     faulthandler.register(WHERE_SIGNAL)
+    flight_recorder.prepare(folder.path)
     with _process_group() as rank:
         try:
             with naming_disk_faults("read the job's files"):
@@ -60,6 +62,8 @@ def main(attempt_folder: str) -> int:
         except Exception as error:
             failure = failure_of(error)
             if failure is None:
+                if flight_recorder.is_timeout(error):
+                    flight_recorder.tell(folder.path)
                 raise
             _tell(folder, failure)
             log_failure(failure, error)
@@ -116,7 +120,8 @@ def _process_group() -> Iterator[int]:
         # connects at the first collective of the latter, so a replicated job never needs it.
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    seconds = float(os.environ.get("LADLE_COLLECTIVE_TIMEOUT_S") or COLLECTIVE_TIMEOUT_S)
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     try:
         yield dist.get_rank()
     finally:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,8 @@ from ladle_worker.torchrun import KILLED_STATUS
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 TOGETHER_S = 0.1
 """Ranks that end within this time are looked at together: if one is killed, others end because of it."""
+OTHERS_S = 15.0
+"""How long the first node's store waits for the ranks of other nodes to end."""
 GRACE_S = 10.0
 """The time between SIGTERM and SIGKILL for the others when one rank has failed."""
 
@@ -38,20 +41,21 @@ def run_ranks(asked: argparse.Namespace) -> int:
     """The exit status: 0 if all ranks ended well."""
     import_engine()
     with _terminable():
-        store = _listener(asked)
-        port = store.getsockname()[1] if store is not None else asked.master_port
+        listener = _listener(asked)
+        port = listener.getsockname()[1] if listener is not None else asked.master_port
         ranks: dict[int, int] = {}
         try:
             for local_rank in range(asked.nproc_per_node):
                 ranks[_fork(asked, local_rank, port)] = local_rank
             # Its thread must not be there before the forks.
-            held = _serve(asked, store)
+            store = _serve(asked, listener)
             status = _wait(ranks)
+            if status == 0 and asked.nnodes > 1:
+                _end_together(asked, store)
         except Terminated:
             status = 128 + signal.SIGTERM
         finally:
             _end(ranks)
-        del held
         return status
 
 
@@ -85,6 +89,18 @@ def _serve(asked: argparse.Namespace, listener: socket.socket | None) -> TCPStor
         return None
     port = listener.getsockname()[1]
     return TCPStore(asked.master_addr, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+def _end_together(asked: argparse.Namespace, store: TCPStore | None) -> None:
+    """The store stays until the ranks of all nodes have ended, because libraries may ask it to the last."""
+    timeout = timedelta(seconds=OTHERS_S)
+    # A node that has failed says nothing; its agent knows.
+    with suppress(RuntimeError):
+        if store is not None:
+            store.wait([f"ended/{node_rank}" for node_rank in range(1, asked.nnodes)], timeout)
+        else:
+            own = TCPStore(asked.master_addr, asked.master_port, is_master=False, timeout=timeout)
+            own.set(f"ended/{asked.node_rank}", "1")
 
 
 def _fork(asked: argparse.Namespace, local_rank: int, port: int) -> int:

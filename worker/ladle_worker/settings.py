@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     """How many jobs a worker that hands them over has at once, running or waiting there."""
     standby: bool = True
     """Whether a launcher waits for the next job with its imports done. It holds some hundred megabytes."""
+    collective_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    """How long ranks wait for each other in one exchange, before the attempt ends as crashed."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
     lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
@@ -160,6 +162,11 @@ class Settings(BaseSettings):
     def dispatches(self) -> bool:
         """Whether it runs nothing itself, but hands jobs over."""
         return self.launcher in ("slurm", "kubernetes")
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Those of all slots."""
+        return (self.node_id,) if self.slots == 1 else tuple(f"{self.node_id}-{n + 1}" for n in range(self.slots))
 
     @property
     def redis_socket(self) -> Path | None:

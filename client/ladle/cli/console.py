@@ -43,6 +43,28 @@ class SafeConsole(Console):
         self.print(one_line(text), soft_wrap=True)
 
 
+class Steps:
+    """What a command is doing while nothing else is to be seen: a spinner on a terminal, a line for each step
+    elsewhere."""
+
+    def __init__(self, console: SafeConsole) -> None:
+        self._console = console
+        self._status = console.status("") if console.is_terminal else None
+
+    def begin(self, step: str) -> None:
+        """`step` as in `starting Redis`."""
+        if self._status is None:
+            self._console.print(f"{step} ...", style="dim")
+            return
+        self._status.update(f"{step} ...")
+        self._status.start()
+
+    def pause(self) -> None:
+        """Until the next step: something else is printed, or all is done."""
+        if self._status is not None:
+            self._status.stop()
+
+
 def in_lines(value: T) -> T:
     """A model with all its texts made safe to stand inside a line. What a summary or a table is made from."""
     return _in_lines(value)  # type: ignore[no-any-return]

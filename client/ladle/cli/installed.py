@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ladle._client import Client
 from ladle._errors import ConfigurationError, LadleError, ServiceUnreachable
 from ladle.cli.stack import StackError, has_extra
 from ladle_contracts import Catalog, Inspection, InspectRequest, JobSpec
+from ladle_contracts.processes import end_with_parent
 from ladle_contracts.safe_text import one_line
 
 TAIL_LINES = 12
@@ -27,10 +29,39 @@ class Refused(LadleError):
     """The job would fail before it reads any weights."""
 
 
-def check_input(spec: JobSpec, results: Path, show: Callable[[Inspection], None]) -> None:
-    """Shows what is in the folder. Raises `Refused` with the message and the reason of the job that would fail."""
-    request = {"spec": spec.model_dump(mode="json"), "results": str(results)}
-    done = _ask("precheck", json.dumps(request))
+class InputCheck:
+    """Looks at a job's input, in a process that works while its caller does something else."""
+
+    def __init__(self, spec: JobSpec, results: Path) -> None:
+        request = {"spec": spec.model_dump(mode="json"), "results": str(results)}
+        self._spec = spec
+        self._asked = json.dumps(request)
+        self._process = subprocess.Popen(
+            _command("precheck"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # As the parts of the stack: only this process decides what ends when.
+            process_group=0,
+            preexec_fn=end_with_parent(signal.SIGKILL),
+        )
+
+    def finish(self, show: Callable[[Inspection], None]) -> None:
+        """Shows what is in the folder. Raises `Refused` with the message and the reason of the job that would fail."""
+        out, err = self._process.communicate(self._asked)
+        done = subprocess.CompletedProcess(self._process.args, self._process.returncode, out, err)
+        _judge(done, self._spec, show)
+
+    def __enter__(self) -> InputCheck:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._process:
+            self._process.kill()
+
+
+def _judge(done: subprocess.CompletedProcess[str], spec: JobSpec, show: Callable[[Inspection], None]) -> None:
     answer = _last_line(done)
     if answer is None:
         raise StackError("\n".join(["The worker could not check the input:", *_tail(done.stderr)]))
@@ -105,9 +136,11 @@ def catalog_part(part: str, url: str | None, token: str | None, err: Console) ->
 
 
 def _ask(module: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"ladle_worker.{module}"], input=text, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(_command(module), input=text, capture_output=True, text=True, check=False)
+
+
+def _command(module: str) -> list[str]:
+    return [sys.executable, "-m", f"ladle_worker.{module}"]
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> Any:

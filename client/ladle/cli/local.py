@@ -8,7 +8,8 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,9 +20,9 @@ from ladle._errors import LadleError
 from ladle._job import Job
 from ladle._spec import CkptDir, absolute, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
-from ladle.cli.console import SafeConsole, in_lines
+from ladle.cli.console import SafeConsole, Steps, in_lines
 from ladle.cli.inspection_view import short_form
-from ladle.cli.installed import check_input
+from ladle.cli.installed import InputCheck
 from ladle.cli.stack import (
     LocalStack,
     StackError,
@@ -105,7 +106,7 @@ def run_once(
 ) -> JobRecord:
     """Runs one job on a private stack and returns its final record. A signal cancels the job first.
 
-    Input that the job would refuse is refused before the stack starts.
+    Input that the job would refuse is refused before it is submitted.
     """
     need_extras()
     place = _results(results)
@@ -114,34 +115,43 @@ def run_once(
             roots=[absolute(root) for root in roots], results=place, state=Path(state) / "stack"
         )
         # What is far is looked at by the job itself, which fetches it.
-        if not any(map(is_url, roots)):
-            spec = build_spec(ckpt_dir, val_set, options)
-            _check_input(spec, stack_options.results_folder, out, err, as_json)
-        with _stack(stack_options, err) as stack, stack.client() as client:
+        spec = None if any(map(is_url, roots)) else build_spec(ckpt_dir, val_set, options)
+        shown = None if as_json else out
+        with _stack(stack_options, spec, shown, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
             return _follow(job, stack, out, as_json)
 
 
-def _check_input(spec: JobSpec, results: Path, out: SafeConsole, err: SafeConsole, as_json: bool) -> None:
-    """Shows what is there, and raises `Refused` where the job would."""
-    found: list[Inspection] = []
-    try:
-        with err.status("checking the input ..."):
-            check_input(spec, results, found.append)
-    finally:
-        for each in [] if as_json else found:
-            out.print(short_form(in_lines(each)))
-
-
 @contextmanager
-def _stack(options: StackOptions, err: SafeConsole) -> Iterator[LocalStack]:
-    with stoppable():
+def _stack(
+    options: StackOptions, spec: JobSpec | None, out: SafeConsole | None, err: SafeConsole
+) -> Iterator[LocalStack]:
+    """A stack that starts while the input of the job is checked, where there is a spec. Raises `Refused`."""
+    steps = Steps(err)
+    with stoppable(), ExitStack() as held:
+        held.callback(steps.pause)
         try:
-            with err.status("starting the stack ...") as status, running_stack(options, err.say) as stack:
-                status.stop()
+            check = None if spec is None else held.enter_context(InputCheck(spec, options.results_folder))
+            look = partial(_look, check, out, steps)
+            with running_stack(options, err.say, steps.begin, meanwhile=look) as stack:
+                steps.pause()
                 yield stack
         except Stopped:
             raise KeyboardInterrupt from None
+
+
+def _look(check: InputCheck | None, out: SafeConsole | None, steps: Steps) -> None:
+    """Shows what is there, and raises `Refused` where the job would."""
+    if check is None:
+        return
+    steps.begin("checking the input, for which torch is imported")
+    found: list[Inspection] = []
+    try:
+        check.finish(found.append)
+    finally:
+        steps.pause()
+        if out is not None and found:
+            out.print(short_form(in_lines(found[0])))
 
 
 def _follow(job: Job, stack: LocalStack, out: SafeConsole, as_json: bool) -> JobRecord:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,12 +31,21 @@ from ladle_contracts.safe_text import one_line
 
 START_S = 90.0
 """How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
+LOOK_S = 0.05
 STOP_S = 20.0
 REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
 FAR = ("LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE")
-WORKER_VARIABLES = ("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", "LADLE_SLOTS", *FAR)
+WORKER_VARIABLES = (
+    "LADLE_STANDBY",
+    "LADLE_CONFINE",
+    "LADLE_RANK_READ",
+    "LADLE_RANK_WRITE",
+    "LADLE_STALL_S",
+    "LADLE_SLOTS",
+    *FAR,
+)
 """What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
 
 
@@ -74,23 +83,32 @@ class LocalStack:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
     """Is told which parts ended and were started again."""
+    step: Callable[[str], None] = lambda _: None
+    """Is told what is being done, such as `starting Redis`."""
     _recipes: dict[str, Callable[[], None]] = field(default_factory=dict)
     """How to start each part."""
     _supervisor: Supervisor | None = None
+    _has_made_results: bool = False
 
     @property
     def node(self) -> str:
         """The worker's node id, and the owner of the jobs that clients of this stack submit."""
         return shared_name() if self.options.redis_url else PRIVATE_NAME
 
-    def start(self) -> None:
-        """Returns when jobs can be submitted and a worker is ready. Raises `StackError`."""
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Returns when jobs can be submitted and a worker is ready. Raises `StackError`.
+
+        `meanwhile` is called when all parts are on their way. What it raises passes through.
+        """
         need_extras()
         self.options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options.state.chmod(0o700)
         results = self.options.results_folder
+        self._has_made_results = not results.exists()
         results.mkdir(parents=True, exist_ok=True)
+        self.step("starting Redis")
         self.redis_url = self.options.redis_url or self._start_redis()
+        self.step("starting the service and a worker")
         port = self.options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
         tokens = self._secret("tokens", f"{self.node}:{hashlib.sha256(self.token.encode()).hexdigest()}\n")
@@ -111,6 +129,8 @@ class LocalStack:
         if isinstance(self.options.results, str):
             own["LADLE_RESULTS_URL"] = self.options.results
         self._start("worker", [sys.executable, "-m", "ladle_worker"], {**own, **shared})
+        meanwhile()
+        self.step("waiting for the worker, which imports torch")
         self._wait_until_ready()
         # Only now: what cannot start once cannot start again either.
         self._supervisor = Supervisor(Restarts(self, self.say))
@@ -149,6 +169,18 @@ class LocalStack:
                     process.wait()
         if self._supervisor is not None:
             self._supervisor.close()
+
+    def drop(self) -> None:
+        """Ends the parts at once: no job has been submitted, so nothing is lost."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        if self._has_made_results:
+            # Nothing is in it but the worker's own folder, which is empty.
+            with suppress(OSError):
+                (self.options.results_folder / ".ladle").rmdir()
+            with suppress(OSError):
+                self.options.results_folder.rmdir()
 
     def log(self, name: str) -> Path:
         return self.options.state / f"{name}.log"
@@ -229,7 +261,7 @@ class LocalStack:
             if time.monotonic() > deadline:
                 logs = f"Look at the logs in {self.options.state}."
                 raise StackError(f"The stack is not ready after {START_S:.0f} s: {what} {logs}")
-            time.sleep(0.1)
+            time.sleep(LOOK_S)
 
     def _log_tail(self, name: str, lines: int = 12) -> list[str]:
         return self.log(name).read_text(errors="replace").splitlines()[-lines:]
@@ -254,12 +286,21 @@ def has_extra(extra: str) -> bool:
 
 
 @contextmanager
-def running_stack(options: StackOptions, say: Callable[[str], None] = print) -> Iterator[LocalStack]:
+def running_stack(
+    options: StackOptions,
+    say: Callable[[str], None] = print,
+    step: Callable[[str], None] = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[LocalStack]:
     """A stack that is ready inside the block and has ended after it. A part that ends by itself is started again, which
-    `say` is told."""
-    stack = LocalStack(options, say=say)
+    `say` is told; `step` what is being done until it is ready. `meanwhile` is called while its parts start."""
+    stack = LocalStack(options, say=say, step=step)
     try:
-        stack.start()
+        stack.start(meanwhile)
+    except BaseException:
+        stack.drop()
+        raise
+    try:
         yield stack
     finally:
         stack.stop()

@@ -72,7 +72,7 @@ def create(
             metavar="SCOPE",
             parser=_scope,
             help="What it allows: `read` sees the jobs of its name, `submit` also submits, cancels and deletes them, "
-            "`admin` does all that with everybody's jobs.",
+            "`admin` does all that with everybody's jobs, and says which nodes take jobs.",
         ),
     ] = Scope.SUBMIT,
     expires: Annotated[

@@ -20,17 +20,13 @@ end
 
 local function warn(id, message) append(id, get(id, 'attempt'), cjson.encode({kind = 'warning', message = message})) end
 
--- All nodes that take jobs. Dispatchers have none of the faults of a machine.
-local function usable_nodes(now)
-  local usable = {}
-  for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
-    local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'leaving', 'cordoned', 'dispatches')
-    if fields[1] and math.abs(now - tonumber(fields[1])) < HEARD_MS and fields[2] ~= '1' and (fields[3] or '') == ''
-       and fields[4] ~= '1' then
-      usable[#usable + 1] = node
-    end
+-- The nodes that take jobs. Dispatchers have none of the faults of a machine.
+local function machines(now)
+  local found = {}
+  for _, node in ipairs(usable_nodes(HEARD_MS, now)) do
+    if not node.holds then found[#found + 1] = node.id end
   end
-  return usable
+  return found
 end
 
 -- Whether another node met the same a moment ago, because of a disk that both use.
@@ -44,7 +40,7 @@ local function is_shared(node, reason, now)
 end
 
 local function cordon_after_failures(id, node, count, why, now)
-  for _, other in ipairs(usable_nodes(now)) do
+  for _, other in ipairs(machines(now)) do
     if other ~= node then
       local reason = count .. ' failures in a row'
       redis.call('HSET', node_key(node), 'cordoned', reason, 'cordoned_by', 'failures', 'cordoned_at', text(now))
@@ -109,7 +105,7 @@ local function is_the_jobs_fault(attempts, lost)
   if attempts < IN_A_ROW then return false end
   local different, others = 0, 0
   for _ in pairs(lost) do different = different + 1 end
-  for _, node in ipairs(usable_nodes(now_ms())) do if not lost[node] then others = others + 1 end end
+  for _, node in ipairs(machines(now_ms())) do if not lost[node] then others = others + 1 end end
   return different >= IN_A_ROW or others == 0
 end
 

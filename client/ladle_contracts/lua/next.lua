@@ -36,12 +36,13 @@ local function first_of(lane)
     local found = redis.call('ZRANGE', lane_key(lane), position, position, 'WITHSCORES')
     local id = found[1]
     if not id then return nil end
-    if get(id, 'state') ~= 'queued' then
+    local job = redis.call('HMGET', job_key(id), 'state', 'not_before', 'queued_at')
+    if job[1] ~= 'queued' then
       take_from_lane(id, lane)
-    elseif backs_off(id, now) then
+    elseif is_backing_off(job[2], now) then
       position = position + 1
     else
-      return {id = id, place = tonumber(found[2]), need = need_of(lane)}
+      return {id = id, place = tonumber(found[2]), need = need_of(lane), queued_at = job[3]}
     end
   end
 end
@@ -55,7 +56,12 @@ end
 -- How many nodes each owner has, and when it was last served.
 local function shares(with_gaps)
   local used, key = nodes_in_use(work, with_gaps), with_gaps and SERVED_ALL or SERVED
-  return function(owner) return {used = used[owner] or 0, served = tonumber(redis.call('HGET', key, owner) or 0)} end
+  local found = {}
+  return function(owner)
+    found[owner] = found[owner]
+                   or {used = used[owner] or 0, served = tonumber(redis.call('HGET', key, owner) or 0)}
+    return found[owner]
+  end
 end
 
 -- The first one of each lane, without those that need more nodes than there are.
@@ -65,7 +71,7 @@ local function candidates()
     local job = first_of(lane)
     if job and is_possible(surveyed(job.need.ranks), job.need.least) then
       job.found = surveyed(job.need.ranks)
-      job.least = least_now(job.need, job.found, get(job.id, 'queued_at'), now)
+      job.least = least_now(job.need, job.found, job.queued_at, now)
       job.in_turn, job.in_gaps = in_turn(job.need.owner), in_gaps(job.need.owner)
       found[#found + 1] = job
     end
@@ -108,7 +114,7 @@ local function certain_start(head)
   table.sort(ends)
   local with_all, with_least = ends[head.need.nodes] or math.huge, ends[head.need.least] or math.huge
   if head.least == head.need.least then return with_least end
-  return math.min(with_all, math.max(with_least, tonumber(get(head.id, 'queued_at') or now) + PATIENCE_MS))
+  return math.min(with_all, math.max(with_least, tonumber(head.queued_at or now) + PATIENCE_MS))
 end
 
 -- When it is over at the latest, if it starts now.

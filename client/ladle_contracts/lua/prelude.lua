@@ -106,10 +106,12 @@ end
 local function dequeue(id) take_from_lane(id, lane_of(id)) end
 
 -- Whether it waits before its next attempt.
-local function backs_off(id, now)
-  local wait_ms = tonumber(get(id, 'not_before') or 0) - now
+local function is_backing_off(not_before, now)
+  local wait_ms = tonumber(not_before or 0) - now
   return wait_ms > 0 and wait_ms <= LONGEST_BACKOFF_MS
 end
+
+local function backs_off(id, now) return is_backing_off(get(id, 'not_before'), now) end
 
 -- How many more jobs a node takes. A reservation whose job no longer has any nodes is a left-over.
 local function room_of(node, holds, job)

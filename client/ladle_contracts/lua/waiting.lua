@@ -6,11 +6,24 @@ local life_ms, now = tonumber(ARGV[1]), now_ms()
 local nodes, work = usable_nodes(life_ms, now), jobs_at_work(now)
 local used = nodes_in_use(work, false)
 
+-- Nodes that would be usable, but an operator or their failures have taken them out.
+local function cordoned_nodes(ranks)
+  local count = 0
+  for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
+    local fields = redis.call('HMGET', node_key(node), 'cordoned', 'heartbeat_at', 'ranks', 'leaving', 'dispatches')
+    if (fields[1] or '') ~= '' and math.abs(now - tonumber(fields[2])) < life_ms and tonumber(fields[3]) >= ranks
+       and fields[4] ~= '1' and fields[5] ~= '1' then
+      count = count + 1
+    end
+  end
+  return count
+end
+
 -- What is there for jobs of one need.
 local function supply(need)
   local found = survey(nodes, need.ranks)
   return {nodes = need.nodes, least = need.least, ranks = need.ranks, free = #found.free, alive = found.alive,
-          room = found.room, holds = found.holds}
+          room = found.room, holds = found.holds, cordoned = cordoned_nodes(need.ranks)}
 end
 
 -- Those lanes that can start at all, and each owner's jobs in them and nodes that these need.

@@ -11,6 +11,7 @@ import pytest
 
 from ladle_contracts import Reason
 from ladle_worker.gang import CannotMeet, Gang, Place, free_port, gather, interface_of, own_address, place_of
+from ladle_worker.launch.environment import rank_environment
 from ladle_worker.settings import Settings, read_ports
 
 VERSIONS = {"ladle": "1.0", "torch": "2.13.0"}
@@ -106,3 +107,16 @@ def test_a_place_of_another_version_is_read_so_that_its_version_can_be_named() -
     newer = json.dumps({**json.loads(place(1).to_json()), "racks": 2})
     older = {name: value for name, value in json.loads(place(2).to_json()).items() if name != "ranks"}
     assert (Place.of_json(newer), Place.of_json(json.dumps(older)).ranks) == (place(1), 1)
+
+
+def test_nccl_gets_the_whole_name_of_the_interface_and_the_operators_word_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gang = Gang(num_nodes=2, node_rank=0, head=place(1), address="127.0.0.1")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    assert rank_environment(1, gang)["NCCL_SOCKET_IFNAME"] == "=lo"
+    for name, value in {"NCCL_SOCKET_IFNAME": "ib0", "NCCL_IB_HCA": "mlx5_0", "TORCH_FR_BUFFER_SIZE": "50"}.items():
+        monkeypatch.setenv(name, value)
+        assert rank_environment(1, gang)[name] == value
+    monkeypatch.setenv("LADLE_REDIS_URL", "redis://:secret@head")
+    assert "LADLE_REDIS_URL" not in rank_environment(1, gang)

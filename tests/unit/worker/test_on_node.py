@@ -107,6 +107,30 @@ def test_a_machine_that_is_told_to_end_leaves_no_rank_and_says_who_told_it(told:
     assert folder.interrupted.exists() == (told == "a signal")
 
 
+@pytest.mark.parametrize("what", ["a machine is gone", "a rank crashes"])
+def test_machines_that_lose_one_say_so_and_those_whose_rank_crashed_do_not_blame_a_machine(
+    what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "stay").touch()
+    folder = handed_over(tmp_path, MEETING)
+    with ExitStack() as stack:
+        machines = [stack.enter_context(machine(folder, rank, 2)) for rank in range(2)]
+        until((tmp_path / "met").exists, what="the ranks to meet")
+        (rank,) = below(machines[1], MEETING)
+        if what == "a rank crashes":
+            rank.kill()
+        else:
+            machines[1].kill()
+        assert machines[0].wait(120) != 0
+    told = folder.read_outcome()
+    if what == "a rank crashes":
+        assert told is None
+        assert folder.crashed.exists()
+    else:
+        assert told is not None
+        assert (told["reason"], told["final"]) == ("nodes-cannot-meet", False), told
+
+
 def test_a_machine_with_another_version_than_the_dispatchers_refuses_the_job(tmp_path: Path) -> None:
     folder = handed_over(tmp_path, LASTING)
     handed = json.loads(folder.hand_over.read_text())

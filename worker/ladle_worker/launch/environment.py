@@ -11,11 +11,14 @@ KEPT_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "NVIDIA_VISIBLE_DEVICES"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
-    *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE", "LADLE_HOST_BYTES"),
+    *("CC", "TRITON_CACHE_DIR", "HF_HOME", "PYTHONDONTWRITEBYTECODE"),
+    *("LADLE_HOST_BYTES", "LADLE_COLLECTIVE_TIMEOUT_S"),
 )
 """All that ranks inherit. Addresses, passwords and tokens are not among them, because ranks open untrusted files."""
+
+KEPT_PREFIXES = ("NCCL_", "GLOO_", "TORCH_NCCL_", "TORCH_FR_", "TORCH_GLOO_", "UCX_", "FI_", "RDMAV_")
+"""How ranks reach each other, for the operator to say: interfaces, adapters, and what is recorded of it."""
 
 RANK_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -30,7 +33,9 @@ LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TORCH_
 
 
 def rank_environment(num_ranks: int, gang: Gang | None = None) -> dict[str, str]:
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)
+    }
     threads = max(1, usable_cores() // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),

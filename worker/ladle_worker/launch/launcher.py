@@ -28,6 +28,8 @@ class Launch:
     """The job's and this node's: every process of the attempt carries it."""
     num_nodes: int
     """How many machines the launcher uses. 1 where each machine has an agent of its own."""
+    min_nodes: int | None = None
+    """With how many the job can do, if there are no more. By default it needs all."""
     ranks_per_node: int | None
     """None only for a dispatcher, who does not know the machines yet: one per GPU there, or one."""
     module: str

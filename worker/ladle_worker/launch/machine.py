@@ -23,6 +23,9 @@ from ladle_worker.launch.hand_over import HandOver, plan_of
 from ladle_worker.launch.launcher import Launch
 
 NUM_NODES, NODE_RANK, ADDRESS, PEERS = "LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS", "LADLE_PEERS"
+MEET, MEET_S = "LADLE_MEET_S", 180.0
+"""How long a machine waits for the others. Slurm starts all machines of a job at once, but a shared disk may take a
+minute to show what another has written."""
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 
@@ -37,6 +40,7 @@ class Machine:
     """Where the others reach it."""
     peers: tuple[str, ...] = ()
     """Names or addresses of machines, if `address` is not known: this one's address is that which leads to them."""
+    meet_s: float = MEET_S
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
@@ -45,6 +49,7 @@ class Machine:
             num_nodes=int(environment.get(NUM_NODES, "1")),
             node_rank=int(environment.get(NODE_RANK, "0")),
             address=environment.get(ADDRESS, ""),
+            meet_s=float(environment.get(MEET, MEET_S)),
             peers=tuple(filter(None, environment.get(PEERS, "").split(","))),
         )
 

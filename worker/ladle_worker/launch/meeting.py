@@ -13,8 +13,6 @@ from ladle_worker.gang import CannotMeet, Gang, Place, free_port, gather, versio
 from ladle_worker.job_folder import AttemptFolder, write_whole
 from ladle_worker.launch.machine import Machine
 
-MEET_S = 180.0
-"""A scheduler starts all machines of a job at once. A shared disk may take a minute to show what another wrote."""
 POLL_S = 0.2
 
 
@@ -36,7 +34,7 @@ def meet(folder: AttemptFolder, machine: Machine, place: Place, goes_on: Callabl
     """None if the attempt has ended meanwhile. Raises `CannotMeet` or OSError."""
     write_whole(folder.places / f"{machine.node_rank}.json", asdict(place))
     names = [f"{rank}.json" for rank in range(machine.num_nodes)]
-    deadline = time.monotonic() + MEET_S
+    deadline = time.monotonic() + machine.meet_s
     while missing := sorted(set(names) - set(os.listdir(folder.places))):  # noqa: PTH208 - opening it asks the server
         if not goes_on():
             return None
@@ -44,7 +42,7 @@ def meet(folder: AttemptFolder, machine: Machine, place: Place, goes_on: Callabl
             raise CannotMeet(
                 Reason.NODES_CANNOT_MEET,
                 f"The {machine.num_nodes} machines of the job must see the same folder `{folder.places}`, but after "
-                f"{MEET_S:g} s {place.host} misses {len(missing)} of them there. All must share its disk.",
+                f"{machine.meet_s:g} s {place.host} misses {len(missing)} of them there. All must share its disk.",
             )
         time.sleep(POLL_S)
     places = [Place.of_json((folder.places / f"{rank}.json").read_text()) for rank in range(machine.num_nodes)]

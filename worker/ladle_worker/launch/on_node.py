@@ -5,7 +5,8 @@ there, starts the same confined torchrun as a worker does, and ends it when it g
 the attempt go.
 
 `LADLE_NUM_NODES` and `LADLE_NODE_RANK` say which machine this is. `LADLE_ADDRESS` is where the others reach it; without
-it, it is the address from which this machine reaches `LADLE_PEERS`, which are names with commas between.
+it, it is the address from which this machine reaches `LADLE_PEERS`, which are names with commas between. `LADLE_MEET_S`
+is how long it waits for the others.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ladle_contracts import Reason
 from ladle_contracts.logs import set_up_logging
+from ladle_worker.broken_gpu import LOST_EACH_OTHER, words_of
 from ladle_worker.confinement.choose import CannotConfine
 from ladle_worker.disk_faults import disk_fault
 from ladle_worker.family import WHERE_SIGNAL, adopt_orphans
@@ -38,6 +41,7 @@ from ladle_worker.relay import log_tail
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
+OTHERS_S = 5.0
 SIGNALLED_S = 1.0
 """A scheduler signals all processes of a machine: ranks may have ended before this one has heard of it."""
 ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -152,10 +156,34 @@ def _conclude(head: AttemptFolder, folder: AttemptFolder, status: Status, orders
     if status.out_of_memory or (status.code and about_memory(tail)):
         _tell(head, Reason.OUT_OF_MEMORY, NO_MEMORY, final=True)
         return 0
-    if status.code and folder != head:
+    if status.code:
+        _explain(head, folder, status.code, tail)
+    return status.code or 0
+
+
+def _explain(head: AttemptFolder, folder: AttemptFolder, code: int, tail: Sequence[str]) -> None:
+    """Ranks that lost the others end too. Where none has crashed, a machine was lost, or the network between them."""
+    if folder != head:
         # The dispatcher relays the first machine's log only.
         print(*tail, sep="\n")
-    return status.code or 0
+    lost = words_of(LOST_EACH_OTHER, tail)
+    if lost is None:
+        write_whole(head.crashed, {"host": socket.gethostname(), "code": code})
+    elif not _is_explained(head):
+        message = (
+            f"The machines of the job lost each other: {socket.gethostname()} did not reach the others any more. {lost}"
+        )
+        _tell(head, Reason.NODES_CANNOT_MEET, message, final=False)
+
+
+def _is_explained(head: AttemptFolder) -> bool:
+    """By another machine, which may need a moment."""
+    until = time.monotonic() + OTHERS_S
+    while time.monotonic() < until:
+        if {head.crashed.name, head.outcome.name} & {*os.listdir(head.path)}:  # noqa: PTH208 - opening it asks the server
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def _wait_for_signal(orders: Orders) -> None:

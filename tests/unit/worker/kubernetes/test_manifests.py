@@ -87,7 +87,8 @@ def test_what_the_container_runs_is_ladles_word() -> None:
     container = made["containers"][0]
     assert container["command"] == ["python", "-m", "ladle_worker.launch.on_node", str(attempt().folder)]
     assert "args" not in container
-    assert [each["name"] for each in container["env"]] == ["LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS"]
+    names = [each["name"] for each in container["env"]]
+    assert names == ["LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS", "LADLE_MEET_S"]
     assert "value" not in container["env"][1]
     assert (made["restartPolicy"], made["automountServiceAccountToken"]) == ("Never", False)
 

@@ -89,6 +89,13 @@ def test_without_settings_nothing_is_asked_for_but_nodes_and_time(sbatch: Path) 
     assert not {"partition", "account", "qos", "constraint", "gpus-per-node", "mem", "dependency"} & set(flags(sbatch))
 
 
+def test_a_job_that_can_do_with_fewer_nodes_lets_slurm_choose(sbatch: Path) -> None:
+    settings = SlurmSettings()
+    wanted = parameters(settings, nodes=4, min_nodes=2, ranks=1, minutes=60)
+    submit(launch_in(sbatch, "ladle_worker.rank"), settings, "n", wanted)
+    assert flags(sbatch)["nodes"] == "2-4"
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [("30", 30), ("30:01", 31), ("4:00:00", 240), ("2-0", 2880), ("2-12:30", 3630), ("2-12:00:01", 3601)],

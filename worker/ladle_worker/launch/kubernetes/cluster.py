@@ -166,7 +166,7 @@ class Cluster:
                 raise ClusterAway(f"the API server at {self.address} answers {error.status}: {words}") from error
             raise Refused(error.status, words) from error
         except (HTTPError, OSError) as error:
-            raise ClusterAway(f"the API server at {self.address} cannot be reached: {error}") from error
+            raise ClusterAway(f"the API server at {self.address} cannot be reached: {_fault(error)}") from error
 
 
 def _json(answer: Any) -> Any:
@@ -179,6 +179,12 @@ def _message(error: Any) -> str:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
+
+
+def _fault(error: Exception) -> str:
+    """What went wrong, without the names of the client's own classes that stand before it."""
+    words = str(getattr(error, "reason", None) or error)
+    return words.partition("): ")[2] or words
 
 
 def _when(event: Manifest) -> str:

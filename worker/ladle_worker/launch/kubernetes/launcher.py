@@ -20,7 +20,6 @@ from ladle_worker.launch.kubernetes.cluster import (
     JOBS,
     RUNTIMES,
     TRAIN_JOBS,
-    WORKLOADS,
     Cluster,
     ClusterAway,
     Kind,
@@ -30,7 +29,6 @@ from ladle_worker.launch.kubernetes.manifests import (
     LABEL_JOB,
     LABEL_JOBSET_NAME,
     Attempt,
-    Manifest,
     WrongTemplate,
     gpus_of,
     job,
@@ -41,7 +39,7 @@ from ladle_worker.launch.kubernetes.manifests import (
 )
 from ladle_worker.launch.kubernetes.settings import KubernetesSettings
 from ladle_worker.launch.kubernetes.states import SETTLE_S, Seen, all_run, last_words, obstacle, status_of
-from ladle_worker.launch.kubernetes.works import end_all, kind_of, pods_of, works_with
+from ladle_worker.launch.kubernetes.works import end_all, kind_of, pods_of, workloads_of, works_with
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Status
 from ladle_worker.relay import log_tail
 from ladle_worker.tree import Meanwhile, nothing
@@ -163,8 +161,7 @@ class Kubernetes:
                 if not self._had_run:
                     self._status = Status(waits_for=f"needs Kubernetes, which does not answer: {error}")
             except Refused as error:
-                self._refused_since = self._refused_since or time.monotonic()
-                self._status = _refused(error, time.monotonic() - self._refused_since >= self._settings.patience_s)
+                self._status = self._refused(error)
             except Exception as error:
                 logger.exception("the pods of job %s cannot be watched", self._launch.job_id)
                 message = f"Ladle failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
@@ -175,6 +172,14 @@ class Kubernetes:
                 self._refused_since = 0.0
             if self._stopping.wait(STEP_S if self._earlier is None else self._settings.poll_s):
                 return
+
+    def _refused(self, error: Refused) -> Status:
+        if self._had_run:
+            # To tell its state. The pods go on.
+            logger.warning("Kubernetes does not tell how job %s is: %s", self._launch.job_id, error)
+            return self._status
+        self._refused_since = self._refused_since or time.monotonic()
+        return _refused(error, time.monotonic() - self._refused_since >= self._settings.patience_s)
 
     def _step(self) -> Status:
         cluster = self._connect()
@@ -237,7 +242,7 @@ class Kubernetes:
         return replace(
             seen,
             events=[event for name in names for event in cluster.events(name)],
-            workloads=_workloads(cluster, seen) if self._settings.queue else (),
+            workloads=workloads_of(cluster, seen.work) if self._settings.queue else (),
             waited_s=time.monotonic() - self._obstacle_since if kind else 0.0,
         )
 
@@ -246,17 +251,6 @@ class Kubernetes:
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(STEP_S)
             meanwhile()
-
-
-def _workloads(cluster: Cluster, seen: Seen) -> list[Manifest]:
-    """Kueue's objects of this job. Nothing where Ladle may not read them: they only explain."""
-    uid = (seen.work or {}).get("metadata", {}).get("uid", "")
-    for kind in WORKLOADS:
-        try:
-            return cluster.find(kind, f"kueue.x-k8s.io/job-uid={uid}")
-        except Refused:
-            continue
-    return []
 
 
 def _refused(error: Refused, lost_patience: bool) -> Status:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle_worker.launch.machine import ADDRESS, NODE_RANK, NUM_NODES
+from ladle_worker.launch.machine import ADDRESS, MEET, NODE_RANK, NUM_NODES
 
 Manifest = dict[str, Any]
 
@@ -155,6 +155,8 @@ def variables(attempt: Attempt) -> list[Manifest]:
         {"name": NUM_NODES, "value": str(attempt.num_nodes)},
         {"name": NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
         {"name": ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        # One pod may run long before the next, whose image is still fetched: the dispatcher says when that is too long.
+        {"name": MEET, "value": "86400"},
     ]
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ladle_worker.launch.kubernetes.cluster import JOBS, TRAIN_JOBS, Cluster, ClusterAway, Kind, Refused
+from ladle_worker.launch.kubernetes.cluster import JOBS, TRAIN_JOBS, WORKLOADS, Cluster, ClusterAway, Kind, Refused
 from ladle_worker.launch.kubernetes.manifests import (
     COMMON_LABELS,
     LABEL_ATTEMPT,
@@ -40,6 +40,17 @@ def works_with(cluster: Cluster, selector: str) -> dict[Kind, list[Manifest]]:
 def pods_of(kind: Kind, name: str) -> str:
     """The selector of a job's pods."""
     return f"{LABEL_JOBSET_NAME if kind == TRAIN_JOBS else LABEL_JOB_NAME}={name}"
+
+
+def workloads_of(cluster: Cluster, work: Mapping[str, Any] | None) -> list[Manifest]:
+    """Kueue's objects of a job. Nothing where Ladle may not read them: they only explain."""
+    uid = (work or {}).get("metadata", {}).get("uid", "")
+    for kind in WORKLOADS:
+        try:
+            return cluster.find(kind, f"kueue.x-k8s.io/job-uid={uid}")
+        except Refused:
+            continue
+    return []
 
 
 def end_all(cluster: Cluster, works: Mapping[Kind, Sequence[str]]) -> bool:

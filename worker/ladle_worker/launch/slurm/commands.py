@@ -17,6 +17,9 @@ AWAY = re.compile(
     r"|Resource temporarily unavailable|configuration source|Unable to resolve|Unexpected message received",
 )
 """Words of Slurm's commands when it cannot be reached, is starting or is busy."""
+FOR_NOW = re.compile(r"accounting/QOS policy|inactive or drain|not available now|down, drained or reserved|job limit")
+"""Words of refusals that pass: too many jobs of the account, a partition or nodes that are out of use. Slurm says the
+first also of a job that is too large for ever."""
 NO_SUCH_JOB = "Invalid job id"
 NAME = re.compile(r"ladle-(?P<owner>[0-9a-f]{8})-(?P<job>[A-Za-z0-9-]+)-(?P<attempt>\d+)")
 FIELD = re.compile(r"(?:^| )([A-Za-z]+(?:/[A-Za-z]+)?)=")

@@ -34,8 +34,6 @@ LEAVE_S = 2.0
 WHERE_S = 1.0
 ASK_AGAIN_S = 15.0
 """How often what Slurm refuses for now is asked again."""
-POLICY = "violates accounting/QOS policy"
-"""The account has too many jobs at the moment. Slurm says the same of one that is too large for ever."""
 TAIL_LINES = 40
 
 
@@ -149,6 +147,7 @@ class Slurm:
         wanted = parameters(
             self._slurm,
             nodes=launch.num_nodes,
+            min_nodes=launch.min_nodes,
             ranks=launch.ranks_per_node,
             minutes=self._minutes,
             after=earlier,
@@ -156,7 +155,7 @@ class Slurm:
         return submit(launch, self._slurm, self._name, wanted)
 
     def _refused(self, error: SlurmRefused) -> Status:
-        if self._id is None and POLICY in str(error):
+        if self._id is None and commands.FOR_NOW.search(str(error)):
             return Status(waits_for=f"is refused by Slurm for now: {error}")
         if self._id is not None:
             # Of its state, not of the job.

@@ -10,15 +10,13 @@ from pydantic import ValidationError
 
 from ladle_contracts.environment import explain_settings
 from ladle_worker.launch.launcher import WrongLauncher
-from ladle_worker.launch.slurm.commands import SlurmAway, SlurmRefused
+from ladle_worker.launch.slurm.commands import FOR_NOW, SlurmAway, SlurmRefused
 from ladle_worker.launch.slurm.settings import SlurmSettings
 from ladle_worker.launch.slurm.submit import rehearse
 
 logger = logging.getLogger(__name__)
 
 COMMANDS = ("sbatch", "srun", "scancel", "squeue", "scontrol")
-MAY_PASS = ("down, drained or reserved", "violates accounting/QOS policy")
-"""What Slurm says of nodes and accounts as they are at the moment."""
 
 
 def check_slurm() -> None:
@@ -40,7 +38,7 @@ def check_slurm() -> None:
     except SlurmAway as error:
         logger.warning("Slurm does not answer yet, and jobs wait until it does: %s", error)
     except SlurmRefused as error:
-        if not any(words in str(error) for words in MAY_PASS):
+        if not FOR_NOW.search(str(error)):
             raise WrongLauncher(
                 f"Slurm would refuse every job: {error}. Look at the settings `LADLE_SLURM_*`."
             ) from error

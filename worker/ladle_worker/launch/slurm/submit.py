@@ -26,11 +26,20 @@ def minutes_of(settings: SlurmSettings, timeout_s: float | None) -> int:
 
 
 def parameters(
-    settings: SlurmSettings, *, nodes: int, ranks: int | None, minutes: int, after: Sequence[str] = ()
+    settings: SlurmSettings,
+    *,
+    nodes: int,
+    ranks: int | None,
+    minutes: int,
+    after: Sequence[str] = (),
+    min_nodes: int | None = None,
 ) -> Mapping[str, Any]:
     """For submitit. `after` are the jobs that must have ended before."""
     gpus = settings.gpus_per_node and (ranks or settings.gpus_per_node)
+    # submitit itself needs a number.
+    fewer = {} if min_nodes is None else {"nodes": f"{min_nodes}-{nodes}"}
     more = {
+        **fewer,
         # Ladle itself tries again, under a new number: the same attempt never runs twice.
         "no_requeue": True,
         # Nothing else of the dispatcher's variables, because there are passwords among them.
