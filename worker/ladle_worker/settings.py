@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         return self.launcher in ("slurm", "kubernetes")
 
     @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Those of all slots."""
+        return (self.node_id,) if self.slots == 1 else tuple(f"{self.node_id}-{n + 1}" for n in range(self.slots))
+
+    @property
     def redis_socket(self) -> Path | None:
         """Where Redis listens, if that is in the file system."""
         return socket_of(self.redis_url.get_secret_value())
