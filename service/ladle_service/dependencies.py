@@ -24,13 +24,13 @@ LARGEST = 2**63 - 1
 """Redis counts to 2^64 - 1, but has nothing after that one."""
 
 
-def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answer of `POST /v1/jobs`.")]) -> str:
+async def _job_id(job_id: Annotated[str, Path(description="The job's id, from the answer of `POST /v1/jobs`.")]) -> str:
     if not JOB_ID.fullmatch(job_id):
         raise not_found("such job")
     return job_id
 
 
-def _node_id(node_id: Annotated[str, Path(description="The node's id, as `GET /v1/nodes` shows it.")]) -> str:
+async def _node_id(node_id: Annotated[str, Path(description="The node's id, as `GET /v1/nodes` shows it.")]) -> str:
     if not NODE_ID.fullmatch(node_id):
         raise not_found("such node")
     return node_id
@@ -127,12 +127,13 @@ class NoQuery(Query):
     """For routes that take no parameters."""
 
 
-def _store(request: Request) -> JobStore:
+# FastAPI would run a plain function in a thread, which takes longer than the function.
+async def _store(request: Request) -> JobStore:
     store: JobStore = request.app.state.store
     return store
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 

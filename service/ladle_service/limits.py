@@ -101,7 +101,7 @@ def _refusal(code: ErrorCode, detail: str, wait_s: int) -> ApiError:
     return ApiError(code, detail, headers={"Retry-After": str(wait_s)})
 
 
-def _limits(request: Request) -> OwnerLimits:
+async def _limits(request: Request) -> OwnerLimits:
     limits: OwnerLimits = request.app.state.limits
     return limits
 

@@ -80,8 +80,12 @@ async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes:
     _check_task(spec, catalog)
     _check_size(spec, nodes, settings)
     # Not on the event loop, because file systems may be slow.
-    await asyncio.to_thread(check_paths, spec, settings.roots, settings.far_roots)
-    await asyncio.to_thread(check_output, spec, settings.results_dir)
+    await asyncio.to_thread(_check_files, spec, settings)
+
+
+def _check_files(spec: JobSpec, settings: Settings) -> None:
+    check_paths(spec, settings.roots, settings.far_roots)
+    check_output(spec, settings.results_dir)
 
 
 def _check_method(spec: JobSpec, catalog: Catalog) -> None:

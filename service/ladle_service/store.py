@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from redis.asyncio import Redis
@@ -241,26 +242,43 @@ class JobStore:
 
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
         """Each node with the JSON of its catalogue."""
-        seconds, micros = await self._redis.time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
-        found = []
-        for node_id in sorted(await self._redis.smembers(keys.NODES)):
-            if fields := await self._redis.hgetall(keys.node(node_id)):
-                jobs = await self._redis.smembers(keys.node_jobs(node_id)) if _dispatches(fields) else ()
-                found.append((_node(node_id, fields, jobs, now_ms), fields.get("catalog")))
-        return tuple(found)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.smembers(keys.NODES)
+            (seconds, micros), known = await pipe.execute()
+            now_ms, ids = int(seconds) * 1000 + int(micros) // 1000, sorted(known)
+            for node_id in ids:
+                pipe.hgetall(keys.node(node_id))
+                pipe.smembers(keys.node_jobs(node_id))
+            answers = await pipe.execute() if ids else []
+        return tuple(
+            (_node(node_id, fields, jobs if _dispatches(fields) else (), now_ms), fields.get("catalog"))
+            for node_id, fields, jobs in zip(ids, answers[::2], answers[1::2], strict=True)
+            if fields
+        )
 
     async def catalog(self) -> Catalog:
         """What the nodes offer together. Where two differ, a node that is alive counts, then the first by id."""
+        return (await self.offer())[0]
+
+    async def offer(self) -> tuple[Catalog, tuple[NodeRecord, ...]]:
+        """The catalogue, and the nodes that it is from."""
         methods: dict[str, MethodInfo] = {}
         tasks: dict[str, TaskInfo] = {}
         nodes = await self._nodes_with_catalogs()
         for _, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
             if text:
-                catalog = Catalog.read(text)
+                catalog = _read_catalog(text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
-        return Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
+        offered = Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
+        return offered, tuple(node for node, _ in nodes)
+
+
+@lru_cache(maxsize=64)
+def _read_catalog(text: str) -> Catalog:
+    """Most nodes have the same one, and each submit looks at all."""
+    return Catalog.read(text)
 
 
 def _written(spec: JobSpec) -> str:

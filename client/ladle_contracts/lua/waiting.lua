@@ -3,7 +3,7 @@
 -- job needs that is next and waits for nodes, and for each id what there is for it and what comes before it.
 local LAST = 20
 local life_ms, now = tonumber(ARGV[1]), now_ms()
-local nodes, work = nodes_that_take_jobs(life_ms, now), jobs_at_work(now)
+local nodes, work = usable_nodes(life_ms, now), jobs_at_work(now)
 local used = nodes_in_use(work, false)
 
 -- Nodes that would be usable, but an operator or their failures have taken them out.

@@ -69,7 +69,7 @@ async def submit_job(
         record = await store.replay(caller.owner, key, digest) if key is not None else None
         created = record is None
         if record is None:
-            await check_spec(spec, settings, await store.catalog(), await store.nodes())
+            await check_spec(spec, settings, *await store.offer())
             record, created = await store.submit(spec, caller.owner, key, digest)
     except IdempotencyConflict as error:
         detail = "The `Idempotency-Key` header must be new for a new body, but was used with another body before."
