@@ -23,7 +23,7 @@ local function warn(id, message) append(id, get(id, 'attempt'), cjson.encode({ki
 -- The nodes that take jobs. Dispatchers have none of the faults of a machine.
 local function machines(now)
   local found = {}
-  for _, node in ipairs(nodes_that_take_jobs(HEARD_MS, now)) do
+  for _, node in ipairs(usable_nodes(HEARD_MS, now)) do
     if not node.holds then found[#found + 1] = node.id end
   end
   return found
