@@ -96,6 +96,7 @@ def when_it_waits(worker: Process) -> int:
         return None
 
     found = until(waits, what="a launcher that waits")
+    assert found is not None
     return round(found.memory_full_info().uss / 1e6)
 
 
@@ -153,7 +154,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             "",
             *table_lines(("", 'to "checking checkpoints", s', "to the end, s"), rows),
             "",
-            f"Under {GOAL_S:g} s with a launcher that waits: {verdict}. It holds {result['waiting_mb']} MB while it waits.",
+            f"Under {GOAL_S:g} s with a launcher that waits: {verdict}. It holds {result['waiting_mb']} MB.",
             "",
         ]
     )
