@@ -154,7 +154,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             "",
             *table_lines(("", 'to "checking checkpoints", s', "to the end, s"), rows),
             "",
-            f"Under {GOAL_S:g} s with a launcher that waits: {verdict}. It holds {result['waiting_mb']} MB.",
+            f"Under {GOAL_S:g} s with a launcher that waits: {verdict}. "
+            f"It holds {result['waiting_mb']} MB while it waits.",
             "",
         ]
     )

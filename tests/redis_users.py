@@ -10,7 +10,7 @@ USERS = ("operator", "service", "worker")
 
 
 def users_file(*, default: str = "reset off") -> str:
-    """For the server. Each one's password is its name; `default` are the rules of whoever gives no name."""
+    """For the server. Each one's password is its name; `default` says who is let in without a name."""
     lines: list[str] = []
     for line in TEMPLATE.read_text().splitlines():
         if line.startswith(" "):

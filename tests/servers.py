@@ -53,7 +53,7 @@ class RedisServer:
         return f"unix://{user}:{user}@{self.folder / 'redis.sock'}"
 
     def users(self) -> str:
-        return users_file(default="reset on nopass ~* &* +@all")
+        return users_file(default="reset on nopass")
 
     def client(self) -> Any:
         return redis.Redis.from_url(self.url, decode_responses=True)

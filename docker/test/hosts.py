@@ -19,13 +19,17 @@ def make_network(engine: Engine) -> None:
     engine.within("ip", "link", "add", LAN, "type", "bridge")
     engine.within("ip", "address", "add", f"{HEAD}/24", "dev", LAN)
     engine.within("ip", "link", "set", LAN, "up")
+    # A switch forwards everything. Where the kernel shows its frames to iptables, Docker's rules would drop them.
+    engine.within("iptables", "--insert", "FORWARD", "--in-interface", LAN, "--out-interface", LAN, "--jump", "ACCEPT")
 
 
 def add_hosts(engine: Engine, image: str, names: Sequence[str]) -> dict[str, str]:
     """The address of each."""
     addresses = {name: f"10.88.0.{number}" for number, name in enumerate(names, start=2)}
     for name, address in addresses.items():
-        options = ("--detach", "--init", "--name", name, "--hostname", name, "--network", "none")
+        known = [part for other, its in addresses.items() for part in ("--add-host", f"{other}:{its}")]
+        # Nobody answers names at that address, which programs are told at once.
+        options = ("--detach", "--init", "--name", name, "--hostname", name, "--network", "none", "--dns", HEAD, *known)
         engine.ask("run", *options, image, "sleep", "infinity")
         pid = engine.pid_of(name)
         cable = ("type", "veth", "peer", "name", "eth0", "netns", str(pid))

@@ -47,7 +47,7 @@ def run_job() -> None:
         assert node.alive, node
         job = client.submit(CHECKPOINTS, VAL_SET, output=OUTPUT)
         stages = {event.body.stage for event in job.events() if isinstance(event.body, StageStarted)}
-        result = job.result(timeout=30)
+        result = job.result(timeout=120)
         assert result.folder == f"/results/{OUTPUT}", result.folder
         assert result.gain >= 0, f"the result must be no worse than the best checkpoint, but its gain is {result.gain}"
         assert "write" in stages, f"events must tell of every stage, but tell of {sorted(stages)}"
@@ -77,7 +77,7 @@ def start_long_job() -> None:
     with Client() as client:
         method = {"name": "twa", "options": {"steps": LONG_STEPS}}
         job = client.submit(CHECKPOINTS, VAL_SET, method=method, labels=LABELS)
-        until(lambda: is_training(job), timeout_s=60, what="a job in the middle of its training")
+        until(lambda: is_training(job), timeout_s=600, what="a job in the middle of its training")
 
 
 def is_training(job: Job) -> bool:
@@ -97,7 +97,7 @@ def finish_long_job() -> None:
     with Client() as client:
         [known] = client.jobs(labels=LABELS)
         job = client.job(known.id)
-        record = job.wait(timeout=300)
+        record = job.wait(timeout=900)
         assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
         assert record.attempt >= 2, "the stop came too late: the job had ended"
         assert record.failures == 0, f"a stop by the operator must be no failure, but counted as {record.failures}"
@@ -120,7 +120,7 @@ def knows_job() -> None:
 def start_gang_job() -> None:
     """A job over both hosts; return in the middle of its training, and print the hosts."""
     with Client() as client:
-        until(lambda: sum(node.alive for node in client.nodes()) == 2, timeout_s=120, what="both nodes")
+        until(lambda: sum(node.alive for node in client.nodes()) == 2, timeout_s=600, what="both nodes")
         job = client.submit(
             CHECKPOINTS,
             VAL_SET,
@@ -129,7 +129,7 @@ def start_gang_job() -> None:
             output=GANG_OUTPUT,
             labels=GANG_LABELS,
         )
-        until(lambda: is_training(job), timeout_s=180, what="a job in the middle of its training")
+        until(lambda: is_training(job), timeout_s=600, what="a job in the middle of its training")
         print(*job.status().nodes)
 
 
@@ -138,7 +138,7 @@ def finish_gang_job() -> None:
     with Client() as client:
         [known] = client.jobs(labels=GANG_LABELS)
         job = client.job(known.id)
-        record = job.wait(timeout=400)
+        record = job.wait(timeout=900)
         assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
         assert record.attempt >= 2, "the kill came too late: the job had ended"
         assert len(record.nodes) == 2, record.nodes

@@ -43,3 +43,19 @@ def test_a_job_that_is_killed_in_the_middle_finds_the_same_to_the_last_bit(layou
     bodies = [event.body for event in job.events() if event.attempt == 2]
     steps = [body.step for body in bodies if body.kind == "step" and body.stage == "train"]
     assert min(steps) > 10, "it went on where it was"
+
+
+PLACEMENTS = ("replicated", "by-parameter", "by-node", "by-checkpoint", "sharded-model")
+PLACED = [Layout(2, ranks, placement) for placement in PLACEMENTS for ranks in (1, 2)]
+PLACED_OFTEN = (Layout(2, 1, "by-parameter"), Layout(2, 2, "by-node"))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [layout if layout in PLACED_OFTEN else pytest.param(layout, marks=pytest.mark.long) for layout in PLACED],
+    ids=lambda layout: f"{layout.placement}-{name_of(layout)}",
+)
+def test_every_placement_finds_the_same_over_hosts(layout: Layout, network: Network) -> None:
+    alone, found = network.undisturbed(Layout(1)).coefficients, network.undisturbed(layout).coefficients
+    for method, alpha in found.items():
+        np.testing.assert_allclose(alpha, alone[method], rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -13,12 +14,12 @@ from tests.polling import until
 from tests.servers import Process
 
 
-def gang_spec(data: Path, nodes: int, ranks: int = 1) -> JobSpec:
+def gang_spec(data: Path, nodes: int, ranks: int = 1, placement: Literal["auto", "by-node"] = "auto") -> JobSpec:
     return JobSpec(
         ckpt_dir=str(data / "checkpoints"),
         val_set=str(data / "val.npz"),
         method=MethodChoice(name="twa", options={"steps": 30}),
-        resources=Resources(nodes=nodes, ranks_per_node=ranks),
+        resources=Resources(nodes=nodes, ranks_per_node=ranks, placement=placement),
         output=Output(name="out"),
     )
 

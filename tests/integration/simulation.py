@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from ladle_contracts import JobSpec, Progress, Reason, Resources, StepDone
+from ladle_contracts import JobSpec, Progress, Reason, Resources, StepDone, keys
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.ending import end
 from ladle_service.retention import Retention
@@ -134,7 +134,7 @@ class SimulatedNode(threading.Thread):
         self._redis.close()
 
     def _attempt(self, claim: Claim) -> None:
-        if self._chance.random() < self._shape.restarts:
+        if self._fails(claim, self._shape.restarts):
             self._log.counts["restarts"] += 1
             self.register()
             return
@@ -150,6 +150,10 @@ class SimulatedNode(threading.Thread):
             while claim.renew() not in STOPPED:
                 time.sleep(POLL_S)
 
+    def _fails(self, claim: Claim, share: float) -> bool:
+        """Only what rank 0's node does in the first two attempts, because the third failure would end the job."""
+        return claim.speaks and claim.attempt <= 2 and self._chance.random() < share
+
     def _speak(self, claim: Claim) -> None:
         log, job = self._log, claim.job_id
         log.at_once[job] += 1
@@ -161,7 +165,7 @@ class SimulatedNode(threading.Thread):
         time.sleep(self._chance.uniform(*self._shape.work_s))
         # Before its end is told: the next attempt may begin at once.
         log.at_once[job] -= 1
-        if self._chance.random() < self._shape.crashes:
+        if self._fails(claim, self._shape.crashes):
             log.counts["crashes"] += 1
             claim.end(Ended(outcome="crashed", reason=Reason.CRASHED, message="why"))
         elif claim.finalize() == "ok" and claim.end(Ended(outcome="succeeded")) == "succeeded":
@@ -213,7 +217,7 @@ def spec_of(number: int, chance: random.Random) -> tuple[str, JobSpec]:
 
 
 async def simulate(url: str, folder: Path, shape: Shape, *, takeover: bool = False) -> Log:
-    """Until every job has succeeded. With `takeover`, the elected scheduler dies when half of them have."""
+    """Until every job has ended. With `takeover`, the elected scheduler dies when half of them have."""
     log = Log()
     settings = [
         Settings(node_id=f"node-{number:02}", redis_url=SecretStr(url), roots=(folder,), results_dir=folder, lease_s=10)
@@ -237,7 +241,7 @@ async def simulate(url: str, folder: Path, shape: Shape, *, takeover: bool = Fal
         ]
         try:
             feeding = asyncio.create_task(_feed(JobStore(redis, redis), shape, log))
-            while len(log.succeeded) < shape.jobs:
+            while not feeding.done() or await redis.exists(keys.ACTIVE, keys.QUEUE):
                 await asyncio.sleep(0.05)
                 if takeover and len(log.succeeded) > shape.jobs / 2:
                     takeover = False

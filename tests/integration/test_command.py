@@ -157,7 +157,8 @@ def test_a_machine_is_taken_out_and_put_back(stack: Stack, node: ScriptedNode) -
     assert "scripted-node takes no jobs: drained by local: new cables." in ladle(stack, "nodes").stdout
     assert ladle(stack, "node", "uncordon", "scripted-node").stdout == "Node scripted-node takes jobs again.\n"
     assert ladle(stack, "node", "uncordon", "scripted-node").stdout == "Node scripted-node was not cordoned.\n"
-    unknown = ladle(stack, "node", "cordon", "scripted")
+    unknown = ladle(stack, "node", "uncordon", "scripted-node", "scripted")
+    assert "scripted-node was not cordoned" in unknown.stdout
     assert unknown.returncode == 1
     assert "There is no node `scripted`. Known are: `scripted-node`" in unknown.stderr
 

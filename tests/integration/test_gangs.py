@@ -251,3 +251,15 @@ def test_a_node_whose_disk_goes_is_named_and_the_attempt_ends_everywhere(
         assert (ended.reason, f"On node `{lost}`:" in (ended.message or "")) == (Reason.RESULTS_UNWRITABLE, True)
         until(lambda: not any(is_alive(rank) for rank in ranks), what="the ranks of both nodes to end")
         made.call(made.store.cancel(job))
+
+
+def test_directions_cut_inside_each_node_find_the_same(
+    tmp_path: Path, server: RedisServer, made: Cluster, data: Path, alone: list[list[float]]
+) -> None:
+    with nodes(tmp_path, server, data, 2):
+        job = made.submit(gang_spec(data, nodes=2, ranks=2, placement="by-node"))
+        ended = made.finish(job)
+        assert ended.state == JobState.SUCCEEDED, ended.message
+        planned = [event.body for event in made.events(job) if event.body.kind == "memory"]
+        assert [getattr(body, "placement", None) for body in planned][:1] == ["by-node"]
+    np.testing.assert_allclose(alpha_of(tmp_path / "results", "out", "twa"), alone, rtol=0, atol=1e-5)

@@ -90,7 +90,10 @@ def test_a_job_that_is_tried_again_keeps_its_place(machine: Machine) -> None:
 
 def test_500_jobs_of_one_owner_do_not_starve_the_only_one_of_another(machine: Machine) -> None:
     named(machine, "a", "b")
-    many = [machine.submit(owner="ann") for _ in range(500)]
+    for _ in range(500):
+        machine.submit(owner="ann")
+    # Several may be of one millisecond.
+    many = machine.redis.zrange(keys.QUEUE, 0, -1)
     assert list(machine.place()) == many[:2]
     one = machine.submit(owner="bob", priority=-100)
     finish(machine, many[0])

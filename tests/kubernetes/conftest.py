@@ -35,7 +35,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[flo
 @pytest.fixture(scope="session")
 def machines() -> Iterator[list[Host]]:
     with hosts("n1", "n2") as made:
-        yield made
+        yield list(made.values())
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def mini_slurm() -> Iterator[MiniSlurm]:
     with ExitStack() as stack:
         # The name of a socket may not be long.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)))
-        ctl, *machines = stack.enter_context(hosts("ctl", *NODES))
+        ctl, *machines = stack.enter_context(hosts("ctl", *NODES)).values()
         for name in ("state", "spool", "log"):
             (folder / name).mkdir()
         known = [f"{host.address} {host.name}" for host in (ctl, *machines)]

@@ -216,15 +216,15 @@ def test_a_job_beyond_the_operators_limits_is_refused_and_one_beyond_slurms_wait
         stack.wait_for_reason(job, "it asks for more nodes than the partition has or allows (PartitionNodeLimit)")
 
 
-def test_a_job_that_slurm_refuses_is_told_its_words(ready: Stack) -> None:
-    """The partition had other limits when the dispatcher started."""
-    ready.slurm.ask("scontrol", "update", "partitionname=main", "allowaccounts=others")
-    try:
-        ended = ready.made.finish(ready.made.submit(ready.spec()))
-    finally:
-        ready.slurm.ask("scontrol", "update", "partitionname=main", "allowaccounts=ALL")
+def test_a_job_that_slurm_refuses_is_told_its_words(stack: Stack) -> None:
+    """The partition was there when the dispatcher started."""
+    stack.slurm.ask("scontrol", "create", "partitionname=gone", "nodes=n1", "maxtime=2-0", "state=up")
+    with running(stack.dispatcher(SLURM_PARTITION="gone")):
+        until(lambda: stack.made.call(stack.made.store.nodes()), what="the dispatcher to register")
+        stack.slurm.ask("scontrol", "delete", "partitionname=gone")
+        ended = stack.made.finish(stack.made.submit(stack.spec()))
     assert (ended.state, ended.reason, ended.attempt) == (JobState.FAILED, Reason.LAUNCH_FAILED, 1), ended
-    assert (ended.message or "").startswith("Slurm refuses the job: "), ended.message
+    assert "Slurm refuses the job: Invalid partition" in (ended.message or ""), ended.message
 
 
 def test_a_job_that_slurm_refuses_for_now_waits(ready: Stack) -> None:

@@ -134,31 +134,49 @@ def test_a_script_may_do_no_more_than_whoever_runs_it(server: RedisServer) -> No
                 worker.evalsha(digest, 0, key)
 
 
-def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path) -> None:
-    class Deployed(RedisServer):
-        """With the default user as it is deployed."""
+class Deployed(RedisServer):
+    """With the default user as it is deployed."""
 
-        @property
-        def url(self) -> str:
-            return self.url_of("operator")
+    @property
+    def url(self) -> str:
+        return self.url_of("operator")
 
-        def users(self) -> str:
-            return users_file()
+    def users(self) -> str:
+        return users_file()
 
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[RedisServer]:
     server = Deployed(tmp_path)
     server.start()
-    try:
-        for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("stranger", "x")):
-            with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:
-                client.ping()
-        with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client, pytest.raises(AuthenticationError):
+    yield server
+    server.stop()
+
+
+def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path, deployed: RedisServer) -> None:
+    for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("default", "x"), ("stranger", "x")):
+        with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:
             client.ping()
-        with connected(tmp_path, "worker", "worker") as client:
-            assert client.ping()
-            with pytest.raises(NoPermissionError):
-                client.config_get("dir")
-    finally:
-        server.stop()
+    with Redis.from_url(f"unix://{tmp_path}/redis.sock") as client, pytest.raises(AuthenticationError):
+        client.ping()
+    with connected(tmp_path, "worker", "worker") as client:
+        assert client.ping()
+        with pytest.raises(NoPermissionError):
+            client.config_get("dir")
+
+
+def test_redis_with_users_reads_all_that_it_has_written_when_it_starts_again(deployed: RedisServer) -> None:
+    """Redis 7.0 reads its append-only file as the default user, and refuses it what is in transactions and scripts."""
+    with Redis.from_url(deployed.url_of("service")) as service:
+        service.set(keys.PROBE, "one")
+        with service.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.job("x"), "state", "queued")
+            pipe.zadd(keys.QUEUE, {"x": 1})
+            pipe.execute()
+    deployed.stop()
+    deployed.start()
+    with Redis.from_url(deployed.url_of("service")) as service:
+        assert service.exists(keys.PROBE, keys.job("x"), keys.QUEUE) == 3
 
 
 def connected(folder: Path, name: str, password: str) -> Any:

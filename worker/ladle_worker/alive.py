@@ -17,11 +17,11 @@ FRESH_S = 20.0
 
 
 def age_s(settings: Settings) -> float:
-    """Of the last heartbeat. Infinite if there was none. Raises RedisError."""
+    """Of the last heartbeat; of several slots, the oldest one. Infinite if there was none. Raises RedisError."""
     with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3) as redis:
-        beat_ms = redis.hget(keys.node(settings.node_id), "heartbeat_at")
+        beats = [redis.hget(keys.node(node), "heartbeat_at") for node in settings.node_ids]
         seconds, micros = redis.time()
-    return seconds + micros / 1e6 - int(beat_ms) / 1000 if beat_ms else float("inf")
+    return max(seconds + micros / 1e6 - int(beat) / 1000 if beat else float("inf") for beat in beats)
 
 
 def main() -> int:

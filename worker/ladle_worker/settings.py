@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     """How long ranks wait for each other in one exchange, before the attempt ends as crashed."""
     rank_module: str = "ladle_worker.rank"
     """The module that torchrun runs. Tests use one of their own."""
-    lease_s: Annotated[float, Field(gt=0, le=3600)] = 15.0
+    lease_s: Annotated[float, Field(gt=0, le=3600)] = 12.0
     """A node that does not renew its lease for this long loses its job."""
     ready_s: Annotated[float, Field(gt=0)] = 120.0
     """How long a node that is ready waits for the other nodes of a job. Then the job leaves them all, and the late node
@@ -162,6 +162,11 @@ class Settings(BaseSettings):
     def dispatches(self) -> bool:
         """Whether it runs nothing itself, but hands jobs over."""
         return self.launcher in ("slurm", "kubernetes")
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Those of all slots."""
+        return (self.node_id,) if self.slots == 1 else tuple(f"{self.node_id}-{n + 1}" for n in range(self.slots))
 
     @property
     def redis_socket(self) -> Path | None:

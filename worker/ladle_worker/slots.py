@@ -80,7 +80,7 @@ def divide(settings: Settings, described: Mapping[str, Any]) -> list[Slot]:
     for index in range(number):
         variables = {
             "LADLE_SLOTS": "1",
-            "LADLE_NODE_ID": f"{settings.node_id}-{index + 1}",
+            "LADLE_NODE_ID": settings.node_ids[index],
             "LADLE_HOST_BYTES": str(host_bytes),
         }
         if ports[index]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Say whether a worker machine takes jobs. Needs a token of scope `admin`. `ladle nodes` shows all machines.",
 )
 
-Node = Annotated[str, typer.Argument(metavar="NODE", help="The node's id, as `ladle nodes` shows it.")]
+Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="The ids of nodes, as `ladle nodes` shows them.")]
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, in words. `ladle nodes` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 Url = Annotated[
@@ -26,42 +26,52 @@ Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer tok
 
 
 @app.command()
-def cordon(node: Node, reason: Reason = None, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Give a node no more jobs, also after it restarts. The job that it runs goes on."""
-    _change("cordon", lambda client: client.cordon(node, reason=reason), url, token, as_json)
+def cordon(nodes: Nodes, reason: Reason = None, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Give nodes no more jobs, also after they restart. The jobs that they run go on."""
+    _change("cordon", nodes, lambda client, node: client.cordon(node, reason=reason), url, token, as_json)
 
 
 @app.command()
 def drain(
-    node: Node,
+    nodes: Nodes,
     now: Annotated[
-        bool, typer.Option("--now", help="Hand the job that it runs back. Another node goes on where it was.")
+        bool, typer.Option("--now", help="Hand the jobs that they run back. Other nodes go on where they were.")
     ] = False,
     reason: Reason = None,
     url: Url = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a node become empty: it gets no more jobs, and the one that it runs ends as usual."""
-    _change("drain", lambda client: client.drain(node, now=now, reason=reason), url, token, as_json)
+    """Let nodes become empty: they get no more jobs, and those that they run end as usual."""
+    _change("drain", nodes, lambda client, node: client.drain(node, now=now, reason=reason), url, token, as_json)
 
 
 @app.command()
-def uncordon(node: Node, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Give a node jobs again, after `cordon`, `drain` or three failures in a row."""
-    _change("uncordon", lambda client: client.uncordon(node), url, token, as_json)
+def uncordon(nodes: Nodes, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Give nodes jobs again, after `cordon`, `drain` or three failures in a row."""
+    _change("uncordon", nodes, lambda client, node: client.uncordon(node), url, token, as_json)
 
 
-def _change(verb: str, ask: Callable[[Any], Any], url: str | None, token: str | None, as_json: bool) -> None:
+def _change(
+    verb: str,
+    nodes: Sequence[str],
+    ask: Callable[[Any, str], Any],
+    url: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """One after the other. A node that is not there ends it."""
     from ladle._client import Client
     from ladle.cli.node_view import change_text
 
+    changes = []
     with Client(url, token) as client:
-        change = ask(client)
+        for node in nodes:
+            changes.append(ask(client, node))
+            if not as_json:
+                out.say(change_text(in_lines(changes[-1]), verb))
         left = any(node.state in ("ready", "busy") for node in client.nodes())
     if as_json:
-        typer.echo(to_json(change, indent=2))
-    else:
-        out.say(change_text(in_lines(change), verb))
+        typer.echo(to_json(changes, indent=2))
     if not left:
         err.print("No node takes jobs now. They wait until one does.", style="yellow")

@@ -6,7 +6,7 @@ if not is_elected(fence) then return {} end
 -- A job may last so much longer than its time limit: until its ranks have ended and its nodes are free.
 local ENDING_MS = 60000
 local now = now_ms()
-local nodes, work = nodes_that_take_jobs(life_ms, now), jobs_at_work(now)
+local nodes, work = usable_nodes(life_ms, now), jobs_at_work(now)
 
 -- An earlier version, which knows no lanes, has added or removed jobs.
 local function put_right()

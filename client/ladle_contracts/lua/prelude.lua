@@ -129,7 +129,7 @@ local function best_first(one, other)
 end
 
 -- The nodes that may be used, the best ones first.
-local function nodes_that_take_jobs(life_ms, now)
+local function usable_nodes(life_ms, now)
   local found = {}
   for _, node in ipairs(redis.call('SMEMBERS', PREFIX .. 'nodes')) do
     local fields = redis.call('HMGET', node_key(node), 'heartbeat_at', 'ranks', 'job', 'leaving', 'missed_at',

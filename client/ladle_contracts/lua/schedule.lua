@@ -12,7 +12,7 @@ if state ~= 'queued' then
 end
 if backs_off(id, now) then return {'skip'} end
 local need = need_of(lane_of(id))
-local found = survey(nodes_that_take_jobs(life_ms, now), need.ranks, tonumber(ARGV[5] or ''))
+local found = survey(usable_nodes(life_ms, now), need.ranks, tonumber(ARGV[5] or ''))
 if not is_possible(found, need.least) then return {'impossible'} end
 local chosen = nodes_for(need, found, least_now(need, found, get(id, 'queued_at'), now))
 if not chosen then return {'busy'} end

@@ -3,8 +3,17 @@
 -- job needs that is next and waits for nodes, and for each id what there is for it and what comes before it.
 local LAST = 20
 local life_ms, now = tonumber(ARGV[1]), now_ms()
-local nodes, work = nodes_that_take_jobs(life_ms, now), jobs_at_work(now)
+local nodes, work = usable_nodes(life_ms, now), jobs_at_work(now)
 local used = nodes_in_use(work, false)
+
+-- Owner -> when it was last served.
+local function read_served()
+  local found, all = {}, redis.call('HGETALL', SERVED)
+  for position = 1, #all, 2 do found[all[position]] = tonumber(all[position + 1]) end
+  return found
+end
+
+local served = read_served()
 
 -- Nodes that would be usable, but an operator or their failures have taken them out.
 local function cordoned_nodes(ranks)
@@ -55,8 +64,8 @@ end
 
 -- Whether the other owner's turn is first, if both have equally many nodes.
 local function is_served_first(other, owner, created_at)
-  local others, own = redis.call('HGET', SERVED, other) or 0, redis.call('HGET', SERVED, owner) or 0
-  if others ~= own then return tonumber(others) < tonumber(own) end
+  local others, own = served[other] or 0, served[owner] or 0
+  if others ~= own then return others < own end
   return redis.call('ZCOUNT', owner_state_key(other, 'queued'), '-inf', '(' .. created_at) > 0
 end
 
