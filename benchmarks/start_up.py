@@ -96,6 +96,7 @@ def when_it_waits(worker: Process) -> int:
         return None
 
     found = until(waits, what="a launcher that waits")
+    assert found is not None
     return round(found.memory_full_info().uss / 1e6)
 
 
