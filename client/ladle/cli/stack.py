@@ -38,12 +38,7 @@ PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
 FAR = ("LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE")
 WORKER_VARIABLES = (
-    "LADLE_STANDBY",
-    "LADLE_CONFINE",
-    "LADLE_RANK_READ",
-    "LADLE_RANK_WRITE",
-    "LADLE_STALL_S",
-    "LADLE_SLOTS",
+    *("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", "LADLE_SLOTS", "LADLE_STANDBY"),
     *FAR,
 )
 """What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""

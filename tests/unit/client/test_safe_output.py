@@ -180,7 +180,13 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         answer = json.dumps(described if module == "describe" else refused)
         return subprocess.CompletedProcess([], 0, stdout=answer, stderr=f"{HOSTILE}\n\t{HOSTILE}")
 
-    def start(stack: LocalStack) -> None:
+    def command_of(module: str) -> list[str]:
+        answer = ask(module)
+        program = f"import sys; print({answer.stdout!r}); print({answer.stderr!r}, file=sys.stderr)"
+        return [sys.executable, "-c", program]
+
+    def start(stack: LocalStack, meanwhile: Callable[[], None] = lambda: None) -> None:
+        meanwhile()
         stack.options.state.mkdir(parents=True)
         stack.log("service").write_text(f"{HOSTILE}\n\t{HOSTILE}")
         stack.processes["service"] = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
@@ -188,6 +194,7 @@ def _hostile_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         stack.check()
 
     monkeypatch.setattr(installed, "_ask", ask)
+    monkeypatch.setattr(installed, "_command", command_of)
     monkeypatch.setattr(LocalStack, "start", start)
     monkeypatch.setattr("ladle.cli.local.default_state", lambda: tmp_path / "stack")
     monkeypatch.setattr(command.out, "width", 10_000)
