@@ -26,7 +26,7 @@ OUTPUT = "from-outside"
 LABELS = {"check": "stopped-worker"}
 # Enough to stop the worker in the middle, few enough for a busy machine to end them soon.
 LONG_STEPS = 500
-GANG_STEPS, GANG_OUTPUT, GANG_LABELS = 500, "from-two-hosts", {"check": "lost-host"}
+GANG_STEPS, GANG_OUTPUT, GANG_LABELS = 300, "from-two-hosts", {"check": "lost-host"}
 
 
 def refused() -> None:

@@ -97,7 +97,7 @@ class MiniSlurm:
     def _is_idle(self) -> bool:
         states = self.node_states()
         for name, state in states.items():
-            if state.startswith(("down", "drain", "unknown")) and not state.endswith("*"):
+            if state.startswith(("down", "drain")) and not state.endswith("*"):
                 self.ask("scontrol", "update", f"nodename={name}", "state=resume")
         return set(states.values()) == {"idle"}
 

@@ -217,6 +217,7 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
     class Claimed:
         node_rank, speaks, ran_s = 0, True, 0.0
         job_id, attempt, output, spec = "job", 1, "out", JobSpec(ckpt_dir="/c", val_set="/v")
+        nodes = ("node-1",)
 
     settings = type(
         "Settings",
