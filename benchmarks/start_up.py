@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ def when_it_waits(worker: Process) -> int:
     def waits() -> psutil.Process | None:
         for process in worker.tree():
             # It sleeps until its socket has something to read.
-            if "--wait" in process.cmdline() and "wait_for_more_packets" in wchan(process):
-                return process
+            with suppress(psutil.Error, OSError):
+                if "--wait" in process.cmdline() and "wait_for_more_packets" in wchan(process):
+                    return process
         return None
 
     found = until(waits, what="a launcher that waits")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ladle_contracts import StepDone
 from tests.cluster.network import Layout, Network, needs_hosts
 from tests.integration.gang_jobs import ranks_of
 
@@ -41,7 +42,7 @@ def test_a_job_that_is_killed_in_the_middle_finds_the_same_to_the_last_bit(layou
     job.assert_one_whole_result(ended)
     assert ended.attempt == 2
     bodies = [event.body for event in job.events() if event.attempt == 2]
-    steps = [body.step for body in bodies if body.kind == "step" and body.stage == "train"]
+    steps = [body.step for body in bodies if isinstance(body, StepDone) and body.stage == "train"]
     assert min(steps) > 10, "it went on where it was"
 
 

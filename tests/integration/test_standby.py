@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,13 @@ def spec(data: Path, name: str, ranks: int) -> JobSpec:
 
 
 def waiting(worker: Process) -> list[psutil.Process]:
-    return [process for process in worker.tree() if "--wait" in process.cmdline()]
+    found = []
+    for process in worker.tree():
+        # One that has just ended has no command any more.
+        with suppress(psutil.Error):
+            if "--wait" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def run(made: Cluster, job: JobSpec) -> None:
