@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ladle_contracts import JobState, keys
 from ladle_service.store import record_from
-from ladle_worker.launch.slurm.commands import Attempt
-from ladle_worker.launch.slurm.orphans import is_orphan
+from ladle_worker.launch.orphans import is_orphan
 from ladle_worker.time_limit import TimeLimit
 from tests.builders import make_checkpoints, make_val_set
 from tests.integration.gang_jobs import gang_spec
@@ -57,16 +56,16 @@ def test_a_limit_of_time_waits_with_its_job() -> None:
 def test_only_what_no_attempt_needs_is_an_orphan(machine: Machine) -> None:
     machine.dispatcher("d", holds=2)
     job = machine.submit()
-    assert is_orphan(machine.redis, Attempt(job_id=job, number=1)), "it is queued"
+    assert is_orphan(machine.redis, job, 1), "it is queued"
     machine.schedule(job)
     machine.claim(job, 1, "d")
-    assert not is_orphan(machine.redis, Attempt(job_id=job, number=1))
+    assert not is_orphan(machine.redis, job, 1)
     machine.end(job, 1, "released")
     machine.schedule(job)
-    assert is_orphan(machine.redis, Attempt(job_id=job, number=1)), "the second attempt has begun"
-    assert not is_orphan(machine.redis, Attempt(job_id=job, number=2))
+    assert is_orphan(machine.redis, job, 1), "the second attempt has begun"
+    assert not is_orphan(machine.redis, job, 2)
     machine.call("cancel", job)
     machine.claim(job, 2, "d")
     machine.end(job, 2, "failed")
-    assert is_orphan(machine.redis, Attempt(job_id=job, number=2))
-    assert not is_orphan(machine.redis, Attempt(job_id="of-another-redis", number=1))
+    assert is_orphan(machine.redis, job, 2)
+    assert not is_orphan(machine.redis, "of-another-redis", 1)

@@ -242,9 +242,9 @@ def test_a_job_that_slurm_refuses_for_now_waits(ready: Stack) -> None:
     ("settings", "words"),
     [
         ({"SLURM_PARTITION": "nope"}, "invalid partition"),
-        ({"SLURM_TIME": "9-0"}, "time limit"),
+        ({"SLURM_TIME": "9-0"}, "`LADLE_SLURM_TIME` must be at most 2-00:00:00"),
         ({"SLURM_TIME": "soon"}, "`LADLE_SLURM_TIME` must be a time as Slurm writes it"),
-        ({"SLURM_MEM": "900G"}, "Memory specification"),
+        ({"SLURM_MEM": "900G"}, "Requested node configuration is not available"),
         ({"SLURM_SETUP": "/nowhere/setup.sh"}, "`LADLE_SLURM_SETUP` must be a shell script"),
     ],
 )

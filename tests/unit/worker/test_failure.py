@@ -16,7 +16,8 @@ from ladle_engine.errors import DataError, TaskError
 from ladle_engine.storage import boundary
 from ladle_engine.storage.atomic_folder import FULL_DISK, LostFolder, naming_disk_faults
 from ladle_worker import disk_faults
-from ladle_worker.agent import Attempt, run_claimed
+from ladle_worker.agent import run_claimed
+from ladle_worker.attempt import Attempt
 from ladle_worker.claim import Ended
 from ladle_worker.failure import failure_of, log_failure
 from ladle_worker.job_folder import JobFolder
@@ -222,7 +223,14 @@ def outcome_of_agent() -> tuple[str, Reason | None]:
     settings = type(
         "Settings",
         (),
-        {"results_dir": Path("results"), "results_url": None, "node_id": "node-1", "lease_s": 1.0, "state_copy_s": 1.0},
+        {
+            "results_dir": Path("results"),
+            "results_url": None,
+            "node_id": "node-1",
+            "lease_s": 1.0,
+            "state_copy_s": 1.0,
+            "stall_s": {"": 1.0},
+        },
     )
     ended = run_claimed(settings, Claimed())  # type: ignore[arg-type]
     assert ended is not None

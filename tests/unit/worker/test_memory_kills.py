@@ -13,11 +13,11 @@ import pytest
 
 from ladle_contracts import Reason
 from ladle_worker import memory_kills
-from ladle_worker.agent import Attempt
 from ladle_worker.job_folder import AttemptFolder
 from ladle_worker.launch import children
 from ladle_worker.launch.children import Children
 from ladle_worker.launch.launcher import Status
+from ladle_worker.silent_ranks import SilentRanks
 from ladle_worker.torchrun import KILLED_STATUS
 from tests.polling import until
 
@@ -81,12 +81,11 @@ def test_ranks_without_an_outcome_ended_of_memory_only_if_something_says_so(
 ) -> None:
     folder = AttemptFolder(tmp_path)
     folder.log.write_text(log)
-    attempt = object.__new__(Attempt)
-    attempt._folder, attempt._gang = folder, None
-    attempt._claim = SimpleNamespace(speaks=True)  # type: ignore[assignment]
-    launcher: Any = SimpleNamespace(logs=lambda: log.splitlines())
-    attempt._settings = SimpleNamespace(node_id="here", lease_s=1.0)  # type: ignore[assignment]
-    ended = attempt._without_outcome(Status(is_over=True, code=code, out_of_memory=out_of_memory), launcher)
+    launcher: Any = SimpleNamespace(logs=log.splitlines)
+    settings: Any = SimpleNamespace(node_id="here", lease_s=1.0)
+    claim: Any = SimpleNamespace(speaks=True, nodes=("here",))
+    silent = SilentRanks(settings=settings, claim=claim, folder=folder, await_end=lambda at_most_s: None)
+    ended = silent.ended(Status(is_over=True, code=code, out_of_memory=out_of_memory), launcher)
     assert ended.reason == reason
     assert ended.outcome == ("failed" if reason == Reason.OUT_OF_MEMORY else "crashed")
 

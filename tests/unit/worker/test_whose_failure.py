@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +10,12 @@ import pytest
 
 from ladle_contracts import Reason
 from ladle_engine.distributed.machine_faults import is_machine_fault
-from ladle_worker.agent import Attempt, _cannot_meet
+from ladle_worker.agent import cannot_meet
 from ladle_worker.claim import Ended
 from ladle_worker.gang import CannotMeet
 from ladle_worker.job_folder import AttemptFolder
 from ladle_worker.launch.launcher import Status
+from ladle_worker.silent_ranks import SilentRanks
 
 BROKEN = [
     "RuntimeError: CUDA error: uncorrectable ECC error encountered",
@@ -42,26 +42,15 @@ LOST = [
 ]
 
 
-class Over:
-    """A launcher whose ranks have ended."""
-
-    def __init__(self, log: str) -> None:
-        self._log = log
-
-    def logs(self) -> Sequence[str]:
-        return self._log.splitlines()
-
-
 def ended(folder: Path, log: str, *, nodes: tuple[str, ...] = ("n1",)) -> Ended:
     """What the agent of `n1` says of ranks that ended with 1, and of which no other node says anything."""
-    attempt: Any = object.__new__(Attempt)
-    attempt._folder, attempt._gang = AttemptFolder(folder), "a gang" if len(nodes) > 1 else None
-    attempt._folder.log.write_text(log)
-    attempt._settings = SimpleNamespace(node_id="n1", lease_s=0.01, poll_s=0.01)
-    attempt._claim = SimpleNamespace(speaks=True, nodes=nodes, renew=lambda: "ok")
-    attempt._await_end = lambda at_most_s: None
-    said: Ended = attempt._without_outcome(Status(is_over=True, code=1), Over(log))
-    return said
+    attempt = AttemptFolder(folder)
+    attempt.log.write_text(log)
+    settings: Any = SimpleNamespace(node_id="n1", lease_s=0.01)
+    claim: Any = SimpleNamespace(speaks=True, nodes=nodes)
+    launcher: Any = SimpleNamespace(logs=log.splitlines)
+    silent = SilentRanks(settings=settings, claim=claim, folder=attempt, await_end=lambda at_most_s: None)
+    return silent.ended(Status(is_over=True, code=1), launcher)
 
 
 @pytest.mark.parametrize("words", BROKEN)
@@ -101,5 +90,5 @@ def test_ranks_of_several_nodes_that_lose_each_other_are_the_networks_failure(wo
 def test_nodes_that_cannot_meet_are_at_fault_where_one_of_them_is(
     error: CannotMeet, outcome: str, nodes: tuple[str, ...]
 ) -> None:
-    said = _cannot_meet(error)
+    said = cannot_meet(error)
     assert (said.outcome, said.nodes) == (outcome, nodes)

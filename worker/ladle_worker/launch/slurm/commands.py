@@ -160,6 +160,17 @@ def read_job(text: str) -> SlurmJob:
     )
 
 
+def longest_time(partition: str | None) -> str:
+    """Of a partition, or of the default one, as Slurm writes it. Empty if there is none. Raises as `ask`."""
+    told = ask("scontrol", "--oneliner", "show", "partition", *([partition] if partition else []))
+    for line in told.splitlines():
+        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if partition or fields.get("Default") == "YES":
+            longest = fields.get("MaxTime", "")
+            return "" if longest == "UNLIMITED" else longest
+    return ""
+
+
 def jobs_of_ladle(results_dir: Path) -> list[tuple[str, Attempt]]:
     """The ids and attempts of all that wait or run, of any dispatcher of this Ladle. Raises as `ask`."""
     told = ask("squeue", "--me", "--noheader", "--states=PD,R,CF,S,ST,SO,RQ,RH,SI", "--format=%A|%j")

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from ladle_contracts.environment import explain_settings
 from ladle_worker.launch.launcher import WrongLauncher
-from ladle_worker.launch.slurm.commands import FOR_NOW, SlurmAway, SlurmRefused
-from ladle_worker.launch.slurm.settings import SlurmSettings
+from ladle_worker.launch.slurm.commands import FOR_NOW, SlurmAway, SlurmRefused, longest_time
+from ladle_worker.launch.slurm.settings import SlurmSettings, read_time
 from ladle_worker.launch.slurm.submit import rehearse
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def check_slurm() -> None:
         raise WrongLauncher(f"`LADLE_SLURM_SETUP` must be a shell script, but there is no file `{settings.setup}`.")
     try:
         rehearse(settings)
+        _check_time(settings)
     except SlurmAway as error:
         logger.warning("Slurm does not answer yet, and jobs wait until it does: %s", error)
     except SlurmRefused as error:
@@ -43,3 +44,14 @@ def check_slurm() -> None:
                 f"Slurm would refuse every job: {error}. Look at the settings `LADLE_SLURM_*`."
             ) from error
         logger.warning("Slurm would not start a job now: %s", error)
+
+
+def _check_time(settings: SlurmSettings) -> None:
+    """Slurm takes jobs that ask for too much, and lets them wait for ever. Raises `WrongLauncher` or as `ask`."""
+    # Several partitions may be named: then the longest time is not known.
+    longest = "" if "," in (settings.partition or "") else longest_time(settings.partition)
+    if longest and settings.time > read_time(longest):
+        raise WrongLauncher(
+            f"`LADLE_SLURM_TIME` must be at most {longest}, the longest time of the partition, but is longer. "
+            "Without the setting it is a day."
+        )
