@@ -18,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from measuring import held, parser_of, save, table_lines
 from rich.console import Console
 
@@ -46,6 +48,27 @@ async def write(body: dict) -> dict:
 """
 
 
+@dataclass(frozen=True)
+class Server:
+    """What is measured."""
+
+    socket: Path
+    process: psutil.Process
+
+    @property
+    def cpu_s(self) -> float:
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
+
+
+@dataclass
+class Times:
+    """Seconds from each request to its answer, and what the server worked for all of them."""
+
+    answers: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+
 def main() -> None:
     parser = parser_of(__doc__, quick="one short round", cpu_only=True)
     parser.add_argument("--clients", type=int, default=50)
@@ -67,6 +90,7 @@ def main() -> None:
         "clients": arguments.clients,
         "requests": arguments.rounds * arguments.requests * arguments.clients,
         "quick": arguments.quick,
+        "load": psutil.getloadavg()[0],
         **{name: summary(each) for name, each in times.items()},
     }
     result["ratio_p99"] = round(result["submit"]["p99_ms"] / result["bare"]["p99_ms"], 2)
@@ -77,40 +101,43 @@ def main() -> None:
 
 
 @contextmanager
-def bare_route(folder: Path, server: RedisServer) -> Iterator[Path]:
+def bare_route(folder: Path, server: RedisServer) -> Iterator[Server]:
     (folder / "bare.py").write_text(BARE)
     socket = folder / "bare.sock"
     command = [sys.executable, "-m", "uvicorn", "bare:app", "--uds", str(socket), "--app-dir", str(folder)]
     process = Process(arguments=command, environment={"REDIS_URL": server.url}, log=folder / "bare.log")
     with running(process):
-        yield socket
+        yield Server(socket, psutil.Process(process.pid))
 
 
 @contextmanager
-def service(folder: Path, server: RedisServer) -> Iterator[Path]:
+def service(folder: Path, server: RedisServer) -> Iterator[Server]:
     tokens = folder / "tokens"
     tokens.write_text(f"owner:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
     tokens.chmod(0o600)
     settings = {"TOKENS_FILE": str(tokens), "MAX_QUEUED_JOBS_PER_OWNER": "1000000", "MAX_REQUESTS_PER_S": "1000000"}
-    with running(service_process(folder, server, folder / "data", **settings)):
-        yield folder / "api.sock"
+    with running(service_process(folder, server, folder / "data", **settings)) as process:
+        yield Server(folder / "api.sock", psutil.Process(process.pid))
 
 
-async def measure(folder: Path, bare: Path, ladle: Path, arguments: Any) -> Mapping[str, list[float]]:
+async def measure(folder: Path, bare: Server, ladle: Server, arguments: Any) -> Mapping[str, Times]:
     spec = {"ckpt_dir": str(folder / "data"), "val_set": str(folder / "data"), "labels": {"run": "benchmark"}}
     sides = {
         "bare": (bare, request_bytes("/write", spec)),
         "submit": (ladle, request_bytes("/v1/jobs", spec)),
     }
-    for socket, request in sides.values():
-        await until_it_answers(socket, request)
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    for server, request in sides.values():
+        await until_it_answers(server.socket, request)
+    times = {name: Times() for name in sides}
     # The first one is not counted.
     for turn in range(arguments.rounds + 1):
-        for name, (socket, request) in sides.items():
-            clients = (one_client(socket, request, arguments.requests) for _ in range(arguments.clients))
+        for name, (server, request) in sides.items():
+            clients = (one_client(server.socket, request, arguments.requests) for _ in range(arguments.clients))
+            before = server.cpu_s
             found = await asyncio.gather(*clients)
-            times[name] += [each for of_client in found for each in of_client] if turn else []
+            if turn:
+                times[name].answers += [each for of_client in found for each in of_client]
+                times[name].cpu_s += server.cpu_s - before
     return times
 
 
@@ -153,20 +180,27 @@ async def until_it_answers(socket: Path, request: bytes) -> None:
             return
 
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=100)
-    return {"p50_ms": round(cuts[49] * 1e3, 1), "p99_ms": round(cuts[98] * 1e3, 1)}
+def summary(times: Times) -> dict[str, float]:
+    cuts = statistics.quantiles(times.answers, n=100)
+    return {
+        "p50_ms": round(cuts[49] * 1e3, 1),
+        "p99_ms": round(cuts[98] * 1e3, 1),
+        "cpu_ms": round(times.cpu_s / len(times.answers) * 1e3, 2),
+    }
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     rows = [
-        (words, f"{result[name]['p50_ms']}", f"{result[name]['p99_ms']}")
+        (words, f"{result[name]['p50_ms']}", f"{result[name]['p99_ms']}", f"{result[name]['cpu_ms']}")
         for name, words in (("bare", "a bare route that writes one key"), ("submit", "`POST /v1/jobs`"))
     ]
     verdict = held(result["ratio_p99"] <= GOAL)
     goal = f"p99 within {GOAL:g} times the bare route: {result['ratio_p99']} times, which {verdict}."
-    head = f"{result['clients']} concurrent clients, {result['requests']} requests each side, in turn."
-    return "\n".join([head, "", *table_lines(("", "p50, ms", "p99, ms"), rows), "", goal, ""])
+    head = (
+        f"{result['clients']} concurrent clients, {result['requests']} requests each side, in turn. "
+        f"Load of the machine: {result['load']:.1f}."
+    )
+    return "\n".join([head, "", *table_lines(("", "p50, ms", "p99, ms", "CPU of the server, ms"), rows), "", goal, ""])
 
 
 if __name__ == "__main__":

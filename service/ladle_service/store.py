@@ -76,6 +76,8 @@ class JobStore:
         self._most_queued = most_queued
         # redis-py's annotations do not know that responses are decoded.
         self._redis: Any = redis
+        self._node_ids: list[str] = []
+        """Those that were there last: they are asked for together with the list of all."""
         self._feeds = Feeds(streams, redis, _event)
         self._submit = redis.register_script(SCRIPTS["submit"])
         self._cancel = redis.register_script(SCRIPTS["cancel"])
@@ -127,9 +129,21 @@ class JobStore:
             raise IdempotencyConflict(idempotency_key)
         if answer == "full":
             raise QueueFull(owner)
-        record = await self.get(job_id, None)
+        record = await self._in_queue(job_id)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
+
+    async def _in_queue(self, job_id: str) -> JobRecord | None:
+        """What `get` says of a job that is most likely queued, in one round trip instead of two."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.job(job_id))
+            pipe.evalsha(self._waiting.sha, 0, NODE_LIFE_MS, job_id)
+            fields, waiting = await pipe.execute(raise_on_error=False)
+        if not isinstance(fields, dict) or isinstance(waiting, Exception) or fields.get("state") != JobState.QUEUED:
+            # Redis does not know the script yet, or a node has taken the job.
+            return await self.get(job_id, None)
+        queue = Queue.read(waiting)
+        return with_wait(record_from(fields, None), queue.jobs[0], queue)
 
     async def get(self, job_id: str, owner: str | None) -> JobRecord | None:
         """None if there is no such job, or it belongs to another owner. `owner=None` sees all jobs."""
@@ -243,14 +257,12 @@ class JobStore:
     async def _nodes_with_catalogs(self) -> tuple[tuple[NodeRecord, str | None], ...]:
         """Each node with the JSON of its catalogue."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.smembers(keys.NODES)
-            (seconds, micros), known = await pipe.execute()
-            now_ms, ids = int(seconds) * 1000 + int(micros) // 1000, sorted(known)
-            for node_id in ids:
-                pipe.hgetall(keys.node(node_id))
-                pipe.smembers(keys.node_jobs(node_id))
-            answers = await pipe.execute() if ids else []
+            ids = self._node_ids
+            (seconds, micros), known, *answers = await _ask_nodes(pipe, ids)
+            if known != set(ids):
+                ids = self._node_ids = sorted(known)
+                (seconds, micros), _, *answers = await _ask_nodes(pipe, ids)
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
         return tuple(
             (_node(node_id, fields, jobs if _dispatches(fields) else (), now_ms), fields.get("catalog"))
             for node_id, fields, jobs in zip(ids, answers[::2], answers[1::2], strict=True)
@@ -273,6 +285,17 @@ class JobStore:
                 tasks = {info.name: info for info in catalog.tasks} | tasks
         offered = Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
         return offered, tuple(node for node, _ in nodes)
+
+
+async def _ask_nodes(pipe: Any, ids: Sequence[str]) -> list[Any]:
+    """The time, the ids of all nodes, and of each of `ids` its hash and the set of its jobs."""
+    pipe.time()
+    pipe.smembers(keys.NODES)
+    for node_id in ids:
+        pipe.hgetall(keys.node(node_id))
+        pipe.smembers(keys.node_jobs(node_id))
+    answers: list[Any] = await pipe.execute()
+    return answers
 
 
 @lru_cache(maxsize=64)

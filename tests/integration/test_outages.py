@@ -22,7 +22,9 @@ FROM_A_WRITE = {"MASTERDOWN": "READONLY"}
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with api_stack(tmp_path_factory.mktemp("outages")) as made:
+    folder = tmp_path_factory.mktemp("outages")
+    # As the user without a name, whose password and rights the faults change.
+    with api_stack(folder, REDIS_URL=f"unix://{folder / 'redis.sock'}") as made:
         make_checkpoints(made.folder / "data" / "checkpoints")
         make_val_set(made.folder / "data" / "val.npz")
         yield made
@@ -31,7 +33,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def worker(stack: Stack) -> Iterator[Process]:
     """One for all faults: none of them may end it."""
-    with running(gated_worker(stack.folder, stack.server, stack.folder / "data")) as process:
+    data = stack.folder / "data"
+    with running(gated_worker(stack.folder, stack.server, data, REDIS_URL=stack.server.url)) as process:
         with stack.client() as client:
             until(client.methods, what="the worker to register")
         yield process

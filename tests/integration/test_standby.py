@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,17 +83,3 @@ def test_a_warm_job_gets_the_bytes_of_a_cold_one_and_nothing_of_the_standby_is_l
         assert numbers(f"warm-{ranks}") == numbers(f"cold-{ranks}")
         assert alpha_of(results, f"warm-{ranks}", "twa") == alpha_of(results, f"cold-{ranks}", "twa")
     assert numbers("killed") == numbers("cold-1")
-
-
-def test_a_standby_that_does_not_answer_is_replaced(
-    tmp_path: Path, server: RedisServer, made: Cluster, data: Path
-) -> None:
-    with running(worker_process(tmp_path, server, data)) as worker:
-        stopped = until(lambda: waiting(worker), what="a launcher that waits")[0]
-        stopped.send_signal(signal.SIGSTOP)
-        job = made.submit(spec(data, "out", 1))
-        made.wait_running(job)
-        stopped.kill()
-        assert made.finish(job).state == JobState.SUCCEEDED
-        assert made.record(job).failures == 0
-        assert "has not answered: another one is started" in worker.text()

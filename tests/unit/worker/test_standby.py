@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ladle_worker.launch import standby
-from ladle_worker.launch.standby import MARK_ROOM, Standby
+from ladle_worker.launch.standby import MARK_ROOM, Standby, Told
+from ladle_worker.waiting import TAKEN
+from tests.polling import until
 
 USUAL = {"PATH": "/usr/bin", "OMP_NUM_THREADS": "2", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
@@ -61,6 +65,34 @@ def test_a_package_that_was_installed_meanwhile_is_not_missed(
 
 def test_where_none_shall_wait_nothing_is_said() -> None:
     assert Standby()._why_cold(USUAL) == ""
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_one_that_is_killed_or_does_not_answer_is_replaced(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sleeper() as stuck, sleeper() as other, ours, theirs:
+        monkeypatch.setattr(standby, "ANSWER_S", 600.0 if killed else 0.0)
+        told = Told(stuck, ours, lambda: other)
+        if killed:
+            stuck.kill()
+        until(lambda: told.poll() is None and told.pid == other.pid, what="the other one to be started")
+        assert stuck.poll() is not None
+        other.kill()
+
+
+def test_one_that_answers_goes_on_and_is_asked_no_more() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sleeper() as process, ours, theirs:
+        told = Told(process, ours, sleeper)
+        theirs.send(TAKEN)
+        assert told.poll() is None
+        process.kill()
+        assert until(told.poll, what="it to end") == -signal.SIGKILL
+        assert told.pid == process.pid
 
 
 def test_a_process_shows_the_command_and_the_mark_that_it_gets_later() -> None:
