@@ -1,4 +1,4 @@
-"""What the agent asks of the ranks: the content of `job.json`, and the plan of their confinement."""
+"""What the ranks get from their agent: the paths of the inputs, and the plan of their confinement."""
 
 from __future__ import annotations
 

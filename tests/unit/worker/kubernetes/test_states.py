@@ -161,7 +161,7 @@ def test_a_job_that_holds_half_of_its_pods_frees_them_in_the_end() -> None:
         ),
         (seen(pod("Failed", ended(75)), of=FAILED), TAKEN),
     ],
-    ids=str,
+    ids=lambda each: "" if isinstance(each, Seen) else str(each),
 )
 def test_what_the_cluster_does_to_a_job_does_not_count_as_its_failure(look: Seen, means: tuple[str, Reason]) -> None:
     ending = status_of(look).ending
@@ -200,7 +200,7 @@ def test_a_container_that_the_kernel_ends_is_out_of_memory() -> None:
         (seen(of=FAILED), ("crashed", Reason.CRASHED)),
         (Seen(work=None, num_nodes=1), ("crashed", Reason.CRASHED)),
     ],
-    ids=str,
+    ids=lambda each: "" if isinstance(each, Seen) else str(each),
 )
 def test_other_ends_are_the_jobs_own(look: Seen, means: tuple[str, Reason]) -> None:
     ending = status_of(look).ending
