@@ -104,10 +104,19 @@ def gain_privileges() -> object:
     return None if kept.endswith("1") else kept
 
 
+def use_capabilities() -> object:
+    """Those over files are left to root: chown, dac_override, dac_read_search, fowner, fsetid, ipc_lock."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    left = {name: int(status[name], 16) & ~0x401F for name in ("CapEff", "CapPrm", "CapBnd", "CapInh")}
+    # An ordinary user has none, but what its programs could have is not taken from it.
+    own = {name: value for name, value in left.items() if name != "CapBnd" or os.geteuid() == 0}
+    return {name: hex(value) for name, value in own.items() if value}
+
+
 ATTACKS: tuple[Callable[[], object], ...] = (
     *(read_outside, list_outside, write_into_root, remove_from_root, write_a_result, link_to_outside),
     *(read_environments, read_agents_memory, signal_agent, connect_to_a_port, connect_to_redis, send_a_datagram),
-    *(write_a_huge_file, gain_privileges, open_many_files),
+    *(write_a_huge_file, gain_privileges, use_capabilities, open_many_files),
 )
 
 

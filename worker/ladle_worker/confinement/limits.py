@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ladle_contracts.roots import splits
-from ladle_worker.confinement.system import PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, prctl
+from ladle_worker.confinement.system import PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, keep_capabilities, prctl
 
 MAX_FILES = 65_536
 """Descriptors of one rank: hundreds of checkpoints of dozens of shards each."""
@@ -34,7 +34,10 @@ KEPT_CAPABILITIES = frozenset((0, 1, 2, 3, 4, 14))
 
 
 def give_up_privileges() -> None:
-    """No program that this one starts gains privileges, and one that root starts has those over files only."""
+    """This process, and all that it starts, has no privileges from here on; root's has those over files only.
+
+    An ordinary user's process has all of them in a user namespace that it has just made.
+    """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if os.geteuid() == 0:
         for capability in range(64):
@@ -42,6 +45,8 @@ def give_up_privileges() -> None:
             with suppress(OSError):
                 if capability not in KEPT_CAPABILITIES:
                     prctl(PR_CAPBSET_DROP, capability)
+    # Ranks are forked: the bounding set alone would bind only what they start as another program.
+    keep_capabilities(KEPT_CAPABILITIES if os.geteuid() == 0 else ())
 
 
 def limit_resources(inputs: Sequence[Path], outputs: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Collection
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
+CAPABILITY_VERSION = 0x20080522
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -17,6 +19,20 @@ def prctl(option: int, value: int = 0) -> None:
     """Raises OSError."""
     if LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise _error(f"prctl {option}")
+
+
+def keep_capabilities(kept: Collection[int]) -> None:
+    """Of those that this process has, it keeps these. Raises OSError."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    # Effective, permitted and inheritable ones; those below 32, then the others.
+    sets = (ctypes.c_uint32 * 6)()
+    if LIBC.capget(header, sets) != 0:
+        raise _error("capget")
+    for index, value in enumerate(sets):
+        mask = sum(1 << (number % 32) for number in kept if number // 32 == index // 3)
+        sets[index] = value & mask if index % 3 < 2 else 0
+    if LIBC.capset(header, sets) != 0:
+        raise _error("capset")
 
 
 def system_call(number: int, *arguments: object) -> int:
