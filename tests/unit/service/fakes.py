@@ -180,6 +180,9 @@ class FakeStore:
                 return changed
         return None
 
+    async def offer(self) -> tuple[Catalog, tuple[NodeRecord, ...]]:
+        return await self.catalog(), tuple(await self.nodes())
+
     async def nodes(self) -> list[NodeRecord]:
         return self.machines
 
