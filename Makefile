@@ -55,7 +55,7 @@ cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this ma
 	LADLE_LONG_TESTS=$(LONG) $(BIN)/python -m pytest --durations 20 -rs tests/cluster
 
 # The packages are small, and what their services would do by themselves is switched off: the tests start their own.
-slurm-test: $(STAMP) ## Jobs handed over to a real Slurm of two machines, on this machine. Needs root and Debian's packages. Ten minutes.
+slurm-test: $(STAMP) ## Jobs handed over to a real Slurm of two machines, on this machine. Needs root and Debian's packages. Six minutes.
 	@test "$$(id -u)" != 0 || command -v slurmctld >/dev/null || { apt-get update -q && apt-get install -qq -y --no-install-recommends \
 	  slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2; } || echo "Slurm cannot be installed here."
 	$(BIN)/python -m pytest --durations 20 -rs tests/slurm

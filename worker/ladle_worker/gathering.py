@@ -44,7 +44,8 @@ class Gathering:
             answer = self.watch.follow(look)
             if answer == "ok" and vetter is not None:
                 answer = self.watch.follow(vetter)
-                vetting = self._noted(vetter.answer())
+                if answer == "ok":
+                    vetting = self._noted(vetter.answer())
         finally:
             for process in (look, vetter):
                 if process is not None:

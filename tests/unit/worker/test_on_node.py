@@ -20,6 +20,7 @@ from ladle_worker.launch.hand_over import hand_over, let_go
 from ladle_worker.launch.launcher import Launch
 from ladle_worker.settings import Settings
 from tests.polling import until
+from tests.servers import is_alive
 
 LASTING = "tests.unit.worker.lasting_rank"
 MEETING = "tests.unit.worker.meeting_rank"
@@ -80,8 +81,16 @@ def machine(folder: AttemptFolder, node_rank: int, num_nodes: int) -> Iterator[s
 
 def below(process: subprocess.Popen[str], module: str) -> list[psutil.Process]:
     """The ranks, without torchrun."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return [each for each in found if module in each.cmdline() and "ladle_worker.torchrun" not in each.cmdline()]
+    found = {each: command_of(each) for each in psutil.Process(process.pid).children(recursive=True)}
+    return [each for each, words in found.items() if module in words and "ladle_worker.torchrun" not in words]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Empty if it has ended meanwhile: torchrun starts processes that do not last."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_two_machines_meet_through_the_folder_and_their_ranks_work_together(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_a_machine_that_is_told_to_end_leaves_no_rank_and_says_who_told_it(told:
         else:
             let_go(folder)
         assert process.wait(60) == 75
-        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+        assert not any(is_alive(rank) for rank in ranks)
     assert folder.interrupted.exists() == (told == "a signal")
 
 
