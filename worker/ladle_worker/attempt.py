@@ -172,6 +172,7 @@ class Attempt:
             ranks_per_node=resources.ranks_per_node if dispatches else ranks,
             module=self._settings.rank_module,
             plan=plan,
+            timeout_s=resources.timeout_s,
             gang=gang,
         )
 

@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -40,27 +40,26 @@ class Terminated(BaseException):
 def run_ranks(asked: argparse.Namespace) -> int:
     """The exit status: 0 if all ranks ended well."""
     import_engine()
-    with _terminable():
-        listener = _listener(asked)
-        port = listener.getsockname()[1] if listener is not None else asked.master_port
-        ranks: dict[int, int] = {}
-        try:
-            for local_rank in range(asked.nproc_per_node):
-                ranks[_fork(asked, local_rank, port)] = local_rank
-            # Its thread must not be there before the forks.
-            store = _serve(asked, listener)
-            status = _wait(ranks)
-            if status == 0 and asked.nnodes > 1:
-                _end_together(asked, store)
-        except Terminated:
-            status = 128 + signal.SIGTERM
-        finally:
-            _end(ranks)
-        return status
+    _raise_when_asked_to_end()
+    listener = _listener(asked)
+    port = listener.getsockname()[1] if listener is not None else asked.master_port
+    ranks: dict[int, int] = {}
+    try:
+        for local_rank in range(asked.nproc_per_node):
+            ranks[_fork(asked, local_rank, port)] = local_rank
+        # Its thread must not be there before the forks.
+        store = _serve(asked, listener)
+        status = _wait(ranks)
+        if status == 0 and asked.nnodes > 1:
+            _end_together(asked, store)
+    except Terminated:
+        status = 128 + signal.SIGTERM
+    finally:
+        _end(ranks)
+    return status
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+def _raise_when_asked_to_end() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
@@ -68,7 +67,6 @@ def _terminable() -> Iterator[None]:
 
     for number in SIGNALS:
         signal.signal(number, stop)
-    yield
 
 
 def _listener(asked: argparse.Namespace) -> socket.socket | None:

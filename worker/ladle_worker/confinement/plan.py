@@ -6,7 +6,7 @@ import json
 import os
 import site
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,11 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        saved = json.loads(path.read_text())
+        return cls.of(json.loads(path.read_text()))
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Plan:
+        """Of its fields as JSON has them."""
         fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in saved.items()}
         return cls(**fields)
 

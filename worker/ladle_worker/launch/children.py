@@ -98,6 +98,29 @@ class Children:
             raise TimeoutError(f"processes of an earlier attempt of job {self._mark} cannot be ended")
 
 
+class OnThisMachine:
+    """What the launchers of this machine have in common. They set `_children` when they start."""
+
+    _children: Children | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._children is not None, "it was started"
+        return self._children.pid
+
+    def status(self) -> Status:
+        assert self._children is not None, "it was started"
+        return self._children.status()
+
+    def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
+        if self._children is not None:
+            self._children.end(grace_s, meanwhile)
+
+    def forget(self) -> None:
+        if self._children is not None:
+            self._children.close()
+
+
 def start_process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, stdin: int, output: int | None
 ) -> subprocess.Popen[bytes]:

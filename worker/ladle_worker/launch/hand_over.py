@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Self
 
-from ladle_worker.confinement.plan import Plan
 from ladle_worker.job_folder import AttemptFolder, write_whole
 from ladle_worker.launch.launcher import Launch, Launcher, Status
 from ladle_worker.settings import Settings
@@ -117,10 +116,3 @@ class HandedOver:
 
     def forget(self) -> None:
         self._launcher.forget()
-
-
-def plan_of(handed: HandOver) -> Plan:
-    fields: dict[str, Any] = {
-        name: tuple(each) if isinstance(each, list) else each for name, each in handed.plan.items()
-    }
-    return Plan(**fields)

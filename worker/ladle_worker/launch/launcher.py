@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ladle_contracts import Reason
 from ladle_worker.confinement.plan import Plan
@@ -36,6 +36,8 @@ class Launch:
     """The module that each rank runs, with the attempt's folder as its argument."""
     plan: Plan
     """How the ranks are confined."""
+    timeout_s: float | None = None
+    """How long the job may run. The agent keeps to it; another scheduler may have to be told too."""
     gang: Gang | None = None
     """This machine among those of the attempt, where each has an agent of its own."""
 
@@ -48,6 +50,17 @@ class Ending:
     """`failed`, `crashed` or `released`, as `end.lua` explains them."""
     reason: Reason
     message: str
+
+    @classmethod
+    def refused(cls, message: str) -> Self:
+        """Whoever was asked to run the ranks does not, and would not another time."""
+        return cls(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message)
+
+    @classmethod
+    def of_mistake(cls, error: Exception) -> Self:
+        """An error that nobody foresaw."""
+        message = f"Ladle failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
+        return cls(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from ladle_worker.confinement.plan import MEMORY, Plan, devices
 from ladle_worker.confinement.probe import probe
 from ladle_worker.gang import Gang, address_towards
 from ladle_worker.job_folder import AttemptFolder, write_whole
-from ladle_worker.launch.hand_over import HandOver, plan_of
+from ladle_worker.launch.hand_over import HandOver
 from ladle_worker.launch.launcher import Launch
 
 NUM_NODES, NODE_RANK, ADDRESS, PEERS = "LADLE_NUM_NODES", "LADLE_NODE_RANK", "LADLE_ADDRESS", "LADLE_PEERS"
@@ -94,7 +94,7 @@ def plan_here(handed: HandOver, gang: Gang | None) -> Plan:
     """
     chosen = choose(handed.confine, probe(), gpus=has_gpus())
     return replace(
-        plan_of(handed),
+        Plan.of(handed.plan),
         agent=os.getpid(),
         protections=among_nodes(chosen) if gang else chosen,
         devices=devices(),

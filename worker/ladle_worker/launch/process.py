@@ -8,16 +8,13 @@ from collections.abc import Sequence
 
 from ladle_contracts import Reason
 from ladle_worker.family import PARENT_VARIABLE
-from ladle_worker.launch.children import Children
+from ladle_worker.launch.children import Children, OnThisMachine
 from ladle_worker.launch.environment import rank_environment
-from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Status
+from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch
 from ladle_worker.relay import log_tail
-from ladle_worker.tree import Meanwhile, nothing
 
 
-class Process:
-    _children: Children | None = None
-
+class Process(OnThisMachine):
     def start(self, launch: Launch) -> None:
         if launch.ranks_per_node != 1 or launch.gang is not None:
             message = "`LADLE_LAUNCHER=process` runs jobs of one rank, but this job has more. Set `torchrun`."
@@ -27,17 +24,5 @@ class Process:
         environment = rank_environment(1) | {PARENT_VARIABLE: str(os.getpid())}
         self._children = Children(launch, command, environment)
 
-    def status(self) -> Status:
-        assert self._children is not None, "it was started"
-        return self._children.status()
-
     def logs(self) -> Sequence[str]:
         return log_tail(self._launch.folder)
-
-    def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
-        if self._children is not None:
-            self._children.end(grace_s, meanwhile)
-
-    def forget(self) -> None:
-        if self._children is not None:
-            self._children.close()

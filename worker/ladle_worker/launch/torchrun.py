@@ -13,36 +13,25 @@ from pathlib import Path
 from ladle_worker.confinement.plan import FILES, NETWORK
 from ladle_worker.family import WHERE_SIGNAL
 from ladle_worker.gang import Gang
-from ladle_worker.launch.children import Children
+from ladle_worker.launch.children import Children, OnThisMachine
 from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
-from ladle_worker.launch.launcher import Launch, Status
+from ladle_worker.launch.launcher import Launch
 from ladle_worker.launch.standby import STANDBY
 from ladle_worker.relay import log_tail
-from ladle_worker.tree import Meanwhile, Running, nothing
+from ladle_worker.tree import Running
 
 TORCHRUN_MODULE = "ladle_worker.torchrun"
 WHERE_S = 0.5
 """How long ranks get to write where they are."""
 
 
-class Torchrun:
+class Torchrun(OnThisMachine):
     """torchrun with its ranks: this machine's part of the attempt."""
-
-    _children: Children | None = None
 
     def start(self, launch: Launch) -> None:
         self._launch = launch
         launch.plan.save(launch.folder.plan)
         self._children = Children(launch, command_of(launch), environment_of(launch), STANDBY.start)
-
-    @property
-    def pid(self) -> int:
-        assert self._children is not None, "it was started"
-        return self._children.pid
-
-    def status(self) -> Status:
-        assert self._children is not None, "it was started"
-        return self._children.status()
 
     def logs(self) -> Sequence[str]:
         if ranks := self._ranks():
@@ -52,14 +41,6 @@ class Torchrun:
             # Python writes it at once; a rank that waits inside the kernel never does.
             time.sleep(WHERE_S)
         return log_tail(self._launch.folder)
-
-    def cancel(self, grace_s: float, meanwhile: Meanwhile = nothing) -> None:
-        if self._children is not None:
-            self._children.end(grace_s, meanwhile)
-
-    def forget(self) -> None:
-        if self._children is not None:
-            self._children.close()
 
     def _ranks(self) -> list[Running]:
         """The only ones with this module in their command, apart from torchrun."""

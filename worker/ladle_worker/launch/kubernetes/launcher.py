@@ -7,7 +7,6 @@ the attempt is over.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ladle_contracts import Reason
 from ladle_worker.launch.kubernetes.cluster import (
     JOBS,
     RUNTIMES,
@@ -49,6 +47,8 @@ logger = logging.getLogger(__name__)
 CANCEL_S = 30.0
 """How long a cancel waits until pods have ended. What it cannot end ends by itself, and is removed by its labels."""
 STEP_S = 0.2
+LATER_S = 60
+"""How much later than the agent Kubernetes ends a job that has run for too long."""
 NOT_ALLOWED = (401, 403, 404)
 """What an operator mends while jobs wait: rights, quotas, a namespace that is not there."""
 DENIED = "denied the request"
@@ -126,18 +126,13 @@ class Kubernetes:
     def _check_ranks(self, gpus: int) -> None:
         ranks = self._launch.ranks_per_node
         if gpus and ranks and ranks > gpus:
-            raise CannotLaunch(
-                Ending(
-                    outcome="failed",
-                    reason=Reason.LAUNCH_FAILED,
-                    message=f"`resources.ranks_per_node` must be at most {gpus}, the GPUs of a pod of this cluster, "
-                    f"but is {ranks}.",
-                )
+            message = (
+                f"`resources.ranks_per_node` must be at most {gpus}, the GPUs of a pod of this cluster, but is {ranks}."
             )
+            raise CannotLaunch(Ending.refused(message))
 
     def _refusal(self, words: str) -> Ending:
-        message = f"The pod template `{self._settings.pod}` (`LADLE_KUBERNETES_POD`) {words}."
-        return Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message)
+        return Ending.refused(f"The pod template `{self._settings.pod}` (`LADLE_KUBERNETES_POD`) {words}.")
 
     def _make_attempt(self, launch: Launch) -> Attempt:
         return Attempt(
@@ -146,7 +141,8 @@ class Kubernetes:
             folder=launch.folder.path,
             num_nodes=launch.num_nodes,
             ranks_per_node=launch.ranks_per_node,
-            timeout_s=_timeout_of(launch),
+            # The agent keeps to the job's limit, and says more.
+            timeout_s=int(launch.timeout_s) + LATER_S if launch.timeout_s else None,
             queue=self._settings.queue,
             gpu=self._settings.gpu,
             keep_s=self._settings.keep_s,
@@ -164,10 +160,7 @@ class Kubernetes:
                 self._status = self._refused(error)
             except Exception as error:
                 logger.exception("the pods of job %s cannot be watched", self._launch.job_id)
-                message = f"Ladle failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
-                self._status = Status(
-                    is_over=True, ending=Ending(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
-                )
+                self._status = Status(is_over=True, ending=Ending.of_mistake(error))
             else:
                 self._refused_since = 0.0
             if self._stopping.wait(STEP_S if self._earlier is None else self._settings.poll_s):
@@ -259,14 +252,4 @@ def _refused(error: Refused, lost_patience: bool) -> Status:
     # Kubeflow Trainer denies a `TrainJob` until it has seen its new runtime.
     if not lost_patience:
         return Status(waits_for=f"is refused by Kubernetes for now: {error}")
-    message = f"Kubernetes refuses the job: {error}."
-    return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
-
-
-def _timeout_of(launch: Launch) -> int | None:
-    """Of the job's own limit, a little later than the agent, which says more."""
-    try:
-        limit_s = json.loads(launch.folder.job.read_text())["spec"]["resources"].get("timeout_s")
-    except (OSError, ValueError, KeyError):
-        return None
-    return int(limit_s) + 60 if limit_s else None
+    return Status(is_over=True, ending=Ending.refused(f"Kubernetes refuses the job: {error}."))

@@ -5,7 +5,6 @@ A thread of its own talks to Slurm, so that a controller that is slow or away ne
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ladle_contracts import Reason
 from ladle_worker.launch.launcher import CannotLaunch, Ending, Launch, Status
 from ladle_worker.launch.slurm import commands
 from ladle_worker.launch.slurm.commands import SlurmAway, SlurmJob, SlurmRefused, jobs_of_ladle, look, name_of
@@ -57,7 +55,7 @@ class Slurm:
             ranks = launch.ranks_per_node or 1
             self._check("resources.ranks_per_node", ranks, self._slurm.gpus_per_node, "LADLE_SLURM_GPUS_PER_NODE")
         self._name = name_of(self._results, launch.job_id, launch.attempt)
-        self._minutes = minutes_of(self._slurm, _timeout_of(launch))
+        self._minutes = minutes_of(self._slurm, launch.timeout_s)
         self._saved = _newest(launch.folder.path.parent / "state")
         self._thread = threading.Thread(target=self._run, name=f"ladle-slurm-{launch.job_id}", daemon=True)
         self._thread.start()
@@ -99,7 +97,7 @@ class Slurm:
     def _check(self, field: str, value: int, most: int, setting: str) -> None:
         if value > most:
             message = f"`{field}` must be at most {most} on this Slurm (`{setting}`), but is {value}."
-            raise CannotLaunch(Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
+            raise CannotLaunch(Ending.refused(message))
 
     def _run(self) -> None:
         while not self._status.is_over and not self._stopping.is_set():
@@ -114,9 +112,7 @@ class Slurm:
                 self._status, pause_s = self._refused(error), ASK_AGAIN_S
             except Exception as error:
                 logger.exception("the Slurm job of job %s cannot be watched", self._launch.job_id)
-                message = f"Ladle failed with {type(error).__name__}: {error}. This is a mistake in Ladle."
-                ending = Ending(outcome="failed", reason=Reason.INTERNAL_ERROR, message=message)
-                self._status = Status(is_over=True, ending=ending)
+                self._status = Status(is_over=True, ending=Ending.of_mistake(error))
             self._stopping.wait(min(pause_s, 1.0) if self._launch.folder.outcome.exists() else pause_s)
 
     def _step(self) -> Status:
@@ -161,8 +157,7 @@ class Slurm:
             # Of its state, not of the job.
             logger.warning("Slurm does not tell the state of its job %s: %s", self._id, error)
             return self._status
-        message = f"Slurm refuses the job: {error}."
-        return Status(is_over=True, ending=Ending(outcome="failed", reason=Reason.LAUNCH_FAILED, message=message))
+        return Status(is_over=True, ending=Ending.refused(f"Slurm refuses the job: {error}."))
 
     def _end(self, meanwhile: Meanwhile) -> None:
         """Raises `SlurmAway` or `SlurmRefused`."""
@@ -197,8 +192,3 @@ def _newest(folder: Path) -> int:
         return max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
     except OSError:
         return 0
-
-
-def _timeout_of(launch: Launch) -> float | None:
-    limit_s = json.loads(launch.folder.job.read_text())["spec"]["resources"].get("timeout_s")
-    return None if limit_s is None else float(limit_s)
