@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ladle_contracts import JobSpec
 from ladle_contracts.far_urls import is_url
-from ladle_contracts.processes import end_with_parent
+from ladle_worker.asked_once import AskedOnce
 from ladle_worker.inputs_difference import FAR, inputs_of
 from ladle_worker.inputs_seen import MOST_TOLD
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.launch.environment import rank_environment
-from ladle_worker.tree import Meanwhile, nothing
 
 MODULE = "ladle_worker.inputs_seen"
-WAIT_S = 5.0
 
 
-class LookAtInputs:
-    """The process that looks. A child of this process that never outlives it."""
+class LookAtInputs(AskedOnce):
+    """The process that looks."""
 
     def __init__(self, folder: AttemptFolder, job: Mapping[str, Any], spec: JobSpec) -> None:
-        self._out = folder.path / "seen.json"
         self._far = job.get("far", {}).get("record")
-        question = folder.path / "look.json"
-        question.write_text(json.dumps({"roots": job["roots"], "inputs": _near_inputs(job, spec)}) + "\n")
-        with question.open("rb") as stdin, self._out.open("wb") as stdout, folder.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=log,
-                cwd=folder.path,
-                env=rank_environment(1) | {"TMPDIR": str(folder.temporary)},
-                start_new_session=True,
-                preexec_fn=end_with_parent(signal.SIGKILL),
-            )
-
-    def poll(self) -> int | None:
-        return self._process.poll()
+        asked = {"roots": job["roots"], "inputs": _near_inputs(job, spec)}
+        temporary = str(folder.temporary)
+        super().__init__(MODULE, asked, name="seen", folder=folder.path, log=folder.log, TMPDIR=temporary)
 
     def answer(self) -> dict[str, Any]:
         """Empty if the process failed, which the log says. Then the ranks alone compare."""
@@ -57,14 +35,6 @@ class LookAtInputs:
         if self._far is not None:
             told[FAR] = far_seen(self._far)
         return told
-
-    def end(self, meanwhile: Meanwhile = nothing) -> None:
-        with suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        meanwhile()
-        # It may hang on a disk.
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(WAIT_S)
 
 
 def _near_inputs(job: Mapping[str, Any], spec: JobSpec) -> list[dict[str, Any]]:

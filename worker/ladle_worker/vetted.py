@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ladle_contracts import Vetting
-from ladle_contracts.processes import end_with_parent
-from ladle_worker.launch.environment import rank_environment
-from ladle_worker.tree import Meanwhile, nothing
+from ladle_worker.asked_once import AskedOnce
 
 MODULE = "ladle_worker.vetting"
 LIMIT_S = 60.0
 """Its checks take 3 s. On a machine that is very busy, the import of torch alone may take long."""
 FRESH = timedelta(seconds=60)
 """A vetting that is not older is not repeated: many small jobs may follow each other."""
-WAIT_S = 5.0
 SLOW = 3.0
 """A node is named when a figure of it is so many times worse than the median of the others'."""
 
 
-class Vetter:
-    """The process that looks at this node. A child of this process that never outlives it."""
+class Vetter(AskedOnce):
+    """The process that looks at this node."""
 
     def __init__(self, scratch: Path, *, gpus: int, ranks: int, roots: Sequence[str], path: str | None) -> None:
         self._gpus = gpus
-        self._out, self._log = scratch / "vetting.json", scratch / "vetting.txt"
-        question = scratch / "vet.json"
-        asked = {"gpus": gpus, "ranks": ranks, "roots": list(roots), "path": path}
-        question.write_text(json.dumps(asked) + "\n")
+        self._log = scratch / "vetting.txt"
         self._until = time.monotonic() + LIMIT_S
-        with question.open("rb") as stdin, self._out.open("wb") as stdout, self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=log,
-                cwd=scratch,
-                env=rank_environment(1),
-                start_new_session=True,
-                preexec_fn=end_with_parent(signal.SIGKILL),
-            )
+        asked = {"gpus": gpus, "ranks": ranks, "roots": list(roots), "path": path}
+        super().__init__(MODULE, asked, name="vetting", folder=scratch, log=self._log)
 
     def poll(self) -> int | None:
         """The exit status; None while it looks. It is ended after its limit."""
@@ -70,14 +51,6 @@ class Vetter:
             return f"Its GPUs must answer within {LIMIT_S:g} s, but do not."
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"The look at its GPUs must succeed, but ended with {self._process.poll()}: {(lines or ['?'])[-1]}"
-
-    def end(self, meanwhile: Meanwhile = nothing) -> None:
-        with suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        meanwhile()
-        # It may hang on a disk or a GPU.
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(WAIT_S)
 
 
 def is_fresh(vetting: Vetting | None) -> bool:
