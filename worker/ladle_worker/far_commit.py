@@ -10,9 +10,9 @@ from ladle_contracts import Reason
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import FRESH_SHARE, Commit, Lost, succeeded
 from ladle_worker.disk_faults import naming_disk_faults
+from ladle_worker.far_answers import ended_by
 from ladle_worker.far_output import ResultsHelper
 from ladle_worker.job_folder import JobFolder, write_whole
-from ladle_worker.relay import log_tail
 
 Watch = Callable[[ResultsHelper], Ended | None]
 """Waits for an answer; how the attempt ended where it was interrupted. Raises `Lost`."""
@@ -70,22 +70,7 @@ class FarCommit(Commit):
         helper.ask(do, **arguments)
         if ended := self._watch(helper):
             return ended
-        answer = helper.answer()
-        if answer is None:
-            return Ended(
-                outcome="crashed",
-                reason=Reason.CRASHED,
-                message="The process that uploads results did not say why it ended. Look at the end of the log.",
-                log_tail=log_tail(self._folder),
-            )
-        if answer["ok"]:
-            return None
-        return Ended(
-            outcome="failed" if answer["final"] else "crashed",
-            reason=Reason(answer["reason"]),
-            message=answer["message"],
-            log_tail=log_tail(self._folder),
-        )
+        return ended_by(helper.answer(), "uploads results", self._folder)
 
     def _taken(self) -> Ended:
         return Ended(

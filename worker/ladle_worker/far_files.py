@@ -8,11 +8,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import Reason
 from ladle_worker.claim import Claim, Ended
+from ladle_worker.far_answers import ended_by
 from ladle_worker.far_helper import FarHelper, far_request, with_far
 from ladle_worker.job_folder import AttemptFolder
-from ladle_worker.relay import log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.watch import Watch
 
@@ -38,15 +37,17 @@ class FarFiles:
         if answer != "ok":
             return self._watch.ended_by(answer)
         found = self._helper.answer()
-        return with_far(self._job, found) if found is not None and found["ok"] else self._failed(found)
+        if failed := self._failed(found):
+            return failed
+        assert found is not None, "without an answer it has failed"
+        return with_far(self._job, found)
 
     def refused_as_changed(self) -> Ended | None:
         """None where the far files are still what they were. Raises `Lost` or `DiskFault`."""
         self._helper.ask_whether_changed()
         if ended := self._watch.await_answer(self._helper):
             return ended
-        found = self._helper.answer()
-        return None if found is not None and found["ok"] else self._failed(found)
+        return self._failed(self._helper.answer())
 
     def end(self) -> None:
         self._helper.end(self._settings.kill_grace_s, self._watch.keep_lease)
@@ -56,17 +57,5 @@ class FarFiles:
             with suppress(RedisError):
                 self._claim.note_fetching(begins=begins)
 
-    def _failed(self, found: Mapping[str, Any] | None) -> Ended:
-        if found is None:
-            return Ended(
-                outcome="crashed",
-                reason=Reason.CRASHED,
-                message="The process that fetches far files did not say why it ended. Look at the end of the log.",
-                log_tail=log_tail(self._folder),
-            )
-        return Ended(
-            outcome="failed" if found["final"] else "crashed",
-            reason=Reason(found["reason"]),
-            message=found["message"],
-            log_tail=log_tail(self._folder),
-        )
+    def _failed(self, found: Mapping[str, Any] | None) -> Ended | None:
+        return ended_by(found, "fetches far files", self._folder)
