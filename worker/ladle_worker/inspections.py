@@ -24,10 +24,11 @@ from redis.exceptions import RedisError
 
 from ladle_contracts import ErrorCode, Inspection, InspectRequest, keys
 from ladle_contracts.inspection import MOST_ANSWER_BYTES, shortened
-from ladle_contracts.roots import PathNotAllowed, resolve_anywhere
-from ladle_worker.confinement.plan import NETWORK, Plan, devices, readable, writable
+from ladle_contracts.roots import PathNotAllowed
+from ladle_worker.confinement.plan import NETWORK, Plan
 from ladle_worker.connection import OutageLog, connect
 from ladle_worker.far_helper import far_request, has_url, helper_environment
+from ladle_worker.job_request import confinement_of, inside_roots
 from ladle_worker.launch.environment import LOOPBACK_ONLY, rank_environment
 from ladle_worker.settings import Settings
 
@@ -80,14 +81,10 @@ class Inspections:
 
     def _answer(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
         settings, wanted = self._settings, InspectRequest.read(json.dumps(request))
-
-        def resolved(field: str, path: str, *, may_be_glob: bool = False) -> str:
-            return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
-
         try:
-            ckpt_dir = wanted.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True))
+            ckpt_dir = wanted.with_ckpt_dirs(inside_roots(settings, may_be_glob=True))
             if (base_model := wanted.adapters.base_model) is not None:
-                base_model = resolved("adapters.base_model", base_model)
+                base_model = inside_roots(settings)("adapters.base_model", base_model)
         except (PathNotAllowed, OSError) as error:
             return _refusal(ErrorCode.PATH_NOT_ALLOWED, str(error))
         with tempfile.TemporaryDirectory(prefix="ladle-inspect-") as scratch:
@@ -153,19 +150,14 @@ class Inspections:
 
     def _plan(self, scratch: Path) -> Plan:
         """As ranks are confined, but it may write nothing of the results."""
-        settings = self._settings
-        redis = settings.redis_socket
-        secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
-        return Plan(
-            agent=os.getpid(),
-            protections=self._protections,
+        return confinement_of(
+            self._settings,
+            self._protections,
             # Both say how large a file may become.
             inputs=(str(scratch),),
-            outputs=str(scratch),
-            read=(*readable(settings.roots, settings.rank_read, secrets), str(scratch)),
-            write=writable((scratch,), settings.rank_write),
-            devices=devices(),
-            hidden=(str(redis),) if redis is not None else (),
+            outputs=scratch,
+            reads=(scratch,),
+            writes=(scratch,),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,22 @@ def input_paths(spec: JobSpec, settings: Settings) -> dict[str, Any]:
 
     Raises `PathNotAllowed`.
     """
-    base_model = spec.adapters.base_model
-
-    def resolved(field: str, path: str, *, may_be_glob: bool = False) -> str:
-        return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
-
+    base_model, resolved = spec.adapters.base_model, inside_roots(settings)
     return {
-        "ckpt_dir": spec.with_ckpt_dirs(lambda field, path: resolved(field, path, may_be_glob=True)),
+        "ckpt_dir": spec.with_ckpt_dirs(inside_roots(settings, may_be_glob=True)),
         "val_set": spec.with_val_sets(resolved),
         "base_model": resolved("adapters.base_model", base_model) if base_model else None,
         "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
     }
+
+
+def inside_roots(settings: Settings, *, may_be_glob: bool = False) -> Callable[[str, str], str]:
+    """A function of a field's name and its path, which resolves it inside the roots. It raises `PathNotAllowed`."""
+
+    def resolved(field: str, path: str) -> str:
+        return resolve_anywhere(path, settings.roots, settings.far_roots, field=field, may_be_glob=may_be_glob)
+
+    return resolved
 
 
 def checkpoint_folders(job: dict[str, Any]) -> tuple[str, ...]:
@@ -42,19 +47,21 @@ def confinement_of(
     settings: Settings,
     protections: Collection[str],
     *,
+    outputs: Path | None = None,
     inputs: tuple[str, ...] = (),
     reads: Collection[Path] = (),
     writes: tuple[Path, ...],
     gang: Gang | None = None,
 ) -> Plan:
-    """How the ranks are confined. `reads` is what they may read beside the roots, and `writes` all they may write."""
+    """How the ranks are confined. `reads` is what they may read beside the roots, and `writes` all they may write.
+    `outputs` is where the result will be, by default in the folder of results."""
     redis = settings.redis_socket
     secrets = [path for path in (settings.redis_password_file, redis) if path is not None]
     return Plan(
         agent=os.getpid(),
         protections=among_nodes(protections) if gang else tuple(protections),
         inputs=inputs,
-        outputs=str(settings.results_dir),
+        outputs=str(outputs or settings.results_dir),
         read=readable((*settings.roots, *reads), settings.rank_read, secrets),
         write=writable(writes, settings.rank_write),
         devices=devices(),
