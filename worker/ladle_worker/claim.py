@@ -79,13 +79,14 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        nodes, ran_ms = patiently(lambda: self._redis.hmget(keys.job(job_id), ["nodes", "ran_ms"]))
+        nodes, ran_ms, output = patiently(lambda: self._redis.hmget(keys.job(job_id), ["nodes", "ran_ms", "output"]))
         self.nodes: tuple[str, ...] = tuple(json.loads(nodes))
         """All nodes of the attempt. The first one runs rank 0, and speaks for the job."""
         self.ran_s = int(ran_ms or 0) / 1000
         """How long the job's earlier attempts have run together."""
         self.spec = self._understand(rest[0])
-        self.output = self._find_output()
+        # Jobs of earlier versions have no name of their own.
+        self.output: str = output or self.spec.output.name or job_id
         """The name of the result's folder."""
 
     def _understand(self, text: str) -> JobSpec:
@@ -101,10 +102,6 @@ class Claim:
             self.end(Ended(outcome="failed", reason=Reason.VERSION_MISMATCH, message=message))
             self.close()
             raise NotOurs(f"attempt {self.attempt} of job {self.job_id}: {message}") from error
-
-    def _find_output(self) -> str:
-        fate = self.fate()
-        return fate.output if fate is not None else self.spec.output.name or self.job_id
 
     def renew(self, waits_for: str = "") -> str:
         """`ok`, `cancel`, `release` or `lost`. Raises `RedisError`.

@@ -17,7 +17,7 @@ redis.call('HSET', job_key(id), claimed_by, token)
 if not redis.call('HGET', node_key(node), 'failures_in_row') then redis.call('HDEL', node_key(node), 'missed_at') end
 if redis.call('HLEN', leases_key(id)) == #reserved then
   redis.call('HSETNX', job_key(id), 'started_at', text(now_ms()))
-  redis.call('HSET', job_key(id), 'running_at', text(now_ms()), 'running_since', text(now_ms()))
+  redis.call('HSET', job_key(id), 'running_since', text(now_ms()))
   move(id, 'running')
 end
 return {'ok', get(id, 'spec')}
