@@ -15,6 +15,7 @@ from ladle._errors import JobCancelled, LadleError
 from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
+from ladle.cli.arguments import AsJson, Token, Url
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 from ladle.cli.job_flags import (
     InspectArguments,
@@ -43,13 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
-Url = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="The service's address. By default that of `ladle up`. [env var: LADLE_URL]"),
-]
-Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer token. [env var: LADLE_TOKEN]")]
 
 Results = Annotated[
     Path,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ladle.cli.arguments import AsJson, Token, Url
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 
 app = typer.Typer(
@@ -17,12 +18,6 @@ app = typer.Typer(
 
 Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="The ids of nodes, as `ladle nodes` shows them.")]
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, in words. `ladle nodes` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
-Url = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="The service's address. By default that of `ladle up`. [env var: LADLE_URL]"),
-]
-Token = Annotated[str | None, typer.Option(metavar="TOKEN", help="The bearer token. [env var: LADLE_TOKEN]")]
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle._errors import ConfigurationError, LadleError
+from ladle.cli.arguments import AsJson
 from ladle.cli.console import SafeGroup, err, out, to_json
 from ladle.cli.job_flags import WrongUsage
 from ladle.cli.render import ago
@@ -39,7 +40,6 @@ app = typer.Typer(
     help="Make, list and revoke the tokens of a service. It notices within a second, without a restart.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 TokensFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The file that the service reads. [env var: LADLE_TOKENS_FILE]"),
