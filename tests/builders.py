@@ -63,6 +63,13 @@ def make_val_set(path: Path, count: int = 300, start: int = 700) -> Path:
     return path
 
 
+def make_inputs(root: Path, count: int = 4) -> Path:
+    """`root/checkpoints` and `root/val.npz`, for a job."""
+    make_checkpoints(root / "checkpoints", count=count)
+    make_val_set(root / "val.npz")
+    return root
+
+
 def quick_options(num_checkpoints: int, steps: int = 12) -> dict[str, dict[str, Any]]:
     """Options with which every method runs, and soon."""
     trained = ("twa", "twa-layerwise", "twa-gram-schmidt", "pca", "psgd", "learned-soup", "random")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ladle import Client, InvalidSpec, Job, JobState, NotFound, Unauthorized
+from ladle_contracts import JobRecord
 from ladle_contracts.events import StageStarted, StepDone
 from tests.polling import until
 
@@ -92,21 +93,27 @@ def training_steps(job: Job, *, attempt: int) -> list[int]:
     return [event.body.step for event in events if isinstance(event.body, StepDone) and event.body.stage == "train"]
 
 
+def finish(client: Client, labels: dict[str, str], interrupted: str, steps: int) -> tuple[Job, JobRecord]:
+    """The job with these labels succeeds after an attempt that was `interrupted`, from where it was."""
+    [known] = client.jobs(labels=labels)
+    job = client.job(known.id)
+    record = job.wait(timeout=900)
+    assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
+    assert record.attempt >= 2, f"it was {interrupted} too late: the job had ended"
+    first, last = training_steps(job, attempt=1), training_steps(job, attempt=record.attempt)
+    print(f"          {interrupted} at step {max(first)} of {steps}; attempt {record.attempt} began at {min(last)}")
+    return job, record
+
+
 def finish_long_job() -> None:
     """The job whose worker was stopped succeeds, and the stop did not count as its failure."""
     with Client() as client:
-        [known] = client.jobs(labels=LABELS)
-        job = client.job(known.id)
-        record = job.wait(timeout=900)
-        assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
-        assert record.attempt >= 2, "the stop came too late: the job had ended"
+        job, record = finish(client, LABELS, "stopped", LONG_STEPS)
         assert record.failures == 0, f"a stop by the operator must be no failure, but counted as {record.failures}"
-        first, last = training_steps(job, attempt=1), training_steps(job, attempt=record.attempt)
-        print(f"          stopped at step {max(first)} of {LONG_STEPS}; attempt {record.attempt} began at {min(last)}")
         job.delete()
         with pytest.raises(NotFound):
             # Another handle: this one remembers the record of a job that has ended.
-            client.job(known.id).status()
+            client.job(record.id).status()
 
 
 def knows_job() -> None:
@@ -136,14 +143,8 @@ def start_gang_job() -> None:
 def finish_gang_job() -> None:
     """The job that lost a host succeeds on both, from where it was."""
     with Client() as client:
-        [known] = client.jobs(labels=GANG_LABELS)
-        job = client.job(known.id)
-        record = job.wait(timeout=900)
-        assert record.state is JobState.SUCCEEDED, f"the job must have succeeded, but {record.state}: {record.message}"
-        assert record.attempt >= 2, "the kill came too late: the job had ended"
+        _, record = finish(client, GANG_LABELS, "killed", GANG_STEPS)
         assert len(record.nodes) == 2, record.nodes
-        first, last = training_steps(job, attempt=1), training_steps(job, attempt=record.attempt)
-        print(f"          killed at step {max(first)} of {GANG_STEPS}; attempt {record.attempt} began at {min(last)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -7,11 +7,11 @@ from typing import Literal
 
 import psutil
 
-from ladle_contracts import JobSpec, MethodChoice, Output, Resources
+from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Resources
 from ladle_contracts.jobs import TERMINAL_STATES
-from tests.integration.life import Cluster, Gate
+from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
-from tests.servers import Process
+from tests.servers import Process, redis_server, running, worker_process
 
 
 def gang_spec(data: Path, nodes: int, ranks: int = 1, placement: Literal["auto", "by-node"] = "auto") -> JobSpec:
@@ -22,6 +22,13 @@ def gang_spec(data: Path, nodes: int, ranks: int = 1, placement: Literal["auto",
         resources=Resources(nodes=nodes, ranks_per_node=ranks, placement=placement),
         output=Output(name="out"),
     )
+
+
+def coefficients_alone(folder: Path, data: Path, ranks: int = 1) -> list[list[float]]:
+    """Those that one worker finds."""
+    with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
+        assert made.finish(made.submit(gang_spec(data, nodes=1, ranks=ranks))).state == JobState.SUCCEEDED
+    return alpha_of(folder / "results", "out", "twa")
 
 
 def wait_at(point: str, gate: Gate, made: Cluster, job: str) -> None:

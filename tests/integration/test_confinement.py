@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason, Resources
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_inputs
 from tests.integration.life import Cluster, Gate
 from tests.polling import until
 from tests.servers import Process, RedisServer, is_alive, running, worker_process
@@ -24,10 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 def spec(data: Path, **changes: object) -> JobSpec:

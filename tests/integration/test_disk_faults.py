@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ladle_contracts import JobRecord, JobSpec, JobState, MethodChoice, Output, Reason
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_inputs
 from tests.integration.life import Cluster, Gate, alpha_of
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, running
@@ -71,10 +71,7 @@ class Disk:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

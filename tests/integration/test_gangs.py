@@ -12,19 +12,16 @@ import numpy as np
 import pytest
 
 from ladle_contracts import JobState, Reason, keys
-from tests.builders import make_checkpoints, make_val_set
-from tests.integration.gang_jobs import gang_spec, ranks_of, wait_at
-from tests.integration.life import Cluster, Gate, alpha_of, cluster
+from tests.builders import make_inputs
+from tests.integration.gang_jobs import coefficients_alone, gang_spec, ranks_of, wait_at
+from tests.integration.life import Cluster, Gate, alpha_of
 from tests.polling import until
-from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, is_alive, running, worker_process
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 @contextmanager
@@ -40,10 +37,7 @@ def nodes(folder: Path, server: RedisServer, data: Path, number: int) -> Iterato
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
     """The coefficients that as many ranks find on one node."""
-    folder = tmp_path_factory.mktemp("alone")
-    with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
-        assert made.finish(made.submit(gang_spec(data, nodes=1, ranks=2))).state == JobState.SUCCEEDED
-    return alpha_of(folder / "results", "out", "twa")
+    return coefficients_alone(tmp_path_factory.mktemp("alone"), data, ranks=2)
 
 
 def test_two_nodes_find_what_two_ranks_of_one_node_find(

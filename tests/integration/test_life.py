@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ladle_contracts import CheckpointFilter, JobSpec, JobState, MethodChoice, Output, Reason, Resources
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_checkpoints, make_inputs
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import SOON_S, until
 from tests.servers import Process, RedisServer, is_alive, redis_server, running, worker_process
@@ -22,10 +22,7 @@ METHOD = MethodChoice(name="twa", options={"steps": 30})
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with checkpoints and a validation set."""
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 def spec(data: Path, **changes: object) -> JobSpec:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Resources
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_inputs
 from tests.integration.gang_jobs import ranks_of
 from tests.integration.life import Cluster, Gate
 from tests.polling import until
@@ -20,10 +20,7 @@ from tests.servers import RedisServer, gated_worker, running
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints", count=2)
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"), count=2)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a slot needs a core")

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Resources
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_inputs
 from tests.integration.life import Cluster, alpha_of
 from tests.polling import until
 from tests.servers import Process, RedisServer, running, worker_process
@@ -19,10 +19,7 @@ NOT_WARM = "the job's launcher is started anew"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 def spec(data: Path, name: str, ranks: int) -> JobSpec:

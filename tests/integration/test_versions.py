@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Reason, UnknownEvent, keys
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_inputs
 from tests.integration.api_stack import NODE, ScriptedNode, Stack
 from tests.integration.life import Cluster
 from tests.integration.test_command import ladle, submitted
@@ -106,10 +106,7 @@ def test_an_older_service_shows_and_cancels_a_job_that_a_newer_one_took(stack: S
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints", count=2)
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"), count=2)
 
 
 @pytest.mark.slow

@@ -8,30 +8,24 @@ from typing import Any
 
 import pytest
 
-from ladle_contracts import JobRecord, JobSpec, JobState
-from tests.builders import make_checkpoints, make_val_set
-from tests.integration.gang_jobs import gang_spec, wait_at
+from ladle_contracts import JobRecord, JobSpec
+from tests.builders import make_inputs
+from tests.integration.gang_jobs import coefficients_alone, gang_spec, wait_at
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
-from tests.servers import Process, RedisServer, gated_worker, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, redis_server, running
 from tests.slurm.mini import MiniSlurm, mini_slurm, processes_with
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
     """The coefficients that one rank of an ordinary worker finds."""
-    folder = tmp_path_factory.mktemp("alone")
-    with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
-        assert made.finish(made.submit(gang_spec(data, nodes=1))).state == JobState.SUCCEEDED
-    return alpha_of(folder / "results", "out", "twa")
+    return coefficients_alone(tmp_path_factory.mktemp("alone"), data)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
 from ladle_engine.resume_state import ResumeState
-from tests.builders import make_checkpoints, make_val_set, quick_options
+from tests.builders import make_checkpoints, make_inputs, make_val_set, quick_options
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
 ALL = {"methods": list(METHODS), "options": quick_options(4)}
@@ -147,10 +147,7 @@ def test_progress_tells_what_was_found_each_stage_each_candidate(made: tuple[Pat
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_checkpoints(root / "checkpoints")
-    make_val_set(root / "val.npz")
-    return root
+    return make_inputs(tmp_path_factory.mktemp("data"))
 
 
 def run(data: Path, output: Path, **options: Any) -> Any:
