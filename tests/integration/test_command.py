@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         ),
         *("--ranks-per-node", "2", "--train-set", stack.paths[1], "--train-set-use", "batchnorm"),
     )
-    assert "result's folder  mine" in ladle(stack, "status", job).stdout
+    assert re.search(r"^result's folder +mine *$", ladle(stack, "status", job).stdout, re.MULTILINE)
     spec = json.loads(ladle(stack, "status", job, "--json").stdout)["spec"]
     assert spec["method"] == {"name": "twa", "options": {"steps": 40, "groups": "layers"}}
     assert spec["task"] == {"name": None, "options": {"batch_size": 16}}, "of the task that will be inferred"
