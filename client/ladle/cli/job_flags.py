@@ -139,6 +139,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("seed", "--seed", "N"),
     ),
     "Result": (
+        Flag("diagnose", "--diagnose", ""),
         Flag("output.name", "--output", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
