@@ -465,6 +465,10 @@ class Progress(Contract):
     loss: float | None = None
     eta_s: float | None = None
     """Seconds left in this stage, estimated from its pace."""
+    rate: float | None = None
+    """How many `unit` are done per second, on average since the stage began."""
+    unit: str | None = None
+    """`steps`, `examples` or `bytes`."""
     candidates: tuple[CandidateResult, ...] = ()
 
 

@@ -101,7 +101,7 @@ class Psgd(TrainedMethod):
         parameters = list(context.binding.parameters.values())
         optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
         order = ExampleOrder(trainer.examples, settings.seed)
-        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name, unit="steps")
         for step in range(len(losses), settings.steps):
             if step % SETTLED_EVERY == 0:
                 if context.state.is_due():
