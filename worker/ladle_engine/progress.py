@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from ladle_engine.far_names import in_far_names
 from ladle_engine.safe_text import one_line
 
-
 STAGES = (
     *("fetch", "discover", "check", "evaluate", "train", "select"),
     *("diagnose", "write", "verify", "upload"),
