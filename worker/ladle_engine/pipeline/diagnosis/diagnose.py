@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.diagnosis.basins import Height, basins, height
 from ladle_engine.pipeline.diagnosis.losses import Loss, Measure
 from ladle_engine.pipeline.diagnosis.plane import SIDE, Plane, grid, is_placeable, plane_through
-from ladle_engine.pipeline.diagnosis.verdict import verdict
+from ladle_engine.pipeline.diagnosis.verdict import Found, verdict
 from ladle_engine.pipeline.merge_curve import first_ones
 from ladle_engine.progress import Pace
 
@@ -88,12 +88,14 @@ class _Between:
             "pairs": self._pairs_json(),
             "basins": [[names[index] for index in basin] for basin in found],
             "verdict": verdict(
-                names,
-                self.compared,
-                found,
-                [self._rise(found[0], basin) for basin in found[1:]],
-                weights,
-                winner.method,
+                Found(
+                    names=names,
+                    compared=self.compared,
+                    basins=found,
+                    rises=[self._rise(found[0], basin) for basin in found[1:]],
+                    weights=weights,
+                    winner=winner.method,
+                )
             ),
         }
 
@@ -170,11 +172,13 @@ def _plane_json(
     plane, third = _plane(context, by_name, candidates, winner)
     if plane is None:
         return None
-    shown = by_name | third
     if is_placeable(winner.choice.coefficients):
-        shown["winner"] = winner.choice.coefficients
-    points = {name: plane.coordinates(each) for name, each in shown.items()}
-    xs, ys = grid(points)
+        by_name["winner"] = winner.choice.coefficients
+    if third in (each.method for each in candidates):
+        by_name[third] = next(each.choice.coefficients for each in candidates if each.method == third)
+    points = {name: plane.coordinates(each) for name, each in by_name.items()}
+    of_checkpoints = dict(zip(context.checkpoints.names, plane.coordinates_of_checkpoints(), strict=True))
+    xs, ys = grid([*points.values(), *(point for name, point in of_checkpoints.items() if name == third)])
     losses = measure.losses([plane.at(x, y) for y in ys for x in xs])
     return {
         "x": xs,
@@ -182,21 +186,22 @@ def _plane_json(
         "loss": [[each.to_json() for each in losses[row * SIDE : (row + 1) * SIDE]] for row in range(SIDE)],
         "unit": "distance in the weights",
         "points": points,
-        "checkpoints": dict(zip(context.checkpoints.names, plane.coordinates_of_checkpoints(), strict=True)),
+        "third": third,
+        "checkpoints": of_checkpoints,
     }
 
 
 def _plane(
-    context: MethodContext, by_name: dict[str, Coefficients], candidates: Sequence[Candidate], winner: Candidate
-) -> tuple[Plane | None, dict[str, Coefficients]]:
+    context: MethodContext, by_name: Mapping[str, Coefficients], candidates: Sequence[Candidate], winner: Candidate
+) -> tuple[Plane | None, str]:
     """Through best, uniform and the winner or, where that lies on their line, the best other candidate, or a
-    checkpoint; with the name of that one."""
+    checkpoint; with the name of that one, which is `winner` for the winner."""
     ranked = sorted(candidates, key=lambda each: each.judged.select.rank_key(context.metric), reverse=True)
-    thirds = {each.method: each.choice.coefficients for each in (winner, *ranked)}
-    thirds |= {name: context.one_checkpoint(index) for index, name in enumerate(context.checkpoints.names)}
-    for name, third in thirds.items():
+    thirds = [("winner", winner.choice.coefficients), *((each.method, each.choice.coefficients) for each in ranked)]
+    thirds += [(name, context.one_checkpoint(index)) for index, name in enumerate(context.checkpoints.names)]
+    for name, third in thirds:
         if is_placeable(third):
             plane = plane_through(context.geometry, by_name["uniform"], by_name["best"], third)
             if plane is not None:
-                return plane, {} if name == winner.method else {name: third}
-    return None, {}
+                return plane, name
+    return None, ""

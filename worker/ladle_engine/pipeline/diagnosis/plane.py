@@ -8,7 +8,7 @@ K checkpoints, T parameter tensors, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -85,9 +85,9 @@ def plane_through(geometry: Geometry, origin: Coefficients, second: Coefficients
     return Plane(geometry=geometry, origin=origin, axes_2KG=torch.stack(axes))
 
 
-def grid(points: Mapping[str, Point]) -> tuple[list[float], list[float]]:
+def grid(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """`SIDE` values of x and of y, around all points."""
-    spans = [(min(axis), max(axis)) for axis in zip(*points.values(), strict=True)]
+    spans = [(min(axis), max(axis)) for axis in zip(*points, strict=True)]
     margin = MARGIN * max(high - low for low, high in spans)
     xs, ys = (torch.linspace(low - margin, high + margin, SIDE, dtype=torch.float64).tolist() for low, high in spans)
     return xs, ys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 MOST_BASINS = 3
 """Other basins that are told of one by one."""
@@ -12,63 +13,63 @@ NO_WEIGHT = 0.005
 """A coefficient below it is as good as none."""
 
 
-def verdict(
-    names: Sequence[str], compared: Sequence[int], basins: Sequence[Sequence[int]], rises: Sequence[float],
-    weights: Sequence[float], winner: str,
-) -> str:  # fmt: skip
-    """One to a few sentences.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What there is to tell of. Checkpoints stand here by their index."""
 
-    Args:
-        names: of all checkpoints.
-        compared: those that were looked at.
-        basins: of those, the main one first.
-        rises: for each other basin, by how much the loss rises on the way to the main one.
-        weights: what the winner gives each checkpoint, as the mean over its groups.
-        winner: its method.
-    """
-    some = "" if len(compared) == len(names) else f"{len(compared)} of {len(names)} checkpoints were compared. "
-    if len(basins) == 1:
+    names: Sequence[str]
+    """Of all checkpoints."""
+    compared: Sequence[int]
+    """Those that were looked at."""
+    basins: Sequence[Sequence[int]]
+    """Of those, the main one first."""
+    rises: Sequence[float]
+    """For each other basin: how far the loss on the way to the main one is above the average of both ends."""
+    weights: Sequence[float]
+    """What the winner gives each checkpoint, as the mean over its groups."""
+    winner: str
+    """Its method."""
+
+
+def verdict(found: Found) -> str:
+    """One to a few sentences."""
+    number, total = len(found.compared), len(found.names)
+    some = "" if number == total else f"{number} of {total} checkpoints were compared. "
+    if len(found.basins) == 1:
+        they_all = "They all" if some else f"All {total} checkpoints"
         return (
-            f"{some}{'They all' if some else f'All {len(names)} checkpoints'} lie in one basin: on the straight lines "
-            f"between them the loss rises by no more than noise."
+            f"{some}{they_all} lie in one basin: on the way from one to another the loss is nowhere above the average "
+            f"of both ends by more than noise."
         )
-    if len(basins) == len(compared) > 2:
+    if len(found.basins) == number > 2:
         return (
-            f"{some}No two checkpoints lie in one basin: on the straight lines between them the loss rises. Averages of "
-            f"them cannot be expected to help."
+            f"{some}No two checkpoints lie in one basin: on the way from one to another the loss is above the average "
+            f"of both ends. Averages of them cannot be expected to help."
         )
-    main, *others = basins
-    told = [
-        _of_basin(names, compared, basin, rise, weights, winner)
-        for basin, rise in zip(others[:MOST_BASINS], rises, strict=False)
-    ]
-    rest = sum(len(basin) for basin in others[MOST_BASINS:])
-    if rest:
+    _, *others = found.basins
+    told = [_of_basin(found, *each) for each in zip(others[:MOST_BASINS], found.rises, strict=False)]
+    if rest := sum(len(basin) for basin in others[MOST_BASINS:]):
         told.append(f"{rest} more are in {len(others) - MOST_BASINS} further basins.")
     return some + " ".join(told)
 
 
-def _of_basin(
-    names: Sequence[str], compared: Sequence[int], basin: Sequence[int], rise: float, weights: Sequence[float],
-    winner: str,
-) -> str:  # fmt: skip
+def _of_basin(found: Found, basin: Sequence[int], rise: float) -> str:
     lie, they, get = ("lies", "It", "gets") if len(basin) == 1 else ("lie", "They", "get")
-    how = f"rises by {rise:.3g}" if math.isfinite(rise) else "is not finite"
-    if all(abs(weights[index]) < NO_WEIGHT for index in basin):
-        share = "no weight"
-    else:
-        share = f"{sum(weights[index] for index in basin):.0%} of the weight"
+    how = f"is {rise:.3g} above the average of both ends" if math.isfinite(rise) else "is not finite"
+    weights = [found.weights[index] for index in basin]
+    is_none = all(abs(weight) < NO_WEIGHT for weight in weights)
+    share = "no weight" if is_none else f"{100 * sum(weights):.0f} % of the weight"
     return (
-        f"{_subject(names, compared, basin)} {lie} in another basin: on the straight line to the others the loss "
-        f"{how}. {they} {get} {share} in `{winner}`."
+        f"{_subject(found, basin)} {lie} in another basin: on the way to the others the loss {how}. "
+        f"{they} {get} {share} in `{found.winner}`."
     )
 
 
-def _subject(names: Sequence[str], compared: Sequence[int], basin: Sequence[int]) -> str:
-    first = list(compared).index(basin[0])
-    if len(basin) > 2 and list(compared[first : first + len(basin)]) == list(basin):
-        return f"The {len(basin)} checkpoints from `{names[basin[0]]}` to `{names[basin[-1]]}`"
-    quoted = [f"`{names[index]}`" for index in basin]
+def _subject(found: Found, basin: Sequence[int]) -> str:
+    quoted = [f"`{found.names[index]}`" for index in basin]
+    first = list(found.compared).index(basin[0])
+    if len(basin) > 2 and list(found.compared[first : first + len(basin)]) == list(basin):
+        return f"The {len(basin)} checkpoints from {quoted[0]} to {quoted[-1]}"
     if len(quoted) > MOST_NAMES:
         quoted = [*quoted[: MOST_NAMES - 1], f"{len(quoted) - MOST_NAMES + 1} more"]
     return " and ".join(filter(None, (", ".join(quoted[:-1]), quoted[-1])))
