@@ -11,10 +11,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
+from ladle_report.gains import better, better_between, compared, compared_between
 
 STATE_STYLES = {
     "succeeded": "green",

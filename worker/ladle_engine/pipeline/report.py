@@ -30,6 +30,7 @@ from ladle_engine.progress import Warned
 from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
+from ladle_report import PAGE_FILE, page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ def write_output(
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(in_far_names(model_card(report)))
+    (folder / PAGE_FILE).write_text(page(json.loads((folder / REPORT_FILE).read_text())))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
