@@ -117,14 +117,15 @@ def _readings(text: str, arms: Sequence[str]) -> Iterator[Any]:
     value = _json(text)
     if value is not _NOTHING:
         yield value
-    if "str" not in arms:
+    kinds = set() if "str" in arms else {arm.partition("[")[0] for arm in arms}
+    if "list" in kinds:
         items = parts(text, ",\n")
         yield items
         yield [number(item) for item in items]
-        if "=" in text:
-            pairs = named(text, ",\n")
-            yield pairs
-            yield {name: number(value) for name, value in pairs.items()}
+    if "dict" in kinds and "=" in text:
+        pairs = named(text, ",\n")
+        yield pairs
+        yield {name: number(value) for name, value in pairs.items()}
     yield text
 
 
