@@ -62,6 +62,8 @@ def list_folder(path: str, roots: Sequence[Path], *, wanted: str = "", page: int
 
     Raises `PathNotAllowed` for what is missing or outside, and `OSError` where a disk does not answer.
     """
+    if not path.startswith("/"):
+        raise PathNotAllowed("a path must begin with a slash")
     with Roots(roots) as held:
         folder = held.resolve(path)
         if not stat.S_ISDIR(held.status(folder).st_mode):

@@ -200,13 +200,14 @@ def _options(path: str, known: tuple[OptionInfo, ...] | None, texts: Texts) -> l
 
 def _option(name: str, option: OptionInfo, texts: Texts) -> Control:
     is_bool = option.type == "bool"
+    choices = ("true", "false") if is_bool else option.choices
     compound = any(arm.startswith(("list", "dict")) for arm in split_type(option.type))
     return Control(
         name=name,
         label=_label(option.name),
-        help=_sentence(option.help) + ("" if is_bool else f" {describe(option.type).capitalize()}."),
-        widget="choice" if is_bool else "lines" if compound else "line",
-        choices=("true", "false") if is_bool else (),
+        help=_sentence(option.help) + ("" if choices else f" {describe(option.type).capitalize()}."),
+        widget="choice" if choices else "lines" if compound else "line",
+        choices=choices,
         text=texts.get(name, ""),
         default="" if option.default in (None, [], {}, "") else _default_text(option),
     )

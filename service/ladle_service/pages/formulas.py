@@ -15,9 +15,9 @@ from xml.etree.ElementTree import Element, tostring
 from markupsafe import Markup
 
 GREEK = ("alpha", "beta", "gamma", "delta", "eta", "lambda", "mu", "sigma", "theta")
-SIGNS = {"sum": "sum;", "-": "minus;", "<=": "le;", ">=": "ge;", "*": "sdot;", "in": "isin;", "nabla": "nabla;"}
-_TOKEN = re.compile(r"<=|>=|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\S")
-_CLOSES = {"(": ")", "[": "]"}
+SIGNS = {"sum": "sum;", "-": "minus;", "<=": "le;", ">=": "ge;", "<-": "larr;", "*": "sdot;", "in": "isin;"}
+_TOKEN = re.compile(r"<=|>=|<-|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\S")
+_CLOSES = {"(": ")", "[": "]", "{": "}", "|": "|"}
 _SUM = html5["sum;"]
 
 
@@ -59,28 +59,30 @@ class _Reader:
     def _atom(self) -> Element:
         if self.at >= len(self.tokens):
             return Element("mrow")
-        token = self.tokens[self.at]
+        word = self.tokens[self.at]
         self.at += 1
-        if token not in _CLOSES:
-            return _leaf(token)
-        inside = self.row(_CLOSES[token])
-        self._take(_CLOSES[token])
-        return _made("mrow", _leaf(token), inside, _leaf(_CLOSES[token]))
+        if word == "sqrt":
+            return _made("msqrt", _bare(self._atom()))
+        if word not in _CLOSES:
+            return _leaf(word)
+        inside = self.row(_CLOSES[word])
+        self._take(_CLOSES[word])
+        return _made("mrow", _leaf(word), inside, _leaf(_CLOSES[word]))
 
-    def _take(self, token: str) -> bool:
-        found = self.at < len(self.tokens) and self.tokens[self.at] == token
+    def _take(self, word: str) -> bool:
+        found = self.at < len(self.tokens) and self.tokens[self.at] == word
         self.at += found
         return found
 
 
-def _leaf(token: str) -> Element:
-    if token in SIGNS or not token[0].isalnum():
-        return _text("mo", html5[SIGNS[token]] if token in SIGNS else token)
-    if token[0].isdigit():
-        return _text("mn", token)
-    if token in GREEK:
-        return _text("mi", html5[f"{token};"])
-    return _text("mi", token) if len(token) == 1 else _text("mtext", f"\xa0{token}\xa0")
+def _leaf(word: str) -> Element:
+    if word in SIGNS or not word[0].isalnum():
+        return _text("mo", html5[SIGNS[word]] if word in SIGNS else word)
+    if word[0].isdigit():
+        return _text("mn", word)
+    if word in GREEK:
+        return _text("mi", html5[f"{word};"])
+    return _text("mi", word) if len(word) == 1 else _text("mtext", f"\xa0{word}\xa0")
 
 
 def _text(tag: str, text: str) -> Element:
