@@ -215,6 +215,33 @@ class JobStore:
                 break
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
 
+    async def newest(self, owner: str | None, most: int) -> tuple[Sequence[str], int]:
+        """The ids of the newest jobs, newest first, and how many jobs there are."""
+        key = keys.JOBS if owner is None else keys.owner_jobs(owner)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrevrange(key, 0, most - 1)
+            pipe.zcard(key)
+            ids, total = await pipe.execute()
+        return ids, total
+
+    async def fields_of(self, job_ids: Sequence[str], names: Sequence[str]) -> Sequence[Mapping[str, str | None]]:
+        """Some fields of the hash of each job, as they are. All are None of a job that is not there."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), names)
+            return [dict(zip(names, values, strict=True)) for values in await pipe.execute()]
+
+    async def records(self, job_ids: Sequence[str]) -> Sequence[JobRecord]:
+        """The records of those jobs that are there and that this version can read."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(keys.job(job_id))
+                pipe.hget(keys.progress(job_id), "json")
+            answers = await pipe.execute()
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        found = [record for fields, progress in pairs if fields for record in _readable(fields, progress)]
+        return await self._with_waits(found)
+
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""
         queued = [record.id for record in records if record.state is JobState.QUEUED]

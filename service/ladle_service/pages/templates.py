@@ -42,10 +42,11 @@ environment = Environment(
     loader=DictLoader({path.name: path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.html")}),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=words.visible,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.globals.update(static_url=static_url, navigation=NAVIGATION)
+environment.globals.update(static_url=static_url, navigation=NAVIGATION, stages_in_words=words.STAGES)
 environment.filters.update(words.FILTERS | markup.FILTERS)
 
 
