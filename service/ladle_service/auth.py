@@ -47,6 +47,12 @@ class Caller:
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
+    scope: Scope = Scope.ADMIN
+
+    @property
+    def may_submit(self) -> bool:
+        """Whether it may change anything."""
+        return self.scope.includes(Scope.SUBMIT)
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -95,6 +101,10 @@ class Tokens:
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
         return (await self._current()).find(token)
+
+    async def of_owner(self, owner: str) -> tuple[StoredToken, ...]:
+        """All tokens of a name, by the file as it is now."""
+        return tuple(stored for stored in (await self._current()).tokens if stored.name == owner)
 
     async def of_id(self, token_id: str) -> StoredToken | None:
         """The token of this id, by the file as it is now."""
@@ -181,7 +191,7 @@ async def identify(
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id)
+    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, scope=found.scope)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
     if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
