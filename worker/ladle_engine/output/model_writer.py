@@ -127,7 +127,6 @@ def _blocks(
             yield None
 
     with read_ahead(read()) as ready:
-
         written_bytes = 0
 
         def blocks() -> Iterator[Tensor]:
