@@ -261,8 +261,8 @@ class Output(Contract):
     """The folder that the result is written to."""
 
     name: FolderName | None = None
-    """The name of the result's folder, which must not exist yet. By default it is `<run>-<method>-<id>`: the
-    folder that the checkpoints are in, the method, and the beginning of the job's id."""
+    """The name of the result's folder, which must not exist yet, nor be that of a job that has not ended. By default it
+    is `<run>-<method>-<id>`: the folder that the checkpoints are in, the method, and the beginning of the job's id."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """The type of the written weights. `keep` writes each tensor in the checkpoints' own type."""
     max_shard_bytes: Annotated[int, Field(ge=1 << 20, lt=2**63)] = 5_000_000_000
@@ -534,6 +534,8 @@ class JobRecord(Contract):
     started_at: datetime | None = None
     """When the first attempt was claimed."""
     finished_at: datetime | None = None
+    output_name: str | None = None
+    """The name of the result's folder, also before there is one. None in records of earlier versions."""
     attempt: int = 0
     """The number of the latest attempt, which is also its fencing token. 0 before the first."""
     failures: int = 0

@@ -33,7 +33,7 @@ from ladle_contracts import (
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 from ladle_contracts.jobs import read_spec
-from ladle_contracts.output_names import default_output_name
+from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
@@ -63,6 +63,10 @@ class IdempotencyConflict(Exception):
 
 class QueueFull(Exception):
     """The owner has as many jobs in the queue as it may have."""
+
+
+class NameTaken(Exception):
+    """A job that has not ended will write a result of this name."""
 
 
 class JobStore:
@@ -105,7 +109,10 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
+        """Queues a job. False if the key created it before.
+
+        Raises `IdempotencyConflict`, `QueueFull` or `NameTaken`.
+        """
         new_id = secrets.token_hex(10)
         answer, job_id = await self._submit(
             args=[
@@ -120,15 +127,18 @@ class JobStore:
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
-                spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
+                output_name(spec, new_id),
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
+                spec.output.name or "",
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
         if answer == "full":
             raise QueueFull(owner)
+        if answer == "taken":
+            raise NameTaken(spec.output.name)
         record = await self._in_queue(job_id)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -333,6 +343,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
         finished_at=_optional_time(fields.get("finished_at")),
+        output_name=fields.get("output") or None,
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
         node_failures=int(fields.get("node_failures") or 0),

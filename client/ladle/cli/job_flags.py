@@ -140,7 +140,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("seed", "--seed", "N"),
     ),
     "Result": (
-        Flag("output.name", "--output", "NAME"),
+        Flag("output.name", "--name", "NAME"),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
         Flag("output.format", "--output-format", "FORMAT"),

@@ -119,6 +119,8 @@ def run_once(
         shown = None if as_json else out
         with _stack(stack_options, spec, shown, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
+            if not as_json:
+                out.say(f"The result will be in {place}/{job.status().output_name}")
             record = _follow(job, stack, out, as_json)
             if record.state in TERMINAL_STATES:
                 stack.finish(job.id)
