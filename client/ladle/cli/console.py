@@ -134,8 +134,8 @@ def _without_types_of_python() -> None:
     def told(option: TyperOption, ctx: Any) -> str | None:
         return None if option.is_flag else of_option(option, ctx)
 
-    TyperOption.display_type_rich = told  # type: ignore[method-assign]
-    TyperArgument.display_type_rich = lambda argument, ctx: None  # type: ignore[method-assign]
+    setattr(TyperOption, "display_type_rich", told)  # noqa: B010  mypy lets nobody assign to a method
+    setattr(TyperArgument, "display_type_rich", lambda argument, ctx: None)  # noqa: B010
 
 
 _without_types_of_python()
