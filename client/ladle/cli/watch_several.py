@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import takewhile
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle._client import Client
-from ladle._errors import ServiceUnreachable, Unavailable
+from ladle._errors import LadleError, NotFound, ServiceUnreachable, Unavailable
 from ladle._follow import OUTAGE_S
 from ladle._job import Job
 from ladle.cli.console import in_lines, to_json
@@ -26,13 +25,14 @@ from ladle.cli.render import STATE_STYLES, duration, outcome, waits_of
 from ladle.cli.watch import PER_SECOND, is_live
 from ladle.cli.wording import in_flags
 from ladle_contracts import TERMINAL_STATES, JobRecord, JobState
+from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better
 
-LOOK_S = 1.0
+LOOK_S, LOOK_S_PER_JOB = 1.0, 0.05
 ASK_S = 2.0
 """How often it is asked why jobs wait, and for new ones."""
-WIDE, MIDDLING = 110, 76
-"""From how many columns on a row says what is best so far, and the whole pace."""
+WIDE, MIDDLING, NARROW = 110, 76, 48
+"""From how many columns on a row says what is best so far, the whole pace, and the stage."""
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Watched:
     after: str | None = None
     record: JobRecord | None = None
     """Once it has ended."""
+    is_gone: bool = False
+    """Whether the service has forgotten it."""
     lines: JobLines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,21 +53,24 @@ class Watched:
 
     @property
     def is_over(self) -> bool:
-        return self.record is not None
+        return self.record is not None or self.is_gone
+
+
+Tell = Callable[[Watched, str, str | None], None]
+"""Gets a job, an event as JSON, and its line for a log if it has one."""
 
 
 class Several:
-    """Jobs that are followed together. Looks at all of them once per `look`.
-
-    `say` is told each line for a log, and the end of each job.
-    """
+    """Jobs that are followed together. With `new_ones` also those that are submitted later."""
 
     def __init__(self, client: Client, records: Iterable[JobRecord], *, new_ones: bool = False) -> None:
         self._client = client
         self._new_ones = new_ones
-        self._newest: datetime | None = None
         self._asked_at = float("-inf")
         self.jobs: dict[str, Watched] = {}
+        newest = next(client.jobs(), None) if new_ones else None
+        self._newest = newest.created_at if newest is not None else None
+        self._passed_over = {newest.id} if newest is not None else set()
         for record in records:
             self._add(record)
 
@@ -79,29 +84,41 @@ class Several:
         """Whether all have ended and no new ones are awaited."""
         return not self._new_ones and not self.running
 
-    def look(self, tell: Callable[[Watched, str, str | None], None]) -> None:
-        """Asks the service once for each job. `tell` gets a job, an event as JSON, and its line if it has one."""
+    @property
+    def pause_s(self) -> float:
+        """Between two looks. The more jobs, the longer, so that the service does not refuse the requests."""
+        return max(LOOK_S, LOOK_S_PER_JOB * len(self.running))
+
+    def look(self, tell: Tell) -> None:
+        """Asks the service once for each job."""
         self._ask()
         for each in self.running:
-            for event in each.job.events(follow=False, after=each.after):
-                each.after = event.id
-                tell(each, to_json(event), each.lines.take(in_lines(event)))
-            if each.picture.is_over:
-                each.record = each.job.status()
+            try:
+                for event in each.job.events(follow=False, after=each.after):
+                    each.after = event.id
+                    tell(each, to_json(event), each.lines.take(in_lines(event)))
+                if each.picture.is_over:
+                    each.record = each.job.status()
+            except NotFound:
+                each.is_gone = True
 
     def _ask(self) -> None:
         if time.monotonic() - self._asked_at < ASK_S:
             return
         self._asked_at = time.monotonic()
         if self._new_ones:
-            newest = self._newest
-            records = self._client.jobs()
-            for record in [*takewhile(lambda each: newest is None or each.created_at >= newest, records)][::-1]:
-                if record.id not in self.jobs and record.state not in TERMINAL_STATES:
-                    self._add(record)
+            for record in reversed(self._newer()):
+                self._add(record)
         for each in self.running:
             if each.picture.state == JobState.QUEUED:
-                each.picture.waits = waits_of(in_lines(each.job.status()))
+                with suppress(NotFound):
+                    each.picture.waits = waits_of(in_lines(each.job.status()))
+
+    def _newer(self) -> list[JobRecord]:
+        """Those that were submitted since the newest that is known, the newest first."""
+        since = self._newest
+        records = takewhile(lambda each: since is None or each.created_at >= since, self._client.jobs())
+        return [record for record in records if record.id not in self.jobs.keys() | self._passed_over]
 
     def _add(self, record: JobRecord) -> None:
         self.jobs[record.id] = Watched(self._client.job(record.id), JobPicture.of(in_lines(record)))
@@ -128,17 +145,16 @@ class SeveralView:
         table = Table(box=None, pad_edge=False, header_style="dim", show_header=bool(jobs))
         table.add_column("job", no_wrap=True)
         table.add_column("state", no_wrap=True)
-        table.add_column("stage", no_wrap=True, overflow="ellipsis")
+        if width >= NARROW:
+            table.add_column("stage", no_wrap=True, overflow="ellipsis")
         if width >= WIDE:
             table.add_column("best so far", no_wrap=True, overflow="ellipsis")
         for each in jobs:
             picture = each.picture
-            row: list[RenderableType] = [
-                picture.job_id,
-                Text(picture.state, STATE_STYLES.get(picture.state, "")),
-                stage_text(picture, width),
-            ]
-            table.add_row(*row, *([best_text(picture)] if width >= WIDE else []))
+            row: list[RenderableType] = [picture.job_id, Text(picture.state, STATE_STYLES.get(picture.state, ""))]
+            row += [stage_text(picture, width)] if width >= NARROW else []
+            row += [best_text(picture)] if width >= WIDE else []
+            table.add_row(*row)
         return table
 
 
@@ -164,21 +180,26 @@ def best_text(picture: JobPicture) -> str:
 def follow_several(
     several: Several, out: Console, *, as_json: bool, pause: Callable[[float], None] = time.sleep
 ) -> list[JobRecord]:
-    """Shows the jobs until all have ended, and returns their final records."""
+    """Shows the jobs until all have ended, and returns their final records. Raises `LadleError` at the end if the
+    service has forgotten one."""
+    told: set[str] = set()
     with _shown(several, out, as_json=as_json) as tell:
         while True:
-            ended = {each.job.id for each in several.jobs.values() if each.is_over}
             _patiently(lambda: several.look(tell), pause)
             for each in several.jobs.values():
-                if each.record is not None and each.job.id not in ended:
+                if each.record is not None and each.job.id not in told:
+                    told.add(each.job.id)
                     _tell_end(each.record, out, as_json=as_json)
             if several.is_over:
-                return [each.record for each in several.jobs.values() if each.record is not None]
-            pause(LOOK_S)
+                break
+            pause(several.pause_s)
+    if gone := [each.job.id for each in several.jobs.values() if each.is_gone]:
+        raise LadleError(one_line(f"The service no longer knows {', '.join(gone)}: somebody has deleted the record."))
+    return [each.record for each in several.jobs.values() if each.record is not None]
 
 
 @contextmanager
-def _shown(several: Several, out: Console, *, as_json: bool) -> Iterator[Callable[[Watched, str, str | None], None]]:
+def _shown(several: Several, out: Console, *, as_json: bool) -> Iterator[Tell]:
     if as_json:
         yield lambda each, event, line: print(event, flush=True)
     elif is_live(out):
@@ -212,9 +233,16 @@ def _tell_end(record: JobRecord, out: Console, *, as_json: bool) -> None:
         return
     shown = in_lines(record)
     state = Text(str(shown.state), STATE_STYLES.get(str(shown.state), ""))
-    why = f"{in_flags(shown.message)} [{shown.reason}]" if shown.message and shown.result is None else outcome(shown)
-    where = f"  {shown.result.folder}" if shown.result is not None else ""
-    out.print(Text.assemble(shown.id, "  ", state, f"  {why}{where}"), soft_wrap=True)
+    out.print(Text.assemble(shown.id, "  ", state, f"  {_what_came_of(shown)}"), soft_wrap=True)
+
+
+def _what_came_of(record: JobRecord) -> str:
+    """Of a job that has ended: the gain and the folder, or why there is none."""
+    if record.result is not None:
+        return f"{outcome(record)}  {record.result.folder}"
+    if record.state == JobState.FAILED:
+        return f"{in_flags(record.message or '')} [{record.reason}]"
+    return in_flags(record.message or "")
 
 
 def unfinished(client: Client) -> list[JobRecord]:
