@@ -359,6 +359,10 @@ class JobSpec(HasCkptDir):
     no_set_worse: bool = False
     """Of several validation sets: do not choose a candidate that is worse than the best checkpoint on any of them,
     which means that the whole 95 % interval of its gain is below zero."""
+    diagnose: bool = False
+    """Also look at why averaging helps or not, for the report: running averages along the run, the loss on the lines
+    between checkpoints and in the plane through the results, and whether they lie in one basin. It takes about 220
+    evaluations of 256 examples and 25 of the select split."""
     output: Output = Output()
     """The folder that the result is written to."""
     resources: Resources = Resources()
@@ -451,7 +455,7 @@ class Progress(Contract):
     """The latest snapshot of a running attempt. The event stream has the history."""
 
     stage: str = ""
-    """`discover`, `check`, `evaluate`, `train`, `select`, `write`, `verify`."""
+    """`discover`, `check`, `evaluate`, `train`, `select`, `diagnose`, `write`, `verify`."""
     stage_done: int = 0
     stage_total: int = 0
     """How much of the stage is done, in the stage's own units. 0 of 0 if it has none."""

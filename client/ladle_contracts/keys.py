@@ -104,6 +104,11 @@ def idempotency(owner: str, key: str) -> str:
     return f"{PREFIX}idempotency:{owner}:{key}"
 
 
+def session(key: str) -> str:
+    """String, which expires: the id of the token that a page of the dashboard has logged in with."""
+    return f"{PREFIX}session:{key}"
+
+
 def inspection(request_id: str) -> str:
     """String, which expires: a node's answer to a request, as JSON."""
     return f"{PREFIX}inspection:{request_id}"

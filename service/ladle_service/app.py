@@ -9,12 +9,13 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from ladle_contracts import ErrorCode
-from ladle_service import openapi, problems
+from ladle_service import openapi, pages, problems
 from ladle_service.audit import Audit
 from ladle_service.auth import Tokens
 from ladle_service.backend import connect_backend
 from ladle_service.limits import OwnerLimits, count_request
 from ladle_service.middleware import BodyLimit, SameSite, SecurityHeaders
+from ladle_service.pages.errors import ProblemPages
 from ladle_service.routes import ROUTERS, health
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
@@ -28,9 +29,8 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's own."""
-        return SecurityHeaders(
-            Audit(super().build_middleware_stack()), over_tls=self.state.settings.tls_cert is not None
-        )
+        inside = ProblemPages(Audit(super().build_middleware_stack()))
+        return SecurityHeaders(inside, over_tls=self.state.settings.tls_cert is not None)
 
 
 def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAPI:
@@ -62,6 +62,10 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
     for router in ROUTERS:
         limited = problems.openapi_responses(ErrorCode.TOO_MANY_REQUESTS)
         app.include_router(router, dependencies=[Depends(count_request)], responses=limited)
+    for router in pages.ROUTERS:
+        app.include_router(router, dependencies=[Depends(count_request)])
+    for router in pages.OPEN_ROUTERS:
+        app.include_router(router)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -37,6 +37,7 @@ from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.sessions import IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,21 @@ class JobStore:
     async def note_use(self, token_id: str, seconds: int) -> None:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
+
+    async def begin_session(self, key: str, token_id: str) -> None:
+        """A page has logged in with a token. `key` is `sessions.key_of`."""
+        await self._redis.set(keys.session(key), token_id, ex=IDLE_S)
+
+    async def session(self, key: str) -> str | None:
+        """The id of the session's token. The session is kept for longer, because it is used."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(keys.session(key))
+            pipe.expire(keys.session(key), IDLE_S)
+            token_id, _ = await pipe.execute()
+        return None if token_id is None else str(token_id)
+
+    async def end_session(self, key: str) -> None:
+        await self._redis.delete(keys.session(key))
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""

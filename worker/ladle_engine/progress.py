@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 from ladle_engine.far_names import in_far_names
 from ladle_engine.safe_text import one_line
 
+STAGES = (
+    *("fetch", "discover", "check", "evaluate", "train", "select"),
+    *("diagnose", "write", "verify", "upload"),
+)
+"""Of a job, in order; some begin more than once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
     stage: str
-    """`fetch`, `discover`, `check`, `evaluate`, `train`, `select`, `write`, `verify` or `upload`."""
+    """One of `STAGES`."""
     method: str | None = None
     total: int = 0
 

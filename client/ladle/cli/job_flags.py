@@ -141,6 +141,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
     ),
     "Result": (
         Flag("output.name", "--name", "NAME"),
+        Flag("diagnose", "--diagnose", ""),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
         Flag("output.format", "--output-format", "FORMAT"),

@@ -27,6 +27,7 @@ STAGES = {
     "evaluate": "evaluating checkpoints",
     "train": "choosing coefficients",
     "select": "judging on the select split",
+    "diagnose": "comparing checkpoints",
     "write": "writing the model",
     "verify": "verifying the model",
     "upload": "uploading the result",
@@ -34,8 +35,8 @@ STAGES = {
 """Stage -> what it does, in the order of a job."""
 AGAIN = frozenset({"evaluate", "train", "select"})
 """A job comes back to these with every method, until it writes."""
-RARE = frozenset({"fetch", "upload"})
-"""Only jobs with far files have these."""
+RARE = frozenset({"fetch", "diagnose", "upload"})
+"""Only jobs with far files, or with the option `diagnose`, have these."""
 
 
 @dataclass

@@ -56,6 +56,8 @@ class Choice:
     """The method and what it settled on, for people: `last-k (k = 5)`."""
     losses: list[float] = field(default_factory=list)
     """The training loss of every step, for trained methods."""
+    course: Mapping[str, Any] | None = None
+    """How training went, as plain JSON; see `training.path.Course`. None where no coefficients of checkpoints were."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.safetensors_writer import SafetensorsWriter
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.storage.hashed_file import load_whole
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import COUNTS, InputFile
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
@@ -192,6 +192,7 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) ->
         target = folder / side_name(side_file, checkpoints.places)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
+        COUNTS.wrote(len(content))
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:
