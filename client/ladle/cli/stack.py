@@ -159,7 +159,8 @@ class LocalStack:
         folder = self.options.results_folder / JOBS_FOLDER / job_id
         while folder.exists():
             if time.monotonic() > deadline:
-                return self.stop()
+                self.stop()
+                return
             time.sleep(LOOK_S)
         if self._supervisor is not None:
             self._supervisor.rest()
