@@ -46,6 +46,7 @@ class Caller:
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
+    may_submit: bool = True
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -154,11 +155,11 @@ async def _write_use(store: JobStore, token_id: str) -> None:
         logger.warning("the last use of token %s could not be written: %s", token_id, error)
 
 
-_bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
+bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
 
 
 async def identify(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """The caller of this request, or 401. 403 if the token does not allow what the request is for."""
     tokens: Tokens | None = request.app.state.tokens
@@ -169,10 +170,11 @@ async def identify(
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id)
+    may_submit = found.scope.includes(Scope.SUBMIT)
+    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, may_submit=may_submit)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
-    if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
+    if request.method not in READING and not may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
     tokens.note_use(found, request.app.state.store)

@@ -118,7 +118,7 @@ class ScriptedNode:
     def report(self, job_id: str, attempt: int, *bodies: EventBody, lines: tuple[str, ...] = ()) -> None:
         self.offset += 1
         events = [body.model_dump_json() for body in bodies]
-        answer = self.call("report", job_id, attempt, self.offset, "", len(events), *events, *lines)
+        answer = self.call("report", job_id, attempt, self.offset, "", len(events), "", *events, *lines)
         assert answer == "ok"
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
