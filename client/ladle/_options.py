@@ -26,6 +26,7 @@ class SpecOptions(TypedDict, total=False):
     metric: str | None
     judge_by: str | Mapping[str, float] | None
     no_set_worse: bool | None
+    diagnose: bool | None
     output: str | Mapping[str, Any] | Output | None
     resources: Mapping[str, Any] | Resources | None
     seed: int | None

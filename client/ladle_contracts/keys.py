@@ -12,6 +12,8 @@ HEAD = PREFIX + "head"
 """String: the id of the job that is next, while it waits for nodes."""
 SERVED, SERVED_ALL = PREFIX + "served", PREFIX + "served:all"
 """Hashes: owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too."""
+NAMES = PREFIX + "names"
+"""Hash: name of a result's folder that somebody has chosen -> the newest job with it, which may have ended."""
 TURNS = PREFIX + "turns"
 """Number: how many times jobs were started."""
 ACTIVE = PREFIX + "active"
@@ -109,6 +111,11 @@ def lane(owner: str, *, nodes: int = 1, min_nodes: int | None = None, ranks: int
 def idempotency(owner: str, key: str) -> str:
     """Hash: the id of the job that this key created, and the digest of the body."""
     return f"{PREFIX}idempotency:{owner}:{key}"
+
+
+def session(key: str) -> str:
+    """String, which expires: the id of the token that a page of the dashboard has logged in with."""
+    return f"{PREFIX}session:{key}"
 
 
 def inspection(request_id: str) -> str:

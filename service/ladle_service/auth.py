@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import ErrorCode
 from ladle_contracts.tokens import ADVICE, Scope, StoredToken, TokensFileError, hash_token, parse_tokens
 from ladle_service.problems import ApiError
+from ladle_service.sessions import check_csrf, key_of, session_of
 from ladle_service.store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,14 @@ class TokenBook:
                 found = stored
         return found
 
+    def of_id(self, token_id: str | None) -> StoredToken | None:
+        """The token of this id."""
+        return next((stored for stored in self.tokens if stored.id == token_id), None)
+
     def has(self, token_id: str | None) -> bool:
         """Whether a token is there and has not expired."""
-        now = datetime.now(UTC)
-        return any(stored.id == token_id and not stored.has_expired(now) for stored in self.tokens)
+        stored = self.of_id(token_id)
+        return stored is not None and not stored.has_expired(datetime.now(UTC))
 
 
 class Tokens:
@@ -91,6 +96,10 @@ class Tokens:
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
         return (await self._current()).find(token)
+
+    async def of_id(self, token_id: str) -> StoredToken | None:
+        """The token of this id, by the file as it is now."""
+        return (await self._current()).of_id(token_id)
 
     async def while_valid(self, caller: Caller, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
         """Ends a stream of events when its token is revoked or expires."""
@@ -166,7 +175,10 @@ async def identify(
     if tokens is None:
         request.state.caller = OPEN_CALLER
         return OPEN_CALLER
-    found = await tokens.find(credentials.credentials) if credentials is not None else None
+    if credentials is not None:
+        found = await tokens.find(credentials.credentials)
+    else:
+        found = await _of_session(request, tokens)
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
@@ -177,8 +189,20 @@ async def identify(
     if request.method not in READING and not may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
+    if credentials is None and request.method not in READING:
+        await check_csrf(request)
     tokens.note_use(found, request.app.state.store)
     return caller
+
+
+async def _of_session(request: Request, tokens: Tokens) -> StoredToken | None:
+    """The token that the page's session stands for."""
+    session = session_of(request)
+    if session is None:
+        return None
+    store: JobStore = request.app.state.store
+    token_id = await store.session(key_of(session))
+    return None if token_id is None else await tokens.of_id(token_id)
 
 
 async def operate(caller: Annotated[Caller, Depends(identify)]) -> Caller:

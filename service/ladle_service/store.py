@@ -33,11 +33,12 @@ from ladle_contracts import (
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 from ladle_contracts.jobs import read_spec
-from ladle_contracts.output_names import default_output_name
+from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
+from ladle_service.sessions import IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class IdempotencyConflict(Exception):
 
 class QueueFull(Exception):
     """The owner has as many jobs in the queue as it may have."""
+
+
+class NameTaken(Exception):
+    """A job that has not ended will write a result of this name."""
 
 
 class JobStore:
@@ -100,6 +105,21 @@ class JobStore:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
+    async def begin_session(self, key: str, token_id: str) -> None:
+        """A page has logged in with a token. `key` is `sessions.key_of`."""
+        await self._redis.set(keys.session(key), token_id, ex=IDLE_S)
+
+    async def session(self, key: str) -> str | None:
+        """The id of the session's token. The session is kept for longer, because it is used."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(keys.session(key))
+            pipe.expire(keys.session(key), IDLE_S)
+            token_id, _ = await pipe.execute()
+        return None if token_id is None else str(token_id)
+
+    async def end_session(self, key: str) -> None:
+        await self._redis.delete(keys.session(key))
+
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
         job_id, known = await self._redis.hmget(keys.idempotency(owner, key), ["job", "digest"])
@@ -111,7 +131,10 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
+        """Queues a job. False if the key created it before.
+
+        Raises `IdempotencyConflict`, `QueueFull` or `NameTaken`.
+        """
         new_id = secrets.token_hex(10)
         answer, job_id = await self._submit(
             args=[
@@ -126,15 +149,18 @@ class JobStore:
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
-                spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
+                output_name(spec, new_id),
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
+                spec.output.name or "",
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
         if answer == "full":
             raise QueueFull(owner)
+        if answer == "taken":
+            raise NameTaken(spec.output.name)
         record = await self._in_queue(job_id)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -342,6 +368,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
         finished_at=_optional_time(fields.get("finished_at")),
+        output_name=fields.get("output") or None,
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
         node_failures=int(fields.get("node_failures") or 0),

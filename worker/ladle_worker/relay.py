@@ -143,6 +143,8 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
                     total_steps=body.total,
                     loss=body.loss,
                     eta_s=body.eta_s,
+                    rate=body.rate,
+                    unit=body.unit,
                     candidates=progress.candidates,
                 )
             case CandidateScored():

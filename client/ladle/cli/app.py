@@ -211,6 +211,7 @@ def submit(
             typer.echo(to_json(handle.status(), indent=2))
         else:
             out.say(handle.id)
+            err.say(f"The result's folder will be called `{handle.status().output_name}`.")
 
 
 @app.command()

@@ -139,7 +139,8 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("seed", "--seed", "N"),
     ),
     "Result": (
-        Flag("output.name", "--output", "NAME"),
+        Flag("output.name", "--name", "NAME"),
+        Flag("diagnose", "--diagnose", ""),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
         Flag("output.format", "--output-format", "FORMAT"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
+from ladle_report.gains import better, better_between, compared, compared_between
 
 STATE_STYLES = {
     "succeeded": "green",
@@ -243,10 +243,10 @@ def record_summary(record: JobRecord) -> RenderableType:
     for field, path in record.spec.val_sets.items():
         rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), str(path))
     rows.add_row("submitted", ago(record.created_at))
-    if record.waiting_for:
-        rows.add_row("waits because it", record.waiting_for)
-    if place := turn(record):
-        rows.add_row("queue", place)
+    if record.output_name:
+        rows.add_row("result's folder", record.output_name)
+    for name, fact in _about_waiting(record):
+        rows.add_row(name, fact)
     if record.nodes:
         of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
         rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")
@@ -262,6 +262,13 @@ def record_summary(record: JobRecord) -> RenderableType:
     elif record.log_tail:
         parts += ["", Text("The end of the log:", style="dim"), *[Text(f"  {line}") for line in record.log_tail]]
     return Group(*parts)
+
+
+def _about_waiting(record: JobRecord) -> Iterator[tuple[str, str]]:
+    if record.waiting_for:
+        yield "waits because it", record.waiting_for
+    if place := turn(record):
+        yield "queue", place
 
 
 def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:

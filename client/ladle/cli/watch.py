@@ -47,6 +47,7 @@ STAGES = {
     "evaluate": "evaluating checkpoints",
     "train": "choosing coefficients",
     "select": "judging on the select split",
+    "diagnose": "comparing checkpoints",
     "write": "writing the model",
     "verify": "verifying the model",
     "upload": "uploading the result",

@@ -17,7 +17,6 @@ from ladle._follow import result_of_job
 from ladle._job import Job
 from ladle._spec import absolute, build_inspection
 from ladle.cli.console import SafeConsole, in_lines, to_json
-from ladle.cli.gains import better, better_between
 from ladle.cli.installed import inspect_here, prefers_service
 from ladle.cli.job_flags import INSPECT_FLAGS, JobArguments
 from ladle.cli.local import Stopped, stoppable
@@ -34,6 +33,7 @@ from ladle.watching.watch import Watch
 from ladle_contracts import Inspection, JobRecord
 from ladle_contracts.output_names import run_of
 from ladle_contracts.safe_text import one_line
+from ladle_report.gains import better, better_between
 
 COLUMNS = (("step", 10), ("checkpoints", 11), ("last", 9), ("best", 9), ("average", 9), ("against best", 21))
 INTERVAL = "95 % interval"

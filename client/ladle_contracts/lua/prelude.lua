@@ -17,6 +17,8 @@ local PATIENCE_MS = 120000
 local HEAD = PREFIX .. 'head'
 -- Owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too.
 local SERVED, SERVED_ALL = PREFIX .. 'served', PREFIX .. 'served:all'
+-- Name of a result's folder that somebody has chosen -> the newest job with it.
+local NAMES = PREFIX .. 'names'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
@@ -286,6 +288,7 @@ local function forget(id)
     redis.call('HSET', tombstone, 'state', job[3], 'output', name)
     redis.call('EXPIRE', tombstone, DELETED_LIFE_S)
   end
+  if job[5] and redis.call('HGET', NAMES, job[5]) == id then redis.call('HDEL', NAMES, job[5]) end
   if job[2] and job[2] ~= '' then
     local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. job[2]
     if redis.call('HGET', idempotency, 'job') == id then redis.call('DEL', idempotency) end

@@ -18,8 +18,9 @@ from ladle_service.dependencies import (
     StoreDependency,
 )
 from ladle_service.problems import ApiError, not_found, openapi_responses
+from ladle_service.roots import name_taken
 from ladle_service.specs import check_spec, digest_of, read_spec
-from ladle_service.store import IdempotencyConflict, JobStore, QueueFull
+from ladle_service.store import IdempotencyConflict, JobStore, NameTaken, QueueFull
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -74,6 +75,8 @@ async def submit_job(
     except IdempotencyConflict as error:
         detail = "The `Idempotency-Key` header must be new for a new body, but was used with another body before."
         raise ApiError(ErrorCode.IDEMPOTENCY_CONFLICT, detail) from error
+    except NameTaken as error:
+        raise name_taken(spec, "is the name of a job that has not ended") from error
     except QueueFull as error:
         detail = (
             f"At most {settings.max_queued_jobs_per_owner} of your jobs may be in the queue at once, and they are. "

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ladle.cli import app
-from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.render import ago, candidates_table, duration, jobs_table, record_summary, result_summary
 from ladle.cli.watch import View, line_of
 from ladle_contracts import (
@@ -24,6 +23,7 @@ from ladle_contracts import (
     StateChanged,
     StepDone,
 )
+from ladle_report.gains import better, better_between, compared, compared_between
 from tests.unit.client.answers import RESULT, record
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ladle_engine.pipeline.markdown import cell, code, words
+from ladle_report.markdown_text import cell, code, words
 
 
 def model_card(report: Mapping[str, Any]) -> str:
