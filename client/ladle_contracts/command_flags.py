@@ -125,6 +125,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("priority", "--priority", "N"),
         Flag("labels", "--label", "NAME=VALUE"),
     ),
+    "Who is told": (
+        Flag("tracking.trackers", "--tracker", "NAME"),
+        Flag("tracking.project", "--tracker-project", "NAME"),
+        Flag("tracking.run", "--tracker-run", "NAME"),
+        Flag("webhooks", "--webhook", "URL"),
+    ),
 }
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""
 

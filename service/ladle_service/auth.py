@@ -173,11 +173,11 @@ async def _write_use(store: JobStore, token_id: str) -> None:
         logger.warning("the last use of token %s could not be written: %s", token_id, error)
 
 
-_bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
+bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
 
 
 async def identify(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """The caller of this request, or 401. 403 if the token does not allow what the request is for."""
     tokens: Tokens | None = request.app.state.tokens
@@ -194,7 +194,7 @@ async def identify(
     request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, scope=found.scope)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
-    if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
+    if request.method not in READING and not caller.may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
     if credentials is None and request.method not in READING:

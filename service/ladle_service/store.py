@@ -37,6 +37,7 @@ from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.metrics import Measured
 from ladle_service.sessions import IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
@@ -90,10 +91,15 @@ class JobStore:
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
         self._cordon = redis.register_script(SCRIPTS["cordon"])
+        self._measure = redis.register_script(SCRIPTS["measure"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
+
+    async def measure(self) -> Measured:
+        """What Prometheus is told, in one call."""
+        return Measured.read(await self._measure(args=[NODE_LIFE_MS]))
 
     async def note_use(self, token_id: str, seconds: int) -> None:
         """When a token was last used, for `ladle token list`."""
@@ -363,9 +369,12 @@ def _read_catalog(text: str) -> Catalog:
 
 
 def _written(spec: JobSpec) -> str:
-    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
-    absent = {name for name, value in spec.resources if value is None}
-    return spec.model_dump_json(exclude={"resources": absent})
+    """Without what nobody has asked for and a worker of the version before need not know."""
+    absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
+    absent |= {
+        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
+    }
+    return spec.model_dump_json(exclude=absent)
 
 
 def _ranks_needed(spec: JobSpec) -> int:
