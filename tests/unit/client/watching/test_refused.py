@@ -30,14 +30,14 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "nowhere.npz"), "`nowhere.npz` does not exist"),
-        (("run", "val.npz", "--train-set", "nowhere"), "`nowhere` does not exist"),
+        (("run", "nowhere.npz"), "`nowhere.npz` must exist, but does not"),
+        (("run", "val.npz", "--train-set", "nowhere"), "`nowhere` must exist, but does not"),
         (("no/such", "val.npz"), "must be in a folder that exists"),
         (("val.npz", "val.npz"), "must be a folder, but `val.npz` is a file"),
         (("ru*", "val.npz"), "must be one folder, but is the glob `ru*`"),
         (("s3://bucket/run", "val.npz"), "must be a folder on this machine"),
         (("run", "val.npz", "--also", "more"), "watches one folder"),
-        (("run", "val.npz", "--output", "mine"), "a watch makes several"),
+        (("run", "val.npz", "--name", "mine"), "a watch makes several"),
         (("run", "val.npz", "--results", "run/averages"), "must be outside of `CKPT_DIR`"),
         (("run", "val.npz", "--results", "val.npz"), "must be a folder that can be written"),
         (("run", "val.npz", "--every", "0"), "must be a whole number of at least 1"),
