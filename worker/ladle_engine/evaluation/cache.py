@@ -87,6 +87,8 @@ class Evaluations:
             for digest, saved in (state.load(STATE_KEY) or {}).items()
         }
         self._save_not_before = 0.0
+        self.num_judged = 0
+        """How many times a model was evaluated on an example; what was known already does not count."""
 
     def _evaluation(self, split: str, values: Mapping[str, Tensor]) -> Evaluation:
         """Of the first examples of the split, as many as there are values of."""
@@ -231,6 +233,7 @@ class Evaluations:
             self._model, examples.at(slice(start, end)), self._collectives,
             generated=generated, served_in=self._served_in,
         )  # fmt: skip
+        self.num_judged += end - start
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:

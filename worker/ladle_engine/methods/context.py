@@ -283,7 +283,8 @@ class MethodContext:
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
-        pace = Pace(self.on_event, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
+        total = len(contenders) * len(self.evaluations.rounds["select"])
+        pace = Pace(self.on_event, stage, total, method=method, unit="examples")
         metric = self.loss if by_loss else self.metric
         return race(self.evaluations, contenders, "select", metric, pace)
 

@@ -73,6 +73,7 @@ class Psgd(TrainedMethod):
 
     name: ClassVar[str] = "psgd"
     summary: ClassVar[str] = "SGD with momentum on the weights, its gradient projected on the checkpoints' subspace."
+    formula: ClassVar[tuple[str, ...]] = ("v <- momentum v + P P^T g", "w <- w - rate v")
     reference: ClassVar[str] = (
         "Li et al. 2023, Algorithm 1; Li et al. 2022, Low Dimensional Trajectory Hypothesis (P-SGD)"
     )
@@ -101,7 +102,7 @@ class Psgd(TrainedMethod):
         parameters = list(context.binding.parameters.values())
         optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
         order = ExampleOrder(trainer.examples, settings.seed)
-        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name, unit="steps")
         for step in range(len(losses), settings.steps):
             if step % SETTLED_EVERY == 0:
                 if context.state.is_due():

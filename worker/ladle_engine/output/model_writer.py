@@ -117,7 +117,7 @@ def _blocks(
 
     `others` are readers of the same checkpoints that may be used at the same time.
     """
-    pace = Pace(on_event, "write", len(recipe.output_dtypes))
+    pace = Pace(on_event, "write", len(recipe.output_dtypes), unit="bytes")
     names = iter(enumerate(recipe.output_dtypes, start=1))
 
     def read() -> Iterator[tuple[int, list[Tensor]] | None]:
@@ -127,12 +127,15 @@ def _blocks(
             yield None
 
     with read_ahead(read()) as ready:
+        written_bytes = 0
 
         def blocks() -> Iterator[Tensor]:
+            nonlocal written_bytes
             number, name = next(names)
             while (made_of := next(ready)) is not None:
                 yield recipe.block(name, *made_of, others)
-            pace.step(number)
+            written_bytes += recipe.num_bytes(name)
+            pace.step(number, amount=written_bytes)
 
         yield blocks
 

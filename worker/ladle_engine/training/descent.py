@@ -22,7 +22,7 @@ def descend(objective: Objective) -> Ending:
         objective.prior.resume(saved["prior"])
         mean_MG = saved["mean"]
     first_averaged = settings.steps - round(settings.averaged_fraction * settings.steps)
-    pace = Pace(objective.trainer.on_event, "train", settings.steps, method=objective.trainer.method)
+    pace = Pace(objective.trainer.on_event, "train", settings.steps, method=objective.trainer.method, unit="steps")
     for step in range(len(objective.losses), settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)

@@ -60,7 +60,9 @@ class _LineSearches:
         """Every step of torch's begins with the point at which the line search before it ended: known already."""
         if saved := objective.resume(self._optimiser):
             self._known = [_Point(*point) for point in saved["known"]]
-        self._pace = Pace(objective.trainer.on_event, "train", self._passes, method=objective.trainer.method)
+        self._pace = Pace(
+            objective.trainer.on_event, "train", self._passes, method=objective.trainer.method, unit="steps"
+        )
 
     def run(self) -> _Point:
         """Returns the best point."""
