@@ -26,6 +26,7 @@ from ladle.cli.job_flags import (
     with_inspect_flags,
     with_job_flags,
 )
+from ladle.cli.push import push
 from ladle.cli.values import complete_state, job_state, positive_number, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobState, Output
@@ -58,6 +59,7 @@ DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 app.add_typer(task_commands.app, name="task")
 app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")
+app.command()(push)
 
 
 def main() -> None:
