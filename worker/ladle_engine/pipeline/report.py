@@ -28,9 +28,13 @@ from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.card_facts import card_facts
 from ladle_engine.pipeline.card_pictures import write_pictures
+from ladle_engine.pipeline.merge_curve import merge_curve_json
 from ladle_engine.pipeline.model_card import model_card, picture_file
+from ladle_engine.pipeline.stages import StageClock
+from ladle_engine.pipeline.tensors_report import tensors_json
 from ladle_engine.progress import Warned
 from ladle_engine.storage.far.presence import far_record
+from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 from ladle_report import PAGE_FILE, page
@@ -54,6 +58,10 @@ class Run:
     """Argument -> data set."""
     base: CheckpointSet | None = None
     """The base model of adapters, where it was read from files."""
+    clock: StageClock
+    """What the stages took."""
+    diagnosis: Mapping[str, Any] | None = None
+    """Where it was asked for."""
 
 
 def write_output(
@@ -221,6 +229,10 @@ def report_json(
             "dropped": sorted(context.checkpoints.dropped),
             "in_result": context.tensors_taken(winner.choice.coefficients),
         },
+        "merge_curve": merge_curve_json(context),
+        "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
+        **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
+        "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
         "splits": {
             "fit": len(context.fit),
@@ -234,6 +246,7 @@ def report_json(
         },
         "statistics": context.statistics.to_json(),
         "memory": dict(run.memory),
+        "stages": run.clock.to_json(),
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
@@ -273,7 +286,9 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
     }
     if kept:
         # Not `save_file`, whose error on a full disk is one of its own.
-        (folder / STATISTICS_FILE).write_bytes(save(kept, metadata={"format": "pt"}))
+        content = save(kept, metadata={"format": "pt"})
+        (folder / STATISTICS_FILE).write_bytes(content)
+        COUNTS.wrote(len(content))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
