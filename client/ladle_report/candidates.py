@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ladle_report.drawing.svg import WIDTH, Frame, Scale, drawing, group, path, scale_of, tag, text
 from ladle_report.gains import better, better_between, is_share
+from ladle_report.limits import shorten
 from ladle_report.numbers import digits, value_of
-from ladle_report.svg import WIDTH, Frame, Scale, drawing, group, path, scale_of, tag, text
 
 ROW = 34
 LEFT, RIGHT, TOP, BOTTOM = 216, 96, 14, 50
@@ -70,7 +71,7 @@ def _scale(rows: list[Row]) -> Scale:
 
 
 def _row(row: Row, metric: str, y: float, scale: Scale, *, is_winner: bool) -> Markup:
-    label = text(LEFT - 14, y + 4.5, shorten(row["label"]), "end", "strong" if is_winner else None)
+    label = text(LEFT - 14, y + 4.5, shorten(row["label"], 28), "end", "strong" if is_winner else None)
     value = text(WIDTH - RIGHT + 14, y + 4.5, value_of(metric, row["select"].get(metric)), "start")
     low, high = (row.get(key) or 0.0 for key in ("gain_low", "gain_high"))
     bar = [] if low == high else [path([(scale(low), y), (scale(high), y)], class_="whisker")]
@@ -82,14 +83,6 @@ def _row(row: Row, metric: str, y: float, scale: Scale, *, is_winner: bool) -> M
 def _diamond(x: float, y: float) -> Markup:
     """The best checkpoint has a shape of its own: it is what the others are compared with."""
     return path([(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y), (x, y - 7)], class_="dot")
-
-
-def shorten(label: str, most: int = 28) -> str:
-    """A name cut in its middle, where names of checkpoints differ least."""
-    if len(label) <= most:
-        return label
-    head = (most - 1) // 2
-    return f"{label[:head]}…{label[len(label) - (most - 1 - head) :]}"
 
 
 def _tick(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ladle_report.gains import is_share
 
@@ -29,10 +30,10 @@ def digits(value: float, most: int = 4) -> str:
     return f"{value:,.{after}f}"
 
 
-def signed(value: float, most: int = 4) -> str:
-    """`+0.0120`, with a true minus."""
-    told = digits(abs(value), most)
-    return told if told == "0" else f"{'+' if value > 0 else MINUS}{told}"
+def signed(value: float, after: int = 4) -> str:
+    """`+0.0120`, with a true minus and so many digits after the point."""
+    told = f"{abs(value):.{after}f}"
+    return told if not float(told) else f"{'+' if value > 0 else MINUS}{told}"
 
 
 def seconds(value: float) -> str:
@@ -60,3 +61,8 @@ def size(count: float) -> str:
 def plural(count: int, thing: str) -> str:
     """`1 checkpoint`, `2 checkpoints`"""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def tick_of(metric: str) -> Callable[[float], str]:
+    """How an axis writes values of a metric."""
+    return (lambda value: f"{100 * value:.4g} %") if is_share(metric) else (lambda value: f"{value:.4g}")
