@@ -53,8 +53,8 @@ def _uniform_is_bad(report: Report) -> str:
     if loss is None or len(known) < len(report.names) or loss <= max(known):
         return ""
     return (
-        f"The plain average has a loss of {value_of('loss', loss)}, more than any single checkpoint ({value_of('loss', max(known))} at "
-        f"most): they may lie in several basins, as runs from different starts do. A job with `diagnose` tells."
+        f"The plain average has a loss of {value_of('loss', loss)}, more than any single checkpoint "
+        f"({value_of('loss', max(known))} at most): they may lie in several basins, as runs from different starts do. A job with `diagnose` tells."
     )
 
 
@@ -95,7 +95,7 @@ def _overfitted(report: Report) -> str:
             return (
                 f"`{row['label']}` is better than the best checkpoint on the fit split (loss {value_of('loss', loss)} "
                 f"instead of {value_of('loss', best_fit)}), but not on held-out examples: it fits the "
-                f"{report.json['splits']['fit']:,} examples of the fit split. More validation data, or `train_set`, helps."
+                f"{report.json['splits']['fit']:,} examples of the fit split. More data for it, or `train_set`, helps."
             )
     return ""
 
@@ -125,7 +125,8 @@ def _loss_would(report: Report) -> str:
     if lowest is None or lowest == report.best["label"]:
         return ""
     best = known.get(report.best["label"])
-    return f"`{lowest}` has a lower loss: {value_of('loss', known[lowest])} instead of {value_of('loss', best)}. With `metric` set to `loss`, that decides."
+    losses_told = f"{value_of('loss', known[lowest])} instead of {value_of('loss', best)}"
+    return f"`{lowest}` has a lower loss: {losses_told}. With `metric` set to `loss`, that decides."
 
 
 REASONS: tuple[Callable[[Report], str], ...] = (
