@@ -1,7 +1,7 @@
 """The report of a result, as a page of its own.
 
-The file is from a worker's rank, so it is not trusted: it is opened below the folder of results without following links,
-and the browser keeps it in a sandbox, apart from the dashboard and without a network.
+The file is from a worker's rank, so it is not trusted: it is opened below the folder of results without following
+links, and the browser keeps it in a sandbox, apart from the dashboard and without a network.
 """
 
 from __future__ import annotations
