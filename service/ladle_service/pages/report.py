@@ -33,6 +33,10 @@ SANDBOX = (
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 """Styles may be inside the page, because a report of another version has others. Scripts are ours or do not run."""
+SCRIPTS = next(
+    part.strip() for part in ladle_report.content_security_policy().split(";") if part.strip().startswith("script-src")
+)
+"""What our own policy for reports says about scripts."""
 
 
 @router.get("/{job_id}/report")
@@ -50,13 +54,7 @@ async def show_report(
     if text is None:
         values = {"job": job, "name": name, "folder": result.folder, "is_far": is_far}
         return page(request, "report_missing.html", status=404, **values)
-    return HTMLResponse(text, headers={"Content-Security-Policy": SANDBOX + _scripts()})
-
-
-def _scripts() -> str:
-    """What our own policy for reports says about scripts."""
-    parts = [part.strip() for part in ladle_report.content_security_policy().split(";")]
-    return next(part for part in parts if part.startswith("script-src"))
+    return HTMLResponse(text, headers={"Content-Security-Policy": SANDBOX + SCRIPTS})
 
 
 def _read_report(results: Path, name: str) -> str | None:
