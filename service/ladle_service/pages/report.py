@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 from fastapi import APIRouter, Request, Response
@@ -80,5 +81,7 @@ def _read(results: Path, path: str) -> str | None:
     finally:
         os.close(top)
     with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
         content = file.read(MOST_BYTES + 1)
     return content.decode() if len(content) <= MOST_BYTES else None
