@@ -16,6 +16,7 @@ from ladle_contracts import JobState
 from ladle_contracts.tokens import Scope, StoredToken, hash_token
 from ladle_service import auth
 from ladle_service.sessions import CSRF_HEADER
+from tests.polling import DEADLINE_S
 from tests.unit.service.fakes import Service, make_service
 from tests.unit.service.test_jobs import problem_of
 
@@ -209,5 +210,26 @@ def test_a_link_on_another_site_does_not_end_the_session(guarded: Service, run_a
                 answer = await client.get(path, headers=headers)
                 assert "set-cookie" not in answer.headers
                 assert f'url={path}"' in answer.text
+
+    run_async(use())
+
+
+def test_an_open_stream_ends_when_its_page_logs_out(
+    guarded: Service, run_async: RunAsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "SESSION_LOOK_S", 0.0)
+
+    async def use() -> None:
+        async with guarded.client() as client:
+            csrf = await log_in(client, "ann-token")
+            await client.post("/v1/jobs", json=guarded.spec(), headers={CSRF_HEADER: csrf})
+            streaming = asyncio.create_task(client.get("/v1/jobs/job1/events", headers={"Accept": "text/event-stream"}))
+            async with asyncio.timeout(DEADLINE_S):
+                while not guarded.store.followers:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                async with guarded.client() as other_tab:
+                    other_tab.cookies = client.cookies
+                    await other_tab.post("/logout", data={"csrf": csrf})
+                assert (await streaming).status_code == 200
 
     run_async(use())
