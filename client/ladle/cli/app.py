@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -280,18 +281,27 @@ def doctor(
     root: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FOLDER", help="A folder that jobs will read. [may be repeated; default: the current folder]"
+            metavar="FOLDER",
+            help="A folder that jobs will read. [may be repeated; default without `--url`: the current folder]",
         ),
     ] = None,
     results: Results = RESULTS,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Check this service and its nodes instead of what is installed here."),
+    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check Redis, torch, the GPU, folders and the disk, and say what to fix."""
-    from ladle.cli.doctor import examine
+    """Check what is installed here, or with `--url` a cluster, and say what to fix.
 
+    Here it looks at Redis, torch, the GPU, folders, the disk, and the service if there is one. Of a cluster it looks at
+    the service, the token, versions, clocks, every node, folders that `--root` names, and why jobs wait.
+
+    Example: `ladle doctor --url https://ladle.example:8337 --root /data/runs`
+    """
     findings = []
-    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
-    for finding in examine(roots, as_url(results) or results.absolute()):
+    for finding in _findings(root, results, url, token):
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
@@ -302,6 +312,18 @@ def doctor(
     if as_json:
         typer.echo(to_json([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)
+
+
+def _findings(root: list[Path] | None, results: Path, url: str | None, token: str | None) -> Iterator[Any]:
+    from ladle.cli.doctor import examine, quick_client
+    from ladle.cli.doctor_cluster import examine_service
+
+    if url is not None:
+        with quick_client(url, token) as client:
+            yield from examine_service(client, root or ())
+        return
+    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
+    yield from examine(roots, as_url(results) or results.absolute())
 
 
 @app.command()
