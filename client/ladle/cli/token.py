@@ -21,7 +21,6 @@ from ladle.cli.arguments import AsJson
 from ladle.cli.console import SafeGroup, err, out, to_json
 from ladle.cli.job_flags import WrongUsage
 from ladle.cli.render import ago
-from ladle.cli.stack import configured_redis
 from ladle.cli.tokens_file import add_token, read_tokens, remove_tokens
 from ladle_contracts import keys
 from ladle_contracts.tokens import NAME, NAME_RULE, Scope, StoredToken, hash_token, make_token
@@ -148,6 +147,8 @@ def _now() -> datetime:
 
 def _last_uses() -> dict[str, datetime]:
     """Token id -> its last use. Empty where Redis cannot be asked."""
+    from ladle.cli.stack import configured_redis
+
     url = configured_redis()
     if url is None:
         return {}
