@@ -25,6 +25,7 @@ from pydantic_core import to_json
 
 from ladle_contracts._model import Contract, OpenEnum
 from ladle_contracts.errors import WrittenReason
+from ladle_contracts.web_addresses import check_web_address
 
 T = TypeVar("T")
 Paths = TypeVar("Paths", str | tuple[str, ...], str | dict[str, str])
@@ -104,6 +105,13 @@ def _one_or_several(value: Any) -> Any:
 _GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
 Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
 """A shell pattern, or a list of them."""
+
+WebAddress = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(check_web_address)]
+"""Such as `https://host/path`."""
+
+_WebAddresses = Annotated[tuple[WebAddress, ...], Field(max_length=10)]
+Webhooks = Annotated[_WebAddresses, BeforeValidator(_one_or_several, json_schema_input_type=WebAddress | _WebAddresses)]
+"""A web address, or a list of them."""
 
 CheckpointName = Annotated[str, Field(min_length=1, max_length=4096)]
 """A checkpoint's path inside the folder, such as `checkpoint-500` or `epoch-3.pt`."""
@@ -271,6 +279,26 @@ class Output(Contract):
     """What the weights are written as: safetensors, or a checkpoint of torch.distributed.checkpoint (DCP)."""
 
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+"""Experiment trackers that Ladle can tell of a job."""
+
+
+class Tracking(Contract):
+    """Where the job's metrics, coefficients and report are shown besides Ladle itself."""
+
+    trackers: Annotated[
+        tuple[TrackerName, ...],
+        Field(max_length=4),
+        BeforeValidator(_one_or_several, json_schema_input_type=TrackerName | tuple[TrackerName, ...]),
+    ] = ()
+    """The experiment trackers that are told of the job: `tensorboard`, `mlflow`, `wandb` (Weights & Biases) or
+    `trackio`. The operator says where each one writes. A tracker that fails does not stop the job."""
+    project: FolderName = "ladle"
+    """The project, or experiment, that the job's run is put under in the trackers."""
+    run: FolderName | None = None
+    """What the job's run is called in the trackers. By default it has the name of the result's folder."""
+
+
 class Resources(Contract):
     """What the job runs on."""
 
@@ -374,6 +402,11 @@ class JobSpec(HasCkptDir):
     in which they were submitted."""
     labels: Annotated[dict[LabelName, Label], Field(max_length=50)] = Field(default_factory=dict)
     """Labels of your own, to find the job by."""
+    tracking: Tracking = Tracking()
+    """Where the job's metrics, coefficients and report are shown besides Ladle itself."""
+    webhooks: Webhooks = ()
+    """Web addresses that the service calls when the job has ended, however it ended, with the job's record in a signed
+    request."""
 
     @field_validator("judge_by")
     @classmethod

@@ -22,6 +22,10 @@ JOBS = PREFIX + "jobs"
 """Sorted set of all job ids by creation time."""
 FINISHED = PREFIX + "finished"
 """Sorted set of the ids of jobs that have ended by the time of their end."""
+WEBHOOKS = PREFIX + "webhooks"
+"""Sorted set of the ids of jobs that have ended and of which somebody is still to be told, by when they are due."""
+COUNTS = PREFIX + "counts"
+"""Hash: what Prometheus is told, such as `ended failed crashed` -> a number that only grows."""
 TRACES = PREFIX + "finished:traces"
 """Those of them that still have all their events and their log."""
 INDEXED = PREFIX + "indexed"
@@ -71,6 +75,11 @@ def log(job_id: str) -> str:
 def leases(job_id: str) -> str:
     """Hash: node id -> end of its lease, in milliseconds of the Redis server's clock."""
     return f"{PREFIX}job:{job_id}:leases"
+
+
+def webhooks(job_id: str) -> str:
+    """Hash: address -> how far the call of it is that tells of the job's end, as JSON."""
+    return f"{PREFIX}job:{job_id}:webhooks"
 
 
 def state_copy(job_id: str) -> str:

@@ -47,6 +47,12 @@ class Caller:
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
+    scope: Scope = Scope.ADMIN
+
+    @property
+    def may_submit(self) -> bool:
+        """Whether it may change anything."""
+        return self.scope.includes(Scope.SUBMIT)
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -95,6 +101,10 @@ class Tokens:
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
         return (await self._current()).find(token)
+
+    async def of_owner(self, owner: str) -> tuple[StoredToken, ...]:
+        """All tokens of a name, by the file as it is now."""
+        return tuple(stored for stored in (await self._current()).tokens if stored.name == owner)
 
     async def of_id(self, token_id: str) -> StoredToken | None:
         """The token of this id, by the file as it is now."""
@@ -163,11 +173,11 @@ async def _write_use(store: JobStore, token_id: str) -> None:
         logger.warning("the last use of token %s could not be written: %s", token_id, error)
 
 
-_bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
+bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
 
 
 async def identify(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """The caller of this request, or 401. 403 if the token does not allow what the request is for."""
     tokens: Tokens | None = request.app.state.tokens
@@ -181,10 +191,10 @@ async def identify(
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id)
+    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, scope=found.scope)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
-    if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
+    if request.method not in READING and not caller.may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
     if credentials is None and request.method not in READING:

@@ -37,6 +37,7 @@ from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.metrics import Measured
 from ladle_service.sessions import IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
@@ -90,14 +91,24 @@ class JobStore:
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
         self._cordon = redis.register_script(SCRIPTS["cordon"])
+        self._measure = redis.register_script(SCRIPTS["measure"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
 
+    async def measure(self) -> Measured:
+        """What Prometheus is told, in one call."""
+        return Measured.read(await self._measure(args=[NODE_LIFE_MS]))
+
     async def note_use(self, token_id: str, seconds: int) -> None:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
+
+    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+        """When each token was last used."""
+        used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
+        return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]
 
     async def begin_session(self, key: str, token_id: str) -> None:
         """A page has logged in with a token. `key` is `sessions.key_of`."""
@@ -209,6 +220,33 @@ class JobStore:
             if ended != "more":
                 break
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
+
+    async def newest(self, owner: str | None, most: int) -> tuple[Sequence[str], int]:
+        """The ids of the newest jobs, newest first, and how many jobs there are."""
+        key = keys.JOBS if owner is None else keys.owner_jobs(owner)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrevrange(key, 0, most - 1)
+            pipe.zcard(key)
+            ids, total = await pipe.execute()
+        return ids, total
+
+    async def fields_of(self, job_ids: Sequence[str], names: Sequence[str]) -> Sequence[Mapping[str, str | None]]:
+        """Some fields of the hash of each job, as they are. All are None of a job that is not there."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), names)
+            return [dict(zip(names, values, strict=True)) for values in await pipe.execute()]
+
+    async def records(self, job_ids: Sequence[str]) -> Sequence[JobRecord]:
+        """The records of those jobs that are there and that this version can read."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(keys.job(job_id))
+                pipe.hget(keys.progress(job_id), "json")
+            answers = await pipe.execute()
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        found = [record for fields, progress in pairs if fields for record in _readable(fields, progress)]
+        return await self._with_waits(found)
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""
@@ -331,9 +369,12 @@ def _read_catalog(text: str) -> Catalog:
 
 
 def _written(spec: JobSpec) -> str:
-    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
-    absent = {name for name, value in spec.resources if value is None}
-    return spec.model_dump_json(exclude={"resources": absent})
+    """Without what nobody has asked for and a worker of the version before need not know."""
+    absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
+    absent |= {
+        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
+    }
+    return spec.model_dump_json(exclude=absent)
 
 
 def _ranks_needed(spec: JobSpec) -> int:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from ladle_service.auth import Caller
-from ladle_service.pages import words
+from ladle_service.pages import markup, words
 from ladle_service.pages.static import static_url
 from ladle_service.sessions import csrf_of, new_session, session_of, set_cookie
 
@@ -32,18 +32,22 @@ class Link:
     path: str
 
 
-NAVIGATION = (Link("Jobs", "/"),)
+NAVIGATION = (
+    *(Link("Jobs", "/"), Link("Submit", "/submit"), Link("Nodes", "/nodes"), Link("Methods", "/methods")),
+    *(Link("Tasks", "/tasks"), Link("Settings", "/settings")),
+)
 
 environment = Environment(
     # Read now: a page must not wait for the disk.
     loader=DictLoader({path.name: path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.html")}),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=words.visible,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.globals.update(static_url=static_url, navigation=NAVIGATION)
-environment.filters.update(words.FILTERS)
+environment.globals.update(static_url=static_url, navigation=NAVIGATION, stages_in_words=words.STAGES)
+environment.filters.update(words.FILTERS | markup.FILTERS)
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
