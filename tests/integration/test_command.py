@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.plug_ins import install, line_of, task_source
 from tests.polling import DEADLINE_S
 from tests.unit.client.answers import RESULT
 
+CACHE = str(Path(tempfile.gettempdir()) / "ladle-test-cache")
 PROGRAM = [sys.executable, "-c", "from ladle.cli import main; main()"]
 
 
@@ -27,7 +29,7 @@ def ladle(
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command as a shell would, with the service's address in its environment. `path` holds plug-ins."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LADLE_")}
-    environment |= {"COLUMNS": "160", "XDG_STATE_HOME": "/nonexistent"}
+    environment |= {"COLUMNS": "160", "XDG_STATE_HOME": "/nonexistent", "XDG_CACHE_HOME": CACHE}
     if stack is not None:
         environment["LADLE_URL"] = stack.url
     if path is not None:

@@ -308,7 +308,7 @@ def doctor(
             name, detail = one_line(finding.name), one_line(finding.detail)
             out.print(Text.assemble((mark, style), "  ", (name, "bold"), "  ", detail), soft_wrap=True)
             if not finding.ok and finding.fix:
-                out.print(f"      {finding.fix}", style="dim", soft_wrap=True)
+                out.print(f"      {one_line(finding.fix)}", style="dim", soft_wrap=True)
     if as_json:
         typer.echo(to_json([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -99,7 +100,7 @@ def _node(node: NodeRecord) -> Iterator[Finding]:
             name=name,
             ok=False,
             detail=f"takes no jobs: {node.cordoned}",
-            fix=f"When the reason is gone: `ladle node uncordon {node.id}`.",
+            fix=f"When the reason is gone: `ladle node uncordon {shlex.quote(node.id)}`.",
             needed=False,
         )
     if node.vetting is not None and node.vetting.problem is not None:
