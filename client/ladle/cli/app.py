@@ -137,10 +137,11 @@ def convert(  # noqa: PLR0913  # a flag each
         list[str] | None, typer.Option(metavar="GLOB", help="Leave checkpoints out. [may be repeated]")
     ] = None,
     component: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of checkpoints made of several models, the name of one: `unet`.")
+        str | None,
+        typer.Option(metavar="NAME", help="The model to take where a checkpoint is made of several, such as `unet`."),
     ] = None,
     use_ema: Annotated[
-        bool, typer.Option("--use-ema", help="Take the average that was made while training, in place of the model.")
+        bool, typer.Option("--use-ema", help="Take the average that training kept in each file instead of the model.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -213,7 +214,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help=f"The folder of the averages and their curve. [default: {RESULTS}/<run>-curve]",
+            help=f"The folder of the averages and their curve. [default: `{RESULTS}/<run>-curve`]",
         ),
     ] = None,
     url: Annotated[
@@ -225,7 +226,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average a folder again and again while a training still writes into it, and show the curve.
+    """Average a folder again and again while training still writes into it, and show the curve.
 
     Example: `ladle watch-folder runs/resnet/checkpoints data/val.npz --every 5`
     """

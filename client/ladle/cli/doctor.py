@@ -77,7 +77,7 @@ def _address(what: str, url: str) -> Finding:
     return Finding(
         name=f"{what} {shown_url(url)}",
         ok=ok,
-        detail="an address, which the first job asks for" if ok else "an address, which needs packages",
+        detail="an address; the first job checks it" if ok else "an address, which needs more packages",
         fix="pip install 'ladle[far]'" + ("" if package in ("s3fs", "aiohttp", "fsspec") else f" {package}"),
     )
 
@@ -112,7 +112,7 @@ def _engine() -> Iterator[Finding]:
             name=f"task {name}",
             ok=False,
             detail=f"does not load: {why}",
-            fix="Correct or uninstall the package that brings it. Other tasks work.",
+            fix="Fix or uninstall the package that provides it. Other tasks still work.",
             needed=False,
         )
 
@@ -140,7 +140,7 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start or mend the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
+            fix="Start or repair the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(

@@ -108,7 +108,7 @@ def _node(node: NodeRecord) -> Iterator[Finding]:
             name=name,
             ok=False,
             detail=f"did not pass its own check {ago(node.vetting.at)}: {node.vetting.problem}",
-            fix="Mend what it names, and restart its worker, which checks again.",
+            fix="Fix what it names, and restart its worker, which checks again.",
             needed=False,
         )
     elif node.failures_in_row and node.cordoned is None:

@@ -76,7 +76,7 @@ def create(
     ] = Scope.SUBMIT,
     expires: Annotated[
         datetime | None,
-        typer.Option(metavar="TIME", parser=_expiry, help="How long it is valid: 12h, 90d or 4w. [default: for ever]"),
+        typer.Option(metavar="TIME", parser=_expiry, help="How long it is valid: 12h, 90d or 4w. [default: no expiry]"),
     ] = None,
     tokens_file: TokensFile = None,
     as_json: AsJson = False,
@@ -102,7 +102,7 @@ def create(
 def list_tokens(tokens_file: TokensFile = None, as_json: AsJson = False) -> None:
     """List the tokens: whose they are, what they allow, and when they were last used.
 
-    The last use is in the service's Redis. It is shown where LADLE_REDIS_URL names that.
+    The last use is in the service's Redis. It is shown if LADLE_REDIS_URL is set to that Redis.
     """
     tokens = read_tokens(_path(tokens_file))
     uses = _last_uses()
