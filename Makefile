@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-tasks test-formats cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test clean
+.PHONY: help setup demo docs test test-docs test-tasks test-formats cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,9 +21,15 @@ $(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
 demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
 	$(BIN)/python examples/digits/demo.py
 
+docs: $(STAMP) ## Build the documentation as a site that needs no network, into .cache/docs/html. A warning is an error.
+	$(BIN)/python -m docs.site.build
+
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
-	  --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
+	  --ignore tests/docs/long --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
+
+test-docs: $(STAMP) ## Follow the how-to pages with real tools and jobs, and run the notebook. Some minutes.
+	$(BIN)/python -m pytest --durations 20 tests/docs/long
 
 # In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.
 VISION := .cache/vision/.installed
