@@ -21,10 +21,17 @@ $(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
 demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
 	$(BIN)/python examples/digits/demo.py
 
+<<<<<<< HEAD
 docs: $(STAMP) ## Build the documentation as a site that needs no network, into .cache/docs/html. A warning is an error.
 	$(BIN)/python -m docs.site.build
+=======
+# For the tests of the dashboard, which are skipped where there is none.
+CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update -q && \
+  apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } || echo "Chromium cannot be installed here."
+>>>>>>> main
 
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
+	@$(CHROMIUM)
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
 	  --ignore tests/docs/long --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
 

@@ -12,6 +12,8 @@ HEAD = PREFIX + "head"
 """String: the id of the job that is next, while it waits for nodes."""
 SERVED, SERVED_ALL = PREFIX + "served", PREFIX + "served:all"
 """Hashes: owner -> the number of the last start of a job of theirs: of those in turn, and of all, in gaps too."""
+NAMES = PREFIX + "names"
+"""Hash: name of a result's folder that somebody has chosen -> the newest job with it, which may have ended."""
 TURNS = PREFIX + "turns"
 """Number: how many times jobs were started."""
 ACTIVE = PREFIX + "active"
@@ -20,6 +22,10 @@ JOBS = PREFIX + "jobs"
 """Sorted set of all job ids by creation time."""
 FINISHED = PREFIX + "finished"
 """Sorted set of the ids of jobs that have ended by the time of their end."""
+WEBHOOKS = PREFIX + "webhooks"
+"""Sorted set of the ids of jobs that have ended and of which somebody is still to be told, by when they are due."""
+COUNTS = PREFIX + "counts"
+"""Hash: what Prometheus is told, such as `ended failed crashed` -> a number that only grows."""
 TRACES = PREFIX + "finished:traces"
 """Those of them that still have all their events and their log."""
 INDEXED = PREFIX + "indexed"
@@ -71,6 +77,11 @@ def leases(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}:leases"
 
 
+def webhooks(job_id: str) -> str:
+    """Hash: address -> how far the call of it is that tells of the job's end, as JSON."""
+    return f"{PREFIX}job:{job_id}:webhooks"
+
+
 def state_copy(job_id: str) -> str:
     """Hash: name of a file of the resume state -> its content in base64. `/attempt` is the attempt that wrote it."""
     return f"{PREFIX}job:{job_id}:state"
@@ -100,6 +111,11 @@ def lane(owner: str, *, nodes: int = 1, min_nodes: int | None = None, ranks: int
 def idempotency(owner: str, key: str) -> str:
     """Hash: the id of the job that this key created, and the digest of the body."""
     return f"{PREFIX}idempotency:{owner}:{key}"
+
+
+def session(key: str) -> str:
+    """String, which expires: the id of the token that a page of the dashboard has logged in with."""
+    return f"{PREFIX}session:{key}"
 
 
 def inspection(request_id: str) -> str:

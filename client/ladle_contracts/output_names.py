@@ -1,10 +1,12 @@
-"""What a result is called where nobody names it: after the run that it is made of, the method and the job."""
+"""What a result is called: as somebody has chosen, or after the run that it is made of, the method and the job."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
+
+from ladle_contracts.jobs import JobSpec
 
 SAYS_NOTHING = re.compile(
     r"((all|best|saved?|trained)[-_]?)?(checkpoints?|ckpts?|weights|models?|saves|snapshots|states?|outputs?|out|results?|runs?)"
@@ -18,6 +20,19 @@ UNSAFE = re.compile(r"[^A-Za-z0-9_.+=@-]+")
 MOST_CHARS = 80
 ID_CHARS = 10
 """Of the job's id, which is random: enough that no two results of one run and method meet."""
+
+
+UNKNOWN_ID = "<id>"
+
+
+def planned_output_name(spec: JobSpec) -> str:
+    """The name that a job's result will have, before the job has an id: `resnet50-twa-<id>`, or the chosen name."""
+    return spec.output.name or f"{default_output_name(spec.ckpt_dir, spec.method.name, '')}-{UNKNOWN_ID}"
+
+
+def output_name(spec: JobSpec, job_id: str) -> str:
+    """The name of a job's result."""
+    return spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, job_id)
 
 
 def default_output_name(ckpt_dir: str | Sequence[str], method: str, job_id: str) -> str:

@@ -38,7 +38,19 @@ def build(folder: Path) -> int:
     generated = reference.generated()
     pages.gather(source, generated)
     code = build_main(
-        ["-c", str(HERE), "-b", "html", "-d", str(folder / "doctrees"), "-W", "--keep-going", "-q", str(source), str(html)]
+        [
+            "-c",
+            str(HERE),
+            "-b",
+            "html",
+            "-d",
+            str(folder / "doctrees"),
+            "-W",
+            "--keep-going",
+            "-q",
+            str(source),
+            str(html),
+        ]
     )
     if code == 0:
         llms.write(pages.contents(generated), source, html)

@@ -14,7 +14,9 @@ ABOUT = "From the help of each command: `ladle COMMAND --help` prints the same. 
 
 def command_page() -> str:
     """A section for each command, in the order of `ladle --help`."""
-    return "\n\n".join([ABOUT, *(_section(path, command) for path, command in _commands("ladle", typer.main.get_command(app)))])
+    return "\n\n".join(
+        [ABOUT, *(_section(path, command) for path, command in _commands("ladle", typer.main.get_command(app)))]
+    )
 
 
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:

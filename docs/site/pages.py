@@ -96,7 +96,9 @@ def _copy(path: Path, source: Path, listed: set[str]) -> None:
     text = text.replace(".ipynb)", ".md)").replace("docs/README.md)", "index.md)")
     if name in BELOW:
         text += _toctree([BELOW[name]], glob=True)
-    if name not in listed and not any(Path(name).match(f"docs/{below}") for below in ("methods/*", "tasks/*", "decisions/0*")):
+    if name not in listed and not any(
+        Path(name).match(f"docs/{below}") for below in ("methods/*", "tasks/*", "decisions/0*")
+    ):
         text = f"---\norphan: true\n---\n{text}"
     _write((source / name).with_suffix(".md"), text)
 

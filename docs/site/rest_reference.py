@@ -42,7 +42,10 @@ def _request(method: str, path: str, operation: Mapping[str, Any]) -> str:
         parts.append("\n".join(["| parameter | in | value | |", "|---|---|---|---|", *rows]))
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"Body: {_type(content.get('schema', {}))}, as `{kind}`.")
-    rows = [f"| {status} | {_line(answer['description'])} | {_answer(answer)} |" for status, answer in operation["responses"].items()]
+    rows = [
+        f"| {status} | {_line(answer['description'])} | {_answer(answer)} |"
+        for status, answer in operation["responses"].items()
+    ]
     parts.append("\n".join(["| status | | body |", "|---|---|---|", *rows]))
     return "\n\n".join(part for part in parts if part)
 

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import ErrorCode
 from ladle_contracts.tokens import ADVICE, Scope, StoredToken, TokensFileError, hash_token, parse_tokens
 from ladle_service.problems import ApiError
+from ladle_service.sessions import check_csrf, key_of, session_of
 from ladle_service.store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,12 @@ class Caller:
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
+    scope: Scope = Scope.ADMIN
+
+    @property
+    def may_submit(self) -> bool:
+        """Whether it may change anything."""
+        return self.scope.includes(Scope.SUBMIT)
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -66,10 +73,14 @@ class TokenBook:
                 found = stored
         return found
 
+    def of_id(self, token_id: str | None) -> StoredToken | None:
+        """The token of this id."""
+        return next((stored for stored in self.tokens if stored.id == token_id), None)
+
     def has(self, token_id: str | None) -> bool:
         """Whether a token is there and has not expired."""
-        now = datetime.now(UTC)
-        return any(stored.id == token_id and not stored.has_expired(now) for stored in self.tokens)
+        stored = self.of_id(token_id)
+        return stored is not None and not stored.has_expired(datetime.now(UTC))
 
 
 class Tokens:
@@ -90,6 +101,14 @@ class Tokens:
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
         return (await self._current()).find(token)
+
+    async def of_owner(self, owner: str) -> tuple[StoredToken, ...]:
+        """All tokens of a name, by the file as it is now."""
+        return tuple(stored for stored in (await self._current()).tokens if stored.name == owner)
+
+    async def of_id(self, token_id: str) -> StoredToken | None:
+        """The token of this id, by the file as it is now."""
+        return (await self._current()).of_id(token_id)
 
     async def while_valid(self, caller: Caller, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
         """Ends a stream of events when its token is revoked or expires."""
@@ -154,29 +173,44 @@ async def _write_use(store: JobStore, token_id: str) -> None:
         logger.warning("the last use of token %s could not be written: %s", token_id, error)
 
 
-_bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
+bearer = HTTPBearer(auto_error=False, description="Required if the operator has configured a tokens file.")
 
 
 async def identify(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """The caller of this request, or 401. 403 if the token does not allow what the request is for."""
     tokens: Tokens | None = request.app.state.tokens
     if tokens is None:
         request.state.caller = OPEN_CALLER
         return OPEN_CALLER
-    found = await tokens.find(credentials.credentials) if credentials is not None else None
+    if credentials is not None:
+        found = await tokens.find(credentials.credentials)
+    else:
+        found = await _of_session(request, tokens)
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id)
+    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, scope=found.scope)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
-    if request.method not in READING and not found.scope.includes(Scope.SUBMIT):
+    if request.method not in READING and not caller.may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
+    if credentials is None and request.method not in READING:
+        await check_csrf(request)
     tokens.note_use(found, request.app.state.store)
     return caller
+
+
+async def _of_session(request: Request, tokens: Tokens) -> StoredToken | None:
+    """The token that the page's session stands for."""
+    session = session_of(request)
+    if session is None:
+        return None
+    store: JobStore = request.app.state.store
+    token_id = await store.session(key_of(session))
+    return None if token_id is None else await tokens.of_id(token_id)
 
 
 async def operate(caller: Annotated[Caller, Depends(identify)]) -> Caller:

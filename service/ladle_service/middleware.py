@@ -25,6 +25,8 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+OWN = ("Content-Security-Policy", "Cache-Control")
+"""What an answer may say itself: pages need more than data does, and their style sheets never change."""
 HSTS = "max-age=31536000"
 
 
@@ -40,7 +42,9 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self.headers)
+                headers = MutableHeaders(scope=message)
+                own = {name: headers[name] for name in OWN if name in headers}
+                headers.update(self.headers | own)
             await send(message)
 
         await self.app(scope, receive, with_headers)

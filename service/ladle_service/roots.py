@@ -58,8 +58,13 @@ def _shown(path: str) -> str:
 
 
 def check_output(spec: JobSpec, results_dir: Path) -> None:
-    """Raises `output-exists` if the name is taken. A running job may take it later, so the worker checks again."""
+    """Raises `output-exists` if there is a folder of this name. It may be made later, so the worker checks again."""
     if spec.output.name is not None and os.path.lexists(results_dir / spec.output.name):
-        rule = f"must be the name of a new folder, but {shown(spec.output.name)} exists"
-        message = f"`output.name` {rule}. Choose another name, or leave it out."
-        raise ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])
+        raise name_taken(spec, "exists")
+
+
+def name_taken(spec: JobSpec, why: str) -> ApiError:
+    """`output-exists` for the name that was chosen."""
+    rule = f"must be the name of a new folder, but {shown(spec.output.name)} {why}"
+    message = f"`output.name` {rule}. Choose another name, or leave it out."
+    return ApiError(ErrorCode.OUTPUT_EXISTS, message, errors=[field_error("output.name", rule)])

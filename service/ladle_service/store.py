@@ -33,10 +33,12 @@ from ladle_contracts import (
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 from ladle_contracts.jobs import read_spec
-from ladle_contracts.output_names import default_output_name
+from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
+from ladle_service.metrics import Measured
+from ladle_service.sessions import IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,10 @@ class QueueFull(Exception):
     """The owner has as many jobs in the queue as it may have."""
 
 
+class NameTaken(Exception):
+    """A job that has not ended will write a result of this name."""
+
+
 class JobStore:
     """Redis errors (`redis.RedisError`) pass through, and the API answers `unavailable`.
 
@@ -85,14 +91,39 @@ class JobStore:
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
         self._cordon = redis.register_script(SCRIPTS["cordon"])
+        self._measure = redis.register_script(SCRIPTS["measure"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
 
+    async def measure(self) -> Measured:
+        """What Prometheus is told, in one call."""
+        return Measured.read(await self._measure(args=[NODE_LIFE_MS]))
+
     async def note_use(self, token_id: str, seconds: int) -> None:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
+
+    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+        """When each token was last used."""
+        used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
+        return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]
+
+    async def begin_session(self, key: str, token_id: str) -> None:
+        """A page has logged in with a token. `key` is `sessions.key_of`."""
+        await self._redis.set(keys.session(key), token_id, ex=IDLE_S)
+
+    async def session(self, key: str) -> str | None:
+        """The id of the session's token. The session is kept for longer, because it is used."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(keys.session(key))
+            pipe.expire(keys.session(key), IDLE_S)
+            token_id, _ = await pipe.execute()
+        return None if token_id is None else str(token_id)
+
+    async def end_session(self, key: str) -> None:
+        await self._redis.delete(keys.session(key))
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -105,7 +136,10 @@ class JobStore:
     async def submit(
         self, spec: JobSpec, owner: str, idempotency_key: str | None, body_digest: str
     ) -> tuple[JobRecord, bool]:
-        """Queues a job. False if the key created it before. Raises `IdempotencyConflict` or `QueueFull`."""
+        """Queues a job. False if the key created it before.
+
+        Raises `IdempotencyConflict`, `QueueFull` or `NameTaken`.
+        """
         new_id = secrets.token_hex(10)
         answer, job_id = await self._submit(
             args=[
@@ -120,15 +154,18 @@ class JobStore:
                 body_digest,
                 IDEMPOTENCY_LIFE_MS,
                 "" if self._most_queued is None else self._most_queued,
-                spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, new_id),
+                output_name(spec, new_id),
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
+                spec.output.name or "",
             ]
         )
         if answer == "conflict":
             raise IdempotencyConflict(idempotency_key)
         if answer == "full":
             raise QueueFull(owner)
+        if answer == "taken":
+            raise NameTaken(spec.output.name)
         record = await self._in_queue(job_id)
         assert record is not None, "it was written a moment ago"
         return record, answer == "created"
@@ -183,6 +220,33 @@ class JobStore:
             if ended != "more":
                 break
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
+
+    async def newest(self, owner: str | None, most: int) -> tuple[Sequence[str], int]:
+        """The ids of the newest jobs, newest first, and how many jobs there are."""
+        key = keys.JOBS if owner is None else keys.owner_jobs(owner)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrevrange(key, 0, most - 1)
+            pipe.zcard(key)
+            ids, total = await pipe.execute()
+        return ids, total
+
+    async def fields_of(self, job_ids: Sequence[str], names: Sequence[str]) -> Sequence[Mapping[str, str | None]]:
+        """Some fields of the hash of each job, as they are. All are None of a job that is not there."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), names)
+            return [dict(zip(names, values, strict=True)) for values in await pipe.execute()]
+
+    async def records(self, job_ids: Sequence[str]) -> Sequence[JobRecord]:
+        """The records of those jobs that are there and that this version can read."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(keys.job(job_id))
+                pipe.hget(keys.progress(job_id), "json")
+            answers = await pipe.execute()
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        found = [record for fields, progress in pairs if fields for record in _readable(fields, progress)]
+        return await self._with_waits(found)
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""
@@ -305,9 +369,12 @@ def _read_catalog(text: str) -> Catalog:
 
 
 def _written(spec: JobSpec) -> str:
-    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
-    absent = {name for name, value in spec.resources if value is None}
-    return spec.model_dump_json(exclude={"resources": absent})
+    """Without what nobody has asked for and a worker of the version before need not know."""
+    absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
+    absent |= {
+        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
+    }
+    return spec.model_dump_json(exclude=absent)
 
 
 def _ranks_needed(spec: JobSpec) -> int:
@@ -333,6 +400,7 @@ def record_from(fields: Mapping[str, str], progress: str | None) -> JobRecord:
         created_at=_time(fields["created_at"]),
         started_at=_optional_time(fields.get("started_at")),
         finished_at=_optional_time(fields.get("finished_at")),
+        output_name=fields.get("output") or None,
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),
         node_failures=int(fields.get("node_failures") or 0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,6 +132,7 @@ class Host:
 @contextmanager
 def hosts(*names: str) -> Iterator[dict[str, Host]]:
     """By name. Their addresses are 10.77.0.1 and so on, in this order."""
+    _delete_left_over()
     switch = f"ladle{os.getpid()}"
     made = {name: Host(name, f"{NETWORK}.{number}", switch) for number, name in enumerate(names, start=1)}
     try:
@@ -144,6 +146,15 @@ def hosts(*names: str) -> Iterator[dict[str, Host]]:
         for namespace in [*(host.namespace for host in made.values()), switch]:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", namespace)
+
+
+def _delete_left_over() -> None:
+    """A run that was killed deletes nothing itself. Namespaces are named after the process that made them."""
+    for path in Path("/run/netns").glob("ladle*"):
+        number = re.fullmatch(r"ladle(\d+)(-.*)?", path.name)
+        if number and not Path(f"/proc/{number[1]}").exists():
+            with suppress(subprocess.CalledProcessError):
+                _ip("netns", "del", path.name)
 
 
 def _connect(host: Host) -> None:

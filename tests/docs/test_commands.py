@@ -36,7 +36,9 @@ def below(command: Any) -> Iterator[Any]:
 
 
 def options_of(command: Any) -> set[str]:
-    return {"--help"} | {name for each in below(command) for option in each.params for name in (*option.opts, *option.secondary_opts)}
+    return {"--help"} | {
+        name for each in below(command) for option in each.params for name in (*option.opts, *option.secondary_opts)
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,7 @@ def test_every_command_in_running_text_is_there_with_its_options() -> None:
         for word in text.split():
             if word in getattr(command, "commands", {}):
                 command = command.commands[word]
-            elif re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {}):
-                wrong.append(f"{page}: ladle {text}")
-            elif word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command):
+            elif (re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {})) or (word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command)):
                 wrong.append(f"{page}: ladle {text}")
     assert not wrong
 

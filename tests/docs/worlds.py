@@ -132,7 +132,9 @@ def of_other_tools(folder: Path) -> Names:
         (folder / path).mkdir(parents=True)
     for number, state in enumerate(states):
         ema = {"w": state["w"] / 2}
-        torch.save({"state_dict": state, "state_dict_ema": ema}, folder / f"output/train/run/checkpoint-{number}.pth.tar")
+        torch.save(
+            {"state_dict": state, "state_dict_ema": ema}, folder / f"output/train/run/checkpoint-{number}.pth.tar"
+        )
         torch.save({"model": state}, folder / f"checkpoints/checkpoint{number + 1}.pt")
         step = {"model": state, "generator": {"b": torch.randn(4)}}
         torch.save(step, folder / f"run/model_step_{10 * number + 10}.pt")

@@ -94,7 +94,7 @@ def gone(processes: Iterable[psutil.Process]) -> Callable[[], bool]:
 def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) -> None:
     # Long enough to be seen: a view that comes late to a job of two seconds shows its end alone.
     longer = ("--method-option", 'options={"twa": {"steps": 1000}}')
-    terminal = Terminal(home, "run", "checkpoints", "val.npz", "--output", "mine", "--task", "small-cnn", *longer)
+    terminal = Terminal(home, "run", "checkpoints", "val.npz", "--name", "mine", "--task", "small-cnn", *longer)
     status = terminal.end()
     text = terminal.text()
     assert status == 0, text

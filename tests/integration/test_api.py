@@ -32,6 +32,7 @@ from ladle import (
     Unavailable,
 )
 from ladle_contracts import Reason, StateChanged, StepDone, Warned, keys
+from ladle_contracts.output_names import ID_CHARS
 from ladle_contracts.tokens import hash_token
 from ladle_service.app import create_app
 from ladle_service.settings import Settings
@@ -143,6 +144,27 @@ def test_a_queued_job_is_cancelled_at_once_and_then_deleted(stack: Stack) -> Non
         job.delete()
         with pytest.raises(NotFound):
             client.job(job.id).status()
+
+
+def test_the_name_of_a_result_is_known_at_once_and_of_two_jobs_only_one_may_have_it(stack: Stack) -> None:
+    with stack.client() as client:
+        plain = client.submit(*stack.paths, method="twa")
+        assert (plain.status().output_name or "").endswith(f"-twa-{plain.id[:ID_CHARS]}")
+        named = client.submit(*stack.paths, output="may")
+        assert named.status().output_name == "may"
+        with pytest.raises(Conflict, match=r"`output\.name` .* is the name of a job that has not ended.*output-exists"):
+            client.submit(*stack.paths, output="may")
+        other = client.submit(*stack.paths, output="june")
+        named.cancel()
+        again = client.submit(*stack.paths, output="may")
+        named.delete()
+        with pytest.raises(Conflict, match="output-exists"):
+            client.submit(*stack.paths, output="may")
+        for job in (plain, other, again):
+            job.cancel()
+            job.delete()
+        with stack.server.client() as redis:
+            assert not redis.exists(keys.NAMES)
 
 
 def test_a_running_job_is_asked_to_end(stack: Stack, node: ScriptedNode) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ def ladle(
 def submitted(stack: Stack, *options: str) -> str:
     done = ladle(stack, "submit", *stack.paths, *options)
     assert done.returncode == 0, done.stderr
+    assert "The result's folder will be called `" in done.stderr
     return done.stdout.strip()
 
 
@@ -55,7 +57,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         *("--task-option", "batch_size=16", "--pattern", "epoch-*", "--last", "5"),
         *("--exclude", "*-3*", "--order", "name", "--like", "epoch-1", "--skip-tensor", "head.*"),
         *("--take-from", "epoch-2", "embed", "--take-from", "epoch-2", "lm_head"),
-        *("--select-fraction", "0.4", "--metric", "loss", "--output", "mine", "--dtype", "bfloat16"),
+        *("--select-fraction", "0.4", "--metric", "loss", "--name", "mine", "--dtype", "bfloat16"),
         *(
             "--output-format",
             "dcp",
@@ -72,6 +74,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
         ),
         *("--ranks-per-node", "2", "--train-set", stack.paths[1], "--train-set-use", "batchnorm"),
     )
+    assert re.search(r"^result's folder +mine *$", ladle(stack, "status", job).stdout, re.MULTILINE)
     spec = json.loads(ladle(stack, "status", job, "--json").stdout)["spec"]
     assert spec["method"] == {"name": "twa", "options": {"steps": 40, "groups": "layers"}}
     assert spec["task"] == {"name": None, "options": {"batch_size": 16}}, "of the task that will be inferred"

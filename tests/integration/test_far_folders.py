@@ -131,7 +131,7 @@ def test_a_service_inspects_far_folders(tmp_path: Path, s3: S3) -> None:
 
 def test_ladle_run_takes_addresses(tmp_path: Path, s3: S3) -> None:
     done = ladle(
-        None, "run", "s3://bucket/run/ckpts", "s3://bucket/run/val.npz", "--output", "out", "--results",
+        None, "run", "s3://bucket/run/ckpts", "s3://bucket/run/val.npz", "--name", "out", "--results",
         str(tmp_path / "results"), "--method", "twa", "--method-option", "steps=3",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -165,7 +165,7 @@ def test_ladle_run_uploads(uploading: Uploading, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = uploading.folder / "data"
     done = ladle(
-        None, "run", str(data / "checkpoints"), str(data / "val.npz"), "--output", "ran", "--results",
+        None, "run", str(data / "checkpoints"), str(data / "val.npz"), "--name", "ran", "--results",
         "s3://bucket/results", "--method", "uniform",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -88,7 +88,7 @@ class Doors:
     def _command(self, ckpt_dir: Path, val_set: Path, spec: Mapping[str, Any]) -> Path:
         """`ladle submit --wait` would need no stack of its own either, but `run` is what people type."""
         output = self.data.parent / f"{ckpt_dir.name}-command"
-        arguments = ["run", str(ckpt_dir), str(val_set), "--results", str(output), "--output", "made"]
+        arguments = ["run", str(ckpt_dir), str(val_set), "--results", str(output), "--name", "made"]
         arguments += ["--method", spec["method"]["name"]]
         for name, value in spec["method"]["options"].items():
             arguments += ["--method-option", f"{name}={json.dumps(value)}"]

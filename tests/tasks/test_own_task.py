@@ -72,7 +72,7 @@ def test_it_is_listed_and_runs_a_job(installed: dict[str, str], tmp_path: Path) 
     x, y = examples(300, seed=1)
     np.savez(tmp_path / "val.npz", x=x, y=y)
     run(
-        *PROGRAM, "run", "run", "val.npz", "--results", "results", "--output", "made", "--method", "twa",
+        *PROGRAM, "run", "run", "val.npz", "--results", "results", "--name", "made", "--method", "twa",
         "--method-option", "steps=10", cwd=tmp_path, **installed,
         XDG_STATE_HOME=str(tmp_path / "s"), TMPDIR="/tmp",
     )  # fmt: skip

@@ -30,16 +30,18 @@ ROOMS = (
 )
 """The engine from top to bottom: a room imports what stands below it, and from its own row."""
 
-OURS = {"ladle_contracts", "ladle", "ladle_service", "ladle_worker", "ladle_engine"}
+OURS = {"ladle_contracts", "ladle_report", "ladle", "ladle_service", "ladle_worker", "ladle_engine"}
 ALLOWED = {
     "client/ladle_contracts": {"ladle_contracts"},
-    "client/ladle": {"ladle", "ladle_contracts"},
-    "service/ladle_service": {"ladle_service", "ladle_contracts"},
+    "client/ladle_report": {"ladle_report", "ladle_contracts"},
+    "client/ladle": {"ladle", "ladle_contracts", "ladle_report"},
+    "service/ladle_service": {"ladle_service", "ladle_contracts", "ladle_report"},
     "worker/ladle_worker": {"ladle_worker", "ladle_contracts", "ladle_engine"},
-    "worker/ladle_engine": {"ladle_engine"},
+    "worker/ladle_engine": {"ladle_engine", "ladle_report"},
 }
 FORBIDDEN = {
     "client/ladle_contracts": {"torch", "celery", "redis", "fastapi", "httpx2", "kombu", "numpy"},
+    "client/ladle_report": {"torch", "celery", "redis", "fastapi", "httpx2", "kombu", "numpy", "rich", "typer"},
     "client/ladle": {"torch", "celery", "redis", "fastapi", "kombu", "numpy"},
     "service/ladle_service": {"torch", "numpy", "safetensors", "transformers"},
     "worker/ladle_worker": {"fastapi", "starlette", "uvicorn"},

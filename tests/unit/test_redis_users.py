@@ -67,7 +67,7 @@ def test_what_the_code_calls_is_allowed(user: str, package: str) -> None:
     assert not missing, f"docker/redis-users.acl must let `{user}` use these commands"
 
 
-ONLY_THE_SERVICES = {"idempotency:", "indexed", "jobs", "scheduler:fence", "scheduler:lock", "turns"}
+ONLY_THE_SERVICES = {"idempotency:", "indexed", "jobs", "names", "scheduler:fence", "scheduler:lock", "turns"}
 """No worker's script uses them. Other keys of the scripts are the workers' too."""
 
 

@@ -69,16 +69,17 @@ def test_the_command_writes_a_plug_in_without_any_extra(installed: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_all_five_packages_and_their_data_files(installed: Path) -> None:
+def test_the_wheel_holds_all_six_packages_and_their_data_files(installed: Path) -> None:
     packages = run(
         installed,
         "import importlib.util as u; "
-        "ours = ('ladle', 'ladle_contracts', 'ladle_service', 'ladle_worker', 'ladle_engine'); "
+        "ours = ('ladle', 'ladle_contracts', 'ladle_report', 'ladle_service', 'ladle_worker', 'ladle_engine'); "
         "print([n for n in ours if u.find_spec(n)])",
     )
-    assert packages == "['ladle', 'ladle_contracts', 'ladle_service', 'ladle_worker', 'ladle_engine']"
+    assert packages == "['ladle', 'ladle_contracts', 'ladle_report', 'ladle_service', 'ladle_worker', 'ladle_engine']"
     scripts = run(
         installed,
         "import importlib.resources as r; print(len(list((r.files('ladle_contracts')/'lua').iterdir())) > 3)",
     )
     assert scripts == "True"
+    assert run(installed, "import ladle_report; print(len(ladle_report.style()) > 1000)") == "True"

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from ladle.callbacks._kept_folder import put_in_place, remove
-from ladle.cli.gains import compared
 from ladle.curve import CurvePoint
 from ladle_contracts import JobResult
 from ladle_contracts.safe_text import one_line
+from ladle_report.gains import compared
 
 REPORT = "report.json"
 

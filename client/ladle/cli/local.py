@@ -33,7 +33,7 @@ from ladle.cli.stack import (
     running_stack,
 )
 from ladle.cli.watch import follow_job
-from ladle_contracts import Inspection, JobRecord, JobSpec
+from ladle_contracts import TERMINAL_STATES, Inspection, JobRecord, JobSpec
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, as_url, is_url, local_path, parse_url, shown_url
 from ladle_contracts.safe_text import one_line
 
@@ -119,7 +119,12 @@ def run_once(
         shown = None if as_json else out
         with _stack(stack_options, spec, shown, err) as stack, stack.client() as client:
             job = client.submit(ckpt_dir, val_set, **options)
-            return _follow(job, stack, out, as_json)
+            if not as_json:
+                out.say(f"The result will be in {place}/{job.status().output_name}")
+            record = _follow(job, stack, out, as_json)
+            if record.state in TERMINAL_STATES:
+                stack.finish(job.id)
+            return record
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +11,14 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ladle.cli.gains import better, better_between, compared, compared_between
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
+from ladle_report.gains import better, better_between, compared, compared_between
+from ladle_report.numbers import digits
+
+WIDE, NARROW = 90, 64
+"""From how many columns on a table of candidates has all its columns, and its intervals."""
 
 STATE_STYLES = {
     "succeeded": "green",
@@ -27,22 +31,29 @@ STATE_STYLES = {
 }
 
 
-def candidates_table(candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None) -> Table:
-    """Filled in row by row while a job runs. The winner, or the best so far, is bold."""
+def candidates_table(
+    candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None, width: int = WIDE
+) -> Table:
+    """Filled in row by row while a job runs. The winner, or the best so far, is bold. On a narrow terminal it has no
+    column for the loss, and then none for the interval."""
     metric = metric or judging_metric(candidates)
+    with_loss, with_interval = metric != "loss" and width >= WIDE, width >= NARROW
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("method")
     table.add_column(metric, justify="right")
-    if metric != "loss":
+    if with_loss:
         table.add_column("loss", justify="right")
     table.add_column("against best", justify="right")
-    table.add_column("95 % interval", justify="right")
+    if with_interval:
+        table.add_column("95 % interval", justify="right")
     leader = winner or _leader(candidates)
     for candidate in candidates:
         row = [candidate.label, number(candidate.select.get(metric))]
-        if metric != "loss":
+        if with_loss:
             row.append(number(candidate.select.get("loss")))
-        row += [gain_over_best(candidate, metric) or "-", _interval(candidate, metric)]
+        row.append(gain_over_best(candidate, metric) or "-")
+        if with_interval:
+            row.append(_interval(candidate, metric))
         table.add_row(*row, style="bold" if candidate.method == leader else "")
     return table
 
@@ -175,16 +186,20 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
             ago(record.created_at),
             record.spec.shown_ckpt_dir,
             record.spec.method.name,
-            _outcome(record),
+            outcome(record),
         )
     return table
 
 
-def _outcome(record: JobRecord) -> str:
+def outcome(record: JobRecord) -> str:
     if record.result is not None:
         return _short_verdict(record.result)
-    waits = "; ".join(filter(None, (record.waiting_for, turn(record))))
-    return waits or (str(record.reason) if record.reason else record.progress.stage)
+    return waits_of(record) or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def waits_of(record: JobRecord) -> str:
+    """`needs 2 nodes, 1 free; position 3, starts in about 12 min`; empty for a job that does not wait."""
+    return "; ".join(filter(None, (record.waiting_for, turn(record))))
 
 
 def turn(record: JobRecord) -> str:
@@ -243,10 +258,10 @@ def record_summary(record: JobRecord) -> RenderableType:
     for field, path in record.spec.val_sets.items():
         rows.add_row(" ".join(["validation set", *field.split(".", 1)[1:]]), str(path))
     rows.add_row("submitted", ago(record.created_at))
-    if record.waiting_for:
-        rows.add_row("waits because it", record.waiting_for)
-    if place := turn(record):
-        rows.add_row("queue", place)
+    if record.output_name:
+        rows.add_row("result's folder", record.output_name)
+    for name, fact in _about_waiting(record):
+        rows.add_row(name, fact)
     if record.nodes:
         of_nodes = f", {record.node_failures} ended by a node" if record.node_failures else ""
         rows.add_row("attempt", f"{record.attempt} on {', '.join(record.nodes)}, {record.failures} failed{of_nodes}")
@@ -262,6 +277,13 @@ def record_summary(record: JobRecord) -> RenderableType:
     elif record.log_tail:
         parts += ["", Text("The end of the log:", style="dim"), *[Text(f"  {line}") for line in record.log_tail]]
     return Group(*parts)
+
+
+def _about_waiting(record: JobRecord) -> Iterator[tuple[str, str]]:
+    if record.waiting_for:
+        yield "waits because it", record.waiting_for
+    if place := turn(record):
+        yield "queue", place
 
 
 def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:
@@ -308,6 +330,13 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
+
+
+def rate_text(rate: float, unit: str) -> str:
+    """`12.4 steps/s`, `1,250 examples/s`, `1.2 GB/s`"""
+    if unit == "bytes":
+        return f"{size(round(rate))}/s"
+    return f"{digits(rate, 3)} {unit}/s"
 
 
 def ago(moment: datetime) -> str:

@@ -51,7 +51,7 @@ def checked(job: JobArguments) -> Path:
     if not here.parent.is_dir():
         raise WrongUsage(f"`CKPT_DIR` must be in a folder that exists, but `{one_line(str(here.parent))}` does not.")
     if job.options.get("output", {}).get("name") is not None:
-        raise WrongUsage("`--output` names one result, but a watch makes several. Leave it out, or use `--results`.")
+        raise WrongUsage("`--name` names one result, but a watch makes several. Leave it out, or use `--results`.")
     return here
 
 

@@ -1,8 +1,9 @@
 -- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms,
--- how many queued jobs the owner may have, or '', the name of the result's folder, the fewest nodes, and the time limit in
--- seconds or ''.
--- Answers {'created', id}, {'replayed', id of the first time}, {'conflict', ''} or {'full', ''}.
-local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output, least, timeout_s = unpack(ARGV)
+-- how many queued jobs the owner may have, or '', the name of the result's folder, the fewest nodes, the time limit in
+-- seconds or '', and the name again if somebody has chosen it, or ''.
+-- Answers {'created', id}, {'replayed', id of the first time}, {'conflict', ''}, {'full', ''}, or {'taken', ''} while a job
+-- that has not ended has the chosen name.
+local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output, least, timeout_s, chosen = unpack(ARGV)
 local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. key
 if key ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'digest')
@@ -15,6 +16,12 @@ end
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
 if most and most ~= '' and redis.call('ZCARD', owner_state_key(owner, 'queued')) >= tonumber(most) then
   return {'full', ''}
+end
+if chosen and chosen ~= '' then
+  local other = redis.call('HGET', NAMES, chosen)
+  local state = other and get(other, 'state')
+  if state and not TERMINAL[state] then return {'taken', ''} end
+  redis.call('HSET', NAMES, chosen, id)
 end
 if key ~= '' then
   redis.call('HSET', idempotency, 'job', id, 'digest', digest)

@@ -44,9 +44,7 @@ def test_a_run_of_the_trainer_is_averaged(tmp_path: Path) -> None:
     arguments = TrainingArguments(
         str(tmp_path / "runs/reviews"), max_steps=12, save_steps=3, report_to=[], use_cpu=True, disable_tqdm=True
     )
-    Trainer(
-        BertForSequenceClassification(config), arguments, train_dataset=rows, processing_class=tokenizer
-    ).train()
+    Trainer(BertForSequenceClassification(config), arguments, train_dataset=rows, processing_class=tokenizer).train()
     lines = [f"{text},{number % 2}" for number, text in enumerate(texts)]
     (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *lines]))
 
@@ -78,8 +76,10 @@ def test_the_nightly_script_keeps_what_is_surely_better(tmp_path: Path) -> None:
     script, better = (each for each in snippets_of("docs/how-to/every-night.md") if each.language in ("bash", "python"))
     (tmp_path / "better.py").write_text(better.text)
     # Whether so few digits give a sure gain is not the page's matter: the script's own exit code says it.
-    text = script.text.replace("val.npy", "val.npz").replace("report.json\"", 'report.json" || test $? = 1')
+    text = script.text.replace("val.npy", "val.npz").replace('report.json"', 'report.json" || test $? = 1')
     said = run(["bash", "-c", text], tmp_path, script.name)
     assert "gain" in said
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["folder"].endswith("ladle-results/" + next((tmp_path / "ladle-results").glob("nightly-*")).name)
+    assert json.loads(lines[-1])["folder"].endswith(
+        "ladle-results/" + next((tmp_path / "ladle-results").glob("nightly-*")).name
+    )

@@ -12,8 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from ladle.cli.app import app, run, submit
-from ladle.cli.job_flags import ARGUMENTS, FLAGS, JobArguments, JobCommand, with_job_flags
+from ladle.cli.job_flags import JobArguments, JobCommand, with_job_flags
 from ladle.cli.wording import in_flags
+from ladle_contracts.command_flags import ARGUMENTS, FLAGS
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
 RUNNER = CliRunner()
@@ -161,7 +162,7 @@ def test_sets_that_mean_nothing_are_told(sets: list[str], arguments: list[str], 
         (["--train-set-use", "batchnorm"], "`--train-set` must be given."),
         (["--label", "a"], "`--label` must be NAME=VALUE, but is 'a'."),
         (["--label", f"a={'x' * 300}"], "`--label` must have at most 200 characters, but is 'xxx"),
-        (["--output", "../up"], "`--output` must be one folder name"),
+        (["--name", "../up"], "`--name` must be one folder name"),
         (["--pattern", ""], "`--pattern` must not be empty"),
         (["--skip-tensor", ""], "`--skip-tensor` must not be empty, but is ''."),
         (["--take-from", "a", ""], "`--take-from` must not be empty, but is ''."),

@@ -1,12 +1,12 @@
-"""What a result is called that nobody has named."""
+"""What a result is called."""
 
 from __future__ import annotations
 
 import pytest
 from pydantic import TypeAdapter
 
-from ladle_contracts.jobs import FolderName
-from ladle_contracts.output_names import default_output_name, run_of
+from ladle_contracts.jobs import FolderName, JobSpec, MethodChoice, Output
+from ladle_contracts.output_names import default_output_name, output_name, planned_output_name, run_of
 
 JOB_ID = "3f9a2c01be77d0aa1122"
 
@@ -49,3 +49,14 @@ def test_every_name_is_one_that_a_job_may_have(ckpt_dir: str) -> None:
 
 def test_two_jobs_of_one_run_get_names_of_their_own() -> None:
     assert default_output_name("/run", "twa", "0123456789abc") != default_output_name("/run", "twa", "1123456789abc")
+
+
+def test_the_name_is_known_but_for_the_id_before_a_job_is_submitted() -> None:
+    spec = JobSpec(ckpt_dir="/runs/resnet50/checkpoints", val_set="/val", method=MethodChoice(name="twa"))
+    assert planned_output_name(spec) == "resnet50-twa-<id>"
+    assert output_name(spec, JOB_ID) == "resnet50-twa-3f9a2c01be"
+
+
+def test_a_chosen_name_is_the_whole_name() -> None:
+    spec = JobSpec(ckpt_dir="/runs/resnet50", val_set="/val", output=Output(name="best-of-may"))
+    assert planned_output_name(spec) == output_name(spec, JOB_ID) == "best-of-may"

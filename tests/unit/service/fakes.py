@@ -76,11 +76,23 @@ class FakeStore:
     ticks: int = 0
     ended: bool = False
     uses: list[tuple[str, int]] = field(default_factory=list)
+    sessions: dict[str, str] = field(default_factory=dict)
     happened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def note_use(self, token_id: str, seconds: int) -> None:
         self._fail()
         self.uses.append((token_id, seconds))
+
+    async def begin_session(self, key: str, token_id: str) -> None:
+        self._fail()
+        self.sessions[key] = token_id
+
+    async def session(self, key: str) -> str | None:
+        self._fail()
+        return self.sessions.get(key)
+
+    async def end_session(self, key: str) -> None:
+        self.sessions.pop(key, None)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         self._fail()

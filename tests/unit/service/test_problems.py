@@ -78,7 +78,7 @@ def test_a_client_that_leaves_while_it_sends_is_nobodys_mistake(service: Service
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not-found"),
+        ("GET", "/nothing", 404, "not-found"),
         ("GET", "/v1", 404, "not-found"),
         ("GET", "/v1/jobs/", 404, "not-found"),
         ("GET", "/docs", 404, "not-found"),

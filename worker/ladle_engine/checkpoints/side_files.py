@@ -45,7 +45,7 @@ OF_THE_OLD_MODEL = (
         "*loss.json",
     ),
     *("coefficients.json", "report.json", "wandb*", "events.out.*", "readme*", "latest*", "last_checkpoint*"),
-    *("requirements*.txt", "environment.y*ml", "dataset_info.json", "model_index.json"),
+    *("report.html", "requirements*.txt", "environment.y*ml", "dataset_info.json", "model_index.json"),
 )
 """Scores, logs, settings of the training, indices of the old shards, the old model's card, what it was part of."""
 NEVER = re.compile(

@@ -37,7 +37,7 @@ def refused(*arguments: str) -> str:
         (("ru*", "val.npz"), "must be one folder, but is the glob `ru*`"),
         (("s3://bucket/run", "val.npz"), "must be a folder on this machine"),
         (("run", "val.npz", "--also", "more"), "watches one folder"),
-        (("run", "val.npz", "--output", "mine"), "a watch makes several"),
+        (("run", "val.npz", "--name", "mine"), "a watch makes several"),
         (("run", "val.npz", "--results", "run/averages"), "must be outside of `CKPT_DIR`"),
         (("run", "val.npz", "--results", "val.npz"), "must be a folder that can be written"),
         (("run", "val.npz", "--every", "0"), "must be a whole number of at least 1"),

@@ -51,16 +51,16 @@ def _direction(gain: float, higher_is_better: bool) -> str:
 
 
 def _amount(metric: str, gain: float) -> str:
-    return f"{_number(metric, gain)} points" if _is_share(metric) else _number(metric, gain)
+    return f"{_number(metric, gain)} points" if is_share(metric) else _number(metric, gain)
 
 
 def _number(metric: str, gain: float) -> str:
     """As many digits as the tables show; a difference too small for them keeps one digit of its own."""
     size = abs(gain)
-    text = f"{100 * size:.2f}" if _is_share(metric) else f"{size:.4f}"
-    return text if float(text) or not size else f"{100 * size if _is_share(metric) else size:.0e}"
+    text = f"{100 * size:.2f}" if is_share(metric) else f"{size:.4f}"
+    return text if float(text) or not size else f"{100 * size if is_share(metric) else size:.0e}"
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
     """An accuracy is a share of all examples, and people count its changes in percentage points."""
     return "accuracy" in metric

@@ -1,0 +1,62 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+from ladle_report.gains import is_share
+
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def value_of(metric: str, value: float | None) -> str:
+    """A metric's value: `94.8 %` of a share, else `0.3395`; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if is_share(metric):
+        return f"{100 * value:.1f} %"
+    return digits(value, 4)
+
+
+def digits(value: float, most: int = 4) -> str:
+    """`0.3395`, `12.35`, `1,234`, `3.2e-05`: about `most` digits."""
+    size = abs(value)
+    if not size:
+        return "0"
+    if size < 10.0**-most or size >= 1e9:
+        return f"{value:.2g}"
+    after = max(0, most - max(0, math.floor(math.log10(size)) + 1)) if size >= 1 else most
+    return f"{value:,.{after}f}"
+
+
+def signed(value: float, most: int = 4) -> str:
+    """`+0.0120`, with a true minus."""
+    told = digits(abs(value), most)
+    return told if told == "0" else f"{'+' if value > 0 else MINUS}{told}"
+
+
+def seconds(value: float) -> str:
+    """`0.19 s`, `8.1 s`, `3 min 20 s`, `2 h 5 min`"""
+    if value < 10:
+        return f"{value:.2g} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """`1.2 GB`: decimal units, like those of disks and networks."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if abs(value) < 1000 or unit == "TB":
+            return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.3g} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def plural(count: int, thing: str) -> str:
+    """`1 checkpoint`, `2 checkpoints`"""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -1,0 +1,73 @@
+"""Logging in with a token, and out. A service without tokens has neither."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from ladle_contracts.tokens import StoredToken
+from ladle_service.auth import Tokens
+from ladle_service.dependencies import StoreDependency
+from ladle_service.pages.templates import page
+from ladle_service.sessions import check_csrf, form_of, key_of, new_session, session_of, set_cookie
+
+router = APIRouter(include_in_schema=False)
+
+_OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+"""A path of this service. Browsers take two slashes, or a backslash, as the beginning of another site."""
+
+
+@router.get("/login")
+async def show_login(request: Request) -> Response:
+    """The form. Without tokens there is nothing to log in to."""
+    after = _path_after(request.query_params.get("next", ""))
+    if request.app.state.tokens is None:
+        return RedirectResponse(after, status_code=303)
+    return page(request, "login.html", after=after, mistake=None)
+
+
+@router.post("/login")
+async def log_in(request: Request, store: StoreDependency) -> Response:
+    """Begins a session under a new cookie, so that nobody knows it from before."""
+    tokens: Tokens | None = request.app.state.tokens
+    form = await form_of(request)
+    after = _path_after(form.get("next", ""))
+    if tokens is None:
+        return RedirectResponse(after, status_code=303)
+    await check_csrf(request)
+    token = form.get("token", "").strip()
+    found = await tokens.find(token)
+    if found is None or found.has_expired(datetime.now(UTC)):
+        return page(request, "login.html", status=401, after=after, mistake=_mistake(token, found))
+    session = new_session(request)
+    await store.begin_session(key_of(session), found.id)
+    response = RedirectResponse(after, status_code=303)
+    set_cookie(request, response, session)
+    return response
+
+
+@router.post("/logout")
+async def log_out(request: Request, store: StoreDependency) -> Response:
+    """Ends the session for good: its cookie is worth nothing afterwards."""
+    await check_csrf(request)
+    session = session_of(request)
+    assert session is not None, "the check has seen it"
+    await store.end_session(key_of(session))
+    response = RedirectResponse("/login", status_code=303)
+    set_cookie(request, response, new_session(request))
+    return response
+
+
+def _mistake(token: str, found: StoredToken | None) -> str:
+    if not token:
+        return "Enter a token. `ladle token create NAME` makes one."
+    if found is not None:
+        return f"The token {found.id} of {found.name} has expired. Ask for a new one."
+    return "This is no token of this service. Copy the whole line that `ladle token create` printed."
+
+
+def _path_after(wanted: str) -> str:
+    return wanted if _OWN_PATH.fullmatch(wanted) else "/"

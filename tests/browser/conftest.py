@@ -1,0 +1,68 @@
+"""A real browser before the real service. Where there is no Chromium, these tests are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser as ChromiumBrowser
+from playwright.sync_api import sync_playwright
+
+from ladle_contracts.tokens import Scope, hash_token
+from tests.browser.pages import CHROMIUM, FLAGS, Visit, visiting
+from tests.integration.api_stack import ScriptedNode, Stack, api_stack
+
+TOKENS = {"ann": Scope.SUBMIT, "bob": Scope.SUBMIT, "root": Scope.ADMIN, "eve": Scope.READ}
+"""Name -> scope. Each one's token is `NAME-token`."""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[ChromiumBrowser]:
+    """One for all tests of a process."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Redis and a service without tokens, for the tests of a file."""
+    with api_stack(tmp_path_factory.mktemp("stack")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The same with the tokens of some people."""
+    folder = tmp_path_factory.mktemp("guarded")
+    lines = [f"{name}:{hash_token(f'{name}-token')} scope={scope}\n" for name, scope in TOKENS.items()]
+    tokens = folder / "tokens"
+    tokens.write_text("".join(lines))
+    with api_stack(folder, TOKENS_FILE=str(tokens)) as made:
+        yield made
+
+
+@pytest.fixture
+def node(stack: Stack) -> Iterator[ScriptedNode]:
+    """A node of `stack` that does what a test says."""
+    made = ScriptedNode(stack.server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def visit(chromium: ChromiumBrowser, stack: Stack, tmp_path: Path) -> Iterator[Visit]:
+    """Somebody opens the service without tokens."""
+    with visiting(chromium, stack.url) as made:
+        yield made
+
+
+@pytest.fixture
+def ann(chromium: ChromiumBrowser, guarded: Stack) -> Iterator[Visit]:
+    """Somebody opens the service with tokens, and has not logged in yet."""
+    with visiting(chromium, guarded.url) as made:
+        yield made
