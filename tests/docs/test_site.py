@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Fetched(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built once, by the command of `make docs`."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
@@ -46,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr
-    yield folder / "html"
+    return folder / "html"
 
 
 def test_no_page_asks_for_anything_outside_the_site(site: Path) -> None:
@@ -94,6 +93,6 @@ def test_llms_txt_names_every_page_with_a_copy_of_its_text(site: Path) -> None:
 def test_every_page_is_in_the_contents_once() -> None:
     paths = [page.path for section in contents() for page in section.pages]
     assert len(paths) == len(set(paths))
-    for path in (*(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "docs").glob("how-to/*.md"),
-                 *(REPOSITORY / "docs").glob("understand/*.md"), *(REPOSITORY / "docs").glob("notebooks/*.ipynb")):  # fmt: skip
-        assert path == CONTENTS or path.relative_to(REPOSITORY).as_posix() in paths, path.name
+    for pattern in ("*.md", "how-to/*.md", "understand/*.md", "notebooks/*.ipynb"):
+        for path in (REPOSITORY / "docs").glob(pattern):
+            assert path == CONTENTS or path.relative_to(REPOSITORY).as_posix() in paths, path.name
