@@ -24,7 +24,7 @@ from ladle.cli.job_view import pace_text
 from ladle.cli.render import STATE_STYLES, duration, outcome, waits_of
 from ladle.cli.watch import PER_SECOND, is_live
 from ladle.cli.wording import in_flags
-from ladle_contracts import TERMINAL_STATES, JobRecord, JobState
+from ladle_contracts import TERMINAL_STATES, Event, JobRecord, JobState
 from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better
 
@@ -56,7 +56,7 @@ class Watched:
         return self.record is not None or self.is_gone
 
 
-Tell = Callable[[Watched, str, str | None], None]
+Tell = Callable[[Watched, Event, str | None], None]
 """Gets a job, an event as JSON, and its line for a log if it has one."""
 
 
@@ -96,7 +96,7 @@ class Several:
             try:
                 for event in each.job.events(follow=False, after=each.after):
                     each.after = event.id
-                    tell(each, to_json(event), each.lines.take(in_lines(event)))
+                    tell(each, event, each.lines.take(in_lines(event)))
                 if each.picture.is_over:
                     each.record = each.job.status()
             except NotFound:
@@ -201,13 +201,13 @@ def follow_several(
 @contextmanager
 def _shown(several: Several, out: Console, *, as_json: bool) -> Iterator[Tell]:
     if as_json:
-        yield lambda each, event, line: print(event, flush=True)
+        yield lambda each, event, line: print(to_json(event), flush=True)
     elif is_live(out):
         with Live(SeveralView(several), console=out, refresh_per_second=PER_SECOND, transient=True):
             yield lambda each, event, line: None
     else:
 
-        def tell(each: Watched, event: str, line: str | None) -> None:
+        def tell(each: Watched, event: Event, line: str | None) -> None:
             if line and not each.picture.is_over:
                 out.print(f"{each.picture.job_id}  {line}", soft_wrap=True)
 
