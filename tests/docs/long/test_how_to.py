@@ -52,6 +52,7 @@ def test_a_run_of_the_trainer_is_averaged(tmp_path: Path) -> None:
     assert (tmp_path / "ladle-results/reviews-averaged/tokenizer.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of transformers
 def test_a_sweep_of_adapters_is_averaged(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
