@@ -16,7 +16,7 @@ CALLS = list(commands())
 COMMAND: Any = typer.main.get_command(app)
 OF_OTHERS = {
     *("--quick", "--device", "--minutes", "--only", "--out"),  # our scripts
-    *("--no-requeue", "--dependency"),  # sbatch
+    *("--no-requeue", "--dependency", "--strict"),  # sbatch, MkDocs
     *("--no-use-ema", "--model-ema"),  # timm, torchvision
     *("--checkpoint-upper-bound", "--num-update-checkpoints"),  # fairseq
     *("--use-averaged-model", "--finetune", "--no-load-optim", "--tag"),  # icefall, Megatron, DeepSpeed
