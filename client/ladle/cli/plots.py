@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ladle_report.svg import Scale, scale_of
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
@@ -13,7 +14,6 @@ from ladle.cli.canvas import Canvas
 from ladle_report.candidates import by_gain, shorten
 from ladle_report.gains import is_share
 from ladle_report.numbers import value_of
-from ladle_report.svg import Scale, scale_of
 
 Row = Mapping[str, Any]
 
