@@ -11,8 +11,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from ladle.cli.canvas import Canvas
-from ladle_report.candidates import by_gain, shorten
+from ladle_report.candidates import by_gain
+from ladle_report.drawing.svg import Scale, scale_of
 from ladle_report.gains import is_share
+from ladle_report.limits import shorten
 from ladle_report.numbers import value_of
 
 Row = Mapping[str, Any]
