@@ -26,6 +26,7 @@ from ladle.cli.job_flags import (
     with_inspect_flags,
     with_job_flags,
 )
+from ladle.cli.push import push
 from ladle.cli.showing import end_with, refuse_missing, service_client, show
 from ladle.cli.values import positive_number, whole_number
 from ladle.cli.wording import in_flags
@@ -57,6 +58,7 @@ app.add_typer(job_commands.app)
 app.add_typer(task_commands.app, name="task")
 app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")
+app.command()(push)
 
 
 def main() -> None:
