@@ -180,6 +180,7 @@ def up(
     port: Annotated[
         int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="The port of the service on 127.0.0.1.")
     ] = 8337,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C.
 
@@ -187,7 +188,7 @@ def up(
     """
     from ladle.cli.local import stay_up
 
-    sys.exit(stay_up(root or [Path.cwd()], results, port, out=out, err=err))
+    sys.exit(stay_up(root or [Path.cwd()], results, port, opens=open_it, out=out, err=err))
 
 
 @app.command("watch-folder", cls=JobCommand)
