@@ -62,9 +62,8 @@ def test_no_page_asks_for_anything_outside_the_site(site: Path) -> None:
 def test_every_page_of_the_contents_and_of_the_code_is_there(site: Path) -> None:
     for page in (page for section in contents() for page in section.pages):
         assert (site / page.path).with_suffix(".html").exists(), page.path
-    texts = {
-        name: (site / f"docs/{name}.html").read_text() for name in ("rest-api", "commands", "client-api", "engine-api")
-    }
+    generated = ("rest-api", "commands", "client-api", "engine-api")
+    texts = {name: re.sub(r"<[^>]+>", "", (site / f"docs/{name}.html").read_text()) for name in generated}
     assert "POST /v1/jobs" in texts["rest-api"]
     assert "ladle node drain" in texts["commands"]
     assert "Job.result" in texts["client-api"]
