@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from docs.site.pages import CONTENTS, contents
+from tests.browser.pages import CHROMIUM, FLAGS
 from tests.docs.snippets import REPOSITORY
 from tests.polling import DEADLINE_S
 
@@ -77,6 +79,19 @@ def test_the_search_works_from_the_disk_and_finds_words_of_the_pages(site: Path)
     of_soup = index["terms"]["soup"]
     found = {index["docnames"][number] for number in (of_soup if isinstance(of_soup, list) else [of_soup])}
     assert "docs/methods" in found
+
+
+def test_a_browser_finds_words_in_the_site_from_the_disk(site: Path) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
+    asked: list[str] = []
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{(site / 'search.html').as_uri()}?q=soup")
+        page.locator("ul.search a", has_text="greedy-soup").first.wait_for(timeout=1000 * DEADLINE_S)
+    assert asked
+    assert not [address for address in asked if not address.startswith("file:")]
 
 
 def test_llms_txt_names_every_page_with_a_copy_of_its_text(site: Path) -> None:
