@@ -22,6 +22,7 @@ from ladle_contracts.api import (
     NodeList,
     TaskList,
     Version,
+    WebhookSecret,
 )
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
 
@@ -151,6 +152,11 @@ def get_methods() -> Call[MethodList]:
 def get_tasks() -> Call[TaskList]:
     """The tasks."""
     return Call(method="GET", path="/v1/tasks", parse=_reader(TaskList))
+
+
+def get_webhook_secret() -> Call[WebhookSecret]:
+    """What signs the webhooks of the caller's jobs."""
+    return Call(method="GET", path="/v1/webhook-secret", parse=_reader(WebhookSecret))
 
 
 def get_version() -> Call[Version]:

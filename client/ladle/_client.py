@@ -110,6 +110,10 @@ class Client:
         """The tasks, plug-ins included."""
         return self._transport.send(_calls.get_tasks()).tasks
 
+    def webhook_secret(self) -> str:
+        """With what receivers check the webhooks of this token's jobs: `whsec_...`, as Standard Webhooks has it."""
+        return self._transport.send(_calls.get_webhook_secret()).secret
+
     def version(self) -> Version:
         """The version of the service."""
         return self._transport.send(_calls.get_version())
@@ -202,6 +206,10 @@ class AsyncClient:
     async def tasks(self) -> tuple[TaskInfo, ...]:
         """The tasks, plug-ins included."""
         return (await self._transport.send(_calls.get_tasks())).tasks
+
+    async def webhook_secret(self) -> str:
+        """With what receivers check the webhooks of this token's jobs: `whsec_...`, as Standard Webhooks has it."""
+        return (await self._transport.send(_calls.get_webhook_secret())).secret
 
     async def version(self) -> Version:
         """The version of the service."""

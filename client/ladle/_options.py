@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from ladle._spec import PathLike
     from ladle_contracts import Adapters, CheckpointFilter, MethodChoice, Output, Resources, TaskChoice, TrainSet
+    from ladle_contracts.jobs import Tracking
 
 
 class SpecOptions(TypedDict, total=False):
@@ -25,8 +26,11 @@ class SpecOptions(TypedDict, total=False):
     metric: str | None
     judge_by: str | Mapping[str, float] | None
     no_set_worse: bool | None
+    diagnose: bool | None
     output: str | Mapping[str, Any] | Output | None
     resources: Mapping[str, Any] | Resources | None
     seed: int | None
     priority: int | None
     labels: Mapping[str, str] | None
+    tracking: str | Sequence[str] | Mapping[str, Any] | Tracking | None
+    webhooks: str | Sequence[str] | None

@@ -134,6 +134,10 @@ def _named(key: str) -> Callable[[Any], Any]:
     return lambda value: {key: value} if isinstance(value, str) else value
 
 
+def _tracking(value: Any) -> Any:
+    return {"trackers": value} if isinstance(value, str | list | tuple) else value
+
+
 def _train_set(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return {"path": absolute(value)}
@@ -157,6 +161,7 @@ _FRIENDLY: dict[str, Callable[[Any], Any]] = {
     "adapters": _adapters,
     "train_set": _train_set,
     "output": _named("name"),
+    "tracking": _tracking,
 }
 
 

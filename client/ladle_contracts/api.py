@@ -55,6 +55,13 @@ class TaskList(Contract):
     tasks: tuple[TaskInfo, ...]
 
 
+class WebhookSecret(Contract):
+    """What signs the webhooks of one owner's jobs."""
+
+    secret: str
+    """As Standard Webhooks writes it: `whsec_` and base64."""
+
+
 class Version(Contract):
     """The version of the service."""
 

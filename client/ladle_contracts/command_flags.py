@@ -110,6 +110,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
     ),
     "Result": (
         Flag("output.name", "--name", "NAME"),
+        Flag("diagnose", "--diagnose", ""),
         Flag("output.dtype", "--dtype", "TYPE"),
         Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
         Flag("output.format", "--output-format", "FORMAT"),
@@ -123,6 +124,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("resources.precision", "--precision", "NAME"),
         Flag("priority", "--priority", "N"),
         Flag("labels", "--label", "NAME=VALUE"),
+    ),
+    "Who is told": (
+        Flag("tracking.trackers", "--tracker", "NAME"),
+        Flag("tracking.project", "--tracker-project", "NAME"),
+        Flag("tracking.run", "--tracker-run", "NAME"),
+        Flag("webhooks", "--webhook", "URL"),
     ),
 }
 """Title of a panel in the help -> its flags. A new option of a job needs one line here."""

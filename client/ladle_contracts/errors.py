@@ -191,5 +191,7 @@ class Problem(Contract):
     code: Annotated[ErrorCode, BeforeValidator(ErrorCode.read)]
     detail: str
     instance: str | None = None
+    request_id: str | None = None
+    """What the answer's `X-Request-ID` says, and the service's log: for whoever asks the operator about it."""
     errors: tuple[dict[str, JsonValue], ...] = ()
     """For an invalid body: one `{"field": ..., "message": ...}` for each mistake. A long value is cut short."""

@@ -69,6 +69,11 @@ class StepDone(Contract):
     total: int
     loss: float | None = None
     eta_s: float | None = None
+    """Seconds left in this stage, estimated from its pace."""
+    rate: float | None = None
+    """How many `unit` are done per second, on average since the stage began."""
+    unit: str | None = None
+    """`steps`, `examples` or `bytes`. None where only `step` counts."""
 
 
 class CandidateScored(Contract):

@@ -22,6 +22,10 @@ JOBS = PREFIX + "jobs"
 """Sorted set of all job ids by creation time."""
 FINISHED = PREFIX + "finished"
 """Sorted set of the ids of jobs that have ended by the time of their end."""
+WEBHOOKS = PREFIX + "webhooks"
+"""Sorted set of the ids of jobs that have ended and of which somebody is still to be told, by when they are due."""
+COUNTS = PREFIX + "counts"
+"""Hash: what Prometheus is told, such as `ended failed crashed` -> a number that only grows."""
 TRACES = PREFIX + "finished:traces"
 """Those of them that still have all their events and their log."""
 INDEXED = PREFIX + "indexed"
@@ -73,6 +77,11 @@ def leases(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}:leases"
 
 
+def webhooks(job_id: str) -> str:
+    """Hash: address -> how far the call of it is that tells of the job's end, as JSON."""
+    return f"{PREFIX}job:{job_id}:webhooks"
+
+
 def state_copy(job_id: str) -> str:
     """Hash: name of a file of the resume state -> its content in base64. `/attempt` is the attempt that wrote it."""
     return f"{PREFIX}job:{job_id}:state"
@@ -107,6 +116,11 @@ def idempotency(owner: str, key: str) -> str:
 def session(key: str) -> str:
     """String, which expires: the id of the token that a page of the dashboard has logged in with."""
     return f"{PREFIX}session:{key}"
+
+
+def login(key: str) -> str:
+    """String, which expires: the id of the token that a code logs in with, once."""
+    return f"{PREFIX}login:{key}"
 
 
 def inspection(request_id: str) -> str:

@@ -14,7 +14,7 @@ from ladle_contracts.keys import PREFIX
 NAMES = (
     *("submit", "schedule", "claim", "renew", "report", "finalize", "end", "cancel", "reap"),
     *("register", "heartbeat", "leave", "elect", "next", "settle", "sweep", "index"),
-    *("list", "waiting", "delete", "meet", "keep_state", "cordon"),
+    *("list", "waiting", "delete", "meet", "keep_state", "cordon", "told", "measure"),
 )
 
 

@@ -1,4 +1,5 @@
-"""`python -m ladle_service` runs the service; `... schema` prints the JSON schema of a job spec."""
+"""`python -m ladle_service` runs the service; `... schema` prints the JSON schema of a job spec, and
+`... webhook-secret` a new secret."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ from ladle_service.audit import log_to
 from ladle_service.connections import KEEP_ALIVE_S, ConnectionLimits
 from ladle_service.listening import EventLoop, allow_connections
 from ladle_service.settings import Settings
+from ladle_service.webhooks.signing import new_secret
 
 logger = logging.getLogger("ladle_service")
 
@@ -73,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ladle_service", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("schema", help="print the JSON schema of the job spec: docs/job-spec.schema.json")
+    commands.add_parser("webhook-secret", help="print a new secret for LADLE_WEBHOOK_SECRET_FILE")
     given = parser.parse_args(arguments)
+    if given.command == "webhook-secret":
+        print(new_secret())
+        return 0
     if given.command == "schema":
         print(json.dumps(JobSpec.model_json_schema(), indent=2))
         return 0
@@ -93,7 +99,7 @@ def _serve() -> int:
     except (TokensFileError, OSError) as error:
         print(one_line(f"ladle_service cannot start: {error}"), file=sys.stderr)
         return 2
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     _warn_of_roots(settings)
     connections = ConnectionLimits(most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s)
     if settings.tokens_file is not None:

@@ -14,9 +14,11 @@ from ladle_service.audit import Audit
 from ladle_service.auth import Tokens
 from ladle_service.backend import connect_backend
 from ladle_service.limits import OwnerLimits, count_request
+from ladle_service.metrics import CountRequests, Metrics
 from ladle_service.middleware import BodyLimit, SameSite, SecurityHeaders
 from ladle_service.pages.errors import ProblemPages
-from ladle_service.routes import ROUTERS, health
+from ladle_service.request_ids import RequestIds
+from ladle_service.routes import ROUTERS, health, metrics
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 
@@ -30,7 +32,8 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's own."""
         inside = ProblemPages(Audit(super().build_middleware_stack()))
-        return SecurityHeaders(inside, over_tls=self.state.settings.tls_cert is not None)
+        counted = CountRequests(RequestIds(inside), self.state.metrics)
+        return SecurityHeaders(counted, over_tls=self.state.settings.tls_cert is not None)
 
 
 def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAPI:
@@ -56,9 +59,12 @@ def create_app(settings: Settings, connect: Connect = connect_backend) -> FastAP
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.webhook_secret = settings.webhook_secret()
     app.state.tokens = tokens
     app.state.limits = OwnerLimits(requests_per_s=settings.max_requests_per_s, streams=settings.max_streams_per_owner)
+    app.state.metrics = Metrics(health.VERSION)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     for router in ROUTERS:
         limited = problems.openapi_responses(ErrorCode.TOO_MANY_REQUESTS)
         app.include_router(router, dependencies=[Depends(count_request)], responses=limited)

@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ladle_service.auth import READING, Caller
+from ladle_service.request_ids import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Audit:
             "token": caller.owner if caller else None,
             "token_id": caller.token_id if caller else None,
             "client": client[0] if client else None,
+            "request_id": request_id(),
             "status": answer["status"],
             "result": _result(answer["status"]),
         }

@@ -20,6 +20,8 @@ from ladle_service.scheduler import Scheduler
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
 from ladle_service.wake import Waker
+from ladle_service.webhooks.calling import Caller
+from ladle_service.webhooks.deliveries import Deliveries, Targets
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,9 @@ async def connect_backend(settings: Settings) -> AsyncIterator[JobStore]:
         scheduling = await stack.enter_async_context(Redis.from_pool(scheduler_pool))
         waker = Waker(url)
         stack.push_async_callback(asyncio.to_thread, waker.close)
-        scheduler = Scheduler(scheduling, waker, retention=settings.retention)
+        targets = Targets(secret=settings.webhook_secret(), always=settings.webhooks)
+        webhooks = Deliveries(scheduling, targets, Caller(settings.webhook_networks))
+        scheduler = Scheduler(scheduling, waker, retention=settings.retention, webhooks=webhooks)
         task = asyncio.create_task(_keep_running(scheduler))
         stack.push_async_callback(_stop, task, scheduler)
         store = JobStore(commands, streams, most_queued=settings.max_queued_jobs_per_owner)

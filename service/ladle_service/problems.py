@@ -23,6 +23,7 @@ from starlette.routing import compile_path
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Problem
 from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.rules import broken_rules
+from ladle_service.request_ids import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,13 @@ def problem_response(
     """The answer for one problem. `status` replaces the status of the code."""
     own_status, title = PROBLEM_TITLES[code]
     problem = Problem(
-        title=title, status=status or own_status, code=code, detail=detail, errors=tuple(errors), instance=instance
+        title=title,
+        status=status or own_status,
+        code=code,
+        detail=detail,
+        errors=tuple(errors),
+        instance=instance,
+        request_id=request_id(),
     )
     body = problem.model_dump_json(exclude_none=True)
     return Response(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))

@@ -45,6 +45,14 @@ class Wakes(Protocol):
     async def wake(self, node_id: str, job_id: str, attempt: int, node_rank: int) -> None: ...
 
 
+class Tells(Protocol):
+    """Tells others of jobs that have ended."""
+
+    async def step(self, fence: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Scheduler:
     """Call `run`, which ends only when it is cancelled. `redis` must decode responses."""
 
@@ -54,6 +62,7 @@ class Scheduler:
         waker: Wakes,
         *,
         retention: Retention = KEEP_EVERYTHING,
+        webhooks: Tells | None = None,
         settle_s: float = SETTLE_S,
         backoff_ms: int = BACKOFF_MS,
     ) -> None:
@@ -69,6 +78,7 @@ class Scheduler:
         self._schedule = redis.register_script(SCRIPTS["schedule"])
         self._reap = redis.register_script(SCRIPTS["reap"])
         self._upkeep = Upkeep(redis, retention)
+        self._webhooks = webhooks
         self._fence = ""
         self._clock_ms = 0
         self._woken = asyncio.Event()
@@ -90,6 +100,8 @@ class Scheduler:
                 self._woken.clear()
         finally:
             await end(wake)
+            if self._webhooks is not None:
+                await self._webhooks.close()
 
     async def tick(self) -> bool:
         """One round. False while another scheduler is elected."""
@@ -103,6 +115,8 @@ class Scheduler:
             await self._settle(args=[fence, self._settle_ms])
         await self._look_after(fence)
         await self._place(fence)
+        if self._webhooks is not None:
+            await self._webhooks.step(fence)
         await self._upkeep.step(fence)
         return True
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_roots
 from ladle_contracts.network import is_loopback
 from ladle_contracts.redis_address import complete_address
+from ladle_contracts.web_addresses import Network, check_web_address, read_networks
 from ladle_service.retention import Retention
+from ladle_service.webhooks.signing import ADVICE, Secret, read_secret
+
+
+def read_addresses(value: Any) -> Any:
+    """`https://a/x,https://b/y` as two. Raises ValueError, which repeats nothing of what may be a secret."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(check_web_address(part.strip()) for part in parts)
+
 
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 
@@ -67,6 +77,16 @@ class Settings(BaseSettings):
     """What becomes of a job that needs more than all known nodes: it is refused, or waits until there are more."""
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 5
     """How long open requests may take to end when the service stops."""
+    webhooks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_addresses)] = ()
+    """Web addresses that are told of the end of every job, besides those that a job names itself."""
+    webhook_secret_file: Path | None = None
+    """A file with the secret that signs what webhooks send: `whsec_` and base64. Without it there are no webhooks."""
+    webhook_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_networks)] = ()
+    """Networks such as `10.0.0.0/8` that webhooks may lead to although they are not public."""
+    metrics: Literal["admin", "open", "off"] = "admin"
+    """Who may read `/metrics`: a token with the scope `admin`, anybody who reaches the service, or nobody."""
+    log_format: Literal["text", "json"] = "text"
+    """What a line of the log is: text for people, or a JSON object for programs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -78,6 +98,24 @@ class Settings(BaseSettings):
             nodes_days=self.keep_nodes_days,
             most_jobs=self.keep_jobs_most,
         )
+
+    @property
+    def webhook_networks(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(each, strict=False) for each in self.webhook_private)
+
+    def webhook_secret(self) -> Secret | None:
+        """Raises OSError or ValueError if the file cannot be used."""
+        return None if self.webhook_secret_file is None else read_secret(self.webhook_secret_file)
+
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> Self:
+        try:
+            secret = self.webhook_secret()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"`LADLE_WEBHOOK_SECRET_FILE` cannot be used: {error}") from None
+        if self.webhooks and secret is None:
+            raise ValueError(f"`LADLE_WEBHOOK_SECRET_FILE` must be set when `LADLE_WEBHOOKS` is. {ADVICE}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

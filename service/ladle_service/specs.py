@@ -83,6 +83,7 @@ async def check_spec(spec: JobSpec, settings: Settings, catalog: Catalog, nodes:
     _check_method(spec, catalog)
     _check_task(spec, catalog)
     _check_size(spec, nodes, settings)
+    _check_webhooks(spec, settings)
     # Not on the event loop, because file systems may be slow.
     await asyncio.to_thread(_check_files, spec, settings)
 
@@ -153,6 +154,20 @@ def _check_size(spec: JobSpec, nodes: Sequence[NodeRecord], settings: Settings) 
     if least > big_enough:
         reason = "no more nodes with so many ranks are known" if ranks > 1 else "no more nodes are known"
         raise _too_large(f"resources.{field}", big_enough, least, reason)
+
+
+def _check_webhooks(spec: JobSpec, settings: Settings) -> None:
+    """What a name leads to is checked when it is called."""
+    problem = None
+    if spec.webhooks and settings.webhook_secret_file is None:
+        problem = (
+            "must be empty, because the operator of the service has not set `LADLE_WEBHOOK_SECRET_FILE`, but is not"
+        )
+    elif any(url.startswith("http:") for url in spec.webhooks) and not settings.webhook_private:
+        problem = "must begin with `https://`, but one of them does not"
+    if problem is not None:
+        detail = f"`webhooks` {problem}."
+        raise ApiError(ErrorCode.INVALID_SPEC, detail, errors=[field_error("webhooks", detail)])
 
 
 def _too_large(field: str, most: int, value: int, reason: str) -> ApiError:

@@ -37,7 +37,8 @@ from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
-from ladle_service.sessions import IDLE_S
+from ladle_service.metrics import Measured
+from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -90,10 +91,15 @@ class JobStore:
         self._list = redis.register_script(SCRIPTS["list"])
         self._waiting = redis.register_script(SCRIPTS["waiting"])
         self._cordon = redis.register_script(SCRIPTS["cordon"])
+        self._measure = redis.register_script(SCRIPTS["measure"])
 
     async def check(self) -> None:
         """Raises the error that a submit would meet. It is a write that changes nothing, so nothing is stored."""
         await self._redis.set(keys.PROBE, "", xx=True)
+
+    async def measure(self) -> Measured:
+        """What Prometheus is told, in one call."""
+        return Measured.read(await self._measure(args=[NODE_LIFE_MS]))
 
     async def note_use(self, token_id: str, seconds: int) -> None:
         """When a token was last used, for `ladle token list`."""
@@ -118,6 +124,15 @@ class JobStore:
 
     async def end_session(self, key: str) -> None:
         await self._redis.delete(keys.session(key))
+
+    async def offer_login(self, key: str, token_id: str) -> None:
+        """A code logs in with this token, once and soon. `key` is `sessions.key_of` of the code."""
+        await self._redis.set(keys.login(key), token_id, ex=CODE_S)
+
+    async def take_login(self, key: str) -> str | None:
+        """The id of the token that the code stands for. The code is spent."""
+        token_id = await self._redis.getdel(keys.login(key))
+        return None if token_id is None else str(token_id)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -363,9 +378,12 @@ def _read_catalog(text: str) -> Catalog:
 
 
 def _written(spec: JobSpec) -> str:
-    """Without the resources that nobody has asked for: a worker of the version before need not know them."""
-    absent = {name for name, value in spec.resources if value is None}
-    return spec.model_dump_json(exclude={"resources": absent})
+    """Without what nobody has asked for and a worker of the version before need not know."""
+    absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
+    absent |= {
+        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
+    }
+    return spec.model_dump_json(exclude=absent)
 
 
 def _ranks_needed(spec: JobSpec) -> int:

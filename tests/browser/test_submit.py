@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.pages import Visit, visiting
 from tests.builders import make_inputs
 from tests.integration.api_stack import Stack
-from tests.polling import DEADLINE_S, until
+from tests.polling import until
 from tests.servers import running, worker_process
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-expect.set_options(timeout=20000)
+expect.set_options(timeout=SOON_S * 1000)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def test_a_job_is_submitted_by_the_form_and_has_a_result(visit: Visit, data: Pat
     expect(page.get_by_text(f"{stack.folder}/results/my-average")).to_be_visible()
     page.get_by_role("button", name="Submit the job").click()
     page.wait_for_url(re.compile("/jobs/[0-9a-f]+$"))
-    expect(page.locator("#summary")).to_have_attribute("data-state", "succeeded")
+    expect(page.locator("#summary")).to_have_attribute("data-state", "succeeded", timeout=DEADLINE_S * 1000)
     assert (stack.folder / "results/my-average/report.json").is_file()
     with stack.client() as client:
         [job] = client.jobs()
@@ -72,7 +72,7 @@ def test_a_job_is_submitted_again_with_another_method(visit: Visit, data: Path, 
         options = {"labels": {"who": HOSTILE}, "output": {"name": "first"}, "seed": 7}
         first = client.submit(*paths, method="uniform", **options)  # type: ignore[arg-type]  # its options
         page = visit.open(f"/jobs/{first.id}")
-        page.get_by_role("link", name="Submit again with changes").click()
+        page.get_by_role("button", name="Submit again with changes").click()
         page.wait_for_url(re.compile("/submit"))
         expect(page.get_by_label("Seed")).to_have_value("7")
         expect(page.get_by_label("Labels")).to_have_value(f"who={HOSTILE}")

@@ -126,7 +126,7 @@ class ScriptedNode:
         self.offset += 1
         events = [body.model_dump_json() for body in bodies]
         snapshot = "" if progress is None else progress.model_dump_json()
-        answer = self.call("report", job_id, attempt, self.offset, snapshot, len(events), *events, *lines)
+        answer = self.call("report", job_id, attempt, self.offset, snapshot, len(events), "", *events, *lines)
         assert answer == "ok"
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:

@@ -117,7 +117,7 @@ class Life(RuleBasedStateMachine):
         """The same offset again is the same report."""
         job = self.job(number)
         body = json.dumps({"kind": "warning", "message": f"{self.attempt(job)} {offset}"})
-        if self.machine.call("report", job, self.attempt(job), offset, '{"stage":"x"}', 1, body, "line") == "ok":
+        if self.machine.call("report", job, self.attempt(job), offset, '{"stage":"x"}', 1, "", body, "line") == "ok":
             bodies = [fields["body"] for _, fields in self.redis.xrange(keys.events(job))]
             assert bodies.count(body) <= 1
 
@@ -217,7 +217,7 @@ class Life(RuleBasedStateMachine):
         before = self.dump()
         assert self.machine.claim(job, old, node) == "stale"
         assert self.machine.call("renew", job, old, node, LEASE_MS) == "lost"
-        assert self.machine.call("report", job, old, 99, "{}", 0, "line") == "lost"
+        assert self.machine.call("report", job, old, 99, "{}", 0, "", "line") == "lost"
         assert self.machine.finalize(job, old, node) == "lost"
         assert self.machine.end(job, old, outcome) == "lost"
         assert self.dump() == before

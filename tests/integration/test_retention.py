@@ -28,7 +28,7 @@ def finished(machine: Machine, days_ago: float, *, log: str = "line") -> str:
     job = machine.submit(labels={"run": "1"})
     assert machine.schedule(job)[0] == "scheduled"
     assert machine.claim(job, 1, "a") == "ok"
-    assert machine.call("report", job, 1, 9, '{"stage":"x"}', 1, STEP, log) == "ok"
+    assert machine.call("report", job, 1, 9, '{"stage":"x"}', 1, "", STEP, log) == "ok"
     assert machine.end(job, 1, "succeeded") == "succeeded"
     seconds, _ = machine.redis.time()
     end = round(seconds * 1000 - days_ago * DAY_MS)

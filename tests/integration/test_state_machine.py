@@ -151,7 +151,9 @@ def test_an_attempt_that_was_replaced_can_do_nothing_more(machine: Machine) -> N
     assert machine.claim(job, 2, "a") == "ok"
     before = machine.redis.hgetall(keys.job(job)), machine.redis.xlen(keys.events(job))
     assert machine.call("renew", job, 1, "a", LEASE_MS) == "lost"
-    assert machine.call("report", job, 1, 10, '{"stage":"x"}', 1, '{"kind":"warning","message":"m"}', "line") == "lost"
+    assert (
+        machine.call("report", job, 1, 10, '{"stage":"x"}', 1, "", '{"kind":"warning","message":"m"}', "line") == "lost"
+    )
     assert machine.finalize(job, 1) == "lost"
     for outcome in ("succeeded", "failed", "crashed", "released"):
         assert machine.end(job, 1, outcome) == "lost"
@@ -375,7 +377,7 @@ def test_a_report_that_is_sent_twice_is_written_once(machine: Machine) -> None:
     machine.claim(job, 1, "a")
     body = json.dumps({"kind": "warning", "message": "once"})
     for _ in range(3):
-        assert machine.call("report", job, 1, 100, "", 1, body, "one", "two") == "ok"
+        assert machine.call("report", job, 1, 100, "", 1, "", body, "one", "two") == "ok"
     assert machine.redis.lrange(keys.log(job), 0, -1) == ["one", "two"]
     bodies = [fields["body"] for _, fields in machine.redis.xrange(keys.events(job))]
     assert bodies.count(body) == 1
@@ -386,7 +388,7 @@ def test_the_python_names_of_keys_are_those_that_lua_builds(machine: Machine) ->
     job = machine.submit()
     machine.schedule(job)
     machine.claim(job, 1, "n")
-    machine.call("report", job, 1, 5, '{"stage":""}', 0, "line")
+    machine.call("report", job, 1, 5, '{"stage":""}', 0, "", "line")
     machine.call("keep_state", job, 1, "all", "key/state.pt", "AAAA")
     machine.dispatcher("d", holds=1)
     other = machine.submit()

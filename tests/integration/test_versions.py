@@ -42,7 +42,7 @@ def newer(node: ScriptedNode) -> ScriptedNode:
 def report(node: ScriptedNode, job: str, attempt: int, progress: dict[str, Any], *bodies: dict[str, Any]) -> None:
     node.offset += 1
     events = [json.dumps(body) for body in bodies]
-    assert node.call("report", job, attempt, node.offset, json.dumps(progress), len(events), *events) == "ok"
+    assert node.call("report", job, attempt, node.offset, json.dumps(progress), len(events), "", *events) == "ok"
 
 
 def test_an_older_service_and_client_show_what_a_newer_worker_writes(stack: Stack, newer: ScriptedNode) -> None:

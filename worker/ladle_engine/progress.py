@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 from ladle_engine.far_names import in_far_names
 from ladle_engine.safe_text import one_line
 
+STAGES = (
+    *("fetch", "discover", "check", "evaluate", "train", "select"),
+    *("diagnose", "write", "verify", "upload"),
+)
+"""Of a job, in order; some begin more than once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
     stage: str
-    """`fetch`, `discover`, `check`, `evaluate`, `train`, `select`, `write`, `verify` or `upload`."""
+    """One of `STAGES`."""
     method: str | None = None
     total: int = 0
 
@@ -47,6 +53,10 @@ class StepDone:
     method: str | None = None
     loss: float | None = None
     eta_s: float | None = None
+    rate: float | None = None
+    """How many `unit` are done per second, on average since the stage began."""
+    unit: str | None = None
+    """`steps`, `examples` or `bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,22 +139,34 @@ def warnings_to(on_event: ProgressCallback) -> Iterator[None]:
 
 
 class Pace:
-    """Turns "unit `done` of `total`" into `StepDone` events, `per_second` at most, with the time left."""
+    """Turns "`done` of `total`" into `StepDone` events, `per_second` at most, with the time left.
+
+    With `unit` they have a rate too: of what `step` counts, or of the `amount` that it is given.
+    """
 
     def __init__(
-        self, on_event: ProgressCallback, stage: str, total: int, *, method: str | None = None, per_second: float = 4.0
+        self,
+        on_event: ProgressCallback,
+        stage: str,
+        total: int,
+        *,
+        method: str | None = None,
+        unit: str | None = None,
+        per_second: float = 4.0,
     ) -> None:
         self._tell = on_event
         self._stage = stage
         self.total = total
         self._method = method
+        self._unit = unit
         self._interval_s = 1.0 / per_second
         self._start = time.monotonic()
         self._last = float("-inf")
         self._first_done: int | None = None
         on_event(StageStarted(stage=stage, method=method, total=total))
 
-    def step(self, done: int, loss: float | None = None) -> None:
+    def step(self, done: int, loss: float | None = None, *, amount: int | None = None) -> None:
+        """`amount` is how many of the unit are done since the stage began, where that is not what `done` counts."""
         now = time.monotonic()
         if self._first_done is None:
             # A resumed stage starts in the middle: what was done before says nothing about the pace.
@@ -152,7 +174,9 @@ class Pace:
         if done < self.total and now - self._last < self._interval_s:
             return
         self._last = now
-        pace = (now - self._start) / max(done - self._first_done, 1)
+        took_s = now - self._start
+        pace = took_s / max(done - self._first_done, 1)
+        amount = done - self._first_done if amount is None else amount
         self._tell(
             StepDone(
                 stage=self._stage,
@@ -161,5 +185,7 @@ class Pace:
                 total=self.total,
                 loss=loss,
                 eta_s=pace * (self.total - done),
+                rate=amount / took_s if self._unit and took_s > 0 else None,
+                unit=self._unit,
             )
         )

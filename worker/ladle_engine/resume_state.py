@@ -25,7 +25,7 @@ from ladle_engine.versions import installed_version
 
 SUFFIX = ".pt"
 
-FORMAT = 2
+FORMAT = 3
 """Of everything that is saved. A state of another format begins anew."""
 
 

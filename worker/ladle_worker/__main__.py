@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ladle_contracts import keys
 from ladle_contracts.beneath import WITHOUT_OPENAT2, has_openat2
 from ladle_contracts.environment import explain_settings
-from ladle_contracts.logs import set_up_logging
+from ladle_contracts.logs import always_about, set_up_logging
 from ladle_contracts.processes import keep_secrets
 from ladle_contracts.safe_text import for_terminal
 from ladle_worker.celery_app import make_app
@@ -42,6 +42,7 @@ def main() -> int:
     except OSError as error:
         print(f"`LADLE_RESULTS_DIR` cannot be made: {error}.", file=sys.stderr)
         return 2
+    always_about(node=settings.node_id)
     if not has_openat2():
         logger.warning("%s", WITHOUT_OPENAT2)
     try:

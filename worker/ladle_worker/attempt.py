@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from ladle_contracts import Reason
 from ladle_contracts.far_urls import parse_url
 from ladle_contracts.roots import PathNotAllowed
+from ladle_worker.bytes_read import read_by
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.commit import Commit
 from ladle_worker.confinement.plan import MEMORY, Plan
@@ -181,6 +182,7 @@ class Attempt:
         status = launcher.status()
         with naming_disk_faults("read the outcome of the ranks"):
             outcome = self._folder.read_outcome() or status.said
+        self._watch.count_end(read_by(self._staging))
         if outcome is None:
             await_end = self._watch.await_end
             silent = SilentRanks(settings=self._settings, claim=self._claim, folder=self._folder, await_end=await_end)

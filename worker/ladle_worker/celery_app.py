@@ -15,6 +15,7 @@ from celery.worker.state import maybe_shutdown
 
 from ladle_contracts import keys
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
+from ladle_contracts.logs import about
 from ladle_contracts.processes import keep_secrets
 from ladle_worker.agent import run_attempt
 from ladle_worker.claim import NotOurs
@@ -56,15 +57,16 @@ def make_app(settings: Settings, node: Node) -> Celery:
     @app.task(name=keys.RUN_TASK)
     def run(job_id: str, attempt: int, node_rank: int) -> None:
         """The message only wakes the node. Redis says whether there is anything to do."""
-        try:
-            state = run_attempt(settings, job_id, attempt, node.protections, node.gpus)
-        except NotOurs as error:
-            logger.info("nothing to do: %s", error)
-            raise Ignore from error
-        finally:
-            # What waited has become the launcher of this job.
-            STANDBY.renew()
-        logger.info("attempt %s of job %s (node rank %s) ended: %s", attempt, job_id, node_rank, state)
+        with about(job=job_id, attempt=attempt, node_rank=node_rank):
+            try:
+                state = run_attempt(settings, job_id, attempt, node.protections, node.gpus)
+            except NotOurs as error:
+                logger.info("nothing to do: %s", error)
+                raise Ignore from error
+            finally:
+                # What waited has become the launcher of this job.
+                STANDBY.renew()
+            logger.info("attempt %s of job %s (node rank %s) ended: %s", attempt, job_id, node_rank, state)
 
     _connect_signals(settings, node)
     return app

@@ -139,10 +139,18 @@ class Claim:
         answer: str = self._call("renew", self._node, self._lease_ms)
         return answer
 
-    def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
+    def report(
+        self,
+        offset: int,
+        progress: Progress | None,
+        bodies: Sequence[str],
+        lines: Sequence[str],
+        counted: Mapping[str, float] | None = None,
+    ) -> None:
         """Sends events and log lines up to `offset`. The same offset twice is written once. Raises `RedisError`."""
         snapshot = progress.model_dump_json() if progress else ""
-        arguments = [self.job_id, self.attempt, offset, snapshot, len(bodies), *bodies, *lines]
+        more = json.dumps(counted) if counted else ""
+        arguments = [self.job_id, self.attempt, offset, snapshot, len(bodies), more, *bodies, *lines]
         self._redis.register_script(SCRIPTS["report"])(args=well_formed(arguments))
 
     def keep_state(self, files: Mapping[str, str], *, whole: bool) -> None:

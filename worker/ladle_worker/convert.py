@@ -70,7 +70,10 @@ ARGUMENTS = {
 PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "train_set.path", "output.name"})
 """Resolved by the agent, which passes them on its own."""
 NOT_FOR_THE_ENGINE = frozenset(
-    {"resources.nodes", "resources.min_nodes", "resources.ranks_per_node", "resources.timeout_s", "priority", "labels"}
+    {
+        *("resources.nodes", "resources.min_nodes", "resources.ranks_per_node", "resources.timeout_s"),
+        *("priority", "labels", "tracking.trackers", "tracking.project", "tracking.run", "webhooks"),
+    }
 )
 
 

@@ -252,12 +252,17 @@ def jobs_with_folders(results_dir: Path) -> set[str]:
 
 def provenance_of(folder: Path) -> Mapping[str, Any]:
     """`job_id` and `attempt` of the job that wrote a result folder. Empty if no job did."""
+    provenance = report_of(folder).get("provenance")
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def report_of(folder: Path) -> Mapping[str, Any]:
+    """The report of a result. Empty if there is none that can be read."""
     try:
         report = json.loads(_read_regular(folder / "report.json"))
     except (OSError, ValueError, RecursionError):
         return {}
-    provenance = report.get("provenance") if isinstance(report, dict) else None
-    return provenance if isinstance(provenance, dict) else {}
+    return report if isinstance(report, dict) else {}
 
 
 def _read_regular(path: Path) -> bytes:

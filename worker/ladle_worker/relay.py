@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
 from ladle_worker.job_folder import AttemptFolder
+from ladle_worker.rank_lines import told_by_ranks
+from ladle_worker.tally import Tally
 
 MAX_LINE_CHARS = 2_000
 TAIL_LINES = 40
@@ -57,6 +60,7 @@ class Report:
     progress: Progress
     bodies: list[str]
     lines: list[str]
+    counted: Mapping[str, float]
 
 
 class Relay:
@@ -68,6 +72,8 @@ class Relay:
         self._claim = claim
         self._progress = Progress()
         self._due: Report | None = None
+        self._tally = Tally()
+        self._counts = 0
 
     @property
     def stage(self) -> str:
@@ -84,12 +90,23 @@ class Relay:
         self._due = self._due or self._next(to_end)
         if self._due is None:
             return False
-        self._claim.report(self._due.offset, self._due.progress, self._due.bodies, self._due.lines)
+        self._claim.report(self._due.offset, self._due.progress, self._due.bodies, self._due.lines, self._due.counted)
+        told_by_ranks(self._due.lines)
         self._progress = self._due.progress
         self._due = None
         self._events.keep()
         self._log.keep()
         return True
+
+    def count_end(self, more: Mapping[str, float]) -> None:
+        """Counts the last stage, and what else is known at the end. Raises as `send`."""
+        while self.send(to_end=True):
+            continue
+        self._counts += 1
+        counted = {**self._tally.end(time.monotonic()), **more}
+        offset = self._events.read_to + self._log.read_to + self._counts
+        self._due = Report(offset=offset, progress=self._progress, bodies=[], lines=[], counted=counted)
+        self.send()
 
     def _next(self, to_end: bool) -> Report | None:
         with naming_disk_faults("read what the ranks write"):
@@ -97,12 +114,14 @@ class Relay:
             lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
         if not bodies and not lines:
             return None
+        events = [read_event_body(line) for line in bodies]
         return Report(
-            # The sum of both offsets grows with every report, so it identifies the report.
-            offset=self._events.read_to + self._log.read_to,
-            progress=advance(self._progress, [read_event_body(line) for line in bodies]),
+            # It grows with every report, so it identifies the report.
+            offset=self._events.read_to + self._log.read_to + self._counts,
+            progress=advance(self._progress, events),
             bodies=bodies,
             lines=lines,
+            counted=self._tally.add(events, time.monotonic()),
         )
 
 
@@ -124,6 +143,8 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
                     total_steps=body.total,
                     loss=body.loss,
                     eta_s=body.eta_s,
+                    rate=body.rate,
+                    unit=body.unit,
                     candidates=progress.candidates,
                 )
             case CandidateScored():

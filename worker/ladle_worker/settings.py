@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
@@ -15,19 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, parse_url
 from ladle_contracts.redis_address import complete_address, socket_of
+from ladle_contracts.web_addresses import read_networks
 from ladle_worker.confinement.choose import AUTO, read_choice
 from ladle_worker.stall import DEFAULT_STALL_S, read_limits
-
-
-def read_networks(value: Any) -> Any:
-    """`10.0.0.0/8,192.168.1.7` as two. Raises ValueError."""
-    parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    for part in parts:
-        try:
-            ipaddress.ip_network(part, strict=False)
-        except ValueError:
-            raise ValueError(f"must hold networks such as `10.0.0.0/8`, but has {part!r}") from None
-    return tuple(parts)
 
 
 def read_results_url(value: Any) -> Any:
@@ -126,6 +115,8 @@ class Settings(BaseSettings):
     """How much of them it may hold."""
     far_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_networks)] = ()
     """Networks such as `10.0.0.0/8` that addresses may lead to although they are not public."""
+    log_format: Literal["text", "json"] = "text"
+    """What a line of the log is: text for people, or a JSON object for programs. Then it has the lines of ranks too."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
     """How often the agent checks its ranks and renews its lease. It notices a cancel within this time."""
     state_copy_s: Annotated[float, Field(gt=0)] = 10.0

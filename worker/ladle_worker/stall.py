@@ -9,7 +9,10 @@ from typing import Any
 
 from ladle_worker.job_folder import AttemptFolder
 
-STAGES = ("start", "fetch", "discover", "check", "evaluate", "train", "select", "write", "verify", "upload")
+STAGES = (
+    *("start", "fetch", "discover", "check", "evaluate", "train", "select"),
+    *("diagnose", "write", "verify", "upload"),
+)
 """`start` is all before the first one: torch is imported, the ranks find each other."""
 DEFAULT_STALL_S = 1800.0
 SECONDS = Mapping[str, float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -131,6 +131,12 @@ class Watch:
                 return self.ended_by(answer)
             time.sleep(self._settings.poll_s)
         return None
+
+    def count_end(self, more: Mapping[str, float]) -> None:
+        """For the numbers of the service, which may miss one."""
+        if self._claim.speaks:
+            with suppress(RedisError, DiskFault):
+                self._relay.count_end(more)
 
     def keep_lease(self) -> None:
         """While what hangs is being ended, which takes its time. Whether the attempt is still ours is asked later."""

@@ -21,6 +21,7 @@ from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_inspection, build_spec
+from ladle.cli import completion
 from ladle_contracts import InspectRequest
 from ladle_contracts.command_flags import ALSO, ARGUMENTS, CHECKPOINTS_PANEL, FIELDS, FLAG_OF, FLAGS, PANELS, Flag
 from ladle_contracts.far_urls import is_url
@@ -45,6 +46,14 @@ INSPECT_FLAGS = tuple(
     flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "adapters", "method")
 )
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
+OFFERED: dict[str, Callable[[typer.Context, str], list[tuple[str, str]]]] = {
+    "method.name": completion.complete_method,
+    "method.options": completion.complete_method_option,
+    "task.name": completion.complete_task,
+    "task.options": completion.complete_task_option,
+    "metric": completion.complete_metric,
+}
+"""What the shell completes beside what the contract allows."""
 BETWEEN = "\0"
 """Stands between the two values of a flag that has two: no argument of a program can hold it."""
 
@@ -214,7 +223,7 @@ def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
         metavar=flag.placeholder or None,
         help=flag.help,
         rich_help_panel=panel,
-        autocompletion=_choices(flag),
+        autocompletion=OFFERED.get(flag.path) or _choices(flag),
     )
     kind: Any = list[str] if flag.is_repeatable else Path if flag.placeholder == "PATH" else str
     kind = bool if flag.is_switch else kind

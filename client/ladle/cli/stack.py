@@ -33,6 +33,10 @@ START_S = 90.0
 """How long the stack may take to be ready. Reading torch from a cold disk takes a while."""
 LOOK_S = 0.05
 STOP_S = 20.0
+CLEAR_S = 3.0
+"""How long a worker may take to clear up behind a job."""
+JOBS_FOLDER = ".ladle"
+"""Where jobs have their working files, in the folder of results."""
 REDIS_SECRET = "redis-password"  # noqa: S105 - the name of its file
 PRIVATE_NAME = "local"
 """The name of the node and of the token's owner, if nobody else uses the Redis server."""
@@ -149,6 +153,21 @@ class LocalStack:
         lines = "\n".join(f"  {one_line(line.expandtabs())}" for line in self._log_tail(name))
         return StackError(f"The {name} {ended(status or 0)}. The end of {self.log(name)}:\n{lines}")
 
+    def finish(self, job_id: str) -> None:
+        """Ends the parts after the only job has ended: at once, if the worker has cleared up behind it."""
+        deadline = time.monotonic() + CLEAR_S
+        folder = self.options.results_folder / JOBS_FOLDER / job_id
+        while folder.exists():
+            if time.monotonic() > deadline:
+                self.stop()
+                return
+            time.sleep(LOOK_S)
+        if self._supervisor is not None:
+            self._supervisor.rest()
+        self._kill()
+        if self._supervisor is not None:
+            self._supervisor.close()
+
     def stop(self) -> None:
         """Ends the parts in reverse order, the worker first, so that nothing is lost."""
         if self._supervisor is not None:
@@ -167,15 +186,18 @@ class LocalStack:
 
     def drop(self) -> None:
         """Ends the parts at once: no job has been submitted, so nothing is lost."""
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
+        self._kill()
         if self._has_made_results:
             # Nothing is in it but the worker's own folder, which is empty.
             with suppress(OSError):
-                (self.options.results_folder / ".ladle").rmdir()
+                (self.options.results_folder / JOBS_FOLDER).rmdir()
             with suppress(OSError):
                 self.options.results_folder.rmdir()
+
+    def _kill(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.kill()
+            process.wait()
 
     def log(self, name: str) -> Path:
         return self.options.state / f"{name}.log"

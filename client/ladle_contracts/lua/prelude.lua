@@ -23,6 +23,8 @@ local NAMES = PREFIX .. 'names'
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function events_key(id) return job_key(id) .. ':events' end
 local function leases_key(id) return job_key(id) .. ':leases' end
+-- Address -> how far the call of it is that tells of the job's end.
+local function webhooks_key(id) return job_key(id) .. ':webhooks' end
 local function state_copy_key(id) return job_key(id) .. ':state' end
 local function node_key(id) return PREFIX .. 'node:' .. id end
 -- The jobs of a dispatcher: a node that hands whole jobs over to something else, such as Slurm.
@@ -249,9 +251,15 @@ local function release_nodes(id)
   redis.call('PUBLISH', PREFIX .. 'wake', id)
 end
 
+-- Adds to a number that only grows: what the service tells Prometheus.
+local function count(name, more) redis.call('HINCRBYFLOAT', PREFIX .. 'counts', name, more) end
+
 local function finish(id, state, reason, message)
   local now = text(now_ms())
   redis.call('HSET', job_key(id), 'finished_at', now)
+  count('ended ' .. state .. ' ' .. (reason or ''), 1)
+  -- Whoever wants to know of the end is told by the scheduler.
+  redis.call('ZADD', PREFIX .. 'webhooks', now, id)
   redis.call('ZADD', PREFIX .. 'finished', now, id)
   redis.call('ZADD', PREFIX .. 'finished:traces', now, id)
   dequeue(id)
@@ -285,7 +293,8 @@ local function forget(id)
     local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. job[2]
     if redis.call('HGET', idempotency, 'job') == id then redis.call('DEL', idempotency) end
   end
-  for _, key in ipairs({PREFIX .. 'jobs', jobs_key(owner), PREFIX .. 'finished', PREFIX .. 'finished:traces'}) do
+  for _, key in ipairs({PREFIX .. 'jobs', jobs_key(owner), PREFIX .. 'finished', PREFIX .. 'finished:traces',
+                        PREFIX .. 'webhooks'}) do
     redis.call('ZREM', key, id)
   end
   for _, state in ipairs(STATES) do
@@ -293,7 +302,7 @@ local function forget(id)
     redis.call('ZREM', owner_state_key(owner, state), id)
   end
   redis.call('UNLINK', job_key(id), job_key(id) .. ':progress', events_key(id), job_key(id) .. ':log', leases_key(id),
-             state_copy_key(id))
+             state_copy_key(id), webhooks_key(id))
 end
 
 -- Whether the caller is still the elected scheduler.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,22 @@ def test_bytes_that_are_no_text_do_not_stop_the_relay(tmp_path: Path) -> None:
     assert len(TailedFile(path).read()) == 1
 
 
+Counts = Mapping[str, float]
+
+
 class FakeClaim:
     def __init__(self) -> None:
         self.reports: list[tuple[int, Progress | None, list[str], list[str]]] = []
+        self.counts: list[dict[str, float]] = []
+        self.counts: list[dict[str, float]] = []
         self.away = False
 
-    def report(self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str]) -> None:
+    def report(
+        self, offset: int, progress: Progress | None, bodies: Sequence[str], lines: Sequence[str], counted: Counts
+    ) -> None:
         if self.away:
             raise ConnectionError("away")
+        self.counts.append(dict(counted))
         self.reports.append((offset, progress, list(bodies), list(lines)))
 
 

@@ -41,7 +41,9 @@ class Claimed:
             raise answer
         return answer
 
-    def report(self, offset: int, progress: object, bodies: Sequence[str], lines: Sequence[str]) -> None:
+    def report(
+        self, offset: int, progress: object, bodies: Sequence[str], lines: Sequence[str], counted: object
+    ) -> None:
         self.lines += lines
 
 

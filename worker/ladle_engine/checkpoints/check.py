@@ -22,11 +22,13 @@ def check(checkpoints: CheckpointSet, on_event: ProgressCallback) -> None:
     """One pass over all files. Raises `CheckpointError`: mismatched, unsupported, non-finite or identical."""
     with open_all(checkpoints) as readers:
         check_headers(checkpoints, on_event)
-        pace = Pace(on_event, "check", len(checkpoints.tensors))
-        differ = False
+        pace = Pace(on_event, "check", len(checkpoints.tensors), unit="bytes")
+        differ, read_bytes = False, 0
         for done, name in enumerate(sorted(checkpoints.tensors, key=readers[-1].position)):
             differ = check_tensor(checkpoints, readers, name) or differ
-            pace.step(done + 1)
+            info = checkpoints.tensors[name]
+            read_bytes += len(readers) * info.numel * info.dtype.itemsize
+            pace.step(done + 1, amount=read_bytes)
     if not differ:
         raise identical(checkpoints)
 

@@ -87,6 +87,8 @@ class Evaluations:
             for digest, saved in (state.load(STATE_KEY) or {}).items()
         }
         self._save_not_before = 0.0
+        self.num_judged = 0
+        """How many times a model was evaluated on an example; what was known already does not count."""
 
     def _evaluation(self, split: str, values: Mapping[str, Tensor]) -> Evaluation:
         """Of the first examples of the split, as many as there are values of."""
@@ -109,6 +111,27 @@ class Evaluations:
         # What is known exactly is only rounded in the other, and better.
         exact = _enough(self._record(coefficients, exactly=True), split, metric)
         return known if exact is None or (known is not None and len(known) > len(exact)) else exact
+
+    def best_known(self, coefficients: Coefficients, split: str, metric: Metric) -> Evaluation | None:
+        """To be shown: what is known of the model as it will be written, unless more is known of it as the directions
+        give it."""
+        exact, known = (_enough(self._record(coefficients, exactly), split, metric) for exactly in (True, False))
+        return known if _size(known) > _size(exact) else exact
+
+    def in_passing(
+        self, coefficients: Coefficients, split: str, end: int, metric: Metric, *, exactly: bool = False
+    ) -> Evaluation:
+        """Collective: as `first`, or as `exactly`, on no more examples, for a model that is not going to be written:
+        the statistics that are made for it are not kept."""
+        record = self._record(coefficients, exactly)
+        is_new = record.statistics is None
+        if exactly:
+            found = self.exactly(coefficients, {split: (end, metric)})[split]
+        else:
+            found = self.first(coefficients, split, end, metric)
+        if is_new:
+            record.statistics = None
+        return found.first(end)
 
     def first(self, coefficients: Coefficients, split: str, end: int, metric: Metric) -> Evaluation:
         """Collective: what `metric` is computed from, and the loss, on the first `end` examples or, where it is known,
@@ -210,6 +233,7 @@ class Evaluations:
             self._model, examples.at(slice(start, end)), self._collectives,
             generated=generated, served_in=self._served_in,
         )  # fmt: skip
+        self.num_judged += end - start
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:

@@ -38,6 +38,19 @@ FIRST_UNBOUNDED = 1024
 examples, and a small sample that misses them looks too certain. No rule is certain there, as one for accuracy is."""
 
 
+class _Told:
+    """Who is told how far a race is, with the number of examples that it took."""
+
+    def __init__(self, pace: Pace | None, evaluations: Evaluations) -> None:
+        self._pace = pace
+        self._evaluations = evaluations
+        self._before = evaluations.num_judged
+
+    def step(self, done: int) -> None:
+        if self._pace is not None:
+            self._pace.step(done, amount=self._evaluations.num_judged - self._before)
+
+
 def race(
     evaluations: Evaluations, contenders: Sequence[Coefficients], split: str, metric: Metric, pace: Pace | None = None
 ) -> int:
@@ -46,8 +59,9 @@ def race(
     `pace` counts contenders times rounds. Raises as `Evaluations.first`.
     """
     left = list(range(len(contenders)))
+    told = _Told(pace, evaluations)
     while len(left) > 1:
-        winner, broken = _run(evaluations, [contenders[i] for i in left], split, metric, pace)
+        winner, broken = _run(evaluations, [contenders[i] for i in left], split, metric, told)
         if not broken:
             return left[winner]
         # What a broken one had beaten is in the race again; whatever was evaluated is remembered.
@@ -56,7 +70,7 @@ def race(
 
 
 def _run(
-    evaluations: Evaluations, contenders: Sequence[Coefficients], split: str, metric: Metric, pace: Pace | None
+    evaluations: Evaluations, contenders: Sequence[Coefficients], split: str, metric: Metric, told: _Told
 ) -> tuple[int, set[int]]:
     """The winner, and those that turned out to have values that are not finite."""
     everybody = range(len(contenders))
@@ -75,7 +89,7 @@ def _run(
         known: dict[int, Evaluation] = {}
         for done, i in enumerate(running):
             known[i] = evaluations.first(contenders[i], split, end, metric)
-            _tell(pace, number * len(everybody) + done + 1)
+            told.step(number * len(everybody) + done + 1)
         if broken := {i for i in running if not known[i].is_finite}:
             return running[0], broken
         assert stands_for is not None, "or there would be no round"
@@ -85,11 +99,11 @@ def _run(
         running.sort(key=lambda i: known[i].rank_key(metric), reverse=True)
     winner, bar = running[0], evaluations.whole(contenders[running[0]], split, metric)
     for done, i in enumerate(running[1:]):
-        _tell(pace, len(rounds) * len(everybody) + done + 1)
+        told.step(len(rounds) * len(everybody) + done + 1)
         evaluation = evaluations.unless_below(contenders[i], split, bar, metric)
         if evaluation is not None and (evaluation.rank_key(metric), -i) > (bar.rank_key(metric), -winner):
             winner, bar = i, evaluation
-    _tell(pace, (len(rounds) + 1) * len(everybody))
+    told.step((len(rounds) + 1) * len(everybody))
     return winner, {i for i in running if not _is_finite(evaluations.known(contenders[i], split, metric))}
 
 
@@ -129,8 +143,3 @@ def _is_beaten_over_sets(
 
 def _is_finite(evaluation: Evaluation | None) -> bool:
     return evaluation is None or evaluation.is_finite
-
-
-def _tell(pace: Pace | None, done: int) -> None:
-    if pace is not None:
-        pace.step(done)

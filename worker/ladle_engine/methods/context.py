@@ -56,6 +56,8 @@ class Choice:
     """The method and what it settled on, for people: `last-k (k = 5)`."""
     losses: list[float] = field(default_factory=list)
     """The training loss of every step, for trained methods."""
+    course: Mapping[str, Any] | None = None
+    """How training went, as plain JSON; see `training.path.Course`. None where no coefficients of checkpoints were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,8 @@ class MethodContext:
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
-        pace = Pace(self.on_event, stage, len(contenders) * len(self.evaluations.rounds["select"]), method=method)
+        total = len(contenders) * len(self.evaluations.rounds["select"])
+        pace = Pace(self.on_event, stage, total, method=method, unit="examples")
         metric = self.loss if by_loss else self.metric
         return race(self.evaluations, contenders, "select", metric, pace)
 

@@ -30,23 +30,25 @@ class GreedySoup(FixedMethod):
         singles = self._singles(context, K)
         order = sorted(range(K), key=lambda i: singles[i].rank_key(context.metric), reverse=True)
         soup, bar = [order[0]], singles[order[0]]
-        pace = Pace(context.on_event, "train", K - 1, method=self.name)
+        pace = Pace(context.on_event, "train", K - 1, method=self.name, unit="examples")
+        before = context.evaluations.num_judged
         for done, candidate in enumerate(order[1:]):
             larger = [*soup, candidate]
             evaluation = context.evaluations.unless_below(mean_of(context, larger), "fit", bar, context.metric)
             # Only the metric counts, as published: a soup that ties takes the ingredient in.
             if evaluation is not None and evaluation.rank_key(context.metric)[0] >= bar.rank_key(context.metric)[0]:
                 soup, bar = larger, evaluation
-            pace.step(done + 1)
+            pace.step(done + 1, amount=context.evaluations.num_judged - before)
         return Choice(coefficients=mean_of(context, soup), label=f"greedy-soup ({len(soup)} of {K})")
 
     def _singles(self, context: MethodContext, K: int) -> list[Evaluation]:
         """The order needs all of them, on the whole fit split."""
-        pace = Pace(context.on_event, "evaluate", K, method=self.name)
+        pace = Pace(context.on_event, "evaluate", K, method=self.name, unit="examples")
+        before = context.evaluations.num_judged
         singles: list[Evaluation] = []
         for index in range(K):
             singles.append(context.evaluations.whole(context.one_checkpoint(index), "fit", context.metric))
-            pace.step(index + 1)
+            pace.step(index + 1, amount=context.evaluations.num_judged - before)
         return singles
 
 

@@ -18,6 +18,7 @@ from ladle_engine.progress import Pace
 from ladle_engine.subspace.bases import BASES
 from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.objective import without_noise
+from ladle_engine.training.path import CoefficientPath, Course, Ending, lowest_smoothed
 from ladle_engine.training.settings import SCHEDULES, TrainSettings, schedule
 from ladle_engine.training.train import Trained
 
@@ -93,22 +94,28 @@ class Psgd(TrainedMethod):
             "velocity": torch.zeros_like(alpha_0_KG),
             "losses": [],
         }
+        path = CoefficientPath(total=settings.steps)
+        if "path" in state:
+            path.resume(state["path"])
         # The coefficients of what the weights and their momentum are: every step is linear in them.
         u_KG, velocity_KG, losses = state["u"], state["velocity"], list(state["losses"])
         parameters = list(context.binding.parameters.values())
         optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
         order = ExampleOrder(trainer.examples, settings.seed)
-        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name, unit="steps")
         for step in range(len(losses), settings.steps):
             if step % SETTLED_EVERY == 0:
                 if context.state.is_due():
                     context.state.save(
-                        f"train-{self.name}", {"u": u_KG, "velocity": velocity_KG, "losses": list(losses)}
+                        f"train-{self.name}",
+                        {"u": u_KG, "velocity": velocity_KG, "losses": list(losses), "path": path.state()},
                     )
                 _settle(context, groups, optimiser, alpha_0_KG + centred(u_KG), velocity_KG, started=step > 0)
             rate = settings.learning_rate * schedule(step, settings)
             indices = trainer.examples.indices[order.batch(step)]
-            loss, gradient_KG = trainer.loss_and_gradient_here(alpha_0_KG + centred(u_KG), indices)
+            weights_KG = alpha_0_KG + centred(u_KG)
+            path.see(step, weights_KG)
+            loss, gradient_KG = trainer.loss_and_gradient_here(weights_KG, indices)
             trainer.refuse_infinite(loss, gradient_KG, step + 1, settings)
             direction_KG = torch.einsum("gij,jg->ig", projector_GKK, without_noise(gradient_KG))
             _step(context, groups, optimiser, direction_KG, rate)
@@ -116,7 +123,9 @@ class Psgd(TrainedMethod):
             u_KG = u_KG - rate * velocity_KG
             losses.append(loss)
             pace.step(step + 1, loss)
-        trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), losses=losses)
+        ending = Ending(how="steps", best_at=lowest_smoothed(losses))
+        course = Course(path=path, losses=losses, prior={"kind": "none"}, ending=ending)
+        trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), course=course)
         return as_choice(context, self.name, groups, trained)
 
 

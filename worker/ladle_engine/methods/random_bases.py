@@ -112,7 +112,7 @@ class RandomBases(TrainedMethod):
         for draw, weights_MG in enumerate(steps):
             _go(context, trainer, directions, draw, weights_MG)
         order = ExampleOrder(trainer.examples, settings.seed)
-        pace = Pace(context.on_event, "train", settings.steps, method=self.name)
+        pace = Pace(context.on_event, "train", settings.steps, method=self.name, unit="steps")
         for step in range(len(steps), settings.steps):
             loss, gradient_MG = trainer.loss_and_gradient(subspace.start, trainer.examples.indices[order.batch(step)])
             trainer.refuse_infinite(loss, gradient_MG, step + 1, settings)

@@ -22,14 +22,23 @@ def _load(context: MethodContext, method: str) -> Choice | None:
     if saved is None:
         return None
     return Choice(
-        coefficients=Coefficients.from_json(saved["coefficients"]), label=saved["label"], losses=saved["losses"]
+        coefficients=Coefficients.from_json(saved["coefficients"]),
+        label=saved["label"],
+        losses=saved["losses"],
+        course=saved["course"],
     )
 
 
 def _run(context: MethodContext, method: str) -> Choice:
     choice = METHODS[method].choose(context, context.plan.options[method])
     context.state.save(
-        _key(method), {"coefficients": choice.coefficients.to_json(), "label": choice.label, "losses": choice.losses}
+        _key(method),
+        {
+            "coefficients": choice.coefficients.to_json(),
+            "label": choice.label,
+            "losses": choice.losses,
+            "course": choice.course,
+        },
     )
     return choice
 

@@ -203,6 +203,7 @@ def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trai
         coefficients=_coefficients(context, groups, trained.weights_KG),
         label=method if len(groups) == 1 else f"{method} ({len(groups)} groups)",
         losses=trained.losses,
+        course=trained.course.to_json(groups.names),
     )
 
 

@@ -23,6 +23,7 @@ from ladle_engine.checkpoints.dcp.rest import Rest
 from ladle_engine.checkpoints.types import TensorInfo
 from ladle_engine.progress import pulse
 from ladle_engine.storage.atomic_folder import sync_file, sync_folder
+from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.page_cache import leave_cache
 
 CHUNK_BYTES = 16 << 20
@@ -105,6 +106,7 @@ class _Files:
         count = memoryview(data).nbytes
         self._sha256.update(data)
         self._file.write(data)
+        COUNTS.wrote(count)
         self._size += count
         pulse()
         if self._size - self._sent >= SEND_BYTES:

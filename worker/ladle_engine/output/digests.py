@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.page_cache import leave_cache
 
 
@@ -26,4 +27,6 @@ def sha256_on_disk(path: Path) -> str:
 
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        COUNTS.read(path, file.tell())
+    return digest

@@ -29,7 +29,7 @@ from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.safetensors_writer import SafetensorsWriter
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.storage.hashed_file import load_whole
-from ladle_engine.storage.input_file import InputFile
+from ladle_engine.storage.input_file import COUNTS, InputFile
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.storage.read_ahead import read_ahead
 
@@ -117,7 +117,7 @@ def _blocks(
 
     `others` are readers of the same checkpoints that may be used at the same time.
     """
-    pace = Pace(on_event, "write", len(recipe.output_dtypes))
+    pace = Pace(on_event, "write", len(recipe.output_dtypes), unit="bytes")
     names = iter(enumerate(recipe.output_dtypes, start=1))
 
     def read() -> Iterator[tuple[int, list[Tensor]] | None]:
@@ -127,12 +127,15 @@ def _blocks(
             yield None
 
     with read_ahead(read()) as ready:
+        written_bytes = 0
 
         def blocks() -> Iterator[Tensor]:
+            nonlocal written_bytes
             number, name = next(names)
             while (made_of := next(ready)) is not None:
                 yield recipe.block(name, *made_of, others)
-            pace.step(number)
+            written_bytes += recipe.num_bytes(name)
+            pace.step(number, amount=written_bytes)
 
         yield blocks
 
@@ -189,6 +192,7 @@ def copy_side_files(checkpoints: CheckpointSet, folder: Path, inputs: Inputs) ->
         target = folder / side_name(side_file, checkpoints.places)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
+        COUNTS.wrote(len(content))
 
 
 def _shards(recipe: Recipe, max_shard_bytes: int) -> list[list[str]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.safetensors_file import DTYPE_NAMES
 from ladle_engine.progress import pulse
 from ladle_engine.storage.atomic_folder import sync_file
+from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.page_cache import leave_cache
 
 MAX_WAITING_BLOCKS = 4
@@ -92,6 +93,7 @@ class SafetensorsWriter:
     def _write(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         self._file.write(data)
+        COUNTS.wrote(memoryview(data).nbytes)
         pulse()
         unsent = self._file.tell() - self._sent
         if unsent >= SEND_BYTES:

@@ -17,7 +17,8 @@ from ladle_engine.pipeline.base_model import Base
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.request import Request
 from ladle_engine.pipeline.splits import Splits
-from ladle_engine.progress import ProgressCallback, ProgressEvent, Warned
+from ladle_engine.pipeline.stages import StageClock
+from ladle_engine.progress import ProgressCallback, ProgressEvent, StageStarted, Warned
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.tasks.base import Metric, Task
@@ -52,14 +53,17 @@ class Job:
 
 @dataclass(kw_only=True)
 class Listener:
-    """Passes events on, and remembers the warnings for the report."""
+    """Passes events on, and remembers the warnings and what each stage took for the report."""
 
     progress: ProgressCallback
     warnings: list[str] = field(default_factory=list)
+    clock: StageClock = field(default_factory=StageClock)
 
     def __call__(self, event: ProgressEvent) -> None:
         if isinstance(event, Warned):
             self.warnings.append(event.message)
+        elif isinstance(event, StageStarted):
+            self.clock.enter(event.stage)
         self.progress(event)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,21 @@ from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.adapter_result import as_written
+from ladle_engine.output.digests import sha256_of
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
-from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.pipeline.card_facts import card_facts
+from ladle_engine.pipeline.card_pictures import write_pictures
+from ladle_engine.pipeline.merge_curve import merge_curve_json
+from ladle_engine.pipeline.model_card import model_card, picture_file
+from ladle_engine.pipeline.stages import StageClock
+from ladle_engine.pipeline.tensors_report import tensors_json
 from ladle_engine.progress import Warned
 from ladle_engine.storage.far.presence import far_record
+from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.inputs import Inputs
 from ladle_engine.versions import installed_version, versions
 from ladle_report import PAGE_FILE, page
@@ -51,6 +58,10 @@ class Run:
     """Argument -> data set."""
     base: CheckpointSet | None = None
     """The base model of adapters, where it was read from files."""
+    clock: StageClock
+    """What the stages took."""
+    diagnosis: Mapping[str, Any] | None = None
+    """Where it was asked for."""
 
 
 def write_output(
@@ -98,8 +109,11 @@ def write_output(
     for note in notes_on(adapters, winner.method, context.adapter_output):
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
+    report["card"] = card_facts(context.checkpoints, context.task.name, output_format)
+    figures = write_pictures(folder, report, context.on_event)
+    report["files"] |= _digests(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
     _write_json(folder / REPORT_FILE, report)
-    (folder / "README.md").write_text(in_far_names(model_card(report)))
+    (folder / "README.md").write_text(in_far_names(model_card(report, figures)))
     (folder / PAGE_FILE).write_text(page(json.loads((folder / REPORT_FILE).read_text())))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
@@ -215,6 +229,10 @@ def report_json(
             "dropped": sorted(context.checkpoints.dropped),
             "in_result": context.tensors_taken(winner.choice.coefficients),
         },
+        "merge_curve": merge_curve_json(context),
+        "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
+        **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
+        "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
         "splits": {
             "fit": len(context.fit),
@@ -228,6 +246,7 @@ def report_json(
         },
         "statistics": context.statistics.to_json(),
         "memory": dict(run.memory),
+        "stages": run.clock.to_json(),
         "settings": dict(run.settings),
         "provenance": dict(run.provenance),
         "warnings": list(run.warnings),
@@ -250,6 +269,11 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     return {"examples": len(evaluation), "means": evaluation.scores()}
 
 
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Of those files that are there."""
+    return {name: sha256_of(folder / name) for name in names if (folder / name).exists()}
+
+
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
     """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`.
 
@@ -262,7 +286,9 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
     }
     if kept:
         # Not `save_file`, whose error on a full disk is one of its own.
-        (folder / STATISTICS_FILE).write_bytes(save(kept, metadata={"format": "pt"}))
+        content = save(kept, metadata={"format": "pt"})
+        (folder / STATISTICS_FILE).write_bytes(content)
+        COUNTS.wrote(len(content))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -75,6 +75,7 @@ class Request:
     metric: str | None = field(default=None, metadata=DECIDES)
     judge_by: str | Mapping[str, float] = field(default=FIRST, metadata=DECIDES)
     no_set_worse: bool = field(default=False, metadata=DECIDES)
+    diagnose: bool = field(default=False, metadata=DECIDES)
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
     output_format: str = SAFETENSORS
@@ -98,8 +99,9 @@ class Request:
                 raise ValueError(f"`{name}` must be a path, but is {path!r}.")
         _refuse_weights(self.judge_by, tuple(self.val_sets))
         refuse_adapter_arguments(self.adapter_space, self.adapter_rank, self.adapter_error)
-        if not isinstance(self.no_set_worse, bool):
-            raise ValueError(f"`no_set_worse` must be True or False, but is {self.no_set_worse!r}.")
+        for name in ("no_set_worse", "diagnose"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, but is {getattr(self, name)!r}.")
         for name, value, known in (
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),

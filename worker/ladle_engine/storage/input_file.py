@@ -43,12 +43,17 @@ class Identity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class ReadCounts:
-    """How often files were opened and how many bytes were asked for, by path. For tests and benchmarks."""
+class Counts:
+    """How many bytes were asked for and written, in all and for inputs by path, and how often they were opened.
+
+    What the page cache gave counts too: nobody can tell from here.
+    """
 
     def __init__(self) -> None:
         self.opens: Counter[Path] = Counter()
         self.bytes: Counter[Path] = Counter()
+        self.all_read = self.all_written = 0
+        """Of results too, since the process began."""
         self._lock = threading.Lock()
 
     def opened(self, path: Path) -> None:
@@ -58,14 +63,21 @@ class ReadCounts:
     def read(self, path: Path, num_bytes: int) -> None:
         with self._lock:
             self.bytes[path] += num_bytes
+            self.all_read += num_bytes
+
+    def wrote(self, num_bytes: int) -> None:
+        """Weights, side files and states; not the few kilobytes of a report."""
+        with self._lock:
+            self.all_written += num_bytes
 
     def clear(self) -> None:
+        """What is known by path; for tests."""
         with self._lock:
             self.opens.clear()
             self.bytes.clear()
 
 
-COUNTS = ReadCounts()
+COUNTS = Counts()
 """Of this process."""
 
 

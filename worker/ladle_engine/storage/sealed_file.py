@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from ladle_engine.storage.atomic_folder import replace_file
+from ladle_engine.storage.input_file import COUNTS
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -15,6 +16,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 def write_sealed(path: Path, content: bytes, kind: str) -> None:
     """The file has all of its content, or what it had before. `kind` names what it is, for whoever reads it."""
     replace_file(path, _seal(content, kind) + content)
+    COUNTS.wrote(DIGEST_BYTES + len(content))
 
 
 def read_sealed(path: Path, kind: str) -> bytes | None:

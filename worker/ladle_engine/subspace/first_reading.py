@@ -129,18 +129,19 @@ class FirstReading:
         keep: Keep,
         copies: Copies,
     ) -> None:
-        pace = Pace(self._on_event, "check", num_chunks(buckets, len(readers)))
-        number = 0
+        pace = Pace(self._on_event, "check", num_chunks(buckets, len(readers)), unit="bytes")
+        number = read_bytes = 0
 
         def see(index: int, chunk: CentredChunk) -> None:
-            nonlocal number
+            nonlocal number, read_bytes
             pieces = buckets[index].cut(chunk.elements.start, chunk.elements.stop).pieces
             self._check(readers, pieces, chunk)
             if number % copies.count == copies.number:
                 self._sums.add(pieces, chunk)
             keep(index, chunk)
             number += 1
-            pace.step(number)
+            read_bytes += sum(self._checkpoints.tensors[piece.name].dtype.itemsize * piece.length for piece in pieces)
+            pace.step(number, amount=len(readers) * read_bytes)
 
         fill_directions(hashed.readers, buckets, see)
 

@@ -49,6 +49,11 @@ class Prior(Protocol):
 
     def resume(self, state: Mapping[str, Any]) -> None: ...
 
+    def to_json(self) -> dict[str, Any]:
+        """For the report: `kind` (`none`, `given` or `learned`); `scale`, the standard deviation in directions'
+        lengths; for a learned one also `slope`, b."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -67,6 +72,9 @@ class Given:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         return
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "given", "scale": self.scale} if math.isfinite(self.scale) else {"kind": "none"}
 
 
 @dataclass(kw_only=True)
@@ -102,6 +110,9 @@ class Learned:
     def resume(self, state: Mapping[str, Any]) -> None:
         self.log_scale, self.slope, self.seen = state["log_scale"], state["slope"], state["seen"]
         self.gradients = list(state["gradients"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "learned", "scale": math.exp(self.log_scale / 2), "slope": self.slope}
 
     def _fit(self, theta_MG: Tensor, batch_size: int) -> None:
         gradients = torch.stack(self.gradients)

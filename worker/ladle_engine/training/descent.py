@@ -8,10 +8,11 @@ from torch import Tensor
 from ladle_engine.progress import Pace
 from ladle_engine.training.batch_order import ExampleOrder
 from ladle_engine.training.objective import Objective
+from ladle_engine.training.path import Ending, lowest_smoothed
 from ladle_engine.training.settings import TrainSettings, schedule
 
 
-def descend(objective: Objective) -> None:
+def descend(objective: Objective) -> Ending:
     """AdamW or SGD: one step per batch."""
     mean_MG = torch.zeros_like(objective.subspace.start)
     settings, examples = objective.settings, objective.trainer.examples
@@ -21,7 +22,7 @@ def descend(objective: Objective) -> None:
         objective.prior.resume(saved["prior"])
         mean_MG = saved["mean"]
     first_averaged = settings.steps - round(settings.averaged_fraction * settings.steps)
-    pace = Pace(objective.trainer.on_event, "train", settings.steps, method=objective.trainer.method)
+    pace = Pace(objective.trainer.on_event, "train", settings.steps, method=objective.trainer.method, unit="steps")
     for step in range(len(objective.losses), settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings)
@@ -32,13 +33,13 @@ def descend(objective: Objective) -> None:
         optimiser.step()
         if step >= first_averaged:
             mean_MG += (objective.theta_MG.detach() - mean_MG) / (step - first_averaged + 1)
-        objective.losses.append(measured.loss)
         pace.step(step + 1, measured.loss)
         if objective.trainer.state.is_due():
             objective.save(optimiser, prior=objective.prior.state(), mean=mean_MG)
     if first_averaged < settings.steps:
         with torch.no_grad():
             objective.theta_MG.copy_(mean_MG)
+    return Ending(how="steps", best_at=lowest_smoothed(objective.losses))
 
 
 def first_order(theta_MG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ladle_engine.progress import Pace
 from ladle_engine.training.objective import Objective
+from ladle_engine.training.path import Ending
 
 
 class _PassesUsedUp(Exception):
@@ -23,17 +24,21 @@ class _Point:
     theta_MG: Tensor
     objective: float
     gradient_MG: Tensor
+    number: int
+    """Of the pass, counted from 0."""
 
 
-def minimise(objective: Objective) -> None:
+def minimise(objective: Objective) -> Ending:
     """L-BFGS on the whole split, with a line search and so without a learning rate (P-BFGS of Li et al. 2022).
 
     A learned prior stays what it is at first: one gradient of all examples has no scatter to learn from. It ends with
     the best point seen when its passes are used up or nothing improves any more.
     """
-    best = _LineSearches(objective).run()
+    searches = _LineSearches(objective)
+    best = searches.run()
     with torch.no_grad():
         objective.theta_MG.copy_(best.theta_MG)
+    return Ending(how="converged" if searches.converged else "passes", best_at=best.number)
 
 
 class _LineSearches:
@@ -50,11 +55,14 @@ class _LineSearches:
             history_size=self._passes,
             line_search_fn="strong_wolfe",
         )
+        self.converged = False
         self._known: list[_Point] = []
         """Every step of torch's begins with the point at which the line search before it ended: known already."""
         if saved := objective.resume(self._optimiser):
             self._known = [_Point(*point) for point in saved["known"]]
-        self._pace = Pace(objective.trainer.on_event, "train", self._passes, method=objective.trainer.method)
+        self._pace = Pace(
+            objective.trainer.on_event, "train", self._passes, method=objective.trainer.method, unit="steps"
+        )
 
     def run(self) -> _Point:
         """Returns the best point."""
@@ -64,6 +72,7 @@ class _LineSearches:
                 self._optimiser.step(self._closure)
                 best = self._best()
                 if not best.objective < lowest:
+                    self.converged = True
                     break
                 lowest = best.objective
                 self._forget_all_but(best)
@@ -90,10 +99,10 @@ class _LineSearches:
         objective = self._objective
         if len(objective.losses) >= self._passes:
             raise _PassesUsedUp
+        number = len(objective.losses)
         measured = objective.measure(objective.trainer.examples.indices)
-        point = _Point(objective.theta_MG.detach().clone(), measured.objective, measured.gradient_MG)
+        point = _Point(objective.theta_MG.detach().clone(), measured.objective, measured.gradient_MG, number)
         self._known.append(point)
-        objective.losses.append(measured.loss)
         self._pace.step(len(objective.losses), measured.loss)
         return point
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ladle_engine.subspace.bases import Subspace
 from ladle_engine.subspace.prior import LEARNED, Given, Learned, Prior
+from ladle_engine.training.path import CoefficientPath
 from ladle_engine.training.settings import TrainSettings
 from ladle_engine.training.trainer import Trainer
 
@@ -36,6 +37,8 @@ class AtPoint:
     """Of the objective, by theta."""
     data_MG: Tensor
     """Of the loss alone."""
+    weights_KG: Tensor
+    """Of the rows there; with `sam_radius` before the step uphill."""
 
 
 @dataclass(kw_only=True)
@@ -49,6 +52,7 @@ class Objective:
     prior: Prior
     count: int
     """Examples, as far as one set would need them to say as much."""
+    path: CoefficientPath
     losses: list[float] = field(default_factory=list)
     """The mean loss of every batch, or of every whole pass."""
 
@@ -62,16 +66,23 @@ class Objective:
             theta_MG=subspace.start.clone().requires_grad_(),
             prior=_prior(settings.prior, subspace, trainer.examples.effective_count),
             count=trainer.examples.effective_count,
+            path=CoefficientPath(total=settings.steps),
         )
 
     def measure(self, indices: Tensor) -> AtPoint:
-        """What a batch says at theta or, with `sam_radius`, uphill of it."""
+        """What a batch says at theta or, with `sam_radius`, uphill of it. Its loss is that of the next step."""
+        measured = self._measured(indices)
+        self.path.see(len(self.losses), measured.weights_KG)
+        self.losses.append(measured.loss)
+        return measured
+
+    def _measured(self, indices: Tensor) -> AtPoint:
         here = self._at(self.theta_MG.detach(), indices)
         length = here.gradient_MG.norm()
         if not self.settings.sam_radius or not length > 0:
             return here
         uphill_MG = self.theta_MG.detach() + self.settings.sam_radius * here.gradient_MG / length
-        return replace(self._at(uphill_MG, indices), loss=here.loss)
+        return replace(self._at(uphill_MG, indices), loss=here.loss, weights_KG=here.weights_KG)
 
     def _at(self, theta_MG: Tensor, indices: Tensor) -> AtPoint:
         theta_MG = theta_MG.detach().requires_grad_()
@@ -88,6 +99,7 @@ class Objective:
             objective=loss + float((moved_MG * pull_MG).sum()) / 2,
             gradient_MG=(data_MG + pull_MG).contiguous(),
             data_MG=data_MG,
+            weights_KG=weights_KG.detach(),
         )
 
     def resume(self, optimiser: torch.optim.Optimizer) -> Mapping[str, Any] | None:
@@ -97,12 +109,19 @@ class Objective:
                 self.theta_MG.copy_(saved["theta"])
             optimiser.load_state_dict(saved["optimiser"])
             self.losses.extend(saved["losses"])
+            self.path.resume(saved["path"])
         return saved
 
     def save(self, optimiser: torch.optim.Optimizer, **more: Any) -> None:
         self.trainer.state.save(
             f"train-{self.trainer.method}",
-            {"theta": self.theta_MG.detach(), "optimiser": optimiser.state_dict(), "losses": self.losses, **more},
+            {
+                "theta": self.theta_MG.detach(),
+                "optimiser": optimiser.state_dict(),
+                "losses": self.losses,
+                "path": self.path.state(),
+                **more,
+            },
         )
 
 

@@ -145,14 +145,14 @@ class Mirror:
 
     def _fetch_missing(self, files: Mapping[Mirrored, Parts | None], num_missing: int, quietly: bool) -> None:
         self.cache.make_room(num_missing * BLOCK_BYTES)
-        pace = Pace(ignore if quietly else self._on_event, "fetch", -(-num_missing * BLOCK_BYTES // MIB))
+        pace = Pace(ignore if quietly else self._on_event, "fetch", -(-num_missing * BLOCK_BYTES // MIB), unit="bytes")
         done = 0
 
         def told(blocks: int) -> None:
             nonlocal done
             with self._lock:
                 done += blocks
-                pace.step(min(done * BLOCK_BYTES // MIB, pace.total))
+                pace.step(min(done * BLOCK_BYTES // MIB, pace.total), amount=done * BLOCK_BYTES)
 
         with _stoppable_pool(CONNECTIONS) as requests, _stoppable_pool(FILES_AT_ONCE) as pool:
             _finish([pool.submit(self._fetch_file, file, ranges, requests, told) for file, ranges in files.items()])

@@ -1,0 +1,1 @@
+"""Tells others when a job has ended: signed requests, tried again until they are taken. docs/monitoring.md."""
