@@ -38,7 +38,7 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
-from ladle_service.sessions import IDLE_S
+from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,15 @@ class JobStore:
 
     async def end_session(self, key: str) -> None:
         await self._redis.delete(keys.session(key))
+
+    async def offer_login(self, key: str, token_id: str) -> None:
+        """A code logs in with this token, once and soon. `key` is `sessions.key_of` of the code."""
+        await self._redis.set(keys.login(key), token_id, ex=CODE_S)
+
+    async def take_login(self, key: str) -> str | None:
+        """The id of the token that the code stands for. The code is spent."""
+        token_id = await self._redis.getdel(keys.login(key))
+        return None if token_id is None else str(token_id)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""

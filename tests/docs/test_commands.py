@@ -15,7 +15,11 @@ from tests.docs.snippets import commands, mentions, options
 CALLS = list(commands())
 COMMAND: Any = typer.main.get_command(app)
 OF_OTHERS = {
-    *("--chat", "--help"),
+    *("--quick", "--device", "--minutes", "--only", "--out"),  # our scripts
+    *("--no-requeue", "--dependency", "--strict"),  # sbatch, MkDocs
+    *("--no-use-ema", "--model-ema"),  # timm, torchvision
+    *("--checkpoint-upper-bound", "--num-update-checkpoints"),  # fairseq
+    *("--use-averaged-model", "--finetune", "--no-load-optim", "--tag"),  # icefall, Megatron, DeepSpeed
 }
 """Options of other programs that the documents name alone."""
 
@@ -61,7 +65,9 @@ def test_every_command_in_running_text_is_there_with_its_options() -> None:
         for word in text.split():
             if word in getattr(command, "commands", {}):
                 command = command.commands[word]
-            elif (re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {})) or (word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command)):
+            elif (re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {})) or (
+                word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command)
+            ):
                 wrong.append(f"{page}: ladle {text}")
     assert not wrong
 

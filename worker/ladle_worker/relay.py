@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,8 @@ class Relay:
         self._due: Report | None = None
         self._tally = Tally()
         self._counts = 0
+        self.news: Callable[[], Sequence[EventBody]] = list
+        """What else there is to tell, such as that a tracker has failed."""
 
     @property
     def stage(self) -> str:
@@ -112,14 +114,16 @@ class Relay:
         with naming_disk_faults("read what the ranks write"):
             bodies = self._events.read()
             lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
-        if not bodies and not lines:
+        others = [event.model_dump_json() for event in self.news()]
+        if not bodies and not lines and not others:
             return None
+        self._counts += bool(others)
         events = [read_event_body(line) for line in bodies]
         return Report(
             # It grows with every report, so it identifies the report.
             offset=self._events.read_to + self._log.read_to + self._counts,
             progress=advance(self._progress, events),
-            bodies=bodies,
+            bodies=[*bodies, *others],
             lines=lines,
             counted=self._tally.add(events, time.monotonic()),
         )

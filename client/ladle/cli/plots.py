@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ladle_report.svg import Scale, scale_of
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
@@ -13,7 +14,6 @@ from ladle.cli.canvas import Canvas
 from ladle_report.candidates import by_gain, shorten
 from ladle_report.gains import is_share
 from ladle_report.numbers import value_of
-from ladle_report.svg import Scale, scale_of
 
 Row = Mapping[str, Any]
 
@@ -92,7 +92,7 @@ class CurvePlot:
         alone, average = "ox" if options.ascii_only else "○●"
         values = [point[key] for point in self._points for key in ("alone", "average") if point.get(key) is not None]
         y = scale_of(values, HEIGHT - 0.01, 0)
-        labels = {round(y(value) - 0.5): value_of(self._metric, value) for value in y.ticks(5)}
+        labels = {round(y(value) - 0.5): value_of(self._metric, value) for value in y.ticks(8)}
         margin = max(map(len, labels.values()))
         width = max(LEAST_TRACK, min(MOST_TRACK, options.max_width - margin - 2))
         x = scale_of(self._places, 1, width - 2, pad=0)
@@ -111,17 +111,17 @@ class CurvePlot:
         yield Text(" " * (margin + 2) + ticks + self._unit, "dim", no_wrap=True)
 
     def _draw(self, canvas: Canvas, x: Scale, y: Scale, key: str, sign: str, style: str) -> None:
-        """What was not evaluated is a gap in the line."""
+        """A line guides the eye through the averages."""
         known = [
-            (x(place), y(point[key])) if point.get(key) is not None else None
+            (x(place), y(point[key]))
             for place, point in zip(self._places, self._points, strict=True)
+            if point.get(key) is not None
         ]
-        for here, there in pairwise(known):
-            if here is not None and there is not None and key == "average":
+        if key == "average":
+            for here, there in pairwise(known):
                 canvas.line(*here, *there)
         for place in known:
-            if place is not None:
-                canvas.mark(*place, sign, style)
+            canvas.mark(*place, sign, style)
 
 
 def _line(*parts: Text) -> Text:

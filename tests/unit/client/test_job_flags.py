@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ladle.cli.app import app, run, submit
+from ladle.cli.app import app, run
+from ladle.cli.job_commands import submit
 from ladle.cli.job_flags import JobArguments, JobCommand, with_job_flags
 from ladle.cli.wording import in_flags
 from ladle_contracts.command_flags import ARGUMENTS, FLAGS
