@@ -21,7 +21,7 @@ def variables(library: str, **more: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore", **more}
 
 
-def read(library: str, code: str, *arguments: str, environment: Mapping[str, str] = {}) -> Any:  # noqa: B006
+def read(library: str, code: str, *arguments: str, environment: Mapping[str, str] = {}) -> Any:
     """What a piece of Python prints as JSON at the end, with the library at hand."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
