@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from ladle.cli.job_flags import ARGUMENTS, PANELS
 from ladle_contracts import JobResult, JobSpec
+from ladle_contracts.command_flags import ARGUMENTS, PANELS
 from ladle_contracts.events import KnownEvent
 from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection, PlannedMemory
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField

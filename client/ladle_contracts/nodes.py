@@ -21,6 +21,8 @@ class OptionInfo(Contract):
     """`int`, `float`, `str`, `bool`, `list[str]` and so on, with ` | None` if it may be absent."""
     default: JsonValue
     help: str
+    choices: tuple[str, ...] = ()
+    """The texts that it may be, where there are only some."""
 
 
 class MethodInfo(Contract):
@@ -31,6 +33,8 @@ class MethodInfo(Contract):
     reference: str
     """The paper, with its equation or section."""
     reference_url: str
+    formula: tuple[str, ...] = ()
+    """Lines in plain text, such as `alpha_i = 1/K`."""
     options: tuple[OptionInfo, ...] = ()
 
 

@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from ladle_contracts.output_names import run_of
+from ladle_report.limits import MOST_BYTES, SMALLER, Limits
+from ladle_report.model import Code, Facts, Figure, Remark, Section, Table
+from ladle_report.reading import Report, read
 from ladle_report.sections import sections_of
+from ladle_report.sections.outcome import headline
 from ladle_report.styles import source_hash, static, style
-from ladle_report.verdict import answer
+from ladle_report.verdict import answer_of
+from ladle_report.writing import markdown_of
 
 PAGE_FILE = "report.html"
+_CODE = re.compile(r"`([^`]+)`")
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The whole page of a `report.json`. It is one file that needs no network, below 400 kB."""
+def page(report: Mapping[str, Any], *, folder: str | None = None) -> str:
+    """The whole page of a `report.json`. It is one file that needs no network, below 400 kB.
+
+    `folder` is where the result is, for a page that is not in it. Raises `NotAReport`.
+    """
+    for limits in SMALLER:
+        text = _page(read(report, limits, folder), limits)
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    return text
+
+
+def _page(report: Report, limits: Limits) -> str:
+    sections = sections_of(report)
     return (
         _environment()
         .get_template("report.html")
         .render(
             policy=content_security_policy(),
-            title="Ladle report",
-            css=Markup(_css()),  # noqa: S704  # ours
-            answer=answer(report),
-            sections=sections_of(report),
+            css=_css(),
+            script=Markup(static("report.js")),  # noqa: S704  # ours
+            title=f"{answer_of(report)} · {run_name(report)}",
+            run=run_name(report),
+            answer=answer_of(report),
+            headline=headline(report),
+            sections=sections,
+            version=report.part("versions").get("ladle", ""),
+            data=data_of(report, sections),
         )
     )
+
+
+def run_name(report: Report) -> str:
+    """What the folder of the checkpoints is called."""
+    folders = report.part("settings").get("ckpt_dir")
+    first = folders[0] if isinstance(folders, list) and folders else folders
+    return (run_of(first) if isinstance(first, str) else "") or str(report.json["task"])
+
+
+def data_of(report: Report, sections: Sequence[Section]) -> Markup:
+    """Everything that is drawn, and the Markdown, as JSON that cannot end its own element."""
+    figures = {
+        figure.name: {"title": figure.title, **figure.data} for section in sections for figure in section.figures
+    }
+    data = {"answer": answer_of(report), "figures": figures, "markdown": markdown_of(report, sections)}
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # noqa: S704  # nothing in it can end a script element
 
 
 def content_security_policy() -> str:
@@ -39,16 +84,30 @@ def content_security_policy() -> str:
     )
 
 
-def _css() -> str:
-    return style() + static("report.css")
+def _css() -> Markup:
+    return Markup(style() + static("report.css"))  # noqa: S704  # ours
+
+
+def with_code(text: str) -> Markup:
+    """Words in which what stands in backticks is code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(_CODE.split(text))
+    ]
+    return Markup("").join(parts)
+
+
+KINDS = {Figure: "figure", Table: "table", Code: "code", Facts: "facts", Remark: "remark", str: "paragraph"}
 
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("ladle_report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"words": with_code, "kind": lambda part: KINDS[type(part)]}
+    return environment

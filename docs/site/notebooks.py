@@ -19,8 +19,9 @@ def run(notebook: Path, folder: Path, *, timeout_s: int = 600) -> dict[str, Any]
     from nbclient import NotebookClient
 
     read = nbformat.read(notebook, as_version=4)
-    client = NotebookClient(read, timeout=timeout_s, kernel_name="python3", resources={"metadata": {"path": folder}})
-    client.execute()
+    NotebookClient(
+        read, timeout=timeout_s, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     for cell in read.cells:
         cell.metadata.pop("execution", None)  # times of day: they would change at every run
     text: dict[str, Any] = json.loads(nbformat.writes(read))

@@ -110,7 +110,7 @@ def _index(sections: Sequence[Section]) -> str:
     for section in sections:
         rows = [f"- [{page.title}]({_site_path(page)}): {page.about}" for page in section.pages]
         parts.append("\n".join([f"## {section.title}", *rows]))
-        tree = [f"{page.title} <{_site_path(page).removesuffix('.md')}>" for page in section.pages]
+        tree = [f"{page.title.replace('`', '')} <{_site_path(page).removesuffix('.md')}>" for page in section.pages]
         parts.append(_toctree(tree, caption=section.title))
     return "\n\n".join(parts)
 

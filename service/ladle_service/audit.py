@@ -21,11 +21,14 @@ from ladle_service.request_ids import request_id
 logger = logging.getLogger(__name__)
 
 _CHANGES = {
-    "submit": re.compile("POST /v1/jobs()"),
-    "cancel": re.compile("POST /v1/jobs/([^/]{1,64})/cancel"),
+    "submit": re.compile("POST (?:/v1/jobs|/submit)()"),
+    "cancel": re.compile("POST (?:/v1)?/jobs/([^/]{1,64})/cancel"),
     "delete": re.compile("DELETE /v1/jobs/([^/]{1,64})"),
 }
-_NODE_CHANGES = re.compile("POST /v1/nodes/([^/]{1,101})/(cordon|drain|uncordon)")
+"""By the API, and by a page."""
+_NODE_CHANGES = re.compile("POST (?:/v1)?/nodes/([^/]{1,101})/(cordon|drain|uncordon)")
+_DRAFT = "/submit/draft"
+"""A form that is being filled in changes nothing, and is sent again and again."""
 REFUSALS = (401, 403, 429)
 REFUSALS_PER_S = 20
 """Anybody can be refused. More than this are only counted, so that nobody can fill the disk."""
@@ -74,7 +77,8 @@ class Audit:
             await self.app(scope, receive, noted)
         finally:
             refused = answer["status"] in REFUSALS
-            if (refused or scope["method"] not in READING) and not (refused and self._too_many()):
+            changes = scope["method"] not in READING and scope["path"] != _DRAFT
+            if (refused or changes) and not (refused and self._too_many()):
                 self._write(scope, answer)
 
     def _too_many(self) -> bool:

@@ -34,6 +34,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """What a token that may only read may do. Any other method changes something."""
 RECHECK_S = 1.0
 """How soon a change of the tokens file takes effect."""
+SESSION_LOOK_S = 5.0
+"""How soon an open stream ends after its page has logged out."""
 USE_EVERY_S = 60.0
 """How often the last use of a token is written."""
 
@@ -47,7 +49,14 @@ class Caller:
     sees: str | None
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
-    may_submit: bool = True
+    scope: Scope = Scope.ADMIN
+    session: str | None = None
+    """`sessions.key_of` of a page that has logged in."""
+
+    @property
+    def may_submit(self) -> bool:
+        """Whether it may change anything."""
+        return self.scope.includes(Scope.SUBMIT)
 
 
 OPEN_CALLER = Caller(owner=OPEN_OWNER, sees=None)
@@ -96,6 +105,10 @@ class Tokens:
     async def find(self, token: str) -> StoredToken | None:
         """Whose token this is, by the file as it is now."""
         return (await self._current()).find(token)
+
+    async def of_owner(self, owner: str) -> tuple[StoredToken, ...]:
+        """All tokens of a name, by the file as it is now."""
+        return tuple(stored for stored in (await self._current()).tokens if stored.name == owner)
 
     async def of_id(self, token_id: str) -> StoredToken | None:
         """The token of this id, by the file as it is now."""
@@ -157,6 +170,18 @@ def _read(path: Path) -> tuple[tuple[object, ...], TokenBook]:
             raise TokensFileError(f"{path} must be text in UTF-8, but is not.") from error
 
 
+async def while_logged_in(session: str, store: JobStore, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Ends a stream of events when the page's session does, which the stream keeps open meanwhile."""
+    looked_at = time.monotonic()
+    async with aclosing(events):
+        async for event in events:
+            if time.monotonic() - looked_at >= SESSION_LOOK_S:
+                looked_at = time.monotonic()
+                if await store.session(session) is None:
+                    return
+            yield event
+
+
 async def _write_use(store: JobStore, token_id: str) -> None:
     try:
         await store.note_use(token_id, int(time.time()))
@@ -182,11 +207,17 @@ async def identify(
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
     sees = None if found.scope is Scope.ADMIN else found.name
-    may_submit = found.scope.includes(Scope.SUBMIT)
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, may_submit=may_submit)
+    session = None if credentials is not None else session_of(request)
+    request.state.caller = caller = Caller(
+        owner=found.name,
+        sees=sees,
+        token_id=found.id,
+        scope=found.scope,
+        session=None if session is None else key_of(session),
+    )
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
-    if request.method not in READING and not may_submit:
+    if request.method not in READING and not caller.may_submit:
         detail = f"The token must have the scope `submit` for this, but has `{found.scope}`."
         raise ApiError(ErrorCode.FORBIDDEN, detail)
     if credentials is None and request.method not in READING:

@@ -34,7 +34,11 @@ async def read_body(request: Request, model: type[Body], what: str) -> Body:
     if kind != "application/json":
         detail = "The `Content-Type` header must be application/json, but is not."
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, detail)
-    body = await request.body()
+    return read_json(await request.body(), model, what)
+
+
+def read_json(body: bytes, model: type[Body], what: str) -> Body:
+    """JSON as a model. Raises `invalid-spec`."""
     try:
         check_json(body)
         return model.model_validate_json(body)

@@ -40,7 +40,7 @@ from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
 from ladle_service.request_ids import request_id
-from ladle_service.sessions import IDLE_S
+from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,11 @@ class JobStore:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
+    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+        """When each token was last used."""
+        used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
+        return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]
+
     async def begin_session(self, key: str, token_id: str) -> None:
         """A page has logged in with a token. `key` is `sessions.key_of`."""
         await self._redis.set(keys.session(key), token_id, ex=IDLE_S)
@@ -121,6 +126,15 @@ class JobStore:
 
     async def end_session(self, key: str) -> None:
         await self._redis.delete(keys.session(key))
+
+    async def offer_login(self, key: str, token_id: str) -> None:
+        """A code logs in with this token, once and soon. `key` is `sessions.key_of` of the code."""
+        await self._redis.set(keys.login(key), token_id, ex=CODE_S)
+
+    async def take_login(self, key: str) -> str | None:
+        """The id of the token that the code stands for. The code is spent."""
+        token_id = await self._redis.getdel(keys.login(key))
+        return None if token_id is None else str(token_id)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -219,6 +233,33 @@ class JobStore:
             if ended != "more":
                 break
         return JobPage(jobs=tuple(await self._with_waits(found)), next_cursor=None if ended == "end" else str(place))
+
+    async def newest(self, owner: str | None, most: int) -> tuple[Sequence[str], int]:
+        """The ids of the newest jobs, newest first, and how many jobs there are."""
+        key = keys.JOBS if owner is None else keys.owner_jobs(owner)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrevrange(key, 0, most - 1)
+            pipe.zcard(key)
+            ids, total = await pipe.execute()
+        return ids, total
+
+    async def fields_of(self, job_ids: Sequence[str], names: Sequence[str]) -> Sequence[Mapping[str, str | None]]:
+        """Some fields of the hash of each job, as they are. All are None of a job that is not there."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), names)
+            return [dict(zip(names, values, strict=True)) for values in await pipe.execute()]
+
+    async def records(self, job_ids: Sequence[str]) -> Sequence[JobRecord]:
+        """The records of those jobs that are there and that this version can read."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(keys.job(job_id))
+                pipe.hget(keys.progress(job_id), "json")
+            answers = await pipe.execute()
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        found = [record for fields, progress in pairs if fields for record in _readable(fields, progress)]
+        return await self._with_waits(found)
 
     async def _with_waits(self, records: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """The same records, with how the queued ones wait. It changes often, so it is stored nowhere."""

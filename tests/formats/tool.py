@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -46,7 +46,7 @@ def writing(kind: Kind, folder: Path, mean: Path) -> Iterator[Tool]:
     with (mean.parent / "errors.txt").open("w+", errors="replace") as said:
         process = subprocess.Popen(
             [sys.executable, SCRIPTS / f"{kind.script}.py", folder, mean],
-            env=_environment(kind, mean.parent),
+            env=environment(kind.tools, mean.parent) | kind.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -62,11 +62,21 @@ def writing(kind: Kind, folder: Path, mean: Path) -> Iterator[Tool]:
                 process.kill()
 
 
-def _environment(kind: Kind, home: Path) -> dict[str, str]:
-    for group in kind.tools:
+def run(script: str, *arguments: str, tools: Sequence[str], folder: Path) -> None:
+    """Runs a script in its tools' environment, and in `folder`, to its end."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{script}.py", *arguments], env=environment(tools, folder), cwd=folder,
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def environment(tools: Sequence[str], home: Path) -> dict[str, str]:
+    """The variables of a process in which the groups of tools can be imported."""
+    for group in tools:
         assert (INSTALLED / group / ".installed").exists(), f"`{group}` is not installed: run `make test-formats`."
-    paths = [str(SHIM), *(str(INSTALLED / group) for group in kind.tools), os.environ.get("PYTHONPATH", "")]
+    paths = [str(SHIM), *(str(INSTALLED / group) for group in tools), os.environ.get("PYTHONPATH", "")]
     fixed = {"HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     # What DeepSpeed compiles. In the usual folder, the lock of a run that was killed would be waited for without end.
     fixed["TORCH_EXTENSIONS_DIR"] = str(home / "extensions")
-    return {**os.environ, **fixed, **kind.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, **fixed, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from redis.exceptions import RedisError
 
 from ladle import Client, LadleError
-from ladle_contracts import EventBody, Inspection, JobResult, JobState, Reason, keys
+from ladle_contracts import EventBody, Inspection, JobResult, JobState, Progress, Reason, keys
 from ladle_contracts.transitions import SCRIPTS
 from tests.polling import DEADLINE_S, until
 from tests.servers import Process, RedisServer, redis_server, running, service_process
@@ -115,10 +115,18 @@ class ScriptedNode:
         assert self.call("claim", job_id, attempt, NODE, 60_000)[0] == "ok"
         return attempt
 
-    def report(self, job_id: str, attempt: int, *bodies: EventBody, lines: tuple[str, ...] = ()) -> None:
+    def report(
+        self,
+        job_id: str,
+        attempt: int,
+        *bodies: EventBody,
+        lines: tuple[str, ...] = (),
+        progress: Progress | None = None,
+    ) -> None:
         self.offset += 1
         events = [body.model_dump_json() for body in bodies]
-        answer = self.call("report", job_id, attempt, self.offset, "", len(events), "", *events, *lines)
+        snapshot = "" if progress is None else progress.model_dump_json()
+        answer = self.call("report", job_id, attempt, self.offset, snapshot, len(events), "", *events, *lines)
         assert answer == "ok"
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:

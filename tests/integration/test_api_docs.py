@@ -18,6 +18,7 @@ import ladle
 from ladle_contracts import PROBLEM_TITLES, JobSpec, keys
 from ladle_service.app import create_app
 from ladle_service.settings import Settings
+from tests.docs.snippets import FOR_A_SERVICE, Snippet, all_snippets
 from tests.integration.api_stack import NODE, ScriptedNode, Stack, api_stack
 from tests.polling import DEADLINE_S
 from tests.unit.client.answers import RESULT
@@ -25,7 +26,6 @@ from tests.unit.client.answers import RESULT
 DOCS = Path(__file__).parents[2] / "docs"
 REST = (DOCS / "rest.md").read_text()
 CLIENT = (DOCS / "client.md").read_text()
-README = (DOCS.parent / "README.md").read_text()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -35,7 +35,10 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with api_stack(tmp_path_factory.mktemp("docs")) as made:
-        for path in ("runs/42/checkpoints", "data/val", "data/train", "path/to/checkpoints", "path/to/val.npz"):
+        for path in (
+            *("runs/42/checkpoints", "runs/resnet/checkpoints", "path/to/checkpoints", "path/to/val.npz"),
+            *("data/val", "data/train", "data/clean.npz", "data/noisy.npz"),
+        ):
             (made.folder / "data" / path).mkdir(parents=True)
         yield made
 
@@ -61,13 +64,13 @@ def node(stack: Stack) -> Iterator[threading.Event]:
     node.close()
 
 
-SNIPPETS = [*blocks(CLIENT, "python"), *(text for text in blocks(README, "python") if "from ladle import" in text)]
+SNIPPETS = [each for each in all_snippets() if each.language == "python" and FOR_A_SERVICE in each.text]
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_the_clients_snippets_run(stack: Stack, node: threading.Event, number: int) -> None:
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
+def test_the_clients_snippets_run(stack: Stack, node: threading.Event, snippet: Snippet) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SNIPPETS[number]],
+        [sys.executable, "-W", "error", "-c", snippet.text],
         cwd=stack.folder / "data",
         env={**os.environ, "LADLE_URL": stack.url},
         capture_output=True,

@@ -25,6 +25,7 @@ from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
+from ladle_engine.pipeline.diagnosis.diagnose import diagnose
 from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
@@ -158,7 +159,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
             beyond its 95 % interval.
         diagnose: also look at why averaging helps or not, for the report: running averages along the run, the loss on
             the lines between checkpoints and in the plane through the results, and whether they lie in one basin. About
-            220 evaluations of 256 examples and 25 of the select split; see docs/diagnose.md.
+            210 evaluations of 256 to 512 examples, and up to 26 of the select split; see docs/methods/diagnose.md.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
         seed: of the splits and of the order of batches.
@@ -188,9 +189,10 @@ def _averaged(job: Job, started: float) -> Outcome:
     with deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
+        diagnosis = diagnose(context, candidates, winner) if request.diagnose else None
         refuse_changed(job, folders=True)
         job.on_event.clock.add_over_ranks(job.collectives)
-        files = _write(job, context, candidates, winner) if job.collectives.rank == 0 else {}
+        files = _write(job, context, candidates, winner, diagnosis) if job.collectives.rank == 0 else {}
     return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
 
 
@@ -203,7 +205,13 @@ def precheck(
         return
 
 
-def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner: Candidate) -> Mapping[str, int]:
+def _write(
+    job: Job,
+    context: MethodContext,
+    candidates: list[Candidate],
+    winner: Candidate,
+    diagnosis: Mapping[str, Any] | None,
+) -> Mapping[str, int]:
     """Writes the output folder, whole or not at all; returns its files with their sizes."""
     request = job.request
     run = Run(
@@ -215,6 +223,7 @@ def _write(job: Job, context: MethodContext, candidates: list[Candidate], winner
         inputs=job.inputs,
         base=None if job.base is None else job.base.stored,
         clock=job.on_event.clock,
+        diagnosis=diagnosis,
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:

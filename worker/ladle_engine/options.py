@@ -93,7 +93,7 @@ def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
 
 
 def describe_options(options_type: type) -> tuple[dict[str, Any], ...]:
-    """Name, type, default and help of each option, as plain JSON values."""
+    """Name, type, default, help and choices of each option, as plain JSON values."""
     hints = typing.get_type_hints(options_type)
     described = []
     for field in dataclasses.fields(options_type):
@@ -106,6 +106,7 @@ def describe_options(options_type: type) -> tuple[dict[str, Any], ...]:
                 "type": _type_name(hints[field.name]),
                 "default": default,
                 "help": str(field.metadata.get("help", "")),
+                "choices": tuple(field.metadata.get("one_of") or ()),
             }
         )
     return tuple(described)

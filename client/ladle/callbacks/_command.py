@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from ladle.cli.job_flags import FLAGS, Flag
 from ladle_contracts import JobSpec
+from ladle_contracts.command_flags import FLAGS, Flag
 
 
 def command_of(spec: JobSpec) -> str:

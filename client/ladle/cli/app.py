@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import RenderableType
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
+from ladle.cli import job_commands
 from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
-from ladle.cli.arguments import AsJson, Token, Url
-from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
+from ladle.cli.arguments import RESULTS, AsJson, Token, Url
+from ladle.cli.console import SafeGroup, err, out, to_json
+from ladle.cli.exits import CANCELLED, EXIT_CODES, FAILED, OK
 from ladle.cli.job_flags import (
     InspectArguments,
     JobArguments,
     JobCommand,
     WrongUsage,
-    pairs,
     with_inspect_flags,
     with_job_flags,
 )
-from ladle.cli.values import complete_state, job_state, positive_number, whole_number
+from ladle.cli.push import push
+from ladle.cli.showing import end_with, refuse_missing, service_client, show
+from ladle.cli.values import positive_number, whole_number
 from ladle.cli.wording import in_flags
-from ladle_contracts import JobState, Output
-from ladle_contracts.far_urls import as_url, is_url
+from ladle_contracts import Output
+from ladle_contracts.far_urls import as_url
 from ladle_contracts.safe_text import one_line
 
-OK, FAILED, USAGE, CANCELLED = 0, 1, 2, 130
+EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
 
 app = typer.Typer(
     name="ladle",
     cls=SafeGroup,
     help="Make one better model from a folder of checkpoints.",
-    epilog="Exit codes: 0 success, 1 the job or the request failed, 2 wrong usage, 130 cancelled.",
+    epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 Results = Annotated[
     Path,
@@ -52,12 +52,13 @@ Results = Annotated[
         metavar="FOLDER", help="The folder that results are written to, or an address such as `s3://bucket/results`."
     ),
 ]
-RESULTS = Path("ladle-results")
 DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
+app.add_typer(job_commands.app)
 app.add_typer(task_commands.app, name="task")
 app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")
+app.command()(push)
 
 
 def main() -> None:
@@ -91,9 +92,9 @@ def run(
     """
     from ladle.cli.local import run_once
 
-    _refuse_missing(job.inputs)
+    refuse_missing(job.inputs)
     record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
-    _end_with(record, as_json)
+    end_with(record, as_json)
 
 
 @app.command()
@@ -109,7 +110,7 @@ def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_j
     from ladle.cli.inspection_view import inspection_view
 
     found = _inspect(folder, url, token)
-    _show(found, inspection_view, as_json)
+    show(found, inspection_view, as_json)
     sys.exit(OK if found.usable else FAILED)
 
 
@@ -117,7 +118,7 @@ def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> An
     from ladle.cli.installed import inspect_here, prefers_service
 
     if prefers_service(url):
-        with _client(url, token) as client:
+        with service_client(url, token) as client:
             return client.inspect(folder.ckpt_dir, **folder.options)
     with err.status("looking at headers ..."):
         return inspect_here(folder.request)
@@ -138,10 +139,11 @@ def convert(  # noqa: PLR0913  # a flag each
         list[str] | None, typer.Option(metavar="GLOB", help="Leave checkpoints out. [may be repeated]")
     ] = None,
     component: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of checkpoints made of several models, the name of one: `unet`.")
+        str | None,
+        typer.Option(metavar="NAME", help="The model to take where a checkpoint is made of several, such as `unet`."),
     ] = None,
     use_ema: Annotated[
-        bool, typer.Option("--use-ema", help="Take the average that was made while training, in place of the model.")
+        bool, typer.Option("--use-ema", help="Take the average that training kept in each file instead of the model.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +155,7 @@ def convert(  # noqa: PLR0913  # a flag each
     """
     from ladle.cli.installed import convert_here
 
-    _refuse_missing([source])
+    refuse_missing([source])
     if dtype not in DTYPES:
         raise WrongUsage(f"`--dtype` must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
     chosen = {"pattern": pattern, "exclude": exclude or None, "component": component, "use_ema": use_ema}
@@ -178,6 +180,7 @@ def up(
     port: Annotated[
         int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="The port of the service on 127.0.0.1.")
     ] = 8337,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C.
 
@@ -185,40 +188,7 @@ def up(
     """
     from ladle.cli.local import stay_up
 
-    sys.exit(stay_up(root or [Path.cwd()], results, port, out=out, err=err))
-
-
-@app.command(cls=JobCommand)
-@with_job_flags
-def submit(
-    job: JobArguments,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Show the job until it ends.")] = False,
-    url: Url = None,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """Send a job to a running service and print its id.
-
-    Example: `ladle submit checkpoints val.npz --method twa --method-option steps=200 --watch`
-    """
-    with _client(url, token) as client:
-        if client.address.is_own_stack:
-            _refuse_missing(job.inputs)
-        handle = client.submit(job.ckpt_dir, job.val_set, **job.options)
-        if watch_it:
-            _end_with(_watch(handle, as_json), as_json)
-        elif as_json:
-            typer.echo(to_json(handle.status(), indent=2))
-        else:
-            out.say(handle.id)
-            err.say(f"The result's folder will be called `{handle.status().output_name}`.")
-
-
-@app.command()
-def watch(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Show a job until it ends. With `--json` it prints one event per line."""
-    with _client(url, token) as client:
-        _end_with(_watch(client.job(job_id), as_json), as_json)
+    sys.exit(stay_up(root or [Path.cwd()], results, port, opens=open_it, out=out, err=err))
 
 
 @app.command("watch-folder", cls=JobCommand)
@@ -247,7 +217,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help=f"The folder of the averages and their curve. [default: {RESULTS}/<run>-curve]",
+            help=f"The folder of the averages and their curve. [default: `{RESULTS}/<run>-curve`]",
         ),
     ] = None,
     url: Annotated[
@@ -259,7 +229,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average a folder again and again while a training still writes into it, and show the curve.
+    """Average a folder again and again while training still writes into it, and show the curve.
 
     Example: `ladle watch-folder runs/resnet/checkpoints data/val.npz --every 5`
     """
@@ -270,7 +240,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
 
     if not prefers_service(url):
         # The folder itself may come later.
-        _refuse_missing(job.inputs[len(job.ckpt_dir) if isinstance(job.ckpt_dir, tuple) else 1 :])
+        refuse_missing(job.inputs[len(job.ckpt_dir) if isinstance(job.ckpt_dir, tuple) else 1 :])
     wishes = Wishes(
         every=every,
         pause_s=look_every,
@@ -284,132 +254,12 @@ def watch_folder(  # noqa: PLR0913  # a flag each
 
 
 @app.command()
-def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Show the state of a job."""
-    from ladle.cli.render import record_summary
-
-    with _client(url, token) as client:
-        record = client.job(job_id).status()
-    _show(record, record_summary, as_json)
-
-
-@app.command("list")
-def list_jobs(
-    state: Annotated[
-        JobState | None,
-        typer.Option(
-            metavar="STATE",
-            parser=job_state,
-            autocompletion=complete_state,
-            help=f"List only jobs in this state. [{', '.join(JobState)}]",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="List only jobs with this label. [may be repeated]"),
-    ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", parser=whole_number(1), help="List at most this many jobs.")] = 20,
-    from_results: Annotated[
-        bool,
-        typer.Option(
-            "--from-results",
-            help="List the results in a folder instead, without a service: also those of jobs that it has forgotten.",
-        ),
-    ] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="FOLDER", help=f"For --from-results: the folder of results. [default: {RESULTS}]"),
-    ] = None,
-    url: Url = None,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """List jobs, newest first."""
-    from itertools import islice
-
-    from ladle.cli.render import jobs_table
-
-    if from_results:
-        if state or label or url or token:
-            raise WrongUsage(
-                "`--from-results` asks no service, so it takes no `--state`, `--label`, `--url` or `--token`."
-            )
-        _list_results(folder or RESULTS, limit, as_json)
-        return
-    if folder is not None:
-        raise WrongUsage(f"`{one_line(str(folder))}` must be given together with `--from-results`.")
-    labels = {name: str(value) for name, value in pairs(label, "--label", plain=True).items()}
-    with _client(url, token) as client:
-        records = list(islice(client.jobs(state=state, labels=labels or None), limit))
-    _show(records, jobs_table, as_json)
-
-
-def _list_results(folder: Path, limit: int, as_json: bool) -> None:
-    from ladle.cli.render import results_table
-    from ladle.cli.results import find_results
-
-    passed_over: list[str] = []
-    if is_url(folder):
-        raise WrongUsage("`--from-results` must list a folder of this machine, but an address is given.")
-    try:
-        found = find_results(folder, passed_over.append)
-    except OSError as error:
-        name = one_line(str(folder))
-        raise WrongUsage(f"`{name}` must be a folder of results, but cannot be read: {error.strerror}.") from error
-    _show(found[:limit], results_table, as_json)
-    for words in passed_over:
-        err.say(f"passed over {words}")
-
-
-@app.command()
-def cancel(job_id: JobId, url: Url = None, token: Token = None) -> None:
-    """Cancel a job."""
-    with _client(url, token) as client:
-        job = client.job(job_id)
-        if not job.cancel():
-            err.print(one_line(_why_too_late(job_id, job.status().state)), style="yellow")
-            sys.exit(FAILED)
-    out.say(f"Job {job_id} is being cancelled.")
-
-
-def _why_too_late(job_id: str, state: JobState) -> str:
-    if state is JobState.FINALIZING:
-        return f"Job {job_id} is already writing its result, so it can no longer be cancelled."
-    return f"Job {job_id} has already {state.past_tense}."
-
-
-@app.command()
-def logs(
-    job_id: JobId,
-    tail: Annotated[
-        int, typer.Option(metavar="N", parser=whole_number(1, 2000), help="Print this many lines. [1 to 2000]")
-    ] = 100,
-    url: Url = None,
-    token: Token = None,
-) -> None:
-    """Print the last lines of a job's log."""
-    with _client(url, token) as client:
-        for line in client.job(job_id).logs(tail=tail):
-            out.say(line.expandtabs())
-
-
-@app.command()
-def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Wait until a job has ended and print its result."""
-    from ladle.cli.render import result_summary
-
-    with _client(url, token) as client:
-        found = client.job(job_id).result()
-    _show(found, result_summary, as_json)
-
-
-@app.command()
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the methods and their options: those of the workers, or of this installation if no service is running."""
     from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    _show(catalog_part("methods", url, token, err), catalog_view, as_json)
+    show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
 @app.command()
@@ -418,7 +268,7 @@ def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
     from ladle.cli.installed import catalog_part
     from ladle.cli.render import catalog_view
 
-    _show(catalog_part("tasks", url, token, err), catalog_view, as_json)
+    show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
 @app.command()
@@ -426,8 +276,8 @@ def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
     """List the worker machines: whether they take jobs, what they run, and what their vetting found."""
     from ladle.cli.node_view import nodes_view
 
-    with _client(url, token) as client:
-        _show(client.nodes(), nodes_view, as_json)
+    with service_client(url, token) as client:
+        show(client.nodes(), nodes_view, as_json)
 
 
 @app.command()
@@ -435,28 +285,49 @@ def doctor(
     root: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FOLDER", help="A folder that jobs will read. [may be repeated; default: the current folder]"
+            metavar="FOLDER",
+            help="A folder that jobs will read. [may be repeated; default without `--url`: the current folder]",
         ),
     ] = None,
     results: Results = RESULTS,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Check this service and its nodes instead of what is installed here."),
+    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check Redis, torch, the GPU, folders and the disk, and say what to fix."""
-    from ladle.cli.doctor import examine
+    """Check what is installed here, or with `--url` a cluster, and say what to fix.
 
+    Here it looks at Redis, torch, the GPU, folders, the disk, and the service if there is one. Of a cluster it looks at
+    the service, the token, versions, clocks, every node, folders that `--root` names, and why jobs wait.
+
+    Example: `ladle doctor --url https://ladle.example:8337 --root /data/runs`
+    """
     findings = []
-    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
-    for finding in examine(roots, as_url(results) or results.absolute()):
+    for finding in _findings(root, results, url, token):
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
             name, detail = one_line(finding.name), one_line(finding.detail)
             out.print(Text.assemble((mark, style), "  ", (name, "bold"), "  ", detail), soft_wrap=True)
             if not finding.ok and finding.fix:
-                out.print(f"      {finding.fix}", style="dim", soft_wrap=True)
+                out.print(f"      {one_line(finding.fix)}", style="dim", soft_wrap=True)
     if as_json:
         typer.echo(to_json([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)
+
+
+def _findings(root: list[Path] | None, results: Path, url: str | None, token: str | None) -> Iterator[Any]:
+    from ladle.cli.doctor import examine, quick_client
+    from ladle.cli.doctor_cluster import examine_service
+
+    if url is not None:
+        with quick_client(url, token) as client:
+            yield from examine_service(client, root or ())
+        return
+    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
+    yield from examine(roots, as_url(results) or results.absolute())
 
 
 @app.command()
@@ -466,51 +337,7 @@ def version(url: Url = None, token: Token = None) -> None:
 
     out.say(f"ladle {installed('ladle')}")
     try:
-        with _client(url, token) as client:
+        with service_client(url, token) as client:
             out.say(f"service {client.version().version} at {client.address}")
     except LadleError as error:
         err.print(in_flags(f"service: {error}"), style="dim")
-
-
-def _refuse_missing(paths: Iterable[Path]) -> None:
-    """Only for the stack of `ladle run` or `ladle up`. Any other service may see folders that are not here."""
-    for path in paths:
-        if not is_url(path) and not path.expanduser().exists():
-            raise WrongUsage(f"`{one_line(str(path))}` does not exist.")
-
-
-def _client(url: str | None, token: str | None) -> Any:
-    from ladle._client import Client
-
-    return Client(url, token)
-
-
-def _watch(job: Any, as_json: bool) -> Any:
-    from ladle.cli.watch import follow_job
-
-    try:
-        return follow_job(job, out, as_json=as_json)
-    except KeyboardInterrupt:
-        err.say(f"Job {job.id} continues. `ladle watch {job.id}` shows it again, `ladle cancel {job.id}` ends it.")
-        raise
-
-
-def _end_with(record: Any, as_json: bool) -> None:
-    """Shows the result. Raises the job's error if there is none."""
-    from ladle._follow import result_of_job
-    from ladle.cli.render import result_summary
-
-    found = result_of_job(record)
-    if as_json:
-        typer.echo(to_json(found))
-        return
-    out.print()
-    out.print(result_summary(in_lines(found)))
-
-
-def _show(value: Any, render: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(to_json(value, indent=2))
-    else:
-        view: RenderableType = render(in_lines(value))
-        out.print(view)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from ladle_contracts.safe_text import for_terminal, one_line
 
@@ -125,3 +125,17 @@ def _safe_usage_errors() -> Iterator[None]:
             told = for_terminal(error.format_message())
             error.format_message = lambda: told
         raise
+
+
+def _without_types_of_python() -> None:
+    """In the help typer writes `<bool>` beside a switch, as if it had a value, and `<list[str]>` beside an argument."""
+    of_option = TyperOption.display_type_rich
+
+    def told(option: TyperOption, ctx: Any) -> str | None:
+        return None if option.is_flag else of_option(option, ctx)
+
+    setattr(TyperOption, "display_type_rich", told)  # noqa: B010  mypy lets nobody assign to a method
+    setattr(TyperArgument, "display_type_rich", lambda argument, ctx: None)  # noqa: B010
+
+
+_without_types_of_python()

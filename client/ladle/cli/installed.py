@@ -17,6 +17,7 @@ from rich.console import Console
 from ladle._address import URL_VARIABLE
 from ladle._client import Client
 from ladle._errors import ConfigurationError, LadleError, ServiceUnreachable
+from ladle.cli.catalog_cache import keep_catalog
 from ladle.cli.stack import StackError, has_extra
 from ladle_contracts import Catalog, Inspection, InspectRequest, JobSpec
 from ladle_contracts.processes import end_with_parent
@@ -120,7 +121,9 @@ def describe() -> dict[str, Any]:
 
 def installed_catalog() -> Catalog:
     """The methods and tasks of this installation. Raises `StackError`."""
-    return Catalog.model_validate_json(json.dumps(describe()["catalog"]))
+    catalog = Catalog.model_validate_json(json.dumps(describe()["catalog"]))
+    keep_catalog(catalog)
+    return catalog
 
 
 def catalog_part(part: str, url: str | None, token: str | None, err: Console) -> Any:

@@ -1,6 +1,6 @@
 """The flags that describe a job, once for `run` and `submit`.
 
-Only a flag's name, its placeholder and its panel are written here. Help text, default and rule come from the contract.
+Their names and panels come from `ladle_contracts.command_flags`; help text, default and rule from the contract.
 """
 
 from __future__ import annotations
@@ -21,19 +21,16 @@ from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
 from ladle._spec import build_inspection, build_spec
+from ladle.cli import completion
 from ladle_contracts import InspectRequest
+from ladle_contracts.command_flags import ALSO, ARGUMENTS, CHECKPOINTS_PANEL, FIELDS, FLAG_OF, FLAGS, PANELS, Flag
 from ladle_contracts.far_urls import is_url
 from ladle_contracts.roots import GLOB, splits
 from ladle_contracts.safe_text import one_line
-from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 P = ParamSpec("P")
 
-FIELDS = {field.path: field for field in SPEC_FIELDS}
-ARGUMENTS = {"ckpt_dir": "CKPT_DIR", "val_set": "VAL_SET"}
-VAL_SET_HINT = (
-    "Each of several sets is written as NAME=PATH. Write a single path that would look like this as `./a=b.npz`."
-)
+VAL_SET_HINT = "Write each of several sets as NAME=PATH, and a single path that looks like that as `./a=b.npz`."
 
 
 class WrongUsage(typer.BadParameter):
@@ -43,136 +40,20 @@ class WrongUsage(typer.BadParameter):
         return self.message
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One flag of the command and the option of the job that it sets."""
-
-    path: str
-    """`checkpoints.last`"""
-    name: str
-    """`--last`"""
-    placeholder: str
-    """What stands for the value in the help: `N`."""
-    hint: str = ""
-    """What only a user of the command must know."""
-
-    @property
-    def parameter(self) -> str:
-        """The flag as a Python name: `last`."""
-        return self.name.removeprefix("--").replace("-", "_")
-
-    @property
-    def field(self) -> SpecField:
-        return FIELDS[self.path]
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether its values are texts, of which the option takes several."""
-        return any(
-            kind["type"] == "object" or (kind["type"] == "array" and kind["items"]["type"] == "string")
-            for kind in self.field.kinds
-        )
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether it has two values each time: a name, and one of what the option has several of under that name."""
-        inner = self.field.schema.get("additionalProperties")
-        return isinstance(inner, dict) and any(kind.get("type") == "array" for kind in inner.get("anyOf", ()))
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether it has no value."""
-        return self.field.schema.get("type") == "boolean"
-
-    @property
-    def default(self) -> str:
-        """What holds without the flag; empty when nothing does."""
-        return "" if self.is_switch or self.field.default in (None, {}, ()) else str(self.field.default)
-
-    @property
-    def help(self) -> str:
-        """The contract's text, and in brackets what a value may be."""
-        facts = [
-            self.field.limits,
-            "may be repeated" if self.is_repeatable else "",
-            f"default: {self.default}" if self.default else "",
-        ]
-        brackets = "; ".join(fact for fact in facts if fact)
-        return " ".join(part for part in (self.field.help, self.hint, f"[{brackets}]" if brackets else "") if part)
-
-
-ALSO = "also"
-"""The flag for each further `CKPT_DIR`, since the arguments after the first one are validation sets."""
-CHECKPOINTS_PANEL = "Which checkpoints"
-PANELS: dict[str, tuple[Flag, ...]] = {
-    CHECKPOINTS_PANEL: (
-        Flag("checkpoints.pattern", "--pattern", "GLOB"),
-        Flag("checkpoints.exclude", "--exclude", "GLOB"),
-        Flag("checkpoints.component", "--component", "NAME"),
-        Flag("checkpoints.order", "--order", "HOW"),
-        Flag("checkpoints.last", "--last", "N"),
-        Flag("checkpoints.steps", "--steps", "N,N,..."),
-        Flag("checkpoints.use_ema", "--use-ema", ""),
-        Flag("checkpoints.like", "--like", "CHECKPOINT"),
-        Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
-        Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
-    ),
-    "Adapters": (
-        Flag("adapters.space", "--adapter-space", "SPACE"),
-        Flag("adapters.rank", "--adapter-rank", "N"),
-        Flag("adapters.error", "--adapter-error", "SHARE"),
-        Flag("adapters.base_model", "--base-model", "PATH"),
-    ),
-    "Task and data": (
-        Flag("task.name", "--task", "NAME", "`ladle tasks` lists the names."),
-        Flag("task.options", "--task-option", "NAME=VALUE", "`ladle tasks` lists them for every task."),
-        Flag("train_set.path", "--train-set", "PATH"),
-        Flag("train_set.use", "--train-set-use", "USE"),
-        Flag("select_fraction", "--select-fraction", "SHARE"),
-        Flag("metric", "--metric", "NAME"),
-        Flag("judge_by", "--judge-by", "HOW", "A weight is written as NAME=WEIGHT."),
-        Flag("no_set_worse", "--no-set-worse", ""),
-    ),
-    "Method": (
-        Flag("method.name", "--method", "NAME", "`ladle methods` lists the names."),
-        Flag("method.options", "--method-option", "NAME=VALUE", "`ladle methods` lists them for every method."),
-        Flag("seed", "--seed", "N"),
-    ),
-    "Result": (
-        Flag("output.name", "--name", "NAME"),
-        Flag("diagnose", "--diagnose", ""),
-        Flag("output.dtype", "--dtype", "TYPE"),
-        Flag("output.max_shard_bytes", "--max-shard-bytes", "BYTES"),
-        Flag("output.format", "--output-format", "FORMAT"),
-    ),
-    "Machines and queue": (
-        Flag("resources.nodes", "--nodes", "N"),
-        Flag("resources.min_nodes", "--min-nodes", "N"),
-        Flag("resources.ranks_per_node", "--ranks-per-node", "N"),
-        Flag("resources.timeout_s", "--timeout", "SECONDS"),
-        Flag("resources.placement", "--placement", "NAME"),
-        Flag("resources.precision", "--precision", "NAME"),
-        Flag("priority", "--priority", "N"),
-        Flag("labels", "--label", "NAME=VALUE"),
-    ),
-    "Who is told": (
-        Flag("tracking.trackers", "--tracker", "NAME"),
-        Flag("tracking.project", "--tracker-project", "NAME"),
-        Flag("tracking.run", "--tracker-run", "NAME"),
-        Flag("webhooks", "--webhook", "URL"),
-    ),
-}
-"""Title of a panel in the help -> its flags. A new option of a job needs one line here."""
-
-FLAGS: tuple[Flag, ...] = tuple(flag for flags in PANELS.values() for flag in flags)
 INSPECT_FLAGS = tuple(
     flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "adapters", "method")
 )
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
+OFFERED: dict[str, Callable[[typer.Context, str], list[tuple[str, str]]]] = {
+    "method.name": completion.complete_method,
+    "method.options": completion.complete_method_option,
+    "task.name": completion.complete_task,
+    "task.options": completion.complete_task_option,
+    "metric": completion.complete_metric,
+}
+"""What the shell completes beside what the contract allows."""
 BETWEEN = "\0"
 """Stands between the two values of a flag that has two: no argument of a program can hold it."""
-FLAG_OF = ARGUMENTS | {flag.path: flag.name for flag in FLAGS}
-"""Path in the spec -> what the command calls it."""
 
 
 class JobCommand(TyperCommand):
@@ -340,7 +221,7 @@ def _parameter(flag: Flag, panel: str) -> inspect.Parameter:
         metavar=flag.placeholder or None,
         help=flag.help,
         rich_help_panel=panel,
-        autocompletion=_choices(flag),
+        autocompletion=OFFERED.get(flag.path) or _choices(flag),
     )
     kind: Any = list[str] if flag.is_repeatable else Path if flag.placeholder == "PATH" else str
     kind = bool if flag.is_switch else kind

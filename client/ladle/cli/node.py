@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ladle.cli.arguments import AsJson, Token, Url
+from ladle.cli.completion import complete_node
 from ladle.cli.console import SafeGroup, err, in_lines, out, to_json
 
 app = typer.Typer(
@@ -16,7 +17,10 @@ app = typer.Typer(
     help="Say whether a worker machine takes jobs. Needs a token of scope `admin`. `ladle nodes` shows all machines.",
 )
 
-Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="The ids of nodes, as `ladle nodes` shows them.")]
+Nodes = Annotated[
+    list[str],
+    typer.Argument(metavar="NODE", help="The ids of nodes, as `ladle nodes` shows them.", autocompletion=complete_node),
+]
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, in words. `ladle nodes` shows it.")]
 
 
@@ -69,4 +73,4 @@ def _change(
     if as_json:
         typer.echo(to_json(changes, indent=2))
     if not left:
-        err.print("No node takes jobs now. They wait until one does.", style="yellow")
+        err.print("No node takes jobs now. Jobs wait until one does.", style="yellow")

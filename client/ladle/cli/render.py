@@ -15,6 +15,10 @@ from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 from ladle_report.gains import better, better_between, compared, compared_between
+from ladle_report.numbers import digits
+
+WIDE, NARROW = 90, 64
+"""From how many columns on a table of candidates has all its columns, and its intervals."""
 
 STATE_STYLES = {
     "succeeded": "green",
@@ -27,22 +31,29 @@ STATE_STYLES = {
 }
 
 
-def candidates_table(candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None) -> Table:
-    """Filled in row by row while a job runs. The winner, or the best so far, is bold."""
+def candidates_table(
+    candidates: Sequence[CandidateResult], metric: str | None, winner: str | None = None, width: int = WIDE
+) -> Table:
+    """Filled in row by row while a job runs. The winner, or the best so far, is bold. On a narrow terminal it has no
+    column for the loss, and then none for the interval."""
     metric = metric or judging_metric(candidates)
+    with_loss, with_interval = metric != "loss" and width >= WIDE, width >= NARROW
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("method")
     table.add_column(metric, justify="right")
-    if metric != "loss":
+    if with_loss:
         table.add_column("loss", justify="right")
     table.add_column("against best", justify="right")
-    table.add_column("95 % interval", justify="right")
+    if with_interval:
+        table.add_column("95 % interval", justify="right")
     leader = winner or _leader(candidates)
     for candidate in candidates:
         row = [candidate.label, number(candidate.select.get(metric))]
-        if metric != "loss":
+        if with_loss:
             row.append(number(candidate.select.get("loss")))
-        row += [gain_over_best(candidate, metric) or "-", _interval(candidate, metric)]
+        row.append(gain_over_best(candidate, metric) or "-")
+        if with_interval:
+            row.append(_interval(candidate, metric))
         table.add_row(*row, style="bold" if candidate.method == leader else "")
     return table
 
@@ -175,16 +186,20 @@ def jobs_table(records: Iterable[JobRecord]) -> Table:
             ago(record.created_at),
             record.spec.shown_ckpt_dir,
             record.spec.method.name,
-            _outcome(record),
+            outcome(record),
         )
     return table
 
 
-def _outcome(record: JobRecord) -> str:
+def outcome(record: JobRecord) -> str:
     if record.result is not None:
         return _short_verdict(record.result)
-    waits = "; ".join(filter(None, (record.waiting_for, turn(record))))
-    return waits or (str(record.reason) if record.reason else record.progress.stage)
+    return waits_of(record) or (str(record.reason) if record.reason else record.progress.stage)
+
+
+def waits_of(record: JobRecord) -> str:
+    """`needs 2 nodes, 1 free; position 3, starts in about 12 min`; empty for a job that does not wait."""
+    return "; ".join(filter(None, (record.waiting_for, turn(record))))
 
 
 def turn(record: JobRecord) -> str:
@@ -315,6 +330,13 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
+
+
+def rate_text(rate: float, unit: str) -> str:
+    """`12.4 steps/s`, `1,250 examples/s`, `1.2 GB/s`"""
+    if unit == "bytes":
+        return f"{size(round(rate))}/s"
+    return f"{digits(rate, 3)} {unit}/s"
 
 
 def ago(moment: datetime) -> str:

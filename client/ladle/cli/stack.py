@@ -159,7 +159,8 @@ class LocalStack:
         folder = self.options.results_folder / JOBS_FOLDER / job_id
         while folder.exists():
             if time.monotonic() > deadline:
-                return self.stop()
+                self.stop()
+                return
             time.sleep(LOOK_S)
         if self._supervisor is not None:
             self._supervisor.rest()
@@ -213,7 +214,10 @@ class LocalStack:
             )
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:
-            raise StackError(f"The path of a unix socket must have at most 100 characters, but `{path}` has more.")
+            raise StackError(
+                f"The path of a unix socket must have at most 100 characters, but `{path}` has more. Set TMPDIR (for "
+                f"`ladle run`) or XDG_STATE_HOME (for `ladle up`) to a folder with a shorter path."
+            )
         password = secrets.token_hex(16)
         configuration = self._secret("redis.conf", f"requirepass {password}\n")
         self._secret(REDIS_SECRET, password)

@@ -19,10 +19,11 @@ from ladle._spec import absolute, build_inspection
 from ladle.cli.console import SafeConsole, in_lines, to_json
 from ladle.cli.installed import inspect_here, prefers_service
 from ladle.cli.job_flags import INSPECT_FLAGS, JobArguments
+from ladle.cli.job_picture import JobPicture
+from ladle.cli.job_view import JobView
 from ladle.cli.local import Stopped, stoppable
 from ladle.cli.render import number
 from ladle.cli.stack import StackOptions, need_extras, running_stack
-from ladle.cli.watch import View
 from ladle.cli.watch_checks import Wishes, check_names, checked, checked_results, continued, sole_watch
 from ladle.cli.wording import in_flags
 from ladle.curve import CURVE_FILE, CurvePoint, append, point_of
@@ -160,10 +161,10 @@ def _followed(job: Job, show: Show) -> JobRecord:
     try:
         if not show.out.is_terminal or show.as_json:
             return job.wait()
-        view = View(job.id)
+        view = JobView(JobPicture(job.id))
         with Live(view, console=show.out, refresh_per_second=10, transient=True):
             for event in job.events(follow=True):
-                view.take(in_lines(event))
+                view.picture.take(in_lines(event))
         return job.wait()
     except Stopped:
         with suppress(LadleError, TimeoutError):

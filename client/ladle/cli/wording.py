@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ladle.cli.job_flags import FLAG_OF
+from ladle_contracts.command_flags import FLAG_OF
 
 _NAMED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)(=?)`")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
+from ladle_report.styles import PALETTE_FILE
 from ladle_service.problems import not_found
 
-FOLDERS = (Path(__file__).parent / "static",)
+FOLDER = Path(__file__).parent / "static"
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
@@ -33,11 +34,8 @@ def _read(path: Path) -> StaticFile:
     return StaticFile(content=content, media_type=media_type, digest=hashlib.sha256(content).hexdigest()[:16])
 
 
-FILES = {
-    path.relative_to(folder).as_posix(): _read(path)
-    for folder in FOLDERS
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
+FILES = {path.relative_to(FOLDER).as_posix(): _read(path) for path in FOLDER.rglob("*") if path.is_file()} | {
+    PALETTE_FILE.name: _read(PALETTE_FILE)
 }
 
 

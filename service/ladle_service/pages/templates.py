@@ -12,9 +12,9 @@ from fastapi.responses import HTMLResponse
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from ladle_service.auth import Caller
-from ladle_service.pages import words
+from ladle_service.pages import markup, words
 from ladle_service.pages.static import static_url
-from ladle_service.sessions import csrf_of, new_session, session_of, set_cookie
+from ladle_service.sessions import csrf_of, is_from_elsewhere, new_session, session_of, set_cookie
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = (
@@ -32,18 +32,22 @@ class Link:
     path: str
 
 
-NAVIGATION = (Link("Jobs", "/"),)
+NAVIGATION = (
+    *(Link("Jobs", "/"), Link("Submit", "/submit"), Link("Nodes", "/nodes"), Link("Methods", "/methods")),
+    *(Link("Tasks", "/tasks"), Link("Settings", "/settings")),
+)
 
 environment = Environment(
     # Read now: a page must not wait for the disk.
     loader=DictLoader({path.name: path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.html")}),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=words.visible,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.globals.update(static_url=static_url, navigation=NAVIGATION)
-environment.filters.update(words.FILTERS)
+environment.globals.update(static_url=static_url, navigation=NAVIGATION, stages_in_words=words.STAGES)
+environment.filters.update(words.FILTERS | markup.FILTERS)
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
@@ -51,7 +55,10 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
     Every template has: `csrf` for its forms, `caller` (None when nobody is logged in), `has_tokens`, `path`, `now`.
     """
-    session = session_of(request) or new_session(request)
+    session = session_of(request)
+    if session is None and is_from_elsewhere(request):
+        return _again(request)
+    session = session or new_session(request)
     caller: Caller | None = getattr(request.state, "caller", None)
     text = environment.get_template(template).render(
         csrf=csrf_of(session),
@@ -65,3 +72,11 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     if getattr(request.state, "new_session", None) == session:
         set_cookie(request, response, session)
     return response
+
+
+def _again(request: Request) -> Response:
+    """After a link on another site: browsers keep the cookie back, and a new one would end the session that is there.
+    This page leads to the same address, now from here."""
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    text = environment.get_template("again.html").render(asked=asked if request.method == "GET" else "/")
+    return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})

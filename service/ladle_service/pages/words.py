@@ -1,42 +1,44 @@
-"""How pages write times, numbers and sizes."""
+"""How pages write times, numbers and names of ours."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from ladle_contracts.safe_text import for_terminal
+from ladle_report.numbers import seconds, size, value_of
 
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`"""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(count: int) -> str:
-    """`1.2 GB`: decimal units, like those of disks and networks."""
-    amount = float(count)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            return f"{count} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    raise AssertionError("the loop ends with the last unit")
+STAGES = {
+    "fetch": "Fetch far files",
+    "discover": "Find the checkpoints",
+    "check": "Check the checkpoints",
+    "evaluate": "Evaluate the checkpoints",
+    "train": "Choose coefficients",
+    "select": "Judge the candidates",
+    "diagnose": "Diagnose",
+    "write": "Write the model",
+    "verify": "Verify the model",
+    "upload": "Upload the result",
+}
+USUAL_STAGES = ("discover", "check", "evaluate", "train", "select", "write", "verify")
 
 
 def ago(moment: datetime) -> str:
     """`8 s ago`, `3 min ago`, `2 h ago`, `5 days ago`"""
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    passed = max(0, int((datetime.now(UTC) - moment).total_seconds()))
     for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // (86400 if unit == 'days' else length)} {unit} ago"
-    return f"{seconds} s ago"
+        if passed >= length:
+            return f"{passed // (86400 if unit == 'days' else length)} {unit} ago"
+    return f"{passed} s ago"
 
 
-def number(value: float | None) -> str:
-    """Four decimals, as in every table."""
-    return "-" if value is None else f"{value:.4f}"
+def moment(when: datetime) -> str:
+    """`2026-01-31 12:00:00 UTC`"""
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-FILTERS = {"duration": duration, "size": size, "ago": ago, "number": number}
+def visible(value: object) -> object:
+    """What a page shows of any value. Text of strangers cannot hide or reorder what stands beside it."""
+    return for_terminal(value) if type(value) is str else value
+
+
+FILTERS = {"ago": ago, "moment": moment, "seconds": seconds, "size": size, "value": value_of}

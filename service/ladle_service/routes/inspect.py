@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from ladle_contracts import ErrorCode, Inspection, InspectRequest
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
-from ladle_service.auth import CallerDependency
+from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import NoQuery, SettingsDependency, StoreDependency
-from ladle_service.limits import LimitsDependency
+from ladle_service.limits import LimitsDependency, OwnerLimits
 from ladle_service.problems import ApiError, openapi_responses
 from ladle_service.roots import refuse_outside
+from ladle_service.settings import Settings
 from ladle_service.specs import read_body
-from ladle_service.store import QueueFull
+from ladle_service.store import JobStore, QueueFull
 
 router = APIRouter(prefix="/v1/inspect", tags=["inspect"])
 
@@ -54,7 +55,13 @@ async def inspect(
     query: Annotated[NoQuery, Query()],
 ) -> Inspection:
     """Says what is in a folder of checkpoints and what a job would do with it. A worker opens headers only."""
-    wanted = await read_body(request, InspectRequest, "request")
+    return await inspect_folder(await read_body(request, InspectRequest, "request"), caller, store, settings, limits)
+
+
+async def inspect_folder(
+    wanted: InspectRequest, caller: Caller, store: JobStore, settings: Settings, limits: OwnerLimits
+) -> Inspection:
+    """Asks a worker. Raises `path-not-allowed`, `no-node`, `no-answer` and `too-many-requests`."""
     base_model = wanted.adapters.base_model
     data = {} if base_model is None else {"adapters.base_model": base_model}
     await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, data, settings.roots, settings.far_roots)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response, status
 
-from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult
+from ladle_contracts import TERMINAL_STATES, ErrorCode, JobPage, JobRecord, JobResult, JobSpec
 from ladle_contracts.errors import SPEC_CODES
 from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import (
@@ -19,6 +19,7 @@ from ladle_service.dependencies import (
 )
 from ladle_service.problems import ApiError, not_found, openapi_responses
 from ladle_service.roots import name_taken
+from ladle_service.settings import Settings
 from ladle_service.specs import check_spec, digest_of, read_spec
 from ladle_service.store import IdempotencyConflict, JobStore, NameTaken, QueueFull
 
@@ -63,7 +64,16 @@ async def submit_job(
     key: IdempotencyKey = None,
 ) -> JobRecord:
     """Checks a job spec and queues the job. It answers before the job starts: `Location` is the job's address."""
-    spec = await read_spec(request)
+    record, created = await accept_job(await read_spec(request), caller, store, settings, key)
+    response.headers["Location"] = f"/v1/jobs/{record.id}"
+    response.status_code = status.HTTP_202_ACCEPTED if created else status.HTTP_200_OK
+    return record
+
+
+async def accept_job(
+    spec: JobSpec, caller: Caller, store: JobStore, settings: Settings, key: str | None
+) -> tuple[JobRecord, bool]:
+    """Checks a spec and queues the job. False if the idempotency key has created it before."""
     digest = digest_of(spec)
     try:
         # Before the checks: the job of the first time may have written its output, which would now be in the way.
@@ -83,9 +93,7 @@ async def submit_job(
             "Wait until some have started, or cancel some."
         )
         raise ApiError(ErrorCode.TOO_MANY_JOBS, detail, headers={"Retry-After": QUEUE_RETRY_S}) from error
-    response.headers["Location"] = f"/v1/jobs/{record.id}"
-    response.status_code = status.HTTP_202_ACCEPTED if created else status.HTTP_200_OK
-    return record
+    return record, created
 
 
 @router.get("", responses=openapi_responses(ErrorCode.UNAUTHORIZED, ErrorCode.INVALID_REQUEST))

@@ -11,9 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ladle.cli.app import app, run, submit
-from ladle.cli.job_flags import ARGUMENTS, FLAGS, JobArguments, JobCommand, with_job_flags
+from ladle.cli.app import app, run
+from ladle.cli.job_commands import submit
+from ladle.cli.job_flags import JobArguments, JobCommand, with_job_flags
 from ladle.cli.wording import in_flags
+from ladle_contracts.command_flags import ARGUMENTS, FLAGS
 from ladle_contracts.spec_fields import SPEC_FIELDS
 
 RUNNER = CliRunner()

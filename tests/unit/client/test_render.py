@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ladle.cli import app
+from ladle.cli.job_lines import line_of
+from ladle.cli.job_picture import JobPicture
+from ladle.cli.job_view import JobView
 from ladle.cli.render import ago, candidates_table, duration, jobs_table, record_summary, result_summary
-from ladle.cli.watch import View, line_of
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
@@ -19,9 +21,6 @@ from ladle_contracts import (
     JobState,
     Reason,
     SetResult,
-    StageStarted,
-    StateChanged,
-    StepDone,
 )
 from ladle_report.gains import better, better_between, compared, compared_between
 from tests.unit.client.answers import RESULT, record
@@ -92,9 +91,9 @@ def test_each_validation_set_has_its_own_scores() -> None:
     assert "clean  best      0.9500" in text
     assert "clean  twa       0.9900  4.00 points better  3.00 to 5.00 better" in text
     assert "noisy  twa       0.8000   5.00 points worse   4.00 to 6.00 worse" in text
-    view = View("j", metric="accuracy")
-    view.take(event(CandidateScored(candidate=twa)))
-    assert "noisy  twa" in shown(view)
+    picture = JobPicture("j", metric="accuracy")
+    picture.take(event(CandidateScored(candidate=twa)))
+    assert "noisy  twa" in shown(JobView(picture))
     held = shown(result_summary(result("best", best, twa, gain=0.0, gain_low=0.0, gain_high=0.0)))
     assert "Every average that was better than the best checkpoint is worse on some validation set" in held
     spec = JobSpec(ckpt_dir="/c", val_set={"clean": "/a", "noisy": "/b"})
@@ -113,7 +112,7 @@ def test_a_lower_loss_reads_as_a_gain_and_never_as_an_increase() -> None:
     assert "+" not in text
     done = record(JobState.SUCCEEDED, result=result("twa", *candidates).model_copy(update=changes))
     assert "twa: loss 0.0878 lower" in shown(jobs_table([done]))
-    line = line_of(event(CandidateScored(candidate=candidates[1])), "loss")
+    line = line_of(event(CandidateScored(candidate=candidates[1])), JobPicture("j", metric="loss"))
     assert line == "twa: accuracy 0.9000, loss 0.3122; against the best checkpoint 0.0878 better"
 
 
@@ -163,31 +162,6 @@ def test_the_table_fills_in_row_by_row_and_the_bar_has_no_gain_of_its_own() -> N
 
 def event(body: object, attempt: int = 1) -> Event:
     return Event.model_construct(id="1-0", job_id="j", attempt=attempt, time=datetime.now(UTC), body=body)
-
-
-def test_the_live_view_shows_state_stage_step_loss_and_time_left() -> None:
-    view = View("job-7")
-    view.take(event(StateChanged(state=JobState.RUNNING)))
-    view.take(event(StageStarted(stage="train", method="twa", total=96)))
-    view.take(event(StepDone(stage="train", method="twa", step=24, total=96, loss=0.25, eta_s=200.0)))
-    text = shown(view)
-    for words in ("job-7", "running", "choosing coefficients: twa", "24/96", "loss 0.2500", "3 min 20 s left"):
-        assert words in text
-    view.take(event(CandidateScored(candidate=candidate("twa", 0.9, 0.3, 0.1))))
-    view.take(event(CandidateScored(candidate=candidate("twa", 0.9, 0.3, 0.2))))
-    once = "a second attempt scores a candidate again, and it is shown once"
-    assert shown(view).count("20.00 points better ") == 1, once
-    view.take(event(StateChanged(state=JobState.QUEUED, message="the node went away"), attempt=2))
-    again = shown(view)
-    assert "attempt 2" in again
-    assert "the node went away" in again
-    assert "24/96" not in again
-
-
-def test_plain_lines_say_what_happened() -> None:
-    step = StepDone(stage="evaluate", step=3, total=9)
-    assert line_of(event(step)) == "evaluating checkpoints 3/9"
-    assert line_of(event(StageStarted(stage="train"))) is None
 
 
 @pytest.mark.parametrize(

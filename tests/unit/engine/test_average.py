@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
+from ladle_engine.output.digests import sha256_of
 from ladle_engine.resume_state import ResumeState
 from tests.builders import make_checkpoints, make_inputs, make_val_set, quick_options
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
@@ -84,7 +85,9 @@ def test_the_report_is_strict_json_with_all_that_decided_the_result(made: tuple[
     assert all(len(next(iter(row["files"].values()))) == 64 for row in report["checkpoints"]), "SHA-256 of each input"
     assert report["versions"]["torch"] == torch.__version__
     assert report["settings"]["seed"] == 0
-    assert set(report["files"]) == {"model.safetensors"}
+    assert {"model.safetensors", "coefficients.json", "candidates.png"} <= set(report["files"])
+    for name, digest in report["files"].items():
+        assert sha256_of(root / "out" / name) == digest
     for row in report["candidates"]:
         for alpha_K in row["coefficients"]:
             assert sum(alpha_K) == pytest.approx(1, abs=1e-12)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -104,7 +105,9 @@ def test_checkpoints_with_hostile_names_make_a_card_that_is_only_text(tmp_path: 
     card = (tmp_path / "out" / "README.md").read_text()
     assert "evil.example" in card
     assert not unsafe_in(card)
-    assert not {"html_inline", "html_block", "link_open", "image"} & set(kinds(card))
+    assert not {"html_inline", "html_block", "link_open"} & set(kinds(card))
+    sources = [token.attrs["src"] for token in tokens(card) if token.type == "image"]
+    assert sources == ["candidates.png", "merge-curve.png", "weights.png"]
     parsed = PARSER.parse(card.partition("\n---\n")[2])
     headings = [parsed[index + 1].content for index, token in enumerate(parsed) if token.type == "heading_open"]
     assert {heading.split()[0] for heading in headings} <= {"Average", "Left", "Load", "Rebuild", "Made", "Warnings"}
@@ -158,4 +161,7 @@ def test_no_report_changes_the_structure_of_the_card(text: str) -> None:
     assert not LINKED.search(" ".join(token.content for token in tokens(card) if token.type == "text"))
     card.encode()
     front = card.removeprefix("---\n").partition("\n---\n")[0]
-    assert list(yaml.safe_load(front)) == ["library_name", "tags"]
+    assert list(yaml.safe_load(front)) == ["library_name", "tags", "model-index"]
+    card_read = ModelCard(card)
+    assert str(card_read) == card, "the Hub reads what was written"
+    assert [(each.metric_value, each.dataset_type) for each in card_read.data.eval_results] == [(0.5, "unknown")] * 4

@@ -68,11 +68,16 @@ def test_a_job_that_dies_within_training_ends_with_the_same_bits(
             json.loads((tmp_path / "outs" / name / file).read_text()) for file in ("report.json", "coefficients.json")
         )
         (curve,) = (row["curve"] for row in report["candidates"] if row["method"] == method)
-        return {**saved["candidates"][method], "curve": curve}, task.losses_taken
+        return {
+            **saved["candidates"][method],
+            "curve": curve,
+            "course": report["training"].get(method),
+        }, task.losses_taken
 
     with monkeypatch.context() as patched:
         saves = Saves(patched)
         expected, gradients = run("whole")
+    assert (expected["course"] is None) == (method == "random"), "whose directions are no checkpoints"
     steps = saves.after
     assert len(steps) >= 3, steps
     for number in sorted({0, 1, len(steps) // 2, len(steps) - 2, len(steps) - 1}):

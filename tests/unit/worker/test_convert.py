@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ladle import Client, submit
-from ladle.cli.job_flags import FLAG_OF
 from ladle.cli.wording import in_flags
 from ladle_contracts import JobSpec
+from ladle_contracts.command_flags import FLAG_OF
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 from ladle_engine import average, combine_checkpoints, convert_checkpoints, rebuild
 from ladle_engine.testing import check_task

@@ -45,6 +45,20 @@ def _differences(one: Evaluation, other: Evaluation, metric: Metric, seed: int, 
     return torch.cat([one.sampled(metric, weights) - other.sampled(metric, weights) for weights in parts])
 
 
+def resampled(evaluation: Evaluation, metric: Metric, seed: int, number: int = FEWEST_SAMPLES) -> Tensor:
+    """float64 [R]: the metric in each of R samples of the examples, the same for all models on the same examples."""
+    parts = [weight * torch.cat(_of_samples(part, metric, seed, number)) for weight, part in evaluation.sets]
+    return torch.stack(parts).sum(dim=0)
+
+
+def _of_samples(part: Evaluation, metric: Metric, seed: int, number: int) -> list[Tensor]:
+    """On a single set."""
+    drawn = samples(len(part), number, seed)
+    if metric.of is None:
+        return [weights @ part.values[metric.name] / len(part) for weights in drawn]
+    return [part.sampled(metric, weights) for weights in drawn]
+
+
 def num_samples(count: int) -> int:
     return max(FEWEST_SAMPLES, min(SAMPLES, MOST_DRAWS // count))
 

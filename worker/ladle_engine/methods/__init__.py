@@ -18,6 +18,7 @@ def catalog() -> list[dict[str, Any]]:
     auto = {
         "name": AUTO,
         "summary": f"Runs {', '.join(AUTO_METHODS)}, judges each on the select split and keeps the best.",
+        "formula": (),
         "reference": "Ladle's own: docs/methods.md",
         "reference_url": "",
         "options": describe_options(AutoOptions),
@@ -26,6 +27,7 @@ def catalog() -> list[dict[str, Any]]:
         {
             "name": method.name,
             "summary": method.summary,
+            "formula": method.formula,
             "reference": method.reference,
             "reference_url": method.reference_url,
             "options": describe_options(method.options_type),

@@ -49,6 +49,8 @@ class Method(Protocol):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    formula: ClassVar[tuple[str, ...]]
+    """Lines in plain text: `alpha_i = (1 - decay) decay^(K-i)`. The dashboard shows them as mathematics."""
     reference: ClassVar[str]
     reference_url: ClassVar[str]
     options_type: ClassVar[type]

@@ -31,6 +31,7 @@ class Best(FixedMethod):
 
     name: ClassVar[str] = "best"
     summary: ClassVar[str] = "The best single checkpoint on the select split: what every average has to beat."
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = 1 for the best i, else 0",)
     reference: ClassVar[str] = "Li et al. 2023, tables 5-7"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
@@ -48,6 +49,7 @@ class SecondBest(FixedMethod):
 
     name: ClassVar[str] = "second-best"
     summary: ClassVar[str] = "The second best single checkpoint on the select split. `auto` does not run it."
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = 1 for the second best i, else 0",)
     reference: ClassVar[str] = "Li et al. 2023, tables 5-8"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2205.13104"
     options_type: ClassVar[type] = NoOptions
@@ -69,6 +71,7 @@ class SecondBest(FixedMethod):
 class Uniform(FixedMethod):
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "The arithmetic mean of all checkpoints (SWA)."
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = 1/K",)
     reference: ClassVar[str] = "Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, eq. 1"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1803.05407"
     options_type: ClassVar[type] = NoOptions
@@ -86,6 +89,7 @@ class LastKOptions:
 class LastK(FixedMethod):
     name: ClassVar[str] = "last-k"
     summary: ClassVar[str] = "The mean of the last k checkpoints by step (LAWA)."
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = 1/k for i > K - k, else 0",)
     reference: ClassVar[str] = "Kaddour 2022, Stop Wasting My Time!, section 2"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
@@ -127,6 +131,11 @@ class EmaOptions:
 class Ema(FixedMethod):
     name: ClassVar[str] = "ema"
     summary: ClassVar[str] = "An exponential moving average over the checkpoints, in order of step."
+    formula: ClassVar[tuple[str, ...]] = (
+        "m_1 = w_1",
+        "m_i = decay m_(i-1) + (1 - decay) w_i",
+        "alpha_i = (1 - decay) decay^(K-i) for i > 1",
+    )
     reference: ClassVar[str] = "Polyak and Juditsky 1992; as in torch.optim.swa_utils, over checkpoints"
     reference_url: ClassVar[str] = "https://epubs.siam.org/doi/10.1137/0330046"
     options_type: ClassVar[type] = EmaOptions

@@ -32,6 +32,7 @@ class GivenOptions:
 class Given(FixedMethod):
     name: ClassVar[str] = "given"
     summary: ClassVar[str] = "Takes the coefficients that you give."
+    formula: ClassVar[tuple[str, ...]] = ("w = sum_i alpha_i w_i",)
     reference: ClassVar[str] = "a weighted average, as mergekit's `linear`"
     reference_url: ClassVar[str] = "https://github.com/arcee-ai/mergekit"
     options_type: ClassVar[type] = GivenOptions

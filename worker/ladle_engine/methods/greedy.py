@@ -20,6 +20,7 @@ class GreedySoup(FixedMethod):
     summary: ClassVar[str] = (
         "Adds checkpoints to a mean, best first, as long as the score on the fit split does not get worse."
     )
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = 1/n for the n checkpoints of the soup, else 0",)
     reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, recipe 1"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2203.05482"
     options_type: ClassVar[type] = NoOptions

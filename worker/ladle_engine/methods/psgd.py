@@ -73,6 +73,7 @@ class Psgd(TrainedMethod):
 
     name: ClassVar[str] = "psgd"
     summary: ClassVar[str] = "SGD with momentum on the weights, its gradient projected on the checkpoints' subspace."
+    formula: ClassVar[tuple[str, ...]] = ("v <- momentum v + P P^T g", "w <- w - rate v")
     reference: ClassVar[str] = (
         "Li et al. 2023, Algorithm 1; Li et al. 2022, Low Dimensional Trajectory Hypothesis (P-SGD)"
     )

@@ -45,6 +45,7 @@ class RandomBases(TrainedMethod):
     summary: ClassVar[str] = (
         "Trains along random directions from the mean: a baseline that uses no checkpoint differences."
     )
+    formula: ClassVar[tuple[str, ...]] = ("w = w_start + sum_m theta_m s r_m", "r_m in {-1, +1}^D", "s = d / sqrt(D)")
     reference: ClassVar[str] = (
         "Li et al. 2018, Measuring the Intrinsic Dimension of Objective Landscapes; by layer and re-drawn: Gressmann "
         "et al. 2020, Improving Neural Network Training in Low Dimensional Random Bases"

@@ -64,6 +64,11 @@ class LearnedSoupOptions(TrainedOptions):
 class Twa(TrainedMethod):
     name: ClassVar[str] = "twa"
     summary: ClassVar[str] = "Trains one coefficient per checkpoint by gradient descent, starting at the mean."
+    formula: ClassVar[tuple[str, ...]] = (
+        "w = c + sum_i u_i (w_i - c)",
+        "u = M theta",
+        "alpha_i = u_i + (1 - sum_j u_j)/K",
+    )
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, eqs. 3-7 and Algorithm 1"
     reference_url: ClassVar[str] = TWA_PAPER
     options_type: ClassVar[type] = TwaOptions
@@ -95,6 +100,10 @@ class Twa(TrainedMethod):
 class TwaLayerwise(Twa):
     name: ClassVar[str] = "twa-layerwise"
     summary: ClassVar[str] = "TWA with one coefficient per checkpoint and layer."
+    formula: ClassVar[tuple[str, ...]] = (
+        "w^(g) = c^(g) + sum_i u_(i g) (w_i^(g) - c^(g))",
+        "alpha_(i g) = u_(i g) + (1 - sum_j u_(j g))/K",
+    )
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, section 4.3"
     options_type: ClassVar[type] = LayerwiseOptions
 
@@ -102,6 +111,11 @@ class TwaLayerwise(Twa):
 class TwaGramSchmidt(Twa):
     name: ClassVar[str] = "twa-gram-schmidt"
     summary: ClassVar[str] = "TWA in an orthogonal basis of the checkpoints, in their order."
+    formula: ClassVar[tuple[str, ...]] = (
+        "w = c + sum_i u_i e_i",
+        "v_i = w_i - c - sum_(j < i) <w_i - c, e_j> e_j",
+        "e_i = v_i / |v_i|",
+    )
     reference: ClassVar[str] = (
         "Li et al. 2023 (ICLR), Trainable Weight Averaging, Algorithm 1: Schmidt orthogonalisation"
     )
@@ -115,6 +129,11 @@ class TwaGramSchmidt(Twa):
 class PcaSubspace(Twa):
     name: ClassVar[str] = "pca"
     summary: ClassVar[str] = "Trains in the top principal components of the checkpoints."
+    formula: ClassVar[tuple[str, ...]] = (
+        "G_(i j) = <w_i - c, w_j - c>",
+        "G = V diag(lambda) V^T",
+        "u = d V_m diag(lambda_m)^(-1/2) theta",
+    )
     reference: ClassVar[str] = "Li et al. 2022, Low Dimensional Trajectory Hypothesis is True (DLDR)"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2103.11154"
     options_type: ClassVar[type] = PrincipalOptions
@@ -135,6 +154,7 @@ class PcaSubspace(Twa):
 class LearnedSoup(TrainedMethod):
     name: ClassVar[str] = "learned-soup"
     summary: ClassVar[str] = "Trains convex coefficients: a softmax, so none is negative."
+    formula: ClassVar[tuple[str, ...]] = ("alpha_i = e^(theta_i) / (sum_j e^(theta_j))",)
     reference: ClassVar[str] = "Wortsman et al. 2022, Model soups, appendix: learned soup"
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2203.05482"
     options_type: ClassVar[type] = LearnedSoupOptions

@@ -6,24 +6,27 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ladle_engine.pipeline.front_matter import front_matter
 from ladle_report.markdown_text import cell, code, words
+from ladle_report.model import Figure
 
 
-def model_card(report: Mapping[str, Any]) -> str:
-    """Markdown with the front matter of a model hub. Nothing in a report can be more than text in it."""
+def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str:
+    """Markdown with the front matter of a model hub. Nothing in a report can be more than text in it.
+
+    `figures` are drawn in files beside the card: `picture_file`.
+    """
     metric = report["metric"]["name"]
     names = [checkpoint["name"] for checkpoint in report["checkpoints"]]
     return "\n".join(
         [
-            "---",
-            "library_name: ladle",
-            "tags: [weight-averaging, model-soup, trainable-weight-averaging]",
-            "---",
+            front_matter(report),
             "",
             f"# Average of {len(names)} checkpoints ({code(report['winner'])})",
             "",
             _verdict(report),
             "",
+            *[line for figure in figures for line in _picture(figure)],
             *_table(report, list(dict.fromkeys([metric, "loss"]))),
             "",
             f"The candidates were judged on the select split ({report['splits']['select']} examples), which was not "
@@ -57,6 +60,16 @@ def model_card(report: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def picture_file(figure: Figure) -> str:
+    """The name of its picture."""
+    return f"{figure.name}.png"
+
+
+def _picture(figure: Figure) -> list[str]:
+    shown = [f"![{words(figure.title)}]({picture_file(figure)})", ""]
+    return [*shown, words(figure.reading), ""] if figure.reading else shown
 
 
 def _loading(files: Collection[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ladle_engine.checkpoints import announce, discover
@@ -39,6 +40,8 @@ def opened(request: Request) -> Iterator[Job]:
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
     plan = plan_methods(request.method, request.method_options or {})
+    # A diagnosis mixes checkpoints whatever the methods do.
+    plan = replace(plan, mixes=plan.mixes or request.diagnose)
     refuse_existing(Path(request.output), may_be_empty=not request.commit)
     on_event(StageStarted(stage="discover"))
     with ExitStack() as open_files:

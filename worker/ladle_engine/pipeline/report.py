@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from ladle_engine.far_names import in_far_names
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.adapter_result import as_written
+from ladle_engine.output.digests import sha256_of
 from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
+from ladle_engine.pipeline.card_facts import card_facts
+from ladle_engine.pipeline.card_pictures import write_pictures
 from ladle_engine.pipeline.merge_curve import merge_curve_json
-from ladle_engine.pipeline.model_card import model_card
+from ladle_engine.pipeline.model_card import model_card, picture_file
 from ladle_engine.pipeline.stages import StageClock
 from ladle_engine.pipeline.tensors_report import tensors_json
 from ladle_engine.progress import Warned
@@ -106,8 +109,11 @@ def write_output(
     for note in notes_on(adapters, winner.method, context.adapter_output):
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
+    report["card"] = card_facts(context.checkpoints, context.task.name, output_format)
+    figures = write_pictures(folder, report, context.on_event)
+    report["files"] |= _digests(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
     _write_json(folder / REPORT_FILE, report)
-    (folder / "README.md").write_text(in_far_names(model_card(report)))
+    (folder / "README.md").write_text(in_far_names(model_card(report, figures)))
     (folder / PAGE_FILE).write_text(page(json.loads((folder / REPORT_FILE).read_text())))
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
@@ -223,7 +229,9 @@ def report_json(
             "dropped": sorted(context.checkpoints.dropped),
             "in_result": context.tensors_taken(winner.choice.coefficients),
         },
-        "merge_curve": merge_curve_json(context),
+        "merge_curve": merge_curve_json(
+            context, [each["checkpoint"] for each in (run.diagnosis or {}).get("segments", ())]
+        ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
@@ -261,6 +269,11 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     if evaluation is None or not all(len(part) for _, part in evaluation.sets):
         return None
     return {"examples": len(evaluation), "means": evaluation.scores()}
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Of those files that are there."""
+    return {name: sha256_of(folder / name) for name in names if (folder / name).exists()}
 
 
 def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 
 MOST_ENTRIES = 200
+DIGITS = 6
+"""After the point: what a picture needs."""
 SMOOTHED_SHARE = 0.1
 """Of the steps: losses of single batches are noisy, and their lowest one says little."""
 
@@ -27,7 +29,7 @@ class CoefficientPath:
         """At the beginning of a step, which is counted from 0."""
         if self.is_kept(step):
             self.steps.append(step)
-            self.coefficients.append(weights_KG.detach().mean(dim=1).tolist())
+            self.coefficients.append([round(mean, DIGITS) for mean in weights_KG.detach().mean(dim=1).tolist()])
 
     def is_kept(self, step: int) -> bool:
         return step % -(-self.total // (MOST_ENTRIES - 1)) == 0 or step == self.total - 1

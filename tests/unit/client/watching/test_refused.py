@@ -30,8 +30,8 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "nowhere.npz"), "`nowhere.npz` does not exist"),
-        (("run", "val.npz", "--train-set", "nowhere"), "`nowhere` does not exist"),
+        (("run", "nowhere.npz"), "`nowhere.npz` must exist, but does not"),
+        (("run", "val.npz", "--train-set", "nowhere"), "`nowhere` must exist, but does not"),
         (("no/such", "val.npz"), "must be in a folder that exists"),
         (("val.npz", "val.npz"), "must be a folder, but `val.npz` is a file"),
         (("ru*", "val.npz"), "must be one folder, but is the glob `ru*`"),

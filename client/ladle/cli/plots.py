@@ -1,0 +1,147 @@
+"""The figures of a report in a terminal: the candidates, and the scores along the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ladle_report.svg import Scale, scale_of
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from ladle.cli.canvas import Canvas
+from ladle_report.candidates import by_gain, shorten
+from ladle_report.gains import is_share
+from ladle_report.numbers import value_of
+
+Row = Mapping[str, Any]
+
+HEIGHT = 12
+"""Lines of the curve."""
+LEAST_TRACK, MOST_TRACK = 16, 72
+"""Columns in which dots and intervals are drawn."""
+LABEL, SHORT_LABEL = 28, 14
+NARROW = 70
+
+
+def plots(report: Mapping[str, Any]) -> RenderableType:
+    """What can be drawn of a `report.json`."""
+    parts: list[RenderableType] = [CandidatesPlot(report["candidates"], report["metric"]["name"], report["winner"])]
+    points = report.get("merge_curve", {}).get("points", ())
+    if sum(point.get("alone") is not None for point in points) > 1:
+        parts += ["", CurvePlot(points, report["merge_curve"]["metric"])]
+    return Group(*parts)
+
+
+class CandidatesPlot:
+    """A line for each candidate: a dot for its gain, a bar for the 95 % interval, and the value of the metric."""
+
+    def __init__(self, rows: Sequence[Row], metric: str, winner: str | None) -> None:
+        self._rows = by_gain(rows)
+        self._metric = metric
+        self._winner = winner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As wide as the terminal allows."""
+        most = LABEL if options.max_width >= NARROW else SHORT_LABEL
+        labels = [shorten(row["label"], most) for row in self._rows]
+        wide = max(map(len, labels), default=0)
+        values = [value_of(self._metric, row["select"].get(self._metric)) for row in self._rows]
+        track = options.max_width - wide - max(map(len, values), default=0) - 4
+        track = max(LEAST_TRACK, min(MOST_TRACK, track))
+        ends = [row[key] for row in self._rows for key in ("gain", "gain_low", "gain_high") if row.get(key) is not None]
+        scale = scale_of([*ends, 0.0], 0, track - 1)
+        yield Text(f"Gain over the best checkpoint in {self._metric}, with 95 % intervals. Right is better.", "bold")
+        for row, label, value in zip(self._rows, labels, values, strict=True):
+            style = "bold green" if row["method"] == self._winner else ""
+            drawn = self._track(row, scale, track, style, options.ascii_only)
+            yield _line(Text(label.ljust(wide), style), drawn, Text(value, style))
+        yield _line(Text(" " * wide), self._axis(scale, track), Text())
+
+    def _track(self, row: Row, scale: Scale, width: int, style: str, ascii_only: bool) -> Text:
+        left, bar, right, dot, best, zero = "|-|o#:" if ascii_only else "├─┤●◆┊"
+        canvas = Canvas(width, 1)
+        canvas.mark(round(scale(0.0)), 0, zero, "dim")
+        low, high = row.get("gain_low"), row.get("gain_high")
+        if low is not None and high is not None and low < high:
+            start, end = round(scale(low)), round(scale(high))
+            for x in range(start, end + 1):
+                canvas.mark(x, 0, left if x == start else right if x == end else bar, style or "dim")
+        canvas.mark(round(scale(row.get("gain") or 0.0)), 0, best if row["method"] == "best" else dot, style)
+        return canvas.row(0)
+
+    def _axis(self, scale: Scale, width: int) -> Text:
+        """Round values below the tracks."""
+        return Text(_ticks(scale, width, lambda value: _told(self._metric, value)), "dim")
+
+
+class CurvePlot:
+    """The score of every checkpoint, and of the average of it with those before it."""
+
+    def __init__(self, points: Sequence[Row], metric: str) -> None:
+        self._metric = metric
+        self._points = points
+        steps = [point.get("step") for point in points]
+        has_steps = None not in steps and len(set(steps)) == len(steps)
+        self._places: list[float] = list(steps if has_steps else range(1, len(points) + 1))  # type: ignore[arg-type]
+        self._unit = "step" if has_steps else "checkpoint"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As wide as the terminal allows."""
+        alone, average = "ox" if options.ascii_only else "○●"
+        values = [point[key] for point in self._points for key in ("alone", "average") if point.get(key) is not None]
+        y = scale_of(values, HEIGHT - 0.01, 0)
+        labels = {round(y(value) - 0.5): value_of(self._metric, value) for value in y.ticks(8)}
+        margin = max(map(len, labels.values()))
+        width = max(LEAST_TRACK, min(MOST_TRACK, options.max_width - margin - 2))
+        x = scale_of(self._places, 1, width - 2, pad=0)
+        canvas = Canvas(width, HEIGHT, options.ascii_only)
+        self._draw(canvas, x, y, "alone", alone, "")
+        self._draw(canvas, x, y, "average", average, "bold green")
+        legend = Text.assemble(
+            (f"{self._metric} along the run: ", "bold"), f"{alone} a checkpoint alone  ",
+            (f"{average} the average of it and those before it", "green"),
+        )  # fmt: skip
+        yield legend
+        for index in range(HEIGHT):
+            edge = "|" if options.ascii_only else "│"
+            yield Text.assemble((f"{labels.get(index, ''):>{margin}} {edge}", "dim"), canvas.row(index))
+        ticks = _ticks(x, width, lambda value: f"{value:,.0f}" if value == int(value) else "")
+        yield Text(" " * (margin + 2) + ticks + self._unit, "dim", no_wrap=True)
+
+    def _draw(self, canvas: Canvas, x: Scale, y: Scale, key: str, sign: str, style: str) -> None:
+        """A line guides the eye through the averages."""
+        known = [
+            (x(place), y(point[key]))
+            for place, point in zip(self._places, self._points, strict=True)
+            if point.get(key) is not None
+        ]
+        if key == "average":
+            for here, there in pairwise(known):
+                canvas.line(*here, *there)
+        for place in known:
+            canvas.mark(*place, sign, style)
+
+
+def _line(*parts: Text) -> Text:
+    line = Text("  ").join(parts)
+    line.no_wrap = True
+    return line
+
+
+def _ticks(scale: Scale, width: int, show: Callable[[float], str]) -> str:
+    """Round values where they belong on a line, as many as there is room for."""
+    line = ""
+    for value in scale.ticks(max(2, width // 12)):
+        told = show(value)
+        start = min(round(scale(value)) - len(told) // 2, width - len(told))
+        if told and start >= len(line):
+            line = line.ljust(start) + told + " "
+    return line.rstrip().ljust(width + 1)
+
+
+def _told(metric: str, gain: float) -> str:
+    """`+1.5`: of a share in points."""
+    value = 100 * gain if is_share(metric) else gain
+    return f"{value:+.3g}" if value else "0"

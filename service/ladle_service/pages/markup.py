@@ -1,0 +1,29 @@
+"""Text with `code` in backticks, as help texts and messages have it, for pages."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from markupsafe import Markup, escape
+
+from ladle_service.pages.formulas import mathml
+
+_CODE = re.compile(r"(`[^`\n]+`)")
+
+
+def ticks(text: object) -> Markup:
+    """The same with `<code>`. Everything else stays text."""
+    parts = (
+        Markup("<code>{}</code>").format(part[1:-1]) if _CODE.fullmatch(part) else escape(part)
+        for part in _CODE.split(str(text))
+    )
+    return Markup().join(parts)
+
+
+def as_json(value: object) -> str:
+    """A default as it would be typed."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+FILTERS = {"ticks": ticks, "mathml": mathml, "as_json": as_json}
