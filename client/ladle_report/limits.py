@@ -46,9 +46,13 @@ def means(values: Sequence[float], ranges: Sequence[range]) -> list[float]:
     return [fmean(values[index] for index in each) for each in ranges]
 
 
+BETWEEN = " … "
+"""Stands between the first and the last of some that are shown as one."""
+
+
 def ends(labels: Sequence[str], ranges: Sequence[range]) -> list[str]:
     """`step-1`, or `step-1 … step-5` for a range of several."""
-    return [labels[each[0]] if len(each) == 1 else f"{labels[each[0]]} … {labels[each[-1]]}" for each in ranges]
+    return [labels[each[0]] if len(each) == 1 else f"{labels[each[0]]}{BETWEEN}{labels[each[-1]]}" for each in ranges]
 
 
 def spread(count: int, most: int) -> list[int]:

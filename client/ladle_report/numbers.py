@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ladle_report.gains import is_share
 
@@ -34,6 +34,19 @@ def signed(value: float, after: int = 4) -> str:
     """`+0.0120`, with a true minus and so many digits after the point."""
     told = f"{abs(value):.{after}f}"
     return told if not float(told) else f"{'+' if value > 0 else MINUS}{told}"
+
+
+def places_of(values: Iterable[float]) -> Callable[[float], str]:
+    """How values that are shown together are written: all with the digits that tell the smaller ones apart, and with a
+    true minus. `0.46`, `0.0033`"""
+    most = max((abs(value) for value in values), default=0.0)
+    after = 2 if most >= 0.1 else 3 if most >= 0.01 else 4 if most >= 0.001 else 6
+
+    def show(value: float) -> str:
+        told = f"{abs(value):.{after}f}"
+        return "0" if not float(told) else f"{MINUS if value < 0 else ''}{told}"
+
+    return show
 
 
 def seconds(value: float) -> str:

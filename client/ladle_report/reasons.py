@@ -52,9 +52,10 @@ def _uniform_is_bad(report: Report) -> str:
     loss = None if uniform is None else uniform["select"].get("loss")
     if loss is None or len(known) < len(report.names) or loss <= max(known):
         return ""
+    losses = f"{value_of('loss', loss)}, more than any single checkpoint ({value_of('loss', max(known))} at most)"
     return (
-        f"The plain average has a loss of {value_of('loss', loss)}, more than any single checkpoint ({value_of('loss', max(known))} at "
-        f"most): they may lie in several basins, as runs from different starts do. A job with `diagnose` tells."
+        f"The plain average has a loss of {losses}: they may lie in several basins, as runs from different starts do. "
+        f"A job with `diagnose` tells."
     )
 
 
@@ -78,11 +79,9 @@ def _alone(report: Report) -> list[float]:
 
 def _few(report: Report) -> str:
     count = len(report.names)
-    return (
-        ""
-        if count > FEW
-        else f"There are only {plural(count, 'checkpoint')}: more of them give an average more to work with."
-    )
+    if count > FEW:
+        return ""
+    return f"There are only {plural(count, 'checkpoint')}: more of them give an average more to work with."
 
 
 def _overfitted(report: Report) -> str:
@@ -95,7 +94,7 @@ def _overfitted(report: Report) -> str:
             return (
                 f"`{row['label']}` is better than the best checkpoint on the fit split (loss {value_of('loss', loss)} "
                 f"instead of {value_of('loss', best_fit)}), but not on held-out examples: it fits the "
-                f"{report.json['splits']['fit']:,} examples of the fit split. More validation data, or `train_set`, helps."
+                f"{report.json['splits']['fit']:,} examples of the fit split. More data for it, or `train_set`, helps."
             )
     return ""
 
@@ -125,7 +124,8 @@ def _loss_would(report: Report) -> str:
     if lowest is None or lowest == report.best["label"]:
         return ""
     best = known.get(report.best["label"])
-    return f"`{lowest}` has a lower loss: {value_of('loss', known[lowest])} instead of {value_of('loss', best)}. With `metric` set to `loss`, that decides."
+    losses_told = f"{value_of('loss', known[lowest])} instead of {value_of('loss', best)}"
+    return f"`{lowest}` has a lower loss: {losses_told}. With `metric` set to `loss`, that decides."
 
 
 REASONS: tuple[Callable[[Report], str], ...] = (

@@ -23,13 +23,19 @@ CSRF_FIELD = "csrf"
 FORM = "application/x-www-form-urlencoded"
 IDLE_S = 24 * 3600
 """A session ends when it was not used for so long."""
+CODE_S = 60
+"""How long a code to log in with can be used."""
 _VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
-_OTHER_SITES = ("cross-site", "same-site")
+
+
+def is_from_elsewhere(request: Request) -> bool:
+    """Whether the page of another site sends the request, or leads to it. `same-site` is another port."""
+    return request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
 
 
 def session_of(request: Request) -> str | None:
     """The browser's session: it may be logged in or not. None if it has none, or another site's page asks."""
-    if request.headers.get("sec-fetch-site") in _OTHER_SITES and request.headers.get("sec-fetch-mode") != "navigate":
+    if is_from_elsewhere(request) and request.headers.get("sec-fetch-mode") != "navigate":
         return None
     value: str | None = getattr(request.state, "new_session", None) or request.cookies.get(cookie_name(request))
     return value if value is not None and _VALUE.fullmatch(value) else None

@@ -11,7 +11,7 @@ from ladle_report.drawing.svg import WIDTH, Frame, Scale, drawing, path, round_v
 from ladle_report.limits import shorten, spread
 
 ROW, CHAR = 24.0, 6.9
-LEFT_MOST, RIGHT = 210, 110
+LEFT_MOST, RIGHT = 230, 116
 COLUMN_LEFT, COLUMN_TOP, COLUMN_BOTTOM, COLUMN_HEIGHT = 64, 30, 50, 280
 
 

@@ -49,11 +49,12 @@ def contour_map(
     frame = _frame(land)
     fine = finer(land.values)
     levels = levels_of(fine)
-    parts = [*_bands(frame, fine, levels), *_legend(frame, levels, labels[2], show)]
     frame.x_axis(labels[0], _number)
     frame.y_axis(labels[1], _number)
+    # The bands cover the lines of the axes, whose numbers stay.
+    parts = [*frame.parts, *_bands(frame, fine, levels), *_legend(frame, levels, labels[2], show)]
     spots = [spot for spot in land.spots if _is_inside(spot, land)]
-    return drawing(name, *words, frame.bottom + BOTTOM, [*parts, *frame.parts, *_spots(frame, spots)])
+    return drawing(name, *words, frame.bottom + BOTTOM, [*parts, *_spots(frame, spots)])
 
 
 def _frame(land: Land) -> Frame:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ladle_report.drawing.svg import WIDTH, drawing, short, tag, text
-from ladle_report.limits import shorten, spread
+from ladle_report.limits import BETWEEN, shorten, spread
 
-LEFT_MOST, RIGHT, TOP = 190, 16, 8
+LEFT_MOST, RIGHT, TOP = 205, 16, 8
 CHAR = 6.6
 LEGEND = 190
 
@@ -135,16 +135,21 @@ def _row_names(grid: _Grid, cells: Cells) -> list[Markup]:
 
 
 def _column_names(grid: _Grid, cells: Cells) -> list[Markup]:
-    longest = max((len(name) for name in cells.columns), default=1) * CHAR + 10
+    longest = max((len(_first(name)) for name in cells.columns), default=1) * CHAR + 10
     most = max(1, int(len(cells.columns) * grid.cell / longest))
     # Of two columns both have a name, or only the first has.
     shown = spread(len(cells.columns), most) if most > 1 else [0]
     middle = grid.left + len(cells.columns) * grid.cell / 2
+    # Of columns that are put together the first one has the name.
     names = [
-        text(grid.left + (index + 0.5) * grid.cell, grid.bottom + 15, cells.columns[index], "middle", "tick")
+        text(grid.left + (index + 0.5) * grid.cell, grid.bottom + 15, _first(cells.columns[index]), "middle", "tick")
         for index in shown
     ]
     return [*names, text(middle, grid.bottom + 32, cells.columns_are, "middle", "label")]
+
+
+def _first(label: str) -> str:
+    return label.partition(BETWEEN)[0]
 
 
 def _numbers(grid: _Grid, cells: Cells, colours: Colours, show: Callable[[float], str]) -> list[Markup]:
@@ -164,6 +169,7 @@ def _numbers(grid: _Grid, cells: Cells, colours: Colours, show: Callable[[float]
 
 def _legend(colours: Colours, show: Callable[[float], str], legend: str, left: float, y: float) -> list[Markup]:
     classes = colours.classes
+    left = max(8.0, min(left, WIDTH - LEGEND - 24 - len(legend) * CHAR))
     width = LEGEND / len(classes)
     boxes = [
         tag("rect", x=left + index * width, y=y, width=width + 0.3, height=10, class_=f"f-{class_}")

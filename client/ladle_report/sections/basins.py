@@ -11,9 +11,9 @@ from ladle_report.drawing.heatmap import Cells, Colours, diverging, heatmap, seq
 from ladle_report.drawing.lines import Axes, Line, line_chart
 from ladle_report.limits import blocks, ends, rounded, spread
 from ladle_report.model import Figure, Part, Remark, Section, Table
-from ladle_report.numbers import digits, plural
+from ladle_report.numbers import digits, places_of, plural
 from ladle_report.reading import Report
-from ladle_report.sections.coefficients import matrix_json, matrix_table, show
+from ladle_report.sections.coefficients import matrix_json, matrix_table
 
 LOOKS = ("c1", "c2", "c3", "c4", "c5", "c7")
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -34,13 +34,11 @@ def basins_section(report: Report) -> Section | None:
 
 def _verdict(report: Report, diagnosis: Mapping[str, Any]) -> list[Part]:
     if verdict := diagnosis.get("verdict"):
-        examples = (
-            f" Measured by the {diagnosis.get('loss', 'loss')} of {diagnosis['examples']:,} examples of the fit split."
-        )
-        return [Remark(text=verdict + (examples if diagnosis.get("examples") else ""))]
+        examples = diagnosis.get("examples") or 0
+        return [Remark(text=f"{verdict} Measured on {examples:,} examples of the fit split.")]
     return [
-        "The two matrices show how the checkpoints lie in the space of the weights. Whether the loss rises between them "
-        "is measured on request: by a job with `diagnose`, which also draws the plane through the results."
+        "The two matrices show how the checkpoints lie in the space of the weights. Whether the loss rises between "
+        "them is measured on request: by a job with `diagnose`, which also draws the plane through the results."
     ]
 
 
@@ -54,10 +52,10 @@ def _matrices(report: Report) -> list[Figure]:
                 report,
                 ("cosines", "On which side of the centre", "cosine of two checkpoints' directions from the centre"),
                 "The cosine between the directions from the mean of all checkpoints to each of two. Blue blocks are "
-                "checkpoints on the same side, orange ones are on opposite sides: a run that drifts shows a blue corner at "
-                "each end.",
+                "checkpoints on the same side, orange ones are on opposite sides: a run that drifts shows a blue "
+                "corner at each end.",
                 cosines,
-                show,
+                places_of([1.0]),
             )
         )
     if distances:
@@ -113,9 +111,9 @@ def _segments(report: Report, diagnosis: Mapping[str, Any], segments: Sequence[M
         name="segments",
         title=title,
         reading=(
-            "Left is the mean of all checkpoints, right each checkpoint; in between are their mixtures. A line that bulges "
-            "upwards has a barrier on its way: that checkpoint lies in another basin. A line that sags is what makes "
-            "averages work." + (" Colours and marks tell the basins apart." if several else "")
+            "Left is the mean of all checkpoints, right each checkpoint; in between are their mixtures. A line that "
+            "bulges upwards has a barrier on its way: that checkpoint lies in another basin. A line that sags is what "
+            "makes averages work." + (" Colours and marks tell the basins apart." if several else "")
         ),
         picture=line_chart(
             "segments",
@@ -186,9 +184,9 @@ def _plane(report: Report, plane: Mapping[str, Any]) -> Figure:
         name="plane",
         title=title,
         reading=(
-            "The plane through three models of this job, seen from above, as in figure 1 of the paper on trainable weight "
-            "averaging. Pale is a low loss, or dark on a dark page. Checkpoints are drawn where they fall on the plane: they "
-            "need not lie in it. A result on low ground between the checkpoints is what averaging looks for."
+            "The plane through three models of this job, seen from above, as in figure 1 of the paper on trainable "
+            "weight averaging. Pale is a low loss, or dark on a dark page. Checkpoints are drawn where they fall on "
+            "the plane: they need not lie in it. A result on low ground between them is what averaging looks for."
         ),
         picture=contour_map(
             "plane", (title, _plane_in_words(land)), land, (unit, unit, "loss"), lambda value: f"{value:.3g}"

@@ -32,8 +32,8 @@ def _figure(report: Report) -> Figure:
         title="Every candidate against the best checkpoint",
         reading=(
             "Each dot is a candidate's gain over the best single checkpoint on held-out examples, and its bar the 95 % "
-            "interval. Right of the dashed line is better; a bar that crosses the line may be chance. The diamond is the "
-            "best checkpoint itself, and what won is blue."
+            "interval. Right of the dashed line is better; a bar that crosses the line may be chance. The diamond is "
+            "the best checkpoint itself, and what won is blue."
         ),
         picture=candidates_figure(rows, metric=metric, winner=winner),
         table=Table(
@@ -73,9 +73,9 @@ def choice_caveat(report: Report) -> str:
     }
     verdict = "still better than the best checkpoint" if wider["low"] > 0 else "no longer surely better"
     return (
-        f"The winner is the best of {tried} averages on the same examples, so its gain is a little too good on average. "
-        f"Counting the choice (Bonferroni), the 95 % interval is {interval(report.json['metric'], wider)}: {verdict}. "
-        f"For a figure to publish, evaluate the result once on data that this job has not seen."
+        f"The winner is the best of {tried} averages on the same examples, so its gain is a little too good on "
+        f"average. Counting the choice (Bonferroni), the 95 % interval is {interval(report.json['metric'], wider)}: "
+        f"{verdict}. For a figure to publish, evaluate the result once on data that this job has not seen."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +10,7 @@ from ladle_report.drawing.bars import Bar, lying_bars, upright_bars
 from ladle_report.drawing.heatmap import Cells, diverging, heatmap
 from ladle_report.limits import blocks, ends, means, rounded, shorten, spread
 from ladle_report.model import Figure, Part, Section, Table
-from ladle_report.numbers import plural
+from ladle_report.numbers import places_of, plural
 from ladle_report.reading import Report
 
 LYING = 24
@@ -44,6 +44,7 @@ def _layered(report: Report) -> Row | None:
 
 def _said(report: Report) -> str:
     weights = of_checkpoints(report.winner)
+    show = places_of(weights)
     if report.json["winner"] == "best":
         return f"The result is one checkpoint, `{report.labels[weights.index(max(weights))]}`, with a coefficient of 1."
     by_size = sorted(range(len(weights)), key=lambda index: -abs(weights[index]))
@@ -56,14 +57,9 @@ def _said(report: Report) -> str:
     return told
 
 
-def show(value: float) -> str:
-    """`0.46`, `-0.12`"""
-    told = f"{value:.2f}"
-    return "0" if told in ("0.00", "-0.00") else told.replace("-", "\N{MINUS SIGN}")
-
-
 def _bars(report: Report) -> Figure:
     weights, is_uniform_known = of_checkpoints(report.winner), len(report.names) > 1
+    show = places_of(weights)
     level = (1 / len(weights), "uniform") if is_uniform_known else None
     groups = len(report.winner["groups"])
     of = "" if groups == 1 else f", as the mean over its {groups} groups of layers"
@@ -72,12 +68,12 @@ def _bars(report: Report) -> Figure:
         f"From the first to the last checkpoint: {_told(report, weights)}",
     )
     if len(weights) <= LYING:
-        bars = [_bar(label, weight) for label, weight in zip(report.labels, weights, strict=True)]
+        bars = [_bar(label, weight, show) for label, weight in zip(report.labels, weights, strict=True)]
         picture = lying_bars("weights", words, bars, ("coefficient", show), level)
     else:
         ranges = blocks(len(weights), report.limits.side * 3)
         bars = [
-            _bar(label, weight)
+            _bar(label, weight, show)
             for label, weight in zip((report.ticks[each[0]] for each in ranges), means(weights, ranges), strict=True)
         ]
         picture = upright_bars("weights", words, bars, (report.axis, "coefficient", show), level)
@@ -103,7 +99,7 @@ def _bars(report: Report) -> Figure:
     )
 
 
-def _bar(label: str, weight: float) -> Bar:
+def _bar(label: str, weight: float, show: Callable[[float], str]) -> Bar:
     return Bar(label=label, end=weight, note=show(weight), look="p4" if weight >= 0 else "n4")
 
 
@@ -116,6 +112,7 @@ def _rest(count: int) -> str:
 
 
 def _told(report: Report, weights: Sequence[float]) -> str:
+    show = places_of(weights)
     kept = spread(len(weights), 20)
     return ", ".join(f"{shorten(report.labels[index], 40)} {show(weights[index])}" for index in kept)
 
@@ -128,9 +125,9 @@ def _layers(report: Report, row: Row) -> Figure:
         name="layers",
         title=f"Checkpoints and layers in {row['method']}",
         reading=(
-            "Rows are groups of layers from the input to the output, columns are checkpoints. Blue adds a checkpoint to a "
-            "layer, orange takes it away, and the middle colour is zero. Rows that look alike need no coefficients of "
-            "their own."
+            "Rows are groups of layers from the input to the output, columns are checkpoints. Blue adds a checkpoint "
+            "to a layer, orange takes it away, and the middle colour is zero. Rows that look alike need no "
+            "coefficients of their own."
         ),
         cells=cells,
         first="layers",
@@ -154,8 +151,8 @@ def _all(report: Report) -> Figure:
         name="all-coefficients",
         title="What each candidate takes of each checkpoint",
         reading=(
-            "One row per candidate, one column per checkpoint: blue adds, orange takes away. It shows which methods agree "
-            "on what to keep."
+            "One row per candidate, one column per checkpoint: blue adds, orange takes away. It shows which methods "
+            "agree on what to keep."
         ),
         cells=cells,
         first="candidate",
@@ -186,7 +183,7 @@ def _put_together(lines: Sequence[range], columns: Sequence[range], rows_are: st
 
 
 def _matrix_figure(name: str, title: str, reading: str, cells: Cells, first: str, note: str) -> Figure:
-    colours = diverging(cells.known)
+    colours, show = diverging(cells.known), places_of(cells.known)
     described = (
         f"{len(cells.rows)} rows and {len(cells.columns)} columns, from {show(-colours.high)} to {show(colours.high)}"
     )
@@ -195,7 +192,7 @@ def _matrix_figure(name: str, title: str, reading: str, cells: Cells, first: str
         title=title,
         reading=reading,
         picture=heatmap(name, (title, described), cells, colours, show, "coefficient"),
-        table=matrix_table(title, first, cells, lambda value: f"{value:.3f}", note),
+        table=matrix_table(title, first, cells, lambda value: f"{value:.4f}", note),
         data=matrix_json(cells),
         note=note,
     )

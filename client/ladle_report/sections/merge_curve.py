@@ -54,8 +54,8 @@ def _said(report: Report, points: Points) -> str:
     ]
     if len(pairs) < 2:
         return (
-            "Each checkpoint alone, along the run. What running averages are worth on the way is measured by a job with "
-            "`diagnose`."
+            "Each checkpoint alone, along the run. What running averages are worth on the way is measured by a job "
+            "with `diagnose`."
         )
     sign = 1 if report.higher_is_better else -1
     gains = [sign * (point["average"] - point["alone"]) for point in pairs]
@@ -84,8 +84,8 @@ def _figure(report: Report, points: Points) -> Figure:
         name="merge-curve",
         title=f"{metric} along the run",
         reading=(
-            "Grey is every checkpoint alone; orange is the plain average of it and all before it. Where orange is on the "
-            f"better side of grey ({direction} is better), averaging pays. The dashed line is the result."
+            "Grey is every checkpoint alone; orange is the plain average of it and all before it. Where orange is on "
+            f"the better side of grey ({direction} is better), averaging pays. The dashed line is the result."
             + (" Hollow marks were measured on fewer examples, because a race had seen enough." if is_partial else "")
         ),
         picture=line_chart(

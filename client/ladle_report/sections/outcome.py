@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ladle_report.gains import better, better_between, is_share
 from ladle_report.limits import shorten
 from ladle_report.model import Code, Facts, Part, Remark, Section
-from ladle_report.numbers import plural, seconds, value_of
+from ladle_report.numbers import plural, seconds, signed, value_of
 from ladle_report.reading import Report
 from ladle_report.reasons import reasons
-from ladle_report.verdict import gain_in_words
+from ladle_report.verdict import gain_in_words, interval
 
 MOST_WARNINGS = 20
+MAY_BE_CHANCE = "The interval includes zero, so this may be chance. More held-out examples would tell."
 
 
 def outcome_section(report: Report) -> Section:
@@ -27,13 +29,15 @@ def _why(report: Report) -> list[Part]:
         return [Remark(text=reason) for reason in reasons(report)]
     gain = report.json["gain"]
     if gain["value"] and gain["low"] <= 0:
-        return [Remark(text="The interval includes zero, so this may be chance. More held-out examples would tell.")]
+        return [Remark(text=MAY_BE_CHANCE, is_warning=True)]
     return []
 
 
 def _warnings(report: Report) -> list[Part]:
     warnings = [str(each) for each in report.json.get("warnings", ())]
-    told: list[Part] = [Remark(text=shorten(each, report.limits.chars)) for each in warnings[:MOST_WARNINGS]]
+    told: list[Part] = [
+        Remark(text=shorten(each, report.limits.chars), is_warning=True) for each in warnings[:MOST_WARNINGS]
+    ]
     if len(warnings) > MOST_WARNINGS:
         told.append(Remark(text=f"{len(warnings) - MOST_WARNINGS} more warnings are in `report.json`."))
     return told
@@ -114,11 +118,23 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
     rows = [(metric, value_of(metric, winner["select"].get(metric)), str(winner["label"]))]
     if winner["method"] != "best":
         rows.append(("best checkpoint", value_of(metric, best["select"].get(metric)), best_name(report)))
+        rows.append(("gain", *_gain(report)))
     rows.append(("checkpoints", f"{len(report.names):,}", f"{len(report.candidates)} candidates"))
     return rows
+
+
+def _gain(report: Report) -> tuple[str, str]:
+    """The amount, and its interval."""
+    metric, gain = report.json["metric"], report.json["gain"]
+    if not gain["value"]:
+        return "0", "a lower loss decided"
+    name = metric["name"]
+    if is_share(name):
+        return f"{signed(100 * gain['value'], 1)} points", interval(metric, gain)
+    return better(name, gain["value"]), f"95 %: {better_between(name, gain['low'], gain['high'])}"
 
 
 def best_name(report: Report) -> str:
     """Of the best single checkpoint."""
     weights = report.best["coefficients"][0]
-    return report.labels[weights.index(max(weights))]
+    return str(report.labels[weights.index(max(weights))])

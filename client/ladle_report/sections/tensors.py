@@ -14,8 +14,8 @@ from ladle_report.reading import Report
 KINDS = {"averaged": "averaged", "recomputed": "recomputed", "copied": "copied", "left_out": "left out"}
 PARTS = {
     "model": "model",
-    "centre": "centre (mean of the checkpoints)",
-    "directions": "directions (checkpoints minus centre)",
+    "centre": "centre (their mean)",
+    "directions": "directions (minus centre)",
     "gradient": "gradient",
     "activations": "activations",
     "vectors": "vectors of the method",
@@ -107,7 +107,10 @@ def _memory(report: Report) -> Figure | None:
     return Figure(
         name="memory",
         title=title,
-        reading=f"What training the coefficients holds at once on each rank{free}: {kept}. The longest bar is what another precision or placement would shorten.",
+        reading=(
+            f"What training the coefficients holds at once on each rank{free}: {kept}. The longest bar is what another "
+            f"precision or placement would shorten."
+        ),
         picture=lying_bars(
             "memory",
             (title, "; ".join(f"{name}: {size(count)}" for name, count in by_size)),
@@ -134,8 +137,8 @@ def _stages(report: Report) -> Figure | None:
         name="stages",
         title=title,
         reading=(
-            "The stages one after another, from left to right. Bytes are those that all ranks asked for, also where the page "
-            "cache had them; divided by the seconds they are what the stage moved, not what a disk can do."
+            "The stages one after another, from left to right. Bytes are those that all ranks asked for, also where "
+            "the page cache had them; divided by the seconds they are what the stage moved, not what a disk can do."
         ),
         picture=lying_bars(
             "stages",

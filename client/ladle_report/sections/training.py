@@ -9,9 +9,8 @@ from typing import Any
 from ladle_report.drawing.lines import Axes, Level, Line, line_chart
 from ladle_report.limits import rounded, spread
 from ladle_report.model import Facts, Figure, Part, Section, Table
-from ladle_report.numbers import digits
+from ladle_report.numbers import digits, places_of
 from ladle_report.reading import Report
-from ladle_report.sections.coefficients import show
 
 SMOOTHED = 0.1
 """Of the steps: the loss of one batch is noisy."""
@@ -76,7 +75,8 @@ def _ended(run: Run) -> str:
     facts = run.facts
     if not facts:
         return f"{len(run.loss)} steps, from a loss of {digits(run.loss[0])} to {digits(run.loss[-1])}."
-    told = f"{facts.get('ended_at', len(run.loss))} steps. {ENDED.get(str(facts.get('ended')), str(facts.get('ended', '')))}"
+    how = str(facts.get("ended", ""))
+    told = f"{facts.get('ended_at', len(run.loss))} steps. {ENDED.get(how, how)}"
     if facts.get("best_at") is not None:
         told += f" The fit loss was lowest at step {facts['best_at']}: there it could have stopped."
     return f"{told} {_prior(facts.get('prior') or {})}".strip()
@@ -87,8 +87,8 @@ def _prior(prior: Mapping[str, Any]) -> str:
         case "none":
             return "No prior held the coefficients back."
         case "given" | "learned" as kind:
-            told = f"A {kind} prior kept them within about {digits(prior['scale'], 3)} of the directions' lengths of the start"
-            return f"{told}." if prior.get("slope") is None else f"{told} (slope {digits(prior['slope'], 3)})."
+            told = f"A {kind} prior kept them within about {prior['scale']:.2g} of the directions' lengths of the start"
+            return f"{told}." if prior.get("slope") is None else f"{told} (slope {prior['slope']:.2g})."
         case _:
             return "; ".join(f"{name}: {value}" for name, value in prior.items())
 
@@ -115,9 +115,9 @@ def _losses(report: Report, runs: Sequence[Run]) -> Figure:
         name="fit-loss",
         title=title,
         reading=(
-            "Thin lines are the loss of each batch, thick ones their running mean. The loss falls fast and then stays: what "
-            "comes after that only fits the fit split closer. Candidates are not chosen by this loss, but on held-out "
-            "examples."
+            "Thin lines are the loss of each batch, thick ones their running mean. The loss falls fast and then stays: "
+            "what comes after that only fits the fit split closer. Candidates are not chosen by this loss, but on "
+            "held-out examples."
         ),
         picture=line_chart(
             "fit-loss",
@@ -162,6 +162,7 @@ def _paths(report: Report, run: Run) -> Figure:
     """The largest ones by name, the others in grey."""
     kept = spread(len(run.steps), min(report.limits.points, 100))
     last = run.coefficients[-1]
+    show = places_of(last)
     by_size = sorted(range(len(last)), key=lambda index: -abs(last[index]))
     named, others = by_size[:FOLLOWED], by_size[FOLLOWED : FOLLOWED + MOST_OTHERS]
 
@@ -178,8 +179,8 @@ def _paths(report: Report, run: Run) -> Figure:
         name="coefficient-paths",
         title=title,
         reading=(
-            "One line per checkpoint, as the mean over its layers; those that end largest have names, the others are grey. "
-            "Lines that have become level have found their place; lines that still move would go on with more steps."
+            "One line per checkpoint, as the mean over its layers; those that end largest have names, the others are "
+            "grey. Lines that are level have found their place; lines that still move would go on with more steps."
         ),
         picture=line_chart(
             "coefficient-paths",

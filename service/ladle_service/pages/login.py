@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
+from ladle_contracts import ErrorCode
 from ladle_contracts.tokens import StoredToken
-from ladle_service.auth import Tokens
+from ladle_service.auth import CallerDependency, Tokens, caller_of
 from ladle_service.dependencies import StoreDependency
 from ladle_service.pages.templates import page
+from ladle_service.problems import ApiError
 from ladle_service.sessions import check_csrf, form_of, key_of, new_session, session_of, set_cookie
+from ladle_service.store import JobStore
 
 router = APIRouter(include_in_schema=False)
 
@@ -39,14 +43,30 @@ async def log_in(request: Request, store: StoreDependency) -> Response:
         return RedirectResponse(after, status_code=303)
     await check_csrf(request)
     token = form.get("token", "").strip()
-    found = await tokens.find(token)
+    found = await tokens.find(token) or await _of_code(token, tokens, store)
     if found is None or found.has_expired(datetime.now(UTC)):
         return page(request, "login.html", status=401, after=after, mistake=_mistake(token, found))
     session = new_session(request)
     await store.begin_session(key_of(session), found.id)
+    request.state.caller = caller_of(found, session)
     response = RedirectResponse(after, status_code=303)
     set_cookie(request, response, session)
     return response
+
+
+@router.post("/login/codes")
+async def make_code(caller: CallerDependency, store: StoreDependency) -> dict[str, str]:
+    """A code for the caller's browser, in place of the token: it can be used once, and for a minute."""
+    if caller.token_id is None:
+        raise ApiError(ErrorCode.NOT_FOUND, "There is no login, because this service has no tokens.")
+    code = secrets.token_urlsafe(32)
+    await store.offer_login(key_of(code), caller.token_id)
+    return {"code": code}
+
+
+async def _of_code(code: str, tokens: Tokens, store: JobStore) -> StoredToken | None:
+    token_id = await store.take_login(key_of(code)) if code else None
+    return None if token_id is None else await tokens.of_id(token_id)
 
 
 @router.post("/logout")

@@ -133,11 +133,13 @@
   const search = document.getElementById("log-search");
   const keepsUp = document.getElementById("log-follow");
   let log = null;
+  const shownFirst = lines.textContent.split("\n").slice(0, -1);
 
   async function readLog() {
     try {
       const answer = await ladle.ask(`/v1/jobs/${id}/logs?tail=${LOG_LINES}`);
-      if (log === null || log.length !== answer.lines.length || log.at(-1) !== answer.lines.at(-1)) {
+      const isNew = answer.lines.length > 0; // of an old job only what the page began with is left
+      if (isNew && (log === null || log.length !== answer.lines.length || log.at(-1) !== answer.lines.at(-1))) {
         log = answer.lines;
         showLog();
       }
@@ -149,10 +151,10 @@
 
   function showLog(told = false) {
     const wanted = search.value.toLowerCase();
-    const shown = (log ?? []).filter((line) => line.toLowerCase().includes(wanted));
+    const shown = (log ?? shownFirst).filter((line) => line.toLowerCase().includes(wanted));
     const parts = shown.flatMap((line) => [...marked(line, wanted), "\n"]);
     lines.replaceChildren(...(parts.length ? parts : [wanted ? "No line has that." : "Nothing was printed."]));
-    if (told) document.getElementById("log-found").textContent = `${shown.length} of ${(log ?? []).length} lines`;
+    if (told) document.getElementById("log-found").textContent = `${shown.length} of ${(log ?? shownFirst).length} lines`;
     if (keepsUp.checked) lines.scrollTop = lines.scrollHeight;
   }
 

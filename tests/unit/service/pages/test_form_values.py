@@ -70,7 +70,7 @@ def test_a_text_of_the_wrong_kind_stays_for_the_rule_that_it_breaks() -> None:
         ("labels", "a=1\na=2", "twice"),
         ("checkpoints.steps", "1, two", "numbers with commas"),
         ("checkpoints.take_from", "just-a-name", "CHECKPOINT=GLOB"),
-        ("method.options.steps", "many", "a whole number or `null`"),
+        ("method.options.steps", "many", "must be a whole number"),
         ("method.options.shared", "perhaps", "`true` or `false`"),
     ],
 )
