@@ -7,12 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ladle_report.drawing.svg import WIDTH, Frame, Scale, drawing, group, path, scale_of, tag, text
 from ladle_report.gains import better, better_between, is_share
-from ladle_report.numbers import digits, value_of
-from ladle_report.svg import WIDTH, Frame, Scale, drawing, group, path, scale_of, tag, text
+from ladle_report.limits import shorten
+from ladle_report.numbers import MINUS, value_of
 
 ROW = 34
-LEFT, RIGHT, TOP, BOTTOM = 216, 96, 14, 50
+LEFT_MOST, RIGHT, TOP, BOTTOM = 216, 96, 14, 50
+CHAR, MOST_CHARS = 7.1, 28
 Row = Mapping[str, Any]
 """A candidate of a report, or of an event: `method`, `label`, `select`, `gain`, `gain_low`, `gain_high`."""
 
@@ -31,10 +33,11 @@ def candidates_figure(
     """
     found = by_gain(rows)
     metric = metric or next(iter(found[0]["select"] if found else {}), "score")
-    scale = _scale(found)
+    left = min(LEFT_MOST, max((len(row["label"]) for row in found), default=0) * CHAR + 30)
+    scale = _scale(found, left)
     frame = Frame(x=scale, y=Scale(0, max(1, len(found)), TOP, TOP + ROW * max(1, len(found))))
     unit = 100 if is_share(metric) else 1
-    frame.x_axis(axis_label(metric), lambda value: _tick(unit * value))
+    frame.x_axis(axis_label(metric), lambda value: _tick(unit * value), scale.ticks(8))
     if scale.low <= 0 <= scale.high:
         frame.parts.append(path([(scale(0), frame.top), (scale(0), frame.bottom)], class_="zero"))
     for index, row in enumerate(found):
@@ -64,13 +67,13 @@ def said(row: Row, metric: str) -> str:
     return f"{row['label']}: {gain}{between}"
 
 
-def _scale(rows: list[Row]) -> Scale:
+def _scale(rows: list[Row], left: float) -> Scale:
     ends = [row[key] for row in rows for key in ("gain", "gain_low", "gain_high") if row.get(key) is not None]
-    return scale_of([*ends, 0.0], LEFT, WIDTH - RIGHT)
+    return scale_of([*ends, 0.0], left, WIDTH - RIGHT)
 
 
 def _row(row: Row, metric: str, y: float, scale: Scale, *, is_winner: bool) -> Markup:
-    label = text(LEFT - 14, y + 4.5, shorten(row["label"]), "end", "strong" if is_winner else None)
+    label = text(scale.start - 14, y + 4.5, shorten(row["label"], MOST_CHARS), "end", "strong" if is_winner else None)
     value = text(WIDTH - RIGHT + 14, y + 4.5, value_of(metric, row["select"].get(metric)), "start")
     low, high = (row.get(key) or 0.0 for key in ("gain_low", "gain_high"))
     bar = [] if low == high else [path([(scale(low), y), (scale(high), y)], class_="whisker")]
@@ -84,13 +87,5 @@ def _diamond(x: float, y: float) -> Markup:
     return path([(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y), (x, y - 7)], class_="dot")
 
 
-def shorten(label: str, most: int = 28) -> str:
-    """A name cut in its middle, where names of checkpoints differ least."""
-    if len(label) <= most:
-        return label
-    head = (most - 1) // 2
-    return f"{label[:head]}…{label[len(label) - (most - 1 - head) :]}"
-
-
 def _tick(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{digits(value, 3) if value else '0'}"
+    return f"{'+' if value > 0 else MINUS if value < 0 else ''}{abs(value):.3g}"

@@ -59,6 +59,7 @@ class Remark:
     """A sentence that nobody should miss."""
 
     text: str
+    is_warning: bool = False
 
 
 Part = str | Figure | Table | Code | Facts | Remark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 from ladle_report.gains import is_share
 
@@ -29,10 +30,23 @@ def digits(value: float, most: int = 4) -> str:
     return f"{value:,.{after}f}"
 
 
-def signed(value: float, most: int = 4) -> str:
-    """`+0.0120`, with a true minus."""
-    told = digits(abs(value), most)
-    return told if told == "0" else f"{'+' if value > 0 else MINUS}{told}"
+def signed(value: float, after: int = 4) -> str:
+    """`+0.0120`, with a true minus and so many digits after the point."""
+    told = f"{abs(value):.{after}f}"
+    return told if not float(told) else f"{'+' if value > 0 else MINUS}{told}"
+
+
+def places_of(values: Iterable[float]) -> Callable[[float], str]:
+    """How values that are shown together are written: all with the digits that tell the smaller ones apart, and with a
+    true minus. `0.46`, `0.0033`"""
+    most = max((abs(value) for value in values), default=0.0)
+    after = 2 if most >= 0.1 else 3 if most >= 0.01 else 4 if most >= 0.001 else 6
+
+    def show(value: float) -> str:
+        told = f"{abs(value):.{after}f}"
+        return "0" if not float(told) else f"{MINUS if value < 0 else ''}{told}"
+
+    return show
 
 
 def seconds(value: float) -> str:
@@ -60,3 +74,8 @@ def size(count: float) -> str:
 def plural(count: int, thing: str) -> str:
     """`1 checkpoint`, `2 checkpoints`"""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def tick_of(metric: str) -> Callable[[float], str]:
+    """How an axis writes values of a metric."""
+    return (lambda value: f"{100 * value:.4g} %") if is_share(metric) else (lambda value: f"{value:.4g}")

@@ -13,15 +13,18 @@ from functools import cache
 from typing import Any
 
 from ladle_report.model import Figure
+from ladle_report.reading import read
 from ladle_report.sections import sections_of
 from ladle_report.styles import STATIC, style
 
-SHOWN = ("candidates", "merge-curve", "coefficients")
+SHOWN = ("candidates", "merge-curve", "weights", "layers", "plane")
 """Figures that a card shows, where the report has them."""
 LIBRARY = "resvg_py"
 FONT = "Roboto"
 SCALE = 2
 """Pixels per unit of a drawing, for sharp screens."""
+_MEDIA = re.compile(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")
+_PALETTE = re.compile(r":root\s*\{[^{}]*\}")
 _VARIABLE = re.compile(r"--([\w-]+):\s*([^;}]+)")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -33,7 +36,7 @@ def can_draw() -> bool:
 
 def card_figures(report: Mapping[str, Any]) -> Sequence[Figure]:
     """The drawings of a report that a card shows, in its order."""
-    figures = {figure.name: figure for section in sections_of(report) for figure in section.figures}
+    figures = {figure.name: figure for section in sections_of(read(report)) for figure in section.figures}
     return [figures[name] for name in SHOWN if name in figures and figures[name].picture.startswith("<svg")]
 
 
@@ -58,8 +61,8 @@ def png(svg: str) -> bytes:
 @cache
 def _light_style() -> str:
     """The drawings' style with the values of the light palette and our font: resvg knows no variables."""
-    palette, drawings = style().partition("@media")[0], style().partition("/* Drawings. */")[2]
-    values = {name: value.strip() for name, value in _VARIABLE.findall(palette)}
-    rules = re.sub(r"var\(--([\w-]+)\)", lambda found: values[found[1]], drawings)
+    light = _MEDIA.sub("", style())
+    values = {name: value.strip() for name, value in _VARIABLE.findall(light)}
+    rules = re.sub(r"var\(--([\w-]+)\)", lambda found: values[found[1]], _PALETTE.sub("", light))
     rules = re.sub(r"font-weight: *(\d+)", lambda found: f"font-weight: {round(int(found[1]), -2)}", rules)
     return f"{rules}\n.drawing {{ font-family: {FONT}; font-size: 13px; }}"

@@ -29,6 +29,7 @@ from ladle_contracts import (
     TaskInfo,
     Vetting,
     keys,
+    telemetry,
 )
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
@@ -38,6 +39,7 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
+from ladle_service.request_ids import request_id
 from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
@@ -167,6 +169,8 @@ class JobStore:
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
                 spec.output.name or "",
+                telemetry.traceparent(),
+                request_id() or "",
             ]
         )
         if answer == "conflict":

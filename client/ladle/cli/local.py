@@ -195,7 +195,7 @@ def _existing(root: Path) -> Path | str:
     if (url := as_url(root)) is not None:
         return url
     if not root.is_dir():
-        raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
+        raise StackError(one_line(f"`--root` must be an existing folder, but `{root}` is not."))
     return root.resolve()
 
 

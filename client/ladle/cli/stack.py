@@ -214,7 +214,10 @@ class LocalStack:
             )
         path = self.options.state / "redis.sock"
         if len(str(path)) > 100:
-            raise StackError(f"The path of a unix socket must have at most 100 characters, but `{path}` has more.")
+            raise StackError(
+                f"The path of a unix socket must have at most 100 characters, but `{path}` has more. Set TMPDIR (for "
+                f"`ladle run`) or XDG_STATE_HOME (for `ladle up`) to a folder with a shorter path."
+            )
         password = secrets.token_hex(16)
         configuration = self._secret("redis.conf", f"requirepass {password}\n")
         self._secret(REDIS_SECRET, password)

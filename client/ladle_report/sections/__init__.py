@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from ladle_report.model import Section
+from ladle_report.reading import Report
+from ladle_report.sections.basins import basins_section
+from ladle_report.sections.candidates import candidates_section
+from ladle_report.sections.coefficients import coefficients_section
+from ladle_report.sections.merge_curve import merge_curve_section
+from ladle_report.sections.outcome import outcome_section
+from ladle_report.sections.reproduce import reproduce_section
+from ladle_report.sections.tensors import tensors_section
+from ladle_report.sections.training import training_section
 
-from ladle_report.candidates import candidates_figure
-from ladle_report.model import Figure, Section, Table
+MAKERS = (
+    outcome_section,
+    candidates_section,
+    merge_curve_section,
+    coefficients_section,
+    basins_section,
+    training_section,
+    tensors_section,
+    reproduce_section,
+)
 
 
-def sections_of(report: Mapping[str, Any]) -> list[Section]:
+def sections_of(report: Report) -> list[Section]:
     """In the order of the page."""
-    picture = candidates_figure(report["candidates"], metric=report["metric"]["name"], winner=report["winner"])
-    table = Table(caption="Candidates", heads=["candidate"], rows=[])
-    figure = Figure(name="candidates", title="Candidates", reading="", picture=picture, table=table, data={})
-    return [Section(name="candidates", title="Candidates", parts=[figure])]
+    return [section for make in MAKERS if (section := make(report)) is not None]
