@@ -65,7 +65,9 @@ def test_every_command_in_running_text_is_there_with_its_options() -> None:
         for word in text.split():
             if word in getattr(command, "commands", {}):
                 command = command.commands[word]
-            elif (re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {})) or (word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command)):
+            elif (re.fullmatch(r"[a-z-]+", word) and getattr(command, "commands", {})) or (
+                word.startswith("--") and word.rstrip("],.").split("=")[0] not in options_of(command)
+            ):
                 wrong.append(f"{page}: ladle {text}")
     assert not wrong
 
