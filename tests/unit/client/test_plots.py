@@ -9,7 +9,6 @@ import pytest
 
 from ladle.cli.console import SafeConsole
 from ladle.cli.plots import plots
-from ladle_report.reading import read
 from tests.hostile import HOSTILE, unsafe_in
 
 
@@ -39,7 +38,7 @@ def curve(*points: tuple[int | None, float | None, float | None]) -> dict[str, A
 
 def drawn(of: dict[str, Any], width: int = 100, encoding: str = "utf-8") -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    SafeConsole(file=file, width=width, force_terminal=True, color_system=None).print(plots(read(of)))
+    SafeConsole(file=file, width=width, force_terminal=True, color_system=None).print(plots(of))
     file.seek(0)
     return file.read()
 
