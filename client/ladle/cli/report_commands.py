@@ -14,6 +14,7 @@ import typer
 
 from ladle._errors import ConfigurationError, LadleError, NotFound
 from ladle._reports import REPORT_FILE, NotAResult, read_report
+from ladle.cli import panels
 from ladle.cli.arguments import Token, Url
 from ladle.cli.completion import complete_result
 from ladle.cli.console import SafeGroup, err, out
@@ -41,7 +42,7 @@ class Result:
     report: Any
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RESULTS)
 def report(
     result: ResultArgument,
     output: Annotated[
@@ -83,7 +84,7 @@ def report(
             _open(target, open_it)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RESULTS)
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help=RESULT_HELP, autocompletion=complete_result)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_result)],
