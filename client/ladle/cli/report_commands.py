@@ -33,6 +33,9 @@ OpenIt = Annotated[bool, typer.Option("--open", help="Open the page in a browser
 class NoReport(LadleError):
     """There is nothing to show, or nowhere to put it."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -71,7 +74,7 @@ def report(
     with _known_kind(found):
         said = answer(found.report)
         if as_markdown:
-            typer.echo(markdown(found.report).rstrip())
+            out.print(markdown(found.report).rstrip(), soft_wrap=True)
         elif plot:
             out.print(said)
             _plot(found.report)
