@@ -29,6 +29,7 @@ from ladle_contracts import (
     TaskInfo,
     Vetting,
     keys,
+    telemetry,
 )
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
@@ -38,6 +39,7 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
+from ladle_service.request_ids import request_id
 from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
@@ -105,7 +107,7 @@ class JobStore:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
-    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+    async def last_uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
         """When each token was last used."""
         used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
         return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]
@@ -167,6 +169,8 @@ class JobStore:
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
                 spec.output.name or "",
+                telemetry.traceparent(),
+                request_id() or "",
             ]
         )
         if answer == "conflict":

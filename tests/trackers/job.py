@@ -42,7 +42,8 @@ REPORT: dict[str, Any] = {
     "candidates": [
         {
             "method": "best", "label": "best", "select": {"accuracy": 0.9}, "fit": {}, "gain": 0.0, "gain_low": 0.0,
-            "gain_high": 0.0, "sets": {}, "coefficients": [[1.0, 0.0]], "groups": ["model"], "curve": [], "seconds": 1.0,
+            "gain_high": 0.0, "sets": {}, "coefficients": [[1.0, 0.0]], "groups": ["model"], "curve": [],
+            "seconds": 1.0,
         },
         {
             "method": "twa", "label": "twa", "select": {"accuracy": 0.95}, "fit": {"accuracy": 0.97}, "gain": 0.05,

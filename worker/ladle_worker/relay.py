@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
+from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone, telemetry
 from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
@@ -72,7 +72,7 @@ class Relay:
         self._claim = claim
         self._progress = Progress()
         self._due: Report | None = None
-        self._tally = Tally()
+        self._tally = Tally(_trace_stage)
         self._counts = 0
         self.news: Callable[[], Sequence[EventBody]] = list
         """What else there is to tell, such as that a tracker has failed."""
@@ -157,6 +157,10 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
             case _:
                 continue
     return progress
+
+
+def _trace_stage(stage: str, seconds: float) -> None:
+    telemetry.add_span(f"stage {stage}", time.time() - seconds, parent=telemetry.traceparent())
 
 
 def log_tail(folder: AttemptFolder) -> list[str]:

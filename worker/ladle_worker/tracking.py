@@ -139,7 +139,8 @@ class Trackers:
             meanwhile()
             time.sleep(POLL_S)
         late = [each.name for each in self._processes if not each.is_over and each.name not in self._told]
-        warnings = [warned.message for warned in self.news()]
+        self.news()
+        warnings = [problem for each in self._processes if (problem := each.problem()) is not None]
         if ok:
             warnings += [
                 f"The tracker `{name}` has not taken everything in {self._wait_s:g} s, and was told no more."
