@@ -28,6 +28,7 @@ from ladle.cli.job_flags import (
 )
 from ladle.cli.push import push
 from ladle.cli.showing import end_with, refuse_missing, service_client, show
+from ladle.cli.webhooks import webhook_secret
 from ladle.cli.values import positive_number, whole_number
 from ladle.cli.wording import in_flags
 from ladle_contracts import Output
@@ -59,6 +60,7 @@ app.add_typer(task_commands.app, name="task")
 app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")
 app.command()(push)
+app.command("webhook-secret")(webhook_secret)
 
 
 def main() -> None:
