@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt examples/small-cnn/pyproject.toml
 demo: $(STAMP) ## Train a small CNN on real digits, then let Ladle average its checkpoints.
 	$(BIN)/python examples/digits/demo.py
 
+docs: $(STAMP) ## Build the documentation as a site that needs no network, into .cache/docs/html. A warning is an error.
+	$(BIN)/python -m docs.site.build
+
 # For the tests of the dashboard, which are skipped where there is none.
 CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update -q && \
   apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } || echo "Chromium cannot be installed here."

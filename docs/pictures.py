@@ -28,6 +28,7 @@ from ladle.cli.plots import plots
 from ladle.cli.render import result_summary
 from ladle.cli.stack import LocalStack, StackOptions, running_stack
 from ladle_contracts import JobResult, JobState, StepDone
+from ladle_report.reading import read
 from tests.browser.pages import CHROMIUM, FLAGS
 
 IMAGES = Path(__file__).parent / "images"
@@ -91,10 +92,10 @@ def draw_terminal(views: list[JobPicture], result: JobResult) -> None:
     last = [view for view in views if view.current is not None and view.current.method == views[-1].current.method]  # type: ignore[union-attr]
     at_work = last[len(last) // 2]
     assert at_work.state == JobState.RUNNING
-    report, _ = read_report(Path(result.folder))
+    report = read(read_report(Path(result.folder))[0])
     relative = JobResult.model_validate_json(result.model_dump_json().replace(f"{PLACE}/", ""))
     draw("terminal", "ladle run digits/checkpoints digits/val.npz", JobView(at_work))
-    summary = Group(plots(in_lines(report)), "", result_summary(relative))
+    summary = Group(plots(report), "", result_summary(relative))
     draw("terminal-plot", "ladle report ladle-results/digits --plot", summary)
 
 

@@ -4,9 +4,22 @@ Pure Python: no torch, no numpy, no network. The command, the dashboard and the 
 """
 
 from ladle_report.candidates import candidates_figure
-from ladle_report.pages import PAGE_FILE, content_security_policy, page
+from ladle_report.comparing import comparison
+from ladle_report.pages import PAGE_FILE, comparison_page, content_security_policy, page
+from ladle_report.reading import NotAReport
 from ladle_report.styles import style
 from ladle_report.verdict import answer
 from ladle_report.writing import markdown
 
-__all__ = ["PAGE_FILE", "answer", "candidates_figure", "content_security_policy", "markdown", "page", "style"]
+__all__ = [
+    "PAGE_FILE",
+    "NotAReport",
+    "answer",
+    "candidates_figure",
+    "comparison",
+    "comparison_page",
+    "content_security_policy",
+    "markdown",
+    "page",
+    "style",
+]

@@ -12,14 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ladle_contracts.output_names import run_of
-from ladle_report.limits import MOST_BYTES, SMALLER, Limits
+from ladle_report.comparing import comparison
+from ladle_report.limits import MOST_BYTES, SMALLER
 from ladle_report.model import Code, Facts, Figure, Remark, Section, Table
 from ladle_report.reading import Report, read
 from ladle_report.sections import sections_of
 from ladle_report.sections.outcome import headline
 from ladle_report.styles import source_hash, static, style
 from ladle_report.verdict import answer_of
-from ladle_report.writing import markdown_of
+from ladle_report.writing import markdown_of, markdown_text
 
 PAGE_FILE = "report.html"
 _CODE = re.compile(r"`([^`]+)`")
@@ -31,14 +32,32 @@ def page(report: Mapping[str, Any], *, folder: str | None = None) -> str:
     `folder` is where the result is, for a page that is not in it. Raises `NotAReport`.
     """
     for limits in SMALLER:
-        text = _page(read(report, limits, folder), limits)
+        text = _page(read(report, limits, folder))
         if len(text.encode()) <= MOST_BYTES:
             break
     return text
 
 
-def _page(report: Report, limits: Limits) -> str:
-    sections = sections_of(report)
+def comparison_page(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> str:
+    """Two results side by side, as a page like that of one. Raises `NotAReport`."""
+    found = comparison(first, second, names)
+    markdown = markdown_text(found.answer, found.sections)
+    return _render("Ladle comparison", found.title, found.answer, found.headline, found.sections, markdown)
+
+
+def _page(report: Report) -> str:
+    sections, answer = sections_of(report), answer_of(report)
+    return _render("Ladle report", run_name(report), answer, headline(report), sections, markdown_of(report, sections))
+
+
+def _render(
+    kind: str,
+    title: str,
+    answer: str,
+    numbers: Sequence[tuple[str, str, str]],
+    sections: Sequence[Section],
+    markdown: str,
+) -> str:
     return (
         _environment()
         .get_template("report.html")
@@ -46,13 +65,12 @@ def _page(report: Report, limits: Limits) -> str:
             policy=content_security_policy(),
             css=_css(),
             script=Markup(static("report.js")),  # noqa: S704  # ours
-            title=f"{answer_of(report)} · {run_name(report)}",
-            run=run_name(report),
-            answer=answer_of(report),
-            headline=headline(report),
+            kind=kind,
+            title=title,
+            answer=answer,
+            headline=numbers,
             sections=sections,
-            version=report.part("versions").get("ladle", ""),
-            data=data_of(report, sections),
+            data=_data(answer, sections, markdown),
         )
     )
 
@@ -64,12 +82,12 @@ def run_name(report: Report) -> str:
     return (run_of(first) if isinstance(first, str) else "") or str(report.json["task"])
 
 
-def data_of(report: Report, sections: Sequence[Section]) -> Markup:
+def _data(answer: str, sections: Sequence[Section], markdown: str) -> Markup:
     """Everything that is drawn, and the Markdown, as JSON that cannot end its own element."""
     figures = {
         figure.name: {"title": figure.title, **figure.data} for section in sections for figure in section.figures
     }
-    data = {"answer": answer_of(report), "figures": figures, "markdown": markdown_of(report, sections)}
+    data = {"answer": answer, "figures": figures, "markdown": markdown}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

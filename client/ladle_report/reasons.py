@@ -52,9 +52,10 @@ def _uniform_is_bad(report: Report) -> str:
     loss = None if uniform is None else uniform["select"].get("loss")
     if loss is None or len(known) < len(report.names) or loss <= max(known):
         return ""
+    losses = f"{value_of('loss', loss)}, more than any single checkpoint ({value_of('loss', max(known))} at most)"
     return (
-        f"The plain average has a loss of {value_of('loss', loss)}, more than any single checkpoint "
-        f"({value_of('loss', max(known))} at most): they may lie in several basins, as runs from different starts do. A job with `diagnose` tells."
+        f"The plain average has a loss of {losses}: they may lie in several basins, as runs from different starts do. "
+        f"A job with `diagnose` tells."
     )
 
 
@@ -78,11 +79,9 @@ def _alone(report: Report) -> list[float]:
 
 def _few(report: Report) -> str:
     count = len(report.names)
-    return (
-        ""
-        if count > FEW
-        else f"There are only {plural(count, 'checkpoint')}: more of them give an average more to work with."
-    )
+    if count > FEW:
+        return ""
+    return f"There are only {plural(count, 'checkpoint')}: more of them give an average more to work with."
 
 
 def _overfitted(report: Report) -> str:

@@ -26,7 +26,12 @@ def markdown(report: Mapping[str, Any], *, folder: str | None = None) -> str:
 
 def markdown_of(report: Report, sections: Sequence[Section]) -> str:
     """The same of one that has been read."""
-    lines = [f"**{words(answer_of(report))}**", ""]
+    return markdown_text(answer_of(report), sections)
+
+
+def markdown_text(answer: str, sections: Sequence[Section]) -> str:
+    """Sections below an answer."""
+    lines = [f"**{words(answer)}**", ""]
     for section in sections:
         if section.name not in LEFT_OUT:
             lines += [f"## {section.title}", "", *(line for part in section.parts for line in _lines(part))]

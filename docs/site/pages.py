@@ -92,7 +92,7 @@ def _copy(path: Path, source: Path, listed: set[str]) -> None:
             copy = source / linked.resolve().relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(linked, copy)
-    text = REASON.sub(r'\1<p class="why-not">Not run by the tests: \2</p>', text)
+    text = REASON.sub(r"\1*Not run by the tests: \2.*", text)
     text = text.replace(".ipynb)", ".md)").replace("docs/README.md)", "index.md)")
     if name in BELOW:
         text += _toctree([BELOW[name]], glob=True)

@@ -206,15 +206,8 @@ async def identify(
         found = await _of_session(request, tokens)
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
-    sees = None if found.scope is Scope.ADMIN else found.name
     session = None if credentials is not None else session_of(request)
-    request.state.caller = caller = Caller(
-        owner=found.name,
-        sees=sees,
-        token_id=found.id,
-        scope=found.scope,
-        session=None if session is None else key_of(session),
-    )
+    request.state.caller = caller = caller_of(found, session)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
     if request.method not in READING and not caller.may_submit:
@@ -224,6 +217,17 @@ async def identify(
         await check_csrf(request)
     tokens.note_use(found, request.app.state.store)
     return caller
+
+
+def caller_of(token: StoredToken, session: str | None) -> Caller:
+    """Whoever uses a token, perhaps by a page's session."""
+    return Caller(
+        owner=token.name,
+        sees=None if token.scope is Scope.ADMIN else token.name,
+        token_id=token.id,
+        scope=token.scope,
+        session=None if session is None else key_of(session),
+    )
 
 
 async def _of_session(request: Request, tokens: Tokens) -> StoredToken | None:

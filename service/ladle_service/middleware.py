@@ -25,7 +25,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-OWN = ("Content-Security-Policy", "Cache-Control")
+OWN = ("Content-Security-Policy", "Cache-Control", "Referrer-Policy")
 """What an answer may say itself: pages need more than data does, and their style sheets never change."""
 HSTS = "max-age=31536000"
 

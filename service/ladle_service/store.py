@@ -107,7 +107,7 @@ class JobStore:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
-    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+    async def last_uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
         """When each token was last used."""
         used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
         return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]

@@ -67,9 +67,9 @@ class Visit:
 
 
 @contextmanager
-def visiting(chromium: Browser, url: str) -> Iterator[Visit]:
+def visiting(chromium: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """A window that fails the test if a page broke a rule of its own policy, or its script failed."""
-    context = chromium.new_context(viewport=DESK, reduced_motion="reduce")  # type: ignore[arg-type]  # the same keys
+    context = chromium.new_context(viewport=DESK, reduced_motion="reduce", **options)  # type: ignore[arg-type]
     context.set_default_timeout(SOON_S * 1000)
     made = Visit(context.new_page(), url)
     made.page.on("pageerror", lambda error: made.complaints.append(str(error)))

@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from docs.site.pages import CONTENTS, contents
+from tests.browser.pages import CHROMIUM, FLAGS
 from tests.docs.snippets import REPOSITORY
 from tests.polling import DEADLINE_S
 
@@ -62,9 +64,8 @@ def test_no_page_asks_for_anything_outside_the_site(site: Path) -> None:
 def test_every_page_of_the_contents_and_of_the_code_is_there(site: Path) -> None:
     for page in (page for section in contents() for page in section.pages):
         assert (site / page.path).with_suffix(".html").exists(), page.path
-    texts = {
-        name: (site / f"docs/{name}.html").read_text() for name in ("rest-api", "commands", "client-api", "engine-api")
-    }
+    generated = ("rest-api", "commands", "client-api", "engine-api")
+    texts = {name: re.sub(r"<[^>]+>", "", (site / f"docs/{name}.html").read_text()) for name in generated}
     assert "POST /v1/jobs" in texts["rest-api"]
     assert "ladle node drain" in texts["commands"]
     assert "Job.result" in texts["client-api"]
@@ -78,6 +79,19 @@ def test_the_search_works_from_the_disk_and_finds_words_of_the_pages(site: Path)
     of_soup = index["terms"]["soup"]
     found = {index["docnames"][number] for number in (of_soup if isinstance(of_soup, list) else [of_soup])}
     assert "docs/methods" in found
+
+
+def test_a_browser_finds_words_in_the_site_from_the_disk(site: Path) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
+    asked: list[str] = []
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{(site / 'search.html').as_uri()}?q=soup")
+        page.locator("ul.search a", has_text="greedy-soup").first.wait_for(timeout=1000 * DEADLINE_S)
+    assert asked
+    assert not [address for address in asked if not address.startswith("file:")]
 
 
 def test_llms_txt_names_every_page_with_a_copy_of_its_text(site: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
-from ladle.cli import job_commands
+from ladle.cli import job_commands, report_commands
 from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
@@ -56,6 +56,7 @@ Results = Annotated[
 DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(job_commands.app)
+app.add_typer(report_commands.app)
 app.add_typer(task_commands.app, name="task")
 app.add_typer(node_commands.app, name="node")
 app.add_typer(token_commands.app, name="token")

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ladle_report.svg import Scale, scale_of
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from ladle.cli.canvas import Canvas
-from ladle_report.candidates import by_gain, shorten
+from ladle_report.candidates import by_gain
+from ladle_report.drawing.svg import Scale, scale_of
 from ladle_report.gains import is_share
+from ladle_report.limits import shorten
 from ladle_report.numbers import value_of
+from ladle_report.reading import Report
+from ladle_report.sections.merge_curve import points_of
 
 Row = Mapping[str, Any]
 
@@ -25,12 +28,11 @@ LABEL, SHORT_LABEL = 28, 14
 NARROW = 70
 
 
-def plots(report: Mapping[str, Any]) -> RenderableType:
-    """What can be drawn of a `report.json`."""
-    parts: list[RenderableType] = [CandidatesPlot(report["candidates"], report["metric"]["name"], report["winner"])]
-    points = report.get("merge_curve", {}).get("points", ())
-    if sum(point.get("alone") is not None for point in points) > 1:
-        parts += ["", CurvePlot(points, report["merge_curve"]["metric"])]
+def plots(report: Report) -> RenderableType:
+    """What can be drawn of a report."""
+    parts: list[RenderableType] = [CandidatesPlot(report.candidates, report.metric, report.winner["method"])]
+    if sum(point.get("alone") is not None for point in points_of(report)) > 1:
+        parts += ["", CurvePlot(report)]
     return Group(*parts)
 
 
@@ -79,13 +81,11 @@ class CandidatesPlot:
 class CurvePlot:
     """The score of every checkpoint, and of the average of it with those before it."""
 
-    def __init__(self, points: Sequence[Row], metric: str) -> None:
-        self._metric = metric
-        self._points = points
-        steps = [point.get("step") for point in points]
-        has_steps = None not in steps and len(set(steps)) == len(steps)
-        self._places: list[float] = list(steps if has_steps else range(1, len(points) + 1))  # type: ignore[arg-type]
-        self._unit = "step" if has_steps else "checkpoint"
+    def __init__(self, report: Report) -> None:
+        self._metric = report.metric
+        self._points = points_of(report)
+        self._places = report.places
+        self._unit = report.axis
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As wide as the terminal allows."""
@@ -108,7 +108,8 @@ class CurvePlot:
             edge = "|" if options.ascii_only else "│"
             yield Text.assemble((f"{labels.get(index, ''):>{margin}} {edge}", "dim"), canvas.row(index))
         ticks = _ticks(x, width, lambda value: f"{value:,.0f}" if value == int(value) else "")
-        yield Text(" " * (margin + 2) + ticks + self._unit, "dim", no_wrap=True)
+        yield Text(" " * (margin + 2) + ticks, "dim", no_wrap=True)
+        yield Text(" " * (margin + 2) + self._unit.rjust(width), "dim", no_wrap=True)
 
     def _draw(self, canvas: Canvas, x: Scale, y: Scale, key: str, sign: str, style: str) -> None:
         """A line guides the eye through the averages."""

@@ -34,10 +34,8 @@ def basins_section(report: Report) -> Section | None:
 
 def _verdict(report: Report, diagnosis: Mapping[str, Any]) -> list[Part]:
     if verdict := diagnosis.get("verdict"):
-        examples = (
-            f" Measured by the {diagnosis.get('loss', 'loss')} of {diagnosis['examples']:,} examples of the fit split."
-        )
-        return [Remark(text=verdict + (examples if diagnosis.get("examples") else ""))]
+        examples = diagnosis.get("examples") or 0
+        return [Remark(text=f"{verdict} Measured on {examples:,} examples of the fit split.")]
     return [
         "The two matrices show how the checkpoints lie in the space of the weights. Whether the loss rises between "
         "them is measured on request: by a job with `diagnose`, which also draws the plane through the results."
@@ -188,7 +186,7 @@ def _plane(report: Report, plane: Mapping[str, Any]) -> Figure:
         reading=(
             "The plane through three models of this job, seen from above, as in figure 1 of the paper on trainable "
             "weight averaging. Pale is a low loss, or dark on a dark page. Checkpoints are drawn where they fall on "
-            "the plane: they need not lie in it. A result on low ground between the checkpoints is what averaging looks for."
+            "the plane: they need not lie in it. A result on low ground between them is what averaging looks for."
         ),
         picture=contour_map(
             "plane", (title, _plane_in_words(land)), land, (unit, unit, "loss"), lambda value: f"{value:.3g}"

@@ -180,7 +180,7 @@ def _paths(report: Report, run: Run) -> Figure:
         title=title,
         reading=(
             "One line per checkpoint, as the mean over its layers; those that end largest have names, the others are "
-            "grey. Lines that have become level have found their place; lines that still move would go on with more steps."
+            "grey. Lines that are level have found their place; lines that still move would go on with more steps."
         ),
         picture=line_chart(
             "coefficient-paths",

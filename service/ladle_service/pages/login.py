@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from ladle_contracts import ErrorCode
 from ladle_contracts.tokens import StoredToken
-from ladle_service.auth import CallerDependency, Tokens
+from ladle_service.auth import CallerDependency, Tokens, caller_of
 from ladle_service.dependencies import StoreDependency
 from ladle_service.pages.templates import page
 from ladle_service.problems import ApiError
@@ -48,6 +48,7 @@ async def log_in(request: Request, store: StoreDependency) -> Response:
         return page(request, "login.html", status=401, after=after, mistake=_mistake(token, found))
     session = new_session(request)
     await store.begin_session(key_of(session), found.id)
+    request.state.caller = caller_of(found, session)
     response = RedirectResponse(after, status_code=303)
     set_cookie(request, response, session)
     return response

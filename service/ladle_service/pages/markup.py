@@ -26,4 +26,9 @@ def as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-FILTERS = {"ticks": ticks, "mathml": mathml, "as_json": as_json}
+def flops(per_second: float) -> str:
+    """`50 TFLOP/s`"""
+    return f"{per_second / 1e12:.3g} TFLOP/s" if per_second >= 1e12 else f"{per_second / 1e9:.3g} GFLOP/s"
+
+
+FILTERS = {"ticks": ticks, "mathml": mathml, "as_json": as_json, "flops": flops}

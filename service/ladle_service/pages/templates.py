@@ -23,6 +23,9 @@ POLICY = (
 )
 """Content-Security-Policy: nothing from elsewhere, and no script or style inside the page."""
 
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+"""With `no-referrer`, browsers hide from us too which site a form is from: `Origin: null`."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -68,7 +71,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         now=datetime.now(UTC),
         **values,
     )
-    response = HTMLResponse(text, status_code=status, headers={"Content-Security-Policy": POLICY})
+    response = HTMLResponse(text, status_code=status, headers=HEADERS)
     if getattr(request.state, "new_session", None) == session:
         set_cookie(request, response, session)
     return response

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from ladle.cli.console import SafeConsole, in_lines
+from ladle.cli.console import SafeConsole
 from ladle.cli.plots import plots
+from ladle_report.reading import read
 from tests.hostile import HOSTILE, unsafe_in
 
 
@@ -18,7 +19,17 @@ def candidate(method: str, gain: float, **fields: Any) -> dict[str, Any]:
 
 
 def report(*candidates: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"candidates": candidates, "metric": {"name": "accuracy"}, "winner": "twa", **fields}
+    curve = fields.get("merge_curve", {"points": [{"step": 1}]})
+    checkpoints = [{"name": f"c{index}", "step": point["step"]} for index, point in enumerate(curve["points"])]
+    return {
+        "candidates": candidates,
+        "metric": {"name": "accuracy", "higher_is_better": True},
+        "winner": "twa",
+        "gain": {"value": 0.03},
+        "splits": {"select": 260},
+        "checkpoints": checkpoints,
+        **fields,
+    }
 
 
 def curve(*points: tuple[int | None, float | None, float | None]) -> dict[str, Any]:
@@ -28,7 +39,7 @@ def curve(*points: tuple[int | None, float | None, float | None]) -> dict[str, A
 
 def drawn(of: dict[str, Any], width: int = 100, encoding: str = "utf-8") -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    SafeConsole(file=file, width=width, force_terminal=True, color_system=None).print(plots(in_lines(of)))
+    SafeConsole(file=file, width=width, force_terminal=True, color_system=None).print(plots(read(of)))
     file.seek(0)
     return file.read()
 

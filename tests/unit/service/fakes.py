@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -83,6 +83,10 @@ class FakeStore:
     async def note_use(self, token_id: str, seconds: int) -> None:
         self._fail()
         self.uses.append((token_id, seconds))
+
+    async def last_uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+        used = dict(self.uses)
+        return [datetime.fromtimestamp(used[each], tz=UTC) if each in used else None for each in token_ids]
 
     async def begin_session(self, key: str, token_id: str) -> None:
         self._fail()
