@@ -118,6 +118,11 @@ def session(key: str) -> str:
     return f"{PREFIX}session:{key}"
 
 
+def login(key: str) -> str:
+    """String, which expires: the id of the token that a code logs in with, once."""
+    return f"{PREFIX}login:{key}"
+
+
 def inspection(request_id: str) -> str:
     """String, which expires: a node's answer to a request, as JSON."""
     return f"{PREFIX}inspection:{request_id}"

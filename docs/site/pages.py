@@ -92,7 +92,7 @@ def _copy(path: Path, source: Path, listed: set[str]) -> None:
             copy = source / linked.resolve().relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(linked, copy)
-    text = REASON.sub(r'\1<p class="why-not">Not run by the tests: \2</p>', text)
+    text = REASON.sub(r"\1*Not run by the tests: \2.*", text)
     text = text.replace(".ipynb)", ".md)").replace("docs/README.md)", "index.md)")
     if name in BELOW:
         text += _toctree([BELOW[name]], glob=True)
@@ -110,7 +110,7 @@ def _index(sections: Sequence[Section]) -> str:
     for section in sections:
         rows = [f"- [{page.title}]({_site_path(page)}): {page.about}" for page in section.pages]
         parts.append("\n".join([f"## {section.title}", *rows]))
-        tree = [f"{page.title} <{_site_path(page).removesuffix('.md')}>" for page in section.pages]
+        tree = [f"{page.title.replace('`', '')} <{_site_path(page).removesuffix('.md')}>" for page in section.pages]
         parts.append(_toctree(tree, caption=section.title))
     return "\n\n".join(parts)
 

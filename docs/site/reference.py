@@ -19,12 +19,16 @@ def generated() -> list[Generated]:
     return [
         _page("All addresses of the REST API", "rest-api", "every request, parameter, answer and schema", rest_page()),
         _page("All commands and options", "commands", "the help of each command", command_page()),
-        _page("All names of the client", "client-api", "signatures and docstrings of `ladle`", python_page(ladle, CLIENT)),
         _page(
-            "All names of the engine", "engine-api", "signatures and docstrings of `ladle_engine`",
+            "All names of the client", "client-api", "signatures and docstrings of `ladle`", python_page(ladle, CLIENT)
+        ),
+        _page(
+            "All names of the engine",
+            "engine-api",
+            "signatures and docstrings of `ladle_engine`",
             python_page(ladle_engine, ENGINE),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _page(title: str, name: str, about: str, text: str) -> Generated:

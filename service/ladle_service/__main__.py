@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from ladle_contracts import JobSpec
+from ladle_contracts import JobSpec, telemetry
 from ladle_contracts.environment import explain_settings
 from ladle_contracts.logs import set_up_logging
 from ladle_contracts.processes import keep_secrets
@@ -100,6 +100,8 @@ def _serve() -> int:
         print(one_line(f"ladle_service cannot start: {error}"), file=sys.stderr)
         return 2
     set_up_logging(settings.log_level, settings.log_format)
+    telemetry.name_service("ladle-service")
+    atexit.register(telemetry.end)
     _warn_of_roots(settings)
     connections = ConnectionLimits(most=allow_connections(settings.max_connections), wait_s=settings.client_timeout_s)
     if settings.tokens_file is not None:

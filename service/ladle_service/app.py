@@ -21,6 +21,7 @@ from ladle_service.request_ids import RequestIds
 from ladle_service.routes import ROUTERS, health, metrics
 from ladle_service.settings import Settings
 from ladle_service.store import JobStore
+from ladle_service.tracing import Traced
 
 Connect = Callable[[Settings], AbstractAsyncContextManager[JobStore]]
 
@@ -31,7 +32,7 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's own."""
-        inside = ProblemPages(Audit(super().build_middleware_stack()))
+        inside = Traced(ProblemPages(Audit(super().build_middleware_stack())))
         counted = CountRequests(RequestIds(inside), self.state.metrics)
         return SecurityHeaders(counted, over_tls=self.state.settings.tls_cert is not None)
 

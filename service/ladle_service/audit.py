@@ -26,6 +26,7 @@ _CHANGES = {
     "delete": re.compile("DELETE /v1/jobs/([^/]{1,64})"),
 }
 """By the API, and by a page."""
+_LOGINS = {"POST /login": "log in", "POST /login/codes": "make a login code", "POST /logout": "log out"}
 _NODE_CHANGES = re.compile("POST (?:/v1)?/nodes/([^/]{1,101})/(cordon|drain|uncordon)")
 _DRAFT = "/submit/draft"
 """A form that is being filled in changes nothing, and is sent again and again."""
@@ -113,6 +114,8 @@ def _what(scope: Scope, answer: Message) -> dict[str, Any]:
             return {"action": action, "job": found[1] or _new_job(answer)}
     if found := _NODE_CHANGES.fullmatch(f"{scope['method']} {scope['path']}"):
         return {"action": f"{found[2]} node", "node": found[1]}
+    if (done := _LOGINS.get(f"{scope['method']} {scope['path']}")) is not None:
+        return {"action": done}
     return {"action": "request", "method": scope["method"], "path": scope["path"][:LONGEST_PATH]}
 
 

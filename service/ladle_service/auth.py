@@ -34,6 +34,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """What a token that may only read may do. Any other method changes something."""
 RECHECK_S = 1.0
 """How soon a change of the tokens file takes effect."""
+SESSION_LOOK_S = 5.0
+"""How soon an open stream ends after its page has logged out."""
 USE_EVERY_S = 60.0
 """How often the last use of a token is written."""
 
@@ -48,6 +50,8 @@ class Caller:
     """The owner whose jobs are shown. None shows all jobs."""
     token_id: str | None = None
     scope: Scope = Scope.ADMIN
+    session: str | None = None
+    """`sessions.key_of` of a page that has logged in."""
 
     @property
     def may_submit(self) -> bool:
@@ -166,6 +170,18 @@ def _read(path: Path) -> tuple[tuple[object, ...], TokenBook]:
             raise TokensFileError(f"{path} must be text in UTF-8, but is not.") from error
 
 
+async def while_logged_in(session: str, store: JobStore, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Ends a stream of events when the page's session does, which the stream keeps open meanwhile."""
+    looked_at = time.monotonic()
+    async with aclosing(events):
+        async for event in events:
+            if time.monotonic() - looked_at >= SESSION_LOOK_S:
+                looked_at = time.monotonic()
+                if await store.session(session) is None:
+                    return
+            yield event
+
+
 async def _write_use(store: JobStore, token_id: str) -> None:
     try:
         await store.note_use(token_id, int(time.time()))
@@ -190,8 +206,8 @@ async def identify(
         found = await _of_session(request, tokens)
     if found is None:
         raise _unauthorized("The header `Authorization: Bearer TOKEN` must have a valid token, but does not.")
-    sees = None if found.scope is Scope.ADMIN else found.name
-    request.state.caller = caller = Caller(owner=found.name, sees=sees, token_id=found.id, scope=found.scope)
+    session = None if credentials is not None else session_of(request)
+    request.state.caller = caller = caller_of(found, session)
     if found.has_expired(datetime.now(UTC)):
         raise _unauthorized(f"The token {found.id} of {found.name} must be valid, but has expired. Ask for a new one.")
     if request.method not in READING and not caller.may_submit:
@@ -201,6 +217,17 @@ async def identify(
         await check_csrf(request)
     tokens.note_use(found, request.app.state.store)
     return caller
+
+
+def caller_of(token: StoredToken, session: str | None) -> Caller:
+    """Whoever uses a token, perhaps by a page's session."""
+    return Caller(
+        owner=token.name,
+        sees=None if token.scope is Scope.ADMIN else token.name,
+        token_id=token.id,
+        scope=token.scope,
+        session=None if session is None else key_of(session),
+    )
 
 
 async def _of_session(request: Request, tokens: Tokens) -> StoredToken | None:

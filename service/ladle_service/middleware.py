@@ -25,7 +25,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-OWN = ("Content-Security-Policy", "Cache-Control")
+OWN = ("Content-Security-Policy", "Cache-Control", "Referrer-Policy")
 """What an answer may say itself: pages need more than data does, and their style sheets never change."""
 HSTS = "max-age=31536000"
 
@@ -124,8 +124,10 @@ class SameSite:
         own = f"{scope.get('scheme', 'http')}://{hosts[0] if hosts else ''}"
         if scope["method"] not in READING and any(origin != own for origin in headers.getlist("origin")):
             return "The `Origin` header must be this service's own, but is another site's."
-        # Browsers send it with every request, also with those that have no `Origin`; "none" is the address bar.
-        if any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
+        # Browsers send it with every request, also with those that have no `Origin`; "none" is the address bar. Who
+        # follows a link changes nothing, and the other site sees nothing of the answer.
+        follows_link = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        if not follows_link and any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
             return "The `Sec-Fetch-Site` header must be same-origin or none, but the page is another site's."
         return None
 

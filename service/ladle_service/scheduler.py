@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ladle_contracts import keys
+from ladle_contracts import keys, telemetry
 from ladle_contracts.redis_outages import outage_of
 from ladle_contracts.transitions import BACKOFF_MS, SCRIPTS
 from ladle_service.ending import end
@@ -159,7 +159,20 @@ class Scheduler:
                 # Something has changed since. The next round looks again.
                 return
             attempt, *nodes = rest
+            if telemetry.is_on():
+                await self._trace(job_id, int(attempt), nodes)
             await self._wake(job_id, int(attempt), nodes)
+
+    async def _trace(self, job_id: str, attempt: int, nodes: list[str]) -> None:
+        """How long it has waited, as a part of its trace."""
+        trace, queued_ms = await self._redis.hmget(keys.job(job_id), ["trace", "queued_at"])
+        if trace and queued_ms:
+            about: telemetry.Attributes = {
+                "ladle.job": job_id,
+                "ladle.attempt": attempt,
+                "ladle.nodes": ",".join(nodes),
+            }
+            telemetry.add_span("schedule", int(queued_ms) / 1000, parent=trace, attributes=about)
 
     async def _wake_again(self, job_id: str) -> None:
         if time.monotonic() - self._woken_at.get(job_id, 0.0) < RESEND_S:

@@ -29,6 +29,7 @@ from ladle_contracts import (
     TaskInfo,
     Vetting,
     keys,
+    telemetry,
 )
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
@@ -38,7 +39,8 @@ from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor
 from ladle_service.following import Feeds
 from ladle_service.metrics import Measured
-from ladle_service.sessions import IDLE_S
+from ladle_service.request_ids import request_id
+from ladle_service.sessions import CODE_S, IDLE_S
 from ladle_service.waiting import Queue, with_wait
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ class JobStore:
         """When a token was last used, for `ladle token list`."""
         await self._redis.hset(keys.TOKENS_USED, token_id, seconds)
 
-    async def uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+    async def last_uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
         """When each token was last used."""
         used = await self._redis.hmget(keys.TOKENS_USED, token_ids) if token_ids else []
         return [datetime.fromtimestamp(int(text), tz=UTC) if text else None for text in used]
@@ -124,6 +126,15 @@ class JobStore:
 
     async def end_session(self, key: str) -> None:
         await self._redis.delete(keys.session(key))
+
+    async def offer_login(self, key: str, token_id: str) -> None:
+        """A code logs in with this token, once and soon. `key` is `sessions.key_of` of the code."""
+        await self._redis.set(keys.login(key), token_id, ex=CODE_S)
+
+    async def take_login(self, key: str) -> str | None:
+        """The id of the token that the code stands for. The code is spent."""
+        token_id = await self._redis.getdel(keys.login(key))
+        return None if token_id is None else str(token_id)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         """The job that this key created before, if any. Raises `IdempotencyConflict` for another body."""
@@ -158,6 +169,8 @@ class JobStore:
                 spec.resources.min_nodes or spec.resources.nodes,
                 spec.resources.timeout_s or "",
                 spec.output.name or "",
+                telemetry.traceparent(),
+                request_id() or "",
             ]
         )
         if answer == "conflict":

@@ -17,9 +17,9 @@ TOKENS = {"ann": Scope.SUBMIT, "bob": Scope.SUBMIT, "root": Scope.ADMIN, "eve": 
 """Name -> scope. Each one's token is `NAME-token`."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[ChromiumBrowser]:
-    """One for all tests of a process."""
+    """One for the tests of a file: while it is there, no other test of the process could use asyncio."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
     with sync_playwright() as playwright:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
-from tests.polling import DEADLINE_S
+from tests.polling import SOON_S
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -20,6 +20,7 @@ FLAGS = (
 )
 PHONE = {"width": 375, "height": 740}
 DESK = {"width": 1280, "height": 900}
+expect.set_options(timeout=SOON_S * 1000)
 BAD = ("serious", "critical")
 
 
@@ -66,10 +67,10 @@ class Visit:
 
 
 @contextmanager
-def visiting(chromium: Browser, url: str) -> Iterator[Visit]:
+def visiting(chromium: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """A window that fails the test if a page broke a rule of its own policy, or its script failed."""
-    context = chromium.new_context(viewport=DESK, reduced_motion="reduce")  # type: ignore[arg-type]  # the same keys
-    context.set_default_timeout(DEADLINE_S * 1000)
+    context = chromium.new_context(viewport=DESK, reduced_motion="reduce", **options)  # type: ignore[arg-type]
+    context.set_default_timeout(SOON_S * 1000)
     made = Visit(context.new_page(), url)
     made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
     made.page.on(

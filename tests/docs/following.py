@@ -1,4 +1,7 @@
-"""Follows a page from top to bottom, as a reader would: each Python snippet as a script, each console snippet in a shell."""
+"""Follows a page from top to bottom, as a reader would.
+
+Each Python snippet is a script, and each console snippet goes to a shell.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,11 @@ from tests.docs.snippets import commands, mentions, options
 CALLS = list(commands())
 COMMAND: Any = typer.main.get_command(app)
 OF_OTHERS = {
-    *("--chat", "--help"),
+    *("--quick", "--device", "--minutes", "--only", "--out"),  # our scripts
+    *("--no-requeue", "--dependency", "--strict"),  # sbatch, MkDocs
+    *("--no-use-ema", "--model-ema"),  # timm, torchvision
+    *("--checkpoint-upper-bound", "--num-update-checkpoints"),  # fairseq
+    *("--use-averaged-model", "--finetune", "--no-load-optim", "--tag"),  # icefall, Megatron, DeepSpeed
 }
 """Options of other programs that the documents name alone."""
 

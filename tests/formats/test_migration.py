@@ -1,4 +1,4 @@
-"""`docs/migration.md`: what the other tool's own program makes, and what our lines of the page make of the same files."""
+"""`docs/migration.md`: what the other tool's own program makes, and what our lines of the page make."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ladle_contracts import Reason
+from ladle_contracts import PROBLEM_TITLES, ErrorCode, Reason
 from ladle_engine import METHODS, average, combine_checkpoints
 from ladle_engine.options import describe_options
 from ladle_engine.tasks.installed import load_task, load_tasks
@@ -30,13 +30,39 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    for page in (REPOSITORY / "docs").glob("*.md"):
-        assert f"docs/{page.name}" in readme, page.name
+def test_the_readme_leads_to_the_contents_and_every_decision_is_in_its_index() -> None:
+    assert "](docs/README.md)" in (REPOSITORY / "README.md").read_text()
     index = (REPOSITORY / "docs" / "decisions" / "README.md").read_text()
     for page in (REPOSITORY / "docs" / "decisions").glob("0*.md"):
         assert page.name in index
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts and the site make them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_anchor_is_a_heading_of_its_page(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*\.md|)#([^)]+)\)", document.read_text()):
+        page = document.parent / target if target else document
+        assert anchor in anchors_of(page), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize(("codes", "heading"), [(Reason, "## Reasons of jobs"), (ErrorCode, "## Codes of the service")])
+def test_every_code_has_a_cause_and_a_cure_in_the_list_of_errors(codes: type[Reason | ErrorCode], heading: str) -> None:
+    page = (REPOSITORY / "docs" / "errors.md").read_text()
+    part = page.split(heading)[1].split("\n## ")[0]
+    table = [[cell.strip(" `") for cell in line.strip("| ").split(" | ")] for line in part.splitlines() if "|" in line]
+    rows = {cells[0]: cells[1:] for cells in table if re.fullmatch(r"[a-z-]+[a-z]", cells[0])}
+    assert sorted(rows.keys() - {"reason", "code"}) == sorted(code.value for code in codes)
+    assert all(len(cell) > 1 for cells in rows.values() for cell in cells)
+    if codes is ErrorCode:
+        statuses = {name: int(cells[0]) for name, cells in rows.items() if name != "code"}
+        assert statuses == {code.value: status for code, (status, _) in PROBLEM_TITLES.items()}
 
 
 def test_the_documents_list_every_method() -> None:

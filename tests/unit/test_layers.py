@@ -30,14 +30,15 @@ ROOMS = (
 )
 """The engine from top to bottom: a room imports what stands below it, and from its own row."""
 
-OURS = {"ladle_contracts", "ladle_report", "ladle", "ladle_service", "ladle_worker", "ladle_engine"}
+OURS = {"ladle_contracts", "ladle_report", "ladle", "ladle_service", "ladle_worker", "ladle_engine", "ladle_trackers"}
 ALLOWED = {
     "client/ladle_contracts": {"ladle_contracts"},
     "client/ladle_report": {"ladle_report", "ladle_contracts"},
     "client/ladle": {"ladle", "ladle_contracts", "ladle_report"},
     "service/ladle_service": {"ladle_service", "ladle_contracts", "ladle_report"},
-    "worker/ladle_worker": {"ladle_worker", "ladle_contracts", "ladle_engine"},
+    "worker/ladle_worker": {"ladle_worker", "ladle_contracts", "ladle_engine", "ladle_trackers"},
     "worker/ladle_engine": {"ladle_engine", "ladle_report"},
+    "worker/ladle_trackers": {"ladle_trackers", "ladle_report"},
 }
 FORBIDDEN = {
     "client/ladle_contracts": {"torch", "celery", "redis", "fastapi", "httpx2", "kombu", "numpy"},
@@ -46,6 +47,7 @@ FORBIDDEN = {
     "service/ladle_service": {"torch", "numpy", "safetensors", "transformers"},
     "worker/ladle_worker": {"fastapi", "starlette", "uvicorn"},
     "worker/ladle_engine": {"celery", "redis", "kombu", "pydantic", "fastapi", "httpx2", "requests"},
+    "worker/ladle_trackers": {"torch", "celery", "redis", "fastapi", "pydantic"},
 }
 
 

@@ -122,6 +122,7 @@ ALLOWED = {
     "ladle_worker/state_copy.py": (OWN, ALL),
     "ladle_worker/inspections.py": ("a temporary folder of its own", ALL),
     "ladle_worker/relay.py": (OWN, ALL),
+    "ladle_worker/tracking.py": ("a temporary folder of its own", "open read_text write_bytes"),
     "ladle_worker/stall.py": (OWN, ALL),
     "ladle_worker/confinement/apply.py": (SYSTEM, ALL),
     "ladle_worker/confinement/landlock.py": (SYSTEM, ALL),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+SERVICE_PAGES = REPOSITORY / "service" / "ladle_service" / "pages"
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,9 @@ def test_the_wheel_holds_all_six_packages_and_their_data_files(installed: Path) 
     )
     assert scripts == "True"
     assert run(installed, "import ladle_report; print(len(ladle_report.style()) > 1000)") == "True"
+    pages = "import importlib.util as u; print(u.find_spec('ladle_service').submodule_search_locations[0])"
+    folder = Path(run(installed, pages)) / "pages"
+    there = {path.relative_to(SERVICE_PAGES) for path in SERVICE_PAGES.rglob("*") if path.suffix not in (".py", ".pyc")}
+    missing = {path for path in there if not (folder / path).exists()}
+    assert len(there) > 20
+    assert not missing

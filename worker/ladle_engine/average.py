@@ -159,7 +159,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
             beyond its 95 % interval.
         diagnose: also look at why averaging helps or not, for the report: running averages along the run, the loss on
             the lines between checkpoints and in the plane through the results, and whether they lie in one basin. About
-            220 evaluations of 256 examples and 25 of the select split; see docs/diagnose.md.
+            210 evaluations of 256 to 512 examples, and up to 26 of the select split; see docs/methods/diagnose.md.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         output_format: `safetensors` or `dcp`, which is a checkpoint of torch.distributed.checkpoint; see docs/dcp.md.
         seed: of the splits and of the order of batches.

@@ -9,7 +9,8 @@ from contextlib import closing
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import Reason
+from ladle_contracts import Reason, telemetry
+from ladle_contracts.logs import bind
 from ladle_contracts.roots import PathNotAllowed
 from ladle_worker.attempt import Attempt
 from ladle_worker.claim import Claim, Ended
@@ -29,8 +30,13 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, protections: Coll
     `gpus` is how many ranks run here unless the job says otherwise, if there are any.
     """
     with closing(Claim(settings, job_id, attempt)) as claim:
-        ended = run_claimed(settings, claim, protections, gpus)
-        state = claim.end(ended) if ended is not None else "lost"
+        if claim.request_id:
+            bind(request_id=claim.request_id)
+        about: telemetry.Attributes = {"ladle.job": job_id, "ladle.attempt": attempt, "ladle.node": settings.node_id}
+        with telemetry.span("attempt", about, parent=claim.trace):
+            ended = run_claimed(settings, claim, protections, gpus)
+            state = claim.end(ended) if ended is not None else "lost"
+            telemetry.describe({"ladle.state": state})
         if state == "lost" and claim.speaks:
             logger.warning("attempt %s of job %s was lost", attempt, job_id)
         # Also of one that was lost: if the job has ended in the meantime, nothing of it must stay.

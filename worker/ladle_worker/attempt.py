@@ -30,6 +30,7 @@ from ladle_worker.relay import log_tail
 from ladle_worker.settings import Settings
 from ladle_worker.silent_ranks import SilentRanks
 from ladle_worker.state_copy import StateCopy
+from ladle_worker.tracking import Trackers, trackers_of
 from ladle_worker.watch import Watch
 
 
@@ -133,7 +134,12 @@ class Attempt:
     def _run_ranks(self, job: dict[str, Any], far: FarFiles | None, gang: Gang | None) -> Ended:
         with naming_disk_faults("write the job's files"):
             write_whole(self._folder.job, job)
-        launch = self._launch(self._plan(job, gang), gang)
+        with trackers_of(self._settings, self._claim, self._folder) as trackers:
+            self._watch.also_tell(trackers.news)
+            ended = self._launch_and_conclude(self._launch(self._plan(job, gang), gang), far, trackers)
+            return trackers.finish(ended, self._watch.keep_lease)
+
+    def _launch_and_conclude(self, launch: Launch, far: FarFiles | None, trackers: Trackers) -> Ended:
         launcher = launcher_of(self._settings)
         try:
             launcher.start(launch)
@@ -143,7 +149,7 @@ class Attempt:
                     launcher.logs()
             finally:
                 launcher.cancel(self._settings.kill_grace_s, self._watch.keep_lease)
-            return self._conclude(launcher, far) if answer == "ok" else self._watch.ended_by(answer)
+            return self._conclude(launcher, far, trackers) if answer == "ok" else self._watch.ended_by(answer)
         finally:
             launcher.forget()
 
@@ -177,7 +183,7 @@ class Attempt:
             gang=gang,
         )
 
-    def _conclude(self, launcher: Launcher, far: FarFiles | None) -> Ended:
+    def _conclude(self, launcher: Launcher, far: FarFiles | None, trackers: Trackers) -> Ended:
         """How ranks ended that have ended by themselves. Raises `Lost` or `DiskFault`."""
         status = launcher.status()
         with naming_disk_faults("read the outcome of the ranks"):
@@ -197,4 +203,5 @@ class Attempt:
             )
         if far is not None and (refused := far.refused_as_changed()):
             return refused
+        trackers.keep_report(self._staging)
         return self._commit.publish(outcome)

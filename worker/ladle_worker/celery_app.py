@@ -13,7 +13,7 @@ from celery.exceptions import Ignore
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
-from ladle_contracts import keys
+from ladle_contracts import keys, telemetry
 from ladle_contracts.broker import VISIBILITY_TIMEOUT_S, broker_url
 from ladle_contracts.logs import about
 from ladle_contracts.processes import keep_secrets
@@ -66,6 +66,7 @@ def make_app(settings: Settings, node: Node) -> Celery:
             finally:
                 # What waited has become the launcher of this job.
                 STANDBY.renew()
+                telemetry.end()
             logger.info("attempt %s of job %s (node rank %s) ended: %s", attempt, job_id, node_rank, state)
 
     _connect_signals(settings, node)
@@ -109,6 +110,7 @@ def _connect_signals(settings: Settings, node: Node) -> None:
         # However the main process ends, the child that runs the job ends with it, and so do its ranks.
         die_with_parent(os.getppid())
         keep_secrets()
+        telemetry.name_service("ladle-worker")
         adopt_orphans()
         if settings.standby and settings.launcher == "torchrun":
             STANDBY.turn_on(environment_with(node.protections))

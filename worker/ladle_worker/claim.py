@@ -79,11 +79,17 @@ class Claim:
         if answer != "ok":
             self.close()
             raise NotOurs(f"attempt {attempt} of job {job_id} on node {self._node}: {answer}")
-        nodes, ran_ms, output = patiently(lambda: self._redis.hmget(keys.job(job_id), ["nodes", "ran_ms", "output"]))
+        nodes, ran_ms, output, trace, request_id = patiently(
+            lambda: self._redis.hmget(keys.job(job_id), [*("nodes", "ran_ms", "output", "trace", "request_id")])
+        )
         self.nodes: tuple[str, ...] = tuple(json.loads(nodes))
         """All nodes of the attempt. The first one runs rank 0, and speaks for the job."""
         self.ran_s = int(ran_ms or 0) / 1000
         """How long the job's earlier attempts have run together."""
+        self.trace: str = trace or ""
+        """The `traceparent` of the request that submitted it, where traces are on."""
+        self.request_id: str = request_id or ""
+        """The id of that request."""
         self.spec = self._understand(rest[0])
         # Jobs of earlier versions have no name of their own.
         self.output: str = output or self.spec.output.name or job_id

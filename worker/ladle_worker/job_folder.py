@@ -259,14 +259,15 @@ def provenance_of(folder: Path) -> Mapping[str, Any]:
 def report_of(folder: Path) -> Mapping[str, Any]:
     """The report of a result. Empty if there is none that can be read."""
     try:
-        report = json.loads(_read_regular(folder / "report.json"))
+        report = json.loads(read_plain_file(folder / "report.json"))
     except (OSError, ValueError, RecursionError):
         return {}
     return report if isinstance(report, dict) else {}
 
 
-def _read_regular(path: Path) -> bytes:
-    """A folder at the destination may be anybody's, and its report a pipe that never ends."""
+def read_plain_file(path: Path) -> bytes:
+    """A folder may be anybody's, and its report a pipe that never ends, or a link to somebody's secrets. Raises OSError
+    or ValueError."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"`{path}` must be a file.")

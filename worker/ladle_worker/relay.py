@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone
+from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone, telemetry
 from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
@@ -72,8 +72,10 @@ class Relay:
         self._claim = claim
         self._progress = Progress()
         self._due: Report | None = None
-        self._tally = Tally()
+        self._tally = Tally(_trace_stage)
         self._counts = 0
+        self.news: Callable[[], Sequence[EventBody]] = list
+        """What else there is to tell, such as that a tracker has failed."""
 
     @property
     def stage(self) -> str:
@@ -112,14 +114,16 @@ class Relay:
         with naming_disk_faults("read what the ranks write"):
             bodies = self._events.read()
             lines = [line[:MAX_LINE_CHARS] for line in self._log.read(to_end=to_end)]
-        if not bodies and not lines:
+        others = [event.model_dump_json() for event in self.news()]
+        if not bodies and not lines and not others:
             return None
+        self._counts += bool(others)
         events = [read_event_body(line) for line in bodies]
         return Report(
             # It grows with every report, so it identifies the report.
             offset=self._events.read_to + self._log.read_to + self._counts,
             progress=advance(self._progress, events),
-            bodies=bodies,
+            bodies=[*bodies, *others],
             lines=lines,
             counted=self._tally.add(events, time.monotonic()),
         )
@@ -153,6 +157,10 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
             case _:
                 continue
     return progress
+
+
+def _trace_stage(stage: str, seconds: float) -> None:
+    telemetry.add_span(f"stage {stage}", time.time() - seconds, parent=telemetry.traceparent())
 
 
 def log_tail(folder: AttemptFolder) -> list[str]:

@@ -13,10 +13,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, parse_url
+from ladle_contracts.jobs import TrackerName
 from ladle_contracts.redis_address import complete_address, socket_of
 from ladle_contracts.web_addresses import read_networks
 from ladle_worker.confinement.choose import AUTO, read_choice
 from ladle_worker.stall import DEFAULT_STALL_S, read_limits
+
+
+def read_names(value: Any) -> Any:
+    """`tensorboard,mlflow` as two."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 def read_results_url(value: Any) -> Any:
@@ -115,6 +121,12 @@ class Settings(BaseSettings):
     """How much of them it may hold."""
     far_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(read_networks)] = ()
     """Networks such as `10.0.0.0/8` that addresses may lead to although they are not public."""
+    trackers: Annotated[tuple[TrackerName, ...], NoDecode, BeforeValidator(read_names)] = ()
+    """Trackers that are told of every job, besides those that a job asks for: `tensorboard,mlflow`."""
+    trackers_dir: Path | None = None
+    """Where trackers that write files write them. By default the folder `.trackers` in `LADLE_RESULTS_DIR`."""
+    tracker_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long a job that has ended waits at the most until its trackers have taken everything."""
     log_format: Literal["text", "json"] = "text"
     """What a line of the log is: text for people, or a JSON object for programs. Then it has the lines of ranks too."""
     poll_s: Annotated[float, Field(gt=0)] = 0.25
@@ -143,11 +155,17 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _whole_paths(self) -> Self:
         check_absolute(self.roots, self.results_dir)
-        for name in ("rank_read", "rank_write"):
-            for path in getattr(self, name):
+        for name in ("rank_read", "rank_write", "trackers_dir"):
+            paths = getattr(self, name) or ()
+            for path in (paths,) if isinstance(paths, Path) else paths:
                 if not path.is_absolute():
                     raise ValueError(f"`{PREFIX}{name.upper()}` must hold absolute paths, but has {str(path)!r}.")
         return self
+
+    @property
+    def trackers_folder(self) -> Path:
+        # No result can be called so.
+        return self.trackers_dir or self.results_dir / ".trackers"
 
     @property
     def dispatches(self) -> bool:

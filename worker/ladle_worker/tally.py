@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ladle_contracts import EventBody, StageStarted, StepDone
 from ladle_contracts.counts import add_up, stage_took
@@ -11,7 +11,9 @@ from ladle_contracts.counts import add_up, stage_took
 class Tally:
     """One attempt's. A stage has taken the time until the next one began, as far as the agent has seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_stage: Callable[[str, float], None] | None = None) -> None:
+        """`on_stage` is told of each stage that has ended, and how many seconds it took."""
+        self._on_stage = on_stage
         self._stage, self._since, self._step = "", 0.0, 0
 
     def add(self, events: Iterable[EventBody], now: float) -> dict[str, float]:
@@ -36,4 +38,8 @@ class Tally:
 
     def _end_stage(self, now: float) -> dict[str, float]:
         stage, self._stage = self._stage, ""
-        return stage_took(stage, now - self._since) if stage else {}
+        if not stage:
+            return {}
+        if self._on_stage is not None:
+            self._on_stage(stage, now - self._since)
+        return stage_took(stage, now - self._since)

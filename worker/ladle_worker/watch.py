@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from ladle_contracts import Reason
+from ladle_contracts import EventBody, Reason
 from ladle_worker.claim import Claim, Ended
 from ladle_worker.clock import now
 from ladle_worker.commit import Lost
@@ -56,6 +56,10 @@ class Watch:
         self._disk_seen_at = 0.0
         self.looks_at_disk = False
         """Of several nodes most write little, and would not notice that their disk has gone."""
+
+    def also_tell(self, news: Callable[[], Sequence[EventBody]]) -> None:
+        """What `news` gives is told with the events of the ranks."""
+        self._relay.news = news
 
     def await_answer(self, helper: Helper) -> Ended | None:
         """None once there is one. Raises `Lost` or `DiskFault`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
-from ladle.cli import job_commands, report_commands
+from ladle.cli import job_commands, panels, report_commands
 from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
@@ -25,8 +26,10 @@ from ladle.cli.job_flags import (
     with_inspect_flags,
     with_job_flags,
 )
+from ladle.cli.push import push
 from ladle.cli.showing import end_with, refuse_missing, service_client, show
 from ladle.cli.values import positive_number, whole_number
+from ladle.cli.webhooks import webhook_secret
 from ladle.cli.wording import in_flags
 from ladle_contracts import Output
 from ladle_contracts.far_urls import as_url
@@ -54,9 +57,11 @@ DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(job_commands.app)
 app.add_typer(report_commands.app)
-app.add_typer(task_commands.app, name="task")
-app.add_typer(node_commands.app, name="node")
-app.add_typer(token_commands.app, name="token")
+app.add_typer(task_commands.app, name="task", rich_help_panel=panels.HERE)
+app.add_typer(node_commands.app, name="node", rich_help_panel=panels.MACHINES)
+app.add_typer(token_commands.app, name="token", rich_help_panel=panels.MACHINES)
+app.command(rich_help_panel=panels.RESULTS)(push)
+app.command("webhook-secret", rich_help_panel=panels.MACHINES)(webhook_secret)
 
 
 def main() -> None:
@@ -77,7 +82,7 @@ def _complain(error: LadleError, style: str) -> None:
     err.print(in_flags(str(error)), style=style)
 
 
-@app.command(cls=JobCommand)
+@app.command(cls=JobCommand, rich_help_panel=panels.AVERAGE)
 @with_job_flags
 def run(
     job: JobArguments,
@@ -95,7 +100,7 @@ def run(
     end_with(record, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.AVERAGE)
 @with_inspect_flags
 def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only.
@@ -122,7 +127,7 @@ def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> An
         return inspect_here(folder.request)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.AVERAGE)
 def convert(  # noqa: PLR0913  # a flag each
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of checkpoints.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")],
@@ -137,10 +142,11 @@ def convert(  # noqa: PLR0913  # a flag each
         list[str] | None, typer.Option(metavar="GLOB", help="Leave checkpoints out. [may be repeated]")
     ] = None,
     component: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of checkpoints made of several models, the name of one: `unet`.")
+        str | None,
+        typer.Option(metavar="NAME", help="The model to take where a checkpoint is made of several, such as `unet`."),
     ] = None,
     use_ema: Annotated[
-        bool, typer.Option("--use-ema", help="Take the average that was made while training, in place of the model.")
+        bool, typer.Option("--use-ema", help="Take the average that training kept in each file instead of the model.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -165,7 +171,7 @@ def convert(  # noqa: PLR0913  # a flag each
         out.say(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MACHINES)
 def up(
     root: Annotated[
         list[Path] | None,
@@ -177,6 +183,7 @@ def up(
     port: Annotated[
         int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="The port of the service on 127.0.0.1.")
     ] = 8337,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C.
 
@@ -184,10 +191,10 @@ def up(
     """
     from ladle.cli.local import stay_up
 
-    sys.exit(stay_up(root or [Path.cwd()], results, port, out=out, err=err))
+    sys.exit(stay_up(root or [Path.cwd()], results, port, opens=open_it, out=out, err=err))
 
 
-@app.command("watch-folder", cls=JobCommand)
+@app.command("watch-folder", cls=JobCommand, rich_help_panel=panels.AVERAGE)
 @with_job_flags
 def watch_folder(  # noqa: PLR0913  # a flag each
     job: JobArguments,
@@ -213,7 +220,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help=f"The folder of the averages and their curve. [default: {RESULTS}/<run>-curve]",
+            help=f"The folder of the averages and their curve. [default: `{RESULTS}/<run>-curve`]",
         ),
     ] = None,
     url: Annotated[
@@ -225,7 +232,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average a folder again and again while a training still writes into it, and show the curve.
+    """Average a folder again and again while training still writes into it, and show the curve.
 
     Example: `ladle watch-folder runs/resnet/checkpoints data/val.npz --every 5`
     """
@@ -249,7 +256,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     sys.exit(OK if watch_it(job, wishes, Show(out=out, err=err, as_json=as_json)) else FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the methods and their options: those of the workers, or of this installation if no service is running."""
     from ladle.cli.installed import catalog_part
@@ -258,7 +265,7 @@ def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> No
     show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the tasks, including plug-ins: those of the workers, or of this installation if no service is running."""
     from ladle.cli.installed import catalog_part
@@ -267,7 +274,7 @@ def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
     show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MACHINES)
 def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the worker machines: whether they take jobs, what they run, and what their vetting found."""
     from ladle.cli.node_view import nodes_view
@@ -276,36 +283,57 @@ def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
         show(client.nodes(), nodes_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def doctor(
     root: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FOLDER", help="A folder that jobs will read. [may be repeated; default: the current folder]"
+            metavar="FOLDER",
+            help="A folder that jobs will read. [may be repeated; default without `--url`: the current folder]",
         ),
     ] = None,
     results: Results = RESULTS,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Check this service and its nodes instead of what is installed here."),
+    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check Redis, torch, the GPU, folders and the disk, and say what to fix."""
-    from ladle.cli.doctor import examine
+    """Check what is installed here, or with `--url` a cluster, and say what to fix.
 
+    Here it looks at Redis, torch, the GPU, folders, the disk, and the service if there is one. Of a cluster it looks at
+    the service, the token, versions, clocks, every node, folders that `--root` names, and why jobs wait.
+
+    Example: `ladle doctor --url https://ladle.example:8337 --root /data/runs`
+    """
     findings = []
-    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
-    for finding in examine(roots, as_url(results) or results.absolute()):
+    for finding in _findings(root, results, url, token):
         findings.append(finding)
         if not as_json:
             mark, style = ("ok", "green") if finding.ok else ("!!", "red") if finding.needed else ("--", "yellow")
             name, detail = one_line(finding.name), one_line(finding.detail)
             out.print(Text.assemble((mark, style), "  ", (name, "bold"), "  ", detail), soft_wrap=True)
             if not finding.ok and finding.fix:
-                out.print(f"      {finding.fix}", style="dim", soft_wrap=True)
+                out.print(f"      {one_line(finding.fix)}", style="dim", soft_wrap=True)
     if as_json:
         typer.echo(to_json([finding.as_json() for finding in findings], indent=2))
     sys.exit(OK if all(finding.ok or not finding.needed for finding in findings) else FAILED)
 
 
-@app.command()
+def _findings(root: list[Path] | None, results: Path, url: str | None, token: str | None) -> Iterator[Any]:
+    from ladle.cli.doctor import examine, quick_client
+    from ladle.cli.doctor_cluster import examine_service
+
+    if url is not None:
+        with quick_client(url, token) as client:
+            yield from examine_service(client, root or ())
+        return
+    roots = [as_url(path) or path.absolute() for path in root or [Path.cwd()]]
+    yield from examine(roots, as_url(results) or results.absolute())
+
+
+@app.command(rich_help_panel=panels.HERE)
 def version(url: Url = None, token: Token = None) -> None:
     """Print the version of this command, and that of the service if there is one."""
     from importlib.metadata import version as installed

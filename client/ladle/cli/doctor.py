@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
 
 from ladle._client import Client
-from ladle._errors import LadleError
+from ladle._errors import ConfigurationError
+from ladle.cli.doctor_cluster import examine_service
+from ladle.cli.findings import Finding
 from ladle.cli.installed import describe
 from ladle.cli.stack import StackError, configured_redis, find_redis
 from ladle.cli.wording import in_flags
@@ -37,21 +38,6 @@ try:
 except redis.RedisError as error:
     sys.exit(f"{outage_of(error) or 'Redis'}: {error}")
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was checked."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-    needed: bool = True
-    """Whether the stack needs it."""
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def examine(roots: Sequence[Path | str], results: Path | str) -> Iterator[Finding]:
@@ -82,7 +68,7 @@ def examine(roots: Sequence[Path | str], results: Path | str) -> Iterator[Findin
         )
     yield _address("results", results) if isinstance(results, str) else _results(results)
     yield _disk(platformdirs.user_cache_path("ladle") if isinstance(results, str) else results)
-    yield _service()
+    yield from _service()
 
 
 def _address(what: str, url: str) -> Finding:
@@ -91,7 +77,7 @@ def _address(what: str, url: str) -> Finding:
     return Finding(
         name=f"{what} {shown_url(url)}",
         ok=ok,
-        detail="an address, which the first job asks for" if ok else "an address, which needs packages",
+        detail="an address; the first job checks it" if ok else "an address, which needs more packages",
         fix="pip install 'ladle[far]'" + ("" if package in ("s3fs", "aiohttp", "fsspec") else f" {package}"),
     )
 
@@ -126,7 +112,7 @@ def _engine() -> Iterator[Finding]:
             name=f"task {name}",
             ok=False,
             detail=f"does not load: {why}",
-            fix="Correct or uninstall the package that brings it. Other tasks work.",
+            fix="Fix or uninstall the package that provides it. Other tasks still work.",
             needed=False,
         )
 
@@ -154,7 +140,7 @@ def _redis() -> Finding:
             name="Redis",
             ok=ok,
             detail=detail,
-            fix="Start or mend the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
+            fix="Start or repair the server that LADLE_REDIS_URL or REDIS_URL names, or unset the variable.",
         )
     binary = find_redis()
     return Finding(
@@ -188,12 +174,15 @@ def _disk(results: Path) -> Finding:
     )
 
 
-def _service() -> Finding:
+def _service() -> Iterator[Finding]:
+    """That of the environment, or of `ladle up`. Nothing here needs one."""
     try:
-        with Client(patience=1.0, timeout=3.0) as client:
-            version = client.version().version
-            alive = sum(node.alive for node in client.nodes())
-            detail = f"version {version} at {client.address}, nodes alive: {alive}"
-            return Finding(name="service", ok=alive > 0, detail=detail, fix="Start a worker.", needed=False)
-    except LadleError as error:
-        return Finding(name="service", ok=False, detail=in_flags(str(error)), fix="ladle up", needed=False)
+        with quick_client() as client:
+            yield from examine_service(client, needed=False)
+    except ConfigurationError as error:
+        yield Finding(name="service", ok=False, detail=in_flags(str(error)), fix="ladle up", needed=False)
+
+
+def quick_client(url: str | None = None, token: str | None = None) -> Client:
+    """One that gives up soon. Raises `ConfigurationError`."""
+    return Client(url, token, patience=1.0, timeout=5.0)

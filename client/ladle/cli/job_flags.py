@@ -30,9 +30,7 @@ from ladle_contracts.safe_text import one_line
 
 P = ParamSpec("P")
 
-VAL_SET_HINT = (
-    "Each of several sets is written as NAME=PATH. Write a single path that would look like this as `./a=b.npz`."
-)
+VAL_SET_HINT = "Write each of several sets as NAME=PATH, and a single path that looks like that as `./a=b.npz`."
 
 
 class WrongUsage(typer.BadParameter):

@@ -15,7 +15,7 @@ from ladle.cli.render import STATE_STYLES, candidates_table, duration, rate_text
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, MemoryPlanned
 from ladle_report.gains import better
-from ladle_report.numbers import value_of
+from ladle_report.numbers import seconds, value_of
 
 BAR_FROM, BAR = 72, 20
 """From how many columns on there is a bar, and how many it takes."""
@@ -84,7 +84,7 @@ class JobView:
             if stage is self.picture.current:
                 table.add_row(Text(here, style="cyan"), Text(stage.title, style="bold"), self._pace(stage, options))
                 continue
-            spent = duration(stage.spent_s) if stage.name in self.picture.stages else ""
+            spent = seconds(stage.spent_s) if stage.name in self.picture.stages else ""
             has_ended = self.picture.has_ended(stage)
             mark, style = (done, "green") if has_ended else (ahead, "dim")
             name = Stage(stage.name).title

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx2
 from rich.text import Text
 
 from ladle._errors import LadleError
@@ -21,6 +22,7 @@ from ladle._job import Job
 from ladle._spec import CkptDir, absolute, build_spec
 from ladle._stack_file import Stack, StackTaken, sole_stack
 from ladle.cli.console import SafeConsole, Steps, in_lines
+from ladle.cli.dashboard import login_link, open_dashboard
 from ladle.cli.inspection_view import short_form
 from ladle.cli.installed import InputCheck
 from ladle.cli.stack import (
@@ -63,8 +65,13 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole, err: SafeConsole) -> int:
-    """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part cannot start or ends again and again."""
+def stay_up(
+    roots: Sequence[Path], results: Path, port: int, *, opens: bool = False, out: SafeConsole, err: SafeConsole
+) -> int:
+    """The exit status of `ladle up`: 0 if it was asked to end, 1 if a part cannot start or ends again and again.
+
+    `opens` is whether a browser is to show the dashboard.
+    """
     options = StackOptions(
         roots=[_existing(root) for root in roots],
         results=_results(results),
@@ -80,6 +87,8 @@ def stay_up(roots: Sequence[Path], results: Path, port: int, *, out: SafeConsole
                     stack.start()
                 announce(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
                 _introduce(stack, out)
+                if opens:
+                    _open(stack, err)
                 while True:
                     time.sleep(60)
             except Stopped:
@@ -186,7 +195,7 @@ def _existing(root: Path) -> Path | str:
     if (url := as_url(root)) is not None:
         return url
     if not root.is_dir():
-        raise StackError(one_line(f"`--root` must be a folder, but `{root}` is not one."))
+        raise StackError(one_line(f"`--root` must be an existing folder, but `{root}` is not."))
     return root.resolve()
 
 
@@ -209,15 +218,27 @@ def _results(results: Path) -> Path | str:
     )
 
 
+def _open(stack: LocalStack, err: SafeConsole) -> None:
+    try:
+        if open_dashboard(stack.url, stack.token):
+            return
+        why = "there is no browser here"
+    except (httpx2.HTTPError, OSError) as error:
+        why = str(error)
+    err.print(one_line(f"The dashboard cannot be opened: {why}. Open the address above."), style="yellow")
+
+
 def _introduce(stack: LocalStack, out: SafeConsole) -> None:
     options = stack.options
     redis = "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
     out.print(Text.assemble(("Ladle is running.", "bold green"), " Ctrl-C stops it."))
-    out.say(f"  service  {stack.url}  (pid {stack.processes['service'].pid})")
-    out.say(f"  worker   node `{stack.node}`  (pid {stack.processes['worker'].pid})")
-    out.say(f"  redis    {redis}")
-    out.say(f"  roots    {', '.join(str(root) for root in options.roots)}")
-    out.say(f"  results  {options.results}")
-    out.say(f"  logs     {options.state}")
+    # Whoever sees this terminal may use the stack. A log file is read by others, too.
+    out.say(f"  dashboard  {login_link(stack.url, stack.token) if out.is_terminal else stack.url}")
+    out.say(f"  service    {stack.url}  (pid {stack.processes['service'].pid})")
+    out.say(f"  worker     node `{stack.node}`  (pid {stack.processes['worker'].pid})")
+    out.say(f"  redis      {redis}")
+    out.say(f"  roots      {', '.join(str(root) for root in options.roots)}")
+    out.say(f"  results    {options.results}")
+    out.say(f"  logs       {options.state}")
     hint = ("ladle submit CKPT_DIR VAL_SET", "bold")
     out.print(Text.assemble("Your clients find it by themselves. Try: ", hint), soft_wrap=True)

@@ -73,4 +73,4 @@ def _change(
     if as_json:
         typer.echo(to_json(changes, indent=2))
     if not left:
-        err.print("No node takes jobs now. They wait until one does.", style="yellow")
+        err.print("No node takes jobs now. Jobs wait until one does.", style="yellow")

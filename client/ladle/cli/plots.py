@@ -15,6 +15,8 @@ from ladle_report.drawing.svg import Scale, scale_of
 from ladle_report.gains import is_share
 from ladle_report.limits import shorten
 from ladle_report.numbers import value_of
+from ladle_report.reading import Report, read
+from ladle_report.sections.merge_curve import points_of
 
 Row = Mapping[str, Any]
 
@@ -26,12 +28,12 @@ LABEL, SHORT_LABEL = 28, 14
 NARROW = 70
 
 
-def plots(report: Mapping[str, Any]) -> RenderableType:
-    """What can be drawn of a `report.json`."""
-    parts: list[RenderableType] = [CandidatesPlot(report["candidates"], report["metric"]["name"], report["winner"])]
-    points = report.get("merge_curve", {}).get("points", ())
-    if sum(point.get("alone") is not None for point in points) > 1:
-        parts += ["", CurvePlot(points, report["merge_curve"]["metric"])]
+def plots(report_json: Mapping[str, Any]) -> RenderableType:
+    """What can be drawn of a `report.json`. Raises `NotAReport`."""
+    report = read(report_json)
+    parts: list[RenderableType] = [CandidatesPlot(report.candidates, report.metric, report.winner["method"])]
+    if sum(point.get("alone") is not None for point in points_of(report)) > 1:
+        parts += ["", CurvePlot(report)]
     return Group(*parts)
 
 
@@ -80,20 +82,18 @@ class CandidatesPlot:
 class CurvePlot:
     """The score of every checkpoint, and of the average of it with those before it."""
 
-    def __init__(self, points: Sequence[Row], metric: str) -> None:
-        self._metric = metric
-        self._points = points
-        steps = [point.get("step") for point in points]
-        has_steps = None not in steps and len(set(steps)) == len(steps)
-        self._places: list[float] = list(steps if has_steps else range(1, len(points) + 1))  # type: ignore[arg-type]
-        self._unit = "step" if has_steps else "checkpoint"
+    def __init__(self, report: Report) -> None:
+        self._metric = report.metric
+        self._points = points_of(report)
+        self._places = report.places
+        self._unit = report.axis
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As wide as the terminal allows."""
         alone, average = "ox" if options.ascii_only else "○●"
         values = [point[key] for point in self._points for key in ("alone", "average") if point.get(key) is not None]
         y = scale_of(values, HEIGHT - 0.01, 0)
-        labels = {round(y(value) - 0.5): value_of(self._metric, value) for value in y.ticks(5)}
+        labels = {round(y(value) - 0.5): value_of(self._metric, value) for value in y.ticks(8)}
         margin = max(map(len, labels.values()))
         width = max(LEAST_TRACK, min(MOST_TRACK, options.max_width - margin - 2))
         x = scale_of(self._places, 1, width - 2, pad=0)
@@ -109,20 +109,21 @@ class CurvePlot:
             edge = "|" if options.ascii_only else "│"
             yield Text.assemble((f"{labels.get(index, ''):>{margin}} {edge}", "dim"), canvas.row(index))
         ticks = _ticks(x, width, lambda value: f"{value:,.0f}" if value == int(value) else "")
-        yield Text(" " * (margin + 2) + ticks + self._unit, "dim", no_wrap=True)
+        yield Text(" " * (margin + 2) + ticks, "dim", no_wrap=True)
+        yield Text(" " * (margin + 2) + self._unit.rjust(width), "dim", no_wrap=True)
 
     def _draw(self, canvas: Canvas, x: Scale, y: Scale, key: str, sign: str, style: str) -> None:
-        """What was not evaluated is a gap in the line."""
+        """A line guides the eye through the averages."""
         known = [
-            (x(place), y(point[key])) if point.get(key) is not None else None
+            (x(place), y(point[key]))
             for place, point in zip(self._places, self._points, strict=True)
+            if point.get(key) is not None
         ]
-        for here, there in pairwise(known):
-            if here is not None and there is not None and key == "average":
+        if key == "average":
+            for here, there in pairwise(known):
                 canvas.line(*here, *there)
         for place in known:
-            if place is not None:
-                canvas.mark(*place, sign, style)
+            canvas.mark(*place, sign, style)
 
 
 def _line(*parts: Text) -> Text:

@@ -21,7 +21,6 @@ from ladle.cli.arguments import AsJson
 from ladle.cli.console import SafeGroup, err, out, to_json
 from ladle.cli.job_flags import WrongUsage
 from ladle.cli.render import ago
-from ladle.cli.stack import configured_redis
 from ladle.cli.tokens_file import add_token, read_tokens, remove_tokens
 from ladle_contracts import keys
 from ladle_contracts.tokens import NAME, NAME_RULE, Scope, StoredToken, hash_token, make_token
@@ -77,7 +76,7 @@ def create(
     ] = Scope.SUBMIT,
     expires: Annotated[
         datetime | None,
-        typer.Option(metavar="TIME", parser=_expiry, help="How long it is valid: 12h, 90d or 4w. [default: for ever]"),
+        typer.Option(metavar="TIME", parser=_expiry, help="How long it is valid: 12h, 90d or 4w. [default: no expiry]"),
     ] = None,
     tokens_file: TokensFile = None,
     as_json: AsJson = False,
@@ -103,7 +102,7 @@ def create(
 def list_tokens(tokens_file: TokensFile = None, as_json: AsJson = False) -> None:
     """List the tokens: whose they are, what they allow, and when they were last used.
 
-    The last use is in the service's Redis. It is shown where LADLE_REDIS_URL names that.
+    The last use is in the service's Redis. It is shown if LADLE_REDIS_URL is set to that Redis.
     """
     tokens = read_tokens(_path(tokens_file))
     uses = _last_uses()
@@ -148,6 +147,8 @@ def _now() -> datetime:
 
 def _last_uses() -> dict[str, datetime]:
     """Token id -> its last use. Empty where Redis cannot be asked."""
+    from ladle.cli.stack import configured_redis
+
     url = configured_redis()
     if url is None:
         return {}

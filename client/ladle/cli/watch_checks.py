@@ -39,7 +39,7 @@ def checked(job: JobArguments) -> Path:
     """The folder. Raises `WrongUsage` for what waiting does not mend."""
     folder = job.ckpt_dir
     if not isinstance(folder, Path):
-        raise WrongUsage("`--also` is not for `ladle watch-folder`, which watches one folder.")
+        raise WrongUsage("`--also` must not be given to `ladle watch-folder`, which watches one folder.")
     shown = one_line(str(folder))
     if is_url(folder):
         raise WrongUsage(f"`CKPT_DIR` must be a folder on this machine to be watched, but is `{shown}`.")

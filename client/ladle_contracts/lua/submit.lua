@@ -1,9 +1,9 @@
 -- new -> queued. ARGV: id, owner, spec, priority, nodes, ranks, max_failures, idempotency key or '', body digest, key life in ms,
 -- how many queued jobs the owner may have, or '', the name of the result's folder, the fewest nodes, the time limit in
--- seconds or '', and the name again if somebody has chosen it, or ''.
+-- seconds or '', the name again if somebody has chosen it, or '', and of the request its `traceparent` and its id, or ''.
 -- Answers {'created', id}, {'replayed', id of the first time}, {'conflict', ''}, {'full', ''}, or {'taken', ''} while a job
 -- that has not ended has the chosen name.
-local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output, least, timeout_s, chosen = unpack(ARGV)
+local id, owner, spec, priority, nodes, ranks, max_failures, key, digest, life_ms, most, output, least, timeout_s, chosen, trace, request = unpack(ARGV)
 local idempotency = PREFIX .. 'idempotency:' .. owner .. ':' .. key
 if key ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'digest')
@@ -32,6 +32,8 @@ redis.call('HSET', job_key(id), 'id', id, 'owner', owner, 'spec', spec, 'state',
            'priority', priority, 'nodes_needed', nodes, 'ranks_needed', ranks, 'max_failures', max_failures,
            'attempt', 0, 'failures', 0, 'nodes', '[]', 'not_before', 0, 'idempotency', key, 'output', output or '',
            'min_nodes', least or nodes, 'timeout_s', timeout_s or '')
+if (trace or '') ~= '' then redis.call('HSET', job_key(id), 'trace', trace) end
+if (request or '') ~= '' then redis.call('HSET', job_key(id), 'request_id', request) end
 store_labels(id)
 redis.call('ZADD', PREFIX .. 'jobs', now, id)
 redis.call('ZADD', jobs_key(owner), now, id)

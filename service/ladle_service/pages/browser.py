@@ -28,11 +28,9 @@ class Browser:
     """Root -> whether this process sees it."""
     far_roots: tuple[str, ...]
     wanted: str
+    can_add: bool
+    """Whether the field has a path, and may have another one."""
     problem: str | None = None
-
-    @property
-    def takes_many(self) -> bool:
-        return self.field in MANY
 
 
 def press(texts: dict[str, str], verb: str, argument: str) -> None:
@@ -73,6 +71,7 @@ async def open_browser(texts: dict[str, str], settings: Settings, page: int = 1)
         roots={str(root): is_there for root, is_there in roots.items()},
         far_roots=settings.far_roots,
         wanted=wanted,
+        can_add=field in MANY and bool(texts.get(field, "").strip()),
         problem=problem,
     )
 

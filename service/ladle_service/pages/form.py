@@ -20,16 +20,18 @@ LABELS = {
     "train_set.path": "Training set",
     "train_set.use": "Use of the training set",
     "output.name": "Name of the result",
+    "output.max_shard_bytes": "Largest file (bytes)",
+    "resources.timeout_s": "Time limit (seconds)",
     "method.options": "Options of the method",
     "task.options": "Options of the task",
 }
 """Where the last part of the path says too little."""
-FIRST = ("ckpt_dir", "val_set", "method.name", "output.name")
+FIRST = ("ckpt_dir", "val_set", "method.name", "seed", "output.name")
 """What stands open at the top."""
 ONE_PER_LINE = "one per line"
 HOW = {
-    "ckpt_dir": "A path or a glob, or several, one per line.",
-    "val_set": "A path. Several sets are written as NAME=PATH, one per line.",
+    "ckpt_dir": "Several are written one per line.",
+    "val_set": "Several are written as NAME=PATH, one per line.",
     "judge_by": "`first`, `mean`, or NAME=WEIGHT with commas between.",
     "checkpoints.take_from": "CHECKPOINT=GLOB, one per line.",
     "checkpoints.steps": "Numbers with commas between.",
@@ -185,7 +187,7 @@ def _how(path: str, field: SpecField) -> str:
 
 
 def _default(field: SpecField) -> str:
-    return "" if field.default in (None, {}, (), False) else str(field.default)
+    return "" if field.default is False or field.default in (None, {}, ()) else str(field.default)
 
 
 def _options(path: str, known: tuple[OptionInfo, ...] | None, texts: Texts) -> list[Control]:
@@ -205,7 +207,7 @@ def _option(name: str, option: OptionInfo, texts: Texts) -> Control:
     return Control(
         name=name,
         label=_label(option.name),
-        help=_sentence(option.help) + ("" if choices else f" {describe(option.type).capitalize()}."),
+        help=option.help if choices or option.type.startswith("str") else f"{option.help} ({describe(option.type)})",
         widget="choice" if choices else "lines" if compound else "line",
         choices=choices,
         text=texts.get(name, ""),
@@ -242,10 +244,6 @@ def _with_error(control: Control, told: Mapping[str, str]) -> Control:
 
 def _label(name: str) -> str:
     return name.replace("_", " ").capitalize()
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 FLAGS_BY_PATH: dict[str, Flag] = {flag.path: flag for flags in PANELS.values() for flag in flags}

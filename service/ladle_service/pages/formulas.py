@@ -63,11 +63,18 @@ class _Reader:
         self.at += 1
         if word == "sqrt":
             return _made("msqrt", _bare(self._atom()))
+        if _is_plain(word):
+            return _text("mtext", f"\xa0{' '.join([word, *self._plain_words()])}\xa0")
         if word not in _CLOSES:
             return _leaf(word)
         inside = self.row(_CLOSES[word])
         self._take(_CLOSES[word])
         return _made("mrow", _leaf(word), inside, _leaf(_CLOSES[word]))
+
+    def _plain_words(self) -> Iterator[str]:
+        while self.at < len(self.tokens) and _is_plain(self.tokens[self.at]):
+            self.at += 1
+            yield self.tokens[self.at - 1]
 
     def _take(self, word: str) -> bool:
         found = self.at < len(self.tokens) and self.tokens[self.at] == word
@@ -75,14 +82,17 @@ class _Reader:
         return found
 
 
+def _is_plain(word: str) -> bool:
+    """Whether it is a word of a language, and no name of a letter or a sign."""
+    return len(word) > 1 and word[0].isalpha() and word not in (*GREEK, *SIGNS, "sqrt")
+
+
 def _leaf(word: str) -> Element:
     if word in SIGNS or not word[0].isalnum():
         return _text("mo", html5[SIGNS[word]] if word in SIGNS else word)
     if word[0].isdigit():
         return _text("mn", word)
-    if word in GREEK:
-        return _text("mi", html5[f"{word};"])
-    return _text("mi", word) if len(word) == 1 else _text("mtext", f"\xa0{word}\xa0")
+    return _text("mi", html5[f"{word};"] if word in GREEK else word)
 
 
 def _text(tag: str, text: str) -> Element:

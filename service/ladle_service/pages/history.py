@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ladle_contracts import CheckpointsFound, Event, MemoryPlanned, StageStarted, StateChanged, Warned
+from ladle_contracts import CheckpointsFound, Event, JobState, MemoryPlanned, StageStarted, StateChanged, Warned
 from ladle_service.store import JobStore
 
 PAGE = 1000
@@ -23,9 +23,12 @@ class Stage:
     """When it last began. None once it is over."""
     seconds: float = 0.0
     """How long it took, without what still runs."""
+    was_cut: bool = False
+    """Whether the job failed or was cancelled in it."""
 
-    def end(self, moment: datetime) -> None:
+    def end(self, moment: datetime, *, cut: bool) -> None:
         if self.began_at is not None:
+            self.was_cut = cut
             self.seconds += max(0.0, (moment - self.began_at).total_seconds())
             self.began_at = None
 
@@ -55,16 +58,15 @@ class History:
             case StageStarted(stage=name):
                 self._end_stages(event.time)
                 self.stages.setdefault(name, Stage(name)).began_at = event.time
-            case StateChanged(state=state) if state != "running":
-                if state != "finalizing":
-                    self._end_stages(event.time)
+            case StateChanged(state=state) if state not in (JobState.RUNNING, JobState.FINALIZING, JobState.CANCELLING):
+                self._end_stages(event.time, cut=state is not JobState.SUCCEEDED)
             case Warned(message=message):
                 if message not in self.warnings and len(self.warnings) < MOST_WARNINGS:
                     self.warnings.append(message)
 
-    def _end_stages(self, moment: datetime) -> None:
+    def _end_stages(self, moment: datetime, *, cut: bool = False) -> None:
         for stage in self.stages.values():
-            stage.end(moment)
+            stage.end(moment, cut=cut)
 
 
 class Histories:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from markupsafe import Markup
 
-from ladle_contracts import TERMINAL_STATES, CandidateResult, JobRecord, JobResult
+from ladle_contracts import TERMINAL_STATES, CandidateResult, JobRecord, JobResult, JobState
+from ladle_contracts.safe_text import one_line
 from ladle_report import candidates_figure
 from ladle_report.gains import better, better_between
 from ladle_report.verdict import interval, told
@@ -40,7 +41,7 @@ async def show_jobs(caller: CallerDependency) -> Response:
 async def show_job(request: Request, job_id: JobId, caller: CallerDependency, store: StoreDependency) -> Response:
     """The whole page."""
     values = await _values(caller, store, job_id)
-    return page(request, "job.html", log=await store.logs(job_id, LOG_LINES), **values)
+    return page(request, "job.html", log=await store.logs(job_id, LOG_LINES) or values["job"].log_tail, **values)
 
 
 @router.get("/{job_id}/live")
@@ -63,7 +64,7 @@ class StageLine:
 
     words: str
     state: str
-    """`done`, `current` or `waiting`."""
+    """`done`, `current`, `waiting`, or `cut` where the job ended in it."""
     seconds: float = 0.0
 
 
@@ -79,6 +80,7 @@ async def _values(caller: Caller, store: JobStore, job_id: str) -> Mapping[str, 
         "name": fields["output"] or job.spec.shown_ckpt_dir,
         "owner": fields["owner"] if caller.sees is None and caller.token_id is not None else None,
         "has_ended": job.state in TERMINAL_STATES,
+        "has_nodes": job.state is not JobState.QUEUED or any(node.alive for node in await store.nodes()),
         "history": history,
         "stages": stage_lines(job, history),
         "metric": metric,
@@ -95,7 +97,7 @@ def stage_lines(job: JobRecord, history: History) -> Sequence[StageLine]:
     begun = [
         StageLine(
             words=STAGES.get(stage.name, stage.name),
-            state="done" if stage.began_at is None else "current",
+            state="cut" if stage.was_cut else "done" if stage.began_at is None else "current",
             seconds=stage.seconds,
         )
         for stage in history.stages.values()
@@ -146,4 +148,5 @@ def _told(candidate: CandidateResult, metric: str) -> Mapping[str, Any]:
 def _figure(candidates: Sequence[CandidateResult], metric: str, leader: str | None) -> Markup | None:
     if not candidates:
         return None
-    return candidates_figure([each.model_dump() for each in candidates], metric=metric, winner=leader)
+    rows = [{**each.model_dump(), "label": one_line(each.label)} for each in candidates]
+    return candidates_figure(rows, metric=metric, winner=leader, name="gains")

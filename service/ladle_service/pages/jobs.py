@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from fastapi import Query as InQuery
 
+from ladle_contracts import JobRecord
+from ladle_report.gains import better
 from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import StoreDependency
 from ladle_service.pages.listing import GROUPS, Listing, ListingQuery, Listings
@@ -45,8 +47,19 @@ async def _values(caller: Caller, store: JobStore, query: ListingQuery) -> Mappi
         "query": query,
         "listing": listing,
         "running": {record.id: record for record in running},
+        "best_so_far": {record.id: _best_so_far(record) for record in running},
         "groups": GROUPS,
         "columns": COLUMNS,
         "turned": _TURNED,
         "shows_owner": caller.sees is None and caller.token_id is not None,
     }
+
+
+def _best_so_far(job: JobRecord) -> str:
+    """`best so far twa: 1.20 points better`; empty before an average was judged."""
+    averages = [each for each in job.progress.candidates if each.method != "best" and each.gain is not None]
+    if not averages:
+        return ""
+    leader = max(averages, key=lambda each: each.gain or 0.0)
+    metric = job.spec.metric or next(iter(leader.select), "score")
+    return f"best so far {leader.method}: {better(metric, leader.gain or 0.0)}"

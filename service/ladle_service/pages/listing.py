@@ -29,7 +29,19 @@ KEPT_ROWS = 10_000
 PER_PAGE = 50
 FRESH_S = 1.0
 """Several people who look at the same jobs are shown the same picture for so long."""
-FIELDS = ("id", "owner", "state", "created_at", "started_at", "finished_at", "spec", "output", "reason", "result")
+FIELDS = (
+    "id",
+    "owner",
+    "state",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "spec",
+    "output",
+    "reason",
+    "message",
+    "result",
+)
 ACTIVE = ("queued", "scheduled", "running", "finalizing", "cancelling")
 
 _PLACES = {state: place for place, state in enumerate((*ACTIVE, "failed", "cancelled", "succeeded"))}
@@ -71,6 +83,8 @@ class Row:
     method: str
     labels: Mapping[str, str]
     reason: str
+    message: str
+    """The reason in words."""
     result: Mapping[str, Any] | None
     words: str
     """What a search looks at, in lower case."""
@@ -89,7 +103,7 @@ class Row:
     def outcome(self) -> str:
         """What came out, in a few words."""
         if self.result is None:
-            return self.reason
+            return self.message or self.reason
         if self.result["method"] == "best":
             return "no average was better"
         metric, gain = str(self.result["metric"]), float(self.result["gain"])
@@ -166,7 +180,8 @@ def _made(fields: Mapping[str, str | None]) -> Row:
     paths = [spec["ckpt_dir"]] if isinstance(spec["ckpt_dir"], str) else list(spec["ckpt_dir"])
     ckpt_dir = f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
     method = str((spec.get("method") or {}).get("name") or "auto")
-    job_id, owner, name, reason = (str(fields[key] or "") for key in ("id", "owner", "output", "reason"))
+    names = ("id", "owner", "output", "reason", "message")
+    job_id, owner, name, reason, message = (str(fields[key] or "") for key in names)
     told = [job_id, owner, name, reason, method, *paths, *(f"{key}={value}" for key, value in labels.items())]
     return Row(
         id=job_id,
@@ -180,6 +195,7 @@ def _made(fields: Mapping[str, str | None]) -> Row:
         method=method if result is None else str(result["method"]),
         labels=labels,
         reason=reason,
+        message=message,
         result=result,
         words="\n".join(map(str, told)).lower(),
     )

@@ -47,8 +47,9 @@ def write_value(value: Any, of_type: str) -> str:
 
 
 def describe(of_type: str) -> str:
-    """The type in words: `a whole number or text`."""
-    return " or ".join(dict.fromkeys(_describe(arm) for arm in split_type(of_type)))
+    """The type in words: `a whole number or text`. That it may be null goes without saying: most are by default."""
+    arms = [arm for arm in split_type(of_type) if arm != "null"] or ["null"]
+    return " or ".join(dict.fromkeys(map(_describe, arms)))
 
 
 def split_type(of_type: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The report of a result, as a page of its own.
 
-The file is from a worker's rank, so it is not trusted: it is opened below the folder of results without following links,
-and the browser keeps it in a sandbox, apart from the dashboard and without a network.
+The file is from a worker's rank, so it is not trusted: it is opened below the folder of results without following
+links, and the browser keeps it in a sandbox, apart from the dashboard and without a network.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 from fastapi import APIRouter, Request, Response
@@ -33,6 +34,10 @@ SANDBOX = (
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 """Styles may be inside the page, because a report of another version has others. Scripts are ours or do not run."""
+SCRIPTS = next(
+    part.strip() for part in ladle_report.content_security_policy().split(";") if part.strip().startswith("script-src")
+)
+"""What our own policy for reports says about scripts."""
 
 
 @router.get("/{job_id}/report")
@@ -50,13 +55,7 @@ async def show_report(
     if text is None:
         values = {"job": job, "name": name, "folder": result.folder, "is_far": is_far}
         return page(request, "report_missing.html", status=404, **values)
-    return HTMLResponse(text, headers={"Content-Security-Policy": SANDBOX + _scripts()})
-
-
-def _scripts() -> str:
-    """What our own policy for reports says about scripts."""
-    parts = [part.strip() for part in ladle_report.content_security_policy().split(";")]
-    return next(part for part in parts if part.startswith("script-src"))
+    return HTMLResponse(text, headers={"Content-Security-Policy": SANDBOX + SCRIPTS})
 
 
 def _read_report(results: Path, name: str) -> str | None:
@@ -82,5 +81,7 @@ def _read(results: Path, path: str) -> str | None:
     finally:
         os.close(top)
     with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
         content = file.read(MOST_BYTES + 1)
     return content.decode() if len(content) <= MOST_BYTES else None

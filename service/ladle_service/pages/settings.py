@@ -58,7 +58,7 @@ def _limits(settings: Settings) -> list[tuple[str, str, str]]:
 
     return [
         (
-            "Jobs of one owner in the queue",
+            "Queued jobs of one owner",
             f"{settings.max_queued_jobs_per_owner:,}",
             "LADLE_MAX_QUEUED_JOBS_PER_OWNER",
         ),
@@ -82,5 +82,5 @@ async def _own_tokens(tokens: Tokens | None, caller: Caller, store: JobStore) ->
     now = datetime.now(UTC)
     return [
         OwnToken(token=token, used_at=used_at, is_this=token.id == caller.token_id, has_expired=token.has_expired(now))
-        for token, used_at in zip(own, await store.uses([token.id for token in own]), strict=True)
+        for token, used_at in zip(own, await store.last_uses([token.id for token in own]), strict=True)
     ]

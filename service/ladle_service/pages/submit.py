@@ -57,6 +57,13 @@ class Draft:
     inspection_problem: ApiError | None = None
     page_of_folder: int = 1
 
+    @property
+    def summary(self) -> str:
+        """Why the job was not accepted, in a sentence."""
+        assert self.problem is not None
+        is_about_fields = self.problem.code is ErrorCode.INVALID_SPEC and self.errors
+        return "A rule is broken. It is told beside each field." if is_about_fields else self.problem.detail
+
     def refuse(self, error: ApiError) -> None:
         """Keeps what a request was refused with."""
         self.problem = error
@@ -126,7 +133,7 @@ def _spec_of(draft: Draft) -> JobSpec:
     draft.errors |= filled.errors
     spec = read_json(to_json(filled.body), JobSpec, "job spec")
     if filled.errors:
-        raise ApiError(ErrorCode.INVALID_SPEC, "The job spec breaks a rule. It is told beside each field.")
+        raise ApiError(ErrorCode.INVALID_SPEC, "The job spec breaks a rule.")
     return spec
 
 
@@ -166,8 +173,9 @@ async def _shown(
 
 def _result_name(filled: Filled) -> str | None:
     """What the result would be called; None while the form says too little."""
+    asked = {name: filled.body[name] for name in ("ckpt_dir", "method", "output") if name in filled.body}
     try:
-        return planned_output_name(JobSpec.model_validate_json(to_json({"val_set": "/", **filled.body})))
+        return planned_output_name(JobSpec.model_validate_json(to_json({**asked, "val_set": "/"})))
     except ValueError:
         return None
 

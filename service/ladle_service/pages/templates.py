@@ -14,7 +14,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from ladle_service.auth import Caller
 from ladle_service.pages import markup, words
 from ladle_service.pages.static import static_url
-from ladle_service.sessions import csrf_of, new_session, session_of, set_cookie
+from ladle_service.sessions import asked_for, csrf_of, is_from_elsewhere, new_session, session_of, set_cookie
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = (
@@ -22,6 +22,9 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: nothing from elsewhere, and no script or style inside the page."""
+
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+"""With `no-referrer`, browsers hide from us too which site a form is from: `Origin: null`."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,28 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
     Every template has: `csrf` for its forms, `caller` (None when nobody is logged in), `has_tokens`, `path`, `now`.
     """
-    session = session_of(request) or new_session(request)
+    session = session_of(request)
+    if session is None and is_from_elsewhere(request):
+        return _again(request)
+    session = session or new_session(request)
     caller: Caller | None = getattr(request.state, "caller", None)
     text = environment.get_template(template).render(
         csrf=csrf_of(session),
         caller=caller,
         has_tokens=request.app.state.tokens is not None,
-        path=request.url.path,
+        path=request.scope["path"],
         now=datetime.now(UTC),
         **values,
     )
-    response = HTMLResponse(text, status_code=status, headers={"Content-Security-Policy": POLICY})
+    response = HTMLResponse(text, status_code=status, headers=HEADERS)
     if getattr(request.state, "new_session", None) == session:
         set_cookie(request, response, session)
     return response
+
+
+def _again(request: Request) -> Response:
+    """After a link on another site: browsers keep the cookie back, and a new one would end the session that is there.
+    This page leads to the same address, now from here."""
+    asked = asked_for(request) if request.method == "GET" else "/"
+    text = environment.get_template("again.html").render(asked=asked)
+    return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse
 
 from ladle_contracts import TERMINAL_STATES, ErrorCode
 from ladle_contracts.api import EventPage, LogTail
-from ladle_service.auth import CallerDependency, Tokens
+from ladle_service.auth import CallerDependency, Tokens, while_logged_in
 from ladle_service.dependencies import EventsQuery, JobId, LastEventId, LogsQuery, StoreDependency
 from ladle_service.limits import WantsStream
 from ladle_service.problems import openapi_responses
@@ -62,6 +62,8 @@ async def get_events(
     events_now = store.follow(job_id, after)
     if tokens is not None:
         events_now = tokens.while_valid(caller, events_now)
+        if caller.session is not None:
+            events_now = while_logged_in(caller.session, store, events_now)
     return EventSourceResponse(sse_bytes(events_now), headers={"X-Accel-Buffering": "no"})
 
 

@@ -52,6 +52,7 @@ def test_a_run_of_the_trainer_is_averaged(tmp_path: Path) -> None:
     assert (tmp_path / "ladle-results/reviews-averaged/tokenizer.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of transformers
 def test_a_sweep_of_adapters_is_averaged(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -61,7 +62,9 @@ def test_a_sweep_of_adapters_is_averaged(tmp_path: Path) -> None:
         torch.manual_seed(number)
         adapter = get_peft_model(
             GPT2LMHeadModel.from_pretrained(tmp_path / "base"),
-            LoraConfig(r=rank, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False),
+            LoraConfig(
+                r=rank, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True, init_lora_weights=False
+            ),
         )
         adapter.save_pretrained(tmp_path / f"sweep/run-{number}")
     np.save(tmp_path / "val.npy", np.random.default_rng(0).integers(0, 64, 3000).astype(np.uint16))

@@ -16,6 +16,7 @@ def _on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No service of the person who runs the tests is found."""
     monkeypatch.delenv("LADLE_URL", raising=False)
     monkeypatch.delenv("LADLE_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(_stack_file.platformdirs, "user_state_path", lambda name: tmp_path / "state" / name)
 
 

@@ -47,7 +47,17 @@ from ladle_contracts import (
     Vetting,
     Warned,
 )
-from ladle_contracts.api import Health, LogTail, MethodList, NodeChange, NodeList, TaskList, Version
+from ladle_contracts.api import (
+    EventPage,
+    Health,
+    LogTail,
+    MethodList,
+    NodeChange,
+    NodeList,
+    TaskList,
+    Version,
+    WebhookSecret,
+)
 from ladle_contracts.inspection import (
     AutoPlan,
     InspectedCheckpoint,
@@ -135,12 +145,13 @@ class HostileService:
             "nodes": lambda: ok(NodeList(nodes=(NODE,))),
             "methods": lambda: ok(MethodList(methods=(METHOD,))),
             "tasks": lambda: ok(TaskList(tasks=(TASK,))),
+            "webhook-secret": lambda: ok(WebhookSecret(secret=HOSTILE)),
             "version": lambda: ok(Version(version=HOSTILE)),
             "inspect": lambda: ok(INSPECTION),
             "healthz": lambda: ok(Health(status="alive")),
             "logs": lambda: ok(LogTail(lines=(HOSTILE, "\ttab\tand " + HOSTILE))),
             "result": lambda: ok(HOSTILE_RESULT),
-            "events": lambda: stream(*map(message, self.events())),
+            "events": lambda: self._events(request),
             "cordon": lambda: ok(NodeChange(node=NODE, changed=True)),
             "drain": lambda: ok(NodeChange(node=NODE, changed=False)),
             "uncordon": lambda: problem(ErrorCode.NOT_FOUND, HOSTILE),
@@ -149,6 +160,11 @@ class HostileService:
         if request.method == "POST" and request.url.path == "/v1/jobs":
             return ok(self.record, 202)
         return answers.get(request.url.path.rpartition("/")[2], lambda: ok(self.record))()
+
+    def _events(self, request: httpx2.Request) -> httpx2.Response:
+        if "event-stream" in request.headers["accept"]:
+            return stream(*map(message, self.events()))
+        return ok(EventPage(events=tuple(self.events())))
 
     def events(self) -> list[Event]:
         last = StateChanged(state=self.record.state, message=HOSTILE)
@@ -210,7 +226,7 @@ SHOWING = {
     "convert": [["convert", FOLDER, "there"]],
     "up": [["up", "--root", FOLDER], ["up"]],
     "submit": [["submit", FOLDER, "v"], ["submit", FOLDER, "v", "--watch"], ["submit", "c", "v", "--label", FOLDER]],
-    "watch": [["watch", "j1"], ["watch", HOSTILE]],
+    "watch": [["watch", "j1"], ["watch", HOSTILE], ["watch", "j1", "j2"]],
     "watch-folder": [
         ["watch-folder", FOLDER, "v", *SHORTLY],
         ["watch-folder", "there", "v", "--results", "curve", *SHORTLY],
@@ -220,13 +236,17 @@ SHOWING = {
     "cancel": [["cancel", HOSTILE]],
     "logs": [["logs", "j1"]],
     "result": [["result", "j1"]],
+    "report": [["report", FOLDER], ["report", HOSTILE]],
+    "compare": [["compare", FOLDER, "there"]],
+    "webhook-secret": [["webhook-secret"]],
+    "push": [["push", FOLDER, "hf://ann/model"]],
     "methods": [["methods"]],
     "tasks": [["tasks"]],
     "nodes": [["nodes"]],
     "node cordon": [["node", "cordon", HOSTILE]],
     "node drain": [["node", "drain", "n1", "--now", "--reason", FOLDER]],
     "node uncordon": [["node", "uncordon", HOSTILE]],
-    "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER]],
+    "doctor": [["doctor", "--root", FOLDER, "--results", FOLDER], ["doctor", "--url", "http://ladle.test"]],
     "version": [["version"]],
     "task new": [["task", "new", FOLDER]],
     "token create": [["token", "create", FOLDER], ["token", "create", "ann", "--tokens-file", f"{FOLDER}/x"]],
@@ -260,7 +280,9 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-WITHOUT_JSON = {"up", "logs", "cancel", "version", "task new", "token revoke", "convert"}
+WITHOUT_JSON = {
+    *("up", "logs", "report", "compare", "cancel", "version", "task new", "token revoke", "convert", "webhook-secret"),
+}
 JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from ladle import Client, LadleError, NotFound
+from ladle.cli.app import EPILOG
 from ladle.cli.console import SafeConsole
-from ladle.cli.exits import CANCELLED, FAILED, OK, worst
+from ladle.cli.exits import CANCELLED, EXIT_CODES, FAILED, OK, USAGE, worst
 from ladle.cli.watch_several import Several, SeveralView, follow_several, named, unfinished
 from ladle_contracts import (
     TERMINAL_STATES,
@@ -230,3 +233,12 @@ def test_the_exit_code_is_that_of_the_worst_job() -> None:
     assert worst([record(JobState.SUCCEEDED)]) == OK
     assert worst([record(JobState.SUCCEEDED), record(JobState.CANCELLED)]) == CANCELLED
     assert worst([record(state) for state in TERMINAL_STATES]) == FAILED
+
+
+def test_the_documents_and_the_help_have_the_same_table_of_exit_codes() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "command.md").read_text()
+    told = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)}
+    assert told == EXIT_CODES
+    assert set(EXIT_CODES) == {OK, FAILED, USAGE, CANCELLED}
+    for meaning in EXIT_CODES.values():
+        assert meaning in EPILOG

@@ -18,6 +18,7 @@ from ladle_engine.evaluation import cache
 from ladle_engine.pipeline.diagnosis.diagnose import chosen
 from ladle_engine.pipeline.diagnosis.verdict import Found, verdict
 from ladle_engine.resume_state import ResumeState
+from ladle_engine.tasks.base import Metric
 from tests.unit.engine.points import PointTask, write_points
 from tests.unit.engine.toy import Interrupted, ToyTask, norm_net, plain_net, write_checkpoints
 
@@ -190,6 +191,28 @@ def test_a_loss_that_is_not_finite_between_checkpoints_is_a_barrier_without_a_he
     assert "the loss is not finite" in diagnosis["verdict"]
     assert any(loss is None for row in diagnosis["plane"]["loss"] for loss in row)
     assert report["merge_curve"]["points"][2]["average"] is None
+
+
+def test_a_value_that_leaves_its_range_far_out_does_not_end_the_job(tmp_path: Path) -> None:
+    folder = write_points(tmp_path / "points", WELLS_POINTS)
+
+    class Bounded(PointTask):
+        metrics = (Metric(name="loss", higher_is_better=False, high=1.7),)
+
+    plane = report_of(folder, tmp_path / "out", Bounded(wells), method="uniform")["diagnosis"]["plane"]
+    losses = [loss for row in plane["loss"] for loss in row]
+    assert None in losses
+    assert any(loss is not None for loss in losses)
+
+
+def test_weights_that_do_not_sum_to_1_are_not_a_point_among_the_checkpoints(tmp_path: Path) -> None:
+    folder = write_points(tmp_path / "points", WELLS_POINTS)
+    options = {"coefficients": [0.0, 0.0, 0.3, 0.2, 0.49], "any_sum": True}
+    report = report_of(folder, tmp_path / "out", PointTask(wells), method="given", method_options=options)
+    plane = report["diagnosis"]["plane"]
+    assert report["winner"] == "given"
+    assert "winner" not in plane["points"]
+    assert plane["third"] in plane["checkpoints"]
 
 
 def test_two_checkpoints_make_a_line_and_no_plane(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from ladle_contracts import (
     StateChanged,
     TaskInfo,
 )
+from ladle_contracts._model import Contract
 from ladle_service.app import create_app
 from ladle_service.cursors import Cursor
 from ladle_service.settings import Settings
@@ -83,6 +84,10 @@ class FakeStore:
         self._fail()
         self.uses.append((token_id, seconds))
 
+    async def last_uses(self, token_ids: Sequence[str]) -> list[datetime | None]:
+        used = dict(self.uses)
+        return [datetime.fromtimestamp(used[each], tz=UTC) if each in used else None for each in token_ids]
+
     async def begin_session(self, key: str, token_id: str) -> None:
         self._fail()
         self.sessions[key] = token_id
@@ -93,6 +98,12 @@ class FakeStore:
 
     async def end_session(self, key: str) -> None:
         self.sessions.pop(key, None)
+
+    async def offer_login(self, key: str, token_id: str) -> None:
+        self.sessions[f"login:{key}"] = token_id
+
+    async def take_login(self, key: str) -> str | None:
+        return self.sessions.pop(f"login:{key}", None)
 
     async def replay(self, owner: str, key: str, digest: str) -> JobRecord | None:
         self._fail()
@@ -141,6 +152,23 @@ class FakeStore:
         more = len(shown) > start + limit
         next_cursor = str(Cursor(str(start + limit), "fake")) if more else None
         return JobPage(jobs=tuple(shown[start : start + limit]), next_cursor=next_cursor)
+
+    async def newest(self, owner: str | None, most: int) -> tuple[list[str], int]:
+        self._fail()
+        ids = [job_id for job_id in reversed(self.jobs) if owner in (None, self.owners[job_id])]
+        return ids[:most], len(ids)
+
+    async def fields_of(self, job_ids: list[str], names: tuple[str, ...]) -> list[dict[str, str | None]]:
+        return [{name: self._field(self.jobs[job_id], name) for name in names} for job_id in job_ids]
+
+    def _field(self, job: JobRecord, name: str) -> str | None:
+        value = {"owner": self.owners[job.id], "output": job.spec.output.name or job.id}.get(name) or getattr(job, name)
+        if isinstance(value, datetime):
+            return str(round(value.timestamp() * 1000))
+        return value.model_dump_json() if isinstance(value, Contract) else value and str(value)
+
+    async def records(self, job_ids: list[str]) -> list[JobRecord]:
+        return [self.jobs[job_id] for job_id in job_ids]
 
     async def cancel(self, job_id: str) -> JobRecord:
         self.move(job_id, JobState.CANCELLING if self.jobs[job_id].state is JobState.RUNNING else JobState.CANCELLED)

@@ -189,3 +189,20 @@ def test_over_a_socket_there_is_no_address(service: Service, log: Log, run_async
 
     run_async(use())
     assert log.entries()[0]["client"] is None
+
+
+def test_who_logs_into_the_dashboard_is_recorded_without_the_token(
+    service: Service, log: Log, run_async: RunAsync
+) -> None:
+    async def use() -> None:
+        async with service.client() as client:
+            for token in ("wrong", "ann-token"):
+                form = (await client.get("/login")).text
+                csrf = form.partition('name="csrf" value="')[2][:64]
+                await client.post("/login", data={"csrf": csrf, "token": token, "next": "/"})
+
+    run_async(use())
+    found = [(entry["action"], entry["token"], entry["status"]) for entry in log.entries()]
+    assert found == [("log in", None, 401), ("log in", "ann", 303)]
+    assert "wrong" not in log.text()
+    assert "ann-token" not in log.text()

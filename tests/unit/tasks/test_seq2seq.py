@@ -139,7 +139,7 @@ def test_the_averaged_model_translates_in_its_tool_as_the_report_says(
     outcome = average(
         marian, val_set, output=tmp_path / "out", task=Seq2Seq, metric="bleu",
         task_options={**SHORT, "num_beams": 2}, method="auto",
-        method_options={"methods": ["uniform", "greedy-soup"]},
+        method_options={"methods": ["uniform", "greedy-soup"]}, diagnose=True,
     )  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     winner = next(row["select"] for row in report["candidates"] if row["method"] == report["winner"])
@@ -156,6 +156,10 @@ def test_the_averaged_model_translates_in_its_tool_as_the_report_says(
     assert winner["bleu"] > 5, "a metric that means something here"
     assert len({round(row["bleu"], 3) for row in scores.values()}) > 1
     assert outcome.gain_low <= outcome.gain <= outcome.gain_high
+    curve = report["merge_curve"]
+    assert curve["metric"] == "bleu"
+    assert curve["points"][-1]["average"] == pytest.approx(scores["uniform"]["bleu"], abs=1e-9)
+    assert all(point["average"] is not None and point["average_examples"] == 30 for point in curve["points"])
     assert winner["perplexity"] == pytest.approx(torch.tensor(winner["loss"]).exp().item(), rel=1e-6)
 
 

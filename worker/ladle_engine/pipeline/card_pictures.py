@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ def write_pictures(folder: Path, report: Mapping[str, Any], on_event: ProgressCa
     """The figures that were drawn into files; none without the library that draws."""
     if not can_draw():
         return []
-    figures = card_figures(report)
+    # As it is read from its file.
+    figures = card_figures(json.loads(json.dumps(report)))
     try:
         pictures = [png(figure.picture) for figure in figures]
     except (ImportError, ValueError) as error:

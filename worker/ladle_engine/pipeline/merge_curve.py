@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,16 +20,19 @@ def first_ones(context: MethodContext, count: int) -> Coefficients:
     return context.coefficients(alpha_K)
 
 
-def merge_curve_json(context: MethodContext) -> dict[str, Any]:
-    """What is known of it: nothing is evaluated here."""
+def merge_curve_json(context: MethodContext, compared: Collection[str]) -> dict[str, Any]:
+    """What is known of it: nothing is evaluated here. `compared` are the checkpoints of a diagnosis."""
+    names = context.checkpoints.names
+    # Others' averages are known to nobody, and asking for hundreds of them takes a second.
+    averaged = {names[0], names[-1], *compared}
     return {
         "metric": context.metric.name,
         "points": [
             {
                 "checkpoint": checkpoint.name,
                 "step": checkpoint.step,
-                **_known(context, context.one_checkpoint(index), "alone", "alone_examples"),
-                **_known(context, first_ones(context, index + 1), "average", "average_examples"),
+                **_known(context, context.one_checkpoint(index), "alone"),
+                **_known(context, first_ones(context, index + 1) if checkpoint.name in averaged else None, "average"),
                 "averaged": index + 1,
             }
             for index, checkpoint in enumerate(context.checkpoints.checkpoints)
@@ -36,10 +40,12 @@ def merge_curve_json(context: MethodContext) -> dict[str, Any]:
     }
 
 
-def _known(context: MethodContext, coefficients: Coefficients, score: str, examples: str) -> dict[str, Any]:
-    known = context.evaluations.best_known(coefficients, "select", context.metric)
+def _known(context: MethodContext, coefficients: Coefficients | None, score: str) -> dict[str, Any]:
+    known = None
+    if coefficients is not None:
+        known = context.evaluations.best_known(coefficients, "select", context.metric)
     value = None if known is None else _finite_score(known, context)
-    return {score: value, examples: 0 if known is None else len(known)}
+    return {score: value, f"{score}_examples": 0 if known is None else len(known)}
 
 
 def _finite_score(known: Evaluation, context: MethodContext) -> float | None:

@@ -229,7 +229,9 @@ def report_json(
             "dropped": sorted(context.checkpoints.dropped),
             "in_result": context.tensors_taken(winner.choice.coefficients),
         },
-        "merge_curve": merge_curve_json(context),
+        "merge_curve": merge_curve_json(
+            context, [each["checkpoint"] for each in (run.diagnosis or {}).get("segments", ())]
+        ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),

@@ -5,10 +5,14 @@ const AGAIN_MS = 5000;
 
 async function renew() {
   const shown = document.getElementById("nodes");
-  if (!document.hidden && !shown.contains(document.activeElement)) {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } }).catch(() => null);
-    const made = answer?.ok && !answer.redirected && new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("nodes");
-    if (made && !shown.contains(document.activeElement)) shown.replaceWith(made);
+  const isTyping = shown.contains(document.activeElement) || [...shown.querySelectorAll("[name=reason]")].some((box) => box.value);
+  if (!document.hidden && !isTyping) {
+    try {
+      await ladle.refresh("/nodes");
+      ladle.connection(null);
+    } catch {
+      ladle.connection("The service does not answer. What is shown may be old.");
+    }
   }
   setTimeout(renew, AGAIN_MS);
 }

@@ -16,10 +16,7 @@ async function send(path, pressed, signal) {
   const fields = new URLSearchParams(new FormData(form()));
   if (pressed) fields.set("do", pressed);
   const answer = await fetch(path, { method: "POST", body: fields, signal, headers: { Accept: "application/json" } });
-  if (!(answer.headers.get("content-type") || "").startsWith("text/html")) {
-    const problem = await answer.json().catch(() => ({}));
-    throw new Error(problem.detail ? `${problem.detail} [${problem.code}]` : `The service answered ${answer.status}.`);
-  }
+  if (!(answer.headers.get("content-type") || "").startsWith("text/html")) throw await ladle.problem(answer);
   return { url: answer.redirected ? answer.url : null, page: new DOMParser().parseFromString(await answer.text(), "text/html") };
 }
 
@@ -77,7 +74,9 @@ async function submitJob() {
   try {
     const { url, page } = await send("/submit");
     if (url) return location.assign(url);
+    const inspection = document.getElementById("inspection");
     document.querySelector("main").replaceWith(page.querySelector("main"));
+    document.getElementById("inspection").replaceWith(inspection);
     showCopyButtons();
     document.querySelector("#mistakes")?.focus();
   } catch (error) {

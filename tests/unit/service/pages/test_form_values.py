@@ -37,6 +37,8 @@ SPECS: list[dict[str, Any]] = [
         "method": {"name": "gone", "options": {"steps": 3, "word": "text", "number": "12", "list": [1, {"a": 2}]}},
     },
     {**PATHS, "task": {"name": "image-classification", "options": {"columns": {"image": "img"}, "split": "12"}}},
+    {**PATHS, "tracking": {"trackers": ["mlflow", "wandb"], "project": "p"}, "webhooks": ["https://a.example/x?y=z"]},
+    {**PATHS, "diagnose": True},
     {**PATHS, "labels": {"a\nb": "c\nd"}, "checkpoints": {"exclude": ["two\nlines"]}},
 ]
 
@@ -70,7 +72,7 @@ def test_a_text_of_the_wrong_kind_stays_for_the_rule_that_it_breaks() -> None:
         ("labels", "a=1\na=2", "twice"),
         ("checkpoints.steps", "1, two", "numbers with commas"),
         ("checkpoints.take_from", "just-a-name", "CHECKPOINT=GLOB"),
-        ("method.options.steps", "many", "a whole number or `null`"),
+        ("method.options.steps", "many", "must be a whole number"),
         ("method.options.shared", "perhaps", "`true` or `false`"),
     ],
 )

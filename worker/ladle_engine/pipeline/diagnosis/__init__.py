@@ -1,1 +1,1 @@
-"""Why averaging helps or does not: lines between checkpoints, basins and the loss plane; see docs/diagnose.md."""
+"""Why averaging helps or does not: lines between checkpoints, basins, the loss plane; see docs/methods/diagnose.md."""

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.directions.checkpoint_directions import STREAMED
-from ladle_engine.errors import CheckpointError, MethodError
+from ladle_engine.errors import CheckpointError, MethodError, TaskError
 from ladle_engine.evaluation.bootstrap import resampled
 from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.progress import Pace
 from ladle_engine.tasks.base import Metric
 
-NOT_FINITE = ("non-finite-loss", "non-finite-weights")
-"""Codes of errors that say something of one point alone."""
+OF_A_POINT = ("non-finite-loss", "non-finite-weights", "model-mismatch")
+"""Codes of errors that say something of one point alone: far from all checkpoints a loss may overflow, or a value leave
+its range. All ranks meet them together."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Measure:
     def _evaluated(self, mixture: Coefficients, split: str, end: int, metric: Metric) -> Evaluation | None:
         try:
             found = self.context.evaluations.in_passing(mixture, split, end, metric, exactly=self._from_files)
-        except (CheckpointError, MethodError) as error:
-            if error.code not in NOT_FINITE:
+        except (CheckpointError, MethodError, TaskError) as error:
+            if error.code not in OF_A_POINT:
                 raise
             return None
         finally:

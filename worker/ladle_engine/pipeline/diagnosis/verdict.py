@@ -36,7 +36,7 @@ def verdict(found: Found) -> str:
     number, total = len(found.compared), len(found.names)
     some = "" if number == total else f"{number} of {total} checkpoints were compared. "
     if len(found.basins) == 1:
-        they_all = "They all" if some else f"All {total} checkpoints"
+        they_all = "They all" if some else "Both checkpoints" if total == 2 else f"All {total} checkpoints"
         return (
             f"{some}{they_all} lie in one basin: on the way from one to another the loss is nowhere above the average "
             f"of both ends by more than noise."
