@@ -36,10 +36,15 @@ def descend(objective: Objective) -> Ending:
         pace.step(step + 1, measured.loss)
         if objective.trainer.state.is_due():
             objective.save(optimiser, prior=objective.prior.state(), mean=mean_MG)
-    if first_averaged < settings.steps:
+    averages = first_averaged < settings.steps
+    if averages:
         with torch.no_grad():
             objective.theta_MG.copy_(mean_MG)
-    return Ending(how="steps", best_at=lowest_smoothed(objective.losses))
+    return Ending(
+        how="steps",
+        best_at=lowest_smoothed(objective.losses),
+        averaged_from=first_averaged if averages else None,
+    )
 
 
 def first_order(theta_MG: Tensor, settings: TrainSettings) -> torch.optim.Optimizer:

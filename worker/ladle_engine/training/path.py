@@ -50,6 +50,8 @@ class Ending:
     """`steps`: all were taken; `converged`: nothing improved any more; `passes`: they were used up."""
     best_at: int
     """The step (or pass), counted from 0, with the lowest objective; of batches see `lowest_smoothed`."""
+    averaged_from: int | None = None
+    """The result is the mean of the coefficients from this step on. None: it is the last ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Course:
             "ended": self.ending.how,
             "ended_at": len(self.losses),
             "best_at": self.ending.best_at,
+            "averaged_from": self.ending.averaged_from,
         }
 
 
