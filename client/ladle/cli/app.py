@@ -29,6 +29,7 @@ from ladle.cli.job_flags import (
 from ladle.cli.push import push
 from ladle.cli.showing import end_with, refuse_missing, service_client, show
 from ladle.cli.values import positive_number, whole_number
+from ladle.cli.webhooks import webhook_secret
 from ladle.cli.wording import in_flags
 from ladle_contracts import Output
 from ladle_contracts.far_urls import as_url
@@ -60,6 +61,7 @@ app.add_typer(task_commands.app, name="task", rich_help_panel=panels.HERE)
 app.add_typer(node_commands.app, name="node", rich_help_panel=panels.MACHINES)
 app.add_typer(token_commands.app, name="token", rich_help_panel=panels.MACHINES)
 app.command(rich_help_panel=panels.RESULTS)(push)
+app.command("webhook-secret", rich_help_panel=panels.MACHINES)(webhook_secret)
 
 
 def main() -> None:
