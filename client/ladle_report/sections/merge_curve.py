@@ -9,7 +9,7 @@ from ladle_report.drawing.lines import Axes, Level, Line, line_chart
 from ladle_report.gains import better
 from ladle_report.limits import rounded, spread
 from ladle_report.model import Figure, Section, Table
-from ladle_report.numbers import NOTHING, tick_of, value_of
+from ladle_report.numbers import NOTHING, capital, tick_of, value_of
 from ladle_report.reading import Report
 
 Points = Sequence[Mapping[str, Any]]
@@ -82,7 +82,7 @@ def _figure(report: Report, points: Points) -> Figure:
     direction = "higher" if report.higher_is_better else "lower"
     return Figure(
         name="merge-curve",
-        title=f"{metric} along the run",
+        title=capital(f"{metric} along the run"),
         reading=(
             "Grey is every checkpoint alone; orange is the plain average of it and all before it. Where orange is on "
             f"the better side of grey ({direction} is better), averaging pays. The dashed line is the result."
@@ -90,7 +90,7 @@ def _figure(report: Report, points: Points) -> Figure:
         ),
         picture=line_chart(
             "merge-curve",
-            (f"{metric} along the run", _described(report, points)),
+            (capital(f"{metric} along the run"), _described(report, points)),
             Axes(
                 x=report.axis,
                 y=f"{metric} on held-out examples ({direction} is better)",
@@ -144,7 +144,7 @@ def _table(report: Report, points: Points, total: int) -> Table:
     chosen = spread(len(points), report.limits.rows)
     left_out = total - len(chosen)
     return Table(
-        caption=f"{report.metric} of each checkpoint, and of the average of it and those before it",
+        caption=f"{capital(report.metric)} of each checkpoint, and of the average of it and those before it",
         heads=["checkpoint", "step", "alone", "examples", "average so far", "of", "examples"],
         rows=[
             [

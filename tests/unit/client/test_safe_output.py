@@ -225,6 +225,9 @@ SHOWING = {
     "cancel": [["cancel", HOSTILE]],
     "logs": [["logs", "j1"]],
     "result": [["result", "j1"]],
+    "report": [["report", FOLDER], ["report", HOSTILE]],
+    "compare": [["compare", FOLDER, "there"]],
+    "push": [["push", FOLDER, "hf://ann/model"]],
     "methods": [["methods"]],
     "tasks": [["tasks"]],
     "nodes": [["nodes"]],
@@ -265,7 +268,7 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-WITHOUT_JSON = {"up", "logs", "cancel", "version", "task new", "token revoke", "convert"}
+WITHOUT_JSON = {"up", "logs", "report", "compare", "cancel", "version", "task new", "token revoke", "convert"}
 JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 

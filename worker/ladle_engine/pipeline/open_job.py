@@ -27,6 +27,7 @@ from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.progress import StageStarted, Warned, ignore, warnings_to
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
 from ladle_engine.storage.atomic_folder import refuse_existing
+from ladle_engine.storage.far.presence import is_far
 from ladle_engine.tasks import choose_task, identity_of
 from ladle_engine.tasks.function import FunctionTask
 
@@ -58,7 +59,11 @@ def opened(request: Request) -> Iterator[Job]:
         )
         seen = checkpoints if base is None else base.described
         readers = open_files.enter_context(open_all(checkpoints))
+        if is_far():
+            # The mirror tells the caller itself.
+            on_event.clock.enter("fetch")
         fetch_weights(readers)
+        on_event.clock.enter("discover")
         # Config and data before they are used: what the task reads of them must be what is known.
         inputs = inputs_of(checkpoints, readers)
         if base is not None and base.stored is not None:

@@ -59,6 +59,7 @@ def test_average_goes_from_s3_to_s3_and_equals_the_one_of_local_files(s3: S3, ru
     report = json.loads(s3.get("results/seven/report.json"))
     assert report["settings"]["ckpt_dir"] == "s3://bucket/run/ckpts"
     assert "s3://bucket/run/ckpts/epoch-1.safetensors" in report["inputs"]["far"]
+    assert [row["stage"] for row in report["stages"]][:3] == ["discover", "fetch", "check"]
     assert (
         report["checkpoints"][0]["files"]
         == json.loads((tmp_path / "near/report.json").read_text())["checkpoints"][0]["files"]

@@ -27,6 +27,7 @@ from ladle_engine.far_urls import FarUrl
 from ladle_engine.progress import pulse
 from ladle_engine.storage.far.presence import Range
 from ladle_engine.storage.far.stores import FarFile
+from ladle_engine.storage.input_file import COUNTS
 
 BLOCK_BYTES = 1 << 20
 DEFAULT_BYTES = 200_000_000_000
@@ -145,6 +146,7 @@ class Cache:
             _write_all(descriptor, content, first * BLOCK_BYTES)
         finally:
             os.close(descriptor)
+        COUNTS.wrote(len(content))
         rows = [(file.number, first + index, hashlib.sha256(part).digest()) for index, part in enumerate(parts)]
         with self._transaction():
             try:
