@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-docs test-tasks test-formats cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test screenshots clean
+.PHONY: help setup demo docs test test-docs test-tasks test-formats test-trackers cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test screenshots clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update
 test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
 	@$(CHROMIUM)
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
-	  --ignore tests/docs/long --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
+	  --ignore tests/docs/long --ignore tests/trackers --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
 
 test-docs: $(STAMP) ## Follow the how-to pages with real tools and jobs, and run the notebook. Some minutes.
 	$(BIN)/python -m pytest --durations 20 tests/docs/long
@@ -61,6 +61,15 @@ INSTALL_TOOLS = rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version
 
 test-formats: $(STAMP) $(TOOLS) ## Folders as real tools leave them, and results that those tools load. A quarter of an hour.
 	$(BIN)/python -m pytest --durations 20 tests/formats
+
+# A folder for each tracker's library, with all that it needs, because their needs contradict each other's.
+TRACKERS := $(patsubst tests/trackers/libraries/%.txt,.cache/trackers/%/.installed,$(wildcard tests/trackers/libraries/*.txt))
+.cache/trackers/%/.installed: tests/trackers/libraries/%.txt $(STAMP)
+	rm -rf $(@D) && $(BIN)/pip install --quiet --disable-pip-version-check --target $(@D) -r $<
+	touch $@
+
+test-trackers: $(STAMP) $(TRACKERS) ## What jobs tell TensorBoard, MLflow, W&B and Trackio, with the real libraries. Five minutes.
+	$(BIN)/python -m pytest --durations 20 tests/trackers
 
 cluster-test: $(STAMP) ## Jobs over several hosts: network namespaces on this machine. Needs root and iproute2. Ten minutes; LONG=1: longer.
 	LADLE_LONG_TESTS=$(LONG) $(BIN)/python -m pytest --durations 20 -rs tests/cluster

@@ -25,10 +25,9 @@ from ladle.cli.console import SafeConsole, in_lines
 from ladle.cli.job_picture import JobPicture
 from ladle.cli.job_view import JobView
 from ladle.cli.plots import plots
-from ladle.cli.render import result_summary
 from ladle.cli.stack import LocalStack, StackOptions, running_stack
 from ladle_contracts import JobResult, JobState, StepDone
-from ladle_report.reading import read
+from ladle_report import answer
 from tests.browser.pages import CHROMIUM, FLAGS
 
 IMAGES = Path(__file__).parent / "images"
@@ -92,10 +91,9 @@ def draw_terminal(views: list[JobPicture], result: JobResult) -> None:
     last = [view for view in views if view.current is not None and view.current.method == views[-1].current.method]  # type: ignore[union-attr]
     at_work = last[len(last) // 2]
     assert at_work.state == JobState.RUNNING
-    report = read(read_report(Path(result.folder))[0])
-    relative = JobResult.model_validate_json(result.model_dump_json().replace(f"{PLACE}/", ""))
+    report = read_report(Path(result.folder))[0]
     draw("terminal", "ladle run digits/checkpoints digits/val.npz", JobView(at_work))
-    summary = Group(plots(report), "", result_summary(relative))
+    summary = Group(answer(report), "", plots(report))
     draw("terminal-plot", "ladle report ladle-results/digits --plot", summary)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
-    """On a port of this machine's loopback address."""
+def receiver(tls: tuple[Path, Path] | None = None) -> Iterator[Receiver]:
+    """On a port of this machine's loopback address. `tls` is a certificate and its key."""
     made = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,11 +52,23 @@ def receiver() -> Iterator[Receiver]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except OSError:
+                # The client has gone.
+                self.close_connection = True
+
         def log_message(self, *_: object) -> None:
             """Not into the output of the tests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        # The thread of each connection shakes hands: a client that refuses the certificate must not end the server.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     made.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

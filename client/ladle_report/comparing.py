@@ -12,7 +12,7 @@ from ladle_report.drawing.heatmap import Cells, diverging, heatmap
 from ladle_report.gains import better
 from ladle_report.limits import blocks, ends, means, rounded, shorten, spread
 from ladle_report.model import Figure, Part, Remark, Section, Table
-from ladle_report.numbers import NOTHING, places_of, seconds, tick_of, value_of
+from ladle_report.numbers import NOTHING, capital, places_of, seconds, tick_of, value_of
 from ladle_report.reading import Report, read
 from ladle_report.sections.coefficients import matrix_json, of_checkpoints
 from ladle_report.verdict import interval
@@ -102,10 +102,10 @@ def _answer(both: Both) -> str:
         f"{metric} {value_of(metric, values[0])} in {both.names[0]}, {value_of(metric, values[1])} in {both.names[1]}"
     )
     if values[0] is None or values[1] is None:
-        return told[:1].upper() + told[1:]
+        return capital(told)
     gain = (values[1] - values[0]) * (1 if both.reports[1].higher_is_better else -1)
     which = f"{both.names[1]} is {better(metric, gain)}" if gain else "both are equal"
-    return f"{told[:1].upper()}{told[1:]}: {which}"
+    return f"{capital(told)}: {which}"
 
 
 def _results(both: Both) -> Section:
@@ -121,7 +121,10 @@ def _results(both: Both) -> Section:
         ["time", *both.of(_took)],
     ]
     alike = ALIKE if both.are_judged_alike else NOT_ALIKE
-    parts: list[Part] = [Remark(text=alike), Table(caption="The results", heads=["", *both.names], rows=rows)]
+    parts: list[Part] = [
+        Remark(text=alike),
+        Table(caption="The results", heads=["", *both.names], rows=rows, is_open=True),
+    ]
     return Section(name="results", title="The results", parts=parts)
 
 
@@ -151,7 +154,7 @@ def _candidates(both: Both) -> Section:
         Pair(label=method, first=_of(rows[0], method, both), second=_of(rows[1], method, both)) for method in methods
     ]
     known = [pair for pair in pairs if pair.first is not None or pair.second is not None]
-    title = f"{both.metric} of each candidate"
+    title = capital(f"{both.metric} of each candidate")
     direction = "right" if both.reports[0].higher_is_better else "left"
     figure = Figure(
         name="candidates",
@@ -240,7 +243,7 @@ def _differences(both: Both) -> Section:
         most = both.reports[0].limits.rows
         note = f"{len(rows) - most:,} more differ." if len(rows) > most else ""
         if rows:
-            parts.append(Table(caption=caption, heads=["", *both.names], rows=rows[:most], note=note))
+            parts.append(Table(caption=caption, heads=["", *both.names], rows=rows[:most], note=note, is_open=True))
         else:
             parts.append(f"{caption}: none.")
     return Section(name="differences", title="What was different", parts=parts)

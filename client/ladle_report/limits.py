@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
 
 MOST_BYTES = 400_000
 """Of a page: what a mail or a chat takes, and a browser opens at once."""
@@ -43,11 +42,19 @@ def blocks(count: int, most: int) -> list[range]:
 
 def means(values: Sequence[float], ranges: Sequence[range]) -> list[float]:
     """One mean per range."""
-    return [fmean(values[index] for index in each) for each in ranges]
+    return [sum(values[each.start : each.stop]) / len(each) for each in ranges]
 
 
 BETWEEN = " … "
 """Stands between the first and the last of some that are shown as one."""
+
+
+def mean_blocks(
+    matrix: Sequence[Sequence[float]], rows: Sequence[range], columns: Sequence[range]
+) -> list[list[float]]:
+    """The same of a matrix: one mean per range of rows and of columns."""
+    narrow = [means(row, columns) for row in matrix]
+    return [[sum(column) / len(each) for column in zip(*narrow[each.start : each.stop], strict=True)] for each in rows]
 
 
 def ends(labels: Sequence[str], ranges: Sequence[range]) -> list[str]:

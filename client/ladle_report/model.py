@@ -20,6 +20,8 @@ class Table:
     """The row that stands out."""
     note: str = ""
     """What was left out, and where it is."""
+    is_open: bool = False
+    """Whether a page shows it at once. Behind a figure it never does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,3 +79,8 @@ def plural(count: int, thing: str) -> str:
 def tick_of(metric: str) -> Callable[[float], str]:
     """How an axis writes values of a metric."""
     return (lambda value: f"{100 * value:.4g} %") if is_share(metric) else (lambda value: f"{value:.4g}")
+
+
+def capital(words: str) -> str:
+    """The beginning of a title or a sentence, with all other letters as they are."""
+    return words[:1].upper() + words[1:]

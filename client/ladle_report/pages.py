@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -31,8 +32,9 @@ def page(report: Mapping[str, Any], *, folder: str | None = None) -> str:
 
     `folder` is where the result is, for a page that is not in it. Raises `NotAReport`.
     """
+    found = read(report, folder=folder)
     for limits in SMALLER:
-        text = _page(read(report, limits, folder))
+        text = _page(replace(found, limits=limits))
         if len(text.encode()) <= MOST_BYTES:
             break
     return text

@@ -119,12 +119,10 @@ def read(report: Mapping[str, Any], limits: Limits = FULL, folder: str | None = 
 
 def _safe(value: Any) -> Any:
     """Names of checkpoints, tensors and labels are what others chose."""
-    match value:
-        case str():
-            return one_line(value)
-        case Mapping():
-            return {one_line(str(key)): _safe(each) for key, each in value.items()}
-        case list() | tuple():
-            return [_safe(each) for each in value]
-        case _:
-            return value
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, (float, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {one_line(str(key)): _safe(each) for key, each in value.items()}
+    return [_safe(each) for each in value] if isinstance(value, (list, tuple)) else value

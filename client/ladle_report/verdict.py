@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ladle_report.gains import compared, compared_between, is_share
-from ladle_report.numbers import plural, signed, value_of
+from ladle_report.numbers import capital, plural, signed, value_of
 from ladle_report.reading import Report, read
 
 
@@ -35,11 +35,11 @@ def answer_of(report: Report) -> str:
 
 def told(metric: str, row: Mapping[str, Any]) -> str:
     """`Accuracy 94.8 %`"""
-    return f"{metric[:1].upper()}{metric[1:]} {value_of(metric, row['select'].get(metric))}"
+    return f"{capital(metric)} {value_of(metric, row['select'].get(metric))}"
 
 
 def interval(metric: Mapping[str, Any], gain: Mapping[str, float]) -> str:
-    """`+1.2 to +7.3 points` of a share, else `loss 0.0100 to 0.0300 lower`."""
+    """`+1.2 to +7.3 points` of a share, else `0.0100 to 0.0300 lower`."""
     low, high = gain["low"], gain["high"]
     if is_share(metric["name"]):
         return f"{signed(100 * low, 1)} to {signed(100 * high, 1)} points"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 LONGEST_LINE = 100
+SECTION = re.compile(r"^(?P<title>Args|Returns|Raises):\n(?P<body>(?: {4}.*\n?|\n(?= {4}))+)", re.MULTILINE)
+ITEM = re.compile(r"^(\w+(?:, \w+)*): ")
 
 
 def python_page(package: ModuleType, about: str) -> str:
@@ -69,7 +72,14 @@ def _plain(text: str) -> str:
 
 
 def _docstring(value: Any) -> str:
-    return inspect.getdoc(value) or ""
+    """As Markdown: it is so already, but for the sections of arguments and errors, which become lists."""
+    return SECTION.sub(_listed, inspect.getdoc(value) or "")
+
+
+def _listed(section: re.Match[str]) -> str:
+    items = re.split(r"\n(?=\S)", textwrap.dedent(section["body"]).strip())
+    lines = (ITEM.sub(r"- `\1`: ", " ".join(item.split())) for item in items)
+    return "\n".join([f"**{section['title']}**", "", *lines]) + "\n"
 
 
 def _fields(owner: type) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from fastapi import Request, Response
 
@@ -25,6 +25,8 @@ IDLE_S = 24 * 3600
 """A session ends when it was not used for so long."""
 CODE_S = 60
 """How long a code to log in with can be used."""
+_OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+_PORT = re.compile(r":([0-9]{1,5})$")
 _VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -83,8 +85,21 @@ def set_cookie(request: Request, response: Response, session: str) -> None:
 
 def cookie_name(request: Request) -> str:
     """Cookies are shared by all ports of a machine, so each service has its own name."""
-    return "__Host-ladle" if _over_tls(request) else f"ladle-{request.url.port or 80}"
+    port = _PORT.search(request.headers.get("host", ""))
+    return "__Host-ladle" if _over_tls(request) else f"ladle-{port[1] if port else 80}"
+
+
+def own_path(wanted: str) -> str:
+    """The same if it is a path of this service, else `/`. Browsers take two slashes, or a backslash, as the beginning
+    of another site."""
+    return wanted if _OWN_PATH.fullmatch(wanted) else "/"
+
+
+def asked_for(request: Request) -> str:
+    """The path and the query of a request, for a link."""
+    query = request.scope["query_string"].decode("latin-1")
+    return own_path(quote(request.scope["path"]) + (f"?{query}" if query else ""))
 
 
 def _over_tls(request: Request) -> bool:
-    return request.url.scheme == "https"
+    return str(request.scope["scheme"]) == "https"

@@ -12,6 +12,7 @@ from ladle_contracts.nodes import GpuState
 from tests.browser.conftest import TOKENS
 from tests.browser.pages import Visit, visiting
 from tests.integration.api_stack import NODE, ScriptedNode, Stack
+from tests.polling import SOON_S
 from tests.unit.service.fakes import START
 from tests.unit.service.pages.catalogs import IMAGES, TEXTS, TWA
 

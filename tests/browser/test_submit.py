@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.pages import Visit, visiting
 from tests.builders import make_inputs
 from tests.integration.api_stack import Stack
-from tests.polling import until
+from tests.polling import DEADLINE_S, SOON_S, until
 from tests.servers import running, worker_process
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -72,7 +72,7 @@ def test_a_job_is_submitted_again_with_another_method(visit: Visit, data: Path, 
         options = {"labels": {"who": HOSTILE}, "output": {"name": "first"}, "seed": 7}
         first = client.submit(*paths, method="uniform", **options)  # type: ignore[arg-type]  # its options
         page = visit.open(f"/jobs/{first.id}")
-        page.get_by_role("button", name="Submit again with changes").click()
+        page.get_by_role("button", name="Submit again").click()
         page.wait_for_url(re.compile("/submit"))
         expect(page.get_by_label("Seed")).to_have_value("7")
         expect(page.get_by_label("Labels")).to_have_value(f"who={HOSTILE}")

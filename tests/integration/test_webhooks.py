@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ladle_service.webhooks.deliveries import OF_ONE_OWNER, Deliveries, Targets
 from ladle_service.webhooks.signing import Secret, new_secret
 from tests.integration.api_stack import ScriptedNode, api_stack
 from tests.integration.machine import SPEC, Machine
+from tests.integration.test_tls import Certificates
 from tests.polling import until
 from tests.receivers import Receiver, receiver
 from tests.servers import RedisServer
@@ -251,3 +253,26 @@ def test_through_the_service_a_crash_between_the_end_and_the_call_loses_nothing(
             assert payload["type"] == "job.failed"
             assert payload["data"] == json.loads(job.status().model_dump_json())
         node.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl, which makes the certificates")
+def test_over_https_the_certificate_must_be_that_of_the_name_that_was_asked_for(
+    told: Told, web: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes to an address, and still the name is what the certificate is compared with."""
+    certificates = Certificates(tmp_path / "certificates")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca.pem"]))
+    looked_up = asyncio.SelectorEventLoop.getaddrinfo
+
+    async def getaddrinfo(self: Any, host: str, port: int, **options: Any) -> Any:
+        return await looked_up(self, "127.0.0.1" if host == "other.example" else host, port, **options)
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", getaddrinfo)
+    with receiver(tls=(certificates["server.pem"], certificates["server.key"])) as secure:
+        right, wrong = (f"https://{name}:{secure.port}/" for name in ("127.0.0.1", "other.example"))
+        job = told.end_job(right, wrong)
+        told.run()
+        assert len(secure.requests) == 1
+    state = told.state(job)
+    assert state[right]["went"] == "delivered"
+    assert "certificate" in state[wrong]["failure"].lower()

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from ladle._errors import JobCancelled, LadleError
-from ladle.cli import job_commands, report_commands
+from ladle.cli import job_commands, panels, report_commands
 from ladle.cli import node as node_commands
 from ladle.cli import task as task_commands
 from ladle.cli import token as token_commands
@@ -29,6 +29,7 @@ from ladle.cli.job_flags import (
 from ladle.cli.push import push
 from ladle.cli.showing import end_with, refuse_missing, service_client, show
 from ladle.cli.values import positive_number, whole_number
+from ladle.cli.webhooks import webhook_secret
 from ladle.cli.wording import in_flags
 from ladle_contracts import Output
 from ladle_contracts.far_urls import as_url
@@ -56,10 +57,11 @@ DTYPES: tuple[str, ...] = get_args(Output.model_fields["dtype"].annotation)
 
 app.add_typer(job_commands.app)
 app.add_typer(report_commands.app)
-app.add_typer(task_commands.app, name="task")
-app.add_typer(node_commands.app, name="node")
-app.add_typer(token_commands.app, name="token")
-app.command()(push)
+app.add_typer(task_commands.app, name="task", rich_help_panel=panels.HERE)
+app.add_typer(node_commands.app, name="node", rich_help_panel=panels.MACHINES)
+app.add_typer(token_commands.app, name="token", rich_help_panel=panels.MACHINES)
+app.command(rich_help_panel=panels.RESULTS)(push)
+app.command("webhook-secret", rich_help_panel=panels.MACHINES)(webhook_secret)
 
 
 def main() -> None:
@@ -80,7 +82,7 @@ def _complain(error: LadleError, style: str) -> None:
     err.print(in_flags(str(error)), style=style)
 
 
-@app.command(cls=JobCommand)
+@app.command(cls=JobCommand, rich_help_panel=panels.AVERAGE)
 @with_job_flags
 def run(
     job: JobArguments,
@@ -98,7 +100,7 @@ def run(
     end_with(record, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.AVERAGE)
 @with_inspect_flags
 def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only.
@@ -125,7 +127,7 @@ def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> An
         return inspect_here(folder.request)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.AVERAGE)
 def convert(  # noqa: PLR0913  # a flag each
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of checkpoints.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")],
@@ -169,7 +171,7 @@ def convert(  # noqa: PLR0913  # a flag each
         out.say(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MACHINES)
 def up(
     root: Annotated[
         list[Path] | None,
@@ -192,7 +194,7 @@ def up(
     sys.exit(stay_up(root or [Path.cwd()], results, port, opens=open_it, out=out, err=err))
 
 
-@app.command("watch-folder", cls=JobCommand)
+@app.command("watch-folder", cls=JobCommand, rich_help_panel=panels.AVERAGE)
 @with_job_flags
 def watch_folder(  # noqa: PLR0913  # a flag each
     job: JobArguments,
@@ -254,7 +256,7 @@ def watch_folder(  # noqa: PLR0913  # a flag each
     sys.exit(OK if watch_it(job, wishes, Show(out=out, err=err, as_json=as_json)) else FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the methods and their options: those of the workers, or of this installation if no service is running."""
     from ladle.cli.installed import catalog_part
@@ -263,7 +265,7 @@ def methods(url: Url = None, token: Token = None, as_json: AsJson = False) -> No
     show(catalog_part("methods", url, token, err), catalog_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the tasks, including plug-ins: those of the workers, or of this installation if no service is running."""
     from ladle.cli.installed import catalog_part
@@ -272,7 +274,7 @@ def tasks(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
     show(catalog_part("tasks", url, token, err), catalog_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MACHINES)
 def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """List the worker machines: whether they take jobs, what they run, and what their vetting found."""
     from ladle.cli.node_view import nodes_view
@@ -281,7 +283,7 @@ def nodes(url: Url = None, token: Token = None, as_json: AsJson = False) -> None
         show(client.nodes(), nodes_view, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def doctor(
     root: Annotated[
         list[Path] | None,
@@ -331,7 +333,7 @@ def _findings(root: list[Path] | None, results: Path, url: str | None, token: st
     yield from examine(roots, as_url(results) or results.absolute())
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HERE)
 def version(url: Url = None, token: Token = None) -> None:
     """Print the version of this command, and that of the service if there is one."""
     from importlib.metadata import version as installed

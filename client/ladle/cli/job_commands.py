@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ladle.cli import panels
 from ladle.cli.arguments import RESULTS, AsJson, Token, Url
 from ladle.cli.completion import complete_job, complete_unfinished_job
 from ladle.cli.console import SafeGroup, err, out, to_json
@@ -24,7 +25,7 @@ app = typer.Typer(cls=SafeGroup)
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=complete_job)]
 
 
-@app.command(cls=JobCommand)
+@app.command(cls=JobCommand, rich_help_panel=panels.JOBS)
 @with_job_flags
 def submit(
     job: JobArguments,
@@ -41,16 +42,18 @@ def submit(
         if client.address.is_own_stack:
             refuse_missing(job.inputs)
         handle = client.submit(job.ckpt_dir, job.val_set, **job.options)
+        if as_json and not watch_it:
+            typer.echo(to_json(handle.status(), indent=2))
+            return
+        if not watch_it:
+            out.say(handle.id)
+        if not as_json and (name := handle.status().output_name):
+            err.say(f"The result's folder will be called `{name}`.")
         if watch_it:
             end_with(watch_to_the_end(handle, as_json), as_json)
-        elif as_json:
-            typer.echo(to_json(handle.status(), indent=2))
-        else:
-            out.say(handle.id)
-            err.say(f"The result's folder will be called `{handle.status().output_name}`.")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.JOBS)
 def watch(
     job_ids: Annotated[
         list[str] | None,
@@ -79,7 +82,7 @@ def watch(
             sys.exit(watch_several(client, job_ids, as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=panels.JOBS)
 def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """Show the state of a job."""
     from ladle.cli.render import record_summary
@@ -89,7 +92,7 @@ def status(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson 
     show(record, record_summary, as_json)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=panels.JOBS)
 def list_jobs(
     state: Annotated[
         JobState | None,
@@ -157,7 +160,7 @@ def _list_results(folder: Path, limit: int, as_json: bool) -> None:
         err.say(f"passed over {words}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.JOBS)
 def cancel(
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=complete_unfinished_job)],
     url: Url = None,
@@ -178,7 +181,7 @@ def _why_too_late(job_id: str, state: JobState) -> str:
     return f"Job {job_id} has already {state.past_tense}."
 
 
-@app.command()
+@app.command(rich_help_panel=panels.JOBS)
 def logs(
     job_id: JobId,
     tail: Annotated[
@@ -193,7 +196,7 @@ def logs(
             out.say(line.expandtabs())
 
 
-@app.command()
+@app.command(rich_help_panel=panels.JOBS)
 def result(job_id: JobId, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
     """Wait until a job has ended and print its result."""
     from ladle.cli.render import result_summary

@@ -15,7 +15,7 @@ from ladle_report.drawing.svg import Scale, scale_of
 from ladle_report.gains import is_share
 from ladle_report.limits import shorten
 from ladle_report.numbers import value_of
-from ladle_report.reading import Report
+from ladle_report.reading import Report, read
 from ladle_report.sections.merge_curve import points_of
 
 Row = Mapping[str, Any]
@@ -28,8 +28,9 @@ LABEL, SHORT_LABEL = 28, 14
 NARROW = 70
 
 
-def plots(report: Report) -> RenderableType:
-    """What can be drawn of a report."""
+def plots(report_json: Mapping[str, Any]) -> RenderableType:
+    """What can be drawn of a `report.json`. Raises `NotAReport`."""
+    report = read(report_json)
     parts: list[RenderableType] = [CandidatesPlot(report.candidates, report.metric, report.winner["method"])]
     if sum(point.get("alone") is not None for point in points_of(report)) > 1:
         parts += ["", CurvePlot(report)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ladle.cli.arguments import AsJson
+from ladle.cli.completion import complete_result
 from ladle.cli.console import err, out, to_json
 from ladle.cli.job_flags import WrongUsage
 from ladle_contracts.far_urls import is_url
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def push(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a result.")],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="The folder of a result.", autocompletion=complete_result)
+    ],
     address: Annotated[
         str, typer.Argument(metavar="ADDRESS", help="Where it goes: `hf://user/repo[/folder][@revision]`.")
     ],

@@ -14,6 +14,7 @@ import typer
 
 from ladle._errors import ConfigurationError, LadleError, NotFound
 from ladle._reports import REPORT_FILE, NotAResult, read_report
+from ladle.cli import panels
 from ladle.cli.arguments import Token, Url
 from ladle.cli.completion import complete_result
 from ladle.cli.console import SafeGroup, err, out
@@ -32,6 +33,9 @@ OpenIt = Annotated[bool, typer.Option("--open", help="Open the page in a browser
 class NoReport(LadleError):
     """There is nothing to show, or nowhere to put it."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -41,7 +45,7 @@ class Result:
     report: Any
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RESULTS)
 def report(
     result: ResultArgument,
     output: Annotated[
@@ -70,8 +74,9 @@ def report(
     with _known_kind(found):
         said = answer(found.report)
         if as_markdown:
-            typer.echo(markdown(found.report).rstrip())
+            out.print(markdown(found.report).rstrip(), soft_wrap=True)
         elif plot:
+            out.print(said)
             _plot(found.report)
         else:
             target = output or found.folder / _page_file()
@@ -82,7 +87,7 @@ def report(
             _open(target, open_it)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RESULTS)
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help=RESULT_HELP, autocompletion=complete_result)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_result)],
@@ -188,6 +193,7 @@ def _known_kind(*results: Result) -> Iterator[None]:
 def _plot(found: Any) -> None:
     from ladle.cli.plots import plots
 
+    out.print()
     out.print(plots(found))
 
 

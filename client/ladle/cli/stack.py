@@ -43,9 +43,18 @@ PRIVATE_NAME = "local"
 FAR = ("LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE")
 WORKER_VARIABLES = (
     *("LADLE_CONFINE", "LADLE_RANK_READ", "LADLE_RANK_WRITE", "LADLE_STALL_S", "LADLE_SLOTS", "LADLE_STANDBY"),
+    *("LADLE_TRACKERS", "LADLE_TRACKERS_DIR", "LADLE_TRACKER_WAIT_S", "LADLE_LOG_FORMAT"),
     *FAR,
 )
-"""What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do"."""
+"""What the worker of a stack takes from the environment: docs/deploy.md, "What ranks may do", and docs/trackers.md."""
+SERVICE_VARIABLES = (
+    *("LADLE_WEBHOOKS", "LADLE_WEBHOOK_SECRET_FILE", "LADLE_WEBHOOK_PRIVATE", "LADLE_METRICS", "LADLE_LOG_FORMAT"),
+)
+"""What the service of a stack takes from there: docs/monitoring.md."""
+
+
+def _from_here(names: Sequence[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class StackError(LadleError):
@@ -118,12 +127,13 @@ class LocalStack:
         }
         if not self.options.redis_url:
             shared["LADLE_REDIS_PASSWORD_FILE"] = str(self.options.state / REDIS_SECRET)
+        listening = {"LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)}
         self._start(
             "service",
             [sys.executable, "-m", "ladle_service"],
-            {**shared, "LADLE_HOST": "127.0.0.1", "LADLE_PORT": str(port), "LADLE_TOKENS_FILE": str(tokens)},
+            {**_from_here(SERVICE_VARIABLES), **shared, **listening},
         )
-        own = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+        own = _from_here(WORKER_VARIABLES)
         own["LADLE_NODE_ID"] = self.node
         if isinstance(self.options.results, str):
             own["LADLE_RESULTS_URL"] = self.options.results

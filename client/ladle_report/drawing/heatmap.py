@@ -14,6 +14,9 @@ from ladle_report.limits import BETWEEN, shorten, spread
 LEFT_MOST, RIGHT, TOP = 205, 16, 8
 CHAR = 6.6
 LEGEND = 190
+DIVERGING = (*(f"n{index}" for index in range(6, 0, -1)), "z", *(f"p{index}" for index in range(1, 7)))
+SEQUENTIAL = tuple(f"s{index}" for index in range(10))
+"""Classes of the palette."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +28,14 @@ class Colours:
     is_diverging: bool
 
     @property
-    def classes(self) -> list[str]:
+    def classes(self) -> Sequence[str]:
         """From the lowest to the highest."""
-        if self.is_diverging:
-            return [*(f"n{index}" for index in range(6, 0, -1)), "z", *(f"p{index}" for index in range(1, 7))]
-        return [f"s{index}" for index in range(10)]
+        return DIVERGING if self.is_diverging else SEQUENTIAL
 
     def __call__(self, value: float) -> str:
-        span = self.high - self.low
+        classes, span = self.classes, self.high - self.low
         share = (value - self.low) / span if span else 0.5 if self.is_diverging else 0.0
-        return self.classes[max(0, min(len(self.classes) - 1, int(share * len(self.classes))))]
+        return classes[max(0, min(len(classes) - 1, int(share * len(classes))))]
 
 
 def diverging(values: Iterable[float], limit: float | None = None) -> Colours:
@@ -137,8 +138,7 @@ def _row_names(grid: _Grid, cells: Cells) -> list[Markup]:
 def _column_names(grid: _Grid, cells: Cells) -> list[Markup]:
     longest = max((len(_first(name)) for name in cells.columns), default=1) * CHAR + 10
     most = max(1, int(len(cells.columns) * grid.cell / longest))
-    # Of two columns both have a name, or only the first has.
-    shown = spread(len(cells.columns), most) if most > 1 else [0]
+    shown = range(0, len(cells.columns), -(-len(cells.columns) // most))
     middle = grid.left + len(cells.columns) * grid.cell / 2
     # Of columns that are put together the first one has the name.
     names = [

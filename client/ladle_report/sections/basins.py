@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from ladle_report.drawing.contour import Land, Spot, contour_map
 from ladle_report.drawing.heatmap import Cells, Colours, diverging, heatmap, sequential
 from ladle_report.drawing.lines import Axes, Line, line_chart
-from ladle_report.limits import blocks, ends, rounded, spread
+from ladle_report.limits import blocks, ends, mean_blocks, rounded, spread
 from ladle_report.model import Figure, Part, Remark, Section, Table
 from ladle_report.numbers import digits, places_of, plural
 from ladle_report.reading import Report
@@ -77,7 +76,7 @@ def _matrix(
 ) -> Figure:
     name, title, legend = words
     ranges = blocks(len(matrix), report.limits.side)
-    values = [[fmean(matrix[i][j] for i in lines for j in columns) for columns in ranges] for lines in ranges]
+    values = mean_blocks(matrix, ranges, ranges)
     cells = Cells(
         values=values, rows=ends(report.labels, ranges), columns=ends(report.ticks, ranges), columns_are=report.axis
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from ladle_report.drawing.bars import Bar, lying_bars, upright_bars
 from ladle_report.drawing.heatmap import Cells, diverging, heatmap
-from ladle_report.limits import blocks, ends, means, rounded, shorten, spread
+from ladle_report.limits import blocks, ends, mean_blocks, means, rounded, shorten, spread
 from ladle_report.model import Figure, Part, Section, Table
 from ladle_report.numbers import places_of, plural
 from ladle_report.reading import Report
@@ -31,7 +30,8 @@ def coefficients_section(report: Report) -> Section:
 
 def of_checkpoints(row: Row) -> list[float]:
     """One number per checkpoint: the mean over the groups."""
-    return [fmean(column) for column in zip(*row["coefficients"], strict=True)]
+    groups = row["coefficients"]
+    return [sum(column) / len(groups) for column in zip(*groups, strict=True)]
 
 
 def _layered(report: Report) -> Row | None:
@@ -168,8 +168,7 @@ def _reduced(
     heads: Sequence[str],
     columns_are: str,
 ) -> Cells:
-    narrow = [means(row, columns) for row in matrix]
-    values = [[fmean(narrow[index][column] for index in each) for column in range(len(columns))] for each in lines]
+    values = mean_blocks(matrix, lines, columns)
     return Cells(values=values, rows=rows, columns=heads, columns_are=columns_are)
 
 

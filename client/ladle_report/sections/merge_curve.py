@@ -9,7 +9,7 @@ from ladle_report.drawing.lines import Axes, Level, Line, line_chart
 from ladle_report.gains import better
 from ladle_report.limits import rounded, spread
 from ladle_report.model import Figure, Section, Table
-from ladle_report.numbers import NOTHING, tick_of, value_of
+from ladle_report.numbers import NOTHING, capital, tick_of, value_of
 from ladle_report.reading import Report
 
 Points = Sequence[Mapping[str, Any]]
@@ -82,15 +82,15 @@ def _figure(report: Report, points: Points) -> Figure:
     direction = "higher" if report.higher_is_better else "lower"
     return Figure(
         name="merge-curve",
-        title=f"{metric} along the run",
+        title=capital(f"{metric} along the run"),
         reading=(
-            "Grey is every checkpoint alone; orange is the plain average of it and all before it. Where orange is on "
-            f"the better side of grey ({direction} is better), averaging pays. The dashed line is the result."
+            "The grey line is every checkpoint alone, the coloured one the plain average of it and all before it. "
+            f"Where the coloured line is on the better side ({direction} is better), averaging pays. Dashed is the result."
             + (" Hollow marks were measured on fewer examples, because a race had seen enough." if is_partial else "")
         ),
         picture=line_chart(
             "merge-curve",
-            (f"{metric} along the run", _described(report, points)),
+            (capital(f"{metric} along the run"), _described(report, points)),
             Axes(
                 x=report.axis,
                 y=f"{metric} on held-out examples ({direction} is better)",
@@ -144,7 +144,7 @@ def _table(report: Report, points: Points, total: int) -> Table:
     chosen = spread(len(points), report.limits.rows)
     left_out = total - len(chosen)
     return Table(
-        caption=f"{report.metric} of each checkpoint, and of the average of it and those before it",
+        caption=f"{capital(report.metric)} of each checkpoint, and of the average of it and those before it",
         heads=["checkpoint", "step", "alone", "examples", "average so far", "of", "examples"],
         rows=[
             [

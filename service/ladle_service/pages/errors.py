@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ladle_contracts import ErrorCode
 from ladle_service.pages.templates import page
 from ladle_service.problems import MEDIA_TYPE
-from ladle_service.sessions import is_from_elsewhere, session_of
+from ladle_service.sessions import asked_for, is_from_elsewhere, session_of
 
 API = "/v1/"
 
@@ -59,7 +59,7 @@ def _is_problem(message: Message) -> bool:
 def _page_of(request: Request, start: Message, problem: dict[str, Any]) -> Response:
     is_link = session_of(request) is None and is_from_elsewhere(request)
     if problem["code"] == ErrorCode.UNAUTHORIZED and request.method == "GET" and not is_link:
-        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        asked = asked_for(request)
         return RedirectResponse("/login" if asked == "/" else f"/login?next={quote(asked, safe='/')}", status_code=303)
     response = page(request, "error.html", status=start["status"], problem=problem)
     for name, value in start["headers"]:

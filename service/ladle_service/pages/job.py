@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from markupsafe import Markup
 
-from ladle_contracts import TERMINAL_STATES, CandidateResult, JobRecord, JobResult
+from ladle_contracts import TERMINAL_STATES, CandidateResult, JobRecord, JobResult, JobState
 from ladle_contracts.safe_text import one_line
 from ladle_report import candidates_figure
 from ladle_report.gains import better, better_between
@@ -80,6 +80,7 @@ async def _values(caller: Caller, store: JobStore, job_id: str) -> Mapping[str, 
         "name": fields["output"] or job.spec.shown_ckpt_dir,
         "owner": fields["owner"] if caller.sees is None and caller.token_id is not None else None,
         "has_ended": job.state in TERMINAL_STATES,
+        "has_nodes": job.state is not JobState.QUEUED or any(node.alive for node in await store.nodes()),
         "history": history,
         "stages": stage_lines(job, history),
         "metric": metric,

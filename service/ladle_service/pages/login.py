@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from ladle_contracts import ErrorCode
 from ladle_contracts.tokens import StoredToken
 from ladle_service.auth import CallerDependency, Tokens, caller_of
 from ladle_service.dependencies import StoreDependency
+from ladle_service.limits import LimitsDependency, count_request
 from ladle_service.pages.templates import page
 from ladle_service.problems import ApiError
-from ladle_service.sessions import check_csrf, form_of, key_of, new_session, session_of, set_cookie
+from ladle_service.sessions import check_csrf, form_of, key_of, new_session, own_path, session_of, set_cookie
 from ladle_service.store import JobStore
 
 router = APIRouter(include_in_schema=False)
-
-_OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-"""A path of this service. Browsers take two slashes, or a backslash, as the beginning of another site."""
 
 
 @router.get("/login")
 async def show_login(request: Request) -> Response:
     """The form. Without tokens there is nothing to log in to."""
-    after = _path_after(request.query_params.get("next", ""))
+    after = own_path(request.query_params.get("next", ""))
     if request.app.state.tokens is None:
         return RedirectResponse(after, status_code=303)
     return page(request, "login.html", after=after, mistake=None)
 
 
 @router.post("/login")
-async def log_in(request: Request, store: StoreDependency) -> Response:
+async def log_in(request: Request, store: StoreDependency, limits: LimitsDependency) -> Response:
     """Begins a session under a new cookie, so that nobody knows it from before."""
     tokens: Tokens | None = request.app.state.tokens
     form = await form_of(request)
-    after = _path_after(form.get("next", ""))
+    after = own_path(form.get("next", ""))
     if tokens is None:
         return RedirectResponse(after, status_code=303)
     await check_csrf(request)
@@ -46,6 +43,7 @@ async def log_in(request: Request, store: StoreDependency) -> Response:
     found = await tokens.find(token) or await _of_code(token, tokens, store)
     if found is None or found.has_expired(datetime.now(UTC)):
         return page(request, "login.html", status=401, after=after, mistake=_mistake(token, found))
+    limits.count_request(found.name)
     session = new_session(request)
     await store.begin_session(key_of(session), found.id)
     request.state.caller = caller_of(found, session)
@@ -54,7 +52,7 @@ async def log_in(request: Request, store: StoreDependency) -> Response:
     return response
 
 
-@router.post("/login/codes")
+@router.post("/login/codes", dependencies=[Depends(count_request)])
 async def make_code(caller: CallerDependency, store: StoreDependency) -> dict[str, str]:
     """A code for the caller's browser, in place of the token: it can be used once, and for a minute."""
     if caller.token_id is None:
@@ -87,7 +85,3 @@ def _mistake(token: str, found: StoredToken | None) -> str:
     if found is not None:
         return f"The token {found.id} of {found.name} has expired. Ask for a new one."
     return "This is no token of this service. Copy the whole line that `ladle token create` printed."
-
-
-def _path_after(wanted: str) -> str:
-    return wanted if _OWN_PATH.fullmatch(wanted) else "/"

@@ -7,6 +7,7 @@ import re
 
 from markupsafe import Markup, escape
 
+from ladle_contracts.safe_text import for_terminal
 from ladle_service.pages.formulas import mathml
 
 _CODE = re.compile(r"(`[^`\n]+`)")
@@ -16,7 +17,7 @@ def ticks(text: object) -> Markup:
     """The same with `<code>`. Everything else stays text."""
     parts = (
         Markup("<code>{}</code>").format(part[1:-1]) if _CODE.fullmatch(part) else escape(part)
-        for part in _CODE.split(str(text))
+        for part in _CODE.split(for_terminal(str(text)))
     )
     return Markup().join(parts)
 

@@ -14,7 +14,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from ladle_service.auth import Caller
 from ladle_service.pages import markup, words
 from ladle_service.pages.static import static_url
-from ladle_service.sessions import csrf_of, is_from_elsewhere, new_session, session_of, set_cookie
+from ladle_service.sessions import asked_for, csrf_of, is_from_elsewhere, new_session, session_of, set_cookie
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = (
@@ -67,7 +67,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         csrf=csrf_of(session),
         caller=caller,
         has_tokens=request.app.state.tokens is not None,
-        path=request.url.path,
+        path=request.scope["path"],
         now=datetime.now(UTC),
         **values,
     )
@@ -80,6 +80,6 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 def _again(request: Request) -> Response:
     """After a link on another site: browsers keep the cookie back, and a new one would end the session that is there.
     This page leads to the same address, now from here."""
-    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    text = environment.get_template("again.html").render(asked=asked if request.method == "GET" else "/")
+    asked = asked_for(request) if request.method == "GET" else "/"
+    text = environment.get_template("again.html").render(asked=asked)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from ladle_engine.checkpoints import discover
+from ladle_engine.checkpoints.adapters.space import DELTA, in_space
 from ladle_engine.pipeline.card_facts import card_facts
 from ladle_engine.pipeline.hub_ids import is_model_id
+from tests.unit.engine.lora import make_sweep
 
 BERT = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 
@@ -96,6 +98,18 @@ def test_the_checkpoints_own_card_says_license_languages_data_and_base(tmp_path:
         "language": ["en", "no"],
         "datasets": ["stanfordnlp/imdb"],
     }
+
+
+def test_an_average_of_adapters_is_an_adapter_of_their_base_model(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"a": {}, "b": {}})
+    facts = card_facts(in_space(discover(sweep), DELTA), "causal-lm", "safetensors")
+    assert facts == {"library_name": "peft", "pipeline_tag": "text-generation"}, "the base is a path of this machine"
+    for adapter in sweep.iterdir():
+        for name in ("adapter_config.json", "README.md"):
+            text = (adapter / name).read_text()
+            (adapter / name).write_text(text.replace(str(tmp_path / "base"), "org/base-7b"))
+    facts = card_facts(in_space(discover(sweep), DELTA), "causal-lm", "safetensors")
+    assert (facts["base_model"], facts["base_model_relation"]) == (["org/base-7b"], "adapter")
 
 
 @pytest.mark.parametrize(

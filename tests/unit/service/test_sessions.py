@@ -206,10 +206,13 @@ def test_a_link_on_another_site_does_not_end_the_session(guarded: Service, run_a
     async def use() -> None:
         headers = {**HTML, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         async with guarded.client() as client:
-            for path in ("/", "/jobs/x?a=1", "/login", "/nothing"):
-                answer = await client.get(path, headers=headers)
+            for path, led_to in (
+                *((path, path) for path in ("/", "/jobs/x?a=1", "/login", "/nothing")),
+                *(("//evil.example", "/"), ("/%5Cevil.example", "/%5Cevil.example")),
+            ):
+                answer = await client.get(f"http://localhost{path}", headers=headers)
                 assert "set-cookie" not in answer.headers
-                assert f'url={path}"' in answer.text
+                assert f'url={led_to}"' in answer.text
 
     run_async(use())
 
@@ -231,5 +234,16 @@ def test_an_open_stream_ends_when_its_page_logs_out(
                     other_tab.cookies = client.cookies
                     await other_tab.post("/logout", data={"csrf": csrf})
                 assert (await streaming).status_code == 200
+
+    run_async(use())
+
+
+@pytest.mark.parametrize("host", ["a:b", "[x", "", "localhost:99999999", "a b", "[::1]:8337"])
+def test_any_host_header_gets_an_answer_with_a_code(guarded: Service, run_async: RunAsync, host: str) -> None:
+    async def use() -> None:
+        async with guarded.client() as client:
+            assert problem_of(await client.get("/v1/jobs", headers={"Host": host}))[:2] == (401, "unauthorized")
+            assert (await client.get("/login", headers={"Host": host, **HTML})).status_code == 200
+            assert (await client.get("/", headers={"Host": host, **HTML})).headers["location"] == "/login"
 
     run_async(use())

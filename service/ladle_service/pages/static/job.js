@@ -6,15 +6,17 @@
   const page = document.getElementById("job");
   const id = page.dataset.job;
   const OVER = ["succeeded", "failed", "cancelled"];
-  const AGAIN_MS = 1500, SOON_MS = 250, LOG_MS = 2000, LOG_LINES = 2000;
+  const AGAIN_MS = 1500, RARELY_MS = 20000, SOON_MS = 250, LOG_MS = 2000, LOG_LINES = 2000;
 
   // ---- events
 
-  let lastEvent = "", source = null, over = "ended" in page.dataset, due = null;
+  let lastEvent = "", source = null, over = "ended" in page.dataset, due = null, pause = AGAIN_MS;
 
   function follow() {
+    source?.close();
     source = new EventSource(`/v1/jobs/${id}/events${lastEvent ? `?after=${lastEvent}` : ""}`);
     source.onopen = () => {
+      pause = AGAIN_MS;
       ladle.connection(null);
       soon();
     };
@@ -22,10 +24,27 @@
       if (over) return source.close();
       ladle.connection("The service cannot be reached. Reconnecting …");
       // A browser comes back by itself with Last-Event-ID, unless the answer was an error.
-      if (source.readyState === EventSource.CLOSED) setTimeout(follow, AGAIN_MS);
+      if (source.readyState !== EventSource.CLOSED) return;
+      setTimeout(() => over || document.hidden || follow(), pause);
+      pause = Math.min(2 * pause, RARELY_MS);
+      soon(); // says what is wrong
     };
     for (const kind of ["state", "stage", "checkpoints", "memory", "candidate", "warning", "step"])
       source.addEventListener(kind, (message) => take(JSON.parse(message.data), message.lastEventId));
+  }
+
+  // A browser has six connections to a service, and each stream is one: those of hidden pages are closed.
+  function seen() {
+    if (over) return;
+    if (!document.hidden) return follow();
+    source.close();
+    setTimeout(rarely, RARELY_MS);
+  }
+
+  function rarely() {
+    if (over || !document.hidden) return;
+    update();
+    setTimeout(rarely, RARELY_MS);
   }
 
   function take(event, eventId) {
@@ -35,12 +54,7 @@
       point(event.body);
       return;
     }
-    if (event.body.kind === "state" && OVER.includes(event.body.state)) {
-      over = true;
-      source.close();
-      ladle.connection(null);
-      readLog();
-    }
+    if (event.body.kind === "state" && OVER.includes(event.body.state)) end();
     soon();
   }
 
@@ -48,14 +62,24 @@
     due ??= setTimeout(update, SOON_MS);
   }
 
+  function end() {
+    over = true;
+    source.close();
+    ladle.connection(null);
+    readLog();
+  }
+
   async function update() {
     due = null;
     try {
       await ladle.refresh(`/jobs/${id}/live`);
-      document.title = `${document.getElementById("summary").dataset.title} · Ladle`;
+      const { state, title } = document.getElementById("summary").dataset;
+      document.title = `${title} · Ladle`;
+      if (!over && document.hidden && OVER.includes(state)) end();
     } catch (error) {
+      if (error.status === 404) over = true; // the job was deleted
       ladle.connection(error.status ? error.message : "The service cannot be reached. Reconnecting …");
-      if (!over) setTimeout(soon, AGAIN_MS);
+      if (!over) setTimeout(soon, pause);
     }
   }
 
@@ -146,7 +170,7 @@
     } catch (error) {
       if (error.status === 404) return; // the job was deleted, which the page itself tells
     }
-    if (!over) setTimeout(readLog, LOG_MS);
+    if (!over) setTimeout(readLog, document.hidden ? RARELY_MS : LOG_MS);
   }
 
   function showLog(told = false) {
@@ -189,6 +213,7 @@
     }
   });
 
+  document.addEventListener("visibilitychange", seen);
   follow();
   readLog();
 })();

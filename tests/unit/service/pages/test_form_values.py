@@ -37,6 +37,8 @@ SPECS: list[dict[str, Any]] = [
         "method": {"name": "gone", "options": {"steps": 3, "word": "text", "number": "12", "list": [1, {"a": 2}]}},
     },
     {**PATHS, "task": {"name": "image-classification", "options": {"columns": {"image": "img"}, "split": "12"}}},
+    {**PATHS, "tracking": {"trackers": ["mlflow", "wandb"], "project": "p"}, "webhooks": ["https://a.example/x?y=z"]},
+    {**PATHS, "diagnose": True},
     {**PATHS, "labels": {"a\nb": "c\nd"}, "checkpoints": {"exclude": ["two\nlines"]}},
 ]
 
