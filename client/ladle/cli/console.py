@@ -15,6 +15,7 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
+from ladle.cli import panels
 from ladle_contracts.safe_text import for_terminal, one_line
 
 T = TypeVar("T")
@@ -105,6 +106,11 @@ err = SafeConsole(stderr=True)
 class SafeGroup(TyperGroup):
     """Commands whose usage errors repeat what was typed, or what a shell's `*` found, safely."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """By panel, which typer shows in the order of their first commands."""
+        commands = super().list_commands(ctx)
+        return sorted(commands, key=lambda name: _place(getattr(self.commands[name], "rich_help_panel", None)))
+
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """typer's own."""
         with _safe_usage_errors():
@@ -114,6 +120,10 @@ class SafeGroup(TyperGroup):
         """typer's own."""
         with _safe_usage_errors():
             return super().invoke(ctx)
+
+
+def _place(panel: object) -> int:
+    return panels.ORDER.index(panel) if panel in panels.ORDER else len(panels.ORDER)
 
 
 @contextmanager

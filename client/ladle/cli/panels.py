@@ -1,7 +1,9 @@
-"""How `ladle --help` groups the commands. Panels stand there in the order in which they first appear."""
+"""How `ladle --help` groups the commands, and in which order."""
 
 AVERAGE = "Average checkpoints"
 JOBS = "Jobs of a service"
 RESULTS = "Results"
 MACHINES = "Service and machines"
 HERE = "Catalogue and checks"
+
+ORDER = (AVERAGE, JOBS, RESULTS, HERE, MACHINES)

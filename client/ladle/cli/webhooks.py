@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from ladle.cli.arguments import Token, Url
+from ladle.cli.console import out
 from ladle.cli.showing import service_client
 
 
@@ -14,4 +13,4 @@ def webhook_secret(url: Url = None, token: Token = None) -> None:
     Whoever has it can sign too: keep it as you keep your token.
     """
     with service_client(url, token) as client:
-        typer.echo(client.webhook_secret())
+        out.say(client.webhook_secret())

@@ -47,7 +47,17 @@ from ladle_contracts import (
     Vetting,
     Warned,
 )
-from ladle_contracts.api import EventPage, Health, LogTail, MethodList, NodeChange, NodeList, TaskList, Version
+from ladle_contracts.api import (
+    EventPage,
+    Health,
+    LogTail,
+    MethodList,
+    NodeChange,
+    NodeList,
+    TaskList,
+    Version,
+    WebhookSecret,
+)
 from ladle_contracts.inspection import (
     AutoPlan,
     InspectedCheckpoint,
@@ -135,6 +145,7 @@ class HostileService:
             "nodes": lambda: ok(NodeList(nodes=(NODE,))),
             "methods": lambda: ok(MethodList(methods=(METHOD,))),
             "tasks": lambda: ok(TaskList(tasks=(TASK,))),
+            "webhook-secret": lambda: ok(WebhookSecret(secret=HOSTILE)),
             "version": lambda: ok(Version(version=HOSTILE)),
             "inspect": lambda: ok(INSPECTION),
             "healthz": lambda: ok(Health(status="alive")),
@@ -227,6 +238,7 @@ SHOWING = {
     "result": [["result", "j1"]],
     "report": [["report", FOLDER], ["report", HOSTILE]],
     "compare": [["compare", FOLDER, "there"]],
+    "webhook-secret": [["webhook-secret"]],
     "push": [["push", FOLDER, "hf://ann/model"]],
     "methods": [["methods"]],
     "tasks": [["tasks"]],
@@ -268,7 +280,9 @@ def ran(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 LINES = [line for lines in SHOWING.values() for line in lines]
-WITHOUT_JSON = {"up", "logs", "report", "compare", "cancel", "version", "task new", "token revoke", "convert"}
+WITHOUT_JSON = {
+    *("up", "logs", "report", "compare", "cancel", "version", "task new", "token revoke", "convert", "webhook-secret"),
+}
 JSON_LINES = [[*lines[0], "--json"] for name, lines in SHOWING.items() if name not in WITHOUT_JSON]
 
 
