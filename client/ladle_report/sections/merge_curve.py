@@ -85,7 +85,7 @@ def _figure(report: Report, points: Points) -> Figure:
         title=capital(f"{metric} along the run"),
         reading=(
             "The grey line is every checkpoint alone, the coloured one the plain average of it and all before it. "
-            f"Where the coloured line is on the better side ({direction} is better), averaging pays. Dashed is the result."
+            f"Where the coloured one is on the better side ({direction} is better), averaging pays. Dashed: the result."
             + (" Hollow marks were measured on fewer examples, because a race had seen enough." if is_partial else "")
         ),
         picture=line_chart(

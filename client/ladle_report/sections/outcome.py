@@ -14,6 +14,9 @@ from ladle_report.reasons import reasons
 from ladle_report.verdict import gain_in_words, interval
 
 MOST_WARNINGS = 20
+WEIGHTS = (".safetensors", ".distcp", ".metadata")
+STATISTICS = "statistics.safetensors"
+"""For rebuilding, not for loading."""
 MAY_BE_CHANCE = "The interval includes zero, so this may be chance. More held-out examples would tell."
 
 
@@ -70,10 +73,16 @@ def _judged_on(report: Report) -> str:
 
 
 def _where(report: Report) -> str:
-    files = [f"`{name}`" for name in sorted(report.part("files"))]
+    files = [f"`{name}`" for name in weights_of(report)]
     shown = ", ".join(files[:3]) + (f" and {plural(len(files) - 3, 'more file')}" if len(files) > 3 else "")
     place = f"`{report.folder}`" if report.folder else "the folder of this page"
     return f"{shown} in {place}" if files else place
+
+
+def weights_of(report: Report) -> list[str]:
+    """The model's files among those of the result."""
+    names = sorted(report.part("files"))
+    return [name for name in names if name.endswith(WEIGHTS) and name != STATISTICS]
 
 
 def loading(report: Report) -> Code:
@@ -89,7 +98,7 @@ def _loading(report: Report) -> Sequence[str]:
             "",
             f"model = PeftModel.from_pretrained(base_model, {json.dumps(folder)})",
         ]
-    files = sorted(report.part("files"))
+    files = weights_of(report)
     described = next((name for name in files if name.endswith(".metadata")), None)
     if described is not None:
         place = "/".join(filter(None, (folder, described.removesuffix(".metadata").rstrip("/"))))

@@ -165,10 +165,19 @@ def test_one_checkpoint_alone_has_a_page() -> None:
 
 @pytest.mark.parametrize("told", [{}, [], {"winner": "twa"}, {**report(), "candidates": []}, {**report(), "gain": 3}])
 def test_what_is_no_report_is_refused(told: Any) -> None:
-    with pytest.raises(NotAReport, match="is not a .report.json. that Ladle wrote"):
+    with pytest.raises(NotAReport, match="that Ladle wrote"):
         page(told)
 
 
 def test_the_page_says_where_the_result_is() -> None:
     assert "the folder of this page" in parse(page(report())).whole_text
     assert "/results/resnet" in parse(page(report(), folder="/results/resnet")).whole_text
+
+
+def test_the_files_to_load_are_those_of_the_model() -> None:
+    told = report()
+    told["files"] |= {"coefficients.json": "0", "statistics.safetensors": "1", "candidates.png": "2"}
+    (outcome, *_) = parse(page(told)).all("section")
+    assert "model.safetensors" in outcome.whole_text
+    assert "statistics.safetensors" not in outcome.whole_text
+    assert "candidates.png" not in outcome.whole_text

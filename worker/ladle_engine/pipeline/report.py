@@ -32,7 +32,7 @@ from ladle_engine.pipeline.merge_curve import merge_curve_json
 from ladle_engine.pipeline.model_card import model_card, picture_file
 from ladle_engine.pipeline.stages import StageClock
 from ladle_engine.pipeline.tensors_report import tensors_json
-from ladle_engine.progress import Warned
+from ladle_engine.progress import ProgressCallback, Warned
 from ladle_engine.storage.far.presence import far_record
 from ladle_engine.storage.input_file import COUNTS
 from ladle_engine.storage.inputs import Inputs
@@ -114,9 +114,20 @@ def write_output(
     report["files"] |= _digests(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
     _write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(in_far_names(model_card(report, figures)))
-    (folder / PAGE_FILE).write_text(page(json.loads((folder / REPORT_FILE).read_text())))
+    _write_page(folder, context.on_event)
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _write_page(folder: Path, on_event: ProgressCallback) -> None:
+    """A page that cannot be drawn is no reason to lose the model."""
+    try:
+        text = page(json.loads((folder / REPORT_FILE).read_text()))
+    except Exception as error:
+        told = f"`{PAGE_FILE}` could not be made ({type(error).__name__}: {error}). `ladle report` makes it anew."
+        on_event(Warned(message=told))
+        return
+    (folder / PAGE_FILE).write_text(text)
 
 
 def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
