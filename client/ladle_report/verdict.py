@@ -39,7 +39,7 @@ def told(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def interval(metric: Mapping[str, Any], gain: Mapping[str, float]) -> str:
-    """`+1.2 to +7.3 points` of a share, else `loss 0.0100 to 0.0300 lower`."""
+    """`+1.2 to +7.3 points` of a share, else `0.0100 to 0.0300 lower`."""
     low, high = gain["low"], gain["high"]
     if is_share(metric["name"]):
         return f"{signed(100 * low, 1)} to {signed(100 * high, 1)} points"

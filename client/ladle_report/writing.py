@@ -7,6 +7,7 @@ from typing import Any
 
 from ladle_report.markdown_text import cell, words
 from ladle_report.model import Code, Facts, Figure, Part, Remark, Section, Table
+from ladle_report.numbers import NOTHING
 from ladle_report.reading import Report, read
 from ladle_report.sections import sections_of
 from ladle_report.verdict import answer_of
@@ -14,6 +15,8 @@ from ladle_report.verdict import answer_of
 MOST_ROWS = 12
 MOST_COLUMNS = 7
 """Wider tables are matrices, which nobody reads as text."""
+PLAIN = {"---": "---", NOTHING: "-", "": " "}
+"""Cells that are no words."""
 LEFT_OUT = ("reproduce",)
 """Sections that belong to the page and not into a chat."""
 
@@ -67,6 +70,6 @@ def _table(table: Table) -> list[str]:
         return []
     rows = [table.heads, ["---"] * len(table.heads), *table.rows[:MOST_ROWS]]
     more = len(table.rows) - MOST_ROWS
-    told = [f"| {' | '.join(entry if entry == '---' else cell(entry) for entry in row)} |" for row in rows]
+    told = [f"| {' | '.join(PLAIN.get(entry) or cell(entry) for entry in row)} |" for row in rows]
     caption = f"{words(table.caption)}" + (f" (the first {MOST_ROWS} of {len(table.rows)} rows)" if more > 0 else "")
     return [f"{caption}:", "", *told, ""]

@@ -84,8 +84,8 @@ def _figure(report: Report, points: Points) -> Figure:
         name="merge-curve",
         title=capital(f"{metric} along the run"),
         reading=(
-            "Grey is every checkpoint alone; orange is the plain average of it and all before it. Where orange is on "
-            f"the better side of grey ({direction} is better), averaging pays. The dashed line is the result."
+            "The grey line is every checkpoint alone, the coloured one the plain average of it and all before it. "
+            f"Where the coloured line is on the better side ({direction} is better), averaging pays. Dashed is the result."
             + (" Hollow marks were measured on fewer examples, because a race had seen enough." if is_partial else "")
         ),
         picture=line_chart(
