@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Coroutine
 from html import unescape
@@ -151,3 +152,19 @@ def test_the_browser_says_which_roots_the_service_does_not_see(service: Service,
         assert str(service.data) in answer.text
 
     run_async(use())
+
+
+def test_the_audit_log_has_the_job_and_not_each_letter_of_the_form(
+    service: Service, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> None:
+        async with service.client() as client:
+            form = {**await opened(client), **paths(service)}
+            for _ in range(3):
+                await client.post("/submit/draft", data=form, headers=HTML)
+            await client.post("/submit", data=form, headers=HTML)
+
+    with caplog.at_level("INFO", logger="ladle_service.audit"):
+        run_async(use())
+    entries = [json.loads(each.message) for each in caplog.records if each.name == "ladle_service.audit"]
+    assert [(entry["action"], entry.get("job"), entry["result"]) for entry in entries] == [("submit", "job1", "done")]
