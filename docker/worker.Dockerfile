@@ -6,7 +6,7 @@ FROM ${BASE_IMAGE} AS requirements
 WORKDIR /src
 COPY pyproject.toml docker/requirements.py ./
 # Of pyproject.toml. `vision` brings timm and torchvision; the image with GPUs has it.
-ARG EXTRAS="worker text"
+ARG EXTRAS="worker text pictures"
 # hadolint ignore=SC2086
 RUN python requirements.py ${EXTRAS} > requirements.txt
 

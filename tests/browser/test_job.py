@@ -68,6 +68,28 @@ def test_a_job_is_cancelled(visit: Visit, stack: Stack) -> None:
     expect(page.get_by_role("button", name="Cancel job")).to_have_count(0)
 
 
+def test_a_hidden_page_gives_its_stream_back_and_goes_on_where_it_was(
+    visit: Visit, stack: Stack, node: ScriptedNode
+) -> None:
+    """Browsers have few connections to a service, and a stream is one."""
+    job_id = jobs_made.submit(stack)
+    attempt = jobs_made.begin(node, job_id)
+    page = visit.open(f"/jobs/{job_id}")
+    jobs_made.train(node, job_id, attempt, range(0, 30, 10))
+    words = page.locator("#curve-words")
+    expect(words).to_contain_text("at step 20")
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    page.evaluate("document.getElementById('curve-words').textContent = ''")
+    jobs_made.train(node, job_id, attempt, range(30, 60, 10))
+    with stack.client() as client:
+        until(lambda: client.job(job_id).status().progress.step == 50, what="the steps to be known")
+    assert words.inner_text() == ""
+    page.evaluate(hide, False)
+    expect(words).to_contain_text("at step 50")
+
+
 def test_the_page_comes_back_after_the_service_was_restarted(visit: Visit, stack: Stack, node: ScriptedNode) -> None:
     job_id = jobs_made.submit(stack)
     attempt = jobs_made.begin(node, job_id)

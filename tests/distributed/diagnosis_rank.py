@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ladle_engine import average
 from ladle_engine.placements.base import BY_CHECKPOINT, BY_NODE, BY_PARAMETER, REPLICATED, SHARDED_MODEL
+from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage.input_file import COUNTS
 from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, norm_net
@@ -25,8 +26,15 @@ PLACED: Mapping[int, tuple[str, ...]] = {2: (BY_PARAMETER, SHARDED_MODEL), 4: (R
 """Ranks -> the placements in which the job runs."""
 
 
-def run(folder: Path, placement: str, ranks: int) -> None:
-    """Collective."""
+def run(folder: Path, placement: str, ranks: int) -> int:
+    """Collective: how many bytes this rank read, on rank 0 before it wrote."""
+    before = COUNTS.all_read
+    read: list[int] = []
+
+    def look(event: ProgressEvent) -> None:
+        if isinstance(event, StageStarted) and event.stage == "write":
+            read.append(COUNTS.all_read - before)
+
     average(
         folder / "checkpoints",
         folder / "checkpoints",
@@ -36,7 +44,9 @@ def run(folder: Path, placement: str, ranks: int) -> None:
         method_options={"steps": 8},
         placement=placement,
         diagnose=True,
+        progress=look,
     )
+    return read[0] if read else COUNTS.all_read - before
 
 
 def report(folder: Path, placement: str, ranks: int) -> Any:
@@ -49,11 +59,7 @@ def main(folder: Path) -> None:
     if ranks == 4:
         # Two nodes of two ranks, as torchrun would say it.
         os.environ["LOCAL_WORLD_SIZE"] = "2"
-    read = {}
-    for placement in PLACED[ranks]:
-        before = COUNTS.all_read
-        run(folder, placement, ranks)
-        read[placement] = COUNTS.all_read - before
+    read = {placement: run(folder, placement, ranks) for placement in PLACED[ranks]}
     (folder / f"{ranks}-{dist.get_rank()}.json").write_text(json.dumps(read))
     end_rank()
 

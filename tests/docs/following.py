@@ -31,7 +31,7 @@ def run(command: list[str], folder: Path, name: str) -> str:
     # A unix socket's path is short, and pytest's folders are not.
     ours = {"PATH": path, "XDG_STATE_HOME": str(folder / "s"), "TMPDIR": "/tmp", "COLUMNS": "110"}
     done = subprocess.run(
-        command, cwd=folder, env=kept | ours, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        command, cwd=folder, env=kept | ours, capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False
     )
     assert done.returncode == 0, f"{name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr

@@ -117,7 +117,7 @@ def a_report(folder: Path) -> Names:
     """The report of a sure gain, as the nightly script is called with it."""
     import sys
 
-    report = {"winner": "twa", "metric": "accuracy", "gain": {"value": 0.02, "low": 0.01, "high": 0.03}}
+    report = {"winner": "twa", "metric": {"name": "accuracy"}, "gain": {"value": 0.02, "low": 0.01, "high": 0.03}}
     (folder / "report.json").write_text(json.dumps(report))
     sys.argv = ["better.py", "report.json"]
     return {}

@@ -136,6 +136,22 @@ def test_a_failed_job_exits_with_one_and_says_why(stack: Stack, node: ScriptedNo
     assert "the log's end" in ladle(stack, "status", job).stdout
 
 
+def test_several_jobs_are_watched_and_the_worst_decides(stack: Stack, node: ScriptedNode) -> None:
+    good = submitted(stack)
+    node.succeed(good, node.start(good), RESULT)
+    bad = submitted(stack)
+    node.fail(bad, node.start(bad), Reason.EMPTY_DATA, "`val_set` must have examples, but has none", [])
+    watched = ladle(stack, "watch", good, bad)
+    assert watched.returncode == 1
+    lines = watched.stdout.splitlines()
+    assert f"{good}  succeeded  twa: accuracy 2.00 points higher  {RESULT.folder}" in lines
+    assert f"{bad}  failed  `VAL_SET` must have examples, but has none [empty-data]" in lines
+    assert all(line.startswith((good, bad)) for line in lines)
+    both = ladle(stack, "watch", good, "--all")
+    assert both.returncode == 2
+    assert "but not both" in " ".join(both.stderr.replace("│", " ").split())
+
+
 def test_a_queued_job_is_cancelled_and_a_second_cancel_comes_too_late(stack: Stack) -> None:
     job = submitted(stack, "--priority", "-100")
     assert ladle(stack, "cancel", job).returncode == 0
@@ -146,9 +162,9 @@ def test_a_queued_job_is_cancelled_and_a_second_cancel_comes_too_late(stack: Sta
 
 
 def test_the_machines_are_listed(stack: Stack, node: ScriptedNode) -> None:
-    assert "scripted-node" in ladle(stack, "nodes").stdout
     (machine,) = json.loads(ladle(stack, "nodes", "--json").stdout)
     assert (machine["id"], machine["ranks"], machine["alive"]) == ("scripted-node", 4, True)
+    assert "scripted-node" in ladle(stack, "nodes").stdout
 
 
 def test_a_machine_is_taken_out_and_put_back(stack: Stack, node: ScriptedNode) -> None:

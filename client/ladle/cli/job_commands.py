@@ -42,13 +42,15 @@ def submit(
         if client.address.is_own_stack:
             refuse_missing(job.inputs)
         handle = client.submit(job.ckpt_dir, job.val_set, **job.options)
+        if as_json and not watch_it:
+            typer.echo(to_json(handle.status(), indent=2))
+            return
+        if not watch_it:
+            out.say(handle.id)
+        if not as_json and (name := handle.status().output_name):
+            err.say(f"The result's folder will be called `{name}`.")
         if watch_it:
             end_with(watch_to_the_end(handle, as_json), as_json)
-        elif as_json:
-            typer.echo(to_json(handle.status(), indent=2))
-        else:
-            out.say(handle.id)
-            err.say(f"The result's folder will be called `{handle.status().output_name}`.")
 
 
 @app.command(rich_help_panel=panels.JOBS)

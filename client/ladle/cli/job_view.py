@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -19,6 +17,8 @@ from ladle_report.numbers import seconds, value_of
 
 BAR_FROM, BAR = 72, 20
 """From how many columns on there is a bar, and how many it takes."""
+ALL, SHORT, SHORTEST = range(3)
+"""How much is shown."""
 
 
 class JobView:
@@ -29,13 +29,14 @@ class JobView:
         self._spinners = {ascii_only: Spinner("line" if ascii_only else "dots") for ascii_only in (False, True)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Whole where it fits; on a short terminal without the stages that are over and those to come."""
-        whole = self._parts(options, lambda stage: True)
-        lines = console.render_lines(Group(*whole), options, pad=False)
-        if len(lines) < console.size.height or self.picture.current is None:
-            yield from whole
-        else:
-            yield from self._parts(options, lambda stage: stage is self.picture.current)
+        """Whole where it fits; on a short terminal only the stage that goes on, and on a very short one without the
+        candidates."""
+        parts: list[RenderableType] = []
+        for level in ALL, SHORT, SHORTEST:
+            parts = self._parts(options, level)
+            if len(console.render_lines(Group(*parts), options, pad=False)) < console.size.height:
+                break
+        yield from parts
 
     def head(self) -> RenderableType:
         """`job 0081773117 running`"""
@@ -45,22 +46,24 @@ class JobView:
             "job ", (picture.job_id, "bold"), "  ", (picture.state, STATE_STYLES.get(picture.state, "")), again
         )
 
-    def _parts(self, options: ConsoleOptions, is_shown: Callable[[Stage], bool]) -> list[RenderableType]:
+    def _parts(self, options: ConsoleOptions, level: int) -> list[RenderableType]:
         picture = self.picture
         parts: list[RenderableType] = [self._moving(self.head(), options)]
-        if picture.found is not None:
+        if picture.found is not None and level == ALL:
             parts.append(Text(found_line(picture), style="dim"))
-        if picture.memory is not None:
+        if picture.memory is not None and level == ALL:
             parts.append(Text(memory_line(picture.memory), style="dim"))
         if picture.waits and picture.state == "queued":
             parts.append(Text(picture.waits, style="yellow"))
         if picture.stages and picture.state in ("running", "finalizing"):
-            parts.append(self._stages([stage for stage in picture.plan() if is_shown(stage)], options))
-        if picture.candidates:
+            shown = [stage for stage in picture.plan() if level == ALL or stage is picture.current]
+            parts.append(self._stages(shown, options))
+        if picture.candidates and level < SHORTEST:
             parts += ["", candidates_table(picture.candidates, picture.metric, width=options.max_width)]
             by_set = sets_table(picture.candidates, picture.metric)
-            parts += [] if by_set is None else ["", by_set]
-            parts += ["", best_so_far(picture)]
+            parts += [""] if by_set is None else ["", by_set, ""]
+        if picture.candidates:
+            parts.append(best_so_far(picture))
         parts += [Text(f"! {in_flags(warning)}", style="yellow") for warning in picture.warnings]
         if picture.message and picture.state not in ("failed", "cancelled"):
             parts.append(Text(in_flags(picture.message), style="yellow"))
@@ -77,7 +80,7 @@ class JobView:
     def _stages(self, stages: list[Stage], options: ConsoleOptions) -> Table:
         done, here, ahead = ("+", ">", " ") if options.ascii_only else ("✓", "▸", "·")
         table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, min_width=1)
         table.add_column(no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, overflow="ellipsis")
         for stage in stages:
@@ -93,8 +96,9 @@ class JobView:
 
     def _pace(self, stage: Stage, options: ConsoleOptions) -> RenderableType:
         """The bar, where there is room for one, and the numbers."""
-        text = Text(pace_text(stage), no_wrap=True, overflow="ellipsis")
-        if not stage.total or options.max_width < BAR_FROM:
+        is_narrow = options.max_width < BAR_FROM
+        text = Text(pace_text(stage, briefly=is_narrow), no_wrap=True, overflow="ellipsis")
+        if not stage.total or is_narrow:
             return text
         row = Table.grid(padding=(0, 1))
         row.add_column()
@@ -103,14 +107,14 @@ class JobView:
         return row
 
 
-def pace_text(stage: Stage) -> str:
-    """`24/96  12.4 steps/s  3 min 20 s left  loss 0.2500`, as far as it is known."""
+def pace_text(stage: Stage, *, briefly: bool = False) -> str:
+    """`24/96  12.4 steps/s  3 min 20 s left  loss 0.2500`, as far as it is known; briefly `24/96  3 min 20 s left`."""
     parts = [f"{stage.done:,}/{stage.total:,}"] if stage.total else []
-    if stage.rate is not None and stage.unit:
+    if stage.rate is not None and stage.unit and not briefly:
         parts.append(rate_text(stage.rate, stage.unit))
     if stage.eta_s is not None and stage.eta_s >= 1:
         parts.append(f"{duration(stage.eta_s)} left")
-    if stage.loss is not None:
+    if stage.loss is not None and not briefly:
         parts.append(f"loss {stage.loss:.4f}")
     return "  ".join(parts)
 

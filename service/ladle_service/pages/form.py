@@ -201,18 +201,31 @@ def _options(path: str, known: tuple[OptionInfo, ...] | None, texts: Texts) -> l
 
 
 def _option(name: str, option: OptionInfo, texts: Texts) -> Control:
-    is_bool = option.type == "bool"
+    is_bool = _is_bool(option)
     choices = ("true", "false") if is_bool else option.choices
     compound = any(arm.startswith(("list", "dict")) for arm in split_type(option.type))
     return Control(
         name=name,
         label=_label(option.name),
-        help=option.help if choices or option.type.startswith("str") else f"{option.help} ({describe(option.type)})",
+        help=_help(option),
         widget="choice" if choices else "lines" if compound else "line",
         choices=choices,
         text=texts.get(name, ""),
         default="" if option.default in (None, [], {}, "") else _default_text(option),
     )
+
+
+def _is_bool(option: OptionInfo) -> bool:
+    return {*split_type(option.type)} - {"null"} == {"bool"}
+
+
+def _help(option: OptionInfo) -> str:
+    """As a sentence, unless it begins with a value."""
+    text = option.help
+    if not text.startswith(option.choices or "`"):
+        text = text[:1].upper() + text[1:]
+    says_enough = option.choices or _is_bool(option) or option.type.startswith("str")
+    return text if says_enough else f"{text} ({describe(option.type)})"
 
 
 def _default_text(option: OptionInfo) -> str:

@@ -19,6 +19,8 @@ from ladle_service.store import JobStore
 
 router = APIRouter(prefix="/settings", include_in_schema=False)
 
+OVERSIZED = {"refuse": "is refused", "wait": "waits until there are more"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnToken:
@@ -63,7 +65,7 @@ def _limits(settings: Settings) -> list[tuple[str, str, str]]:
             "LADLE_MAX_QUEUED_JOBS_PER_OWNER",
         ),
         ("Nodes of one job", str(settings.max_nodes_per_job or "no limit"), "LADLE_MAX_NODES_PER_JOB"),
-        ("A job that needs more nodes than there are", f"{settings.oversized_jobs}s", "LADLE_OVERSIZED_JOBS"),
+        ("A job that needs more nodes than there are", OVERSIZED[settings.oversized_jobs], "LADLE_OVERSIZED_JOBS"),
         ("Requests of one owner per second", f"{settings.max_requests_per_s:g}", "LADLE_MAX_REQUESTS_PER_S"),
         ("Streams of one owner", f"{settings.max_streams_per_owner:,}", "LADLE_MAX_STREAMS_PER_OWNER"),
         ("Size of a request", f"{settings.max_body_bytes:,} bytes", "LADLE_MAX_BODY_BYTES"),

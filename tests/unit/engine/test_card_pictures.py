@@ -14,12 +14,14 @@ from PIL import Image
 from ladle_engine import average
 from ladle_engine.pipeline.card_pictures import write_pictures
 from ladle_engine.progress import ProgressEvent, Warned
-from ladle_report import candidates_figure, pictures
+from ladle_report import candidates_figure, pictures, style
 from ladle_report.pictures import card_figures, png
 from tests.hostile import HOSTILE, NOT_UTF8
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
-ACCENT, WHITE = (0, 103, 177), (255, 255, 255)
+ACCENT = tuple(bytes.fromhex(re.findall(r"--accent: #([0-9a-f]{6})", style())[0]))
+"""The light one comes first."""
+WHITE = (255, 255, 255)
 
 
 def rows(label: str) -> list[dict[str, Any]]:
@@ -52,10 +54,10 @@ def test_a_picture_has_the_light_palette_and_letters_of_our_own_font() -> None:
 
 
 def test_no_variable_of_the_style_stays_and_no_rule_of_the_dark_palette_does() -> None:
-    style = pictures._light_style()
-    assert "var(" not in style
-    assert "@media" not in style
-    assert set(re.findall(r"font-weight: (\d+)", style)) <= {str(weight) for weight in range(100, 1000, 100)}
+    light = pictures._light_style()
+    assert "var(" not in light
+    assert "@media" not in light
+    assert set(re.findall(r"font-weight: (\d+)", light)) <= {str(weight) for weight in range(100, 1000, 100)}
 
 
 @pytest.mark.parametrize(

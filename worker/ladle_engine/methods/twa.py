@@ -101,7 +101,7 @@ class TwaLayerwise(Twa):
     name: ClassVar[str] = "twa-layerwise"
     summary: ClassVar[str] = "TWA with one coefficient per checkpoint and layer."
     formula: ClassVar[tuple[str, ...]] = (
-        "w^(g) = c^(g) + sum_i u_(i g) (w_i^(g) - c^(g))",
+        "w^((g)) = c^((g)) + sum_i u_(i g) (w_i^((g)) - c^((g)))",
         "alpha_(i g) = u_(i g) + (1 - sum_j u_(j g))/K",
     )
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, section 4.3"
