@@ -171,17 +171,18 @@ def _is_inside(spot: Spot, land: Land) -> bool:
 def _spots(frame: Frame, spots: Sequence[Spot]) -> list[Markup]:
     """The named ones on top. Their names are moved apart where they would touch."""
     parts = []
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for spot in sorted(spots, key=lambda spot: not spot.is_small):
         x, y = frame.x(spot.x), frame.y(spot.y)
         size = 3.0 if spot.is_small else 6.5
         parts.append(mark(spot.shape, x, y, f"m-{spot.look} spot", size))
     for spot in sorted(spots, key=lambda spot: spot.is_small):
         x, y = frame.x(spot.x), frame.y(spot.y)
-        place = _free(x, y + 4, taken, 9 if spot.is_small else 15)
+        room = 9.0 if spot.is_small else 15.0
+        place = _free(x, y + 4, taken, room)
         if place is None:
             continue
-        taken.append(place)
+        taken.append((*place, room))
         parts.append(
             text(
                 place[0] + (6 if spot.is_small else 11),
@@ -194,9 +195,10 @@ def _spots(frame: Frame, spots: Sequence[Spot]) -> list[Markup]:
     return [group(parts)]
 
 
-def _free(x: float, y: float, taken: Sequence[tuple[float, float]], room: float) -> tuple[float, float] | None:
-    for moved in (0, -room, room, -2 * room, 2 * room):
-        if all(abs(y + moved - other) >= room - 0.5 or abs(x - there) > 70 for there, other in taken):
+def _free(x: float, y: float, taken: Sequence[tuple[float, float, float]], room: float) -> tuple[float, float] | None:
+    """Where a name of this height touches no other: beside its spot, or a little above or below."""
+    for moved in (0.0, -room, room, -2 * room, 2 * room):
+        if all(abs(y + moved - other) >= max(room, high) - 0.5 or abs(x - there) > 75 for there, other, high in taken):
             return x, y + moved
     return None
 

@@ -77,7 +77,7 @@ def line_chart(
     frame.y_axis(axes.y, axes.show_y)
     frame.x_axis(axes.x, axes.show_x, axes.x_ticks)
     frame.parts.extend([_level(frame, each) for each in levels])
-    frame.parts.extend([_line(frame, each) for each in lines])
+    frame.parts.extend([_line(frame, each, axes) for each in lines])
     frame.parts.extend(_end_labels(frame, lines, [each for each in levels if not each.is_upright]))
     return drawing(name, *words, height, frame.parts)
 
@@ -92,7 +92,8 @@ def _level(frame: Frame, level: Level) -> Markup:
     return group([path([(x, frame.top), (x, frame.bottom)], class_=f"line dashed thin l-{level.look}"), label])
 
 
-def _line(frame: Frame, line: Line) -> Markup:
+def _line(frame: Frame, line: Line, axes: Axes) -> Markup:
+    """Whoever points at a mark is told its numbers."""
     pieces: list[list[Point]] = [[]]
     for point in line.points:
         if point is None:
@@ -102,7 +103,11 @@ def _line(frame: Frame, line: Line) -> Markup:
     drawn = [path(piece, class_=f"line l-{line.look}") for piece in pieces if len(piece) > 1]
     hollow = line.hollow or [False] * len(line.points)
     marks = [
-        mark(line.marks, frame.x(point[0]), frame.y(point[1]), f"m-{line.look}{' hollow' * is_hollow}")
+        tag(
+            "g",
+            tag("title", f"{line.label}: {axes.show_y(point[1])} at {axes.show_x(point[0])}"),
+            mark(line.marks, frame.x(point[0]), frame.y(point[1]), f"m-{line.look}{' hollow' * is_hollow}"),
+        )
         for point, is_hollow in zip(line.points, hollow, strict=True)
         if point is not None and line.marks
     ]
