@@ -58,6 +58,13 @@ def png(svg: str) -> bytes:
     )
 
 
+def standalone(svg: str) -> str:
+    """A drawing as a file of its own, which brings its style and a white ground."""
+    start, rest = svg.split(">", 1)
+    ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f"{start}><style>{_light_style()}</style>{ground}{_NOT_XML.sub(chr(0xFFFD), rest)}"
+
+
 @cache
 def _light_style() -> str:
     """The drawings' style with the values of the light palette and our font: resvg knows no variables."""
@@ -65,4 +72,4 @@ def _light_style() -> str:
     values = {name: value.strip() for name, value in _VARIABLE.findall(light)}
     rules = re.sub(r"var\(--([\w-]+)\)", lambda found: values[found[1]], _PALETTE.sub("", light))
     rules = re.sub(r"font-weight: *(\d+)", lambda found: f"font-weight: {round(int(found[1]), -2)}", rules)
-    return f"{rules}\n.drawing {{ font-family: {FONT}; font-size: 13px; }}"
+    return f"{rules}\n.drawing {{ font-family: {FONT}, sans-serif; font-size: 13px; }}"

@@ -86,9 +86,9 @@ def test_the_picture_has_a_line_for_each_of_three_and_a_gap_for_what_is_not_know
     points[1] = CurvePoint(**{**vars(points[1]), "last": None, "metric": "accuracy"})
     draw(points, tmp_path / "curve.svg")
     root = ElementTree.fromstring((tmp_path / "curve.svg").read_text())
-    lines = [each.attrib["points"].split() for each in root if each.tag.endswith("polyline")]
-    assert [len(line) for line in lines] == [2, 3, 3], "last, best, average"
-    heights = [float(at.split(",")[1]) for at in lines[2]]
+    marks = {look: list(root.findall(f".//*[@class='m-{look}']")) for look in ("muted", "c1", "c2")}
+    assert [len(each) for each in marks.values()] == [2, 3, 3], "last, best, average"
+    heights = [float(mark.attrib["y"]) for mark in marks["c2"]]
     assert heights[1] == min(heights), "the best average is at the top"
 
 
