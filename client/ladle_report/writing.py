@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ladle_report.limits import spread
 from ladle_report.markdown_text import cell, words
 from ladle_report.model import Code, Facts, Figure, Part, Remark, Section, Table
 from ladle_report.numbers import NOTHING
@@ -68,8 +69,10 @@ def _fenced(part: Code) -> list[str]:
 def _table(table: Table) -> list[str]:
     if len(table.heads) > MOST_COLUMNS or not table.rows:
         return []
-    rows = [table.heads, ["---"] * len(table.heads), *table.rows[:MOST_ROWS]]
-    more = len(table.rows) - MOST_ROWS
+    kept = [table.rows[index] for index in spread(len(table.rows), MOST_ROWS)]
+    rows = [table.heads, ["---"] * len(table.heads), *kept]
     told = [f"| {' | '.join(PLAIN.get(entry) or cell(entry) for entry in row)} |" for row in rows]
-    caption = f"{words(table.caption)}" + (f" (the first {MOST_ROWS} of {len(table.rows)} rows)" if more > 0 else "")
+    caption = f"{words(table.caption)}" + (
+        f" ({len(kept)} of {len(table.rows)} rows)" if len(kept) < len(table.rows) else ""
+    )
     return [f"{caption}:", "", *told, ""]

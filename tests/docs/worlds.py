@@ -144,6 +144,16 @@ def of_other_tools(folder: Path) -> Names:
     return {"model": model, "loss": _loss, "validation": torch.utils.data.TensorDataset(x, y)}
 
 
+def a_result_to_read(folder: Path) -> Names:
+    """`report.json` and `report.html`, as in a result's folder."""
+    from ladle_report import page
+    from tests.unit.report.reports import report
+
+    (folder / "report.json").write_text(json.dumps(report()))
+    (folder / "report.html").write_text(page(report()))
+    return {}
+
+
 WORLDS: dict[str, World] = {
     "README.md": a_run_of_the_example,
     "docs/checkpoints.md": two_architectures,
@@ -154,6 +164,7 @@ WORLDS: dict[str, World] = {
     "docs/inspect.md": a_run_to_inspect,
     "docs/migration.md": of_other_tools,
     "docs/output.md": a_result,
+    "docs/report.md": a_result_to_read,
     "docs/tasks/function.md": a_loop_of_ones_own,
     "docs/tasks/your-own.md": a_plug_in,
     "docs/understand/exactness.md": a_run_of_the_example,
