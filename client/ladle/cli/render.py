@@ -292,6 +292,7 @@ def catalog_view(infos: Sequence[MethodInfo | TaskInfo]) -> RenderableType:
     for info in infos:
         parts.append(Text.assemble((info.name, "bold"), f"  {info.summary}"))
         if isinstance(info, MethodInfo):
+            parts += [Text(f"  {line}") for line in info.formula]
             parts.append(Text(f"  {info.reference}  {info.reference_url}", style="dim"))
         else:
             parts.append(Text(f"  metrics: {', '.join(info.metrics)}", style="dim"))
