@@ -85,7 +85,9 @@ POINT = CurvePoint(
     step=1, checkpoints=2, metric=HOSTILE, average=0.5, best=0.4, last=None, folder=HOSTILE, job_id=HOSTILE
 )  # fmt: skip
 OPTION = OptionInfo(name=HOSTILE, type=HOSTILE, default=HOSTILE, help=HOSTILE)
-METHOD = MethodInfo(name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_url=HOSTILE, options=(OPTION,))
+METHOD = MethodInfo(
+    name=HOSTILE, summary=HOSTILE, reference=HOSTILE, reference_url=HOSTILE, formula=(HOSTILE,), options=(OPTION,)
+)
 TASK = TaskInfo(name=HOSTILE, summary=HOSTILE, metrics=(HOSTILE,), options=(OPTION,))
 NODE = NodeRecord(
     id=HOSTILE, host=HOSTILE, ranks=1, gpus=(HOSTILE,), version=HOSTILE, torch_version=HOSTILE, started_at=NOW,
