@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
 from ladle.cli.app import app
+from ladle_contracts import ErrorCode, JobRecord, JobState
+from tests.unit.client.answers import RESULT, client, ok, problem, record
 from tests.unit.report.html_pages import parse
 from tests.unit.report.reports import older, report
 
@@ -89,3 +92,31 @@ def test_a_folder_that_cannot_be_written_leaves_the_page_to_another_place(tmp_pa
     folder = result(tmp_path / "r", report())
     done = ladle("report", folder, "--output", tmp_path / "no such folder" / "page.html")
     assert "--output FILE" in str(done.exception)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, job: JobRecord | None) -> None:
+    """A service that knows one job, or none."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return ok(job) if job is not None else problem(ErrorCode.NOT_FOUND)
+
+    monkeypatch.setattr("ladle.cli.report_commands.service_client", lambda url, token: client(answer))
+
+
+def test_the_id_of_a_job_stands_for_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = result(tmp_path / "r", report())
+    found = RESULT.model_copy(update={"folder": str(folder)})
+    answering(monkeypatch, record(JobState.SUCCEEDED, result=found))
+    assert ladle("report", "j1").exit_code == 0
+    assert (folder / "report.html").exists()
+
+
+def test_a_job_without_a_result_here_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, record(JobState.RUNNING))
+    assert "it is running. `ladle watch j1`" in str(ladle("report", "j1").exception)
+    answering(monkeypatch, record(JobState.SUCCEEDED))
+    told = str(ladle("report", "j1").exception)
+    assert "does not see" in told
+    assert "http://ladle.test/jobs/j1/report" in told
+    answering(monkeypatch, None)
+    assert "There is no folder `j1` here" in str(ladle("report", "j1").exception)
