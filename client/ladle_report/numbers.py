@@ -84,3 +84,8 @@ def tick_of(metric: str) -> Callable[[float], str]:
 def capital(words: str) -> str:
     """The beginning of a title or a sentence, with all other letters as they are."""
     return words[:1].upper() + words[1:]
+
+
+def rate(per_second: float, unit: str) -> str:
+    """`12.4 steps/s`, `1,250 examples/s`, `1.23 GB/s`"""
+    return f"{size(round(per_second))}/s" if unit == "bytes" else f"{digits(per_second, 3)} {unit}/s"

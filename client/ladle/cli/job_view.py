@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ladle.cli.job_picture import JobPicture, Stage
-from ladle.cli.render import STATE_STYLES, candidates_table, duration, rate_text, sets_table, size
+from ladle.cli.render import STATE_STYLES, candidates_table, duration, sets_table, size
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, MemoryPlanned
 from ladle_report.gains import better
-from ladle_report.numbers import seconds, value_of
+from ladle_report.numbers import rate, seconds, value_of
 
 BAR_FROM, BAR = 72, 20
 """From how many columns on there is a bar, and how many it takes."""
@@ -111,7 +111,7 @@ def pace_text(stage: Stage, *, briefly: bool = False) -> str:
     """`24/96  12.4 steps/s  3 min 20 s left  loss 0.2500`, as far as it is known; briefly `24/96  3 min 20 s left`."""
     parts = [f"{stage.done:,}/{stage.total:,}"] if stage.total else []
     if stage.rate is not None and stage.unit and not briefly:
-        parts.append(rate_text(stage.rate, stage.unit))
+        parts.append(rate(stage.rate, stage.unit))
     if stage.eta_s is not None and stage.eta_s >= 1:
         parts.append(f"{duration(stage.eta_s)} left")
     if stage.loss is not None and not briefly:

@@ -15,7 +15,6 @@ from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 from ladle_report.gains import better, better_between, compared, compared_between
-from ladle_report.numbers import digits
 
 WIDE, NARROW = 90, 64
 """From how many columns on a table of candidates has all its columns, and its intervals."""
@@ -331,13 +330,6 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
-
-
-def rate_text(rate: float, unit: str) -> str:
-    """`12.4 steps/s`, `1,250 examples/s`, `1.2 GB/s`"""
-    if unit == "bytes":
-        return f"{size(round(rate))}/s"
-    return f"{digits(rate, 3)} {unit}/s"
 
 
 def ago(moment: datetime) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ladle_contracts.safe_text import for_terminal
-from ladle_report.numbers import seconds, size, value_of
+from ladle_report.numbers import rate, seconds, size, value_of
 
 STAGES = {
     "fetch": "Fetch far files",
@@ -41,4 +41,4 @@ def visible(value: object) -> object:
     return for_terminal(value) if type(value) is str else value
 
 
-FILTERS = {"ago": ago, "moment": moment, "seconds": seconds, "size": size, "value": value_of}
+FILTERS = {"ago": ago, "moment": moment, "rate": rate, "seconds": seconds, "size": size, "value": value_of}

@@ -178,7 +178,7 @@ def test_only_a_terminal_that_can_draw_over_is_drawn_on(
 
 @pytest.mark.parametrize(
     ("rate", "unit", "words"),
-    [(12.41, "steps", "12.4 steps/s"), (1250.4, "examples", "1,250 examples/s"), (1.23e9, "bytes", "1.2 GB/s")],
+    [(12.41, "steps", "12.4 steps/s"), (1250.4, "examples", "1,250 examples/s"), (1.23e9, "bytes", "1.23 GB/s")],
 )
 def test_a_rate_has_the_unit_of_its_stage(rate: float, unit: str, words: str) -> None:
     picture = JobPicture("j")

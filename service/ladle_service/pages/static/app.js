@@ -57,6 +57,12 @@ const ladle = {
     return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
   },
 
+  // `12.4 steps/s`, `1.2 MB/s`
+  rate(perSecond, unit) {
+    const [scale, name] = unit !== "bytes" ? [1, ` ${unit}`] : [[1e9, " GB"], [1e6, " MB"], [1, " bytes"]].find(([size]) => perSecond >= size) ?? [1, " bytes"];
+    return `${(perSecond / scale).toLocaleString("en", { maximumSignificantDigits: 3 })}${name}/s`;
+  },
+
   ago(seconds) {
     for (const [length, unit] of [[172800, 86400], [3600, 3600], [60, 60]])
       if (seconds >= length) return `${Math.floor(seconds / unit)} ${{ 86400: "days", 3600: "h", 60: "min" }[unit]} ago`;

@@ -88,7 +88,10 @@
     if (!bar || !step.total) return;
     bar.max = step.total;
     bar.value = step.step;
-    words.textContent = `${step.step} of ${step.total}${step.eta_s >= 1 ? `, ${ladle.duration(step.eta_s)} left` : ""}`;
+    const parts = [`${step.step} of ${step.total}`];
+    if (step.rate && step.unit) parts.push(ladle.rate(step.rate, step.unit));
+    if (step.eta_s >= 1) parts.push(`${ladle.duration(step.eta_s)} left`);
+    words.textContent = parts.join(", ");
   }
 
   // ---- loss curve
