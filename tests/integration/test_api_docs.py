@@ -25,6 +25,7 @@ from tests.unit.client.answers import RESULT
 
 DOCS = Path(__file__).parents[2] / "docs"
 REST = (DOCS / "rest.md").read_text()
+MONITORING = (DOCS / "monitoring.md").read_text()
 CLIENT = (DOCS / "client.md").read_text()
 
 
@@ -106,8 +107,9 @@ def test_every_code_stands_in_the_document_with_its_status() -> None:
 
 def test_every_setting_stands_in_the_document() -> None:
     # Addresses are given in `LADLE_ROOTS`.
-    named = Settings.model_fields.keys() - {"far_roots"}
-    assert {f"LADLE_{name.upper()}" for name in named} == set(re.findall("`(LADLE_[A-Z_]+)`", REST))
+    named = {f"LADLE_{name.upper()}" for name in Settings.model_fields.keys() - {"far_roots"}}
+    here, monitoring = (set(re.findall("`(LADLE_[A-Z_]+)[`=]", text)) for text in (REST, MONITORING))
+    assert here | (monitoring & named) == named
 
 
 def test_every_public_name_stands_in_the_clients_document() -> None:
