@@ -79,6 +79,8 @@ def _ended(run: Run) -> str:
     told = f"{facts.get('ended_at', len(run.loss))} steps. {ENDED.get(how, how)}"
     if facts.get("best_at") is not None:
         told += f" The fit loss was lowest at step {facts['best_at']}: there it could have stopped."
+    if facts.get("averaged_from") is not None:
+        told += f" The coefficients are their mean from step {facts['averaged_from']} on."
     return f"{told} {_prior(facts.get('prior') or {})}".strip()
 
 
@@ -173,6 +175,10 @@ def _paths(report: Report, run: Run) -> Figure:
     lines += [
         Line(label=report.labels[index], points=points(index), look=LOOKS[number]) for number, index in enumerate(named)
     ]
+    levels = [Level(value=0.0, label="")]
+    averaged_from = run.facts.get("averaged_from")
+    if averaged_from is not None:
+        levels.append(Level(value=float(averaged_from), label="averaged from here", is_upright=True))
     title = f"Coefficients of {run.method} while they are trained"
     rows = spread(len(kept), min(report.limits.rows, 60))
     return Figure(
@@ -187,7 +193,7 @@ def _paths(report: Report, run: Run) -> Figure:
             (title, "; ".join(f"{report.labels[index]} ends at {show(last[index])}" for index in named)),
             Axes(x="step", y="coefficient", show_x=lambda value: f"{value:,.0f}", show_y=show),
             lines,
-            [Level(value=0.0, label="")],
+            levels,
         ),
         table=Table(
             caption=title,
