@@ -124,6 +124,12 @@ def test_an_average_of_adapters_is_an_adapter_of_their_base_model(tmp_path: Path
         "---\nlicense: " + "[" * 5000 + "\n---\n",
         "---\nlicense: mit\n" + "# " + "x" * (64 << 10) + "\n---\n",
         "---\nlicense_link: https://example.com/license\n---\n",
+        "---\nlicense: !!bool maybe\n---\n",
+        "---\nlicense: !!int ''\n---\n",
+        "---\nlicense: !!timestamp soon\n---\n",
+        "---\na0: &a0 {license: mit}\n"
+        + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 20))
+        + "\n---\n",
     ],
 )
 def test_a_card_that_says_nothing_proper_says_nothing(tmp_path: Path, card: str) -> None:

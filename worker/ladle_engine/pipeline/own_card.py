@@ -42,15 +42,16 @@ def own_card(places: Sequence[Path], root: Path) -> dict[str, Any]:
 
 
 def _block(path: Path, root: Path) -> Mapping[Any, Any]:
-    import yaml
+    # Here, because PyYAML takes its time.
+    from ladle_engine.checkpoints.plain_yaml import read_yaml
 
-    with suppress(OSError, EngineError, yaml.YAMLError, ValueError, RecursionError):
+    with suppress(OSError, EngineError, ValueError):
         if leads_out(path, root) or not is_file(path):
             return {}
         text = read_bytes(path, MOST_BYTES)[:MOST_BYTES].decode(errors="replace").removeprefix("\ufeff")
         block = _BLOCK.match(text)
         if block is not None and len(block[1]) <= MOST_OF_BLOCK:
-            values = yaml.safe_load(block[1])
+            values = read_yaml(block[1])
             return values if isinstance(values, dict) else {}
     return {}
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
+from ladle_engine.checkpoints.plain_yaml import read_yaml
 from ladle_engine.checkpoints.training_args import MAX_ARGS_BYTES, training_args
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import TaskError
@@ -67,18 +66,11 @@ def _read_args(checkpoints: CheckpointSet) -> Mapping[str, Any] | None:
         return None
     try:
         content = read_bytes(path, MAX_ARGS_BYTES)
-        parsed = None if len(content) > MAX_ARGS_BYTES else yaml.load(content, Loader=_PlainLoader)  # noqa: S506
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        parsed = None if len(content) > MAX_ARGS_BYTES else read_yaml(content)
+    except (OSError, ValueError):
         # Whoever names the model needs no such file.
         return None
     return parsed if isinstance(parsed, dict) and parsed.keys() >= OF_TIMM else None
-
-
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Without merge keys, which would make a small file large."""
-
-    def flatten_mapping(self, node: Any) -> None:
-        pass
 
 
 def _of_args(args: Mapping[str, Any]) -> TimmSettings:
