@@ -23,6 +23,9 @@ LIBRARY = "resvg_py"
 FONT = "Roboto"
 SCALE = 2
 """Pixels per unit of a drawing, for sharp screens."""
+MOST_UNITS = 10_000
+"""Of a side: resvg ends the whole process where it gets no memory for the pixels."""
+_SIZE = re.compile(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"')
 _MEDIA = re.compile(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")
 _PALETTE = re.compile(r":root\s*\{[^{}]*\}")
 _VARIABLE = re.compile(r"--([\w-]+):\s*([^;}]+)")
@@ -41,7 +44,11 @@ def card_figures(report: Mapping[str, Any]) -> Sequence[Figure]:
 
 
 def png(svg: str) -> bytes:
-    """A drawing as it looks on a light page. Raises ImportError without the library."""
+    """A drawing as it looks on a light page. Raises ImportError without the library, and ValueError for what cannot
+    be drawn."""
+    size = _SIZE.search(svg)
+    if size is None or max(map(float, size.groups())) > MOST_UNITS:
+        raise ValueError("the drawing is too large")
     resvg = importlib.import_module(LIBRARY)
     return bytes(
         resvg.svg_to_bytes(

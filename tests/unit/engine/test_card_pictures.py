@@ -84,15 +84,28 @@ def test_without_the_library_the_card_has_no_pictures(tmp_path: Path, monkeypatc
     assert "![" not in (out / "README.md").read_text()
 
 
+class PanicException(BaseException):
+    """As Rust raises it."""
+
+
+@pytest.mark.parametrize("what", ["png", "card_figures"])
+@pytest.mark.parametrize(
+    "error", [ValueError("no such shape"), ZeroDivisionError("no such shape"), PanicException("no such shape")]
+)
 def test_a_picture_that_cannot_be_drawn_is_a_warning_and_no_lost_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: BaseException
 ) -> None:
     out = made(tmp_path)
     told: list[ProgressEvent] = []
 
-    def fail(svg: str) -> bytes:
-        raise ValueError("no such shape")
+    def fail(given: object) -> None:
+        raise error
 
-    monkeypatch.setattr("ladle_engine.pipeline.card_pictures.png", fail)
+    monkeypatch.setattr(f"ladle_engine.pipeline.card_pictures.{what}", fail)
     assert write_pictures(tmp_path, json.loads((out / "report.json").read_text()), told.append) == []
-    assert next(event.message for event in told if isinstance(event, Warned)).endswith("drawn: no such shape")
+    assert "no such shape" in next(event.message for event in told if isinstance(event, Warned))
+
+
+def test_a_drawing_that_would_take_all_memory_is_refused_before_it_ends_the_process() -> None:
+    with pytest.raises(ValueError, match="too large"):
+        png(candidates_figure(rows("twa") * 10_000, metric="accuracy"))
