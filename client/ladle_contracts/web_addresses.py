@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""All that is given out for public use."""
 NOT_IN_ONE = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -51,7 +53,14 @@ def read_networks(value: Any) -> Any:
 def may_reach(address: Address, private: Collection[Network]) -> bool:
     """Whether it is public, or in one of the networks that the operator allows."""
     address = _inside(address)
-    return any(address in network for network in private) or (address.is_global and not address.is_multicast)
+    return any(address in network for network in private) or _is_public(address)
+
+
+def _is_public(address: Address) -> bool:
+    """Older Pythons also call IPv6's ways into private networks global: the local NAT64, site-local addresses, and
+    those that hold an IPv4 address."""
+    is_unicast = not address.is_multicast and (address.version == 4 or address in PUBLIC_IPV6)
+    return address.is_global and is_unicast
 
 
 def _inside(address: Address) -> Address:

@@ -19,6 +19,8 @@ READ_S = 120.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""All that is given out for public use."""
 
 
 def session_maker(hosts: Collection[str], private: Collection[str], *, secure: bool) -> Any:
@@ -63,7 +65,14 @@ class GuardedConnector(aiohttp.TCPConnector):
 
 def may_reach(address: Address, networks: Collection[Network]) -> bool:
     address = _embedded(address)
-    return any(address in network for network in networks) or (address.is_global and not address.is_multicast)
+    return any(address in network for network in networks) or _is_public(address)
+
+
+def _is_public(address: Address) -> bool:
+    """Older Pythons also call IPv6's ways into private networks global: the local NAT64, site-local addresses, and
+    those that hold an IPv4 address."""
+    is_unicast = not address.is_multicast and (address.version == 4 or address in PUBLIC_IPV6)
+    return address.is_global and is_unicast
 
 
 def _embedded(address: Address) -> Address:
