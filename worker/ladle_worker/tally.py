@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from ladle_contracts import EventBody, StageStarted, StepDone
 from ladle_contracts.counts import add_up, stage_took
 
+MOST_AT_ONCE = 10**9
+"""Between two events. Ranks may be anybody's, and what they say is added to the numbers of all jobs."""
+
 
 class Tally:
     """One attempt's. A stage has taken the time until the next one began, as far as the agent has seen."""
@@ -33,7 +36,7 @@ class Tally:
             # A resumed stage begins in the middle.
             steps = event.step - self._step if self._step else 1
             self._step = event.step
-            return {"steps": max(0, steps)}
+            return {"steps": steps} if 0 < steps <= MOST_AT_ONCE else {}
         return {}
 
     def _end_stage(self, now: float) -> dict[str, float]:

@@ -10,8 +10,8 @@ local known = redis.call('HGET', job_key(id) .. ':progress', field)
 if known and tonumber(known) >= offset then return 'ok' end
 redis.call('HSET', job_key(id) .. ':progress', field, text(offset))
 if progress ~= '' then redis.call('HSET', job_key(id) .. ':progress', 'json', progress) end
-for name, more in pairs(counted ~= '' and cjson.decode(counted) or {}) do count(name, more) end
 for position = 7, 6 + events do append(id, attempt, ARGV[position]) end
 for position = 7 + events, #ARGV do redis.call('RPUSH', job_key(id) .. ':log', ARGV[position]) end
 redis.call('LTRIM', job_key(id) .. ':log', -2000, -1)
+for name, more in pairs(counted ~= '' and cjson.decode(counted) or {}) do count(name, more) end
 return 'ok'
