@@ -102,8 +102,12 @@ class TrackerProcess:
 class Trackers:
     """Those of one attempt. No method raises because of them."""
 
-    def __init__(self, processes: Sequence[TrackerProcess], kept: Path, wait_s: float) -> None:
+    def __init__(
+        self, processes: Sequence[TrackerProcess], kept: Path, wait_s: float, not_begun: Mapping[str, str] | None = None
+    ) -> None:
+        """`not_begun` has those that could not be started, and why."""
         self._processes = processes
+        self._not_begun = not_begun or {}
         self._kept = kept
         self._wait_s = wait_s
         self._told: set[str] = set()
@@ -111,8 +115,8 @@ class Trackers:
 
     def news(self) -> list[Warned]:
         """What has failed since the last time."""
-        found = {each.name: each.problem() for each in self._processes if each.name not in self._told}
-        problems = {name: problem for name, problem in found.items() if problem is not None}
+        found = {**self._not_begun, **{each.name: each.problem() for each in self._processes}}
+        problems = {name: told for name, told in found.items() if told is not None and name not in self._told}
         self._told |= problems.keys()
         for each in self._processes:
             if each.name in problems:
@@ -140,7 +144,8 @@ class Trackers:
             time.sleep(POLL_S)
         late = [each.name for each in self._processes if not each.is_over and each.name not in self._told]
         self.news()
-        warnings = [problem for each in self._processes if (problem := each.problem()) is not None]
+        warnings = [*self._not_begun.values()]
+        warnings += [problem for each in self._processes if (problem := each.problem()) is not None]
         if ok:
             warnings += [
                 f"The tracker `{name}` has not taken everything in {self._wait_s:g} s, and was told no more."
@@ -161,15 +166,21 @@ def trackers_of(settings: Settings, claim: Claim, folder: AttemptFolder) -> Iter
     """Starts those of the job and of the operator. They end with the block."""
     names = dict.fromkeys((*settings.trackers, *claim.spec.tracking.trackers)) if claim.speaks else {}
     with ExitStack() as stack:
-        kept = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ladle-tracking-"))) if names else folder.path
-        )
+        kept = folder.path
         processes: list[TrackerProcess] = []
+        not_begun: dict[str, str] = {}
         for name in names:
-            process = TrackerProcess(name, run_of(settings, claim), folder.events, kept)
+            try:
+                if not processes:
+                    kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ladle-tracking-")))
+                process = TrackerProcess(name, run_of(settings, claim), folder.events, kept)
+            except (OSError, subprocess.SubprocessError) as error:
+                # The disk may be full, or the machine have no memory for another process.
+                not_begun[name] = f"The tracker `{name}` was told nothing, because it could not be started: {error}."
+                continue
             stack.callback(process.end)
             processes.append(process)
-        yield Trackers(processes, kept, settings.tracker_wait_s)
+        yield Trackers(processes, kept, settings.tracker_wait_s, not_begun)
 
 
 def run_of(settings: Settings, claim: Claim) -> dict[str, Any]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
 from ladle_contracts import JobSpec, StageStarted, StepDone
+from ladle_contracts.jobs import Tracking
 from ladle_worker.bytes_read import read_by
+from ladle_worker.claim import Ended
 from ladle_worker.tally import Tally
-from ladle_worker.tracking import LONGEST_VALUE, Trackers, run_name, settings_of
+from ladle_worker.tracking import LONGEST_VALUE, Trackers, run_name, settings_of, trackers_of
 
 
 def test_a_run_has_the_jobs_id_in_its_name_however_it_is_called() -> None:
@@ -45,11 +51,20 @@ def test_stages_and_steps_are_counted_from_where_the_attempt_began() -> None:
     assert ended == [("check", 2.0), ("train", 1.5)]
 
 
+@pytest.mark.parametrize("step", [10**400, 10**300, 10**10, -5])
+def test_steps_that_no_job_makes_are_not_counted(step: int) -> None:
+    """They would stay in the numbers of all jobs, or be none that Redis can add."""
+    tally = Tally()
+    assert tally.add([StageStarted(stage="train"), StepDone(stage="train", step=1, total=9)], 1.0) == {"steps": 1}
+    assert tally.add([StepDone(stage="train", step=step, total=9)], 2.0) == {}
+
+
 @pytest.mark.parametrize(
     ("stages", "total"),
     [
         ([{"stage": "check", "bytes_read": 5}, {"stage": "write", "bytes_read": 7}], 12),
         ([{"bytes_read": -5}, {"bytes_read": "9"}, {"bytes_read": 1e300}, {"bytes_read": 2**70}, 3, None], 0),
+        ([{"bytes_read": 2**62}] * 1000, 0),
         ({"bytes_read": 5}, 0),
     ],
 )
@@ -69,3 +84,32 @@ def test_trackers_are_told_of_copies_and_links_in_a_result_are_not_followed(tmp_
     trackers = Trackers([object()], kept, 1.0)  # type: ignore[list-item]
     trackers.keep_report(result)
     assert [path.name for path in kept.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        (tempfile, "TemporaryDirectory", OSError("no space left")),
+        (subprocess, "Popen", OSError("cannot allocate memory")),
+        (subprocess, "Popen", subprocess.SubprocessError("no process")),
+    ],
+)
+def test_a_tracker_that_cannot_be_started_is_told_and_the_job_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    spec = JobSpec(ckpt_dir="/c", val_set="/v", tracking=Tracking(trackers=("tensorboard", "mlflow")))
+    claim: Any = SimpleNamespace(speaks=True, spec=spec, output="digits", job_id="3f9a2c01be5a5a5a5a5a")
+    settings: Any = SimpleNamespace(trackers=(), tracker_wait_s=1.0, trackers_folder=tmp_path)
+    folder: Any = SimpleNamespace(path=tmp_path, events=tmp_path / "events")
+    monkeypatch.setattr(module, name, fail)
+    with trackers_of(settings, claim, folder) as trackers:
+        told = [warned.message for warned in trackers.news()]
+        assert trackers.news() == []
+        trackers.keep_report(tmp_path)
+        assert trackers.finish(Ended(outcome="failed"), lambda: None).outcome == "failed"
+    assert [str(error) in each for each in told] == [True, True]
+    assert "`tensorboard`" in told[0]
+    assert "`mlflow`" in told[1]
