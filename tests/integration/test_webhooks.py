@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from ladle_contracts import Reason, keys
+from ladle_service.webhooks import calling
 from ladle_service.webhooks.calling import Caller
 from ladle_service.webhooks.deliveries import OF_ONE_OWNER, Deliveries, Targets
 from ladle_service.webhooks.signing import Secret, new_secret
@@ -176,11 +177,11 @@ def test_a_name_is_looked_up_once_and_the_connection_goes_to_the_address_that_wa
     looked_up: list[str] = []
     answers = iter(["203.0.113.7", "127.0.0.1"])
 
-    async def getaddrinfo(self: object, host: str, port: int, **_: object) -> list[Any]:
+    def look_up(host: str, port: int) -> list[Any]:
         looked_up.append(host)
         return [(2, 1, 6, "", (next(answers), port))]
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(calling, "look_up", look_up)
     url = f"http://rebinding.example:{web.port}/"
     job = told.end_job(url)
     told.run(private=())
@@ -262,12 +263,12 @@ def test_over_https_the_certificate_must_be_that_of_the_name_that_was_asked_for(
     """The connection goes to an address, and still the name is what the certificate is compared with."""
     certificates = Certificates(tmp_path / "certificates")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca.pem"]))
-    looked_up = asyncio.SelectorEventLoop.getaddrinfo
+    looked_up = calling.look_up
 
-    async def getaddrinfo(self: Any, host: str, port: int, **options: Any) -> Any:
-        return await looked_up(self, "127.0.0.1" if host == "other.example" else host, port, **options)
+    def look_up(host: str, port: int) -> list[Any]:
+        return looked_up("127.0.0.1" if host == "other.example" else host, port)
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(calling, "look_up", look_up)
     with receiver(tls=(certificates["server.pem"], certificates["server.key"])) as secure:
         right, wrong = (f"https://{name}:{secure.port}/" for name in ("127.0.0.1", "other.example"))
         job = told.end_job(right, wrong)

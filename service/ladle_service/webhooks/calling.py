@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Collection, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,9 @@ from ladle_contracts.web_addresses import Address, Network, may_reach
 CONNECT_S = 5.0
 ANSWER_S = 15.0
 """For all of it: to connect, to send, and until the answer begins."""
+LOOKUPS = 16
+"""Names that are looked up at once, in threads of their own: those of a name that does not answer are busy for long,
+and the rest of the service must not wait for them."""
 HOW_TO_ALLOW = "The operator can allow private networks with `LADLE_WEBHOOK_PRIVATE`."
 
 
@@ -34,6 +38,7 @@ class Caller:
     def __init__(self, private: Collection[Network] = ()) -> None:
         self._private = tuple(private)
         self._tls = ssl.create_default_context()
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="ladle-webhook-names")
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
         """The status of the answer, whose body is not read. Raises `CallFailed`."""
@@ -44,7 +49,7 @@ class Caller:
             raise CallFailed(f"`{urlsplit(url).hostname}` has not answered in {ANSWER_S:g} s.") from None
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
-        backend = GuardedBackend(self._private, secure=url.startswith("https:"))
+        backend = GuardedBackend(self._private, self._lookups, secure=url.startswith("https:"))
         sent = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
         timeouts = {"connect": CONNECT_S, "read": ANSWER_S, "write": ANSWER_S, "pool": ANSWER_S}
         async with httpcore2.AsyncConnectionPool(ssl_context=self._tls, network_backend=backend) as pool:
@@ -61,9 +66,10 @@ class Caller:
 class GuardedBackend(httpcore2.AnyIOBackend):
     """Connects to addresses that it has checked, and to nothing else."""
 
-    def __init__(self, private: Collection[Network], *, secure: bool) -> None:
+    def __init__(self, private: Collection[Network], lookups: Executor, *, secure: bool) -> None:
         super().__init__()
         self._private = private
+        self._lookups = lookups
         self._secure = secure
 
     async def connect_tcp(
@@ -88,7 +94,7 @@ class GuardedBackend(httpcore2.AnyIOBackend):
     async def _addresses(self, host: str, port: int) -> list[Address]:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(self._lookups, look_up, host, port)
         except (OSError, UnicodeError):
             raise CallFailed(f"`{host}` is no name that the service can look up.") from None
         addresses = list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
@@ -107,3 +113,8 @@ class GuardedBackend(httpcore2.AnyIOBackend):
     async def connect_unix_socket(self, *arguments: Any, **options: Any) -> Any:
         """httpcore's own. No address leads here."""
         raise CallFailed("An address must not lead to a socket of this machine.")
+
+
+def look_up(host: str, port: int) -> list[Any]:
+    """The addresses of a name, as the system knows them. Raises OSError or UnicodeError."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

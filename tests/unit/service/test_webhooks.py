@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from pydantic import ValidationError
 from ladle_contracts import JobSpec
 from ladle_contracts.tokens import Scope, StoredToken, hash_token
 from ladle_service.__main__ import main
+from ladle_service.webhooks import calling
+from ladle_service.webhooks.calling import Caller
 from ladle_service.webhooks.signing import Secret, new_secret, read_secret
 from tests.unit.service.fakes import make_service
 
@@ -154,3 +158,27 @@ def test_what_is_no_web_address_is_refused_and_its_password_not_shown(url: str) 
         JobSpec.model_validate({"ckpt_dir": "/c", "val_set": "/v", "webhooks": url}, strict=False)
     assert "webhooks" in str(caught.value)
     assert "hunter2" not in str([error["msg"] for error in caught.value.errors()])
+
+
+def test_names_that_nobody_answers_for_keep_nothing_else_of_the_service_waiting(
+    monkeypatch: pytest.MonkeyPatch, run_async: Run
+) -> None:
+    """The tokens file, for one, is read in a thread too."""
+    answered = threading.Event()
+
+    def look_up(host: str, port: int) -> list[Any]:
+        answered.wait(60)
+        raise OSError
+
+    async def check() -> None:
+        caller = Caller()
+        calls = [asyncio.create_task(caller.post(f"https://{n}.example/", b"{}", {})) for n in range(100)]
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), 10)
+        finally:
+            answered.set()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    monkeypatch.setattr(calling, "look_up", look_up)
+    run_async(check())
