@@ -1,7 +1,9 @@
 """The report of a result, as a page of its own.
 
 The file is from a worker's rank, so it is not trusted: it is opened below the folder of results without following
-links, and the browser keeps it in a sandbox, apart from the dashboard and without a network.
+links, and the browser keeps it in a sandbox, apart from the dashboard and without a network. But no policy keeps a page
+from leading elsewhere, and with it what the rank has read: so one that does is not shown, but made anew from its
+`report.json`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +33,7 @@ router = APIRouter(prefix="/jobs", include_in_schema=False)
 
 MOST_BYTES = 8 << 20
 SANDBOX = (
-    "sandbox allow-scripts allow-downloads allow-popups allow-modals; default-src 'none'; img-src data:; "
+    "sandbox allow-scripts allow-downloads allow-modals; default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 """Styles may be inside the page, because a report of another version has others. Scripts are ours or do not run."""
@@ -38,6 +41,12 @@ SCRIPTS = next(
     part.strip() for part in ladle_report.content_security_policy().split(";") if part.strip().startswith("script-src")
 )
 """What our own policy for reports says about scripts."""
+
+LEADS_AWAY = re.compile(
+    r"""href(?!="\#)|http-equiv(?!="Content-Security-Policy")|srcdoc|attributename""", re.IGNORECASE
+)
+"""What a page needs to lead somewhere else, or to name another machine. Ours has links inside itself only; where one of
+these words is text in it, nothing but time is lost."""
 
 
 @router.get("/{job_id}/report")
@@ -62,7 +71,7 @@ def _read_report(results: Path, name: str) -> str | None:
     """The page in a result's folder, or one made of its `report.json`. None if neither can be read."""
     try:
         written = _read(results, f"{name}/{ladle_report.PAGE_FILE}")
-        if written is not None:
+        if written is not None and LEADS_AWAY.search(written) is None:
             return written
         told = _read(results, f"{name}/report.json")
         return None if told is None else ladle_report.page(json.loads(told))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import pytest
 
 from ladle_contracts import JobState
+from ladle_report import answer, page
 from ladle_service.pages import report
 from tests.browser.jobs_made import result
+from tests.hostile import HOSTILE
+from tests.unit.report.reports import report as made_report
 from tests.unit.service.fakes import Service
 
 RunAsync = Callable[[Coroutine[Any, Any, None]], None]
@@ -54,6 +58,35 @@ def test_a_report_is_shown_in_a_sandbox_that_runs_only_our_script(done: Service,
     assert "allow-same-origin" not in policy
     assert "script-src 'sha256-" in policy
     assert "script-src 'unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<meta http-equiv="refresh" content="0;url=https://evil.example/?weights">',
+        '<META HTTP-EQUIV=refresh content="0;url=https://evil.example">',
+        "<link rel=preconnect href=https://weights.evil.example>",
+        '<a href="https://evil.example">log in</a>',
+        '<svg><a xlink:href="https://evil.example"><text>log in</text></a></svg>',
+        '<svg><a href="#x"><set attributeName="&#104;ref" to="https://evil.example"/></a></svg>',
+        '<iframe srcdoc="&lt;link rel=preconnect hre&#102;=https://evil.example&gt;"></iframe>',
+    ],
+)
+def test_a_page_that_leads_away_is_made_anew(done: Service, run_async: RunAsync, text: str) -> None:
+    """No policy keeps a page in a sandbox from that."""
+    (done.results / "job1" / "report.html").write_text(f"<!doctype html>{text}")
+    assert shown(done, run_async)[0] == 404
+    (done.results / "job1" / "report.json").write_text(json.dumps(made_report()))
+    status, shown_text, _ = shown(done, run_async)
+    assert status == 200
+    assert "evil.example" not in shown_text
+    assert answer(made_report()) in shown_text
+
+
+def test_our_own_page_leads_nowhere_whatever_names_it_has() -> None:
+    assert report.LEADS_AWAY.search(page(made_report(40, 12))) is None
+    names = [f"{number}-{HOSTILE}" for number in range(6)]
+    assert report.LEADS_AWAY.search(page(made_report(names=names))) is None
 
 
 @pytest.mark.parametrize("part", ["job1", "job1/report.html"])
