@@ -40,13 +40,15 @@ class Commit:
         return self._existing()
 
     def publish(self, outcome: Mapping[str, Any]) -> Ended:
-        """Moves the verified folder to its place in one step. Raises `Lost` or `DiskFault`."""
+        """Moves the verified folder to its place in one step. Raises `Lost`, `DiskFault`, or ValueError for an outcome
+        that is none."""
+        ended = succeeded(outcome)
         if refused := self._fence():
             return refused
         if not self._move():
             return self._existing() or self._taken()
         self._sync()
-        return succeeded(outcome)
+        return ended
 
     def _move(self) -> bool:
         """False if something stands at the destination."""
@@ -130,5 +132,6 @@ def _files_in(folder: Path) -> Mapping[str, int]:
 
 
 def succeeded(outcome: Mapping[str, Any]) -> Ended:
-    """As the ranks told."""
-    return Ended(outcome="succeeded", result=JobResult.model_validate_json(json.dumps(outcome["result"])))
+    """As the ranks told. Raises ValueError, also for numbers that are none: nobody could read the record."""
+    told = json.dumps(outcome["result"], allow_nan=False)
+    return Ended(outcome="succeeded", result=JobResult.model_validate_json(told))

@@ -28,7 +28,9 @@ class FarCommit(Commit):
         self._folder = job.attempt(claim.attempt)
 
     def publish(self, outcome: Mapping[str, Any]) -> Ended:
-        """Uploads the verified folder, and makes it a result once nobody else can. Raises `Lost` or `DiskFault`."""
+        """Uploads the verified folder, and makes it a result once nobody else can. Raises `Lost`, `DiskFault`, or
+        ValueError for an outcome that is none."""
+        done = succeeded(outcome)
         with naming_disk_faults("write the job's files"):
             # From here on there is something to withdraw, should the job end otherwise.
             write_whole(self._job.far_result, self._url)
@@ -37,7 +39,7 @@ class FarCommit(Commit):
             if ended is not None:
                 is_taken = ended.reason == Reason.OUTPUT_EXISTS
                 return (self._whole(helper) or ended) if is_taken else ended
-            return self._fence() or self._asked(helper, "publish") or succeeded(outcome)
+            return self._fence() or self._asked(helper, "publish") or done
 
     def _existing(self) -> Ended | None:
         # Log and questions of the process that looks are there.

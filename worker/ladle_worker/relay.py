@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_contracts import CandidateScored, EventBody, Progress, StageStarted, StepDone, telemetry
+from ladle_contracts import CandidateResult, CandidateScored, EventBody, Progress, StageStarted, StepDone, telemetry
 from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
@@ -151,12 +152,20 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
                     unit=body.unit,
                     candidates=progress.candidates,
                 )
-            case CandidateScored():
+            case CandidateScored() if _is_finite(body.candidate):
                 others = tuple(known for known in progress.candidates if known.method != body.candidate.method)
                 progress = progress.model_copy(update={"candidates": (*others, body.candidate)})
             case _:
                 continue
     return progress
+
+
+def _is_finite(candidate: CandidateResult) -> bool:
+    """JSON has no other numbers: a record with one could not be read."""
+    judged = [candidate, *candidate.sets.values()]
+    gains = [getattr(each, name) for each in judged for name in ("gain", "gain_low", "gain_high")]
+    scores = [*candidate.fit.values(), *(score for each in judged for score in each.select.values())]
+    return all(number is None or math.isfinite(number) for number in (*gains, *scores))
 
 
 def _trace_stage(stage: str, seconds: float) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from ladle_contracts import TERMINAL_STATES
+from ladle_contracts import TERMINAL_STATES, JobResult
 from ladle_report import gains
 from ladle_service.dependencies import Query
 from ladle_service.store import JobStore
@@ -85,7 +85,7 @@ class Row:
     reason: str
     message: str
     """The reason in words."""
-    result: Mapping[str, Any] | None
+    result: JobResult | None
     words: str
     """What a search looks at, in lower case."""
 
@@ -97,17 +97,17 @@ class Row:
     @property
     def gain(self) -> float | None:
         """Over the best checkpoint, in the job's own metric."""
-        return None if self.result is None else float(self.result["gain"])
+        return None if self.result is None else self.result.gain
 
     @property
     def outcome(self) -> str:
         """What came out, in a few words."""
         if self.result is None:
             return self.message or self.reason
-        if self.result["method"] == "best":
+        if self.result.method == "best":
             return "no average was better"
-        metric, gain = str(self.result["metric"]), float(self.result["gain"])
-        return gains.compared(metric, bool(self.result["higher_is_better"]), gain) if gain else "lower loss"
+        metric, gain = self.result.metric, self.result.gain
+        return gains.compared(metric, self.result.higher_is_better, gain) if gain else "lower loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def _row(fields: Mapping[str, str | None]) -> Row | None:
 
 def _made(fields: Mapping[str, str | None]) -> Row:
     spec = json.loads(fields["spec"] or "")
-    result = json.loads(fields["result"]) if fields["result"] else None
+    result = JobResult.read(fields["result"]) if fields["result"] else None
     created, started, ended = (_moment(fields[name]) for name in ("created_at", "started_at", "finished_at"))
     assert created is not None, "every job has it"
     labels = {str(name): str(value) for name, value in (spec.get("labels") or {}).items()}
@@ -192,7 +192,7 @@ def _made(fields: Mapping[str, str | None]) -> Row:
         seconds=(ended - started).total_seconds() if ended and started else None,
         name=name or job_id,
         ckpt_dir=ckpt_dir,
-        method=method if result is None else str(result["method"]),
+        method=method if result is None else result.method,
         labels=labels,
         reason=reason,
         message=message,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
-from ladle_contracts import CandidateResult, CandidateScored, Progress, StageStarted, StepDone, Warned
+from ladle_contracts import CandidateResult, CandidateScored, Progress, SetResult, StageStarted, StepDone, Warned
 from ladle_worker import relay as module
 from ladle_worker.job_folder import AttemptFolder
 from ladle_worker.relay import Relay, TailedFile, advance, log_tail
@@ -145,3 +146,16 @@ def test_the_tail_is_the_last_lines(tmp_path: Path) -> None:
     assert log_tail(folder) == []
     folder.log.write_text("\n".join(str(number) for number in range(100)))
     assert log_tail(folder) == [str(number) for number in range(60, 100)]
+
+
+def test_a_score_that_is_no_number_leaves_a_record_that_can_be_read() -> None:
+    good = CandidateResult(method="twa", label="twa", select={"loss": 0.5}, gain=0.1)
+    on_set = SetResult(select={"loss": math.nan}, gain=0.1, gain_low=0.1, gain_high=0.1)
+    bad = (
+        CandidateResult(method="ema", label="ema", select={"loss": math.nan}),
+        CandidateResult(method="ema", label="ema", select={"loss": 0.5}, fit={"loss": math.inf}),
+        CandidateResult(method="ema", label="ema", select={"loss": 0.5}, gain=math.nan),
+        CandidateResult(method="ema", label="ema", select={"loss": 0.5}, sets={"a": on_set}),
+    )
+    progress = advance(Progress(), [CandidateScored(candidate=each) for each in (good, *bad)])
+    assert Progress.model_validate_json(progress.model_dump_json()).candidates == (good,)
