@@ -112,7 +112,7 @@ def words_of(report: Mapping[str, Any]) -> str:
 
     try:
         return markdown(report)
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StopIteration):
         # Ranks wrote the report, which may be anything.
         return ""
 

@@ -184,7 +184,7 @@ def _known_kind(*results: Result) -> Iterator[None]:
     """A report is whatever somebody has put there."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
         folders = " or ".join(f"`{result.folder}`" for result in results)
         told = f"{folders} must be a result of Ladle, but its {REPORT_FILE} is not one that Ladle wrote."
         raise NoReport(told) from error

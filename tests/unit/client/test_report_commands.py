@@ -76,7 +76,15 @@ def test_two_results_are_compared_in_the_terminal_or_on_a_page(tmp_path: Path) -
     assert len(list(parse((tmp_path / "page.html").read_text()).all("section"))) == 4
 
 
-@pytest.mark.parametrize("told", [[], {}, {"winner": "twa"}, {**report(), "candidates": [{"method": "twa"}]}])
+def without_weights() -> dict[str, Any]:
+    odd = report()
+    odd["candidates"][3]["coefficients"] = [[]]
+    return odd
+
+
+@pytest.mark.parametrize(
+    "told", [[], {}, {"winner": "twa"}, {**report(), "candidates": [{"method": "twa"}]}, without_weights()]
+)
 def test_what_ladle_did_not_write_is_refused_in_words(tmp_path: Path, told: Any) -> None:
     done = ladle("report", result(tmp_path / "r", told))
     assert done.exit_code == 1
