@@ -12,6 +12,8 @@ from ladle_service.store import JobStore
 PAGE = 1000
 MOST_JOBS = 200
 MOST_WARNINGS = 200
+MOST_STAGES = 50
+"""There are some ten. Ranks say what they are called, and ranks may be anybody's."""
 
 
 @dataclass
@@ -57,7 +59,8 @@ class History:
                 self.memory = event.body
             case StageStarted(stage=name):
                 self._end_stages(event.time)
-                self.stages.setdefault(name, Stage(name)).began_at = event.time
+                if name in self.stages or len(self.stages) < MOST_STAGES:
+                    self.stages.setdefault(name, Stage(name)).began_at = event.time
             case StateChanged(state=state) if state not in (JobState.RUNNING, JobState.FINALIZING, JobState.CANCELLING):
                 self._end_stages(event.time, cut=state is not JobState.SUCCEEDED)
             case Warned(message=message):
