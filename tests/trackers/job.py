@@ -33,6 +33,7 @@ EVENTS = (
         )
     ),
 )
+SEEN = {"alone_examples": 260, "average_examples": 260}
 REPORT: dict[str, Any] = {
     "format": 1,
     "winner": "twa",
@@ -55,8 +56,8 @@ REPORT: dict[str, Any] = {
     "merge_curve": {
         "metric": "accuracy",
         "points": [
-            {"checkpoint": NAMES[0], "step": 100, "alone": 0.9, "average": 0.9, "averaged": 1},
-            {"checkpoint": NAMES[1], "step": 200, "alone": 0.91, "average": None, "averaged": 2},
+            {"checkpoint": NAMES[0], "step": 100, "alone": 0.9, "average": 0.9, "averaged": 1, **SEEN},
+            {"checkpoint": NAMES[1], "step": 200, "alone": 0.91, "average": None, "averaged": 2, **SEEN},
         ],
     },
     "training": {"twa": {"steps": [0, 2], "loss": [0.6, 0.25], "coefficients": [[0.5, 0.5], [0.4, 0.6]]}},
