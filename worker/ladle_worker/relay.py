@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladle_contracts import CandidateResult, CandidateScored, EventBody, Progress, StageStarted, StepDone, telemetry
+from ladle_contracts import (
+    CandidateResult,
+    CandidateScored,
+    EventBody,
+    Progress,
+    SetResult,
+    StageStarted,
+    StepDone,
+    telemetry,
+)
 from ladle_contracts.events import read_event_body
 from ladle_worker.claim import Claim
 from ladle_worker.disk_faults import naming_disk_faults
@@ -162,7 +171,7 @@ def advance(progress: Progress, bodies: Sequence[EventBody]) -> Progress:
 
 def _is_finite(candidate: CandidateResult) -> bool:
     """JSON has no other numbers: a record with one could not be read."""
-    judged = [candidate, *candidate.sets.values()]
+    judged: list[CandidateResult | SetResult] = [candidate, *candidate.sets.values()]
     gains = [getattr(each, name) for each in judged for name in ("gain", "gain_low", "gain_high")]
     scores = [*candidate.fit.values(), *(score for each in judged for score in each.select.values())]
     return all(number is None or math.isfinite(number) for number in (*gains, *scores))
