@@ -22,7 +22,8 @@ from tests.unit.client.answers import RESULT
 CATALOG = {
     "methods": [
         {
-            "name": "twa-next", "summary": "s", "reference": "r", "reference_url": "u", "formula": ["a = 1"], "since": "9.0",
+            "name": "twa-next", "summary": "s", "reference": "r", "reference_url": "u", "since": "9.0",
+            "formula": ["a = 1"],
             "options": [
                 {"name": "steps", "type": "int", "default": 1, "help": "h", "choices": ["1", "2"], "unit": "steps"}
             ],
