@@ -11,6 +11,6 @@ from ladle_worker import stall
 
 def test_all_know_the_same_stages_in_the_same_order() -> None:
     assert tuple(job_picture.STAGES) == tuple(words.STAGES) == STAGES
-    assert stall.STAGES == ("start", *STAGES)
+    assert ("start", *STAGES) == stall.STAGES
     assert frozenset(STAGES) == counts.STAGES
-    assert words.USUAL_STAGES == tuple(stage for stage in STAGES if stage not in job_picture.RARE)
+    assert tuple(stage for stage in STAGES if stage not in job_picture.RARE) == words.USUAL_STAGES
