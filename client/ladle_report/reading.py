@@ -15,6 +15,11 @@ from ladle_report.limits import FULL, Limits
 
 _SUFFIX = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|pth\.tar|tar)$", re.IGNORECASE)
 
+MOST_CANDIDATES = 500
+MOST_OF_A_SIDE = 64
+"""Of the plane, and points of a segment. Drawing more takes minutes; Ladle writes far less, but the file may be
+anybody's."""
+
 
 class NotAReport(ValueError):
     """It is not what Ladle writes."""
@@ -112,9 +117,20 @@ def read(report: Mapping[str, Any], limits: Limits = FULL, folder: str | None = 
         if not (found.winner["select"] and found.best["select"] and found.names and found.metric):
             raise NotAReport
         float(found.json["gain"]["value"]), int(found.json["splits"]["select"])
+        if _is_too_large(found):
+            raise NotAReport
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RuntimeError) as error:
         raise NotAReport("This is not a `report.json` that Ladle wrote.") from error
     return found
+
+
+def _is_too_large(report: Report) -> bool:
+    diagnosis = report.part("diagnosis")
+    plane = diagnosis.get("plane") or {}
+    rows = plane.get("loss", ())
+    sides = [plane.get("x", ()), plane.get("y", ()), rows, *rows]
+    sides += [each[name] for each in diagnosis.get("segments", ()) for name in ("t", "loss")]
+    return len(report.candidates) > MOST_CANDIDATES or any(len(side) > MOST_OF_A_SIDE for side in sides)
 
 
 def _safe(value: Any) -> Any:

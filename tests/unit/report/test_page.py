@@ -181,3 +181,15 @@ def test_the_files_to_load_are_those_of_the_model() -> None:
     assert "model.safetensors" in outcome.whole_text
     assert "statistics.safetensors" not in outcome.whole_text
     assert "candidates.png" not in outcome.whole_text
+
+
+def test_what_would_take_minutes_to_draw_is_no_report_of_ours() -> None:
+    """The dashboard draws what a rank has written."""
+    crowd = report()
+    crowd["candidates"] = crowd["candidates"] * 101
+    wide, long = report(), report()
+    wide["diagnosis"]["plane"] |= {"x": [0.0] * 700, "y": [0.0] * 700, "loss": [[0.0] * 700] * 700}
+    long["diagnosis"]["segments"] = [{"checkpoint": "a", "t": [0.0] * 2000, "loss": [0.1] * 2000, "barrier": 0.0}]
+    for odd in (crowd, wide, long):
+        with pytest.raises(NotAReport):
+            page(odd)
