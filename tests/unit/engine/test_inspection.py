@@ -261,12 +261,15 @@ def test_ten_thousand_files_are_no_obstacle(folder: Path) -> None:
     assert len(found.checkpoints) == 4
 
 
-@pytest.mark.parametrize("name", ["absent", "run/epoch-1.safetensors"])
-def test_what_is_no_folder_is_said_to_be_none(name: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("absent", "does not exist"), ("run/epoch-1.safetensors", "is none. Give the folder that the checkpoints are in")],
+)
+def test_what_is_no_folder_is_said_to_be_none(name: str, why: str, folder: Path) -> None:
     found = inspect(folder.parent / name)
     assert not found.usable
     assert codes(found) == ["no-checkpoints"]
-    assert "must be a folder" in found.problems[0].message
+    assert f"must be a folder, but `{folder.parent / name}` {why}." in found.problems[0].message
     assert found.checkpoints == ()
 
 
