@@ -134,8 +134,16 @@ def _entries(held: Roots, descriptor: int, folder: Path, name: str) -> Iterator[
             path=path if can_be_sent(path) else None,
             is_folder=is_folder,
             size_bytes=status.st_size,
-            changed_at=datetime.fromtimestamp(status.st_mtime, tz=UTC),
+            changed_at=moment(status.st_mtime),
         )
+
+
+def moment(seconds: float) -> datetime:
+    """A file's time. Some file systems have years that no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC)
+    except (OSError, OverflowError, ValueError):
+        return datetime.max.replace(tzinfo=UTC) if seconds > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def _above(folder: Path, roots: Sequence[Path]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 
 from ladle_contracts.roots import PathNotAllowed
 from ladle_service.pages import folders
-from ladle_service.pages.folders import list_folder, roots_there
+from ladle_service.pages.folders import list_folder, moment, roots_there
 
 
 @pytest.fixture
@@ -97,3 +97,8 @@ def test_names_that_a_form_cannot_send_are_shown_and_cannot_be_chosen(root: Path
 
 def test_which_roots_are_there(root: Path, tmp_path: Path) -> None:
     assert roots_there([root, tmp_path / "missing"]) == {root: True, tmp_path / "missing": False}
+
+
+@pytest.mark.parametrize(("seconds", "year"), [(0.0, 1970), (1e12, 9999), (1e300, 9999), (-1e12, 1), (-5.0, 1969)])
+def test_a_file_of_a_year_that_no_calendar_has_is_shown_too(seconds: float, year: int) -> None:
+    assert moment(seconds).year == year
