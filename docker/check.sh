@@ -15,7 +15,6 @@ else
   compose=("$(docker/test/fetch_cli_plugins.sh)/cli-plugins/docker-compose")
 fi
 # --env-file: a person's own .env must not decide what is checked.
-<<<<<<< HEAD
 config() { env "$@" "${compose[@]}" --env-file /dev/null "${files[@]}" config --quiet; }
 check() {
   files=()
@@ -40,15 +39,6 @@ refuses() {
 refuses docker-compose.yml LADLE_REDIS_PASSWORD=old
 refuses docker-compose.worker.yml LADLE_KEYS=/keys LADLE_RESULTS=/results
 refuses docker-compose.worker.yml LADLE_KEYS=/keys LADLE_HEAD=10.0.0.1
-=======
-config() { LADLE_REDIS_PASSWORD=check "${compose[@]}" --env-file /dev/null "$@" config --quiet; }
-config -f docker-compose.yml
-config -f docker-compose.yml -f docker-compose.gpu.yml
-config -f docker-compose.yml -f docker/test/compose.build.yml
-if LADLE_REDIS_PASSWORD='' "${compose[@]}" --env-file /dev/null -f docker-compose.yml config --quiet 2>/dev/null; then
-  echo "docker-compose.yml must refuse to start without LADLE_REDIS_PASSWORD" >&2
-  exit 1
-fi
 
 # The files for Kubernetes, put together, against its schemas.
 if command -v kubectl >/dev/null; then
@@ -58,5 +48,4 @@ if command -v kubectl >/dev/null; then
 else
   echo "kubectl is not installed: docker/kubernetes is checked file by file in the tests only" >&2
 fi
->>>>>>> main
 echo "container files: ok"

@@ -15,7 +15,9 @@ SOON_S = 90.0
 """What takes a second or two on a quiet machine, where a fault would take for ever."""
 
 
-def until(predicate: Callable[[], T], *, timeout_s: float = DEADLINE_S, interval_s: float = 0.05, what: str = "") -> T:
+def until(
+    predicate: Callable[[], T | None], *, timeout_s: float = DEADLINE_S, interval_s: float = 0.05, what: str = ""
+) -> T:
     """The first true value of `predicate()`; an AssertionError with the last value after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -108,6 +108,7 @@ class AutoPlan(Contract):
     model: str | None = None
     """The class of the task's model."""
     num_parameters: int
+    """Without buffers, such as BatchNorm's statistics, where the model was compared with the files."""
     dtype: str
     memory: PlannedMemory | None = None
 

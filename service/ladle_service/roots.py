@@ -47,7 +47,8 @@ def refuse_outside(
             rule += ", or an address below an allowed one, without a user, a password or a query"
         raise ApiError(
             ErrorCode.PATH_NOT_ALLOWED,
-            f"{names} {rule}. Ask the operator which folders are allowed. With `ladle up`, allow more with `--root`.",
+            f"{names} {rule}. A path must be absolute. Ask the operator which folders are allowed. With `ladle up`, "
+            f"allow more with `--root`.",
             errors=[field_error(field, f"{rule}, but is {_shown(path)}") for field, path in refused.items()],
         )
 

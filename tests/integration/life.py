@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from ladle_contracts import Event, JobRecord, JobSpec, JobState
+from ladle_contracts import Event, JobRecord, JobSpec, JobState, StateChanged
 from ladle_contracts.jobs import TERMINAL_STATES
 from ladle_service.ending import end
 from ladle_service.scheduler import Scheduler
@@ -80,7 +80,7 @@ class Cluster:
         return self.call(self.store.events(job_id, None, 10_000))
 
     def states(self, job_id: str) -> list[str]:
-        return [str(event.body.state) for event in self.events(job_id) if event.body.kind == "state"]
+        return [str(event.body.state) for event in self.events(job_id) if isinstance(event.body, StateChanged)]
 
     def wait_for(self, job_id: str, condition: Callable[[JobRecord], Any], timeout_s: float = DEADLINE_S) -> JobRecord:
         def look() -> JobRecord | None:
@@ -124,7 +124,7 @@ class Gate:
     def wait_for(self, name: str) -> int:
         """Until a process has come to the point. Returns its pid."""
         reached = self.folder / f"{name}.reached"
-        return int(until(lambda: reached.exists() and reached.read_text(), what=f"{name} to be reached"))
+        return int(until(lambda: reached.read_text() if reached.exists() else None, what=f"{name} to be reached"))
 
     def let_pass(self, name: str) -> None:
         """All that come to the point from now on."""

@@ -386,3 +386,12 @@ def test_compose_test_says_plainly_that_it_cannot_run_without_root(tmp_path: Pat
     assert done.returncode != 0
     assert "cannot run here" in done.stderr
     assert "root" in done.stderr
+
+
+def test_every_shell_script_can_be_read_by_its_shell() -> None:
+    scripts = [REPO / ".ci/run", *sorted(REPO.glob("docker/**/*.sh"))]
+    assert len(scripts) > 3
+    for script in scripts:
+        shell = "bash" if "bash" in script.read_text().partition("\n")[0] else "sh"
+        done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

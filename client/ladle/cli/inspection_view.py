@@ -12,6 +12,7 @@ from rich.text import Text
 from ladle.cli.render import size
 from ladle.cli.wording import in_flags
 from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection
+from ladle_report.numbers import plural
 
 MOST_ROWS = 60
 """Of checkpoints that can be used; then the first and the last ones are shown. `--json` has all."""
@@ -52,7 +53,8 @@ def _counted(found: Inspection, usable: Sequence[InspectedCheckpoint]) -> str:
         return f"no usable checkpoints in {found.folder}"
     formats = ", ".join(dict.fromkeys(each.format for each in taken))
     dtypes = ", ".join(dict.fromkeys(each.dtype or "?" for each in taken))
-    words = [f"{len(taken)} checkpoints of {taken[-1].num_parameters or 0:,} parameters ({formats}; {dtypes})"]
+    count = (found.plan.num_parameters if found.plan else 0) or taken[-1].num_parameters or 0
+    words = [f"{plural(len(taken), 'checkpoint')} of {count:,} parameters ({formats}; {dtypes})"]
     if found.plan is not None:
         words.append(f"in order of {found.plan.order}, from {taken[0].name} to {taken[-1].name}")
     copies = sum(each.duplicate_of is not None for each in found.checkpoints)

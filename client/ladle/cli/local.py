@@ -88,7 +88,7 @@ def stay_up(
                 announce(Stack(url=stack.url, token=stack.token, pid=os.getpid()))
                 _introduce(stack, out)
                 if opens:
-                    _open(stack, err)
+                    _open(stack.url, stack.token, err)
                 while True:
                     time.sleep(60)
             except Stopped:
@@ -97,6 +97,13 @@ def stay_up(
                 return 0
             finally:
                 stack.stop()
+    except _AlreadyUp as error:
+        err.print(str(error), style="red")
+        if error.stack.token is not None:
+            _say_dashboard(error.stack.url, error.stack.token, out)
+            if opens:
+                _open(error.stack.url, error.stack.token, err)
+        return 1
     except LadleError as error:
         err.print(str(error), style="red")
         return 1
@@ -177,6 +184,15 @@ def _follow(job: Job, stack: LocalStack, out: SafeConsole, as_json: bool) -> Job
         return job.wait(timeout=10)
 
 
+class _AlreadyUp(StackError):
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(
+            f"`ladle up` is already running at {stack.url} (process {stack.pid}). Use that one, or end it with "
+            f"`kill {stack.pid}`."
+        )
+        self.stack = stack
+
+
 @contextmanager
 def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
     try:
@@ -185,10 +201,7 @@ def _sole_stack() -> Iterator[Callable[[Stack], Path]]:
     except StackTaken as error:
         if error.stack is None:
             raise StackError("Another `ladle up` of yours is starting or ending. Try again in a moment.") from None
-        raise StackError(
-            f"`ladle up` is already running at {error.stack.url} (process {error.stack.pid}). Use that one, or end it "
-            f"with `kill {error.stack.pid}`."
-        ) from None
+        raise _AlreadyUp(error.stack) from None
 
 
 def _existing(root: Path) -> Path | str:
@@ -218,9 +231,17 @@ def _results(results: Path) -> Path | str:
     )
 
 
-def _open(stack: LocalStack, err: SafeConsole) -> None:
+def _say_dashboard(url: str, token: str, out: SafeConsole) -> None:
+    """Whoever sees this terminal may use the stack. A log file is read by others, too."""
+    if out.is_terminal:
+        out.say(f"  dashboard  {login_link(url, token)}")
+    else:
+        out.say(f"  dashboard  {url}  (`ladle up` in a terminal shows the address that logs you in)")
+
+
+def _open(url: str, token: str, err: SafeConsole) -> None:
     try:
-        if open_dashboard(stack.url, stack.token):
+        if open_dashboard(url, token):
             return
         why = "there is no browser here"
     except (httpx2.HTTPError, OSError) as error:
@@ -232,8 +253,7 @@ def _introduce(stack: LocalStack, out: SafeConsole) -> None:
     options = stack.options
     redis = "from the environment" if options.redis_url else f"{stack.redis_url} (pid {stack.processes['redis'].pid})"
     out.print(Text.assemble(("Ladle is running.", "bold green"), " Ctrl-C stops it."))
-    # Whoever sees this terminal may use the stack. A log file is read by others, too.
-    out.say(f"  dashboard  {login_link(stack.url, stack.token) if out.is_terminal else stack.url}")
+    _say_dashboard(stack.url, stack.token, out)
     out.say(f"  service    {stack.url}  (pid {stack.processes['service'].pid})")
     out.say(f"  worker     node `{stack.node}`  (pid {stack.processes['worker'].pid})")
     out.say(f"  redis      {redis}")

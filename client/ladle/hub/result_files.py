@@ -44,7 +44,11 @@ def open_result(folder: Path) -> Result:
     report, _ = read_report(folder)
     try:
         written, beside = _digests(report["files"]), _digests(report["inputs"]["side_files"])
-        title = f"Average of {len(report['checkpoints'])} checkpoints ({report['winner']})"
+        count = len(report["checkpoints"])
+        is_best = report["winner"] == "best"
+        title = (
+            f"The best of {count} checkpoints" if is_best else f"Average of {count} checkpoints ({report['winner']})"
+        )
         told = words(answer(report))
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise not_ours() from error

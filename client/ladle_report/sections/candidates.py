@@ -71,7 +71,10 @@ def choice_caveat(report: Report) -> str:
         "low": gain["value"] - factor * (gain["value"] - gain["low"]),
         "high": gain["value"] + factor * (gain["high"] - gain["value"]),
     }
-    verdict = "still better than the best checkpoint" if wider["low"] > 0 else "no longer surely better"
+    if wider["low"] > 0:
+        verdict = "still better than the best checkpoint"
+    else:
+        verdict = "no longer surely better" if gain["low"] > 0 else "not surely better either"
     return (
         f"The winner is the best of {tried} averages on the same examples, so its gain is a little too good on "
         f"average. Counting the choice (Bonferroni), the 95 % interval is {interval(report.json['metric'], wider)}: "

@@ -84,6 +84,8 @@ def test_the_short_form_is_a_few_lines() -> None:
     )
     assert len(text.splitlines()) <= 4
     assert "no usable checkpoints in /runs/7" in shown(short_form(folder(plan=None, usable=False)))
+    one = shown(short_form(folder(checkpoint("step-10"), plan=None, usable=False)))
+    assert one.startswith("1 checkpoint of 1,000,000 parameters")
 
 
 def test_what_strangers_named_cannot_speak_to_the_terminal() -> None:

@@ -185,6 +185,8 @@ def test_a_rule_that_is_broken_is_told_by_flag_before_anything_starts(arguments:
         ("`val_set` and `train_set.path`", "`VAL_SET` and `--train-set`"),
         ("`last` is a link to `config.json`", "`last` is a link to `config.json`"),
         ("`metric` must be among accuracy", "`--metric` must be among accuracy"),
+        ("`labels` must be strings", "`--label` must be strings"),
+        ("`val.npz` must hold an array named `labels` or `y`", "`val.npz` must hold an array named `labels` or `y`"),
     ],
 )
 def test_the_clients_words_become_the_commands(said: str, told: str) -> None:

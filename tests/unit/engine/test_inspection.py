@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from ladle_engine import EngineError, Inspection, check, discover, inspect
 from ladle_engine.average import precheck
@@ -51,6 +52,16 @@ def test_every_checkpoint_has_a_row_and_the_plan_says_what_would_happen(folder: 
     assert "twa" in plan.methods
     assert plan.memory is not None
     assert 0 < plan.memory.needed_bytes < plan.memory.available_bytes
+
+
+def test_parameters_are_counted_as_a_job_counts_them_without_statistics(tmp_path: Path) -> None:
+    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    model = ResNetForImageClassification(config)
+    for step in (1, 2):
+        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+    plan = inspect(tmp_path).plan
+    assert plan is not None
+    assert plan.num_parameters == model.num_parameters() < sum(each.numel() for each in model.state_dict().values())
 
 
 def test_the_answer_is_plain_json(folder: Path) -> None:
@@ -261,12 +272,15 @@ def test_ten_thousand_files_are_no_obstacle(folder: Path) -> None:
     assert len(found.checkpoints) == 4
 
 
-@pytest.mark.parametrize("name", ["absent", "run/epoch-1.safetensors"])
-def test_what_is_no_folder_is_said_to_be_none(name: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("absent", "does not exist"), ("run/epoch-1.safetensors", "is none. Give the folder that the checkpoints are in")],
+)
+def test_what_is_no_folder_is_said_to_be_none(name: str, why: str, folder: Path) -> None:
     found = inspect(folder.parent / name)
     assert not found.usable
     assert codes(found) == ["no-checkpoints"]
-    assert "must be a folder" in found.problems[0].message
+    assert f"must be a folder, but `{folder.parent / name}` {why}." in found.problems[0].message
     assert found.checkpoints == ()
 
 

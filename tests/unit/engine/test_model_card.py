@@ -143,6 +143,15 @@ def test_the_card_tells_a_tiny_gain_from_an_equal_score() -> None:
     assert "| 2e-05 higher | 1e-05 lower to 0.1000 higher |" in card
 
 
+def test_a_checkpoint_that_no_average_beats_is_not_called_an_average() -> None:
+    told = report("bleu")
+    assert f"# Average of {len(told['checkpoints'])} checkpoints (" in model_card(told)
+    told["candidates"][0]["coefficients"] = [[1.0]]
+    card = model_card({**told, "winner": "best"})
+    assert f"# The best of {len(told['checkpoints'])} checkpoints\n" in card
+    assert "# Average of" not in card
+
+
 def skeleton(card: str) -> list[str]:
     """The card's structure, without what stands inside its lines."""
     return [token.type for token in PARSER.parse(card.partition("\n---\n")[2]) if token.type != "inline"]

@@ -356,7 +356,7 @@ class RunsOut(ToyTask):
             2,
             r"`batch_size` must leave room for one forward and backward pass on every rank, but is 8: .* free on cpu\.",
         ),
-        (3, r"with every precision that was planned\. The last was 5 directions of 65 parameters as streamed"),
+        (3, r"with every precision that was planned\. The last was 5 directions of 65 numbers as streamed"),
         (6, r"The job must fit into free memory, but this rank ran out of it: .*allocate memory"),
     ],
     ids=["first-batch", "trial", "every-plan", "step"],

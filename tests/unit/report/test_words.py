@@ -84,6 +84,8 @@ def test_the_winner_of_several_has_a_caveat_with_a_wider_interval() -> None:
     assert "+0.8 to +5.8 points: still better" in choice_caveat(read(told))
     told["gain"]["low"] = 0.001
     assert "no longer surely better" in choice_caveat(read(told))
+    told["gain"]["low"] = -0.001
+    assert "not surely better either" in choice_caveat(read(told))
 
 
 def test_one_average_alone_was_not_chosen_among_several() -> None:

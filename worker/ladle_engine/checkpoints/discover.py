@@ -18,7 +18,7 @@ from ladle_engine.checkpoints.name_parts import names_a_time
 from ladle_engine.checkpoints.order import Order, arrange, listed
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
 from ladle_engine.checkpoints.side_files import places_of, read_config, side_files
-from ladle_engine.checkpoints.sources import CkptDir, Sources, sources_of
+from ladle_engine.checkpoints.sources import CkptDir, Sources, no_folder, sources_of
 from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.checkpoints.unlike_configs import unlike_configs
@@ -79,7 +79,7 @@ def discover(  # noqa: PLR0913  # one argument per option, as in `average`
     sources = sources_of(ckpt_dir)
     folder = sources.folder
     if sources.is_one_folder and not is_folder(folder):
-        raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{folder}` is not.")
+        raise no_folder(folder)
     if names is not None:
         chosen = [of_kind(_named(name, folder), use_ema) for name in names]
         in_order = Order(checkpoints=tuple(each.checkpoint for each in chosen), reason="name")

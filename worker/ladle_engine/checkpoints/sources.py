@@ -13,7 +13,7 @@ from pathlib import Path
 from ladle_engine.checkpoints.files import seems_file, seems_folder
 from ladle_engine.errors import CheckpointError
 from ladle_engine.paths import PathLike
-from ladle_engine.storage.input_paths import entries_of
+from ladle_engine.storage.input_paths import entries_of, is_there
 
 CkptDir = PathLike | Sequence[PathLike]
 
@@ -55,6 +55,12 @@ def sources_of(ckpt_dir: CkptDir) -> Sources:
         )
     folder = Path(os.path.commonpath([member.parent for member in members]))
     return Sources(folder=folder, members=members)
+
+
+def no_folder(path: Path) -> CheckpointError:
+    """A typing mistake is told from a file."""
+    why = "is none. Give the folder that the checkpoints are in" if is_there(path) else "does not exist"
+    return CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{path}` {why}.")
 
 
 def paths_of(ckpt_dir: CkptDir) -> tuple[Path, ...]:

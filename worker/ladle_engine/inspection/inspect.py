@@ -20,10 +20,10 @@ from ladle_engine.checkpoints.left_out import Globs, LeftOut
 from ladle_engine.checkpoints.metrics_beside import Beside, metrics_beside
 from ladle_engine.checkpoints.order import arrange
 from ladle_engine.checkpoints.readers import keeping_files_open, open_checkpoint
-from ladle_engine.checkpoints.sources import CkptDir, paths_of, sources_of
+from ladle_engine.checkpoints.sources import CkptDir, no_folder, paths_of, sources_of
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.checkpoints.unlike_names import told_by_name
-from ladle_engine.errors import CheckpointError, EngineError
+from ladle_engine.errors import EngineError
 from ladle_engine.far_names import in_far_names
 from ladle_engine.far_urls import as_url
 from ladle_engine.inspection.copies import Copies
@@ -112,7 +112,7 @@ class _Inspector:
     def __init__(self, ckpt_dir: CkptDir, selection: Mapping[str, Any], wishes: Wishes) -> None:
         sources = sources_of(ckpt_dir)
         if sources.is_one_folder and not is_folder(sources.folder):
-            raise CheckpointError("no-checkpoints", f"`ckpt_dir=` must be a folder, but `{sources.folder}` is not.")
+            raise no_folder(sources.folder)
         self._ckpt_dir, self._folder, self._wishes = ckpt_dir, sources.folder, wishes
         self._selection = dict(selection)
         component = selection["component"]

@@ -55,6 +55,8 @@ class Planner:
     wishes: Wishes
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _num_parameters: int | None = None
+    """Of the model, where it was compared with the files."""
 
     def plan(self) -> AutoPlan:
         methods = self._try(lambda: plan_methods(self.wishes.method, self.wishes.method_options))
@@ -72,7 +74,7 @@ class Planner:
             task=None if task is None else task.name,
             metric=None if task is None else task.metrics[0].name,
             model=model,
-            num_parameters=sum(info.numel for info in numbers),
+            num_parameters=self._num_parameters or sum(info.numel for info in numbers),
             dtype=dtypes_of(self.checkpoints.tensors),
             memory=self._try(lambda: self._memory(methods)),
         )
@@ -124,6 +126,7 @@ class Planner:
         if known or sum(info.numel for info in self.checkpoints.tensors.values()) <= MOST_NUMBERS:
             with torch.no_grad():
                 binding = bind(model, self.checkpoints, task.stored_names(model, self.checkpoints))
+            self._num_parameters = binding.num_parameters
             self.warnings += [binding.note] if binding.note else []
         return type(model).__name__
 

@@ -93,6 +93,7 @@ class AutoPlan:
     model: str | None = None
     """The class of the task's model."""
     num_parameters: int = 0
+    """Without buffers, such as BatchNorm's statistics, where the model was compared with the files."""
     dtype: str = ""
     memory: PlannedMemory | None = None
 

@@ -22,7 +22,7 @@ def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str
         [
             front_matter(report),
             "",
-            f"# Average of {len(names)} checkpoints ({code(report['winner'])})",
+            _heading(report),
             "",
             _verdict(report),
             "",
@@ -60,6 +60,13 @@ def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str
             "",
         ]
     )
+
+
+def _heading(report: Mapping[str, Any]) -> str:
+    count = len(report["checkpoints"])
+    if report["winner"] == "best":
+        return f"# The best of {count} checkpoints"
+    return f"# Average of {count} checkpoints ({code(report['winner'])})"
 
 
 def picture_file(figure: Figure) -> str:

@@ -187,7 +187,7 @@ def _plan(
     plan = MemoryPlan(placement=placement, precision=precision, parts=parts, available_bytes=available, reason="")
     cut_over = -(-D // own) if rows == demand.checkpoints else R
     lies = "in all" if R == 1 else "on each rank" if cut_over == 1 else f"cut over {cut_over} ranks"
-    kept = f"{demand.checkpoints} directions of {D:,} parameters as {precision}, {lies}"
+    kept = f"{demand.checkpoints} directions of {D:,} numbers as {precision}, {lies}"
     reason = f"{kept}: {_table(parts)} of {available:,} bytes that are free on {device}"
     return MemoryPlan(**{**asdict(plan), "reason": reason})
 
