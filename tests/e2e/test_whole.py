@@ -188,7 +188,7 @@ def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: P
     assert re.search(rf"^{folder.name.rpartition('-')[2]}", ladle("list").stdout, re.MULTILINE)
     assert "twa-layerwise" in ladle("methods").stdout
     assert "small-cnn" in ladle("tasks").stdout
-    assert "nodes alive: 1" in ladle("doctor").stdout
+    assert "ok  nodes  1 ready" in ladle("doctor").stdout
     second = ladle("up")
     assert second.returncode == 1
     assert f"kill {up.pid}" in " ".join(second.stderr.split())
