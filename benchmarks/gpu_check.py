@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / folder) for folder in ("worker", "examples/small-cnn", "benchmarks")]
+sys.path[:0] = [str(REPOSITORY / folder) for folder in ("worker", "client", "examples/small-cnn", "benchmarks")]
 
 import argparse  # noqa: E402
 import importlib  # noqa: E402

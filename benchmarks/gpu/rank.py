@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path[:0] = [str(REPOSITORY / "worker"), str(REPOSITORY / "benchmarks")]
+sys.path[:0] = [str(REPOSITORY / "worker"), str(REPOSITORY / "client"), str(REPOSITORY / "benchmarks")]
 
 from gpu.processes import die_with_parent  # noqa: E402
 

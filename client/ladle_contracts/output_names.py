@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 
 from ladle_contracts.jobs import JobSpec
+from ladle_contracts.run_names import run_of, safe_name
 
-SAYS_NOTHING = re.compile(
-    r"((all|best|saved?|trained)[-_]?)?(checkpoints?|ckpts?|weights|models?|saves|snapshots|states?|outputs?|out|results?|runs?)"
-    r"|version_[0-9]+|lightning_logs|ladle|kept|default|tmp|data|[.]+",
-    re.IGNORECASE,
-)
-"""Names of folders in which every run keeps its checkpoints: then the folder above says which run it is.
-
-`ladle` and `kept` are what our callbacks and their documents call them."""
-UNSAFE = re.compile(r"[^A-Za-z0-9_.+=@-]+")
-MOST_CHARS = 80
 ID_CHARS = 10
 """Of the job's id, which is random: enough that no two results of one run and method meet."""
 
@@ -41,7 +31,7 @@ def default_output_name(ckpt_dir: str | Sequence[str], method: str, job_id: str)
     `ckpt_dir` may be a path, an address or a glob, or several, which are called after the folder that holds them.
     Without a folder that says anything it is `twa-3f9a2c01be`.
     """
-    parts = [_safe(method), _safe(job_id)[:ID_CHARS]]
+    parts = [safe_name(method), safe_name(job_id)[:ID_CHARS]]
     return "-".join([part for part in (run_of(_holding(ckpt_dir)), *parts) if part])
 
 
@@ -50,15 +40,3 @@ def _holding(ckpt_dir: str | Sequence[str]) -> str:
         return ckpt_dir
     # Of characters: they need not be paths.
     return os.path.commonprefix(ckpt_dir).rpartition("/")[0] if len(ckpt_dir) > 1 else ckpt_dir[0]  # noqa: RUF071
-
-
-def run_of(ckpt_dir: str) -> str:
-    """The last folder of a path that says which run it is, as part of a name; empty where none does."""
-    for part in reversed(re.split(r"[/\\]+", ckpt_dir.partition("://")[2] or ckpt_dir)):
-        if part and not SAYS_NOTHING.fullmatch(part) and not re.search(r"[*?\[\]]", part) and (run := _safe(part)):
-            return run
-    return ""
-
-
-def _safe(text: str) -> str:
-    return UNSAFE.sub("-", text)[:MOST_CHARS].strip("-.+=@_")

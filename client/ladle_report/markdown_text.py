@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from ladle_contracts.safe_text import one_line
+from ladle_report.safe_text import one_line
 
 _PLAIN = re.compile(r"[+-]?\d+(?:[.,]\d+)*%?|[^\W\d_][^\W_]*(?:['/-][^\W_]+)*|[%=-]?")
 """A number or a word. A dot inside a word would make a link of `evil.example`."""

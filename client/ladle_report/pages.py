@@ -12,11 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ladle_contracts.output_names import run_of
 from ladle_report.comparing import comparison
 from ladle_report.limits import MOST_BYTES, SMALLER
 from ladle_report.model import Code, Facts, Figure, Remark, Section, Table
 from ladle_report.reading import Report, read
+from ladle_report.run_names import run_of
 from ladle_report.sections import sections_of
 from ladle_report.sections.outcome import headline
 from ladle_report.styles import source_hash, static, style

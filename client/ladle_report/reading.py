@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from ladle_contracts.safe_text import one_line
 from ladle_report.limits import FULL, Limits
+from ladle_report.safe_text import one_line
 
 _SUFFIX = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|pth\.tar|tar)$", re.IGNORECASE)
 

@@ -24,7 +24,6 @@ ROOMS = (
         "paths",
         "progress",
         "random_signs",
-        "safe_text",
         "versions",
     ),
 )
@@ -33,7 +32,7 @@ ROOMS = (
 OURS = {"ladle_contracts", "ladle_report", "ladle", "ladle_service", "ladle_worker", "ladle_engine", "ladle_trackers"}
 ALLOWED = {
     "client/ladle_contracts": {"ladle_contracts"},
-    "client/ladle_report": {"ladle_report", "ladle_contracts"},
+    "client/ladle_report": {"ladle_report"},
     "client/ladle": {"ladle", "ladle_contracts", "ladle_report"},
     "service/ladle_service": {"ladle_service", "ladle_contracts", "ladle_report"},
     "worker/ladle_worker": {"ladle_worker", "ladle_contracts", "ladle_engine", "ladle_trackers"},
@@ -42,7 +41,18 @@ ALLOWED = {
 }
 FORBIDDEN = {
     "client/ladle_contracts": {"torch", "celery", "redis", "fastapi", "httpx2", "kombu", "numpy"},
-    "client/ladle_report": {"torch", "celery", "redis", "fastapi", "httpx2", "kombu", "numpy", "rich", "typer"},
+    "client/ladle_report": {
+        "torch",
+        "pydantic",
+        "celery",
+        "redis",
+        "fastapi",
+        "httpx2",
+        "kombu",
+        "numpy",
+        "rich",
+        "typer",
+    },
     "client/ladle": {"torch", "celery", "redis", "fastapi", "kombu", "numpy"},
     "service/ladle_service": {"torch", "numpy", "safetensors", "transformers"},
     "worker/ladle_worker": {"fastapi", "starlette", "uvicorn"},

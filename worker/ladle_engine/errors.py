@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from ladle_engine.far_names import in_far_names
-from ladle_engine.safe_text import one_line
+from ladle_report.safe_text import one_line
 
 MAX_CHARS = 2_000
 """Of a message. A file of strangers may have a name of megabytes in it."""

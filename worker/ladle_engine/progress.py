@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ladle_engine.far_names import in_far_names
-from ladle_engine.safe_text import one_line
+from ladle_report.safe_text import one_line
 
 STAGES = (
     *("fetch", "discover", "check", "evaluate", "train", "select"),

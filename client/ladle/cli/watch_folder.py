@@ -32,7 +32,7 @@ from ladle.watching.picture import PICTURE_FILE, draw
 from ladle.watching.ready import Ready
 from ladle.watching.watch import Watch
 from ladle_contracts import Inspection, JobRecord
-from ladle_contracts.output_names import run_of
+from ladle_contracts.run_names import run_of
 from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better, better_between
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from ladle_contracts.jobs import FolderName, JobSpec, MethodChoice, Output
-from ladle_contracts.output_names import default_output_name, output_name, planned_output_name, run_of
+from ladle_contracts.output_names import default_output_name, output_name, planned_output_name
+from ladle_contracts.run_names import run_of
 
 JOB_ID = "3f9a2c01be77d0aa1122"
 

@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ladle_contracts.run_names
 import ladle_contracts.safe_text
-import ladle_engine.safe_text
+import ladle_report.run_names
+import ladle_report.safe_text
 from tests.hostile import HARMLESS, HOSTILE, NOT_UTF8, unsafe_in
 
 MODULES = pytest.mark.parametrize(
-    "module", [ladle_contracts.safe_text, ladle_engine.safe_text], ids=lambda m: m.__name__
+    "module", [ladle_contracts.safe_text, ladle_report.safe_text], ids=lambda m: m.__name__
 )
 
 
-def test_contracts_and_engine_have_the_same_file() -> None:
-    assert inspect.getsource(ladle_contracts.safe_text) == inspect.getsource(ladle_engine.safe_text)
+def test_contracts_and_reports_have_the_same_files() -> None:
+    assert inspect.getsource(ladle_contracts.safe_text) == inspect.getsource(ladle_report.safe_text)
+    assert inspect.getsource(ladle_contracts.run_names) == inspect.getsource(ladle_report.run_names)
 
 
 @MODULES

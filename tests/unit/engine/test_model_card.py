@@ -17,8 +17,8 @@ from markdown_it.token import Token
 
 from ladle_engine import average
 from ladle_engine.pipeline.model_card import model_card
-from ladle_engine.safe_text import one_line
 from ladle_report.markdown_text import cell, code, words
+from ladle_report.safe_text import one_line
 from tests.hostile import HARMLESS, HOSTILE, NOT_UTF8, unsafe_in
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ladle_engine.errors import DataError, TaskError
 from ladle_engine.options import did_you_mean, option
-from ladle_engine.safe_text import one_line
 from ladle_engine.tasks.tables.base import NUMBER, NUMBERS, OR, TEXT, WHOLE, WHOLES, Table, kind_of
+from ladle_report.safe_text import one_line
 
 LISTED = 20
 """Columns that a message lists."""

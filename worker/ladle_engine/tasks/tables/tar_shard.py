@@ -11,13 +11,13 @@ from typing import Any
 
 from ladle_engine.errors import DataError
 from ladle_engine.progress import pulse
-from ladle_engine.safe_text import one_line
 from ladle_engine.tasks.tables.arrow_values import refuse_large
 from ladle_engine.tasks.tables.base import BYTES, OBJECT, TEXT
 from ladle_engine.tasks.tables.json_rows import parsed
 from ladle_engine.tasks.tables.kept import Kept
 from ladle_engine.tasks.tables.lines import decoded
 from ladle_engine.tasks.tables.source import FileView, Source, refuse_other_kinds
+from ladle_report.safe_text import one_line
 
 KIND = "a tar archive"
 KEY = "__key__"

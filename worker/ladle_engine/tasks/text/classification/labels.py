@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ladle_engine.errors import DataError
-from ladle_engine.safe_text import one_line
 from ladle_engine.storage.json_text import parse_json
 from ladle_engine.tasks.label_names import by_loose_name, by_name, labels_of
 from ladle_engine.tasks.tables import Table
+from ladle_report.safe_text import one_line
 
 LISTED = 10
 SHOWN_CHARS = 80

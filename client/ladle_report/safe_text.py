@@ -2,7 +2,7 @@
 
 A terminal obeys control characters, bidirectional marks reorder what a reader sees, and a newline begins a line that
 looks like one of ours. Each such character becomes a visible escape, as in `\\x1b`. Letters of every script and emoji
-stay. `ladle_contracts` and `ladle_engine` have the same file, because the engine imports neither contracts nor client.
+stay. `ladle_contracts` and `ladle_report` have the same file, because the engine imports the second and not the first.
 """
 
 from __future__ import annotations
