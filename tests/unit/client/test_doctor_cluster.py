@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.metadata import version
 from typing import Any
 
 import httpx2
+import pytest
 
+from ladle.cli import doctor_cluster, render
 from ladle.cli.doctor_cluster import examine_nodes, examine_service
 from ladle.cli.findings import Finding
 from ladle_contracts import ErrorCode, Inspection, JobPage, JobRecord, JobState, NodeRecord, Vetting
 from ladle_contracts.api import NodeList, Version
 from tests.unit.client.answers import Handler, client, ok, problem, record
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def clock_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows `NOW`, whenever the tests run."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return NOW.astimezone(tz)
+
+    for module in (doctor_cluster, render):
+        monkeypatch.setattr(module, "datetime", Clock)
+
+
 HERE = version("ladle")
 
 
