@@ -29,7 +29,11 @@ def ladle(
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command as a shell would, with the service's address in its environment. `path` holds plug-ins."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LADLE_")}
-    environment |= {"COLUMNS": "160", "XDG_STATE_HOME": "/nonexistent", "XDG_CACHE_HOME": CACHE}
+    environment |= {
+        "COLUMNS": "160",
+        "XDG_STATE_HOME": "/nonexistent",
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", CACHE),
+    }
     if stack is not None:
         environment["LADLE_URL"] = stack.url
     if path is not None:
