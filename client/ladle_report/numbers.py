@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 from ladle_report.gains import is_share
 
@@ -89,3 +90,12 @@ def capital(words: str) -> str:
 def rate(per_second: float, unit: str) -> str:
     """`12.4 steps/s`, `1,250 examples/s`, `1.23 GB/s`"""
     return f"{size(round(per_second))}/s" if unit == "bytes" else f"{digits(per_second, 3)} {unit}/s"
+
+
+def ago(moment: datetime) -> str:
+    """`8 s ago`, `3 min ago`, `2 h ago`, `5 days ago`"""
+    passed = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
+        if passed >= length:
+            return f"{passed // (86400 if unit == 'days' else length)} {unit} ago"
+    return f"{passed} s ago"

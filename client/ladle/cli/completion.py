@@ -84,7 +84,7 @@ def _offer(found: Iterable[Completion], incomplete: str) -> list[Completion]:
 
 
 def _jobs(ctx: typer.Context, is_wanted: Callable[[JobRecord], bool]) -> Iterator[Completion]:
-    from ladle.cli.render import ago
+    from ladle_report.numbers import ago
 
     already = set(ctx.params.get("job_ids") or ())
     records: Sequence[JobRecord] = _ask(ctx, lambda client: list(islice(client.jobs(), MOST)))
@@ -132,7 +132,7 @@ def _options(infos: Iterable[MethodInfo | TaskInfo], incomplete: str) -> list[Co
 
 
 def _results(folder: Path) -> Iterator[Completion]:
-    from ladle.cli.render import ago
+    from ladle_report.numbers import ago
 
     with suppress(OSError):
         reports = {report: report.stat().st_mtime for report in folder.glob(f"[!.]*/{REPORT_FILE}")}

@@ -13,9 +13,10 @@ from pathlib import Path
 from ladle._client import Client
 from ladle._errors import LadleError, ServiceError, Unauthorized
 from ladle.cli.findings import Finding
-from ladle.cli.render import ago, duration
+from ladle.cli.render import duration
 from ladle.cli.wording import in_flags
 from ladle_contracts import ErrorCode, JobRecord, JobState, NodeRecord
+from ladle_report.numbers import ago
 
 CLOCK_S = 60.0
 """Clocks may differ by so much before anybody is told."""

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ladle.cli.render import ago
 from ladle_contracts import NodeRecord, Vetting
 from ladle_contracts.api import NodeChange
+from ladle_report.numbers import ago
 
 STYLES = {"ready": "green", "busy": "green", "gone": "red"}
 GIB = 1 << 30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -15,6 +14,7 @@ from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 from ladle_report.gains import better, better_between, compared, compared_between
+from ladle_report.numbers import ago
 
 WIDE, NARROW = 90, 64
 """From how many columns on a table of candidates has all its columns, and its intervals."""
@@ -330,12 +330,3 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """`1.2 GB`: decimal units, like those of disks and networks."""
     return decimal(count)
-
-
-def ago(moment: datetime) -> str:
-    """`8 s ago`, `3 min ago`, `2 h ago`, `5 days ago`"""
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // (86400 if unit == 'days' else length)} {unit} ago"
-    return f"{seconds} s ago"

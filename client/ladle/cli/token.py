@@ -20,10 +20,10 @@ from ladle._errors import ConfigurationError, LadleError
 from ladle.cli.arguments import AsJson
 from ladle.cli.console import SafeGroup, err, out, to_json
 from ladle.cli.job_flags import WrongUsage
-from ladle.cli.render import ago
 from ladle.cli.tokens_file import add_token, read_tokens, remove_tokens
 from ladle_contracts import keys
 from ladle_contracts.tokens import NAME, NAME_RULE, Scope, StoredToken, hash_token, make_token
+from ladle_report.numbers import ago
 
 FILE_VARIABLE = "LADLE_TOKENS_FILE"
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

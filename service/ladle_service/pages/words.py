@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ladle_contracts.safe_text import for_terminal
-from ladle_report.numbers import rate, seconds, size, value_of
+from ladle_report.numbers import ago, rate, seconds, size, value_of
 
 STAGES = {
     "fetch": "Fetch far files",
@@ -20,15 +20,6 @@ STAGES = {
     "upload": "Upload the result",
 }
 USUAL_STAGES = ("discover", "check", "evaluate", "train", "select", "write", "verify")
-
-
-def ago(moment: datetime) -> str:
-    """`8 s ago`, `3 min ago`, `2 h ago`, `5 days ago`"""
-    passed = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
-        if passed >= length:
-            return f"{passed // (86400 if unit == 'days' else length)} {unit} ago"
-    return f"{passed} s ago"
 
 
 def moment(when: datetime) -> str:

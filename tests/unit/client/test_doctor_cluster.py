@@ -10,11 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from ladle.cli import doctor_cluster, render
+from ladle.cli import doctor_cluster
 from ladle.cli.doctor_cluster import examine_nodes, examine_service
 from ladle.cli.findings import Finding
 from ladle_contracts import ErrorCode, Inspection, JobPage, JobRecord, JobState, NodeRecord, Vetting
 from ladle_contracts.api import NodeList, Version
+from ladle_report import numbers
 from tests.unit.client.answers import Handler, client, ok, problem, record
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -29,7 +30,7 @@ def clock_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:
             return NOW.astimezone(tz)
 
-    for module in (doctor_cluster, render):
+    for module in (doctor_cluster, numbers):
         monkeypatch.setattr(module, "datetime", Clock)
 
 

@@ -11,7 +11,7 @@ from ladle.cli import app
 from ladle.cli.job_lines import line_of
 from ladle.cli.job_picture import JobPicture
 from ladle.cli.job_view import JobView
-from ladle.cli.render import ago, candidates_table, duration, jobs_table, record_summary, result_summary
+from ladle.cli.render import candidates_table, duration, jobs_table, record_summary, result_summary
 from ladle_contracts import (
     CandidateResult,
     CandidateScored,
@@ -23,6 +23,7 @@ from ladle_contracts import (
     SetResult,
 )
 from ladle_report.gains import better, better_between, compared, compared_between
+from ladle_report.numbers import ago
 from tests.unit.client.answers import RESULT, record
 
 
