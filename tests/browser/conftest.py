@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser as ChromiumBrowser
-from playwright.sync_api import sync_playwright
 
 from ladle_contracts.tokens import Scope, hash_token
-from tests.browser.pages import CHROMIUM, FLAGS, Visit, visiting
+from tests.browser.pages import Visit, launched, visiting
 from tests.integration.api_stack import ScriptedNode, Stack, api_stack
 
 TOKENS = {"ann": Scope.SUBMIT, "bob": Scope.SUBMIT, "root": Scope.ADMIN, "eve": Scope.READ}
@@ -20,12 +19,8 @@ TOKENS = {"ann": Scope.SUBMIT, "bob": Scope.SUBMIT, "root": Scope.ADMIN, "eve": 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[ChromiumBrowser]:
     """One for the tests of a file: while it is there, no other test of the process could use asyncio."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.polling import SOON_S
 
@@ -22,6 +23,15 @@ PHONE = {"width": 375, "height": 740}
 DESK = {"width": 1280, "height": 900}
 expect.set_options(timeout=SOON_S * 1000)
 BAD = ("serious", "critical")
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Debian's Chromium. Where there is none, the test is skipped."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        yield browser
 
 
 @dataclass

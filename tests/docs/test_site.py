@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from docs.site.pages import CONTENTS, contents
-from tests.browser.pages import CHROMIUM, FLAGS
+from tests.browser.pages import launched
 from tests.docs.snippets import REPOSITORY
 from tests.polling import DEADLINE_S
 
@@ -82,10 +81,8 @@ def test_the_search_works_from_the_disk_and_finds_words_of_the_pages(site: Path)
 
 
 def test_a_browser_finds_words_in_the_site_from_the_disk(site: Path) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium fonts-dejavu-core")
     asked: list[str] = []
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+    with launched() as browser:
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{(site / 'search.html').as_uri()}?q=soup")
