@@ -166,7 +166,7 @@ def test_filters_that_leave_nothing_say_what_there_is(tmp_path: Path) -> None:
 
 
 def test_a_missing_an_empty_and_a_lonely_folder_are_refused(tmp_path: Path) -> None:
-    assert f"`{tmp_path / 'nowhere'}` is not" in refused("no-checkpoints", tmp_path / "nowhere")
+    assert f"`{tmp_path / 'nowhere'}` does not exist" in refused("no-checkpoints", tmp_path / "nowhere")
     (tmp_path / "notes.md").write_text("hello")
     assert "holds none" in refused("no-checkpoints", tmp_path)
     safetensors(tmp_path, "one.safetensors")
