@@ -29,7 +29,7 @@ CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update
   apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } || echo "Chromium cannot be installed here."
 
 # Ranks may not write what Python has compiled, nor does anybody where PYTHONDONTWRITEBYTECODE is set.
-test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
+test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), in three processes for every two cores that are idle.
 	@$(CHROMIUM)
 	$(BIN)/python -m compileall -q client service worker examples
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
