@@ -14,7 +14,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.evaluation.cache import Evaluations
 from ladle_engine.evaluation.evaluate import Evaluation
@@ -26,6 +26,7 @@ from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.output.adapter_result import AdapterOutput
 from ladle_engine.output.overflow import largest, limit, too_large
+from ladle_engine.placements.base import REPLICATED
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
@@ -167,18 +168,25 @@ class MethodContext:
         return dict(Counter(self.checkpoints.taken[name] for name in names))
 
     def load_weights(
-        self, coefficients: Coefficients, recomputed: Mapping[str, Tensor] | None = None, exactly: bool = False
+        self,
+        coefficients: Coefficients,
+        recomputed: Mapping[str, Tensor] | None = None,
+        exactly: bool = False,
+        alone: bool = False,
     ) -> Mapping[str, Tensor]:
         """Fills the model. Returns the statistics that were made for the mixture; none for a single checkpoint.
+
+        Collective, unless `alone`: see `each_places_alone`.
 
         `recomputed` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
         files: for a mixture, where the directions are coarser than float32.
         """
+        ranks = SingleProcess() if alone else self.collectives
         single = coefficients.single()
         if single is not None:
-            self._load_single(single, coefficients, exactly)
+            self._load_single(single, coefficients, exactly, ranks)
             return {}
-        self.load_shared()
+        self.load_shared(ranks)
         groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
         # Opening a placement may lower the precision, where memory runs out.
         placement = None if exactly and self.weights.coarse() else self.weights.placement(groups)
@@ -190,7 +198,7 @@ class MethodContext:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
                 coefficients.random.add_to(local, name, start, groups.of[name])
-        peaks = self._round(self.binding.parameters)
+        peaks = self._round(self.binding.parameters, ranks)
         if self.adapter_output is not None:
             # What is judged has the rank that is written.
             self.adapter_output.load(self.binding.parameters)
@@ -199,11 +207,11 @@ class MethodContext:
         else:
             for name, values in recomputed.items():
                 self.binding.statistics[name].copy_(values)
-        if peaks := peaks | self._round(self.binding.statistics):
+        if peaks := peaks | self._round(self.binding.statistics, ranks):
             raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
 
-    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool) -> None:
+    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool, ranks: Collectives) -> None:
         with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
             if self.weights.holds_singles and not exactly:
                 groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
@@ -214,9 +222,15 @@ class MethodContext:
             self.binding.load_constants(reader)
             self._holds_own = True
         rounded = (self.binding.parameters, self.binding.statistics, self.binding.constants)
-        if peaks := {name: peak for tensors in rounded for name, peak in self._round(tensors).items()}:
+        if peaks := {name: peak for tensors in rounded for name, peak in self._round(tensors, ranks).items()}:
             name = self.checkpoints.names[index]
             raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
+
+    @property
+    def each_places_alone(self) -> bool:
+        """Whether every rank can fill its model without the others, once `load_weights` has placed a mixture: it has
+        all directions, and makes no statistics over the ranks."""
+        return self.weights.plan.placement == REPLICATED and not self.statistics.is_recomputed
 
     def _approximate(self, coefficients: Coefficients) -> str | None:
         """The precision of the directions from which a model is placed now, where it is not quite what will be written:
@@ -225,15 +239,15 @@ class MethodContext:
             return "float32" if self.weights.holds_singles else None
         return self.weights.coarse()
 
-    def load_shared(self) -> None:
-        """Collective: what all mixtures have, whichever checkpoint the model held before: the reference's counters, and
-        what is left out of the average.
+    def load_shared(self, ranks: Collectives | None = None) -> None:
+        """Collective over `ranks`, by default all: what all mixtures have, whichever checkpoint the model held before:
+        the reference's counters, and what is left out of the average.
 
         Raises `CheckpointError` where the output's type cannot hold it.
         """
         if self._holds_own:
             self.binding.load_constants()
-            if peaks := self._round(self.binding.constants):
+            if peaks := self._round(self.binding.constants, ranks or self.collectives):
                 name = next(iter(peaks))
                 raise CheckpointError("non-finite-weights", self._too_large(f"`{self.checkpoints.taken[name]}`", peaks))
             self._holds_own = False
@@ -243,11 +257,11 @@ class MethodContext:
             target.copy_(self._reference_counters[name])
 
     @torch.no_grad()
-    def _round(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    def _round(self, tensors: Mapping[str, Tensor], ranks: Collectives) -> dict[str, float]:
         """What is judged is what will be written: rounded to the output's type.
 
-        Collective: those that are too large for it, with their largest value. They are the same on every rank, because
-        each may hold only a part.
+        Collective over `ranks`: those that are too large for it, with their largest value. They are the same on every
+        rank, because each may hold only a part.
         """
         rounded = [
             name
@@ -263,8 +277,8 @@ class MethodContext:
             if not peak < limit(self.output_dtypes[name]):
                 peaks[index] = peak
             local.copy_(local.to(self.output_dtypes[name]))
-        size = self.collectives.size
-        of_all = self.collectives.all_gather(peaks, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
+        size = ranks.size
+        of_all = ranks.all_gather(peaks, [len(rounded)] * size).view(size, len(rounded)).amax(dim=0)
         return {name: peak for name, peak in zip(rounded, of_all.tolist(), strict=True) if peak != 0.0}
 
     def _too_large(self, whose: str, peaks: Mapping[str, float]) -> str:

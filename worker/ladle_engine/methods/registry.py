@@ -9,6 +9,7 @@ from ladle_engine.methods.greedy import GreedySoup
 from ladle_engine.methods.profile import ProfileMethod
 from ladle_engine.methods.psgd import Psgd
 from ladle_engine.methods.random_bases import RandomBases
+from ladle_engine.methods.search import Search
 from ladle_engine.methods.twa import LearnedSoup, PcaSubspace, Twa, TwaGramSchmidt, TwaLayerwise
 
 METHODS: dict[str, Method] = {
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
         PcaSubspace(),
         Psgd(),
         LearnedSoup(),
+        Search(),
         RandomBases(),
     )
 }
