@@ -39,6 +39,7 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "random": {"steps": STEPS, "dimensions": 3, "groups": "layers", "start": "greedy-soup"},
     },
     "anew at each step": {"random": {"steps": STEPS, "dimensions": 3, "redraw": True, "groups": "layers"}},
+    "with a base": {"model-stock": {}, "wise-ft": {"to": "best"}, "extrapolate": {"away_from": "base"}},
 }
 """Job -> method -> its options."""
 
@@ -47,11 +48,13 @@ PLACED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
         "as they are": (BY_PARAMETER, SHARDED_MODEL),
         "uphill": (REPLICATED, BY_CHECKPOINT),
         "anew at each step": (BY_PARAMETER, BY_CHECKPOINT),
+        "with a base": (REPLICATED, BY_PARAMETER, SHARDED_MODEL),
     },
     4: {
         "as they are": (REPLICATED, BY_CHECKPOINT),
         "uphill": (BY_NODE, SHARDED_MODEL),
         "anew at each step": (REPLICATED, SHARDED_MODEL),
+        "with a base": (BY_CHECKPOINT, BY_NODE),
     },
 }
 """Ranks -> job -> the placements in which it runs."""
@@ -66,6 +69,7 @@ def run(folder: Path, job: str, placement: str, ranks: int) -> Any:
         task=ToyTask(plain_net),
         method_options={"methods": list(JOBS[job]), "options": JOBS[job]},
         placement=placement,
+        base=folder / "base.safetensors" if job == "with a base" else None,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import CheckpointError, MethodError
@@ -26,6 +26,7 @@ from ladle_engine.model.groups import Grouping, Groups, whole_model
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.output.adapter_result import AdapterOutput
 from ladle_engine.output.overflow import largest, limit, too_large
+from ladle_engine.placements.base_row import add_base
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
@@ -76,6 +77,8 @@ class Plan:
     """Whether any of `with_starts` may choose anything but a single checkpoint."""
     weight_vectors: int
     """The most vectors of the model's size that one of them keeps besides the directions."""
+    uses_base: bool = False
+    """Whether any of `with_starts` needs the checkpoints' ancestor."""
 
 
 def served_in(output_dtypes: Mapping[str, torch.dtype], device: torch.device) -> torch.dtype | None:
@@ -149,20 +152,37 @@ class MethodContext:
         """Whole-model coefficients."""
         return Coefficients.whole_model(self.checkpoints.names, self.binding.floating, alpha_K)
 
+    def coefficients_with_base(self, base_G: Tensor, own_KG: Tensor, groups: Groups) -> Coefficients:
+        """With a weight for the base; without its row where it has none, because such a model may be known already."""
+        has_base = bool(base_G.any())
+        return Coefficients(
+            checkpoints=(self.checkpoints.with_base if has_base else self.checkpoints).names,
+            groups=groups.names,
+            group_of=groups.of,
+            alpha_KG=torch.cat([base_G[None], own_KG]) if has_base else own_KG,
+            base=has_base,
+        )
+
     def one_checkpoint(self, index: int) -> Coefficients:
         alpha_K = torch.zeros(len(self.checkpoints.names), dtype=torch.float64)
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
-    def not_its_own(self, index: int) -> list[str]:
+    def not_its_own(self, checkpoint: Checkpoint) -> list[str]:
         """The tensors that a checkpoint has from another one even where it is judged alone: it has none that fit."""
-        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
+        with open_checkpoint(checkpoint) as reader:
             return [name for name in self.checkpoints.taken if not self.checkpoints.has_own(reader, name)]
+
+    def single_of(self, coefficients: Coefficients) -> Checkpoint | None:
+        """The only checkpoint that takes part, or the base; None for a mixture."""
+        single = coefficients.single()
+        rows = self.checkpoints.rows_of(coefficients.checkpoints)
+        return None if single is None else rows.checkpoints[single]
 
     def tensors_taken(self, coefficients: Coefficients) -> dict[str, int]:
         """Of a model with these coefficients, how many of its tensors are another checkpoint's as they are, by that
         checkpoint's name: none of a single one, but for those that it has not itself."""
-        single = coefficients.single()
+        single = self.single_of(coefficients)
         names = self.checkpoints.taken if single is None else self.not_its_own(single)
         return dict(Counter(self.checkpoints.taken[name] for name in names))
 
@@ -174,7 +194,7 @@ class MethodContext:
         `recomputed` are those of an earlier call, which spare making them again. `exactly` takes the weights from the
         files: for a mixture, where the directions are coarser than float32.
         """
-        single = coefficients.single()
+        single = self.single_of(coefficients)
         if single is not None:
             self._load_single(single, coefficients, exactly)
             return {}
@@ -185,7 +205,10 @@ class MethodContext:
         if placement is None or (exactly and self.weights.coarse()):
             self.weights.exact.load(coefficients)
         else:
-            placement.load_weights(coefficients.alpha_KG, groups)
+            placement.load_weights(coefficients.own_KG, groups)
+            if coefficients.base_G is not None:
+                assert self.checkpoints.base is not None, "the coefficients are of its set"
+                add_base(self.checkpoints.base, self.binding.parameters, coefficients.base_G, groups)
         if coefficients.random is not None:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
@@ -203,9 +226,9 @@ class MethodContext:
             raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
 
-    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool) -> None:
-        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
-            if self.weights.holds_singles and not exactly:
+    def _load_single(self, checkpoint: Checkpoint, coefficients: Coefficients, exactly: bool) -> None:
+        with open_checkpoint(checkpoint) as reader:
+            if self.weights.holds_singles and not exactly and not coefficients.base:
                 groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
                 self.weights.placement(groups).load_weights(coefficients.alpha_KG, groups)
             elif not self.weights.exact.load_awaited(coefficients):
@@ -215,14 +238,14 @@ class MethodContext:
             self._holds_own = True
         rounded = (self.binding.parameters, self.binding.statistics, self.binding.constants)
         if peaks := {name: peak for tensors in rounded for name, peak in self._round(tensors).items()}:
-            name = self.checkpoints.names[index]
-            raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
+            whose = f"checkpoint `{checkpoint.name}`"
+            raise CheckpointError("non-finite-weights", self._too_large(whose, peaks))
 
     def _approximate(self, coefficients: Coefficients) -> str | None:
         """The precision of the directions from which a model is placed now, where it is not quite what will be written:
         a checkpoint itself is only rounded to float32."""
         if coefficients.single() is not None:
-            return "float32" if self.weights.holds_singles else None
+            return "float32" if self.weights.holds_singles and not coefficients.base else None
         return self.weights.coarse()
 
     def load_shared(self) -> None:

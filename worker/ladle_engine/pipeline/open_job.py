@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
+from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
@@ -40,7 +41,8 @@ def opened(request: Request) -> Iterator[Job]:
     """
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    plan = plan_methods(request.method, request.method_options or {})
+    plan = plan_methods(request.method, request.method_options or {}, has_base=request.base is not None)
+    refuse_unused(plan.uses_base, plan.methods, request.base)
     # A diagnosis mixes checkpoints whatever the methods do.
     plan = replace(plan, mixes=plan.mixes or request.diagnose)
     refuse_existing(Path(request.output), may_be_empty=not request.commit)
@@ -58,7 +60,7 @@ def opened(request: Request) -> Iterator[Job]:
             names_task=request.task is not None,
         )
         seen = checkpoints if base is None else base.described
-        readers = open_files.enter_context(open_all(checkpoints))
+        readers = open_files.enter_context(open_all(checkpoints.with_base))
         if is_far():
             # The mirror tells the caller itself.
             on_event.clock.enter("fetch")
@@ -101,19 +103,25 @@ def opened(request: Request) -> Iterator[Job]:
 
 
 def _discover(request: Request) -> CheckpointSet:
-    found = discover(
-        request.ckpt_dir,
-        pattern=request.pattern,
-        exclude=request.exclude,
-        last=request.last,
-        steps=request.steps,
-        order=request.order,
-        use_ema=request.use_ema,
-        like=request.like,
-        skip_tensors=request.skip_tensors,
-        take_from=request.take_from,
-        component=request.component,
-    )
+    def find_without(names: Sequence[str]) -> CheckpointSet:
+        given = (request.exclude,) if isinstance(request.exclude, str) else tuple(request.exclude or ())
+        return discover(
+            request.ckpt_dir,
+            pattern=request.pattern,
+            exclude=[*given, *names] or None,
+            last=request.last,
+            steps=request.steps,
+            order=request.order,
+            use_ema=request.use_ema,
+            like=request.like,
+            skip_tensors=request.skip_tensors,
+            take_from=request.take_from,
+            component=request.component,
+        )
+
+    found = find_without(())
+    if request.base is not None:
+        found = with_ancestor(found, request.base, find_without)
     checkpoints = in_space(found, request.adapter_space)
     if checkpoints.adapters is None:
         refuse_for_whole_models(request.adapter_space, request.adapter_rank, request.adapter_error, request.base_model)
