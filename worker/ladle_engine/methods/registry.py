@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ladle_engine.methods.base import Method
+from ladle_engine.methods.cached_outputs import CachedOutputs
 from ladle_engine.methods.fixed import Best, Ema, LastK, SecondBest, Uniform
 from ladle_engine.methods.given import Given
 from ladle_engine.methods.greedy import GreedySoup
@@ -19,6 +20,7 @@ METHODS: dict[str, Method] = {
         LastK(),
         Ema(),
         GreedySoup(),
+        CachedOutputs(),
         Given(),
         Twa(),
         TwaLayerwise(),
