@@ -38,6 +38,12 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "psgd": {"steps": STEPS + 4, "groups": "layers", "start": "greedy-soup"},
         "random": {"steps": STEPS, "dimensions": 3, "groups": "layers", "start": "greedy-soup"},
     },
+    "from a picked start": {
+        "greedy-soup": {},
+        "cached-outputs": {},
+        "twa": {"steps": STEPS, "start": "auto"},
+        "psgd": {"steps": STEPS, "start": "auto", "groups": "layers"},
+    },
     "anew at each step": {"random": {"steps": STEPS, "dimensions": 3, "redraw": True, "groups": "layers"}},
     "with a base": {"model-stock": {}, "wise-ft": {"to": "best"}, "extrapolate": {"away_from": "base"}},
 }
@@ -47,12 +53,14 @@ PLACED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
     2: {
         "as they are": (BY_PARAMETER, SHARDED_MODEL),
         "uphill": (REPLICATED, BY_CHECKPOINT),
+        "from a picked start": (REPLICATED,),
         "anew at each step": (BY_PARAMETER, BY_CHECKPOINT),
         "with a base": (REPLICATED, BY_PARAMETER, SHARDED_MODEL),
     },
     4: {
         "as they are": (REPLICATED, BY_CHECKPOINT),
         "uphill": (BY_NODE, SHARDED_MODEL),
+        "from a picked start": (SHARDED_MODEL,),
         "anew at each step": (REPLICATED, SHARDED_MODEL),
         "with a base": (BY_CHECKPOINT, BY_NODE),
     },

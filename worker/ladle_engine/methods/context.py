@@ -33,6 +33,7 @@ from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.guard import gives_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class Choice:
     """The training loss of every step, for trained methods."""
     course: Mapping[str, Any] | None = None
     """How training went, as plain JSON; see `training.path.Course`. None where no coefficients of checkpoints were."""
+    details: Mapping[str, Any] | None = None
+    """What else the report says of this choice, as plain JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,8 @@ class Plan:
     """Of all of `with_starts`."""
     mixes: bool
     """Whether any of `with_starts` may choose anything but a single checkpoint."""
+    keeps_outputs: bool
+    """Whether any of `with_starts` combines what the checkpoints put out."""
     weight_vectors: int
     """The most vectors of the model's size that one of them keeps besides the directions."""
     uses_base: bool = False
@@ -140,6 +145,8 @@ class MethodContext:
             seed=self.seed,
             served_in=served_in(self.output_dtypes, self.select.device),
         )
+        if self.plan.keeps_outputs and gives_logits(self.task):
+            self.evaluations.begin_keeping(len(self.checkpoints.names))
 
     def close(self) -> None:
         self.weights.close()

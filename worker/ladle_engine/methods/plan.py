@@ -10,10 +10,12 @@ from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Plan
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, BASE_METHODS, METHODS
-from ladle_engine.methods.trained import CENTRE, ONE_WEIGHT, bad_start
+from ladle_engine.methods.starts import CENTRE, ONE_WEIGHT, OUTPUTS, PICKED, SOUP, bad_start
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group, whole_model
 from ladle_engine.options import did_you_mean, option, parse_options
+from ladle_engine.tasks.base import Task
+from ladle_engine.tasks.guard import gives_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,8 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         with_starts=tuple(needed),
         groupings=tuple(grouping for grouping in groupings if grouping is not None),
         mixes=any(METHODS[name].mixes for name in needed),
+        keeps_outputs=OUTPUTS in needed
+        or (SOUP in needed and any(METHODS[name].starts_from(options[name]) == PICKED for name in needed)),
         weight_vectors=max(METHODS[name].weight_vectors for name in needed),
         uses_base=any(METHODS[name].uses_base(options[name]) for name in needed),
     )
@@ -101,11 +105,23 @@ def refuse_bad_starts(plan: Plan, checkpoint_names: Sequence[str]) -> None:
     """Raises `MethodError` for a `start` that is no checkpoint and no method, or that leads back to where it began."""
     for name in plan.with_starts:
         passed = [name]
-        while (start := _start(plan, passed[-1])) is not None and start != CENTRE and start not in checkpoint_names:
+        while (start := _start(plan, passed[-1])) not in (None, CENTRE, PICKED, *checkpoint_names):
+            assert start is not None
             _refuse_start(passed[-1], start, checkpoint_names)
             if start in passed:
                 _refuse_circle(passed[passed.index(start) :])
             passed.append(start)
+
+
+def refuse_missing_logits(plan: Plan, task: Task) -> None:
+    """Raises `MethodError` where a method combines what the checkpoints put out, and the task does not say what that
+    is."""
+    if OUTPUTS in plan.with_starts and not gives_logits(task):
+        raise MethodError(
+            "invalid-method-options",
+            f"Method `{OUTPUTS}` must have a task whose loss is convex in what a model puts out, such as the "
+            f"classification of images or texts, but the task is `{task.name}`. Leave the method out.",
+        )
 
 
 def refuse_bad_options(plan: Plan, binding: Binding, checkpoint_names: Sequence[str]) -> None:
@@ -153,7 +169,7 @@ def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> N
         if not METHODS[start].combines_checkpoints:
             raise bad_start(method, "be a combination of checkpoints and nothing else", f"`{start}`, which is more")
         return
-    known = [*checkpoint_names, *METHODS]
+    known = [PICKED, *checkpoint_names, *METHODS]
     begun = [name for name in known if name.startswith(start)]
     raise bad_start(
         method,

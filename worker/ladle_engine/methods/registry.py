@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ladle_engine.methods.base import Method
+from ladle_engine.methods.cached_outputs import CachedOutputs
 from ladle_engine.methods.extrapolate import Extrapolate
 from ladle_engine.methods.fixed import Best, Ema, LastK, SecondBest, Uniform
 from ladle_engine.methods.given import Given
@@ -22,6 +23,7 @@ METHODS: dict[str, Method] = {
         LastK(),
         Ema(),
         GreedySoup(),
+        CachedOutputs(),
         Given(),
         ModelStock(),
         WiseFt(),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.methods.starts import never_below_start, start_of
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
@@ -16,7 +17,6 @@ from ladle_engine.methods.trained import (
     TrainedOptions,
     as_choice,
     rescaled,
-    start_of,
     trainer_for,
 )
 from ladle_engine.model.binding import Binding
@@ -83,8 +83,8 @@ class Twa(TrainedMethod):
         trainer = trainer_for(context, self.name, groups)
         trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
         if options.rescale:
-            trained = rescaled(context, self.name, groups, subspace.alpha_0_KG, trained)
-        return as_choice(context, self.name, groups, trained)
+            return rescaled(context, self.name, groups, options.start, subspace.alpha_0_KG, trained)
+        return never_below_start(context, options.start, as_choice(context, self.name, groups, trained))
 
     def _subspace(self, context: MethodContext, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
@@ -161,7 +161,7 @@ class LearnedSoup(TrainedMethod):
 
     def choose(self, context: MethodContext, options: LearnedSoupOptions) -> Choice:
         groups = group(context.binding, options.groups)
-        alpha_0_KG = start_of(context, self.name, options.start, groups)
+        alpha_0_KG = start_of(context, self.name, options.start, groups, none_negative=True)
         if float(alpha_0_KG.min()) < 0:
             raise MethodError(
                 "invalid-method-options",
@@ -171,4 +171,5 @@ class LearnedSoup(TrainedMethod):
         subspace = Convex(alpha_0_KG=alpha_0_KG)
         trainer = trainer_for(context, self.name, groups)
         trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
-        return as_choice(context, self.name, groups, trained)
+        choice = as_choice(context, self.name, groups, trained)
+        return never_below_start(context, options.start, choice, none_negative=True)

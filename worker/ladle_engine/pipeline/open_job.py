@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
-from ladle_engine.methods.plan import refuse_bad_starts
+from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
 from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
 from ladle_engine.pipeline.base_model import open_base
@@ -71,6 +71,7 @@ def opened(request: Request) -> Iterator[Job]:
         if base is not None and base.stored is not None:
             inputs.add_all(inputs_of(base.stored, open_files.enter_context(open_all(base.stored))))
         task = choose_task(seen, request.task, request.task_options or {}, on_event)
+        refuse_missing_logits(plan, task)
         own = {"batch_size": task.batch_size, "task": identity_of(task)}
         add_data(inputs, request.data_paths)
         splits = open_splits(request, task, seen)

@@ -247,6 +247,7 @@ def report_json(
             context, [each["checkpoint"] for each in (run.diagnosis or {}).get("segments", ())]
         ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
+        "details": {each.method: each.choice.details for each in candidates if each.choice.details is not None},
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
