@@ -45,7 +45,12 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "psgd": {"steps": STEPS, "start": "auto", "groups": "layers"},
     },
     "anew at each step": {"random": {"steps": STEPS, "dimensions": 3, "redraw": True, "groups": "layers"}},
-    "with a base": {"model-stock": {}, "wise-ft": {"to": "best"}, "extrapolate": {"away_from": "base"}},
+    "with a base": {
+        "model-stock": {},
+        "wise-ft": {"to": "best"},
+        "extrapolate": {"away_from": "base"},
+        "twa-layerwise": {"ramp": 0.3},
+    },
 }
 """Job -> method -> its options."""
 

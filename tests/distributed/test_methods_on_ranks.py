@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.placements.base import REPLICATED
+from tests.builders import make_base
 from tests.distributed import methods_rank
 from tests.distributed.methods_rank import JOBS, PLACED
 from tests.distributed.start import run_module
@@ -21,8 +21,7 @@ from tests.unit.engine.toy import plain_net, write_checkpoints
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("methods")
     write_checkpoints(made / "checkpoints", plain_net)
-    write_checkpoints(made / "of-base", plain_net, count=1, spread=0.1, seed=0)
-    shutil.copy(made / "of-base" / "step-0.safetensors", made / "base.safetensors")
+    make_base(made / "base.safetensors", made / "checkpoints" / "step-0.safetensors")
     return made
 
 

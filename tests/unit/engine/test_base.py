@@ -273,14 +273,59 @@ def test_methods_without_the_base_choose_what_they_choose_without_one(folder: Pa
         torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
 
 
+def ramp_by_hand(ramp: float, steps: int, rate: float, scale: float) -> Tensor:
+    """float64 [2]: gradient descent on coefficients of two layers of one number each, around LiNeS's start."""
+    own_KG, base_G = torch.tensor(POINTS, dtype=torch.float64), torch.tensor(BASE, dtype=torch.float64)
+    share_G = torch.tensor([ramp, 1.0], dtype=torch.float64)
+    alpha_KG = share_G / len(own_KG) * torch.ones_like(own_KG)
+    for _ in range(steps):
+        alpha_KG = alpha_KG.requires_grad_()
+        loss = scale * bowl((1 - share_G) * base_G + (alpha_KG * own_KG).sum(dim=0))
+        (gradient_KG,) = torch.autograd.grad(loss, alpha_KG)
+        alpha_KG = alpha_KG.detach() - rate * (gradient_KG - gradient_KG.mean(dim=0))
+    return (1 - share_G) * base_G + (alpha_KG * own_KG).sum(dim=0)
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 1e-9), (4, 0.02)])
+def test_layers_are_trained_around_a_ramp_from_the_base(points: Path, steps: int, rate: float) -> None:
+    plain = {"optimiser": "sgd", "momentum": 0.0, "basis": "lengths", "shared": False, "prior": None}
+    options = {**plain, "ramp": 0.4, "steps": steps, "learning_rate": rate, "averaged_fraction": 0.0, "rescale": False}
+    task = PointTask(bowl)
+    task.batch_size = 64
+    run(points, "out", "twa-layerwise", task=task, method_options=options)
+    state = candidate_state(points / "out", points / "checkpoints", "twa-layerwise", points / "base.safetensors")
+    report = json.loads((points / "out" / "report.json").read_text())
+    first_loss = next(row["curve"] for row in report["candidates"] if row["method"] == "twa-layerwise")[0]
+    scale = first_loss / float(bowl(ramp_by_hand(0.4, 0, rate, 1.0)))
+    torch.testing.assert_close(place_of(state), ramp_by_hand(0.4, steps, rate, scale), rtol=0, atol=1e-5)
+    alpha_KG = torch.tensor(saved(points, "out")["twa-layerwise"]["alpha"])
+    torch.testing.assert_close(alpha_KG[0], torch.tensor([0.6, 0.0]))
+
+
+def test_a_ramp_needs_a_base_and_several_layers(points: Path) -> None:
+    with pytest.raises(MethodError, match=r"`base=` must be the model that .* for `twa-layerwise`, but is absent"):
+        run(points, "out", "twa-layerwise", task=PointTask(bowl), base=None, method_options={"ramp": 0.5})
+    options = {"ramp": 0.5, "groups": "model"}
+    with pytest.raises(MethodError, match="`ramp` of method `twa-layerwise` must be left out with a single group"):
+        run(points, "out", "twa-layerwise", task=PointTask(bowl), method_options=options)
+
+
+def test_a_diagnosis_goes_without_what_has_a_share_of_the_base(points: Path) -> None:
+    outcome = run(points, "out", "wise-ft", task=PointTask(bowl), diagnose=True)
+    assert outcome.method == "wise-ft"
+    plane = json.loads((points / "out" / "report.json").read_text())["diagnosis"]["plane"]
+    assert "winner" not in plane["points"]
+
+
 def test_auto_tries_what_needs_a_base_where_there_is_one(folder: Path) -> None:
     outcome = run(folder, "out", method_options={})
     assert {*METHODS} < {score.method for score in outcome.candidates}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "twa-layerwise"])
 def test_a_job_that_dies_goes_on_with_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    run(folder, "whole", state_dir=folder / "other")
+    options = {"methods": [*METHODS, "twa-layerwise"], "options": {"twa-layerwise": {"ramp": 0.5, "steps": 12}}}
+    run(folder, "whole", state_dir=folder / "other", method_options=options)
     save = ResumeState.save
     with monkeypatch.context() as patched:
 
@@ -291,8 +336,8 @@ def test_a_job_that_dies_goes_on_with_the_same_bits(folder: Path, monkeypatch: p
 
         patched.setattr(ResumeState, "save", dies)
         with pytest.raises(Interrupted):
-            run(folder, "again", state_dir=folder / "state")
-    run(folder, "again", state_dir=folder / "state")
+            run(folder, "again", state_dir=folder / "state", method_options=options)
+    run(folder, "again", state_dir=folder / "state", method_options=options)
     assert saved(folder, "again") == saved(folder, "whole")
 
 

@@ -278,6 +278,7 @@ class Evaluations:
     def _kept_to(self, key: str, coefficients: Coefficients) -> int:
         """Of how many of the first examples what the model puts out is kept. It must hold the checkpoint."""
         is_kept = self.kept is not None and key == "fit" and coefficients.single() is not None
+        is_kept = is_kept and not coefficients.base
         return self.kept.most_examples() if self.kept is not None and is_kept else 0
 
 

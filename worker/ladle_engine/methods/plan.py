@@ -107,7 +107,7 @@ def refuse_bad_starts(plan: Plan, checkpoint_names: Sequence[str]) -> None:
         passed = [name]
         while (start := _start(plan, passed[-1])) not in (None, CENTRE, PICKED, *checkpoint_names):
             assert start is not None
-            _refuse_start(passed[-1], start, checkpoint_names)
+            _refuse_start(plan, passed[-1], start, checkpoint_names)
             if start in passed:
                 _refuse_circle(passed[passed.index(start) :])
             passed.append(start)
@@ -162,11 +162,11 @@ def _groups(plan: Plan, name: str, binding: Binding) -> Groups:
     return whole_model(binding) if grouping is None else group(binding, grouping)
 
 
-def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> None:
+def _refuse_start(plan: Plan, method: str, start: str, checkpoint_names: Sequence[str]) -> None:
     if start == method:
         raise bad_start(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
     if start in METHODS:
-        if not METHODS[start].combines_checkpoints:
+        if not METHODS[start].combines_checkpoints or METHODS[start].uses_base(plan.options[start]):
             raise bad_start(method, "be a combination of checkpoints and nothing else", f"`{start}`, which is more")
         return
     known = [PICKED, *checkpoint_names, *METHODS]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from ladle_engine.checkpoints.chunks import BLOCK_ELEMENTS
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.types import Checkpoint
+from ladle_engine.directions.buckets import Bucket
+from ladle_engine.directions.checkpoint_directions import Directions
 from ladle_engine.model.groups import Groups
 from ladle_engine.model.local_shard import local_part
+from ladle_engine.placements.base import Measured, Placement
 
 
 @torch.no_grad()
@@ -28,3 +32,27 @@ def add_base(base: Checkpoint, parameters: Mapping[str, nn.Parameter], weights_G
                 stored = torch.empty(len(part), dtype=reader.tensors()[name].dtype)
                 reader.read_into(name, start + first, stored)
                 part.add_(stored.to(part), alpha=weight)
+
+
+class OnBase:
+    """A placement whose combinations all have the same share of the base: gradients do not see what is constant."""
+
+    def __init__(
+        self, inner: Placement, base: Checkpoint, parameters: Mapping[str, nn.Parameter], weights_G: Tensor
+    ) -> None:
+        self.buckets: Sequence[Bucket] = inner.buckets
+        self.directions: Directions = inner.directions
+        self._inner = inner
+        self._base = base
+        self._parameters = parameters
+        self._weights_G = weights_G
+
+    def load_weights(self, weights_KG: Tensor, groups: Groups) -> None:
+        self._inner.load_weights(weights_KG, groups)
+        add_base(self._base, self._parameters, self._weights_G, groups)
+
+    def projecting(self, groups: Groups) -> AbstractContextManager[Measured]:
+        return self._inner.projecting(groups)
+
+    def close(self) -> None:
+        self._inner.close()
