@@ -102,8 +102,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Where training starts",
-        "`python benchmarks/starts.py`. Test losses, but for *outputs* and *weights*: the loss on the fit split of the",
-        "best average of the checkpoints' outputs, and that of the average of their weights with the same coefficients.",
+        "`python benchmarks/starts.py`. Test losses, but for *outputs* and *weights*: the fit loss of the best",
+        "average of the outputs, and that of the average of the weights with the same coefficients.",
         "None of these sets chose anything about starts.",
         "",
         *table_lines(COLUMNS, map(cells, rows)),

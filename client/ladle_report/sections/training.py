@@ -81,7 +81,7 @@ def _begun(report: Report, run: Run) -> str:
     if not losses:
         return ""
     told = ", ".join(f"{name} {digits(loss)}" for name, loss in losses.items())
-    begun = f"It started from {picked['start']}, which has the lowest loss on the fit split ({told}). "
+    begun = f"It started from {picked['start']}, picked by the losses on the fit split ({told}). "
     return begun + "Training made that worse, so it is the start itself. " * bool(picked.get("fell_back"))
 
 

@@ -131,9 +131,7 @@ def test_where_a_start_was_picked_the_report_says_which_and_what_came_of_it() ->
         "cached-outputs": {"examples": 256, "loss_of_outputs": 0.25, "loss_of_weights": 0.3},
     }
     text = markdown(told)
-    assert (
-        "It started from cached-outputs, which has the lowest loss on the fit split (centre 0.9000, best 0.4000" in text
-    )
+    assert "It started from cached-outputs, picked by the losses on the fit split (centre 0.9000, best 0.4000" in text
     assert "best average of the checkpoints' outputs is 0.2500, and that of the average of their weights" in text
     assert "Training made that worse" not in text
     told["details"]["twa"]["fell_back"] = True
