@@ -261,8 +261,10 @@ class _Values:
         return task.of_logits(task.logits(model, batch), task.targets(batch))
 
     def _same_as_evaluated(self, batch: Batch) -> None:
-        """The loss that is kept and combined must be the one that is trained."""
+        """The loss that is kept and combined must be the one that is trained, and keep float64."""
         kept = self._by_logits(self.model, batch)["loss"]
+        task = cast(GivesLogits, self.task)
+        task.of_logits(task.logits(self.model, batch).double(), task.targets(batch))
         for name, loss in (
             ("evaluate", self.task.evaluate(self.model, batch)["loss"]),
             (self.trained, self.task.loss(self.model, batch)),

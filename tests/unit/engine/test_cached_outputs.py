@@ -69,7 +69,7 @@ def test_the_minimum_is_that_of_newtons_method(prior: float) -> None:
 def job(folder: Path, name: str, task: Any = None, **more: Any) -> dict[str, Any]:
     """Its report."""
     checkpoints, val_set, method = folder / "checkpoints", folder / "checkpoints", "cached-outputs"
-    given = {"val_set": val_set, "method": method} | more
+    given: dict[str, Any] = {"val_set": val_set, "method": method} | more
     average(checkpoints, output=folder / name, task=task or ToyTask(), **given)
     report: dict[str, Any] = json.loads((folder / name / "report.json").read_text())
     return report
@@ -198,7 +198,7 @@ class WithoutLogits(ToyTask):
 
 class AnotherLoss(ToyTask):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return (model(batch["x"]) - batch["y"]).abs().mean()
+        return F.l1_loss(model(batch["x"]), batch["y"])
 
 
 @pytest.mark.parametrize("task", [WithoutLogits, AnotherLoss])

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ladle_engine import average
+from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.methods.starts import _is_as_good
 from ladle_engine.progress import StepDone
 from tests.unit.engine.test_cached_outputs import WithoutLogits
 from tests.unit.engine.toy import Interrupted, ToyTask, plain_net, write_checkpoints
@@ -48,21 +50,38 @@ def job(folder: Path, name: str, methods: dict[str, dict[str, Any]], **more: Any
 
 
 def row_of(report: dict[str, Any], method: str) -> dict[str, Any]:
-    (row,) = (row for row in report["candidates"] if row["method"] == method)
-    return row
+    rows: list[dict[str, Any]] = [row for row in report["candidates"] if row["method"] == method]
+    return rows[0]
 
 
-def test_the_contender_with_the_lowest_fit_loss_is_picked(folder: Path) -> None:
+def test_the_fit_split_picks_among_what_the_job_has(folder: Path) -> None:
     report = job(folder, "out", {"greedy-soup": {}, "cached-outputs": {}, "twa": {"start": "auto", "steps": 20}})
     picked = report["details"]["twa"]
     assert list(picked["fit_loss"]) == ["centre", "best", "greedy-soup", "cached-outputs"]
-    assert picked["fit_loss"][picked["start"]] == min(picked["fit_loss"].values())
+    assert picked["start"] == "best"
     assert picked["examples"] == 32
     for name in ("greedy-soup", "cached-outputs"):
         assert picked["fit_loss"][name] == pytest.approx(row_of(report, name)["fit"]["loss"])
     assert picked["fit_loss"]["best"] == pytest.approx(
         min(checkpoint["fit"]["means"]["loss"] for checkpoint in report["checkpoints"])
     )
+
+
+@pytest.mark.parametrize(
+    ("excess", "picked"),
+    [([0.0, 0.0], "centre"), ([0.1, 0.1], "outputs"), ([0.3, -0.2], "centre")],
+    ids=["equal", "surely worse", "within one standard error"],
+)
+def test_a_simpler_start_within_one_standard_error_is_as_good(excess: list[float], picked: str) -> None:
+    def known(values: list[float]) -> Evaluation:
+        return Evaluation(metrics=ToyTask.metrics, values={"loss": torch.tensor(values * 8, dtype=torch.float64)})
+
+    class Context:
+        loss, seed = ToyTask.metrics[0], 0
+
+    lowest, centre = known([1.0, 2.0]), known([1.0 + excess[0], 2.0 + excess[1]])
+    found = "centre" if _is_as_good(centre, lowest, Context()) else "outputs"  # type: ignore[arg-type]  # what it reads
+    assert found == picked
 
 
 def test_the_mean_of_checkpoints_far_apart_is_not_picked_and_the_result_is_better_for_it(folder: Path) -> None:
@@ -107,7 +126,10 @@ def test_what_is_trained_never_loses_to_its_start(folder: Path, method: str, opt
 
 
 def test_a_learned_soup_starts_from_nothing_with_negative_coefficients(folder: Path) -> None:
-    methods = {"cached-outputs": {"prior": None}, "learned-soup": {"start": "auto", "steps": 2}}
+    methods: dict[str, dict[str, Any]] = {
+        "cached-outputs": {"prior": None},
+        "learned-soup": {"start": "auto", "steps": 2},
+    }
     report = job(folder, "out", methods)
     (cached,) = row_of(report, "cached-outputs")["coefficients"]
     assert min(cached) < 0
@@ -117,7 +139,8 @@ def test_a_learned_soup_starts_from_nothing_with_negative_coefficients(folder: P
 def test_a_job_that_dies_after_the_pick_goes_on_from_the_same_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = {"greedy-soup": {}, "twa": {"start": "auto", "steps": 20}, "psgd": {"start": "auto", "steps": 4}}
+    options = {"twa": {"start": "auto", "steps": 20}, "psgd": {"start": "auto", "steps": 4}}
+    methods: dict[str, dict[str, Any]] = {"greedy-soup": {}} | options
     expected = job(folder, "whole", methods)
     monkeypatch.setattr("ladle_engine.resume_state.ResumeState.is_due", lambda state: state.folder is not None)
 

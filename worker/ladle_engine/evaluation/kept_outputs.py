@@ -105,4 +105,5 @@ class KeptOutputs:
 
 
 def _file(name: str) -> str:
+    # Agents know the beginning: they leave these files out of the copy of a state.
     return f"outputs-{name}{SUFFIX}"

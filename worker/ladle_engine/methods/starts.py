@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
+from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.evaluation.gain import CONFIDENCE, gain_over
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.groups import Groups
 
@@ -61,7 +64,10 @@ def start_of(context: MethodContext, method: str, start: str, groups: Groups, *,
 
 
 def pick_start(context: MethodContext, *, none_negative: bool = False) -> Picked:
-    """Collective: the contender with the lowest loss on the fit split; of equals the first, so the simpler.
+    """Collective: the simplest contender whose loss on the fit split is within one standard error of the lowest.
+
+    Some of them were fitted to these very examples, and the more freely the more they flatter themselves there: hence
+    the rule of one standard error (Breiman et al. 1984, section 3.4.3), of the paired difference.
 
     Contenders are what the job has evaluated anyway, and what costs little beside it: that goes by the job's methods,
     and not by what happens to be known, so that a resumed job picks the same.
@@ -70,14 +76,24 @@ def pick_start(context: MethodContext, *, none_negative: bool = False) -> Picked
     if none_negative:
         contenders = {name: each for name, each in contenders.items() if float(each.alpha_KG.min()) >= 0}
     end = _examples_to_pick_on(context)
-    losses = {}
-    for name, each in contenders.items():
-        known = context.evaluations.first(each, "fit", end, context.loss).first(end)
-        if known.is_finite:
-            losses[name] = known.loss
-    # Checkpoints whose loss is not finite are refused before.
-    name = min(losses, key=lambda each: losses[each])
+    known = {
+        name: context.evaluations.first(each, "fit", end, context.loss).first(end) for name, each in contenders.items()
+    }
+    # Checkpoints whose loss is not finite are refused before: some contender is left.
+    known = {name: each for name, each in known.items() if each.is_finite}
+    losses = {name: each.loss for name, each in known.items()}
+    lowest = known[min(losses, key=lambda each: losses[each])]
+    name = next(name for name, each in known.items() if _is_as_good(each, lowest, context))
     return Picked(name=name, coefficients=contenders[name], losses=losses, examples=end)
+
+
+def _is_as_good(known: Evaluation, lowest: Evaluation, context: MethodContext) -> bool:
+    """Whether a loss is within one standard error of the lowest."""
+    if known is lowest:
+        return True
+    difference = gain_over(known, lowest, context.loss, context.seed)
+    error = (difference.high - difference.low) / 2 / NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    return -difference.value <= error
 
 
 def never_below_start(context: MethodContext, start: str, choice: Choice, *, none_negative: bool = False) -> Choice:

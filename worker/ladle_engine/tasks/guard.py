@@ -63,14 +63,15 @@ def gives_logits(task: Task) -> bool:
     found = _guarded(task).unguarded
     if not isinstance(found, GivesLogits):
         return False
-    defined = {
-        name: position
-        for position, each in reversed(list(enumerate(type(found).__mro__)))
-        for name in ("loss", "evaluate", "of_logits")
-        if name in vars(each)
-    }
     # A subclass that measures something else has inherited what goes with its base's loss.
-    return defined["of_logits"] <= min(defined.values())
+    classes = type(found).__mro__
+    depth = {name: _depth(classes, name) for name in ("of_logits", "loss", "evaluate")}
+    return depth["of_logits"] == min(depth.values())
+
+
+def _depth(classes: Sequence[type], name: str) -> int:
+    """The position of the first class that has a method of its own by this name."""
+    return next((position for position, each in enumerate(classes) if name in vars(each)), len(classes))
 
 
 def by_entropy(task: Task) -> Task:
