@@ -30,7 +30,7 @@ from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare
-from ladle_engine.pipeline.report import Run, write_output
+from ladle_engine.pipeline.report import run_of, write_output
 from ladle_engine.pipeline.request import FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
@@ -193,7 +193,7 @@ def _averaged(job: Job, started: float) -> Outcome:
         refuse_changed(job, folders=True)
         job.on_event.clock.add_over_ranks(job.collectives)
         files = _write(job, context, candidates, winner, diagnosis) if job.collectives.rank == 0 else {}
-    return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
+    return outcome_of(job, context, candidates, winner, files, time.monotonic() - started)
 
 
 def precheck(
@@ -214,17 +214,7 @@ def _write(
 ) -> Mapping[str, int]:
     """Writes the output folder, whole or not at all; returns its files with their sizes."""
     request = job.request
-    run = Run(
-        settings=request.deciding_settings(job.task),
-        data=request.data,
-        provenance=dict(request.provenance or {}),
-        warnings=job.on_event.warnings,
-        memory=context.weights.plan.to_json(),
-        inputs=job.inputs,
-        base=None if job.base is None else job.base.stored,
-        clock=job.on_event.clock,
-        diagnosis=diagnosis,
-    )
+    run = run_of(job, context, diagnosis)
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
         files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format)
@@ -232,7 +222,7 @@ def _write(
         return files
 
 
-def _outcome(
+def outcome_of(
     job: Job,
     context: MethodContext,
     candidates: list[Candidate],

@@ -76,6 +76,8 @@ class Request:
     judge_by: str | Mapping[str, float] = field(default=FIRST, metadata=DECIDES)
     no_set_worse: bool = field(default=False, metadata=DECIDES)
     diagnose: bool = field(default=False, metadata=DECIDES)
+    curve: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
+    """The options of a merge curve, where that is what is asked for; see `along.schedule`."""
     dtype: str = field(default="keep", metadata=DECIDES)
     max_shard_bytes: int = 5_000_000_000
     output_format: str = SAFETENSORS
