@@ -22,6 +22,7 @@ ROOMS = (
         "far_urls",
         "options",
         "paths",
+        "profiles",
         "progress",
         "random_signs",
         "versions",
