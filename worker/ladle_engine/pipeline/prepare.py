@@ -64,15 +64,15 @@ OpenWeights = Callable[[Job, BoundModel, Mapping[str, torch.dtype]], ModelWeight
 """Collective: plans memory, and says what fills the model; the types are those in which tensors are written."""
 
 
-def prepare(job: Job, open_weights: OpenWeights | None = None) -> MethodContext:
-    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions, unless
-    `open_weights` needs none."""
+def prepare(job: Job, open_weights: OpenWeights) -> MethodContext:
+    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions, if
+    `open_weights` keeps any."""
     job.on_event(StageStarted(stage="check"))
     check_headers(job.checkpoints, job.on_event)
     tell_of_strangers(job)
     model = bind_model(job)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
-    weights = (open_weights or with_directions)(job, model, dtypes)
+    weights = open_weights(job, model, dtypes)
     return MethodContext(
         plan=job.plan,
         run_method=run_once,

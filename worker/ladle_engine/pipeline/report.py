@@ -28,7 +28,6 @@ from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.card_facts import card_facts
 from ladle_engine.pipeline.card_pictures import write_pictures
-from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.merge_curve import merge_curve_json
 from ladle_engine.pipeline.model_card import model_card, picture_file
 from ladle_engine.pipeline.stages import StageClock
@@ -63,21 +62,6 @@ class Run:
     """What the stages took."""
     diagnosis: Mapping[str, Any] | None = None
     """Where it was asked for."""
-
-
-def run_of(job: Job, context: MethodContext, diagnosis: Mapping[str, Any] | None = None) -> Run:
-    """What is known of a job, once its winner is."""
-    return Run(
-        settings=job.request.deciding_settings(job.task),
-        data=job.request.data,
-        provenance=dict(job.request.provenance or {}),
-        warnings=job.on_event.warnings,
-        memory=context.weights.plan.to_json(),
-        inputs=job.inputs,
-        base=None if job.base is None else job.base.stored,
-        clock=job.on_event.clock,
-        diagnosis=diagnosis,
-    )
 
 
 def write_output(

@@ -30,8 +30,8 @@ from ladle_engine.placements.exact_weights import ExactWeights
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.storage.read_ahead import read_ahead
 
-NEWEST = "newest"
-"""Stands for the checkpoint that was read last."""
+NEWEST, SUMMED = "newest", "summed"
+"""Stand for the checkpoint that was read last, and for what was summed up from the files."""
 
 
 class RunningAverages(ExactWeights):
@@ -82,8 +82,11 @@ class RunningAverages(ExactWeights):
     @torch.no_grad()
     def load(self, mixture: Coefficients) -> None:
         """Collective. What is not kept is summed up from the files, each rank its part."""
-        kept = mixture.digest in self._stands_for
-        values_P = self._kept[self._stands_for[mixture.digest]] if kept else self._sum(mixture)
+        if mixture.digest not in self._stands_for:
+            # Kept as well, until the next checkpoint is read: the mean is tried with two kinds of statistics.
+            self._kept[SUMMED] = self._sum(mixture)
+            self._stands_for = {mixture.digest: SUMMED}
+        values_P = self._kept[self._stands_for[mixture.digest]]
         pieces = {piece.name: piece for piece in self._bucket.pieces}
         for name, parameter in self._parameters.items():
             piece = pieces[name]
@@ -106,9 +109,11 @@ class RunningAverages(ExactWeights):
 
     def _read(self, index: int) -> Iterator[tuple[slice, Tensor]]:
         """This rank's elements of one checkpoint, chunk by chunk; another thread reads the next ones meanwhile."""
-        with open_checkpoint(self._checkpoints.checkpoints[index]) as reader:
-            with read_ahead(read_chunks([reader], self._bucket, torch.float32)) as ready:
-                yield from ((elements, weights_KC[0]) for elements, weights_KC in ready)
+        with (
+            open_checkpoint(self._checkpoints.checkpoints[index]) as reader,
+            read_ahead(read_chunks([reader], self._bucket, torch.float32)) as ready,
+        ):
+            yield from ((elements, weights_KC[0]) for elements, weights_KC in ready)
 
     def _lengths(self, parameter: Tensor) -> list[int]:
         shares = (_share(parameter.numel(), rank, self._collectives.size) for rank in range(self._collectives.size))

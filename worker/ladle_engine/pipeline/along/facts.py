@@ -10,6 +10,7 @@ from ladle_engine.evaluation.gain import gain_over
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.pipeline.along.schedule import Schedule
 from ladle_engine.pipeline.along.walk import Point
+from ladle_report.curve_words import BEST_PROFILE, curve_words
 
 LAST = 0.75
 """Where the last quarter of the run begins, by its steps."""
@@ -17,14 +18,15 @@ LAST = 0.75
 
 def curve_json(context: MethodContext, schedule: Schedule, points: Sequence[Point]) -> dict[str, Any]:
     """All values are on the select split."""
-    return {
+    found = {
         "metric": context.metric.name,
-        "average_is": "the best profile",
+        "average_is": BEST_PROFILE,
         "every": schedule.every,
         **schedule.options.to_json(),
         "points": [_point_json(context, schedule, point) for point in points],
         "last_quarter": _last_quarter(context, schedule, points),
     }
+    return found | {"words": curve_words(found)}
 
 
 def _point_json(context: MethodContext, schedule: Schedule, point: Point) -> dict[str, Any]:
@@ -39,9 +41,7 @@ def _point_json(context: MethodContext, schedule: Schedule, point: Point) -> dic
         "average_examples": len(point.average),
         "averaged": point.end - first + 1,
         "first": checkpoints[first].name,
-        "profile": None
-        if point.running is None
-        else asdict(point.running.profile(schedule.positions, point.end)),
+        "profile": None if point.running is None else asdict(point.running.profile(schedule.positions, point.end)),
         "gain": asdict(point.gain),
     }
 

@@ -37,16 +37,16 @@ def plan_running(job: Job, model: BoundModel, schedule: Schedule) -> Planned:
         if fewer is None:
             raise EngineError(
                 "out-of-memory",
-                f"A curve must have {plan.needed_bytes:,} bytes on each rank for {plan.reason}, but {available:,} bytes "
-                f"are free, of which {USABLE_SHARE:.0%} may be used. More ranks on more machines have more.",
+                f"A curve must have {plan.needed_bytes:,} bytes on each rank for {plan.reason}, but {available:,} "
+                f"bytes are free, of which {USABLE_SHARE:.0%} may be used. More ranks on more machines have more.",
             )
         schedule = replace(schedule, options=fewer)
         plan = _plan(job, model, schedule, available)
     if schedule is not wanted:
         job.on_event(
             Warned(
-                message=f"{wanted.most_running} averages that run along do not fit into memory: there are {plan.reason}, "
-                f"so fewer windows and shapes are tried."
+                message=f"{wanted.most_running} averages that run along do not fit into memory. There are "
+                f"{plan.reason}, so fewer windows and shapes are tried."
             )
         )
     job.on_event(MemoryPlanned(**asdict(plan)))

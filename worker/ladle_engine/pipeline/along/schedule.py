@@ -1,18 +1,19 @@
 """Which averages are tried at which checkpoints of a run, and which must run along for that.
 
-At a checkpoint, windows of the last m checkpoints are tried: for each doubling of m, `windows` lengths. They begin where
-averages began that run along since, at checkpoints whose number is divisible by a power of two, so what is kept grows
-with the logarithm of the run's length.
+At a checkpoint, windows of the last m checkpoints are tried: for each doubling of m, `windows` lengths. They begin
+where averages began that run along since, at checkpoints whose number is divisible by a power of two, so what is kept
+grows with the logarithm of the run's length.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-from ladle_engine.errors import MethodError
 from ladle_engine.profiles import LINEAR, ONE_MINUS_SQRT, POWER, Profile, gamma_of_half_life, weights, window_of
 
 SHAPES = (LINEAR, ONE_MINUS_SQRT, POWER)
@@ -27,7 +28,7 @@ WINDOWS = (1, 2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class CurveOptions:
-    """What is tried. Raises `ValueError` for what breaks its own rule."""
+    """What is tried."""
 
     every: int | None = None
     """The curve has a point at every n-th checkpoint; None for at most `MOST_ENDS` points."""
@@ -35,21 +36,25 @@ class CurveOptions:
     windows: int = 1
     """How many lengths of windows for each doubling."""
 
-    def __post_init__(self) -> None:
+    def refuse_bad(self) -> None:
+        """Raises `ValueError` for what breaks its own rule, by the names that `average` has for them."""
         if self.every is not None and (type(self.every) is not int or not 1 <= self.every < 2**31):
-            raise ValueError(f"`every` must be a whole number of at least 1, but is {self.every!r}.")
+            raise ValueError(f"`curve_every` must be a whole number from 1 to 2^31 - 1, but is {self.every!r}.")
         if isinstance(self.shapes, str) or not self.shapes or not set(self.shapes) <= set(SHAPES):
             raise ValueError(
-                f"`shapes` must be some of {', '.join(SHAPES)}, but is {self.shapes!r}. Of other profiles the average "
-                f"cannot run along."
+                f"`curve_shapes` must be some of {', '.join(SHAPES)}, along which averages can run, but is "
+                f"{self.shapes!r}."
             )
         if self.windows not in WINDOWS:
-            raise ValueError(
-                f"`windows` must be one of {', '.join(map(str, WINDOWS))}, but is {self.windows!r}."
-            )
+            known = ", ".join(map(str, WINDOWS))
+            raise ValueError(f"`curve_windows` must be one of {known}, but is {self.windows!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        return {"every": self.every, "shapes": [each for each in SHAPES if each in self.shapes], "windows": self.windows}
+        return {
+            "every": self.every,
+            "shapes": [each for each in SHAPES if each in self.shapes],
+            "windows": self.windows,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,9 @@ class Schedule:
     @property
     def most_running(self) -> int:
         """How many averages are kept at once."""
-        return max(len(self.running_at(index)) for index in range(len(self.positions)))
+        begun = Counter(each.first for each in self._last_use)
+        over = Counter(last + 1 for last in self._last_use.values())
+        return max(accumulate(begun[index] - over[index] for index in range(len(self.positions))))
 
     @cached_property
     def _last_use(self) -> Mapping[Running, int]:
@@ -133,11 +140,3 @@ def coarser(options: CurveOptions) -> CurveOptions | None:
     if len(options.shapes) > 1:
         return CurveOptions(every=options.every, shapes=options.shapes[:1], windows=1)
     return None
-
-
-def refuse_too_few(count: int) -> None:
-    """Raises `MethodError`."""
-    if count < 2:
-        raise MethodError(
-            "too-few-checkpoints", f"A curve must have at least 2 checkpoints, but there is only {count}."
-        )

@@ -20,7 +20,6 @@ from ladle_engine.pipeline.report import (
     write_page,
     write_statistics,
 )
-from ladle_report.curve_words import curve_words
 
 
 def write_curve(
@@ -35,13 +34,8 @@ def write_curve(
     inputs = inputs_json(context.checkpoints, run)
     write_statistics(folder, candidates)
     write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
-    about = {
-        "format": FORMAT_VERSION,
-        "higher_is_better": context.metric.higher_is_better,
-        **curve,
-        "words": curve_words(curve, context.metric.name),
-    }
-    write_json(folder / CURVE_FILE, about)
+    about = {"format": FORMAT_VERSION, "higher_is_better": context.metric.higher_is_better}
+    write_json(folder / CURVE_FILE, about | dict(curve))
     digests = digests_in(folder, [CURVE_FILE, COEFFICIENTS_FILE, STATISTICS_FILE])
     report = report_json(context, candidates, winner, run, digests, inputs)
     write_json(folder / REPORT_FILE, report | {"kind": "curve", "merge_curve": dict(curve)})
