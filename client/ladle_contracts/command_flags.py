@@ -109,6 +109,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("method.options", "--method-option", "NAME=VALUE", "`ladle methods` lists them for every method."),
         Flag("seed", "--seed", "N"),
     ),
+    "Merge curve": (
+        Flag("kind", "--kind", "KIND", "`ladle curve` is `ladle run --kind curve`."),
+        Flag("curve.every", "--curve-every", "N"),
+        Flag("curve.shapes", "--curve-shape", "SHAPE"),
+        Flag("curve.windows", "--curve-windows", "N"),
+    ),
     "Result": (
         Flag("output.name", "--name", "NAME"),
         Flag("diagnose", "--diagnose", ""),

@@ -53,6 +53,9 @@ def candidate_result(score: progress.Score) -> CandidateResult:
 
 
 ARGUMENTS = {
+    "curve.every": "curve_every",
+    "curve.shapes": "curve_shapes",
+    "curve.windows": "curve_windows",
     "method.name": "method",
     "method.options": "method_options",
     "task.name": "task",

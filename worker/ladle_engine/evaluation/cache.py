@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -215,6 +215,11 @@ class Evaluations:
     def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
         """Those that were made for a model that was evaluated exactly."""
         return self._record(coefficients, exactly=True).statistics or {}
+
+    def forget_statistics(self, models: Iterable[Coefficients]) -> None:
+        """Those that were made for models that are not going to be written."""
+        for coefficients in models:
+            self._record(coefficients).statistics = None
 
     def save(self) -> None:
         """Into the resume state: one file, whatever the number of checkpoints."""

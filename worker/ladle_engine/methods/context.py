@@ -354,10 +354,11 @@ class MethodContext:
         self.weights.close()
         return self.weights.exact.awaiting(mixtures)
 
-    def judge(self, coefficients: Coefficients) -> Judged:
+    def judge(self, coefficients: Coefficients, *, save: bool = True) -> Judged:
         """Collective: values on the select split and on the first round of the fit split.
 
-        Of the weights that will be written, whatever precision the directions have. What is known stays known.
+        Of the weights that will be written, whatever precision the directions have. What is known stays known, with
+        `save` also after a crash.
         """
         wanted = {
             # It is only shown, which is not worth generating text for.
@@ -367,7 +368,8 @@ class MethodContext:
             },
         }
         on = self.evaluations.exactly(coefficients, wanted)
-        self.evaluations.save()
+        if save:
+            self.evaluations.save()
         return Judged(
             fit=on["fit"],
             select=on["select"],

@@ -16,7 +16,7 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
-from ladle_engine.methods.fixed import needs_order
+from ladle_engine.methods.fixed import LastK, needs_order
 from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
 from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
@@ -24,7 +24,7 @@ from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.prepare import choose_metric
-from ladle_engine.pipeline.request import Request
+from ladle_engine.pipeline.request import CURVE, Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.progress import StageStarted, Warned, ignore, warnings_to
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
@@ -42,7 +42,9 @@ def opened(request: Request) -> Iterator[Job]:
     """
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    plan = plan_methods(request.method, request.method_options or {}, has_base=request.base is not None)
+    # What a curve offers as a model are averages over windows.
+    method = LastK.name if request.kind == CURVE else request.method
+    plan = plan_methods(method, request.method_options or {}, has_base=request.base is not None)
     refuse_unused(plan.uses_base, plan.methods, request.base)
     # A diagnosis mixes checkpoints whatever the methods do.
     plan = replace(plan, mixes=plan.mixes or request.diagnose)

@@ -103,24 +103,29 @@ def write_output(
     verify_model(folder, written.recipe, digests, context.on_event)
     copy_side_files(context.checkpoints, folder, run.inputs)
     digests |= written.write_config(folder)
-    _write_statistics(folder, candidates)
+    write_statistics(folder, candidates)
     inputs = inputs_json(context.checkpoints, run)
-    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
+    write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     adapters = adapters_json(context.checkpoints, written, run.base, run.inputs.digests)
     for note in notes_on(adapters, winner.method, context.adapter_output):
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
     report["card"] = card_facts(context.checkpoints, context.task.name, output_format)
     figures = write_pictures(folder, report, context.on_event)
-    report["files"] |= _digests(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
-    _write_json(folder / REPORT_FILE, report)
+    report["files"] |= digests_in(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
+    write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(in_far_names(model_card(report, figures)))
-    _write_page(folder, context.on_event)
+    write_page(folder, context.on_event)
+    return sizes_in(folder)
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Its files, with their sizes in bytes."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _write_page(folder: Path, on_event: ProgressCallback) -> None:
+def write_page(folder: Path, on_event: ProgressCallback) -> None:
     """A page that cannot be drawn is no reason to lose the model."""
     try:
         text = page(json.loads((folder / REPORT_FILE).read_text()))
@@ -286,12 +291,12 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     return {"examples": len(evaluation), "means": evaluation.scores()}
 
 
-def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def digests_in(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Of those files that are there."""
     return {name: sha256_of(folder / name) for name in names if (folder / name).exists()}
 
 
-def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
+def write_statistics(folder: Path, candidates: list[Candidate]) -> None:
     """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`.
 
     Two methods that chose the same have one set of tensors, and a file takes no tensor twice: hence copies.
@@ -308,6 +313,6 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
         COUNTS.wrote(len(content))
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     # A NaN is no JSON: better an error here than a file that half the readers refuse.
     path.write_text(in_far_names(json.dumps(value, indent=1, allow_nan=False)) + "\n")
