@@ -74,7 +74,7 @@ class ProfileMethod(FixedMethod):
     )
     formula: ClassVar[tuple[str, ...]] = (
         "alpha_i = w(x_i) - w(x_(i+1))",
-        "x_i = (s_(i-1) - s_K)/T + 1",
+        "x_i = (s_(i-1) - s_end)/T + 1",
         "w(x) = 1 - x^(gamma+1)",
     )
     reference: ClassVar[str] = "Tian et al. 2025, WSM; Karras et al. 2024 (EDM2), section 3.1"
