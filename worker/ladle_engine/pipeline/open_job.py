@@ -16,9 +16,10 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
-from ladle_engine.methods.fixed import LastK, needs_order
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
+from ladle_engine.pipeline.along.choices import PROFILE
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
@@ -41,8 +42,8 @@ def opened(request: Request) -> Iterator[Job]:
     """
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    # What a curve offers as a model are averages over windows.
-    plan = plan_methods(LastK.name if request.kind == CURVE else request.method, request.method_options or {})
+    # What a curve offers as a model is an average over a window.
+    plan = plan_methods(PROFILE if request.kind == CURVE else request.method, request.method_options or {})
     # A diagnosis mixes checkpoints whatever the methods do.
     plan = replace(plan, mixes=plan.mixes or request.diagnose)
     refuse_existing(Path(request.output), may_be_empty=not request.commit)
