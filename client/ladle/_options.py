@@ -23,6 +23,7 @@ class SpecOptions(TypedDict, total=False):
     method: str | Mapping[str, Any] | MethodChoice | None
     checkpoints: str | Mapping[str, Any] | CheckpointFilter | None
     adapters: str | Mapping[str, Any] | Adapters | None
+    base: PathLike | None
     train_set: PathLike | Mapping[str, Any] | TrainSet | None
     select_fraction: float | None
     metric: str | None

@@ -86,6 +86,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.like", "--like", "CHECKPOINT"),
         Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
         Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
+        Flag("base", "--base", "PATH", "A name in `CKPT_DIR` will do."),
     ),
     "Adapters": (
         Flag("adapters.space", "--adapter-space", "SPACE"),

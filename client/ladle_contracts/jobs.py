@@ -400,6 +400,10 @@ class JobSpec(HasCkptDir):
     """Which checkpoints of the folder take part."""
     adapters: Adapters = Adapters()
     """How LoRA adapters are averaged, where the checkpoints are such."""
+    base: PathText | None = None
+    """The model that the checkpoints were trained from, such as the pretrained one. It is not averaged like them, and
+    has a weight of its own in methods that need it, such as `wise-ft` and `model-stock`. It may be one of the
+    checkpoints in the folder."""
     train_set: TrainSet | None = None
     """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

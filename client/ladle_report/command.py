@@ -42,6 +42,7 @@ SETTINGS = (
     Setting("adapter_rank", "adapters.rank", "--adapter-rank"),
     Setting("adapter_error", "adapters.error", "--adapter-error"),
     Setting("base_model", "adapters.base_model", "--base-model"),
+    Setting("base", "base", "--base"),
     Setting("train_set", "train_set.path", "--train-set"),
     Setting("train_set_use", "train_set.use", "--train-set-use", "coefficients"),
     Setting("select_fraction", "select_fraction", "--select-fraction", 0.5),

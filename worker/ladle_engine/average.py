@@ -97,6 +97,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     adapter_rank: int | None = None,
     adapter_error: float | None = None,
     base_model: PathLike | None = None,
+    base: PathLike | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
@@ -153,6 +154,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
         adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
         base_model: the folder of the model that the adapters are for; the one that they name when absent.
+        base: the model that the checkpoints were trained from: its path, or the name of a checkpoint in the folder,
+            which is then not averaged. Methods such as `wise-ft` and `model-stock` need it.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the

@@ -28,6 +28,7 @@ from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.options import did_you_mean
 from ladle_engine.output.adapter_result import adapter_output
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.ancestor import refuse_base_as_checkpoint
 from ladle_engine.pipeline.base_model import bind_with_base
 from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
@@ -242,6 +243,7 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
         job.inputs.refuse_changed(folders=False)
         job.inputs.know(read.digests)
         job.record.confirm(job.inputs)
+    refuse_base_as_checkpoint(job.checkpoints, read.geometry)
     names = job.checkpoints.names
     for one, other in read.geometry.duplicates():
         job.on_event(

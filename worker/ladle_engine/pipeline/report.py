@@ -25,6 +25,7 @@ from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
+from ladle_engine.pipeline.base_report import base_json, base_weights_json
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.card_facts import card_facts
 from ladle_engine.pipeline.card_pictures import write_pictures
@@ -78,7 +79,7 @@ def write_output(
     Raises `OutputError` (disk-full), `OSError` from a disk that fills up meanwhile, or `EngineError` (inputs-changed).
     """
     recipe = Recipe(
-        checkpoints=context.checkpoints,
+        checkpoints=context.checkpoints.rows_of(winner.choice.coefficients.checkpoints),
         coefficients=winner.choice.coefficients,
         output_dtypes=context.output_dtypes,
         statistics=winner.judged.statistics,
@@ -86,7 +87,7 @@ def write_output(
     metadata = {"ladle_version": installed_version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
-    with open_all(context.checkpoints) as readers:
+    with open_all(recipe.checkpoints) as readers:
         hashed = HashedReaders(readers, recipe.files(readers))
         written = as_written(recipe, hashed.readers, context.adapter_output)
         digests = write_model(
@@ -142,7 +143,7 @@ def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
-            for checkpoint in checkpoints.checkpoints
+            for checkpoint in checkpoints.with_base.checkpoints
         },
         "side_files": {name: digests[path] for path, name in side_files.items()},
         "data": {name: _data_json(path, run.inputs) for name, path in run.data.items()},
@@ -214,7 +215,8 @@ def report_json(
         "candidates": [
             {
                 **asdict(candidate.score),
-                "coefficients": candidate.choice.coefficients.alpha_KG.T.tolist(),
+                "coefficients": candidate.choice.coefficients.own_KG.T.tolist(),
+                **base_weights_json(candidate.choice.coefficients),
                 "groups": list(candidate.choice.coefficients.groups),
                 "statistics": context.statistics.of(candidate.choice.coefficients),
                 "curve": candidate.choice.losses,
@@ -231,10 +233,11 @@ def report_json(
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs["checkpoints"][checkpoint.name],
-                "not_its_own": context.not_its_own(index),
+                "not_its_own": context.not_its_own(checkpoint),
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
+        **base_json(context, inputs["checkpoints"]),
         "geometry": {
             "distances": context.geometry.distances_KK().tolist(),
             "cosines": context.geometry.cosines_KK().tolist(),
@@ -249,6 +252,7 @@ def report_json(
             context, [each["checkpoint"] for each in (run.diagnosis or {}).get("segments", ())]
         ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
+        "details": {each.method: each.choice.details for each in candidates if each.choice.details is not None},
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),

@@ -73,6 +73,7 @@ class Request:
     adapter_rank: int | None = field(default=None, metadata=DECIDES)
     adapter_error: float | None = field(default=None, metadata=DECIDES)
     base_model: PathLike | None = field(default=None, metadata=DECIDING_PATH)
+    base: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     use_ema: bool = field(default=False, metadata=DECIDES)
     like: str | None = field(default=None, metadata=DECIDES)
     skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
@@ -99,9 +100,9 @@ class Request:
 
     def __post_init__(self) -> None:
         paths_of(self.ckpt_dir)
-        for name in ("val_set", "output", "base_model", "train_set", "state_dir"):
+        for name in ("val_set", "output", "base_model", "base", "train_set", "state_dir"):
             path = getattr(self, name)
-            may_be_absent = name in ("base_model", "train_set", "state_dir")
+            may_be_absent = name in ("base_model", "base", "train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):
                 _refuse_sets(path)
             elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
