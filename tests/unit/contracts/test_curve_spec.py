@@ -37,8 +37,8 @@ def test_what_asks_for_an_average_is_refused_for_a_curve(fields: dict[str, Any])
     with pytest.raises(ValidationError) as caught:
         spec(kind="curve", **fields)
     (rule,) = broken_rules(caught.value)
-    assert rule["field"] == next(iter(fields))
-    assert "must be absent with `kind: curve`" in rule["message"]
+    assert rule.field == next(iter(fields))
+    assert "must be absent with `kind: curve`" in rule.rule
 
 
 def test_the_contract_has_the_kinds_shapes_and_windows_of_the_engine() -> None:
