@@ -22,6 +22,7 @@ ENDED = {
     "steps": "All steps were taken.",
     "converged": "It ended because nothing improved any more.",
     "passes": "All passes over the examples were used up.",
+    "budget": "The budget of evaluations was used up; a step is a generation.",
 }
 
 

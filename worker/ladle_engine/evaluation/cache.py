@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -216,6 +216,11 @@ class Evaluations:
         """Those that were made for a model that was evaluated exactly."""
         return self._record(coefficients, exactly=True).statistics or {}
 
+    def forget_statistics(self, models: Iterable[Coefficients]) -> None:
+        """Those that were made for models that are not going to be written."""
+        for coefficients in models:
+            self._record(coefficients).statistics = None
+
     def save(self) -> None:
         """Into the resume state: one file, whatever the number of checkpoints."""
         started = time.monotonic()
@@ -278,6 +283,7 @@ class Evaluations:
     def _kept_to(self, key: str, coefficients: Coefficients) -> int:
         """Of how many of the first examples what the model puts out is kept. It must hold the checkpoint."""
         is_kept = self.kept is not None and key == "fit" and coefficients.single() is not None
+        is_kept = is_kept and not coefficients.base
         return self.kept.most_examples() if self.kept is not None and is_kept else 0
 
 

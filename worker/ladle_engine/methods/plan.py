@@ -9,7 +9,7 @@ from typing import Any
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Plan
-from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
+from ladle_engine.methods.registry import AUTO, AUTO_METHODS, BASE_METHODS, METHODS
 from ladle_engine.methods.starts import CENTRE, ONE_WEIGHT, OUTPUTS, PICKED, SOUP, bad_start
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group, whole_model
@@ -24,8 +24,8 @@ class AutoOptions:
     options: dict[str, dict[str, Any]] = option({}, "options by method: {`twa`: {`steps`: 200}}")
 
 
-def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
-    """What runs, `best` always.
+def plan_methods(name: str, options: Mapping[str, Any], *, has_base: bool = False) -> Plan:
+    """What runs, `best` always. Of checkpoints with a base, `auto` also runs what needs one, unless it is told.
 
     Raises `MethodError` for a method, or an option of one, that does not exist.
     """
@@ -37,7 +37,8 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         auto = parse_options(
             AutoOptions, options, owner="method `auto`", error=MethodError, code="invalid-method-options"
         )
-        wanted, given = auto.methods, dict[str, Any](auto.options)
+        more = BASE_METHODS if has_base and "methods" not in options else ()
+        wanted, given = [*auto.methods, *more], dict[str, Any](auto.options)
     else:
         wanted, given = [name], {name: options}
     fields = ("methods", "options") if name == AUTO else ("method=", "method=")
@@ -82,6 +83,7 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         keeps_outputs=OUTPUTS in needed
         or (SOUP in needed and any(METHODS[name].starts_from(options[name]) == PICKED for name in needed)),
         weight_vectors=max(METHODS[name].weight_vectors for name in needed),
+        uses_base=any(METHODS[name].uses_base(options[name]) for name in needed),
     )
 
 
@@ -105,7 +107,7 @@ def refuse_bad_starts(plan: Plan, checkpoint_names: Sequence[str]) -> None:
         passed = [name]
         while (start := _start(plan, passed[-1])) not in (None, CENTRE, PICKED, *checkpoint_names):
             assert start is not None
-            _refuse_start(passed[-1], start, checkpoint_names)
+            _refuse_start(plan, passed[-1], start, checkpoint_names)
             if start in passed:
                 _refuse_circle(passed[passed.index(start) :])
             passed.append(start)
@@ -160,12 +162,12 @@ def _groups(plan: Plan, name: str, binding: Binding) -> Groups:
     return whole_model(binding) if grouping is None else group(binding, grouping)
 
 
-def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> None:
+def _refuse_start(plan: Plan, method: str, start: str, checkpoint_names: Sequence[str]) -> None:
     if start == method:
         raise bad_start(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
     if start in METHODS:
-        if not METHODS[start].combines_checkpoints:
-            raise bad_start(method, "be a combination of checkpoints", f"`{start}`, one of random directions")
+        if not METHODS[start].combines_checkpoints or METHODS[start].uses_base(plan.options[start]):
+            raise bad_start(method, "be a combination of checkpoints and nothing else", f"`{start}`, which is more")
         return
     known = [PICKED, *checkpoint_names, *METHODS]
     begun = [name for name in known if name.startswith(start)]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.methods.starts import CENTRE, PICKED, START_HELP, pick_start
 from ladle_engine.model.groups import HELP, Grouping, Groups
 from ladle_engine.options import option
 from ladle_engine.placements.base import Placement
+from ladle_engine.placements.base_row import OnBase
 from ladle_engine.subspace.prior import LEARNED
 from ladle_engine.training.settings import OPTIMISERS, SCHEDULES, TrainSettings
 from ladle_engine.training.train import Trained
@@ -118,13 +119,19 @@ def trainer_for(
     groups: Groups,
     placement: Placement | None = None,
     statistics_alpha_KG: Tensor | None = None,
+    base_G: Tensor | None = None,
 ) -> Trainer:
-    """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows."""
+    """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows; `base_G` is
+    what the base counts all the time."""
     context.load_shared()
+    placement = placement or context.weights.placement(groups)
+    if base_G is not None:
+        assert context.checkpoints.base is not None
+        placement = OnBase(placement, context.checkpoints.base, context.binding.parameters, base_G)
     return Trainer(
         method=method,
         model=context.binding.model,
-        placement=placement or context.weights.placement(groups),
+        placement=placement,
         statistics=context.statistics.policy,
         load_statistics=lambda weights_KG: context.statistics.policy.load_weights(
             weights_KG if statistics_alpha_KG is None else statistics_alpha_KG, groups
@@ -179,6 +186,16 @@ def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trai
 
 
 def _coefficients(context: MethodContext, groups: Groups, alpha_KG: Tensor) -> Coefficients:
+    base_G = rest_of(alpha_KG)
+    if base_G is not None:
+        return context.coefficients_with_base(base_G, alpha_KG, groups)
     return Coefficients(
         checkpoints=context.checkpoints.names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG
     )
+
+
+def rest_of(alpha_KG: Tensor) -> Tensor | None:
+    """float64 [G]: what is missing to a sum of 1 and is the base's; None where nothing is."""
+    rest_G = 1 - alpha_KG.sum(dim=0)
+    rest_G[rest_G.abs() <= SUM_TOLERANCE] = 0.0
+    return rest_G if bool(rest_G.any()) else None
