@@ -137,8 +137,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         last: only the last n checkpoints.
         steps: only these steps.
         exclude: a glob, or several, of checkpoints to leave out.
-        order: of the checkpoints, which `last`, `last-k` and `ema` go by: `auto` reads it from the names; `step`,
-            `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
+        order: of the checkpoints, which `last`, `last-k`, `ema` and `profile` go by: `auto` reads it from the names;
+            `step`, `epoch`, `name` or `modified` (time of the last change) say it where the names leave it open.
         adapter_space: of LoRA adapters: `delta` averages what they add to the weights, `factors` each factor apart.
         adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
         adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.

@@ -165,6 +165,16 @@ def refused(code: str, data: Path, tmp_path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
+def test_folder_and_validation_set_the_wrong_way_round_are_told(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        average(data / "val.npz", data / "checkpoints", output=tmp_path / "out")
+    assert caught.value.code == "no-checkpoints"
+    assert f"`{data / 'val.npz'}` is none" in str(caught.value)
+    assert f"`{data / 'checkpoints'}`, given as the validation set, holds some: are the two swapped?" in str(
+        caught.value
+    )
+
+
 def test_one_method_is_judged_against_the_best_checkpoint_only(data: Path, tmp_path: Path) -> None:
     outcome = run(data, tmp_path / "out", method="uniform")
     assert [score.method for score in outcome.candidates] == ["best", "uniform"]

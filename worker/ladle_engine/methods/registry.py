@@ -6,6 +6,7 @@ from ladle_engine.methods.base import Method
 from ladle_engine.methods.fixed import Best, Ema, LastK, SecondBest, Uniform
 from ladle_engine.methods.given import Given
 from ladle_engine.methods.greedy import GreedySoup
+from ladle_engine.methods.profile import ProfileMethod
 from ladle_engine.methods.psgd import Psgd
 from ladle_engine.methods.random_bases import RandomBases
 from ladle_engine.methods.search import Search
@@ -19,6 +20,7 @@ METHODS: dict[str, Method] = {
         Uniform(),
         LastK(),
         Ema(),
+        ProfileMethod(),
         GreedySoup(),
         Given(),
         Twa(),

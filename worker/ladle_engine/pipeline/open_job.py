@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ladle_engine.checkpoints.inputs import add_data, inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import current_collectives
+from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
@@ -101,6 +102,25 @@ def opened(request: Request) -> Iterator[Job]:
 
 
 def _discover(request: Request) -> CheckpointSet:
+    try:
+        return _discovered(request)
+    except CheckpointError as error:
+        if error.code == "no-checkpoints" and (swapped := _with_checkpoints(request.data_paths)) is not None:
+            told = f"{error.message} `{swapped}`, given as the validation set, holds some: are the two swapped?"
+            raise CheckpointError(error.code, told) from error
+        raise
+
+
+def _with_checkpoints(paths: Sequence[Path]) -> Path | None:
+    """The first of these that is a folder of checkpoints."""
+    for path in paths:
+        with suppress(CheckpointError, OSError, ValueError):
+            if discover(path).checkpoints:
+                return path
+    return None
+
+
+def _discovered(request: Request) -> CheckpointSet:
     found = discover(
         request.ckpt_dir,
         pattern=request.pattern,
