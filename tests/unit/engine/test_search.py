@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine import MethodError, Outcome, average
+from ladle_engine.methods import plan_methods
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.search_spaces import OfProfile
 from ladle_engine.profiles import POWER, Profile, weights
 from ladle_engine.resume_state import ResumeState
@@ -285,6 +287,11 @@ def test_too_many_numbers_are_refused_before_anything_is_read(tmp_path: Path) ->
     options = {"over": "groups", "groups": "tensors", "dimensions": 199}
     with pytest.raises(MethodError, match="must leave at most 512 numbers to search, but leave 995: 199 axes"):
         run(tmp_path, "out", ToyTask(plain_net), options)
+
+
+@pytest.mark.parametrize(("over", "by_order"), [("profile", True), ("axes", False), ("groups", False)])
+def test_only_a_profile_goes_by_the_order_of_the_checkpoints(over: str, by_order: bool) -> None:
+    assert needs_order(plan_methods("search", {"over": over})) is by_order
 
 
 def test_it_starts_from_another_method_and_never_ends_below_it_on_the_fit_split(tmp_path: Path) -> None:
