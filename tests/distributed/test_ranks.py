@@ -124,11 +124,11 @@ def test_more_ranks_than_examples_in_a_batch_still_work(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_every_rank_calls_the_model_equally_often(tmp_path: Path, ranks: int) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz", count=1009)
-    methods = {"methods": ["best", "second-best", "uniform", "last-k", "ema", "greedy-soup"]}
+    methods = {"methods": ["best", "second-best", "uniform", "last-k", "ema", "profile", "greedy-soup"]}
     options: dict[str, Any] = {"method_options": methods, "task_options": {"batch_size": 16}}
     (alone,) = run_ranks(1, tmp_path, tmp_path / "one", count_calls=True, **options)
     together = run_ranks(ranks, tmp_path, tmp_path / "many", count_calls=True, **options)
