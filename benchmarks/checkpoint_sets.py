@@ -20,6 +20,7 @@ from pathlib import Path
 
 import image_sets
 import language_sets
+import small_sets
 import solar_cells
 import torch
 from causal_lm import CausalLmTask
@@ -71,6 +72,11 @@ class PreparedSet:
         return self._data("val")
 
     @property
+    def test_data(self) -> Path:
+        """What it never gets."""
+        return self._data("test")
+
+    @property
     def train(self) -> Path | None:
         """What TWA-t trains on, in the sets of the head stage."""
         found = list(self.folder.glob("train.*"))
@@ -108,7 +114,7 @@ class PreparedSet:
 
     @cached_property
     def _test_examples(self) -> Examples:
-        return self.examples(self._data("test"))
+        return self.examples(self.test_data)
 
     def _data(self, which: str) -> Path:
         (path,) = self.folder.glob(f"{which}.*")
@@ -149,6 +155,7 @@ SETS: dict[str, SetKind] = {
     "finetunes": SetKind(make=image_sets.fine_tunes),
     "gpt2-docs": SetKind(make=language_sets.gpt2_docs, task=CausalLmTask),
     "solar-cells": SetKind(make=solar_cells.solar_cells, task=SolarCells),
+    **{name: SetKind(make=small_sets.maker(name), task=family.task) for name, (family, _) in small_sets.SMALL.items()},
 }
 
 

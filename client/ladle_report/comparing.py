@@ -114,7 +114,7 @@ def _results(both: Both) -> Section:
         ["result", *both.of(lambda report: value_of(report.metric, _value(report.winner, report.metric)))],
         ["method", *both.of(lambda report: str(report.winner["label"]))],
         ["best checkpoint", *both.of(lambda report: value_of(report.metric, _value(report.best, report.metric)))],
-        ["gain over it, 95 %", *both.of(_gain)],
+        ["gain over it (95 %)", *both.of(_gain)],
         ["checkpoints", *both.of(lambda report: f"{len(report.names):,}")],
         ["held-out examples", *both.of(lambda report: f"{report.json['splits']['select']:,}")],
         ["parameters", *both.of(lambda report: f"{report.json['num_parameters']:,}")],
@@ -129,7 +129,10 @@ def _results(both: Both) -> Section:
 
 
 def _gain(report: Report) -> str:
-    return NOTHING if report.json["winner"] == "best" else interval(report.json["metric"], report.json["gain"])
+    if report.json["winner"] == "best":
+        return NOTHING
+    metric, gain = report.json["metric"], report.json["gain"]
+    return f"{better(metric['name'], gain['value'])} ({interval(metric, gain)})"
 
 
 def _took(report: Report) -> str:

@@ -355,9 +355,9 @@ class JobStore:
         methods: dict[str, MethodInfo] = {}
         tasks: dict[str, TaskInfo] = {}
         nodes = await self._nodes_with_catalogs()
-        for _, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
+        for node, text in sorted(nodes, key=lambda pair: (not pair[0].alive, pair[0].id)):
             if text:
-                catalog = _read_catalog(text)
+                catalog = _read_catalog(node.id, text)
                 methods = {info.name: info for info in catalog.methods} | methods
                 tasks = {info.name: info for info in catalog.tasks} | tasks
         offered = Catalog(methods=tuple(methods.values()), tasks=tuple(tasks.values()))
@@ -376,17 +376,20 @@ async def _ask_nodes(pipe: Any, ids: Sequence[str]) -> list[Any]:
 
 
 @lru_cache(maxsize=64)
-def _read_catalog(text: str) -> Catalog:
-    """Most nodes have the same one, and each submit looks at all."""
-    return Catalog.read(text)
+def _read_catalog(node_id: str, text: str) -> Catalog:
+    """Kept, because each submit looks at all nodes. Empty if this version cannot read it: the others' count."""
+    try:
+        return Catalog.read(text)
+    except ValueError:
+        logger.exception("what node %s offers does not count, because this version cannot read it", node_id)
+        return Catalog(methods=(), tasks=())
 
 
 def _written(spec: JobSpec) -> str:
     """Without what nobody has asked for and a worker of the version before need not know."""
     absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
-    absent |= {
-        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
-    }
+    newer = ("tracking", "webhooks", "kind", "curve")
+    absent |= {name: True for name in newer if getattr(spec, name) == JobSpec.model_fields[name].default}
     return spec.model_dump_json(exclude=absent)
 
 

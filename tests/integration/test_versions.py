@@ -81,6 +81,15 @@ def test_an_older_service_and_client_show_what_a_newer_worker_writes(stack: Stac
         assert kinds == ["party"]
 
 
+def test_a_catalogue_that_cannot_be_read_does_not_stop_submits(stack: Stack, newer: ScriptedNode) -> None:
+    other = json.dumps({"methods": {"twa-next": {"summary": 3}}, "tasks": "none"})
+    about = ("host", "h", "ranks", "4", "gpus", "[]", "version", "9", "torch_version", "2")
+    newer.call("register", "node-of-the-future", *about, "catalog", other)
+    with stack.client() as client:
+        assert [each.name for each in client.methods()] == ["twa-next"]
+        assert client.job(submitted(stack)).status().state is JobState.QUEUED
+
+
 def test_a_reason_and_a_state_of_a_newer_version_are_shown(stack: Stack, newer: ScriptedNode) -> None:
     job = submitted(stack)
     attempt = newer.start(job)

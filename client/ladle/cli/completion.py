@@ -30,7 +30,7 @@ Completion = tuple[str, str]
 ANSWER_S = 0.8
 """How long the service may take."""
 MOST = 50
-PLAIN = re.compile(r"[\w./+@=,-]+", re.ASCII)
+PLAIN = re.compile(r"(~/)?[\w./+@=,-]+", re.ASCII)
 """A shell reads these as they are. Nothing else is offered, whoever named it."""
 
 
@@ -76,7 +76,9 @@ def complete_task_option(ctx: typer.Context, incomplete: str) -> list[Completion
 
 def complete_result(incomplete: str) -> list[Completion]:
     """Folders of results: in the folder that the word begins with, or in `ladle-results`."""
-    return _offer(_results(Path(incomplete).parent if "/" in incomplete else RESULTS), incomplete)
+    # The word's beginning stays as it was typed, or the shell would not take it: `./`, `~/`.
+    begun = incomplete[: incomplete.rfind("/") + 1] or f"{RESULTS}/"
+    return _offer(((begun + name, told) for name, told in _results(Path(begun).expanduser())), incomplete)
 
 
 def _offer(found: Iterable[Completion], incomplete: str) -> list[Completion]:
@@ -137,4 +139,4 @@ def _results(folder: Path) -> Iterator[Completion]:
     with suppress(OSError):
         reports = {report: report.stat().st_mtime for report in folder.glob(f"[!.]*/{REPORT_FILE}")}
         for report in sorted(reports, key=lambda each: reports[each], reverse=True)[:MOST]:
-            yield str(report.parent), ago(datetime.fromtimestamp(reports[report], UTC))
+            yield report.parent.name, ago(datetime.fromtimestamp(reports[report], UTC))

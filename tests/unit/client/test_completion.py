@@ -135,6 +135,23 @@ def test_without_a_service_what_was_seen_last_is_offered_and_nothing_is_said(tmp
     assert in_bash(tmp_path, "ladle submit c v --method t", LADLE_URL=closed) == [[]]
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_results_wherever_they_lie(tmp_path: Path) -> None:
+    for name in ("ladle-results/digits", "ladle-results/two words", "elsewhere/other", "ladle-results/unfinished"):
+        (tmp_path / name).mkdir(parents=True)
+        if not name.endswith("unfinished"):
+            (tmp_path / name / "report.json").write_text("{}")
+    lines = (
+        "ladle report ",
+        "ladle report ladle-results/",
+        "ladle report ladle-results/d",
+        "ladle report ./elsewhere/o",
+    )
+    here, there = ["ladle-results/digits"], ["./elsewhere/other"]
+    assert in_bash(tmp_path, *lines) == [here, here, here, there]
+    assert in_bash(tmp_path, "ladle report ~/elsewhere/", HOME=str(tmp_path)) == [["~/elsewhere/other"]]
+
+
 def told(shell: str, line: str, folder: Path, **variables: str) -> str:
     asks = {
         "_LADLE_COMPLETE": f"complete_{shell}",

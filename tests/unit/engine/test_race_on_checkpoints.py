@@ -17,6 +17,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.evaluation.evaluate import evaluate
 from ladle_engine.methods import fixed
 from ladle_engine.methods.greedy import mean_of
+from ladle_engine.methods.profile import Family, Member, ProfileOptions
 from ladle_engine.pipeline import candidates
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.image_classification import ImageClassification
@@ -90,11 +91,24 @@ def plain_second(context: Any) -> Coefficients:
     return sorted(singles(context), key=lambda coefficients: full(context, coefficients, "select"))[-2]
 
 
+def plain_profile(context: Any) -> Coefficients:
+    """The best of the first windows, and then of it and what is around it."""
+    family = Family(context.checkpoints, ProfileOptions())
+
+    def score(member: Member) -> tuple[float, float]:
+        return full(context, context.coefficients(family.alpha(member)), "select")
+
+    first = max(family.first(), key=score)
+    found: Coefficients = context.coefficients(family.alpha(max([first, *family.around(first)], key=score)))
+    return found
+
+
 PLAIN: dict[str, Callable[[Any], Coefficients]] = {
     "best": plain_best(singles),
     "second-best": plain_second,
     "last-k": plain_best(lambda context: [fixed.last_k(context, k) for k in range(2, 9)]),
     "ema": plain_best(lambda context: [fixed.ema(context, decay) for decay in fixed.decays(8)]),
+    "profile": plain_profile,
     "greedy-soup": plain_greedy,
 }
 

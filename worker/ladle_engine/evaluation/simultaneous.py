@@ -2,8 +2,8 @@
 that judge: by the max-t multiplier bootstrap (Chernozhukov, Chetverikov and Kato 2013, section 4).
 
 What is stated is `m(winner) - m(best)`: by how much the model that is returned is better, on the population of which
-the select split is a sample, than the checkpoint that was best on that split. Both were picked there. Let `t(j, i)` be the
-error of the difference between average j and checkpoint i, in its standard errors. An interval reaches from `low`
+the select split is a sample, than the checkpoint that was best on that split. Both were picked there. Let `t(j, i)` be
+the error of the difference between average j and checkpoint i, in its standard errors. An interval reaches from `low`
 standard errors below what was measured to `high` above it:
 
 - `low` is the 97.5 % point of `max_j t(j, best*)` over all averages that were tried. A lucky bar makes a measured gain

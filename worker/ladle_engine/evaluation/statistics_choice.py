@@ -45,6 +45,11 @@ class StatisticsChoice:
     """Those examples times positions, in the BatchNorm where that is least."""
 
     @property
+    def is_recomputed(self) -> bool:
+        """Whether each mixture's are made anew, on `examples`, by all ranks together."""
+        return isinstance(self.policy, RecomputedStatistics)
+
+    @property
     def warning(self) -> str | None:
         if not self.losses and self.examples:
             return (

@@ -47,7 +47,7 @@ class Ending:
     """Why training ended, and where it was best."""
 
     how: str
-    """`steps`: all were taken; `converged`: nothing improved any more; `passes`: they were used up."""
+    """`steps`: all were taken; `converged`: nothing improved any more; `passes`, `budget`: they were used up."""
     best_at: int
     """The step (or pass), counted from 0, with the lowest objective; of batches see `lowest_smoothed`."""
     averaged_from: int | None = None

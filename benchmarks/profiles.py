@@ -1,0 +1,187 @@
+"""One race over profiles in place of three rows: what it costs and what it finds.
+
+    python benchmarks/profiles.py --sets digits digits-bn --seeds 0 1 2 3
+
+For each set two jobs, judged by the accuracy and again by the loss: `best` with `uniform`, `last-k` and `ema`, and
+`best` with `profile`. Counted are the examples on which models were evaluated, without those of `best`.
+The best of the three rows on the select split, and `profile`, are then scored on a test set that neither has seen.
+Figures go to `results/profiles.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoint_sets import PreparedSet, prepare
+from measuring import save
+from rich.console import Console
+from torch import Tensor, nn
+
+from ladle_engine import average, candidate_state
+from ladle_engine.tasks import Task
+from ladle_engine.tasks.base import Batch
+from ladle_engine.versions import versions
+
+THREE, ONE = ("uniform", "last-k", "ema"), ("profile",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one job chose, among its rows without `best`."""
+
+    label: str
+    examples: int
+    """Evaluated, `best` apart."""
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both on one set."""
+
+    set: str
+    seed: int
+    metric: str
+    checkpoints: int
+    three: Found
+    one: Found
+
+
+class CountingTask:
+    """A set's task that counts the examples that it evaluates."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.examples = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        self.examples += len(next(iter(batch.values())))
+        return self._task.evaluate(model, batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=["digits"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    arguments = parser.parse_args()
+    console = Console()
+    pairs: list[Pair] = []
+    for name in arguments.sets:
+        for seed in arguments.seeds:
+            pairs += compare(prepare(name, seed))
+            console.print(*lines_of(pairs[-2:]), sep="\n")
+    console.print(save("profiles", {"versions": versions(), "pairs": [asdict(each) for each in pairs]}, told(pairs)))
+
+
+def compare(prepared: PreparedSet) -> list[Pair]:
+    """By the accuracy, and by the loss."""
+    pairs = []
+    for metric in ("accuracy", "loss"):
+        alone = spent(prepared, (), metric)
+        three, one = (run(prepared, methods, metric, alone) for methods in (THREE, ONE))
+        pairs.append(
+            Pair(
+                set=prepared.name,
+                seed=prepared.seed,
+                metric=metric,
+                checkpoints=len(prepared.found.checkpoints),
+                three=three,
+                one=one,
+            )
+        )
+    return pairs
+
+
+def spent(prepared: PreparedSet, methods: Sequence[str], metric: str) -> int:
+    """The examples that a job evaluates."""
+    task = CountingTask(prepared.task)
+    with tempfile.TemporaryDirectory() as temporary:
+        _average(prepared, task, methods, metric, Path(temporary) / "out")
+    return task.examples
+
+
+def run(prepared: PreparedSet, methods: Sequence[str], metric: str, alone: int) -> Found:
+    """`alone` is what `best` evaluates."""
+    task = CountingTask(prepared.task)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(temporary) / "out"
+        outcome = _average(prepared, task, methods, metric, output)
+        sign = 1 if outcome.higher_is_better else -1
+        rows = [score for score in outcome.candidates if score.method in methods]
+        best = max(rows, key=lambda score: (sign * score.select[metric], -score.select["loss"]))
+        test = prepared.test(candidate_state(output, prepared.checkpoints, best.method))
+    return Found(
+        label=best.label,
+        examples=task.examples - alone,
+        test_loss=test["loss"],
+        test_accuracy=test["accuracy"],
+    )
+
+
+def _average(prepared: PreparedSet, task: CountingTask, methods: Sequence[str], metric: str, output: Path) -> Any:
+    return average(
+        prepared.checkpoints,
+        prepared.val,
+        output=output,
+        task=task,  # type: ignore[arg-type]  # a task by `__getattr__`
+        method_options={"methods": ["best", *methods]},
+        metric=metric,
+        seed=prepared.seed,
+    )
+
+
+def lines_of(pairs: Sequence[Pair]) -> list[str]:
+    """Rows of the table."""
+    return [
+        f"| {each.set} {each.seed}, {each.metric} | {each.checkpoints} | "
+        + " | ".join(
+            f"{found.label} | {found.examples:,} | {found.test_loss:.4f}, {100 * found.test_accuracy:.2f}"
+            for found in (each.three, each.one)
+        )
+        + " |"
+        for each in pairs
+    ]
+
+
+def told(pairs: Sequence[Pair]) -> str:
+    lines = [
+        "# `profile` beside `uniform`, `last-k` and `ema`",
+        "",
+        "Made by `python benchmarks/profiles.py`. The best of the three rows on the select split, and `profile`: on",
+        "how many examples models were evaluated, and the test loss and accuracy (percent) of what they chose.",
+        "",
+        "| set, judged by | K | of three | examples | test | `profile` | examples | test |",
+        "|---|---|---|---|---|---|---|---|",
+        *lines_of(pairs),
+        "",
+    ]
+    for metric in ("accuracy", "loss"):
+        of = [each for each in pairs if each.metric == metric]
+        saved = [each.one.examples / each.three.examples for each in of]
+        loss = [100 * (each.one.test_loss / each.three.test_loss - 1) for each in of]
+        right = [100 * (each.one.test_accuracy - each.three.test_accuracy) for each in of]
+        lines.append(
+            f"- Judged by the {metric}, over {len(of)} sets: {100 * statistics.mean(saved):.0f} % of the examples; "
+            f"test loss {_with_error(loss)} %, test accuracy {_with_error(right)} points (mean and its standard error)."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _with_error(values: Sequence[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):+.2f} ± {error:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""What to return when the metric cannot tell: the regret of several rules on small real checkpoint sets.
+
+    python benchmarks/regret.py
+
+On every set of `small_sets`, with all of its validation data and with 200 examples of it, `auto` runs all candidates;
+each is then evaluated on the untouched test set. A rule sees the select split only. Its regret is how much better the
+best candidate is on the test set: in the metric, and in the loss. Sets of digits, MNIST and titles choose the rule;
+those of other data prove it. Values per example are kept in the cache, so that a new rule costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from checkpoint_sets import PreparedSet, prepare
+from measuring import save, table_lines
+from regret_rules import Case, Cost, Row, chosen, costs, halved
+from safetensors.torch import load_file, save_file
+from small_sets import SMALL
+from sources import CACHE
+
+from ladle_engine.determinism import deterministic
+from ladle_engine.distributed.collectives import SingleProcess
+from ladle_engine.evaluation.evaluate import evaluate
+from ladle_engine.pipeline.candidates import run_methods
+from ladle_engine.pipeline.function_request import make_request
+from ladle_engine.pipeline.open_job import opened
+from ladle_engine.pipeline.prepare import prepare as prepare_job
+from ladle_engine.versions import versions
+
+CHOOSING = ("digits", "mnist", "titles")
+"""The rule is chosen on sets of these data; all others prove it."""
+FEW = 200
+"""Validation examples in the small case; half of them select."""
+
+DRAWS = 30
+"""Halves of a select split."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", choices=SMALL, nargs="+", default=list(SMALL), metavar="SET")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = []
+    for seed in arguments.seeds:
+        for name in arguments.sets:
+            for count in (None, FEW):
+                started = time.monotonic()
+                cases.append(case_of(name, seed, count))
+                print(name, seed, count or "all", f"{time.monotonic() - started:.0f} s", flush=True)
+    groups = groups_of(cases)
+    tables = {title: costs(group) for title, group in groups.items() if group}
+    print("\n".join(table for title, found in tables.items() for table in ["", title, *lines(found)]))
+    result = {
+        "versions": versions(),
+        "choosing": CHOOSING,
+        "cases": [to_json(case) for case in cases],
+        "costs": {title: [vars(cost) for cost in found] for title, found in tables.items()},
+    }
+    print(save("regret", result, markdown(cases, tables)))
+
+
+def groups_of(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    """By what they are for. Where the metric is the loss itself, rules by loss have nothing to decide."""
+    judged = [case for case in cases if not case.by_loss]
+    choose = [case for case in judged if case.set.startswith(CHOOSING)]
+    prove = [case for case in judged if not case.set.startswith(CHOOSING)]
+    halves = [half for case in prove if case.num_select > FEW // 2 for half in halved(case, DRAWS)]
+    return {
+        "Sets that choose the rule": choose,
+        "Sets that prove it": prove,
+        "Of these, with all validation data": [case for case in prove if case.num_select > FEW // 2],
+        f"Of these, with {FEW} validation examples": [case for case in prove if case.num_select <= FEW // 2],
+        "Of these, the choice repeated on random halves of the select split": halves,
+        "All that are judged by accuracy": judged,
+        "Language models, judged by the loss": [case for case in cases if case.by_loss],
+    }
+
+
+def case_of(name: str, seed: int, count: int | None) -> Case:
+    """From the cache, or after running the job."""
+    folder = CACHE / "regret" / f"{name}-{seed}-{count or 'all'}"
+    if not folder.with_suffix(".safetensors").exists():
+        tensors = judge(prepare(name, seed), seed, count)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder.with_suffix(".safetensors"))
+    tensors = load_file(folder.with_suffix(".safetensors"))
+    methods = [key.removesuffix("/test") for key in tensors if key.endswith("/test")]
+    rows = [
+        Row(
+            method=method.partition(":")[2],
+            metric_values=tensors[f"{method}/metric"],
+            loss_values=tensors[f"{method}/loss"],
+            spread=float(tensors[f"{method}/test"][2]),
+            test_metric=float(tensors[f"{method}/test"][0]),
+            test_loss=float(tensors[f"{method}/test"][1]),
+        )
+        for method in sorted(methods)
+    ]
+    metric, loss = rows[0].metric_values, rows[0].loss_values
+    by_loss = bool((metric == -loss).all())
+    return Case(set=name, seed=seed, num_select=len(metric), by_loss=by_loss, rows=tuple(rows))
+
+
+def judge(prepared: PreparedSet, seed: int, count: int | None) -> dict[str, torch.Tensor]:
+    """`auto` on one set: for every candidate its values on the select split, and its scores on the test set."""
+    with tempfile.TemporaryDirectory() as temporary:
+        val = prepared.val if count is None else first_of(prepared.val, count, Path(temporary))
+        request = make_request(
+            {
+                "ckpt_dir": prepared.checkpoints,
+                "val_set": val,
+                "output": Path(temporary) / "out",
+                "task": prepared.task,
+                "seed": seed,
+            }
+        )
+        with opened(request) as job, deterministic(job.device), closing(prepare_job(job)) as context:
+            sign = 1.0 if job.metric.higher_is_better else -1.0
+            tensors: dict[str, torch.Tensor] = {}
+            test = prepared.examples(prepared.test_data)
+            for number, candidate in enumerate(run_methods(context, lambda: None)):
+                coefficients, select = candidate.choice.coefficients, candidate.judged.select
+                context.load_weights(coefficients, candidate.judged.statistics)
+                scores = evaluate(context.binding.model, test, SingleProcess()).scores()
+                spread = 1 / float(coefficients.alpha_KG.square().sum(dim=0).mean())
+                key = f"{number}:{candidate.method}"
+                tensors[f"{key}/metric"] = sign * select.values[job.metric.name]
+                tensors[f"{key}/loss"] = select.values["loss"]
+                tensors[f"{key}/test"] = torch.tensor(
+                    [sign * scores[job.metric.name], scores["loss"], spread], dtype=torch.float64
+                )
+            return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+
+
+def first_of(val: Path, count: int, folder: Path) -> Path:
+    """A data file with the first examples alone."""
+    path = folder / val.name
+    if val.suffix == ".npz":
+        with np.load(val) as arrays:
+            np.savez(path, **{name: arrays[name][:count] for name in arrays.files})
+    else:
+        save_file({name: tensor[:count].contiguous() for name, tensor in load_file(val).items()}, path)
+    return path
+
+
+def to_json(case: Case) -> dict[str, Any]:
+    return {
+        "set": case.set,
+        "seed": case.seed,
+        "num_select": case.num_select,
+        "metric": "loss" if case.by_loss else "accuracy",
+        "candidates": {
+            row.method: {
+                "select_metric": round(row.metric, 5),
+                "select_loss": round(row.loss, 5),
+                "test_metric": round(row.test_metric, 5),
+                "test_loss": round(row.test_loss, 5),
+                "spread": round(row.spread, 2),
+            }
+            for row in case.rows
+        },
+        "chosen": chosen(case),
+    }
+
+
+COLUMNS = ("rule", "regret, metric", "less than today's", "regret, loss", "less than today's", "other choices")
+
+
+def lines(found: Sequence[Cost]) -> list[str]:
+    """Of the metric in points of 100."""
+    return table_lines(
+        COLUMNS,
+        (
+            (cost.rule, *map(_percent, (cost.metric, cost.metric_less, cost.loss, cost.loss_less)), str(cost.changed))
+            for cost in found
+        ),
+    )
+
+
+def _percent(value: tuple[float, float]) -> str:
+    mean, error = value
+    return f"{100 * mean:.2f} ± {100 * error:.2f}"
+
+
+def markdown(cases: Sequence[Case], tables: Mapping[str, Sequence[Cost]]) -> str:
+    groups = groups_of(cases)
+    parts = [
+        "# What to return when the metric cannot tell",
+        "",
+        "`python benchmarks/regret.py`. Regret in the metric is in points of 100 (of the loss where that is the",
+        "metric), regret in the loss is relative, in percent; after ± is the standard error over sets. *Among*: of the",
+        "candidates that the metric cannot tell from its best on the select split, and that are no worse there than",
+        f"the best checkpoint. Each set is judged with all of its validation data and with {FEW} examples. The rule is",
+        f"chosen on sets of {', '.join(CHOOSING)}; the others prove it.",
+    ]
+    for title, found in tables.items():
+        group = groups[title]
+        sets = sorted({f"{case.set} {case.seed}" for case in group})
+        told = f"{len(sets)} sets, {len(group)} choices: {', '.join(sets)}."
+        parts += ["", f"## {title}", "", told, "", *lines(found)]
+    return "\n".join([*parts, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""A search chooses on 2 and 4 ranks what it chooses in one process, and the ranks share its candidates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import search_rank
+from tests.distributed.search_rank import JOBS, NETS
+from tests.distributed.start import run_module
+from tests.unit.engine.toy import write_checkpoints
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("search")
+    for name, net in NETS.items():
+        write_checkpoints(made / name, net)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, dict[str, Any]]:
+    return {job: search_rank.run(folder, job, ranks=1) for job in JOBS}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_find_what_one_process_finds(folder: Path, alone: dict[str, dict[str, Any]], ranks: int) -> None:
+    run_module("tests.distributed.search_rank", ranks, str(folder))
+    found = [json.loads((folder / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
+    shared = {"axes, f1", "groups, loss", "profile, generated"}
+    for job in JOBS:
+        counts = [each[job].pop("alone") for each in found]
+        assert all(each[job] == found[0][job] for each in found), "every rank knows the same"
+        if job in shared:
+            assert min(counts) > 0, f"{job}: every rank evaluates whole candidates"
+            assert found[0][job] == alone[job], job
+            assert search_rank.chosen(folder, job, ranks) == search_rank.chosen(folder, job, ranks=1), job
+        else:
+            assert max(counts) == 0, f"{job}: no rank places a model by itself"
+            # Statistics are sums over the ranks, and rounded: a candidate's rank may differ where two are equal.
+            torch.testing.assert_close(
+                torch.tensor(search_rank.chosen(folder, job, ranks)), torch.tensor(search_rank.chosen(folder, job, 1))
+            )
