@@ -166,15 +166,15 @@ def told(pairs: Sequence[Pair]) -> str:
         loss = [100 * (each.one.test_loss / each.three.test_loss - 1) for each in of]
         right = [100 * (each.one.test_accuracy - each.three.test_accuracy) for each in of]
         lines.append(
-            f"- Judged by the {metric}, over {len(of)} sets: {100 * statistics.mean(saved):.0f} % of the examples; "
-            f"test loss {_with_error(loss)} %, test accuracy {_with_error(right)} points (mean and its standard error)."
+            f"- Judged by the {metric}, {len(of)} set(s): {100 * statistics.mean(saved):.0f} % of the examples; "
+            f"test loss {_with_error(loss)} %, test accuracy {_with_error(right)} points."
         )
     return "\n".join(lines) + "\n"
 
 
 def _with_error(values: Sequence[float]) -> str:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):+.2f} ± {error:.2f}"
+    mean = f"{statistics.mean(values):+.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
 if __name__ == "__main__":
