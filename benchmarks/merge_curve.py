@@ -54,7 +54,7 @@ def network(kind: str, width: int) -> torch.nn.Module:
 def main() -> None:
     parser = parser_of(__doc__, quick="20 checkpoints of 0.5 MB", cpu_only=True)
     arguments = parser.parse_args()
-    count, width = (20, 1000) if arguments.quick else (100, 16000)
+    count, width = (20, 1000) if arguments.quick else (100, 4000)
     rows: list[dict[str, Any]] = []
     for kind in ("plain", "batch norm"):
         with tempfile.TemporaryDirectory() as folder:

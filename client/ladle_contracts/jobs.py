@@ -220,14 +220,14 @@ class CurveChoice(Contract):
     """What is tried at the points of a merge curve."""
 
     every: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    """Of a curve: a point at every n-th checkpoint, and at the last. By default there are at most 32 points, so that a
-    run that grows keeps its own."""
+    """Of a curve: a point at every n-th checkpoint, and at the last. By default there are about 32
+    points at most, and a run that grows keeps those that remain."""
     shapes: Annotated[
         tuple[Shape, ...],
-        Field(min_length=1, max_length=3),
+        Field(max_length=3),
         BeforeValidator(_one_or_several, json_schema_input_type=Shape | tuple[Shape, ...]),
-    ] = ("linear", "one-minus-sqrt", "power")
-    """Of a curve: which profiles of weights to try."""
+    ] = ()
+    """Of a curve: which profiles of weights to try. By default all of them."""
     windows: Literal[1, 2, 4] = 1
     """Of a curve: how many lengths of windows to try between a length and its double."""
 
@@ -538,7 +538,7 @@ class Progress(Contract):
     rate: float | None = None
     """How many `unit` are done per second, on average since the stage began."""
     unit: str | None = None
-    """`steps`, `examples` or `bytes`."""
+    """`steps`, `examples`, `checkpoints` or `bytes`."""
     candidates: tuple[CandidateResult, ...] = ()
 
 

@@ -22,7 +22,7 @@ class Setting:
 SETTINGS = (
     Setting("kind", "kind", "--kind", "average"),
     Setting("curve_every", "curve.every", "--curve-every"),
-    Setting("curve_shapes", "curve.shapes", "--curve-shape", ["linear", "one-minus-sqrt", "power"]),
+    Setting("curve_shapes", "curve.shapes", "--curve-shape", ()),
     Setting("curve_windows", "curve.windows", "--curve-windows", 1),
     Setting("method", "method.name", "--method", "auto"),
     Setting("method_options", "method.options", "--method-option"),

@@ -33,10 +33,10 @@ def _averaging(points: Sequence[Mapping[str, Any]], metric: str) -> str:
     if paying[-1] is last:
         of = f"the average of {last['averaged']:,} checkpoints is {_gain(last['gain'], metric)} than the newest one"
         return f"Averaging still pays at the end, as at {places}: {of}."
-    where = _place(paying[-1])
     return (
-        f"Averaging stops paying after {where}: it pays at {places}, and after that one no average is better than its "
-        f"newest checkpoint beyond the 95 % interval, as where the learning rate has decayed."
+        f"Averaging stops paying after {_place(paying[-1])}: it pays at {places}, and after that one no average is "
+        f"better than its newest checkpoint beyond the 95 % interval. The learning rate may have decayed there, or the "
+        f"examples are too few to tell."
     )
 
 

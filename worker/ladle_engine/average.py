@@ -25,7 +25,6 @@ from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.along.draw import AlongTheRun
-from ladle_engine.pipeline.along.schedule import SHAPES
 from ladle_engine.pipeline.along.write import write_curve
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.diagnosis.diagnose import diagnose
@@ -83,7 +82,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     metrics: Metrics | None = None,
     kind: str = AVERAGE,
     curve_every: int | None = None,
-    curve_shapes: Sequence[str] = SHAPES,
+    curve_shapes: Sequence[str] = (),
     curve_windows: int = 1,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,

@@ -8,7 +8,6 @@ from typing import Any
 from ladle_engine.average import Outcome, average
 from ladle_engine.checkpoints.sources import CkptDir
 from ladle_engine.paths import PathLike
-from ladle_engine.pipeline.along.schedule import SHAPES
 from ladle_engine.pipeline.request import CURVE
 
 
@@ -18,7 +17,7 @@ def curve(
     *,
     output: PathLike,
     every: int | None = None,
-    shapes: Sequence[str] = SHAPES,
+    shapes: Sequence[str] = (),
     windows: int = 1,
     **arguments: Any,
 ) -> Outcome:
@@ -33,7 +32,7 @@ def curve(
     Args:
         every: the curve has a point at every n-th checkpoint, and at the last; when absent there are about 32 at most,
             and a run that grows keeps those that remain.
-        shapes: of the profiles that are tried, some of `SHAPES`; see `ladle_engine.profiles`.
+        shapes: of the profiles that are tried, some of `linear`, `one-minus-sqrt` and `power`; all when empty.
         windows: how many lengths of windows are tried between a length and its double: 1, 2 or 4.
         arguments: those of `average`, but for `method`, `method_options`, `diagnose` and `no_set_worse`.
 

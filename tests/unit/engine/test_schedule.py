@@ -102,7 +102,6 @@ def test_with_less_memory_fewer_windows_are_tried_and_then_only_one_shape() -> N
         ({"every": 0}, "every"),
         ({"every": True}, "every"),
         ({"shapes": ("cosine",)}, "shapes"),
-        ({"shapes": ()}, "shapes"),
         ({"shapes": ONE_MINUS_SQRT}, "shapes"),
         ({"windows": 3}, "windows"),
     ],

@@ -16,9 +16,10 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
-from ladle_engine.methods.fixed import LastK, needs_order
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
+from ladle_engine.pipeline.along.choices import PROFILE
 from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
@@ -42,8 +43,8 @@ def opened(request: Request) -> Iterator[Job]:
     """
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    # What a curve offers as a model are averages over windows.
-    method = LastK.name if request.kind == CURVE else request.method
+    # What a curve offers as a model is an average over a window.
+    method = PROFILE if request.kind == CURVE else request.method
     plan = plan_methods(method, request.method_options or {}, has_base=request.base is not None)
     refuse_unused(plan.uses_base, plan.methods, request.base)
     # A diagnosis mixes checkpoints whatever the methods do.

@@ -57,7 +57,7 @@ class Request:
     output: PathLike
     kind: str = field(default=AVERAGE, metadata=DECIDES)
     curve_every: int | None = field(default=None, metadata=DECIDES)
-    curve_shapes: Sequence[str] = field(default=SHAPES, metadata=DECIDES)
+    curve_shapes: Sequence[str] = field(default=(), metadata=DECIDES)
     curve_windows: int = field(default=1, metadata=DECIDES)
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
@@ -139,7 +139,7 @@ class Request:
     @property
     def curve_options(self) -> CurveOptions:
         """Of a merge curve."""
-        return CurveOptions(every=self.curve_every, shapes=self.curve_shapes, windows=self.curve_windows)
+        return CurveOptions(every=self.curve_every, shapes=self.curve_shapes or SHAPES, windows=self.curve_windows)
 
     @property
     def val_sets(self) -> dict[str, Path]:

@@ -40,7 +40,7 @@ class CurveOptions:
         """Raises `ValueError` for what breaks its own rule, by the names that `average` has for them."""
         if self.every is not None and (type(self.every) is not int or not 1 <= self.every < 2**31):
             raise ValueError(f"`curve_every` must be a whole number from 1 to 2^31 - 1, but is {self.every!r}.")
-        if isinstance(self.shapes, str) or not self.shapes or not set(self.shapes) <= set(SHAPES):
+        if isinstance(self.shapes, str) or not set(self.shapes) <= set(SHAPES):
             raise ValueError(
                 f"`curve_shapes` must be some of {', '.join(SHAPES)}, along which averages can run, but is "
                 f"{self.shapes!r}."
