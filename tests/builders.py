@@ -11,9 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ladle_small_cnn import SmallCnn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+from ladle_engine import METHODS
 
 CONFIG = {"num_channels": 1, "num_classes": 10, "image_size": 8}
 
@@ -77,3 +79,18 @@ def quick_options(num_checkpoints: int, steps: int = 12) -> dict[str, dict[str, 
     options["random"]["dimensions"] = 3
     options["given"] = {"coefficients": [1.0 / num_checkpoints] * num_checkpoints}
     return options
+
+
+def make_base(path: Path, checkpoint: Path) -> Path:
+    """A file of weights near those of a checkpoint, which pass for what it was trained from."""
+    generator = torch.Generator().manual_seed(1)
+    moved = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(checkpoint).items()
+    }
+    save_file(moved, path, metadata={"format": "pt"})
+    return path
+
+
+WITHOUT_BASE = [name for name, method in METHODS.items() if not method.uses_base(method.options_type())]
+"""The methods that run on any checkpoints."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from ladle._spec import PathLike
     from ladle_contracts import Adapters, CheckpointFilter, MethodChoice, Output, Resources, TaskChoice, TrainSet
-    from ladle_contracts.jobs import Tracking
+    from ladle_contracts.jobs import CurveChoice, Tracking
 
 
 class SpecOptions(TypedDict, total=False):
@@ -18,9 +18,12 @@ class SpecOptions(TypedDict, total=False):
     """
 
     task: str | Mapping[str, Any] | TaskChoice | None
+    kind: str | None
+    curve: Mapping[str, Any] | CurveChoice | None
     method: str | Mapping[str, Any] | MethodChoice | None
     checkpoints: str | Mapping[str, Any] | CheckpointFilter | None
     adapters: str | Mapping[str, Any] | Adapters | None
+    base: PathLike | None
     train_set: PathLike | Mapping[str, Any] | TrainSet | None
     select_fraction: float | None
     metric: str | None

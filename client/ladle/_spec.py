@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ladle._errors import InvalidSpec
 from ladle_contracts import InspectRequest, JobSpec
-from ladle_contracts.far_urls import as_url
+from ladle_contracts.far_urls import as_url, is_url
 from ladle_contracts.hints import did_you_mean
 from ladle_contracts.rules import BrokenRule, broken_rules
 from ladle_contracts.safe_text import one_line
@@ -30,10 +30,13 @@ OPTIONS = tuple(name for name in JobSpec.model_fields if name not in ("ckpt_dir"
 def build_spec(ckpt_dir: CkptDir, val_set: ValSet, options: Mapping[str, Any]) -> JobSpec:
     """The spec for `submit(ckpt_dir, val_set, **options)`.
 
-    Relative paths are taken from the current folder. `None` means the option's default. Raises TypeError for an
-    option that does not exist, and InvalidSpec for a value that breaks a rule.
+    Relative paths are taken from the current folder, that of `base` from the folder of checkpoints where it is there.
+    `None` means the option's default. Raises TypeError for an option that does not exist, and InvalidSpec for a value
+    that breaks a rule.
     """
     _check_names(options)
+    if isinstance(base := options.get("base"), str | os.PathLike):
+        options = {**options, "base": base_path(ckpt_dir, base)}
     return _build(JobSpec, {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}, options)
 
 
@@ -62,6 +65,15 @@ def absolute(path: PathLike) -> str:
     `..` stays, because its meaning depends on links on the service's side.
     """
     return as_url(path) or str(Path(path).expanduser().absolute())
+
+
+def base_path(ckpt_dir: CkptDir, given: PathLike) -> str:
+    """The absolute path of a base, which may be the name of a checkpoint in the folder."""
+    if isinstance(ckpt_dir, str | os.PathLike) and not (is_url(ckpt_dir) or is_url(given)):
+        inside = Path(ckpt_dir).expanduser() / given
+        if inside.exists():
+            return absolute(inside)
+    return absolute(given)
 
 
 def _ckpt_dir(given: CkptDir) -> Any:

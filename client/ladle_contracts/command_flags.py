@@ -86,6 +86,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("checkpoints.like", "--like", "CHECKPOINT"),
         Flag("checkpoints.skip_tensors", "--skip-tensor", "GLOB"),
         Flag("checkpoints.take_from", "--take-from", "CHECKPOINT GLOB"),
+        Flag("base", "--base", "PATH", "A name in `CKPT_DIR` will do."),
     ),
     "Adapters": (
         Flag("adapters.space", "--adapter-space", "SPACE"),
@@ -107,6 +108,12 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("method.name", "--method", "NAME", "`ladle methods` lists the names."),
         Flag("method.options", "--method-option", "NAME=VALUE", "`ladle methods` lists them for every method."),
         Flag("seed", "--seed", "N"),
+    ),
+    "Merge curve": (
+        Flag("kind", "--kind", "KIND", "`ladle curve` is `ladle run --kind curve`."),
+        Flag("curve.every", "--curve-every", "N"),
+        Flag("curve.shapes", "--curve-shape", "SHAPE"),
+        Flag("curve.windows", "--curve-windows", "N"),
     ),
     "Result": (
         Flag("output.name", "--name", "NAME"),

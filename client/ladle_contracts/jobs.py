@@ -212,6 +212,26 @@ class MethodChoice(Contract):
     """Options of the method."""
 
 
+Shape = Literal["linear", "one-minus-sqrt", "power"]
+"""Of a profile along which averages can run."""
+
+
+class CurveChoice(Contract):
+    """What is tried at the points of a merge curve."""
+
+    every: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Of a curve: a point at every n-th checkpoint, and at the last. By default there are about 32
+    points at most, and a run that grows keeps those that remain."""
+    shapes: Annotated[
+        tuple[Shape, ...],
+        Field(max_length=3),
+        BeforeValidator(_one_or_several, json_schema_input_type=Shape | tuple[Shape, ...]),
+    ] = ()
+    """Of a curve: which profiles of weights to try. By default all of them."""
+    windows: Literal[1, 2, 4] = 1
+    """Of a curve: how many lengths of windows to try between a length and its double."""
+
+
 class CheckpointFilter(Contract):
     """Which checkpoints of the folder take part. A checkpoint must pass every filter that is given."""
 
@@ -369,12 +389,21 @@ class JobSpec(HasCkptDir):
     """The validation set: a file or a folder that the task reads. Or several sets by their names."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
+    kind: Literal["average", "curve"] = "average"
+    """What to make: `average` makes a model, `curve` the merge curve of a run, which says how good the best average is
+    at each checkpoint, without a model."""
+    curve: CurveChoice = CurveChoice()
+    """What is tried at the points of a merge curve."""
     method: MethodChoice = MethodChoice()
     """How the coefficients are chosen."""
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
     adapters: Adapters = Adapters()
     """How LoRA adapters are averaged, where the checkpoints are such."""
+    base: PathText | None = None
+    """The model that the checkpoints were trained from, such as the pretrained one. It is not averaged like them, and
+    has a weight of its own in methods that need it, such as `wise-ft` and `model-stock`. It may be one of the
+    checkpoints in the folder."""
     train_set: TrainSet | None = None
     """The training data, if Ladle may use it."""
     select_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
@@ -407,6 +436,14 @@ class JobSpec(HasCkptDir):
     webhooks: Webhooks = ()
     """Web addresses that the service calls when the job has ended, however it ended, with the job's record in a signed
     request."""
+
+    @field_validator("method", "no_set_worse", "diagnose")
+    @classmethod
+    def _of_an_average(cls, value: T, info: ValidationInfo) -> T:
+        assert info.field_name is not None, "it validates fields"
+        if info.data.get("kind") == "curve" and value != cls.model_fields[info.field_name].default:
+            raise ValueError("must be absent with `kind: curve`, which chooses no method")
+        return value
 
     @field_validator("judge_by")
     @classmethod
@@ -501,7 +538,7 @@ class Progress(Contract):
     rate: float | None = None
     """How many `unit` are done per second, on average since the stage began."""
     unit: str | None = None
-    """`steps`, `examples` or `bytes`."""
+    """`steps`, `examples`, `checkpoints` or `bytes`."""
     candidates: tuple[CandidateResult, ...] = ()
 
 
@@ -559,6 +596,9 @@ class JobResult(Contract):
     or `checkpoints.take_from` leaves them out of the average. `report.json` names them."""
     files: dict[str, int]
     """File name -> size in bytes."""
+    words: tuple[str, ...] = ()
+    """What a merge curve says: where averaging pays, and whether going on with the training would. Empty for an
+    average."""
 
 
 class JobRecord(Contract):

@@ -17,12 +17,17 @@ UNKNOWN_ID = "<id>"
 
 def planned_output_name(spec: JobSpec) -> str:
     """The name that a job's result will have, before the job has an id: `resnet50-twa-<id>`, or the chosen name."""
-    return spec.output.name or f"{default_output_name(spec.ckpt_dir, spec.method.name, '')}-{UNKNOWN_ID}"
+    return spec.output.name or f"{default_output_name(spec.ckpt_dir, _what(spec), '')}-{UNKNOWN_ID}"
 
 
 def output_name(spec: JobSpec, job_id: str) -> str:
     """The name of a job's result."""
-    return spec.output.name or default_output_name(spec.ckpt_dir, spec.method.name, job_id)
+    return spec.output.name or default_output_name(spec.ckpt_dir, _what(spec), job_id)
+
+
+def _what(spec: JobSpec) -> str:
+    """The method, or `curve`."""
+    return spec.method.name if spec.kind == "average" else spec.kind
 
 
 def default_output_name(ckpt_dir: str | Sequence[str], method: str, job_id: str) -> str:

@@ -20,6 +20,10 @@ class Setting:
 
 
 SETTINGS = (
+    Setting("kind", "kind", "--kind", "average"),
+    Setting("curve_every", "curve.every", "--curve-every"),
+    Setting("curve_shapes", "curve.shapes", "--curve-shape", ()),
+    Setting("curve_windows", "curve.windows", "--curve-windows", 1),
     Setting("method", "method.name", "--method", "auto"),
     Setting("method_options", "method.options", "--method-option"),
     Setting("task", "task.name", "--task"),
@@ -38,6 +42,7 @@ SETTINGS = (
     Setting("adapter_rank", "adapters.rank", "--adapter-rank"),
     Setting("adapter_error", "adapters.error", "--adapter-error"),
     Setting("base_model", "adapters.base_model", "--base-model"),
+    Setting("base", "base", "--base"),
     Setting("train_set", "train_set.path", "--train-set"),
     Setting("train_set_use", "train_set.use", "--train-set-use", "coefficients"),
     Setting("select_fraction", "select_fraction", "--select-fraction", 0.5),

@@ -46,6 +46,11 @@ class Report:
         return bool(self.json["metric"]["higher_is_better"])
 
     @property
+    def is_curve(self) -> bool:
+        """Whether it is of a merge curve, which has no model."""
+        return self.json.get("kind") == "curve"
+
+    @property
     def winner(self) -> Mapping[str, Any]:
         """The candidate that became the result."""
         return self.candidate(str(self.json["winner"]))

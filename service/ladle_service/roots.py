@@ -22,6 +22,8 @@ def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] =
         paths["train_set.path"] = spec.train_set.path
     if spec.adapters.base_model is not None:
         paths["adapters.base_model"] = spec.adapters.base_model
+    if spec.base is not None:
+        paths["base"] = spec.base
     refuse_outside(spec.ckpt_dirs, paths, roots, far_roots)
 
 

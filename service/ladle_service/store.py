@@ -388,9 +388,8 @@ def _read_catalog(node_id: str, text: str) -> Catalog:
 def _written(spec: JobSpec) -> str:
     """Without what nobody has asked for and a worker of the version before need not know."""
     absent: dict[str, Any] = {"resources": {name for name, value in spec.resources if value is None}}
-    absent |= {
-        name: True for name in ("tracking", "webhooks") if getattr(spec, name) == JobSpec.model_fields[name].default
-    }
+    newer = ("tracking", "webhooks", "kind", "curve")
+    absent |= {name: True for name in newer if getattr(spec, name) == JobSpec.model_fields[name].default}
     return spec.model_dump_json(exclude=absent)
 
 

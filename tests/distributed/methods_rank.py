@@ -38,7 +38,19 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "psgd": {"steps": STEPS + 4, "groups": "layers", "start": "greedy-soup"},
         "random": {"steps": STEPS, "dimensions": 3, "groups": "layers", "start": "greedy-soup"},
     },
+    "from a picked start": {
+        "greedy-soup": {},
+        "cached-outputs": {},
+        "twa": {"steps": STEPS, "start": "auto"},
+        "psgd": {"steps": STEPS, "start": "auto", "groups": "layers"},
+    },
     "anew at each step": {"random": {"steps": STEPS, "dimensions": 3, "redraw": True, "groups": "layers"}},
+    "with a base": {
+        "model-stock": {},
+        "wise-ft": {"to": "best"},
+        "extrapolate": {"away_from": "base"},
+        "twa-layerwise": {"ramp": 0.3},
+    },
 }
 """Job -> method -> its options."""
 
@@ -46,12 +58,16 @@ PLACED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
     2: {
         "as they are": (BY_PARAMETER, SHARDED_MODEL),
         "uphill": (REPLICATED, BY_CHECKPOINT),
+        "from a picked start": (REPLICATED,),
         "anew at each step": (BY_PARAMETER, BY_CHECKPOINT),
+        "with a base": (REPLICATED, BY_PARAMETER, SHARDED_MODEL),
     },
     4: {
         "as they are": (REPLICATED, BY_CHECKPOINT),
         "uphill": (BY_NODE, SHARDED_MODEL),
+        "from a picked start": (SHARDED_MODEL,),
         "anew at each step": (REPLICATED, SHARDED_MODEL),
+        "with a base": (BY_CHECKPOINT, BY_NODE),
     },
 }
 """Ranks -> job -> the placements in which it runs."""
@@ -66,6 +82,7 @@ def run(folder: Path, job: str, placement: str, ranks: int) -> Any:
         task=ToyTask(plain_net),
         method_options={"methods": list(JOBS[job]), "options": JOBS[job]},
         placement=placement,
+        base=folder / "base.safetensors" if job == "with a base" else None,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.placements.base import REPLICATED
+from tests.builders import make_base
 from tests.distributed import methods_rank
 from tests.distributed.methods_rank import JOBS, PLACED
 from tests.distributed.start import run_module
@@ -20,6 +21,7 @@ from tests.unit.engine.toy import plain_net, write_checkpoints
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("methods")
     write_checkpoints(made / "checkpoints", plain_net)
+    make_base(made / "base.safetensors", made / "checkpoints" / "step-0.safetensors")
     return made
 
 
@@ -36,7 +38,7 @@ def alone(folder: Path) -> dict[str, dict[str, Tensor]]:
 def test_every_method_goes_somewhere(alone: dict[str, dict[str, Tensor]]) -> None:
     for job, methods in alone.items():
         for method, chosen in methods.items():
-            if method == "random":
+            if method == "random" or job == "with a base":
                 continue  # Its directions move, not its checkpoints' weights.
             start = methods.get("greedy-soup", torch.tensor(0.2)) if method != "random directions" else 0.0
             assert method == "greedy-soup" or (chosen - start).abs().max() > 0.01, (job, method)

@@ -10,7 +10,7 @@ import pytest
 from ladle import InvalidSpec, JobFailed
 from ladle_contracts import CandidateScored, MemoryPlanned, Reason
 from ladle_engine import METHODS
-from tests.builders import make_checkpoints, make_val_set, quick_options
+from tests.builders import make_base, make_checkpoints, make_val_set, quick_options
 from tests.integration.api_stack import Stack, api_stack
 from tests.polling import DEADLINE_S, until
 from tests.servers import running, worker_process
@@ -25,7 +25,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         running(worker_process(folder, made.server, folder / "data")),
         made.client() as asking,
     ):
-        make_checkpoints(folder / "data" / "good")
+        made_there = make_checkpoints(folder / "data" / "good")
+        make_base(folder / "data" / "base.safetensors", made_there / "epoch-1.safetensors")
         make_val_set(folder / "data" / "val.npz")
         until(lambda: asking.methods(), what="the worker to register")
         yield made
@@ -60,6 +61,7 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
             data / "val.npz",
             method={"name": "auto", "options": {"methods": list(METHODS), "options": options}},
             task="small-cnn",
+            base=data / "base.safetensors",
         )
         result = job.result(timeout=DEADLINE_S)
         assert [candidate.method for candidate in result.candidates] == list(METHODS)

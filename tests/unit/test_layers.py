@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ENGINE = REPOSITORY / "worker/ladle_engine"
 ROOMS = (
-    ("__init__", "average", "combine", "convert", "inspection", "rebuild", "testing"),
+    ("__init__", "average", "combine", "convert", "curve", "inspection", "rebuild", "testing"),
     *(("pipeline",), ("methods",), ("training",), ("placements",), ("subspace",), ("directions",), ("evaluation",)),
     *(("model",), ("output",), ("tasks",), ("resume_state",), ("checkpoints",), ("distributed",), ("storage",)),
     (

@@ -10,6 +10,7 @@ from ladle_engine.checkpoints import check, discover
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.combine import combine_checkpoints
 from ladle_engine.convert import convert_checkpoints
+from ladle_engine.curve import curve
 from ladle_engine.errors import CheckpointError, DataError, EngineError, MethodError, OutputError, TaskError
 from ladle_engine.inspection import Inspection, inspect
 from ladle_engine.methods import METHODS
@@ -31,6 +32,7 @@ __all__ = [
     "check",
     "combine_checkpoints",
     "convert_checkpoints",
+    "curve",
     "discover",
     "inspect",
     "rebuild",

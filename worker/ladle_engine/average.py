@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,16 @@ from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.along.draw import AlongTheRun
+from ladle_engine.pipeline.along.write import write_curve
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.diagnosis.diagnose import diagnose
 from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
-from ladle_engine.pipeline.prepare import prepare
+from ladle_engine.pipeline.prepare import prepare, with_directions
 from ladle_engine.pipeline.report import Run, write_output
-from ladle_engine.pipeline.request import FIRST
+from ladle_engine.pipeline.request import AVERAGE, CURVE, FIRST
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
@@ -64,6 +66,8 @@ class Outcome:
     warnings: tuple[str, ...]
     files: Mapping[str, int]
     """File name -> size in bytes; empty on ranks other than 0."""
+    words: tuple[str, ...] = ()
+    """What a merge curve says; none of an average."""
 
 
 @with_far_folders
@@ -76,6 +80,10 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     loss: Loss | None = None,
     data: Iterable[Any] | Sized | Mapping[str, Any] | None = None,
     metrics: Metrics | None = None,
+    kind: str = AVERAGE,
+    curve_every: int | None = None,
+    curve_shapes: Sequence[str] = (),
+    curve_windows: int = 1,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
     task: str | type[Task] | Task | None = None,
@@ -89,6 +97,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     adapter_rank: int | None = None,
     adapter_error: float | None = None,
     base_model: PathLike | None = None,
+    base: PathLike | None = None,
     use_ema: bool = False,
     like: str | None = None,
     skip_tensors: str | Sequence[str] | None = None,
@@ -130,6 +139,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         loss: a function of the model and a batch. It returns the loss of each example [B], or their mean.
         data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches; or several by name.
         metrics: a function of the model and a batch. It returns name -> a value of each example [B].
+        kind: `average`, or `curve`, which draws the merge curve of a run and writes no model: see `ladle_engine.curve`,
+            which has its options `curve_every`, `curve_shapes` and `curve_windows` as `every`, `shapes` and `windows`.
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
         task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
             the folder's `config.json`.
@@ -143,6 +154,8 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         adapter_rank: of an average in delta space; the smallest with at most `adapter_error` when absent.
         adapter_error: how much of the average may be cut off, as a share of its norm; 0.01 when absent.
         base_model: the folder of the model that the adapters are for; the one that they name when absent.
+        base: the model that the checkpoints were trained from: its path, or the name of a checkpoint in the folder,
+            which is then not averaged. Methods such as `wise-ft` and `model-stock` need it.
         use_ema: take of each file the average that was made while training (EMA, SWA), in place of the model.
         like: a checkpoint; those of another architecture are left out.
         skip_tensors: a glob, or several, on names of tensors that are left out of the average: every average has the
@@ -186,14 +199,18 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
 
 def _averaged(job: Job, started: float) -> Outcome:
     request = job.request
-    with deterministic(job.device), named_out_of_memory(), closing(prepare(job)) as context:
+    along = AlongTheRun(job) if request.kind == CURVE else None
+    open_weights = with_directions if along is None else along.open_weights
+    with deterministic(job.device), named_out_of_memory(), closing(prepare(job, open_weights)) as context:
+        curve = None if along is None else along.draw(context)
         candidates = run_methods(context, lambda: refuse_changed(job))
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         diagnosis = diagnose(context, candidates, winner) if request.diagnose else None
         refuse_changed(job, folders=True)
         job.on_event.clock.add_over_ranks(job.collectives)
-        files = _write(job, context, candidates, winner, diagnosis) if job.collectives.rank == 0 else {}
-    return _outcome(job, context, candidates, winner, files, time.monotonic() - started)
+        files = _write(job, context, candidates, winner, diagnosis, curve) if job.collectives.rank == 0 else {}
+    outcome = _outcome(job, context, candidates, winner, files, time.monotonic() - started)
+    return outcome if curve is None else replace(outcome, words=tuple(curve["words"]))
 
 
 def precheck(
@@ -211,6 +228,7 @@ def _write(
     candidates: list[Candidate],
     winner: Candidate,
     diagnosis: Mapping[str, Any] | None,
+    curve: Mapping[str, Any] | None,
 ) -> Mapping[str, int]:
     """Writes the output folder, whole or not at all; returns its files with their sizes."""
     request = job.request
@@ -227,7 +245,12 @@ def _write(
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
-        files = write_output(folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format)
+        if curve is None:
+            files = write_output(
+                folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format
+            )
+        else:
+            files = write_curve(folder, context, candidates, winner, run, curve)
         job.inputs.refuse_changed()
         return files
 

@@ -64,6 +64,8 @@ class Coefficients:
     """float64, each column sums to 1 (unless the user's own do not); entries may be negative."""
     random: RandomPart | None = None
     """What random directions add to the sum; None for all methods but `random`."""
+    base: bool = False
+    """Whether the first row is that of the checkpoints' ancestor, which is not one of them."""
 
     def __post_init__(self) -> None:
         assert self.alpha_KG.shape == (len(self.checkpoints), len(self.groups))
@@ -72,6 +74,21 @@ class Coefficients:
     def of(self, tensor_name: str) -> Tensor:
         """float64 [K]: the weights of one tensor."""
         return self.alpha_KG[:, self.group_of[tensor_name]]
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Without the base's."""
+        return self.checkpoints[1:] if self.base else self.checkpoints
+
+    @property
+    def own_KG(self) -> Tensor:
+        """Without the base's row."""
+        return self.alpha_KG[1:] if self.base else self.alpha_KG
+
+    @property
+    def base_G(self) -> Tensor | None:
+        """The base's weights, where it has a row."""
+        return self.alpha_KG[0] if self.base else None
 
     def single(self) -> int | None:
         """The index of the only checkpoint that takes part, if the model is that checkpoint itself."""
@@ -85,7 +102,7 @@ class Coefficients:
         """Equal for equal coefficients of the same checkpoints: names what is known of the model."""
         single = self.single()
         if single is not None:
-            return f"single-{single}"
+            return "single-base" if self.base and single == 0 else f"single-{single - self.base}"
         layout = json.dumps([self.groups, sorted(self.group_of.items())]).encode()
         layout += json.dumps(self.random.to_json() if self.random else None).encode()
         return hashlib.sha256(layout + self.alpha_KG.contiguous().numpy().tobytes()).hexdigest()[:32]
@@ -97,6 +114,7 @@ class Coefficients:
             "group_of": dict(self.group_of),
             "alpha": self.alpha_KG.tolist(),
             **({"random": self.random.to_json()} if self.random else {}),
+            **({"base": True} if self.base else {}),
         }
 
     @classmethod
@@ -108,6 +126,7 @@ class Coefficients:
             group_of=dict(data["group_of"]),
             alpha_KG=torch.tensor(data["alpha"], dtype=torch.float64),
             random=RandomPart.from_json(data["random"]) if data.get("random") else None,
+            base=data.get("base") is True,
         )
 
     @classmethod

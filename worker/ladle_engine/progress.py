@@ -56,7 +56,7 @@ class StepDone:
     rate: float | None = None
     """How many `unit` are done per second, on average since the stage began."""
     unit: str | None = None
-    """`steps`, `examples` or `bytes`."""
+    """`steps`, `examples`, `checkpoints` or `bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from ladle_engine.output.model_writer import copy_side_files, verify_model, writ
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.output.saved_coefficients import SavedCoefficients, parse_coefficients
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.ancestor import find_base, joined
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.storage.atomic_folder import staged
 from ladle_engine.storage.far.door import with_far_folders
@@ -36,6 +38,7 @@ def rebuild(
     *,
     output: PathLike,
     candidate: str | None = None,
+    base: PathLike | None = None,
     max_shard_bytes: int = 5_000_000_000,
     output_format: str = SAFETENSORS,
     progress: ProgressCallback = ignore,
@@ -45,6 +48,7 @@ def rebuild(
     Args:
         coefficients: the file `coefficients.json`, or the result's folder.
         candidate: a method of the report other than the winner.
+        base: where the checkpoints' base is, if it has a weight and is not one of the folder's checkpoints.
         output_format: `safetensors` or `dcp`, as in `average`.
 
     Raises:
@@ -55,7 +59,7 @@ def rebuild(
         OutputError: `output` exists, or the disk is full.
     """
     refuse_output_format(output_format)
-    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
+    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate, base)
     refuse_other_format(recipe.checkpoints, output_format)
     with open_all(recipe.checkpoints) as readers, staged(Path(output)) as staging:
         fetch_weights(readers)
@@ -80,9 +84,11 @@ def rebuild(
 
 
 @with_far_folders
-def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None) -> dict[str, Tensor]:
+def candidate_state(
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None, base: PathLike | None = None
+) -> dict[str, Tensor]:
     """The same as a state dict in memory, for a notebook."""
-    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate)
+    recipe, expected, rule = load_recipe(coefficients, ckpt_dir, candidate, base)
     with open_all(recipe.checkpoints) as readers:
         fetch_weights(readers)
         stored, hashed = written_names(recipe.checkpoints), HashedReaders(readers)
@@ -93,7 +99,7 @@ def candidate_state(coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | 
 
 
 def load_recipe(
-    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None
+    coefficients: PathLike, ckpt_dir: CkptDir, candidate: str | None = None, base: PathLike | None = None
 ) -> tuple[Recipe, dict[Path, str], AdapterOutput | None]:
     """Reads `coefficients.json` and the statistics beside it, and finds the checkpoints that it names.
 
@@ -103,10 +109,13 @@ def load_recipe(
     saved = parse_coefficients(path, _read(path), candidate)
     found = discover(
         ckpt_dir,
-        names=saved.coefficients.checkpoints,
+        names=saved.coefficients.own_names,
         use_ema=saved.use_ema,
         take_from=saved.taken_from,
     )
+    if saved.coefficients.base:
+        name = saved.coefficients.checkpoints[0]
+        found = joined(found, replace(find_base(found.folder, name if base is None else base), name=name)).with_base
     checkpoints = in_space(found, saved.adapters.get("space", DELTA))
     saved.refuse_other_tensors(path, checkpoints)
     recipe = Recipe(

@@ -24,7 +24,7 @@ from ladle_engine.errors import EngineError, TaskError
 from ladle_engine.model.binding import Binding, bind
 from ladle_engine.paths import PathLike
 from ladle_engine.tasks import contract
-from ladle_engine.tasks.base import Batch, DataSet, Generates, Task
+from ladle_engine.tasks.base import Batch, DataSet, Generates, GivesLogits, Task
 from ladle_engine.tasks.choose import make_task, recognises
 from ladle_engine.tasks.contract import Broken
 from ladle_engine.tasks.faults import ADVICE
@@ -32,6 +32,7 @@ from ladle_engine.tasks.guard import (
     backward,
     by_entropy,
     for_folder,
+    gives_logits,
     guard,
     open_unlabelled,
     trained_part,
@@ -249,8 +250,29 @@ class _Values:
     @torch.no_grad()
     def scores(self, whole: Batch, parts: list[Batch]) -> None:
         self._scores_of("evaluate", self.task.evaluate, whole, parts)
+        if gives_logits(self.task):
+            self._scores_of("of_logits", self._by_logits, whole, parts)
+            self._same_as_evaluated(whole)
         if any(metric.generated for metric in self.task.metrics):
             self._scores_of("generate", cast(Generates, self.task).generate, whole, parts)
+
+    def _by_logits(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        task = cast(GivesLogits, self.task)
+        return task.of_logits(task.logits(model, batch), task.targets(batch))
+
+    def _same_as_evaluated(self, batch: Batch) -> None:
+        """The loss that is kept and combined must be the one that is trained, and keep float64."""
+        kept = self._by_logits(self.model, batch)["loss"]
+        task = cast(GivesLogits, self.task)
+        task.of_logits(task.logits(self.model, batch).double(), task.targets(batch))
+        for name, loss in (
+            ("evaluate", self.task.evaluate(self.model, batch)["loss"]),
+            (self.trained, self.task.loss(self.model, batch)),
+        ):
+            if not _close(kept.mean(), loss.mean()):
+                rule = f"give the same mean loss as `{name}`"
+                value = f"gives {float(kept.mean()):g} instead of {float(loss.mean()):g}"
+                self.check.found(Broken("of_logits", rule, value))
 
     def _scores_of(
         self, name: str, score: Callable[[nn.Module, Batch], Mapping[str, Tensor]], whole: Batch, parts: list[Batch]

@@ -40,6 +40,7 @@ def _look(job: dict[str, Any], asking: Asking) -> None:
                 job["ckpt_dir"],
                 job["val_set"],
                 base_model=job["base_model"],
+                base=job["base"],
                 train_set=job["train_set"],
                 output=job["staging"],
                 commit=False,

@@ -81,3 +81,5 @@ def inputs_of(spec: JobSpec) -> Iterator[tuple[str, str, bool]]:
         yield "train_set.path", spec.train_set.path, False
     if spec.adapters.base_model is not None:
         yield "adapters.base_model", spec.adapters.base_model, True
+    if spec.base is not None:
+        yield "base", spec.base, True

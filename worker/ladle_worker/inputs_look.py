@@ -39,7 +39,7 @@ class LookAtInputs(AskedOnce):
 
 def _near_inputs(job: Mapping[str, Any], spec: JobSpec) -> list[dict[str, Any]]:
     """Where those are that are no addresses, as the agent has resolved them."""
-    given = [job["ckpt_dir"], job["val_set"], job["train_set"], job["base_model"]]
+    given = [job["ckpt_dir"], job["val_set"], job["train_set"], job["base_model"], job["base"]]
     paths = [path for each in given if each is not None for path in _several(each)]
     return [
         {"field": field, "path": path, "weights": weights}

@@ -25,6 +25,7 @@ def input_paths(spec: JobSpec, settings: Settings) -> dict[str, Any]:
         "ckpt_dir": spec.with_ckpt_dirs(inside_roots(settings, may_be_glob=True)),
         "val_set": spec.with_val_sets(resolved),
         "base_model": resolved("adapters.base_model", base_model) if base_model else None,
+        "base": resolved("base", spec.base) if spec.base else None,
         "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
     }
 

@@ -58,6 +58,7 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
             spec.with_ckpt_dirs(lambda _, path: Path(path).resolve()),
             spec.with_val_sets(lambda _, path: Path(path).resolve()),
             base_model=Path(spec.adapters.base_model).resolve() if spec.adapters.base_model else None,
+            base=Path(spec.base).resolve() if spec.base else None,
             train_set=Path(spec.train_set.path).resolve() if spec.train_set else None,
             output=results / (spec.output.name or f".ladle-precheck-{os.getpid()}"),
             **average_arguments(spec),

@@ -98,6 +98,7 @@ def _averaged(job: dict[str, Any], spec: JobSpec, events: Events) -> Outcome:
         job["ckpt_dir"],
         job["val_set"],
         base_model=job["base_model"],
+        base=job["base"],
         train_set=job["train_set"],
         output=job["staging"],
         state_dir=job["state"],

@@ -18,6 +18,8 @@ from ladle_worker.claim import Claim
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 4 << 20
+COMPUTED_ANEW = "outputs-"
+"""Begins the names of files that are not copied: they are large, and the engine computes anew what it misses."""
 ATTEMPT = "/attempt"
 """The field that says which attempt has written the copy."""
 Times = tuple[int, int]
@@ -72,7 +74,7 @@ class StateCopy:
         with suppress(OSError):
             for path in self._folder.rglob("*"):
                 with suppress(FileNotFoundError):
-                    if path.is_file() and not path.is_symlink():
+                    if path.is_file() and not path.is_symlink() and not path.name.startswith(COMPUTED_ANEW):
                         status = path.stat()
                         found[path.relative_to(self._folder).as_posix()] = status.st_mtime_ns, status.st_size
         return found

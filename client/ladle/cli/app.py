@@ -100,6 +100,28 @@ def run(
     end_with(record, as_json)
 
 
+@app.command(cls=JobCommand, rich_help_panel=panels.AVERAGE)
+@with_job_flags
+def curve(
+    job: JobArguments,
+    results: Results = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the merge curve of a run: the best average that ends at each checkpoint, beside the checkpoint itself.
+
+    It says where averaging pays and whether going on with the training would, and writes no model. It is `ladle run
+    --kind curve`; `ladle submit --kind curve` sends it to a service.
+
+    Example: `ladle curve runs/resnet/checkpoints data/val.npz --curve-every 5`
+    """
+    from ladle.cli.local import run_once
+
+    refuse_missing(job.inputs)
+    options = {**job.options, "kind": "curve"}
+    record = run_once(job.ckpt_dir, job.val_set, options, job.inputs, results, out=out, err=err, as_json=as_json)
+    end_with(record, as_json)
+
+
 @app.command(rich_help_panel=panels.AVERAGE)
 @with_inspect_flags
 def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from ladle._errors import InvalidSpec
-from ladle._spec import build_inspection, build_spec
+from ladle._spec import base_path, build_inspection, build_spec
 from ladle.cli import completion
 from ladle_contracts import InspectRequest
 from ladle_contracts.command_flags import ALSO, ARGUMENTS, CHECKPOINTS_PANEL, FIELDS, FLAG_OF, FLAGS, PANELS, Flag
@@ -94,6 +94,8 @@ class JobArguments:
         others = (("train_set", "path"), ("adapters", "base_model"))
         given = [self.options.get(part, {}).get(name) for part, name in others]
         ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
+        base = self.options.get("base")
+        given += [Path(base_path(self.ckpt_dir, base))] if base else []
         return [*map(_without_glob, ckpt_dirs), *val_sets, *(path for path in given if path)]
 
 

@@ -16,7 +16,7 @@ from ladle_report.gains import is_share
 from ladle_report.limits import shorten
 from ladle_report.numbers import value_of
 from ladle_report.reading import Report, read
-from ladle_report.sections.merge_curve import points_of
+from ladle_report.sections.merge_curve import places_of, points_of
 
 Row = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ class CurvePlot:
     def __init__(self, report: Report) -> None:
         self._metric = report.metric
         self._points = points_of(report)
-        self._places = report.places
+        self._places = places_of(report, self._points)
         self._unit = report.axis
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -13,6 +13,7 @@ from rich.text import Text
 from ladle.cli.results import FoundResult
 from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
+from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better, better_between, compared, compared_between
 from ladle_report.numbers import ago
 
@@ -106,11 +107,13 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     if result.tensors_taken and result.method != "best":
         facts.append(f"; as they are: {_taken(result)}")
     warnings = [Text(f"! {in_flags(warning)}", style="yellow") for warning in result.warnings]
-    where = Text.assemble("Model: ", (result.folder, "bold"))
+    words = [Text(one_line(each)) for each in result.words]
+    where = Text.assemble("Curve: " if words else "Model: ", (result.folder, "bold"))
     table = candidates_table(result.candidates, result.metric, result.method)
     by_set = sets_table(result.candidates, result.metric)
     tables: list[RenderableType] = [table, ""] if by_set is None else [table, "", by_set, ""]
-    return Group(*tables, _verdict(result), facts, *warnings, where)
+    said = words or [_verdict(result)]
+    return Group(*tables, *said, facts, *warnings, where)
 
 
 def _verdict(result: JobResult) -> Text:

@@ -50,6 +50,10 @@ def checked(job: JobArguments) -> Path:
         raise WrongUsage(f"`CKPT_DIR` must be a folder, but `{shown}` is a file.")
     if not here.parent.is_dir():
         raise WrongUsage(f"`CKPT_DIR` must be in a folder that exists, but `{one_line(str(here.parent))}` does not.")
+    if job.options.get("kind") == "curve":
+        raise WrongUsage(
+            "`--kind` must be `average` for a watch, which makes models. `ladle curve` draws a merge curve."
+        )
     if job.options.get("output", {}).get("name") is not None:
         raise WrongUsage("`--name` names one result, but a watch makes several. Leave it out, or use `--results`.")
     return here

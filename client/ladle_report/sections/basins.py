@@ -23,12 +23,27 @@ def basins_section(report: Report) -> Section | None:
     if len(report.names) < 2:
         return None
     diagnosis = report.part("diagnosis")
-    parts: list[Part] = [*_verdict(report, diagnosis), *_matrices(report)]
+    parts: list[Part] = [*_verdict(report, diagnosis), *_outputs(report), *_matrices(report)]
     if segments := diagnosis.get("segments"):
         parts.append(_segments(report, diagnosis, segments))
     if plane := diagnosis.get("plane"):
         parts.append(_plane(report, plane))
     return Section(name="basins", title="One basin or several", parts=parts)
+
+
+def _outputs(report: Report) -> list[Part]:
+    """What averages of weights are worth beside averages of outputs, where that is known."""
+    found = report.part("details").get("cached-outputs") or {}
+    outputs, weights = found.get("loss_of_outputs"), found.get("loss_of_weights")
+    if outputs is None:
+        return []
+    of_weights = "is not finite" if weights is None else f"is {digits(weights)}"
+    return [
+        f"The loss of the best average of the checkpoints' outputs is {digits(outputs)}, and that of the average of "
+        f"their weights with the same coefficients {of_weights}, on {found.get('examples', 0):,} examples of the fit "
+        f"split. Within one basin the two are nearly the same; the further apart, the less an average of the weights "
+        f"is what its parts are together."
+    ]
 
 
 def _verdict(report: Report, diagnosis: Mapping[str, Any]) -> list[Part]:

@@ -34,6 +34,12 @@ def of_checkpoints(row: Row) -> list[float]:
     return [sum(column) / len(groups) for column in zip(*groups, strict=True)]
 
 
+def of_base(row: Row) -> float | None:
+    """The weight of the checkpoints' base, as the mean over the groups; None where it takes no part."""
+    weights = row.get("base_weights")
+    return sum(weights) / len(weights) if weights else None
+
+
 def _layered(report: Report) -> Row | None:
     """The winner, if it has several groups, else the best candidate that has."""
     several = [row for row in report.candidates if len(row["groups"]) > 1]
@@ -51,6 +57,10 @@ def _said(report: Report) -> str:
     largest = ", ".join(f"`{report.labels[index]}` ({show(weights[index])})" for index in by_size[:3])
     negative = sum(weight < -0.005 for weight in weights)
     told = f"The result is a sum of {plural(len(weights), 'checkpoint')}, with coefficients that add up to 1. "
+    if (base := of_base(report.winner)) is not None:
+        name = report.json["base"]["name"]
+        told = f"The result is a sum of {plural(len(weights), 'checkpoint')} and of their base `{name}`, which counts "
+        told += f"{show(base)}. All coefficients together add up to 1. "
     told += f"The largest are {largest}."
     if negative:
         told += f" {negative} are negative: the result lies beyond the checkpoints, away from these."
@@ -78,6 +88,8 @@ def _bars(report: Report) -> Figure:
         ]
         picture = upright_bars("weights", words, bars, (report.axis, "coefficient", show), level)
     kept = spread(len(weights), report.limits.rows)
+    base = of_base(report.winner)
+    of_their_base = [] if base is None else [[report.json["base"]["name"], f"{base:.4f}", ""]]
     return Figure(
         name="weights",
         title=f"What each checkpoint counts in {report.json['winner']}{of}",
@@ -89,7 +101,10 @@ def _bars(report: Report) -> Figure:
         table=Table(
             caption="Coefficients of the result",
             heads=["checkpoint", "coefficient", "distance to the centre"],
-            rows=[[report.labels[index], f"{weights[index]:.4f}", f"{_distance(report, index):.4g}"] for index in kept],
+            rows=[
+                *of_their_base,
+                *([report.labels[index], f"{weights[index]:.4f}", f"{_distance(report, index):.4g}"] for index in kept),
+            ],
             note=_rest(len(weights) - len(kept)),
         ),
         data={

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ladle_report.curve_words import BEST_PROFILE
 from ladle_report.drawing.lines import Axes, Level, Line, line_chart
 from ladle_report.gains import better
 from ladle_report.limits import rounded, spread
@@ -13,6 +14,11 @@ from ladle_report.numbers import NOTHING, capital, tick_of, value_of
 from ladle_report.reading import Report
 
 Points = Sequence[Mapping[str, Any]]
+
+_AVERAGE = {
+    "average so far": "the plain average of it and all before it",
+    "best average": "the best average that ends there, which other examples have chosen",
+}
 
 
 def merge_curve_section(report: Report) -> Section | None:
@@ -32,6 +38,19 @@ def points_of(report: Report) -> Points:
     return [_alone(each, index, report.metric) for index, each in enumerate(report.json["checkpoints"])]
 
 
+def places_of(report: Report, points: Points) -> list[float]:
+    """Where each point stands on the axis of the checkpoints: a merge curve has one at some of them."""
+    if len(points) == len(report.places):
+        return list(report.places)
+    known = dict(zip(report.names, report.places, strict=True))
+    return [known[point["checkpoint"]] for point in points]
+
+
+def average_is(report: Report) -> str:
+    """What the second line is: of a merge curve, the best average that ends at each point."""
+    return "best average" if report.part("merge_curve").get("average_is") == BEST_PROFILE else "average so far"
+
+
 def _alone(checkpoint: Mapping[str, Any], index: int, metric: str) -> dict[str, Any]:
     known = checkpoint.get("select") or {"means": {}, "examples": 0}
     return {
@@ -47,6 +66,8 @@ def _alone(checkpoint: Mapping[str, Any], index: int, metric: str) -> dict[str, 
 
 def _said(report: Report, points: Points) -> str:
     """The curve in one or two sentences."""
+    if report.part("merge_curve").get("words"):
+        return " ".join(map(str, report.part("merge_curve")["words"]))
     pairs = [
         point
         for point in points
@@ -67,14 +88,15 @@ def _said(report: Report, points: Points) -> str:
 
 
 def _figure(report: Report, points: Points) -> Figure:
-    metric, places = report.metric, report.places
+    metric, places = report.metric, places_of(report, points)
+    averaged = average_is(report)
     kept = sorted({*spread(len(points), report.limits.points), *_extremes(report, points)})
     examples = int(report.json["splits"]["select"])
     shown = [points[index] for index in kept]
     xs = [places[index] for index in kept]
     lines = [
         _line("each checkpoint", "alone", shown, xs, "muted", "circle", examples),
-        _line("average so far", "average", shown, xs, "c2", "square", examples),
+        _line(averaged, "average", shown, xs, "c2", "square", examples),
     ]
     winner = report.winner["select"].get(metric)
     levels = [] if winner is None else [Level(value=winner, label=f"{report.json['winner']} (result)", look="c1")]
@@ -84,7 +106,7 @@ def _figure(report: Report, points: Points) -> Figure:
         name="merge-curve",
         title=capital(f"{metric} along the run"),
         reading=(
-            "The grey line is every checkpoint alone, the coloured one the plain average of it and all before it. "
+            f"The grey line is every checkpoint alone, the coloured one {_AVERAGE[averaged]}. "
             f"Where the coloured one is on the better side ({direction} is better), averaging pays. Dashed: the result."
             + (" Hollow marks were measured on fewer examples, because a race had seen enough." if is_partial else "")
         ),
@@ -96,11 +118,7 @@ def _figure(report: Report, points: Points) -> Figure:
                 y=f"{metric} on held-out examples ({direction} is better)",
                 show_x=lambda value: f"{value:,.0f}",
                 show_y=tick_of(metric),
-                x_ticks=None
-                if report.steps
-                else [float(value) for value in range(1, len(points) + 1)]
-                if len(points) <= 12
-                else None,
+                x_ticks=places if not report.steps and len(points) <= 12 else None,
             ),
             [line for line in lines if line.known],
             levels,
@@ -144,8 +162,8 @@ def _table(report: Report, points: Points, total: int) -> Table:
     chosen = spread(len(points), report.limits.rows)
     left_out = total - len(chosen)
     return Table(
-        caption=f"{capital(report.metric)} of each checkpoint, and of the average of it and those before it",
-        heads=["checkpoint", "step", "alone", "examples", "average so far", "of", "examples"],
+        caption=f"{capital(report.metric)} of each checkpoint, and of {_AVERAGE[average_is(report)]}",
+        heads=["checkpoint", "step", "alone", "examples", average_is(report), "of", "examples"],
         rows=[
             [
                 report.label_of(point["checkpoint"]),

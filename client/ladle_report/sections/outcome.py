@@ -22,12 +22,16 @@ MAY_BE_CHANCE = "The interval includes zero, so this may be chance. More held-ou
 
 def outcome_section(report: Report) -> Section:
     """What a person wants who reads nothing else."""
-    parts: list[Part] = [*_why(report), *_warnings(report), Facts(rows=_facts(report)), loading(report)]
+    parts: list[Part] = [*_why(report), *_warnings(report), Facts(rows=_facts(report))]
+    if not report.is_curve:
+        parts.append(loading(report))
     return Section(name="outcome", title="The result", parts=parts)
 
 
 def _why(report: Report) -> list[Part]:
     """Where the answer is not plain: that it may be chance, or why nothing was better."""
+    if report.is_curve:
+        return [Remark(text=str(each)) for each in report.part("merge_curve").get("words", ())]
     if report.json["winner"] == "best":
         return [Remark(text=reason) for reason in reasons(report)]
     gain = report.json["gain"]
@@ -75,6 +79,8 @@ def _judged_on(report: Report) -> str:
 def _where(report: Report) -> str:
     files = [f"`{name}`" for name in weights_of(report)]
     shown = ", ".join(files[:3]) + (f" and {plural(len(files) - 3, 'more file')}" if len(files) > 3 else "")
+    if report.is_curve:
+        return "none is written: `rebuild` below makes the best one"
     place = f"`{report.folder}`" if report.folder else "the folder of this page"
     return f"{shown} in {place}" if files else place
 

@@ -43,7 +43,10 @@ def training_section(report: Report) -> Section | None:
     runs = _runs(report)
     if not runs:
         return None
-    parts: list[Part] = [Facts(rows=[(run.method, _ended(run)) for run in runs]), _losses(report, runs)]
+    parts: list[Part] = [
+        Facts(rows=[(run.method, _begun(report, run) + _ended(run)) for run in runs]),
+        _losses(report, runs),
+    ]
     followed = [run for run in runs if run.coefficients]
     chosen = next((run for run in followed if run.method == report.json["winner"]), followed[-1] if followed else None)
     if chosen is not None:
@@ -70,6 +73,17 @@ def _runs(report: Report) -> list[Run]:
         elif curve := row.get("curve"):
             found.append(Run(method=row["method"], steps=range(len(curve)), loss=curve, coefficients=(), facts={}))
     return found
+
+
+def _begun(report: Report, run: Run) -> str:
+    """Where a start was picked: by what, and what came of it."""
+    picked = report.part("details").get(run.method) or {}
+    losses = picked.get("fit_loss")
+    if not losses:
+        return ""
+    told = ", ".join(f"{name} {digits(loss)}" for name, loss in losses.items())
+    begun = f"It started from {picked['start']}, picked by the losses on the fit split ({told}). "
+    return begun + "Training made that worse, so it is the start itself. " * bool(picked.get("fell_back"))
 
 
 def _ended(run: Run) -> str:

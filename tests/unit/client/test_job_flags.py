@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ladle._spec import build_spec
 from ladle.cli.app import app, run
 from ladle.cli.job_commands import submit
 from ladle.cli.job_flags import JobArguments, JobCommand, with_job_flags
@@ -227,3 +228,19 @@ def test_a_glob_that_the_shell_has_taken_is_told() -> None:
     assert (
         "A glob for `CKPT_DIR` stands in quotes, such as 'runs/*', and each further folder after `--also`." in message
     )
+
+
+def test_a_base_may_be_the_name_of_a_checkpoint_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "checkpoint-0").mkdir(parents=True)
+    for given, expected in (
+        ("checkpoint-0", "runs/checkpoint-0"),
+        ("models/pretrained", "models/pretrained"),
+        ("/models/pretrained", "/models/pretrained"),
+        ("s3://bucket/pretrained", "s3://bucket/pretrained"),
+    ):
+        spec = build_spec("runs", "v", {"base": given})
+        assert spec.base == (expected if "://" in expected else str(tmp_path / expected))
+    assert build_spec(["runs", "more"], "v", {"base": "checkpoint-0"}).base == str(tmp_path / "checkpoint-0")
+    job = JobArguments(ckpt_dir=Path("runs"), val_set=Path("v"), options={"base": Path("checkpoint-0")})
+    assert job.inputs == [Path("runs"), Path("v"), tmp_path / "runs" / "checkpoint-0"]

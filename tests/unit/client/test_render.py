@@ -199,3 +199,15 @@ def test_brackets_in_paths_and_messages_are_shown_as_they_are() -> None:
     assert "too much [out-of-memory]" in shown(record_summary(odd))
     assert "/data/[resnet]/run[/x]" in shown(record_summary(odd))
     assert "/data/[resnet]/run[/x]" in shown(jobs_table([odd]))
+
+
+def test_a_merge_curve_is_told_in_its_words_and_names_no_model() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("profile", 0.92, 0.3, 0.02)
+    curve = result("profile", *candidates, gain=0.02, gain_low=0.01, gain_high=0.03).model_copy(
+        update={"words": ("Averaging still pays at the end.", "Going on\nwould pay.")}
+    )
+    text = shown(result_summary(curve))
+    assert "Averaging still pays at the end.\nGoing on would pay." in text
+    assert "Curve: " in text
+    assert "Model: " not in text
+    assert "profile wins" not in text

@@ -12,14 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ladle_engine import METHODS, EngineError, average, candidate_state, rebuild
+from ladle_engine import EngineError, average, candidate_state, rebuild
 from ladle_engine import progress as events
 from ladle_engine.output.digests import sha256_of
 from ladle_engine.resume_state import ResumeState
-from tests.builders import make_checkpoints, make_inputs, make_val_set, quick_options
+from tests.builders import WITHOUT_BASE, make_checkpoints, make_inputs, make_val_set, quick_options
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 
-ALL = {"methods": list(METHODS), "options": quick_options(4)}
+ALL = {"methods": WITHOUT_BASE, "options": quick_options(4)}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "batch-norm"])
@@ -41,7 +41,7 @@ def test_every_method_is_a_candidate_and_the_winner_is_no_worse_than_the_best_ch
 ) -> None:
     _, (outcome, _) = made
     scores = {score.method: score for score in outcome.candidates}
-    assert list(scores) == list(METHODS)
+    assert list(scores) == WITHOUT_BASE
     assert outcome.gain >= 0
     assert scores[outcome.method].select["accuracy"] == max(score.select["accuracy"] for score in outcome.candidates)
     assert scores["best"].gain == 0
@@ -75,8 +75,11 @@ def test_the_report_is_strict_json_with_all_that_decided_the_result(made: tuple[
 
     report = json.loads((root / "out" / "report.json").read_text(), parse_constant=refuse)
     assert report["winner"] == outcome.method
-    assert [row["method"] for row in report["candidates"]] == list(METHODS)
-    assert [len(row["curve"]) for row in report["candidates"]] == [0] * 7 + [12] * 7
+    assert [row["method"] for row in report["candidates"]] == WITHOUT_BASE
+    trained = {name for name, options in quick_options(4).items() if "steps" in options}
+    curves = {row["method"]: len(row["curve"]) for row in report["candidates"]}
+    assert curves.pop("search") > 0, "a generation has a loss"
+    assert curves == {name: 12 if name in trained else 0 for name in WITHOUT_BASE if name != "search"}
     assert len(report["checkpoints"]) == 4
     fit, select = (report["splits"][name] for name in ("fit", "select"))
     assert [row["fit"]["examples"] for row in report["checkpoints"]] == [fit] * 4, "greedy soup sorts by all of them"
@@ -103,7 +106,7 @@ def test_every_candidate_rebuilds_bit_for_bit_and_the_winners_file_is_the_one_wr
     again = load_file(tmp_path / "again" / "model.safetensors")
     for name, tensor in written.items():
         assert torch.equal(tensor, again[name]), name
-    for method in METHODS:
+    for method in WITHOUT_BASE:
         state = candidate_state(recipe, root / "checkpoints", method)
         rebuild(recipe, root / "checkpoints", output=tmp_path / method, candidate=method)
         rebuilt = load_file(tmp_path / method / "model.safetensors")
@@ -142,7 +145,7 @@ def test_progress_tells_what_was_found_each_stage_each_candidate(made: tuple[Pat
     _, (_, seen) = made
     found = [event for event in seen if isinstance(event, events.CheckpointsFound)]
     assert [(len(event.names), event.task, event.dtype) for event in found] == [(4, "small-cnn", "float32")]
-    assert [event.score.method for event in seen if isinstance(event, events.CandidateScored)] == list(METHODS)
+    assert [event.score.method for event in seen if isinstance(event, events.CandidateScored)] == WITHOUT_BASE
     stages = [event.stage for event in seen if isinstance(event, events.StageStarted)]
     assert stages[0] == "discover"
     assert stages[-2:] == ["write", "verify"]
@@ -222,15 +225,16 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(data: Path, tmp
         return listen
 
     run(data, tmp_path / "whole", method_options=ALL)
-    for done in (2, 7):
+    until_given = WITHOUT_BASE.index("given") + 1
+    for done in (2, until_given):
         with pytest.raises(Interrupted):
             run(data, tmp_path / "out", method_options=ALL, state_dir=tmp_path / "state", progress=stop_after(done))
         assert not (tmp_path / "out").exists()
     again: list[Any] = []
     run(data, tmp_path / "out", method_options=ALL, state_dir=tmp_path / "state", progress=again.append)
     steps = [event.method for event in again if isinstance(event, events.StepDone) and event.stage == "train"]
-    # `given` was the seventh; the next had not been chosen yet.
-    assert set(steps) <= set(list(METHODS)[7:]), "the others' coefficients were saved"
+    # The one after `given` had not been chosen yet.
+    assert set(steps) <= set(WITHOUT_BASE[until_given:]), "the others' coefficients were saved"
     for name in ("model.safetensors", "coefficients.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

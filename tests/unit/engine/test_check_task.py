@@ -213,6 +213,22 @@ BROKEN: dict[str, tuple[type[ToyTask], str]] = {
         toy(evaluate=lambda self, model, batch: {"mse": torch.zeros(8)}),
         "so `loss` too, but returns `mse`",
     ),
+    "logits of one number": (
+        toy(logits=lambda self, model, batch: model(batch["x"])[:, 0]),
+        "`logits` of task `toy` must return one row of numbers per example, float32 [8, C] here, but returns float32",
+    ),
+    "one target": (
+        toy(targets=lambda self, batch: batch["y"].mean()),
+        "`targets` of task `toy` must return a tensor whose first dimension is the example, [8, ...] here",
+    ),
+    "another loss of logits": (
+        toy(of_logits=lambda self, logits, targets: {"loss": 2 * (logits - targets).square().mean(dim=1)}),
+        "`of_logits` of task `toy` must give the same mean loss as `loss`, but gives",
+    ),
+    "logits made float32": (
+        toy(of_logits=lambda self, logits, targets: {"loss": (logits - targets).square().mean(dim=1).float()}),
+        "one `loss` per example in the type of the logits, float64 [8] here, but returns float32 [8]",
+    ),
     "an error": (toy(loss=lambda self, model, batch: batch["labels"]), "KeyError: 'labels'"),
 }
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle_engine import METHODS, CheckpointError, Outcome, average, candidate_state, rebuild
+from ladle_engine import CheckpointError, Outcome, average, candidate_state, rebuild
 from ladle_engine.checkpoints import chunks, discover
 from ladle_engine.directions import buckets
 from ladle_engine.directions import checkpoint_directions as directions
@@ -24,7 +24,7 @@ from ladle_engine.directions.formats import BLOCK, ROW_PRECISIONS
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.tasks.examples import split
-from tests.builders import quick_options
+from tests.builders import WITHOUT_BASE, quick_options
 from tests.unit.engine.toy import ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 
@@ -56,7 +56,7 @@ def run(folder: Path, build: Any = plain_net, count: int = 5, **options: Any) ->
     chosen = options.pop("method_options", None)
     if chosen is None:
         given = quick_options(count, steps=6)
-        chosen = {"methods": list(METHODS), "options": given} if method == "auto" else given.get(method, {})
+        chosen = {"methods": WITHOUT_BASE, "options": given} if method == "auto" else given.get(method, {})
     return average(
         folder,
         folder,
@@ -100,7 +100,7 @@ def test_near_duplicates_and_a_rank_deficient_set_are_averaged_without_nan(tmp_p
 
     edit(folder, combined)
     outcome = run(folder)
-    assert {score.method for score in outcome.candidates} == set(METHODS)
+    assert {score.method for score in outcome.candidates} == set(WITHOUT_BASE)
     assert any("hold the same parameters, which count twice" in warning for warning in outcome.warnings)
     saved = json.loads((tmp_path / "out" / "coefficients.json").read_text())["candidates"]
     for method, entry in saved.items():
@@ -113,7 +113,7 @@ def test_two_checkpoints_are_enough_for_every_method_and_one_is_refused(tmp_path
     folder = tmp_path / "checkpoints"
     write_checkpoints(folder, plain_net, count=2)
     outcome = run(folder, count=2)
-    assert {score.method for score in outcome.candidates} == set(METHODS)
+    assert {score.method for score in outcome.candidates} == set(WITHOUT_BASE)
     (tmp_path / "out").rename(tmp_path / "two")
     (folder / "step-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="must hold at least 2 checkpoints") as caught:
@@ -184,7 +184,7 @@ def test_empty_scalar_integer_and_boolean_tensors_pass_through_every_method(tmp_
         folder, lambda index, state: {**state, "steps": torch.tensor(index), "mask": torch.tensor([True, False, True])}
     )
     outcome = run(folder, OddNet)
-    assert {score.method for score in outcome.candidates} == set(METHODS)
+    assert {score.method for score in outcome.candidates} == set(WITHOUT_BASE)
     for method in ("uniform", "twa-layerwise", "random"):
         state = candidate_state(tmp_path / "out", folder, method)
         assert state["none"].shape == (0, 4)
@@ -330,7 +330,7 @@ def test_what_is_judged_is_what_is_written_however_coarse_the_directions_are(
 ) -> None:
     write_checkpoints(tmp_path / "checkpoints", build)
     outcome = run(tmp_path / "checkpoints", build, precision=precision)
-    assert {score.method for score in outcome.candidates} == set(METHODS)
+    assert {score.method for score in outcome.candidates} == set(WITHOUT_BASE)
     for score in outcome.candidates:
         model = build()
         model.load_state_dict(candidate_state(tmp_path / "out", tmp_path / "checkpoints", score.method))

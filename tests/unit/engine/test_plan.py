@@ -31,7 +31,7 @@ from ladle_engine.resume_state import ResumeState
 from ladle_engine.storage import control_group
 from ladle_engine.subspace.first_reading import measure
 from ladle_engine.versions import versions
-from tests.builders import quick_options
+from tests.builders import WITHOUT_BASE, make_base, quick_options
 from tests.unit.engine.toy import TiedNet, ToyData, ToyTask, model_weights_for, norm_net, plain_net, write_checkpoints
 
 CPU = torch.device("cpu")
@@ -497,11 +497,16 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
 
     monkeypatch.setattr(candidates, "run_once", spying)
     options = quick_options(5, steps=3).get(method, {})
+    base = make_base(tmp_path / "base.safetensors", tmp_path / "checkpoints" / "step-0.safetensors")
     average(
-        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options
-    )
+        tmp_path / "checkpoints", tmp_path, output=tmp_path / "out", task=task, method=method, method_options=options,
+        base=None if method in WITHOUT_BASE else base,
+    )  # fmt: skip
     assert not trained_on
-    rows, rescaled = {"second-best", "last-k", "ema"}, {"twa", "twa-layerwise", "twa-gram-schmidt", "pca"}
+    rows, rescaled = (
+        {"second-best", "last-k", "ema", "wise-ft", "extrapolate"},
+        {"twa", "twa-layerwise", "twa-gram-schmidt", "pca"},
+    )
     assert not evaluated or method in rows | rescaled
     if method in rescaled:
         assert evaluated

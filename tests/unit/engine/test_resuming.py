@@ -25,6 +25,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "p-sgd": ("psgd", {"groups": "layers", "steps": 40}),
     "random": ("random", {"dimensions": 4, "groups": "layers", "prior": "learned"}),
     "random, from a greedy soup": ("random", {"dimensions": 4, "start": "greedy-soup"}),
+    "from a picked start": ("twa", {"start": "auto"}),
     "random, drawn anew": ("random", {"dimensions": 4, "groups": "layers", "redraw": True}),
 }
 

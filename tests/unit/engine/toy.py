@@ -91,7 +91,17 @@ class ToyTask:
         return (model(batch["x"]) - batch["y"]).square().mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        return {"loss": (model(batch["x"]) - batch["y"]).square().mean(dim=1)}
+        return self.of_logits(self.logits(model, batch), self.targets(batch))
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        outputs: Tensor = model(batch["x"])
+        return outputs
+
+    def targets(self, batch: Batch) -> Tensor:
+        return batch["y"]
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        return {"loss": (logits - targets).square().mean(dim=1)}
 
 
 class Interrupted(Exception):

@@ -121,3 +121,21 @@ def test_values_of_other_examples_are_not_called_comparable() -> None:
     unlike = comparison(first, second, ("a", "b")).sections[0].parts[0]
     assert "can be compared" in str(alike)
     assert "compare the gains" in str(unlike)
+
+
+def test_where_a_start_was_picked_the_report_says_which_and_what_came_of_it() -> None:
+    told = report()
+    losses = {"centre": 0.9, "best": 0.4, "cached-outputs": 0.3}
+    told["details"] = {
+        "twa": {"start": "cached-outputs", "fit_loss": losses, "examples": 256, "fell_back": False},
+        "cached-outputs": {"examples": 256, "loss_of_outputs": 0.25, "loss_of_weights": 0.3},
+    }
+    text = markdown(told)
+    assert "It started from cached-outputs, picked by the losses on the fit split (centre 0.9000, best 0.4000" in text
+    assert "best average of the checkpoints' outputs is 0.2500, and that of the average of their weights" in text
+    assert "Training made that worse" not in text
+    told["details"]["twa"]["fell_back"] = True
+    told["details"]["cached-outputs"]["loss_of_weights"] = None
+    text = markdown(told)
+    assert "Training made that worse, so it is the start itself." in text
+    assert "with the same coefficients is not finite, on 256 examples" in text

@@ -261,6 +261,9 @@ def test_paths_that_are_missing_or_outside_get_one_answer(
         _, code, detail = await refusal_of(service, adapters={"base_model": str(secret)})
         assert code == "path-not-allowed"
         assert "`adapters.base_model` must be an existing file or folder" in detail
+        _, code, detail = await refusal_of(service, base=str(secret))
+        assert code == "path-not-allowed"
+        assert "`base` must be an existing file or folder" in detail
         sets = {"clean": f"{service.data}/val", "noisy": str(secret), "far": "val"}
         _, code, detail = await refusal_of(service, val_set=sets)
         assert code == "path-not-allowed"

@@ -45,7 +45,7 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     spec = MINIMAL.model_validate_json(
         '{"ckpt_dir": "/c", "val_set": "/v", "method": {"name": "twa", "options": {"steps": 9}}, "seed": 5,'
         '"checkpoints": {"steps": [1, 2]}, "train_set": {"path": "/t", "use": "batchnorm"},'
-        '"adapters": {"space": "delta", "rank": 8, "base_model": "/b"},'
+        '"adapters": {"space": "delta", "rank": 8, "base_model": "/b"}, "base": "/a",'
         '"task": {"options": {"batch_size": 4}}, "resources": {"precision": "int8"}}'
     )
     arguments = average_arguments(spec)
@@ -54,7 +54,7 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     assert (arguments["steps"], arguments["seed"]) == ((1, 2), 5)
     assert (arguments["train_set_use"], arguments["precision"]) == ("batchnorm", "int8")
     assert (arguments["adapter_space"], arguments["adapter_rank"], arguments["adapter_error"]) == ("delta", 8, None)
-    assert not arguments.keys() & {"base_model", "train_set", "output", "ckpt_dir", "val_set"}, (
+    assert not arguments.keys() & {"base_model", "base", "train_set", "output", "ckpt_dir", "val_set"}, (
         "the agent resolves paths"
     )
 

@@ -103,6 +103,20 @@ def test_a_large_state_is_not_copied(disks: tuple[Disk, Disk], monkeypatch: pyte
     assert other.step is None
 
 
+def test_what_is_computed_anew_is_not_copied_and_makes_no_state_too_large(
+    disks: tuple[Disk, Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = disks
+    monkeypatch.setattr(state_copy, "MOST_BYTES", 100)
+    first = one.begin(1)
+    one.write(100)
+    (one.state / "key" / "outputs-single-0.pt").write_bytes(bytes(1000))
+    first.send()
+    other.begin(2)
+    assert other.step == 100
+    assert [path.name for path in other.state.rglob("*.pt")] == ["twa.pt"]
+
+
 def test_a_copy_writes_nowhere_else(disks: tuple[Disk, Disk], tmp_path: Path) -> None:
     _, other = disks
     other.kept |= {"/attempt": "1", "../stray": "AAAA", "/stray": "AAAA", "key/ok.pt": "AAAA"}

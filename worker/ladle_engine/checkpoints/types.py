@@ -198,11 +198,15 @@ class CheckpointSet:
     """All hold the same weights."""
     adapters: AdapterSet | None = None
     """None for whole models."""
+    base: Checkpoint | None = None
+    """The ancestor of all, such as the pretrained model: not one of the K, and a row of its own in coefficients."""
 
     def __post_init__(self) -> None:
         # Every checkpoint is to answer to the reference's names, whatever prefixes its own file has.
         asked = tuple(replace(checkpoint, like=self.tensors) for checkpoint in self.checkpoints)
         object.__setattr__(self, "checkpoints", asked)
+        if self.base is not None:
+            object.__setattr__(self, "base", replace(self.base, like=self.tensors))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -212,6 +216,17 @@ class CheckpointSet:
         """The same set with only these checkpoints, in this order."""
         by_name = {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
         return replace(self, checkpoints=tuple(by_name[name] for name in names))
+
+    @property
+    def with_base(self) -> CheckpointSet:
+        """The same set with its base as the first checkpoint, as coefficients have it; itself where it has none."""
+        return self if self.base is None else replace(self, checkpoints=(self.base, *self.checkpoints), base=None)
+
+    def rows_of(self, names: Sequence[str]) -> CheckpointSet:
+        """The set whose checkpoints these are, in this order: itself, or with its base."""
+        rows = self if len(names) == len(self.checkpoints) else self.with_base
+        assert rows.names == tuple(names)
+        return rows
 
     @property
     def reference(self) -> Checkpoint:

@@ -37,6 +37,8 @@ class CentredChunk:
     elements: slice
     centre_C: Tensor
     directions_KC: Tensor
+    base_C: Tensor | None = None
+    """The base minus `c`, where there is one."""
 
 
 Keep = Callable[[int, CentredChunk], None]
@@ -46,10 +48,16 @@ Fill = Callable[[Sequence[Bucket], Keep], None]
 """Reads all chunks of some buckets."""
 
 
-def centred(elements: slice, weights_KC: Tensor) -> CentredChunk:
-    """Takes the memory of `weights_KC`, float64."""
-    centre_C = weights_KC.mean(dim=0)
-    return CentredChunk(elements=elements, centre_C=centre_C, directions_KC=weights_KC.sub_(centre_C))
+def centred(elements: slice, weights_KC: Tensor, has_base: bool = False) -> CentredChunk:
+    """Takes the memory of `weights_KC`, float64. The first row may be the base's, which does not count as one of K."""
+    centre_C = weights_KC[has_base:].mean(dim=0)
+    weights_KC.sub_(centre_C)
+    return CentredChunk(
+        elements=elements,
+        centre_C=centre_C,
+        directions_KC=weights_KC[has_base:],
+        base_C=weights_KC[0] if has_base else None,
+    )
 
 
 class Directions(Protocol):
@@ -166,11 +174,13 @@ def open_directions(
     return directions
 
 
-def fill_directions(readers: Sequence[TensorReader], buckets: Sequence[Bucket], keep: Keep) -> None:
-    """Reads every bucket of every checkpoint once, in the order of the files."""
+def fill_directions(
+    readers: Sequence[TensorReader], buckets: Sequence[Bucket], keep: Keep, *, has_base: bool = False
+) -> None:
+    """Reads every bucket of every checkpoint once, in the order of the files. The first reader may be the base's."""
     filled = [index for index, bucket in enumerate(buckets) if bucket.pieces]
     filled.sort(key=lambda index: position_of(buckets[index].pieces[0], readers[-1]))
     chunks = ((index, *chunk) for index in filled for chunk in read_chunks(readers, buckets[index], torch.float64))
     with read_ahead(chunks) as ready:
         for index, elements, weights_KC in ready:
-            keep(index, centred(elements, weights_KC))
+            keep(index, centred(elements, weights_KC, has_base))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +13,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import CheckpointError, TaskError
 from ladle_engine.evaluation.evaluate import Evaluation, evaluate, per_example
+from ladle_engine.evaluation.kept_outputs import KeptOutputs
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Metric
 from ladle_engine.tasks.examples import Examples
@@ -79,6 +80,8 @@ class Evaluations:
         self._collectives = collectives
         self._state = state
         self._served_in = served_in
+        self.kept: KeptOutputs | None = None
+        """What single checkpoints put out on the fit split, where that is kept."""
         self._known = {
             digest: _Known(
                 statistics=saved["statistics"],
@@ -183,9 +186,40 @@ class Evaluations:
             known = self._extend(coefficients, split, end, metric)
         return known
 
+    def begin_keeping(self, num_checkpoints: int) -> None:
+        """From now on, what single checkpoints put out on the fit split is kept, for a task that `gives_logits`."""
+        self.kept = KeptOutputs(
+            model=self._model,
+            examples=self._splits["fit"],
+            round_ends=self.rounds["fit"],
+            num_checkpoints=num_checkpoints,
+            collectives=self._collectives,
+            state=self._state,
+            served_in=self._served_in,
+        )
+
+    def keep_outputs(self, coefficients: Coefficients, metric: Metric) -> int:
+        """Collective: evaluates a single checkpoint on so many examples of the fit split as outputs are kept of, and
+        returns their number: 0 where the model puts out too much for it. Raises as `first`."""
+        assert self.kept is not None
+        if not self.kept.knows_most:
+            self._place_in_model(coefficients)
+        if end := self.kept.most_examples():
+            self.first(coefficients, "fit", end, metric)
+            if not self.kept.are_kept(coefficients, end):
+                # It was evaluated before, and the file is lost.
+                self._place_in_model(coefficients)
+                self.kept.evaluate(coefficients, 0, end)
+        return end
+
     def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
         """Those that were made for a model that was evaluated exactly."""
         return self._record(coefficients, exactly=True).statistics or {}
+
+    def forget_statistics(self, models: Iterable[Coefficients]) -> None:
+        """Those that were made for models that are not going to be written."""
+        for coefficients in models:
+            self._record(coefficients).statistics = None
 
     def save(self) -> None:
         """Into the resume state: one file, whatever the number of checkpoints."""
@@ -229,15 +263,28 @@ class Evaluations:
         start = _size(known)
         if start >= end:
             return
-        more = evaluate(
-            self._model, examples.at(slice(start, end)), self._collectives,
-            generated=generated, served_in=self._served_in,
-        )  # fmt: skip
-        self.num_judged += end - start
+        kept_to = self._kept_to(key, coefficients)
+        stop = min(end, kept_to) if start < kept_to else end
+        if self.kept is not None and start < kept_to:
+            more = self.kept.evaluate(coefficients, start, stop)
+        else:
+            more = evaluate(
+                self._model, examples.at(slice(start, stop)), self._collectives,
+                generated=generated, served_in=self._served_in,
+            )  # fmt: skip
+        self.num_judged += stop - start
         _check(more, coefficients, split)
         record.on[key] = more if known is None else known.and_then(more)
+        if stop < end:
+            self._extend_kind(record, coefficients, split, end, generated)
         if self._state.is_due() and time.monotonic() >= self._save_not_before:
             self.save()
+
+    def _kept_to(self, key: str, coefficients: Coefficients) -> int:
+        """Of how many of the first examples what the model puts out is kept. It must hold the checkpoint."""
+        is_kept = self.kept is not None and key == "fit" and coefficients.single() is not None
+        is_kept = is_kept and not coefficients.base
+        return self.kept.most_examples() if self.kept is not None and is_kept else 0
 
 
 def _key(split: str, generated: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle_engine.distributed.collectives import Collectives
-from ladle_engine.tasks.base import Batch, Generates, Metric, Task
+from ladle_engine.tasks.base import Batch, Generates, GivesLogits, Metric, Task
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.joined import Strata
 
@@ -112,6 +112,29 @@ def per_example(metric: Metric, *, num_sets: int) -> str | None:
     return metric.per_example if num_sets == 1 or metric.of is None else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a model puts out for N examples, in their order."""
+
+    logits_NC: Tensor
+    """float16"""
+    targets: Tensor
+    """See `GivesLogits`."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.logits_NC)
+
+    def first(self, count: int) -> Outputs:
+        return Outputs(logits_NC=self.logits_NC[:count], targets=self.targets[:count])
+
+    def and_then(self, more: Outputs) -> Outputs:
+        """With the examples that follow."""
+        return Outputs(
+            logits_NC=torch.cat([self.logits_NC, more.logits_NC]), targets=torch.cat([self.targets, more.targets])
+        )
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -129,21 +152,60 @@ def evaluate(
 
     With `served_in` the model's products are made in this type, as where it will be served; losses stay float32.
     """
+    names = statistics_of(examples.task.metrics, generated=generated)
+
+    def rows(batch: Batch) -> dict[str, Tensor]:
+        return _rows(_scored(examples.task, model, batch, generated), names)
+
+    values = _of_all(model, examples, collectives, served_in, rows)
+    return Evaluation(metrics=examples.task.metrics, values=values, strata=examples.strata)
+
+
+@torch.no_grad()
+def evaluate_and_keep(
+    model: nn.Module, examples: Examples, collectives: Collectives, *, served_in: torch.dtype | None = None
+) -> tuple[Evaluation, Outputs]:
+    """Collective: the same, and what the model puts out. The task must be one that `gives_logits`."""
+    task, names = cast(GivesLogits, examples.task), statistics_of(examples.task.metrics, generated=False)
+    largest = torch.finfo(torch.float16).max
+
+    def rows(batch: Batch) -> dict[str, Tensor]:
+        logits, targets = task.logits(model, batch), task.targets(batch)
+        kept = {_LOGITS: logits.clamp(-largest, largest).to("cpu", torch.float16), _TARGETS: targets.to("cpu")}
+        return {**_rows(task.of_logits(logits, targets), names), **kept}
+
+    values = _of_all(model, examples, collectives, served_in, rows)
+    outputs = Outputs(logits_NC=values.pop(_LOGITS), targets=values.pop(_TARGETS))
+    return Evaluation(metrics=examples.task.metrics, values=values, strata=examples.strata), outputs
+
+
+_LOGITS, _TARGETS = "logits, kept", "targets, kept"
+"""No statistic has such a name."""
+
+
+def _rows(scored: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: scored[name].detach().to(device="cpu", dtype=torch.float64) for name in names}
+
+
+def _of_all(
+    model: nn.Module,
+    examples: Examples,
+    collectives: Collectives,
+    served_in: torch.dtype | None,
+    rows: Callable[[Batch], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Collective: what `rows` makes of each batch, for all examples in their order."""
     model.eval()
-    task = examples.task
     batches = examples.batch_positions()
     rank, size = collectives.rank, collectives.size
-    names = statistics_of(task.metrics, generated=generated)
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(batches), size):
         dealt = first + rank < len(batches)
         indices = examples.indices[batches[first + rank] if dealt else batches[0][:1]]
         with collectives.translate_collective_errors(), _served_in(served_in, examples.device):
-            scored = _scored(task, model, examples.batch(indices), generated)
-            for name in names:
-                rows = scored[name].detach().to(device="cpu", dtype=torch.float64)
+            for name, found in rows(examples.batch(indices)).items():
                 # A rank that is dealt nothing at all needs to know the shape of a row.
-                parts[name].append(rows if dealt else rows[:0])
+                parts.setdefault(name, []).append(found if dealt else found[:0])
     dealt_to = [torch.cat([batches[0][:0], *batches[each::size]]) for each in range(size)]
     lengths = [len(dealt) for dealt in dealt_to]
     order = torch.cat(dealt_to)
@@ -152,7 +214,7 @@ def evaluate(
         gathered = collectives.all_gather(torch.cat(part), lengths)
         values[name] = torch.empty_like(gathered)
         values[name][order] = gathered
-    return Evaluation(metrics=task.metrics, values=values, strata=examples.strata)
+    return values
 
 
 def statistics_of(metrics: Sequence[Metric], *, generated: bool) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ class FixedMethod:
     def grouping(self, options: Any) -> Grouping | None:
         return None
 
+    def uses_base(self, options: Any) -> bool:
+        return False
+
 
 class TrainedMethod(FixedMethod):
     """For methods whose options have `start` and `groups`."""
@@ -71,6 +74,10 @@ class Method(Protocol):
 
     def grouping(self, options: Any) -> Grouping | None:
         """How it groups tensors; None for the whole model."""
+        ...
+
+    def uses_base(self, options: Any) -> bool:
+        """Whether it needs the checkpoints' ancestor, and may give it a weight."""
         ...
 
     def choose(self, context: MethodContext, options: Any) -> Choice:

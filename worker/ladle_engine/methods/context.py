@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ladle_engine.checkpoints.readers import open_checkpoint
-from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.checkpoints.types import Checkpoint, CheckpointSet
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.errors import CheckpointError, MethodError
@@ -27,12 +27,14 @@ from ladle_engine.model.local_shard import local_part
 from ladle_engine.output.adapter_result import AdapterOutput
 from ladle_engine.output.overflow import largest, limit, too_large
 from ladle_engine.placements.base import REPLICATED
+from ladle_engine.placements.base_row import add_base
 from ladle_engine.placements.model_weights import ModelWeights
 from ladle_engine.progress import Pace, ProgressCallback
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.subspace.geometry import Geometry
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.examples import Examples
+from ladle_engine.tasks.guard import gives_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Choice:
     """The training loss of every step, for trained methods."""
     course: Mapping[str, Any] | None = None
     """How training went, as plain JSON; see `training.path.Course`. None where no coefficients of checkpoints were."""
+    details: Mapping[str, Any] | None = None
+    """What else the report says of this choice, as plain JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,12 @@ class Plan:
     """Of all of `with_starts`."""
     mixes: bool
     """Whether any of `with_starts` may choose anything but a single checkpoint."""
+    keeps_outputs: bool
+    """Whether any of `with_starts` combines what the checkpoints put out."""
     weight_vectors: int
     """The most vectors of the model's size that one of them keeps besides the directions."""
+    uses_base: bool = False
+    """Whether any of `with_starts` needs the checkpoints' ancestor."""
 
 
 def served_in(output_dtypes: Mapping[str, torch.dtype], device: torch.device) -> torch.dtype | None:
@@ -138,6 +146,8 @@ class MethodContext:
             seed=self.seed,
             served_in=served_in(self.output_dtypes, self.select.device),
         )
+        if self.plan.keeps_outputs and gives_logits(self.task):
+            self.evaluations.begin_keeping(len(self.checkpoints.names))
 
     def close(self) -> None:
         self.weights.close()
@@ -150,20 +160,37 @@ class MethodContext:
         """Whole-model coefficients."""
         return Coefficients.whole_model(self.checkpoints.names, self.binding.floating, alpha_K)
 
+    def coefficients_with_base(self, base_G: Tensor, own_KG: Tensor, groups: Groups) -> Coefficients:
+        """With a weight for the base; without its row where it has none, because such a model may be known already."""
+        has_base = bool(base_G.any())
+        return Coefficients(
+            checkpoints=(self.checkpoints.with_base if has_base else self.checkpoints).names,
+            groups=groups.names,
+            group_of=groups.of,
+            alpha_KG=torch.cat([base_G[None], own_KG]) if has_base else own_KG,
+            base=has_base,
+        )
+
     def one_checkpoint(self, index: int) -> Coefficients:
         alpha_K = torch.zeros(len(self.checkpoints.names), dtype=torch.float64)
         alpha_K[index] = 1.0
         return self.coefficients(alpha_K)
 
-    def not_its_own(self, index: int) -> list[str]:
+    def not_its_own(self, checkpoint: Checkpoint) -> list[str]:
         """The tensors that a checkpoint has from another one even where it is judged alone: it has none that fit."""
-        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
+        with open_checkpoint(checkpoint) as reader:
             return [name for name in self.checkpoints.taken if not self.checkpoints.has_own(reader, name)]
+
+    def single_of(self, coefficients: Coefficients) -> Checkpoint | None:
+        """The only checkpoint that takes part, or the base; None for a mixture."""
+        single = coefficients.single()
+        rows = self.checkpoints.rows_of(coefficients.checkpoints)
+        return None if single is None else rows.checkpoints[single]
 
     def tensors_taken(self, coefficients: Coefficients) -> dict[str, int]:
         """Of a model with these coefficients, how many of its tensors are another checkpoint's as they are, by that
         checkpoint's name: none of a single one, but for those that it has not itself."""
-        single = coefficients.single()
+        single = self.single_of(coefficients)
         names = self.checkpoints.taken if single is None else self.not_its_own(single)
         return dict(Counter(self.checkpoints.taken[name] for name in names))
 
@@ -182,7 +209,7 @@ class MethodContext:
         files: for a mixture, where the directions are coarser than float32.
         """
         ranks = SingleProcess() if alone else self.collectives
-        single = coefficients.single()
+        single = self.single_of(coefficients)
         if single is not None:
             self._load_single(single, coefficients, exactly, ranks)
             return {}
@@ -193,7 +220,10 @@ class MethodContext:
         if placement is None or (exactly and self.weights.coarse()):
             self.weights.exact.load(coefficients)
         else:
-            placement.load_weights(coefficients.alpha_KG, groups)
+            placement.load_weights(coefficients.own_KG, groups)
+            if coefficients.base_G is not None:
+                assert self.checkpoints.base is not None, "the coefficients are of its set"
+                add_base(self.checkpoints.base, self.binding.parameters, coefficients.base_G, groups)
         if coefficients.random is not None:
             for name, parameter in self.binding.parameters.items():
                 local, start = local_part(parameter)
@@ -211,9 +241,11 @@ class MethodContext:
             raise MethodError("non-finite-loss", self._too_large("the average", peaks))
         return recomputed
 
-    def _load_single(self, index: int, coefficients: Coefficients, exactly: bool, ranks: Collectives) -> None:
-        with open_checkpoint(self.checkpoints.checkpoints[index]) as reader:
-            if self.weights.holds_singles and not exactly:
+    def _load_single(
+        self, checkpoint: Checkpoint, coefficients: Coefficients, exactly: bool, ranks: Collectives
+    ) -> None:
+        with open_checkpoint(checkpoint) as reader:
+            if self.weights.holds_singles and not exactly and not coefficients.base:
                 groups = Groups(names=coefficients.groups, of=dict(coefficients.group_of))
                 self.weights.placement(groups).load_weights(coefficients.alpha_KG, groups)
             elif not self.weights.exact.load_awaited(coefficients):
@@ -223,8 +255,8 @@ class MethodContext:
             self._holds_own = True
         rounded = (self.binding.parameters, self.binding.statistics, self.binding.constants)
         if peaks := {name: peak for tensors in rounded for name, peak in self._round(tensors, ranks).items()}:
-            name = self.checkpoints.names[index]
-            raise CheckpointError("non-finite-weights", self._too_large(f"checkpoint `{name}`", peaks))
+            whose = f"checkpoint `{checkpoint.name}`"
+            raise CheckpointError("non-finite-weights", self._too_large(whose, peaks))
 
     @property
     def each_places_alone(self) -> bool:
@@ -236,7 +268,7 @@ class MethodContext:
         """The precision of the directions from which a model is placed now, where it is not quite what will be written:
         a checkpoint itself is only rounded to float32."""
         if coefficients.single() is not None:
-            return "float32" if self.weights.holds_singles else None
+            return "float32" if self.weights.holds_singles and not coefficients.base else None
         return self.weights.coarse()
 
     def load_shared(self, ranks: Collectives | None = None) -> None:
@@ -322,10 +354,11 @@ class MethodContext:
         self.weights.close()
         return self.weights.exact.awaiting(mixtures)
 
-    def judge(self, coefficients: Coefficients) -> Judged:
+    def judge(self, coefficients: Coefficients, *, save: bool = True) -> Judged:
         """Collective: values on the select split and on the first round of the fit split.
 
-        Of the weights that will be written, whatever precision the directions have. What is known stays known.
+        Of the weights that will be written, whatever precision the directions have. What is known stays known, with
+        `save` also after a crash.
         """
         wanted = {
             # It is only shown, which is not worth generating text for.
@@ -335,7 +368,8 @@ class MethodContext:
             },
         }
         on = self.evaluations.exactly(coefficients, wanted)
-        self.evaluations.save()
+        if save:
+            self.evaluations.save()
         return Judged(
             fit=on["fit"],
             select=on["select"],

@@ -9,11 +9,13 @@ from typing import Any
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Plan
-from ladle_engine.methods.registry import AUTO, AUTO_METHODS, METHODS
-from ladle_engine.methods.trained import CENTRE, ONE_WEIGHT, bad_start
+from ladle_engine.methods.registry import AUTO, AUTO_METHODS, BASE_METHODS, METHODS
+from ladle_engine.methods.starts import CENTRE, ONE_WEIGHT, OUTPUTS, PICKED, SOUP, bad_start
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group, whole_model
 from ladle_engine.options import did_you_mean, option, parse_options
+from ladle_engine.tasks.base import Task
+from ladle_engine.tasks.guard import gives_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,8 @@ class AutoOptions:
     options: dict[str, dict[str, Any]] = option({}, "options by method: {`twa`: {`steps`: 200}}")
 
 
-def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
-    """What runs, `best` always.
+def plan_methods(name: str, options: Mapping[str, Any], *, has_base: bool = False) -> Plan:
+    """What runs, `best` always. Of checkpoints with a base, `auto` also runs what needs one, unless it is told.
 
     Raises `MethodError` for a method, or an option of one, that does not exist.
     """
@@ -35,7 +37,8 @@ def plan_methods(name: str, options: Mapping[str, Any]) -> Plan:
         auto = parse_options(
             AutoOptions, options, owner="method `auto`", error=MethodError, code="invalid-method-options"
         )
-        wanted, given = auto.methods, dict[str, Any](auto.options)
+        more = BASE_METHODS if has_base and "methods" not in options else ()
+        wanted, given = [*auto.methods, *more], dict[str, Any](auto.options)
     else:
         wanted, given = [name], {name: options}
     fields = ("methods", "options") if name == AUTO else ("method=", "method=")
@@ -77,7 +80,10 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         with_starts=tuple(needed),
         groupings=tuple(grouping for grouping in groupings if grouping is not None),
         mixes=any(METHODS[name].mixes for name in needed),
+        keeps_outputs=OUTPUTS in needed
+        or (SOUP in needed and any(METHODS[name].starts_from(options[name]) == PICKED for name in needed)),
         weight_vectors=max(METHODS[name].weight_vectors for name in needed),
+        uses_base=any(METHODS[name].uses_base(options[name]) for name in needed),
     )
 
 
@@ -99,11 +105,23 @@ def refuse_bad_starts(plan: Plan, checkpoint_names: Sequence[str]) -> None:
     """Raises `MethodError` for a `start` that is no checkpoint and no method, or that leads back to where it began."""
     for name in plan.with_starts:
         passed = [name]
-        while (start := _start(plan, passed[-1])) is not None and start != CENTRE and start not in checkpoint_names:
-            _refuse_start(passed[-1], start, checkpoint_names)
+        while (start := _start(plan, passed[-1])) not in (None, CENTRE, PICKED, *checkpoint_names):
+            assert start is not None
+            _refuse_start(plan, passed[-1], start, checkpoint_names)
             if start in passed:
                 _refuse_circle(passed[passed.index(start) :])
             passed.append(start)
+
+
+def refuse_missing_logits(plan: Plan, task: Task) -> None:
+    """Raises `MethodError` where a method combines what the checkpoints put out, and the task does not say what that
+    is."""
+    if OUTPUTS in plan.with_starts and not gives_logits(task):
+        raise MethodError(
+            "invalid-method-options",
+            f"Method `{OUTPUTS}` must have a task whose loss is convex in what a model puts out, such as the "
+            f"classification of images or texts, but the task is `{task.name}`. Leave the method out.",
+        )
 
 
 def refuse_bad_options(plan: Plan, binding: Binding, checkpoint_names: Sequence[str]) -> None:
@@ -144,14 +162,14 @@ def _groups(plan: Plan, name: str, binding: Binding) -> Groups:
     return whole_model(binding) if grouping is None else group(binding, grouping)
 
 
-def _refuse_start(method: str, start: str, checkpoint_names: Sequence[str]) -> None:
+def _refuse_start(plan: Plan, method: str, start: str, checkpoint_names: Sequence[str]) -> None:
     if start == method:
         raise bad_start(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
     if start in METHODS:
-        if not METHODS[start].combines_checkpoints:
-            raise bad_start(method, "be a combination of checkpoints", f"`{start}`, one of random directions")
+        if not METHODS[start].combines_checkpoints or METHODS[start].uses_base(plan.options[start]):
+            raise bad_start(method, "be a combination of checkpoints and nothing else", f"`{start}`, which is more")
         return
-    known = [*checkpoint_names, *METHODS]
+    known = [PICKED, *checkpoint_names, *METHODS]
     begun = [name for name in known if name.startswith(start)]
     raise bad_start(
         method,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.methods.trained import CENTRE, as_choice, start_of, trainer_for
+from ladle_engine.methods.starts import CENTRE, START_HELP, never_below_start, start_of
+from ladle_engine.methods.trained import as_choice, trainer_for
 from ladle_engine.model.groups import HELP, Grouping, Groups, group
 from ladle_engine.model.local_shard import local_part
 from ladle_engine.options import option
@@ -40,7 +41,7 @@ class PsgdOptions:
     warmup_fraction: float = option(
         0.0, "share of the steps in which the learning rate rises", at_least=0.0, at_most=1.0
     )
-    start: str = option(CENTRE, "where training begins: centre, a checkpoint's name, or another method's name")
+    start: str = option(CENTRE, START_HELP)
     groups: Grouping = option("model", HELP)
     basis: str = option(
         "gram-schmidt",
@@ -126,7 +127,7 @@ class Psgd(TrainedMethod):
         ending = Ending(how="steps", best_at=lowest_smoothed(losses))
         course = Course(path=path, losses=losses, prior={"kind": "none"}, ending=ending)
         trained = Trained(weights_KG=alpha_0_KG + centred(u_KG), course=course)
-        return as_choice(context, self.name, groups, trained)
+        return never_below_start(context, options.start, as_choice(context, self.name, groups, trained))
 
 
 def centred(u_KG: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from ladle_engine.directions.random_directions import RandomDirections
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, start_of, trainer_for
+from ladle_engine.methods.starts import never_below_start, start_of
+from ladle_engine.methods.trained import MAX_PRIOR, MIN_PRIOR, PRIOR_HELP, TrainedOptions, trainer_for
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import Groups, group
 from ladle_engine.options import option
@@ -83,7 +84,7 @@ class RandomBases(TrainedMethod):
         placement.close()
         described = [f"{options.dimensions} directions"]
         described += [f"{len(groups)} groups"] * (len(groups) > 1) + ["re-drawn"] * options.redraw
-        return Choice(
+        choice = Choice(
             coefficients=Coefficients(
                 checkpoints=start.checkpoints,
                 groups=start.groups,
@@ -94,6 +95,7 @@ class RandomBases(TrainedMethod):
             label=f"{self.name} ({', '.join(described)})",
             losses=losses,
         )
+        return never_below_start(context, options.start, choice)
 
     def _redrawn(
         self,

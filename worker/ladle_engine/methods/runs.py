@@ -26,6 +26,7 @@ def _load(context: MethodContext, method: str) -> Choice | None:
         label=saved["label"],
         losses=saved["losses"],
         course=saved["course"],
+        details=saved.get("details"),
     )
 
 
@@ -38,6 +39,7 @@ def _run(context: MethodContext, method: str) -> Choice:
             "label": choice.label,
             "losses": choice.losses,
             "course": choice.course,
+            "details": choice.details,
         },
     )
     return choice

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-import torch
 from torch import Tensor
 
-from ladle_engine.coefficients import Coefficients
+from ladle_engine.coefficients import SUM_TOLERANCE, Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.methods.starts import CENTRE, PICKED, START_HELP, pick_start
 from ladle_engine.model.groups import HELP, Grouping, Groups
 from ladle_engine.options import option
 from ladle_engine.placements.base import Placement
+from ladle_engine.placements.base_row import OnBase
 from ladle_engine.subspace.prior import LEARNED
 from ladle_engine.training.settings import OPTIMISERS, SCHEDULES, TrainSettings
 from ladle_engine.training.train import Trained
 from ladle_engine.training.trainer import Trainer
-
-CENTRE = "centre"
 
 PRIOR_HELP = (
     f"how far from the start coefficients are expected, in directions' lengths: a number (smaller pulls back harder), "
@@ -76,7 +75,7 @@ class TrainedOptions:
         at_least=0.0,
         at_most=1e6,
     )
-    start: str = option(CENTRE, "where training begins: centre, a checkpoint's name, or another method's name")
+    start: str = option(CENTRE, START_HELP)
     groups: Grouping = option("model", HELP)
 
     def check(self, owner: str) -> None:
@@ -114,50 +113,25 @@ class TrainedOptions:
         )
 
 
-def start_of(context: MethodContext, method: str, start: str, groups: Groups) -> Tensor:
-    """Collective: float64 K x G. `start` is a name that `refuse_bad_starts` lets through."""
-    K = len(context.checkpoints.names)
-    if start == CENTRE:
-        return torch.full((K, len(groups)), 1.0 / K, dtype=torch.float64)
-    if start in context.checkpoints.names:
-        alpha_KG = torch.zeros(K, len(groups), dtype=torch.float64)
-        alpha_KG[context.checkpoints.names.index(start)] = 1.0
-        return alpha_KG
-    return _regroup(method, context.choice_of(start).coefficients, groups)
-
-
-def _regroup(method: str, coefficients: Coefficients, groups: Groups) -> Tensor:
-    """The same weights, a column for each of `groups`."""
-    columns: list[Tensor | None] = [None] * len(groups)
-    for name, group in groups.of.items():
-        column_K = coefficients.of(name)
-        known_K = columns[group]
-        if known_K is not None and not torch.equal(known_K, column_K):
-            raise bad_start(method, ONE_WEIGHT, f"one with several in the group `{groups.names[group]}`")
-        columns[group] = column_K
-    return torch.stack([column_K for column_K in columns if column_K is not None], dim=1)
-
-
-ONE_WEIGHT = "have one weight for each checkpoint in every group, which finer `groups` may give"
-
-
-def bad_start(method: str, rule: str, value: str, hint: str = "") -> MethodError:
-    return MethodError("invalid-method-options", f"`start` of method `{method}` must {rule}, but is {value}.{hint}")
-
-
 def trainer_for(
     context: MethodContext,
     method: str,
     groups: Groups,
     placement: Placement | None = None,
     statistics_alpha_KG: Tensor | None = None,
+    base_G: Tensor | None = None,
 ) -> Trainer:
-    """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows."""
+    """Collective. `statistics_alpha_KG` are the checkpoints' weights where those trained are of other rows; `base_G` is
+    what the base counts all the time."""
     context.load_shared()
+    placement = placement or context.weights.placement(groups)
+    if base_G is not None:
+        assert context.checkpoints.base is not None
+        placement = OnBase(placement, context.checkpoints.base, context.binding.parameters, base_G)
     return Trainer(
         method=method,
         model=context.binding.model,
-        placement=placement or context.weights.placement(groups),
+        placement=placement,
         statistics=context.statistics.policy,
         load_statistics=lambda weights_KG: context.statistics.policy.load_weights(
             weights_KG if statistics_alpha_KG is None else statistics_alpha_KG, groups
@@ -175,8 +149,10 @@ OWN_MOVES = (1.0, 0.5, 1.5)
 """What `rescaled` tries; of equals, the first."""
 
 
-def rescaled(context: MethodContext, method: str, groups: Groups, alpha_0_KG: Tensor, trained: Trained) -> Trained:
-    """Collective: the select split picks how far the result goes.
+def rescaled(
+    context: MethodContext, method: str, groups: Groups, start: str, alpha_0_KG: Tensor, trained: Trained
+) -> Choice:
+    """Collective: the select split picks how far the result goes; from a picked start, perhaps not at all.
 
     First the move as a whole, then what each group's differs from the mean over groups: two numbers, from a few that
     are fixed. What is trained on few examples tends to go too far, and groups the more so; the fit split cannot tell.
@@ -192,9 +168,11 @@ def rescaled(context: MethodContext, method: str, groups: Groups, alpha_0_KG: Te
         contenders = [_coefficients(context, groups, alpha_KG) for alpha_KG in tried]
         return context.race(contenders, stage="evaluate", method=method, by_loss=True)
 
-    whole = WHOLE_MOVES[best([moved(whole, 1.0) for whole in WHOLE_MOVES])]
-    own = OWN_MOVES[best([moved(whole, own) for own in OWN_MOVES])] if len(groups) > 1 else 1.0
-    return replace(trained, weights_KG=moved(whole, own))
+    moves = (*WHOLE_MOVES, 0.0) if start == PICKED else WHOLE_MOVES
+    whole = moves[best([moved(whole, 1.0) for whole in moves])]
+    own = OWN_MOVES[best([moved(whole, own) for own in OWN_MOVES])] if len(groups) > 1 and whole else 1.0
+    choice = as_choice(context, method, groups, replace(trained, weights_KG=moved(whole, own)))
+    return choice if start != PICKED else replace(choice, details=pick_start(context).to_json(fell_back=not whole))
 
 
 def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trained) -> Choice:
@@ -208,6 +186,16 @@ def as_choice(context: MethodContext, method: str, groups: Groups, trained: Trai
 
 
 def _coefficients(context: MethodContext, groups: Groups, alpha_KG: Tensor) -> Coefficients:
+    base_G = rest_of(alpha_KG)
+    if base_G is not None:
+        return context.coefficients_with_base(base_G, alpha_KG, groups)
     return Coefficients(
         checkpoints=context.checkpoints.names, groups=groups.names, group_of=groups.of, alpha_KG=alpha_KG
     )
+
+
+def rest_of(alpha_KG: Tensor) -> Tensor | None:
+    """float64 [G]: what is missing to a sum of 1 and is the base's; None where nothing is."""
+    rest_G = 1 - alpha_KG.sum(dim=0)
+    rest_G[rest_G.abs() <= SUM_TOLERANCE] = 0.0
+    return rest_G if bool(rest_G.any()) else None

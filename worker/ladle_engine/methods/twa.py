@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext
+from ladle_engine.methods.starts import never_below_start, start_of
 from ladle_engine.methods.trained import (
     MAX_PRIOR,
     MIN_PRIOR,
@@ -16,7 +20,7 @@ from ladle_engine.methods.trained import (
     TrainedOptions,
     as_choice,
     rescaled,
-    start_of,
+    rest_of,
     trainer_for,
 )
 from ladle_engine.model.binding import Binding
@@ -49,6 +53,13 @@ class TwaOptions(SubspaceOptions):
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseOptions(TwaOptions):
     groups: Grouping = option("layers", HELP)
+    ramp: float | None = option(
+        None,
+        "start, and expect, the first layer at this share of the way from the base, the last at all of it, and those "
+        "between in proportion (LiNeS); needs `base`",
+        at_least=0.0,
+        at_most=1.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +88,22 @@ class Twa(TrainedMethod):
         """`options` are of the method's own type."""
         return BASES[options.basis]
 
+    def start(self, context: MethodContext, options: Any, groups: Groups) -> Tensor:
+        """Collective: float64 K x G, around which the prior lies."""
+        return start_of(context, self.name, options.start, groups)
+
     def choose(self, context: MethodContext, options: SubspaceOptions) -> Choice:
         groups = group(context.binding, options.groups)
         subspace = self._subspace(context, options, groups)
-        trainer = trainer_for(context, self.name, groups)
+        trainer = trainer_for(context, self.name, groups, base_G=rest_of(subspace.alpha_0_KG))
         trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
         if options.rescale:
-            trained = rescaled(context, self.name, groups, subspace.alpha_0_KG, trained)
-        return as_choice(context, self.name, groups, trained)
+            return rescaled(context, self.name, groups, options.start, subspace.alpha_0_KG, trained)
+        return never_below_start(context, options.start, as_choice(context, self.name, groups, trained))
 
     def _subspace(self, context: MethodContext, options: SubspaceOptions, groups: Groups) -> Linear | Layered:
         make_basis = self.basis(options)
-        alpha_0_KG = start_of(context, self.name, options.start, groups)
+        alpha_0_KG = self.start(context, options, groups)
         device = context.fit.device
         own = make_basis(context.geometry, groups).on(device)
         if len(groups) == 1 or not options.shared:
@@ -106,6 +121,21 @@ class TwaLayerwise(Twa):
     )
     reference: ClassVar[str] = "Li et al. 2023, Trainable Weight Averaging, section 4.3"
     options_type: ClassVar[type] = LayerwiseOptions
+
+    def uses_base(self, options: LayerwiseOptions) -> bool:
+        return options.ramp is not None
+
+    def check(self, options: LayerwiseOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
+        if options.ramp is not None and len(group(binding, options.groups)) == 1:
+            raise MethodError(
+                "invalid-method-options",
+                f"`ramp` of method `{self.name}` must be left out with a single group, which has no depth, but is "
+                f"{options.ramp}.",
+            )
+
+    def start(self, context: MethodContext, options: LayerwiseOptions, groups: Groups) -> Tensor:
+        alpha_0_KG = super().start(context, options, groups)
+        return alpha_0_KG if options.ramp is None else alpha_0_KG * depth_ramp(options.ramp, len(groups))
 
 
 class TwaGramSchmidt(Twa):
@@ -151,6 +181,11 @@ class PcaSubspace(Twa):
             )
 
 
+def depth_ramp(first: float, count: int) -> Tensor:
+    """float64 [G]: `alpha + beta (l - 1)/(L - 1)` for layer l of L, from `first` to 1 (Wang et al. 2024, LiNeS)."""
+    return torch.linspace(first, 1.0, count, dtype=torch.float64)
+
+
 class LearnedSoup(TrainedMethod):
     name: ClassVar[str] = "learned-soup"
     summary: ClassVar[str] = "Trains convex coefficients: a softmax, so none is negative."
@@ -161,7 +196,7 @@ class LearnedSoup(TrainedMethod):
 
     def choose(self, context: MethodContext, options: LearnedSoupOptions) -> Choice:
         groups = group(context.binding, options.groups)
-        alpha_0_KG = start_of(context, self.name, options.start, groups)
+        alpha_0_KG = start_of(context, self.name, options.start, groups, none_negative=True)
         if float(alpha_0_KG.min()) < 0:
             raise MethodError(
                 "invalid-method-options",
@@ -171,4 +206,5 @@ class LearnedSoup(TrainedMethod):
         subspace = Convex(alpha_0_KG=alpha_0_KG)
         trainer = trainer_for(context, self.name, groups)
         trained = train(trainer, subspace, options.settings(context.seed, trainer.batches_per_pass))
-        return as_choice(context, self.name, groups, trained)
+        choice = as_choice(context, self.name, groups, trained)
+        return never_below_start(context, options.start, choice, none_negative=True)

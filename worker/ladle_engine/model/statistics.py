@@ -83,7 +83,7 @@ class AveragedStatistics:
         averaged = [name for name, buffer in self._buffers.items() if id(buffer) not in no_mean]
         own = {id(buffer) for buffer in self._buffers.values()}
         self._vectors = [each for each in vectors if id(each.u) in own]
-        with open_all(checkpoints) as readers:
+        with open_all(checkpoints.with_base) as readers:
             self._values_KP = {
                 name: torch.stack([reader.read(name).reshape(-1).to(torch.float64) for reader in readers])
                 for name in averaged
@@ -98,7 +98,9 @@ class AveragedStatistics:
     def load_weights(self, alpha_KG: Tensor, groups: Groups) -> None:
         for name, values_KP in self._values_KP.items():
             buffer = self._buffers[name]
-            buffer.copy_((_convex(alpha_KG[:, groups.of[name]]) @ values_KP).view_as(buffer))
+            # The base's are the first, and most mixtures have none of it.
+            mean_P = _convex(alpha_KG[:, groups.of[name]]) @ values_KP[-len(alpha_KG) :]
+            buffer.copy_(mean_P.view_as(buffer))
         for name, values in self._reference.items():
             self._buffers[name].copy_(values)
         for each in self._vectors:

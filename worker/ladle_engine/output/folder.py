@@ -19,6 +19,8 @@ REPORT_FILE = "report.json"
 
 STATISTICS_FILE = "statistics.safetensors"
 
+CURVE_FILE = "curve.json"
+
 FORMAT_VERSION = 1
 
 

@@ -132,6 +132,8 @@ def _coefficients(rule: _Rules, entry: Mapping[str, Any]) -> Coefficients:
         draws = random["weights"]
         rows = len(draws[0]) if isinstance(draws, list) and draws and isinstance(draws[0], list) else 0
         rule.must(_is_table(draws, (None, rows, len(groups))), "have weights for each draw, row and group")
+    rule.must(entry.get("base", False) in (True, False), "say whether the first checkpoint is the base")
+    rule.must(entry.get("base") is not True or len(names) > 1, "have checkpoints besides the base, but does not")
     return Coefficients.from_json(entry)
 
 

@@ -63,7 +63,7 @@ def open_base(checkpoints: CheckpointSet, given: Path | None, *, has_model: bool
         raise TaskError(
             "model-mismatch", f"`base_model=` must be the folder of the base model, but `{folder}` is none."
         )
-    stored = discover(folder, names=[_weights_in(folder)])
+    stored = discover(folder, names=[weights_in(folder, "base_model")])
     return Base(stored=stored, described=_described(checkpoints, stored, names_task))
 
 
@@ -82,7 +82,8 @@ def _named_by_adapters(checkpoints: CheckpointSet) -> Path:
     )
 
 
-def _weights_in(folder: Path) -> str:
+def weights_in(folder: Path, argument: str) -> str:
+    """The name of the only model in a folder. Raises `TaskError` (model-mismatch) where there is none, or several."""
     candidates, _ = scan(sources_of(folder))
     names = [each.checkpoint.name for each in candidates]
     usual = [name for name in WEIGHTS_IN_FOLDER if name in names] or (names if len(names) == 1 else [])
@@ -90,7 +91,7 @@ def _weights_in(folder: Path) -> str:
         there = ", ".join(f"`{name}`" for name in names[:5]) or "none"
         raise TaskError(
             "model-mismatch",
-            f"`base_model=` must be a folder with the weights of one model, such as `model.safetensors`, but "
+            f"`{argument}=` must be a folder with the weights of one model, such as `model.safetensors`, but "
             f"`{folder}` holds {there}.",
         )
     return usual[0]

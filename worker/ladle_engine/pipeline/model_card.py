@@ -54,6 +54,7 @@ def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str
             "",
             "## Made from",
             *[f"- {code(name)}" for name in names],
+            *([f"- {code(report['base']['name'])}, from which these were trained"] if "base" in report else []),
             "",
             *_warnings(report),
             f"Made by Ladle {report['versions']['ladle']}. All figures are in `report.json`.",

@@ -17,13 +17,15 @@ from ladle_engine.distributed.collectives import current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
-from ladle_engine.methods.plan import refuse_bad_starts
+from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
+from ladle_engine.pipeline.along.choices import PROFILE
+from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.prepare import choose_metric
-from ladle_engine.pipeline.request import Request
+from ladle_engine.pipeline.request import CURVE, Request
 from ladle_engine.pipeline.splits import open_splits
 from ladle_engine.progress import StageStarted, Warned, ignore, warnings_to
 from ladle_engine.resume_state import ResumeState, job_key, same_everywhere
@@ -41,7 +43,10 @@ def opened(request: Request) -> Iterator[Job]:
     """
     collectives = current_collectives()
     on_event = Listener(progress=request.progress if collectives.rank == 0 else ignore)
-    plan = plan_methods(request.method, request.method_options or {})
+    # What a curve offers as a model is an average over a window.
+    method = PROFILE if request.kind == CURVE else request.method
+    plan = plan_methods(method, request.method_options or {}, has_base=request.base is not None)
+    refuse_unused(plan.uses_base, plan.methods, request.base)
     # A diagnosis mixes checkpoints whatever the methods do.
     plan = replace(plan, mixes=plan.mixes or request.diagnose)
     refuse_existing(Path(request.output), may_be_empty=not request.commit)
@@ -59,7 +64,7 @@ def opened(request: Request) -> Iterator[Job]:
             names_task=request.task is not None,
         )
         seen = checkpoints if base is None else base.described
-        readers = open_files.enter_context(open_all(checkpoints))
+        readers = open_files.enter_context(open_all(checkpoints.with_base))
         if is_far():
             # The mirror tells the caller itself.
             on_event.clock.enter("fetch")
@@ -70,6 +75,7 @@ def opened(request: Request) -> Iterator[Job]:
         if base is not None and base.stored is not None:
             inputs.add_all(inputs_of(base.stored, open_files.enter_context(open_all(base.stored))))
         task = choose_task(seen, request.task, request.task_options or {}, on_event)
+        refuse_missing_logits(plan, task)
         own = {"batch_size": task.batch_size, "task": identity_of(task)}
         add_data(inputs, request.data_paths)
         splits = open_splits(request, task, seen)
@@ -121,19 +127,25 @@ def _with_checkpoints(paths: Sequence[Path]) -> Path | None:
 
 
 def _discovered(request: Request) -> CheckpointSet:
-    found = discover(
-        request.ckpt_dir,
-        pattern=request.pattern,
-        exclude=request.exclude,
-        last=request.last,
-        steps=request.steps,
-        order=request.order,
-        use_ema=request.use_ema,
-        like=request.like,
-        skip_tensors=request.skip_tensors,
-        take_from=request.take_from,
-        component=request.component,
-    )
+    def find_without(names: Sequence[str]) -> CheckpointSet:
+        given = (request.exclude,) if isinstance(request.exclude, str) else tuple(request.exclude or ())
+        return discover(
+            request.ckpt_dir,
+            pattern=request.pattern,
+            exclude=[*given, *names] or None,
+            last=request.last,
+            steps=request.steps,
+            order=request.order,
+            use_ema=request.use_ema,
+            like=request.like,
+            skip_tensors=request.skip_tensors,
+            take_from=request.take_from,
+            component=request.component,
+        )
+
+    found = find_without(())
+    if request.base is not None:
+        found = with_ancestor(found, request.base, find_without)
     checkpoints = in_space(found, request.adapter_space)
     if checkpoints.adapters is None:
         refuse_for_whole_models(request.adapter_space, request.adapter_rank, request.adapter_error, request.base_model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -28,6 +28,7 @@ from ladle_engine.model.statistics import NoStatistics
 from ladle_engine.options import did_you_mean
 from ladle_engine.output.adapter_result import adapter_output
 from ladle_engine.output.recipe import output_dtypes
+from ladle_engine.pipeline.ancestor import refuse_base_as_checkpoint
 from ladle_engine.pipeline.base_model import bind_with_base
 from ladle_engine.pipeline.first_batch import check_first_batch
 from ladle_engine.pipeline.job import Job
@@ -60,15 +61,19 @@ class BoundModel:
     """Cut over the ranks by FSDP2."""
 
 
-def prepare(job: Job) -> MethodContext:
-    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions."""
+OpenWeights = Callable[[Job, BoundModel, Mapping[str, torch.dtype]], ModelWeights]
+"""Collective: plans memory, and says what fills the model; the types are those in which tensors are written."""
+
+
+def prepare(job: Job, open_weights: OpenWeights) -> MethodContext:
+    """Collective: builds the model, plans memory, and reads all files once: checks them and fills the directions, if
+    `open_weights` keeps any."""
     job.on_event(StageStarted(stage="check"))
     check_headers(job.checkpoints, job.on_event)
     tell_of_strangers(job)
     model = bind_model(job)
-    memory_plans = plan_memory(job, model)
     dtypes = output_dtypes(job.checkpoints, job.request.dtype, model.binding.aliases)
-    weights = open_weights(job, model, memory_plans, dtypes)
+    weights = open_weights(job, model, dtypes)
     return MethodContext(
         plan=job.plan,
         run_method=run_once,
@@ -238,6 +243,7 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
         job.inputs.refuse_changed(folders=False)
         job.inputs.know(read.digests)
         job.record.confirm(job.inputs)
+    refuse_base_as_checkpoint(job.checkpoints, read.geometry)
     names = job.checkpoints.names
     for one, other in read.geometry.duplicates():
         job.on_event(
@@ -249,11 +255,9 @@ def read_first(job: Job, weights: ModelWeights) -> Geometry:
     return read.geometry
 
 
-def open_weights(
-    job: Job, model: BoundModel, memory_plans: Sequence[MemoryPlan], dtypes: Mapping[str, torch.dtype]
-) -> ModelWeights:
-    """What fills the model."""
-    binding = model.binding
+def with_directions(job: Job, model: BoundModel, dtypes: Mapping[str, torch.dtype]) -> ModelWeights:
+    """Collective: what fills the model from directions, kept as memory allows."""
+    memory_plans, binding = plan_memory(job, model), model.binding
     return ModelWeights(
         checkpoints=job.checkpoints,
         binding=binding,

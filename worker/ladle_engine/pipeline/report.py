@@ -25,6 +25,7 @@ from ladle_engine.output.folder import COEFFICIENTS_FILE, FORMAT_VERSION, REPORT
 from ladle_engine.output.model_writer import copy_side_files, verify_model, write_model
 from ladle_engine.output.recipe import Recipe
 from ladle_engine.pipeline.adapter_report import adapters_json, notes_on
+from ladle_engine.pipeline.base_report import base_json, base_weights_json
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.card_facts import card_facts
 from ladle_engine.pipeline.card_pictures import write_pictures
@@ -78,7 +79,7 @@ def write_output(
     Raises `OutputError` (disk-full), `OSError` from a disk that fills up meanwhile, or `EngineError` (inputs-changed).
     """
     recipe = Recipe(
-        checkpoints=context.checkpoints,
+        checkpoints=context.checkpoints.rows_of(winner.choice.coefficients.checkpoints),
         coefficients=winner.choice.coefficients,
         output_dtypes=context.output_dtypes,
         statistics=winner.judged.statistics,
@@ -86,7 +87,7 @@ def write_output(
     metadata = {"ladle_version": installed_version("ladle"), "ladle_method": winner.method} | {
         f"ladle_{key}": value for key, value in run.provenance.items()
     }
-    with open_all(context.checkpoints) as readers:
+    with open_all(recipe.checkpoints) as readers:
         hashed = HashedReaders(readers, recipe.files(readers))
         written = as_written(recipe, hashed.readers, context.adapter_output)
         digests = write_model(
@@ -102,24 +103,29 @@ def write_output(
     verify_model(folder, written.recipe, digests, context.on_event)
     copy_side_files(context.checkpoints, folder, run.inputs)
     digests |= written.write_config(folder)
-    _write_statistics(folder, candidates)
+    write_statistics(folder, candidates)
     inputs = inputs_json(context.checkpoints, run)
-    _write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
+    write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     adapters = adapters_json(context.checkpoints, written, run.base, run.inputs.digests)
     for note in notes_on(adapters, winner.method, context.adapter_output):
         context.on_event(Warned(message=note))
     report = report_json(context, candidates, winner, run, digests, inputs) | adapters
     report["card"] = card_facts(context.checkpoints, context.task.name, output_format)
     figures = write_pictures(folder, report, context.on_event)
-    report["files"] |= _digests(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
-    _write_json(folder / REPORT_FILE, report)
+    report["files"] |= digests_in(folder, [COEFFICIENTS_FILE, STATISTICS_FILE, *map(picture_file, figures)])
+    write_json(folder / REPORT_FILE, report)
     (folder / "README.md").write_text(in_far_names(model_card(report, figures)))
-    _write_page(folder, context.on_event)
+    write_page(folder, context.on_event)
+    return sizes_in(folder)
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Its files, with their sizes in bytes."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _write_page(folder: Path, on_event: ProgressCallback) -> None:
+def write_page(folder: Path, on_event: ProgressCallback) -> None:
     """A page that cannot be drawn is no reason to lose the model."""
     try:
         text = page(json.loads((folder / REPORT_FILE).read_text()))
@@ -137,7 +143,7 @@ def inputs_json(checkpoints: CheckpointSet, run: Run) -> dict[str, Any]:
     return {
         "checkpoints": {
             checkpoint.name: {path.name: digests[path] for path in checkpoint.files}
-            for checkpoint in checkpoints.checkpoints
+            for checkpoint in checkpoints.with_base.checkpoints
         },
         "side_files": {name: digests[path] for path, name in side_files.items()},
         "data": {name: _data_json(path, run.inputs) for name, path in run.data.items()},
@@ -209,7 +215,8 @@ def report_json(
         "candidates": [
             {
                 **asdict(candidate.score),
-                "coefficients": candidate.choice.coefficients.alpha_KG.T.tolist(),
+                "coefficients": candidate.choice.coefficients.own_KG.T.tolist(),
+                **base_weights_json(candidate.choice.coefficients),
                 "groups": list(candidate.choice.coefficients.groups),
                 "statistics": context.statistics.of(candidate.choice.coefficients),
                 "curve": candidate.choice.losses,
@@ -226,10 +233,11 @@ def report_json(
                 "select": _known(context, index, "select"),
                 "distance_to_centre": float(length),
                 "files": inputs["checkpoints"][checkpoint.name],
-                "not_its_own": context.not_its_own(index),
+                "not_its_own": context.not_its_own(checkpoint),
             }
             for index, (checkpoint, length) in enumerate(zip(context.checkpoints.checkpoints, lengths_K, strict=True))
         ],
+        **base_json(context, inputs["checkpoints"]),
         "geometry": {
             "distances": context.geometry.distances_KK().tolist(),
             "cosines": context.geometry.cosines_KK().tolist(),
@@ -244,6 +252,7 @@ def report_json(
             context, [each["checkpoint"] for each in (run.diagnosis or {}).get("segments", ())]
         ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
+        "details": {each.method: each.choice.details for each in candidates if each.choice.details is not None},
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
@@ -282,12 +291,12 @@ def _known(context: MethodContext, index: int, split: str) -> dict[str, Any] | N
     return {"examples": len(evaluation), "means": evaluation.scores()}
 
 
-def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def digests_in(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Of those files that are there."""
     return {name: sha256_of(folder / name) for name in names if (folder / name).exists()}
 
 
-def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
+def write_statistics(folder: Path, candidates: list[Candidate]) -> None:
     """Recomputed statistics are no sum of the checkpoints': kept under `<method>/<tensor>`.
 
     Two methods that chose the same have one set of tensors, and a file takes no tensor twice: hence copies.
@@ -304,6 +313,6 @@ def _write_statistics(folder: Path, candidates: list[Candidate]) -> None:
         COUNTS.wrote(len(content))
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     # A NaN is no JSON: better an error here than a file that half the readers refuse.
     path.write_text(in_far_names(json.dumps(value, indent=1, allow_nan=False)) + "\n")

@@ -18,6 +18,7 @@ from ladle_engine.methods import AUTO
 from ladle_engine.output.folder import OUTPUT_FORMATS, SAFETENSORS
 from ladle_engine.output.recipe import OUTPUT_DTYPES
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.along.schedule import SHAPES, CurveOptions
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, ignore
 from ladle_engine.tasks.base import Task
@@ -25,6 +26,10 @@ from ladle_engine.tasks.base import Task
 COEFFICIENTS, BATCHNORM, ENTROPY = "coefficients", "batchnorm", "entropy"
 TRAIN_SET_USES = (COEFFICIENTS, BATCHNORM, ENTROPY)
 """With entropy the training set needs no labels (AdaMerging, Yang et al. 2024)."""
+
+AVERAGE, CURVE = "average", "curve"
+KINDS = (AVERAGE, CURVE)
+"""Of jobs. A curve has no model, and says how good the best average is along the run."""
 
 FIRST, MEAN = "first", "mean"
 """Of several validation sets: the first one judges, or the mean of all."""
@@ -50,6 +55,10 @@ class Request:
     ckpt_dir: CkptDir = field(metadata=DECIDING_PATH)
     val_set: PathLike | Mapping[str, PathLike] = field(metadata=DECIDING_PATH)
     output: PathLike
+    kind: str = field(default=AVERAGE, metadata=DECIDES)
+    curve_every: int | None = field(default=None, metadata=DECIDES)
+    curve_shapes: Sequence[str] = field(default=(), metadata=DECIDES)
+    curve_windows: int = field(default=1, metadata=DECIDES)
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
     task: str | type[Task] | Task | None = None
@@ -64,6 +73,7 @@ class Request:
     adapter_rank: int | None = field(default=None, metadata=DECIDES)
     adapter_error: float | None = field(default=None, metadata=DECIDES)
     base_model: PathLike | None = field(default=None, metadata=DECIDING_PATH)
+    base: PathLike | None = field(default=None, metadata=DECIDING_PATH)
     use_ema: bool = field(default=False, metadata=DECIDES)
     like: str | None = field(default=None, metadata=DECIDES)
     skip_tensors: str | Sequence[str] | None = field(default=None, metadata=DECIDES)
@@ -90,9 +100,9 @@ class Request:
 
     def __post_init__(self) -> None:
         paths_of(self.ckpt_dir)
-        for name in ("val_set", "output", "base_model", "train_set", "state_dir"):
+        for name in ("val_set", "output", "base_model", "base", "train_set", "state_dir"):
             path = getattr(self, name)
-            may_be_absent = name in ("base_model", "train_set", "state_dir")
+            may_be_absent = name in ("base_model", "base", "train_set", "state_dir")
             if name == "val_set" and isinstance(path, Mapping):
                 _refuse_sets(path)
             elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
@@ -103,6 +113,7 @@ class Request:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False, but is {getattr(self, name)!r}.")
         for name, value, known in (
+            ("kind", self.kind, KINDS),
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
             ("output_format", self.output_format, OUTPUT_FORMATS),
@@ -113,6 +124,22 @@ class Request:
             raise ValueError(f"`select_fraction` must be between 0 and 1, but is {self.select_fraction!r}.")
         for name, number, least in (("seed", self.seed, 0), ("max_shard_bytes", self.max_shard_bytes, 1)):
             refuse_number(name, number, least)
+
+        self._refuse_other_kind()
+
+    def _refuse_other_kind(self) -> None:
+        """What asks for an average, of a curve."""
+        self.curve_options.refuse_bad()
+        if self.kind != CURVE:
+            return
+        for name, usual in (("method", AUTO), ("method_options", None), ("diagnose", False), ("no_set_worse", False)):
+            if (given := getattr(self, name)) not in (usual, {}):
+                raise ValueError(f"`{name}` must be {usual!r} with `kind` {CURVE}, but is {given!r}.")
+
+    @property
+    def curve_options(self) -> CurveOptions:
+        """Of a merge curve."""
+        return CurveOptions(every=self.curve_every, shapes=self.curve_shapes or SHAPES, windows=self.curve_windows)
 
     @property
     def val_sets(self) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.statistics import RecomputedStatistics
 from ladle_engine.pipeline.candidates import Candidate
@@ -14,7 +15,7 @@ def tensors_json(context: MethodContext, winner: Candidate) -> dict[str, Any]:
     """How many tensors of the result are of each kind, and why the copied ones are (reason -> how many)."""
     why = Counter[str]()
     averaged = recomputed = 0
-    single = winner.choice.coefficients.single()
+    single = context.single_of(winner.choice.coefficients)
     made_anew = _recomputed(context, winner)
     for name in context.output_dtypes:
         if name in made_anew:
@@ -39,10 +40,10 @@ def _recomputed(context: MethodContext, winner: Candidate) -> set[str]:
     return {name for name, buffer in context.binding.statistics.items() if id(buffer) in of_norms}
 
 
-def _why_copied(context: MethodContext, name: str, single: int | None) -> str:
+def _why_copied(context: MethodContext, name: str, single: Checkpoint | None) -> str:
     checkpoints = context.checkpoints
     if single is not None and name not in checkpoints.taken:
-        return f"the result is the checkpoint {checkpoints.names[single]} itself"
+        return f"the result is the checkpoint {single.name} itself"
     if name in checkpoints.taken:
         return f"left out of the average, from {checkpoints.taken[name]}"
     if name in context.binding.unused:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
@@ -26,7 +27,7 @@ class ExactWeights:
     """Fills this rank's elements of the model's parameters."""
 
     def __init__(self, checkpoints: CheckpointSet, binding: Binding) -> None:
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints.with_base
         self._parameters = binding.parameters
         self._awaited: list[Coefficients] = []
         self._held: dict[str, dict[str, Tensor]] = {}
@@ -65,9 +66,8 @@ class ExactWeights:
         mixtures = [first, *awaited][: max(int(room), 1)]
         for mixture in mixtures:
             self._held[mixture.digest] = {name: torch.empty(size) for name, size in sizes.items()}
-        used = [
-            k for k in range(len(self._checkpoints.names)) if any(bool(each.alpha_KG[k].any()) for each in mixtures)
-        ]
+        alpha_MKG = [self._all_rows(each) for each in mixtures]
+        used = [k for k in range(len(self._checkpoints.names)) if any(bool(alpha[k].any()) for alpha in alpha_MKG)]
         with open_all(self._checkpoints) as opened:
             readers = [opened[k] for k in used]
             buckets = make_buckets(self._parameters, lambda name: tuple(each.group_of[name] for each in mixtures))
@@ -75,10 +75,17 @@ class ExactWeights:
             chunks = ((bucket, *chunk) for bucket in buckets for chunk in read_chunks(readers, bucket, torch.float64))
             with read_ahead(chunks) as ready:
                 for bucket, elements, weights_KC in ready:
-                    alpha_MK = torch.stack([each.of(bucket.pieces[0].name)[used] for each in mixtures])
+                    name = bucket.pieces[0].name
+                    columns = zip(mixtures, alpha_MKG, strict=True)
+                    alpha_MK = torch.stack([alpha[used, each.group_of[name]] for each, alpha in columns])
                     summed_MC = alpha_MK @ weights_KC
                     for piece in bucket.cut(elements.start, elements.stop).pieces:
                         start = piece.start - local_part(self._parameters[piece.name])[1]
                         for mixture, summed_C in zip(mixtures, summed_MC, strict=True):
                             held = self._held[mixture.digest][piece.name][start : start + piece.length]
                             held.copy_(summed_C[piece.offset : piece.offset + piece.length])
+
+    def _all_rows(self, mixture: Coefficients) -> Tensor:
+        """Its weights with a row for the base, also where it has none of it."""
+        missing = len(self._checkpoints.names) - len(mixture.checkpoints)
+        return pad(mixture.alpha_KG, (0, 0, missing, 0))

@@ -64,11 +64,13 @@ class FirstReading:
         device: torch.device | None = None,
     ) -> None:
         self._checkpoints = checkpoints
+        self._rows = checkpoints.with_base
+        self._has_base = checkpoints.base is not None
         self._binding = binding
         self._on_event = on_event
         self._collectives = collectives or SingleProcess()
         self._device = device or torch.device("cpu")
-        self._files = [path for checkpoint in checkpoints.checkpoints for path in checkpoint.files]
+        self._files = [path for checkpoint in self._rows.checkpoints for path in checkpoint.files]
         self._sums: GeometrySums
         self._differ: bool
         self._digests: dict[Path, str]
@@ -88,7 +90,7 @@ class FirstReading:
         own_files = self._files[self._collectives.rank :: self._collectives.size]
         tied = {*self._binding.aliases, *self._binding.aliases.values()}
         try:
-            with open_all(self._checkpoints) as readers:
+            with open_all(self._rows) as readers:
                 hashed = HashedReaders(readers, own_files, tied)
                 self._read(readers, hashed, buckets, keep, copies)
                 self._check_others(readers)
@@ -115,7 +117,9 @@ class FirstReading:
 
     def _begin(self) -> None:
         """Anew: an attempt that ran out of memory ended within the files."""
-        self._sums = GeometrySums(self._binding, len(self._checkpoints.checkpoints), self._device)
+        self._sums = GeometrySums(
+            self._binding, len(self._checkpoints.checkpoints), self._device, has_base=self._has_base
+        )
         self._differ = False
         self._digests = {}
         self._error = None
@@ -143,26 +147,30 @@ class FirstReading:
             read_bytes += sum(self._checkpoints.tensors[piece.name].dtype.itemsize * piece.length for piece in pieces)
             pace.step(number, amount=len(readers) * read_bytes)
 
-        fill_directions(hashed.readers, buckets, see)
+        fill_directions(hashed.readers, buckets, see, has_base=self._has_base)
 
     def _check(self, readers: Sequence[TensorReader], pieces: Sequence[Piece], chunk: CentredChunk) -> None:
         # A NaN or an infinity of any checkpoint is in the mean of all.
-        if not math.isfinite(float(chunk.centre_C.sum())):
+        total = chunk.centre_C.sum() if chunk.base_C is None else chunk.base_C.sum()
+        if not math.isfinite(float(total)):
             for piece in pieces:
-                refuse_non_finite(self._checkpoints, readers, piece.name)
+                refuse_non_finite(self._rows, readers, piece.name)
         self._differ = self._differ or rows_differ(chunk.directions_KC)
 
     def _check_others(self, readers: Sequence[TensorReader]) -> None:
         """Statistics and counters, which are small, and this rank's share of what is left out of the average."""
+        own = readers[self._has_base :]
         left_out = list(self._binding.constants)[self._collectives.rank :: self._collectives.size]
         for name in (*self._binding.statistics, *self._binding.unused, *left_out):
             if self._checkpoints.tensors[name].is_averaged:
-                self._differ = check_tensor(self._checkpoints, readers, name) or self._differ
-        self._differ = self._differ or any(differs(name, readers) for name in self._binding.counters)
+                self._differ = check_tensor(self._checkpoints, own, name) or self._differ
+                if self._has_base:
+                    refuse_non_finite(self._rows, readers, name)
+        self._differ = self._differ or any(differs(name, own) for name in self._binding.counters)
 
     def _check_ties(self, readers: Sequence[TensorReader], hashed: HashedReaders, own_files: Sequence[Path]) -> None:
         """What the model ties must be equal in every file, or averaging would silently drop one of the two."""
-        for number, (checkpoint, reader) in enumerate(zip(self._checkpoints.checkpoints, readers, strict=True)):
+        for number, (checkpoint, reader) in enumerate(zip(self._rows.checkpoints, readers, strict=True)):
             if checkpoint.files[0] not in own_files:
                 continue
             for alias, name in self._binding.aliases.items():

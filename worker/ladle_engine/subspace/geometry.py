@@ -35,9 +35,28 @@ class Geometry:
     """`(w_i - c)^T (w_j - c)`."""
     centre_squared_T: Tensor
     """`|c|^2`."""
+    to_base_TK: Tensor | None = None
+    """`(w_i - c)^T (b - c)` for the base b, where there is one."""
+    base_squared_T: Tensor | None = None
+    """`|b - c|^2`."""
 
     def gram_GKK(self, groups: Groups) -> Tensor:
         return _sum_by_group(self.gram_TKK, self.names, groups)
+
+    def gram_from_base_GKK(self, groups: Groups) -> Tensor:
+        """`(w_i - b)^T (w_j - b)`, for checkpoints with a base b."""
+        assert self.to_base_TK is not None
+        assert self.base_squared_T is not None
+        to_base_GK = _sum_by_group(self.to_base_TK, self.names, groups)
+        base_G11 = _sum_by_group(self.base_squared_T, self.names, groups)[:, None, None]
+        return self.gram_GKK(groups) - to_base_GK[:, :, None] - to_base_GK[:, None, :] + base_G11
+
+    def distances_to_base_K(self) -> Tensor:
+        """`|w_i - b|` over the whole model, for checkpoints with a base b."""
+        assert self.to_base_TK is not None
+        assert self.base_squared_T is not None
+        own_K = self.gram_TKK.sum(dim=0).diagonal()
+        return (own_K - 2 * self.to_base_TK.sum(dim=0) + self.base_squared_T.sum()).clamp(min=0).sqrt()
 
     def lengths_KG(self, groups: Groups) -> Tensor:
         """`d_i = |w_i - c|`."""
@@ -84,12 +103,15 @@ def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> T
 class GeometrySums:
     """What a `Geometry` is added up from, chunk by chunk."""
 
-    def __init__(self, binding: Binding, num_checkpoints: int, device: torch.device) -> None:
+    def __init__(self, binding: Binding, num_checkpoints: int, device: torch.device, *, has_base: bool = False) -> None:
         self._names = tuple(binding.parameters)
         self._index = {name: t for t, name in enumerate(self._names)}
         self._device = device
         self._gram_TKK = torch.zeros(len(self._names), num_checkpoints, num_checkpoints, dtype=torch.float64)
         self._centre_squared_T = torch.zeros(len(self._names), dtype=torch.float64)
+        self._has_base = has_base
+        self._to_base_TK = torch.zeros(len(self._names), num_checkpoints, dtype=torch.float64)
+        self._base_squared_T = torch.zeros_like(self._centre_squared_T)
 
     def add(self, pieces: Sequence[Piece], chunk: CentredChunk) -> None:
         """`pieces` are those of the chunk, with offsets in it."""
@@ -99,6 +121,10 @@ class GeometrySums:
             t, part_KC, part_C = self._index[piece.name], directions_KC[:, elements], centre_C[elements]
             self._gram_TKK[t] += (part_KC @ part_KC.T).cpu()
             self._centre_squared_T[t] += float(part_C @ part_C)
+            if chunk.base_C is not None:
+                base_C = chunk.base_C.to(self._device)[elements]
+                self._to_base_TK[t] += (part_KC @ base_C).cpu()
+                self._base_squared_T[t] += float(base_C @ base_C)
 
     def over_ranks(self, collectives: Collectives) -> Geometry:
         """Collective."""
@@ -106,4 +132,6 @@ class GeometrySums:
             names=self._names,
             gram_TKK=collectives.all_reduce(self._gram_TKK),
             centre_squared_T=collectives.all_reduce(self._centre_squared_T),
+            to_base_TK=collectives.all_reduce(self._to_base_TK) if self._has_base else None,
+            base_squared_T=collectives.all_reduce(self._base_squared_T) if self._has_base else None,
         )

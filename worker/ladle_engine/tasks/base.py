@@ -121,6 +121,29 @@ class TrainsUnlabelled(Protocol):
         ...
 
 
+@runtime_checkable
+class GivesLogits(Protocol):
+    """A task whose loss is convex in what the model puts out, as cross-entropy is in the logits.
+
+    What its checkpoints put out can then be kept, and combined without any model: see `ladle_engine.training.outputs`.
+    `evaluate(model, batch)` must be `of_logits(logits(model, batch), targets(batch))`, and its loss the one that is
+    trained. A subclass with a `loss` or an `evaluate` of its own does not count unless it has its own `of_logits` too.
+    """
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """float32 [B, C]: what belongs to an example does not depend on the others."""
+        ...
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What logits are compared with: of the batch, the first dimension the example."""
+        ...
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        """The statistics that `evaluate` gives. `loss`, [B], has the type of the logits, is convex in them, and is
+        differentiable."""
+        ...
+
+
 class Task(Protocol):
     """One kind of problem. Instances are made by the engine: `TaskType.from_options({...})`.
 

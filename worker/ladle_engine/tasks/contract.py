@@ -167,6 +167,30 @@ def broken_loss(loss: Any, device: torch.device, part: str = "loss") -> Broken |
     return None
 
 
+def broken_logits(logits: Any, count: int) -> Broken | None:
+    """What `logits` returns for a batch of `count` examples."""
+    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == count and logits.dtype == torch.float32:
+        return None
+    return Broken("logits", f"return one row of numbers per example, float32 [{count}, C] here", _returns(logits))
+
+
+def broken_targets(targets: Any, count: int) -> Broken | None:
+    """What `targets` returns for a batch of `count` examples."""
+    if isinstance(targets, Tensor) and targets.ndim >= 1 and len(targets) == count:
+        return None
+    return Broken(
+        "targets", f"return a tensor whose first dimension is the example, [{count}, ...] here", _returns(targets)
+    )
+
+
+def broken_loss_of_logits(loss: Any, logits: Tensor) -> Broken | None:
+    """What `of_logits` returns as `loss`."""
+    if isinstance(loss, Tensor) and loss.shape == logits.shape[:1] and loss.dtype == logits.dtype:
+        return None
+    rule = f"return one `loss` per example in the type of the logits, {shown(logits[:, 0])} here"
+    return Broken("of_logits", rule, _returns(loss))
+
+
 def broken_scores(
     scores: Any, metrics: Sequence[Metric], count: int, device: torch.device, part: str = "evaluate"
 ) -> Broken | None:
@@ -203,6 +227,10 @@ def _broken_rows(part: str, name: str, rows: Any, metric: Metric, count: int) ->
         return None
     rule = f"return one row of numbers per example for `{name}`, [{count}] or [{count}, S] here"
     return Broken(part, rule, f"returns {shown(rows)}")
+
+
+def _returns(value: Any) -> str:
+    return f"returns {shown(value)}"
 
 
 def _value_types(rows: Tensor) -> tuple[torch.dtype, ...]:

@@ -22,6 +22,7 @@ from ladle_engine.tasks.base import (
     Batch,
     DataSet,
     FitsFolder,
+    GivesLogits,
     HasRemarks,
     KeepsExamples,
     Metric,
@@ -55,6 +56,22 @@ def refuse(task: Task, broken: Broken) -> NoReturn:
 
 def trains_unlabelled(task: Task) -> bool:
     return isinstance(_guarded(task).unguarded, TrainsUnlabelled)
+
+
+def gives_logits(task: Task) -> bool:
+    """Whether what its models put out can be kept and combined; see `GivesLogits`."""
+    found = _guarded(task).unguarded
+    if not isinstance(found, GivesLogits):
+        return False
+    # A subclass that measures something else has inherited what goes with its base's loss.
+    classes = type(found).__mro__
+    depth = {name: _depth(classes, name) for name in ("of_logits", "loss", "evaluate")}
+    return depth["of_logits"] == min(depth.values())
+
+
+def _depth(classes: Sequence[type], name: str) -> int:
+    """The position of the first class that has a method of its own by this name."""
+    return next((position for position, each in enumerate(classes) if name in vars(each)), len(classes))
 
 
 def by_entropy(task: Task) -> Task:
@@ -153,10 +170,27 @@ class GuardedTask:
         self._check_scores(scores, batch, "generate")
         return scores
 
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = self._call("logits", model, batch)
+        self._check(contract.broken_logits(logits, _count(batch)))
+        return logits
+
+    def targets(self, batch: Batch) -> Tensor:
+        targets: Tensor = self._call("targets", batch)
+        self._check(contract.broken_targets(targets, _count(batch)))
+        return targets
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        scores: Mapping[str, Tensor] = self._call("of_logits", logits, targets)
+        if logits.dtype == torch.float32:
+            metrics = [metric for metric in self.metrics if not metric.generated]
+            self._check(contract.broken_scores(scores, metrics, len(logits), logits.device, "of_logits"))
+        self._check(contract.broken_loss_of_logits(scores["loss"], logits))
+        return scores
+
     def _check_scores(self, scores: Mapping[str, Tensor], batch: Batch, part: str) -> None:
         metrics = [metric for metric in self.metrics if metric.generated is (part == "generate")]
-        count = len(next(iter(batch.values())))
-        self._check(contract.broken_scores(scores, metrics, count, _device_of(batch), part))
+        self._check(contract.broken_scores(scores, metrics, _count(batch), _device_of(batch), part))
 
     def faults(self, part: str, function: object = None) -> AbstractContextManager[None]:
         """For a block in which the task's own code runs."""
@@ -210,6 +244,10 @@ def _guarded(task: Task) -> GuardedTask:
     # Attributes may be properties: code of the task's own.
     with task_faults(type(task).__name__, "in its declarations", type(task).__module__):
         return GuardedTask(task)
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _device_of(batch: Batch) -> torch.device:

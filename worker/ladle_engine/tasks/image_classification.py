@@ -127,7 +127,13 @@ class ImageClassification(WithOptions[ImageOptions]):
         return F.cross_entropy(self.logits(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        return class_statistics(self.logits(model, batch), batch["labels"])
+        return self.of_logits(self.logits(model, batch), self.targets(batch))
+
+    def targets(self, batch: Batch) -> Tensor:
+        return batch["labels"]
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        return class_statistics(logits, targets)
 
     def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
         return mean_entropy(self.logits(model, batch))

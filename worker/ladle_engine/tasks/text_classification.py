@@ -93,12 +93,20 @@ class TextClassification(WithOptions[TextClassificationOptions]):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         assert self.problem is not None
-        return self.problem.losses(sequence_logits(model, batch), batch["labels"]).mean()
+        return self.problem.losses(self.logits(model, batch), self.targets(batch)).mean()
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return self.of_logits(self.logits(model, batch), self.targets(batch))
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        return sequence_logits(model, batch)
+
+    def targets(self, batch: Batch) -> Tensor:
+        return batch["labels"]
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         assert self.problem is not None
-        logits, labels = sequence_logits(model, batch), batch["labels"]
-        return {"loss": self.problem.losses(logits, labels), **self.problem.statistics(logits, labels)}
+        return {"loss": self.problem.losses(logits, targets), **self.problem.statistics(logits, targets)}
 
     def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
         assert self.problem is not None

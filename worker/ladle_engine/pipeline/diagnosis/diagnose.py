@@ -80,7 +80,7 @@ class _Between:
             lambda one, other: float(distances[one, other]),
             self._parted,
         )
-        weights = winner.choice.coefficients.alpha_KG.mean(dim=1).tolist()
+        weights = winner.choice.coefficients.own_KG.mean(dim=1).tolist()
         found.sort(key=lambda basin: (-sum(abs(weights[index]) for index in basin), -len(basin), basin[0]))
         names = self.context.checkpoints.names
         return {

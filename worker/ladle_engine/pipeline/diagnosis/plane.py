@@ -60,7 +60,8 @@ class Plane:
 def is_placeable(coefficients: Coefficients) -> bool:
     """Whether it is a point among the checkpoints, of which Gram matrices of directions tell all."""
     sums_G = coefficients.alpha_KG.sum(dim=0)
-    return coefficients.random is None and bool(((sums_G - 1).abs() <= SUM_TOLERANCE).all())
+    of_checkpoints = coefficients.random is None and not coefficients.base
+    return of_checkpoints and bool(((sums_G - 1).abs() <= SUM_TOLERANCE).all())
 
 
 def plane_through(geometry: Geometry, origin: Coefficients, second: Coefficients, third: Coefficients) -> Plane | None:
