@@ -87,7 +87,7 @@ def results_path(name: str, *, quick: bool = False) -> Path:
     return RESULTS / f"{name}{'-quick' if quick else ''}.json"
 
 
-def save(name: str, result: Mapping[str, Any], text: str, *, quick: bool = False) -> str:
+def save(name: str, result: Mapping[str, Any] | Sequence[Any], text: str, *, quick: bool = False) -> str:
     """Writes both forms, and returns a line that says where."""
     path = results_path(name, quick=quick)
     path.parent.mkdir(exist_ok=True)

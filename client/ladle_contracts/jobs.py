@@ -568,7 +568,8 @@ class CandidateResult(Contract):
     positive when the candidate is better, also when a lower metric is better."""
     gain_low: float | None = None
     gain_high: float | None = None
-    """The paired 95 % confidence interval of `gain`."""
+    """The paired 95 % confidence interval of `gain`: while a job runs, of this comparison alone; in its result, one
+    that holds for all candidates at once."""
     sets: dict[str, SetResult] = Field(default_factory=dict)
     """Name of a validation set -> the score on it; empty where the only set has no name."""
 
@@ -587,6 +588,13 @@ class JobResult(Contract):
     gain: float
     gain_low: float
     gain_high: float
+    visible_gain: float | None = None
+    """The gain that the select split shows with a probability of 80 %. This and the next are of the winner or, where
+    that is the best checkpoint, of the average with the largest gain. None in results of earlier versions, whose
+    intervals are of each comparison alone."""
+    examples_needed: int | None = None
+    """How many examples show a gain of the size that was measured, with that probability. None where it is 0, or has
+    been seen: where its interval does not include 0."""
     num_checkpoints: int
     num_parameters: int
     duration_s: float

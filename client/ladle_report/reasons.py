@@ -8,6 +8,7 @@ from itertools import pairwise
 from ladle_report.gains import better
 from ladle_report.numbers import plural, value_of
 from ladle_report.reading import Report
+from ladle_report.sureness import needed_examples
 
 FEW = 3
 MOST_RISING = 0.75
@@ -104,6 +105,8 @@ def _cannot_be_told(report: Report) -> str:
     others = [row for row in report.candidates if row["method"] != "best"]
     if not others or not all(row["gain_low"] <= 0 <= row["gain_high"] for row in others):
         return ""
+    if told := needed_examples(report):
+        return told
     narrowest = min((row["gain_high"] - row["gain_low"]) / 2 for row in others)
     if not narrowest:
         return ""

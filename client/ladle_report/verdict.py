@@ -8,6 +8,7 @@ from typing import Any
 from ladle_report.gains import compared, compared_between, is_share
 from ladle_report.numbers import capital, plural, signed, value_of
 from ladle_report.reading import Report, read
+from ladle_report.sureness import ninety_five
 
 
 def answer(report: Mapping[str, Any]) -> str:
@@ -30,7 +31,7 @@ def answer_of(report: Report) -> str:
         return f"The same {metric} as your best checkpoint, with a lower loss: {losses} ({examples})"
     values = f"{told(metric, winner)} instead of {value_of(metric, best['select'].get(metric))}"
     between = interval(report.json["metric"], report.json["gain"])
-    return f"{values} of your best checkpoint (95 %: {between}, {examples})"
+    return f"{values} of your best checkpoint ({ninety_five(report)}: {between}, {examples})"
 
 
 def told(metric: str, row: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare, with_directions
 from ladle_engine.pipeline.report import Run, write_output
 from ladle_engine.pipeline.request import AVERAGE, CURVE, FIRST
+from ladle_engine.pipeline.stated import Stated, state_gains
 from ladle_engine.placements.memory_plan import AUTO as ANY
 from ladle_engine.progress import ProgressCallback, Score, ignore
 from ladle_engine.storage.atomic_folder import fresh_folder, staged
@@ -57,7 +58,13 @@ class Outcome:
     """On the select split, over the best checkpoint; more is better."""
     gain_low: float
     gain_high: float
-    """The paired 95 % interval of `gain`."""
+    """The paired 95 % interval of `gain`, which counts that the best of several was picked; see docs/methods.md."""
+    visible_gain: float | None
+    """The gain that the select split shows with a probability of 80 %. Here and below of the winner or, where that is
+    the best checkpoint, of the average with the largest gain; None without one."""
+    examples_needed: int | None
+    """How many examples show a gain of the size that was measured, with that probability. None where it is 0, or has
+    been seen."""
     num_checkpoints: int
     num_parameters: int
     tensors_taken: Mapping[str, int]
@@ -203,13 +210,14 @@ def _averaged(job: Job, started: float) -> Outcome:
     open_weights = with_directions if along is None else along.open_weights
     with deterministic(job.device), named_out_of_memory(), closing(prepare(job, open_weights)) as context:
         curve = None if along is None else along.draw(context)
-        candidates = run_methods(context, lambda: refuse_changed(job))
+        stated = state_gains(run_methods(context, lambda: refuse_changed(job)), context)
+        candidates = stated.candidates
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         diagnosis = diagnose(context, candidates, winner) if request.diagnose else None
         refuse_changed(job, folders=True)
         job.on_event.clock.add_over_ranks(job.collectives)
-        files = _write(job, context, candidates, winner, diagnosis, curve) if job.collectives.rank == 0 else {}
-    outcome = _outcome(job, context, candidates, winner, files, time.monotonic() - started)
+        files = _write(job, context, stated, winner, diagnosis, curve) if job.collectives.rank == 0 else {}
+    outcome = _outcome(job, stated, winner, files, time.monotonic() - started, context)
     return outcome if curve is None else replace(outcome, words=tuple(curve["words"]))
 
 
@@ -225,7 +233,7 @@ def precheck(
 def _write(
     job: Job,
     context: MethodContext,
-    candidates: list[Candidate],
+    stated: Stated,
     winner: Candidate,
     diagnosis: Mapping[str, Any] | None,
     curve: Mapping[str, Any] | None,
@@ -242,39 +250,43 @@ def _write(
         base=None if job.base is None else job.base.stored,
         clock=job.on_event.clock,
         diagnosis=diagnosis,
+        choice=stated.to_json(winner),
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
         if curve is None:
             files = write_output(
-                folder, context, candidates, winner, run, request.max_shard_bytes, request.output_format
+                folder, context, stated.candidates, winner, run, request.max_shard_bytes, request.output_format
             )
         else:
-            files = write_curve(folder, context, candidates, winner, run, curve)
+            files = write_curve(folder, context, stated.candidates, winner, run, curve)
         job.inputs.refuse_changed()
         return files
 
 
 def _outcome(
     job: Job,
-    context: MethodContext,
-    candidates: list[Candidate],
+    stated: Stated,
     winner: Candidate,
     files: Mapping[str, int],
     duration_s: float,
+    context: MethodContext,
 ) -> Outcome:
-    best = candidates[0].choice.coefficients.single()
+    evidence = stated.evidence(winner)
+    best = stated.candidates[0].choice.coefficients.single()
     assert best is not None, "`best` runs first and picks one checkpoint"
     return Outcome(
         folder=Path(job.request.output),
         method=winner.method,
         metric=job.metric.name,
         higher_is_better=job.metric.higher_is_better,
-        candidates=tuple(candidate.score for candidate in candidates),
+        candidates=tuple(candidate.score for candidate in stated.candidates),
         best_checkpoint=job.checkpoints.names[best],
         gain=winner.gain.value,
         gain_low=winner.gain.low,
         gain_high=winner.gain.high,
+        visible_gain=None if evidence is None else evidence.visible_gain,
+        examples_needed=None if evidence is None else evidence.examples_needed,
         num_checkpoints=len(job.checkpoints.names),
         num_parameters=num_parameters(context.binding, context.checkpoints),
         tensors_taken=context.tensors_taken(winner.choice.coefficients),

@@ -80,6 +80,7 @@ class Score:
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    """Of this comparison alone while a job runs; in its outcome of all candidates at once."""
     sets: dict[str, SetScore] = field(default_factory=dict)
     """On each validation set that has a name."""
 

@@ -25,7 +25,7 @@ from ladle_engine.versions import installed_version
 
 SUFFIX = ".pt"
 
-FORMAT = 3
+FORMAT = 4
 """Of everything that is saved. A state of another format begins anew."""
 
 

@@ -16,6 +16,7 @@ from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, O
 from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better, better_between, compared, compared_between
 from ladle_report.numbers import ago
+from ladle_report.sureness import enough
 
 WIDE, NARROW = 90, 64
 """From how many columns on a table of candidates has all its columns, and its intervals."""
@@ -127,6 +128,7 @@ def _verdict(result: JobResult) -> Text:
         return Text.assemble(
             ("No average was better than the best checkpoint", "bold yellow"),
             f" on the select split, so the result is {result.best_checkpoint}, {_how_it_is(result)}.",
+            _needed(result),
             _lower_loss(result),
         )
     winner = (f"{result.method} wins", "bold green")
@@ -141,11 +143,28 @@ def _verdict(result: JobResult) -> Text:
     verdict = Text.assemble(
         winner,
         f": {compared(metric, higher, result.gain)} than {result.best_checkpoint} "
-        f"(95 % interval: {compared_between(metric, higher, result.gain_low, result.gain_high)}).",
+        f"(95 % interval{_counted(result)}: {compared_between(metric, higher, result.gain_low, result.gain_high)}).",
     )
     if result.gain_low <= 0:
-        verdict.append(" The interval includes zero, so this may be chance.", style="yellow")
+        verdict.append(f" The interval includes zero, so this may be chance.{_needed(result)}", style="yellow")
     return verdict
+
+
+def _counted(result: JobResult) -> str:
+    """A worker of an earlier version has told the interval of one comparison."""
+    is_one_of_several = result.visible_gain is not None and len(result.candidates) > 2
+    return ", counting that the best of several was picked" if is_one_of_several else ""
+
+
+def _needed(result: JobResult) -> str:
+    """How large a gain would have been seen, and how many examples would show the one that was measured."""
+    if not result.visible_gain:
+        return ""
+    averages = [candidate for candidate in result.candidates if candidate.method != "best"]
+    of = result.method
+    if of == "best":
+        of = max(averages, key=lambda each: each.gain or 0.0, default=result.candidates[0]).method
+    return f" On these examples {enough(result.metric, result.visible_gain, result.examples_needed, of)}"
 
 
 def _how_it_is(result: JobResult) -> str:

@@ -9,8 +9,9 @@ from ladle_report.candidates import by_gain, candidates_figure
 from ladle_report.gains import better, better_between
 from ladle_report.limits import rounded
 from ladle_report.model import Figure, Part, Remark, Section, Table
-from ladle_report.numbers import NOTHING, seconds, value_of
+from ladle_report.numbers import NOTHING, plural, seconds, value_of
 from ladle_report.reading import Report
+from ladle_report.sureness import counts_choice
 from ladle_report.verdict import interval
 
 CONFIDENCE = 0.95
@@ -61,8 +62,11 @@ def _json(row: Any, metric: str) -> dict[str, Any]:
 
 
 def choice_caveat(report: Report) -> str:
-    """The winner is the highest of several, so part of its gain is luck: its interval with Bonferroni's correction."""
+    """The winner is the highest of several, so part of its gain is luck: what the intervals count, or, of an older
+    report, the winner's with Bonferroni's correction."""
     tried = len(report.candidates) - 1
+    if counts_choice(report):
+        return _what_is_counted(report)
     if tried < 2 or report.json["winner"] == "best":
         return ""
     gain = report.json["gain"]
@@ -80,6 +84,19 @@ def choice_caveat(report: Report) -> str:
         f"average. Counting the choice (Bonferroni), the 95 % interval is {interval(report.json['metric'], wider)}: "
         f"{verdict}. For a figure to publish, evaluate the result once on data that this job has not seen."
     )
+
+
+def _what_is_counted(report: Report) -> str:
+    choice, winner = report.part("choice"), report.winner
+    tried, bars = plural(int(choice["averages"]), "average"), plural(int(choice["checkpoints"]), "checkpoint")
+    told = (
+        f"All these intervals hold at once with 95 %. They count that {tried} and {bars} were compared on the same "
+        f"examples, and the best picked."
+    )
+    if winner.get("single_low") is not None:
+        alone = {"low": winner["single_low"], "high": winner["single_high"]}
+        told += f" That of the winner's comparison alone would be {interval(report.json['metric'], alone)}."
+    return f"{told} For a figure to publish, evaluate the result once on data that this job has not seen."
 
 
 def _quantile(confidence: float, tried: int) -> float:

@@ -11,6 +11,7 @@ from ladle_report.model import Code, Facts, Part, Remark, Section
 from ladle_report.numbers import plural, seconds, signed, value_of
 from ladle_report.reading import Report
 from ladle_report.reasons import reasons
+from ladle_report.sureness import needed_examples
 from ladle_report.verdict import gain_in_words, interval
 
 MOST_WARNINGS = 20
@@ -36,7 +37,7 @@ def _why(report: Report) -> list[Part]:
         return [Remark(text=reason) for reason in reasons(report)]
     gain = report.json["gain"]
     if gain["value"] and gain["low"] <= 0:
-        return [Remark(text=MAY_BE_CHANCE, is_warning=True)]
+        return [Remark(text=" ".join(filter(None, (MAY_BE_CHANCE, needed_examples(report)))), is_warning=True)]
     return []
 
 

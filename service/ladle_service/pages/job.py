@@ -119,7 +119,9 @@ def verdict(result: JobResult) -> str:
     gain = {"low": result.gain_low, "high": result.gain_high}
     judged = {"name": metric, "higher_is_better": result.higher_is_better}
     instead = told(metric, best).partition(" ")[2]
-    return f"{told(metric, winner)} instead of {instead} of your best checkpoint (95 %: {interval(judged, gain)})."
+    counted = ", counting that the best of several was picked" if result.visible_gain and len(rows) > 2 else ""
+    between = f"95 %{counted}: {interval(judged, gain)}"
+    return f"{told(metric, winner)} instead of {instead} of your best checkpoint ({between})."
 
 
 def _metric_of(candidates: Sequence[CandidateResult]) -> str:

@@ -5,7 +5,7 @@ For metrics that are functions of all examples, where no standard error is known
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -47,16 +47,27 @@ def _differences(one: Evaluation, other: Evaluation, metric: Metric, seed: int, 
 
 def resampled(evaluation: Evaluation, metric: Metric, seed: int, number: int = FEWEST_SAMPLES) -> Tensor:
     """float64 [R]: the metric in each of R samples of the examples, the same for all models on the same examples."""
-    parts = [weight * torch.cat(_of_samples(part, metric, seed, number)) for weight, part in evaluation.sets]
-    return torch.stack(parts).sum(dim=0)
+    return resampled_together([evaluation], metric, seed, number)[:, 0]
 
 
-def _of_samples(part: Evaluation, metric: Metric, seed: int, number: int) -> list[Tensor]:
-    """On a single set."""
-    drawn = samples(len(part), number, seed)
+def resampled_together(evaluations: Sequence[Evaluation], metric: Metric, seed: int, number: int) -> Tensor:
+    """float64 [R, M]: the same of M models that are known on the same examples."""
+    by_set = zip(*(each.sets for each in evaluations), strict=True)
+    return torch.stack([_weighted(list(models), metric, seed, number) for models in by_set]).sum(dim=0)
+
+
+def _weighted(models: Sequence[tuple[float, Evaluation]], metric: Metric, seed: int, number: int) -> Tensor:
+    """On a single set, times its weight."""
+    weight, first = models[0]
+    drawn = samples(len(first), number, seed)
+    rows = [torch.stack([_of_sample(part, metric, weights) for _, part in models], dim=1) for weights in drawn]
+    return weight * torch.cat(rows)
+
+
+def _of_sample(part: Evaluation, metric: Metric, weights: Tensor) -> Tensor:
     if metric.of is None:
-        return [weights @ part.values[metric.name] / len(part) for weights in drawn]
-    return [part.sampled(metric, weights) for weights in drawn]
+        return weights @ part.values[metric.name] / len(part)
+    return part.sampled(metric, weights)
 
 
 def num_samples(count: int) -> int:

@@ -32,6 +32,9 @@ STATE_KEY = "evaluations"
 GENERATED = ", generated"
 """Ends the keys of what was computed from generated text."""
 
+ROUNDED_TO = ", in "
+"""In the key of a model as coarse directions give it, between its digest and their precision."""
+
 LoadWeights = Callable[[Coefficients, Mapping[str, Tensor] | None, bool], Mapping[str, Tensor]]
 """Fills the model, and returns the statistics that were made for it; those of the second argument, if it has them. With
 the third one the weights come from the files, else from the directions, which may be coarse."""
@@ -120,6 +123,16 @@ class Evaluations:
         give it."""
         exact, known = (_enough(self._record(coefficients, exactly), split, metric) for exactly in (True, False))
         return known if _size(known) > _size(exact) else exact
+
+    def all_known(self, split: str, metric: Metric) -> dict[str, Evaluation]:
+        """Digest of coefficients -> what is known of every model whose values are finite, from whatever weights it is
+        known on the most examples. In an order that does not depend on when they were evaluated."""
+        found: dict[str, Evaluation] = {}
+        for key in sorted(self._known):
+            digest, known = _digest(key), _enough(self._known[key], split, metric)
+            if known is not None and known.is_finite and len(known) > _size(found.get(digest)):
+                found[digest] = known
+        return found
 
     def in_passing(
         self, coefficients: Coefficients, split: str, end: int, metric: Metric, *, exactly: bool = False
@@ -239,7 +252,7 @@ class Evaluations:
 
     def _record(self, coefficients: Coefficients, exactly: bool = False) -> _Known:
         precision = None if exactly else self._approximate(coefficients)
-        key = coefficients.digest if precision is None else f"{coefficients.digest}-{precision}"
+        key = coefficients.digest if precision is None else f"{coefficients.digest}{ROUNDED_TO}{precision}"
         return self._known.setdefault(key, _Known())
 
     def _place_in_model(self, coefficients: Coefficients, exactly: bool = False) -> None:
@@ -289,6 +302,11 @@ class Evaluations:
 
 def _key(split: str, generated: bool) -> str:
     return f"{split}{GENERATED}" if generated else split
+
+
+def _digest(key: str) -> str:
+    """Of the model."""
+    return key.partition(ROUNDED_TO)[0]
 
 
 def _size(known: Evaluation | None) -> int:

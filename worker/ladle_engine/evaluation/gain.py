@@ -25,6 +25,10 @@ class Gain:
     low: float
     high: float
 
+    @property
+    def includes_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
 
 def gain_over(candidate: Evaluation, best: Evaluation, metric: Metric, seed: int) -> Gain:
     """The difference on the same examples, with its 95 % interval: of a paired z-test for a mean, else of a paired
@@ -33,16 +37,28 @@ def gain_over(candidate: Evaluation, best: Evaluation, metric: Metric, seed: int
     Pairing takes out what both models find hard, which is most of the variance. Needs two examples of each set at
     least.
     """
-    sign = 1.0 if metric.higher_is_better else -1.0
-    value = sign * (candidate.score(metric) - best.score(metric))
+    value = value_over(candidate, best, metric)
     if metric.of is not None:
+        sign = 1.0 if metric.higher_is_better else -1.0
         low, high = percentiles(sign * paired_differences(candidate, best, metric, seed), CONFIDENCE)
         return Gain(value=value, low=low, high=high)
+    half = _half_width(_differences(candidate, best, metric))
+    return Gain(value=value, low=value - half, high=value + half)
+
+
+def value_over(candidate: Evaluation, best: Evaluation, metric: Metric) -> float:
+    """The difference itself; positive where the candidate is better."""
+    if metric.of is not None:
+        value = candidate.score(metric) - best.score(metric)
+    else:
+        value = sum(float(each.mean()) for each in _differences(candidate, best, metric))
+    return value if metric.higher_is_better else -value
+
+
+def _differences(candidate: Evaluation, best: Evaluation, metric: Metric) -> list[Tensor]:
+    """Of each set, weighted."""
     pairs = zip(candidate.sets, best.sets, strict=True)
-    differences = [weight * (part.values[metric.name] - bar.values[metric.name]) for (weight, part), (_, bar) in pairs]
-    half = _half_width(differences)
-    mean = sign * sum(float(difference.mean()) for difference in differences)
-    return Gain(value=mean, low=mean - half, high=mean + half)
+    return [weight * (part.values[metric.name] - bar.values[metric.name]) for (weight, part), (_, bar) in pairs]
 
 
 def _half_width(differences: Sequence[Tensor]) -> float:

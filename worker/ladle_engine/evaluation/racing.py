@@ -113,7 +113,7 @@ def still_running(known: Mapping[int, Evaluation], name: str, sign: float, sizes
     values = {i: [(weight, sign * part.values[name]) for weight, part in each.sets] for i, each in known.items()}
     means = {i: sum(weight * float(rows.mean()) for weight, rows in each) for i, each in values.items()}
     leader = max(means, key=lambda i: means[i])
-    return [i for i in values if not _is_beaten_over_sets(values[i], values[leader], sizes)]
+    return [i for i in values if not is_beaten_over_sets(values[i], values[leader], sizes)]
 
 
 def is_beaten(contender: Tensor, leader: Tensor, size: int) -> bool:
@@ -123,10 +123,10 @@ def is_beaten(contender: Tensor, leader: Tensor, size: int) -> bool:
     `SIGMAS` standard errors (without replacement, so they vanish as n grows to `size`), and still do so if `UNSEEN`
     further examples go against the leader by the whole range of values seen.
     """
-    return _is_beaten_over_sets([(1.0, contender)], [(1.0, leader)], [size])
+    return is_beaten_over_sets([(1.0, contender)], [(1.0, leader)], [size])
 
 
-def _is_beaten_over_sets(
+def is_beaten_over_sets(
     contender: Sequence[tuple[float, Tensor]], leader: Sequence[tuple[float, Tensor]], sizes: Sequence[int]
 ) -> bool:
     """The same for the weighted mean over several sets. Standard errors are added up, which is enough however the sets

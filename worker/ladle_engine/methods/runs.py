@@ -32,6 +32,8 @@ def _load(context: MethodContext, method: str) -> Choice | None:
 
 def _run(context: MethodContext, method: str) -> Choice:
     choice = METHODS[method].choose(context, context.plan.options[method])
+    # Among how many it chose must not be forgotten in a crash that remembers what.
+    context.evaluations.save()
     context.state.save(
         _key(method),
         {

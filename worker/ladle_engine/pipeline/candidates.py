@@ -30,6 +30,8 @@ class Candidate:
     """On the select split, over the best checkpoint."""
     on_sets: Mapping[str, OnSet]
     """The same on each validation set that has a name."""
+    single: Gain | None = None
+    """With the interval of this comparison alone, once `gain` has one that holds for all; see `stated.py`."""
     seconds: float
 
     @property
@@ -65,6 +67,8 @@ class OnSet:
 
     known: Evaluation
     gain: Gain
+    single: Gain | None = None
+    """As a candidate's."""
 
 
 @dataclass(frozen=True, kw_only=True)

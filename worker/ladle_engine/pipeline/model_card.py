@@ -9,6 +9,8 @@ from typing import Any
 from ladle_engine.pipeline.front_matter import front_matter
 from ladle_report.markdown_text import cell, code, words
 from ladle_report.model import Figure
+from ladle_report.reading import read
+from ladle_report.sureness import needed_examples
 
 
 def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str:
@@ -32,8 +34,8 @@ def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str
             f"The candidates were judged on the select split ({report['splits']['select']} examples), which was not "
             f"used for training. The coefficients were trained on the fit split ({report['splits']['fit']} examples), "
             f"or on the training set that the job names. The interval is that of a paired comparison with the best "
-            f"single checkpoint. The last column is measured on {report['splits']['fit_judged']} examples of the fit "
-            f"split.",
+            f"single checkpoint{_counted(report)}. The last column is measured on {report['splits']['fit_judged']} "
+            f"examples of the fit split.",
             "",
             *_sets(report),
             *_statistics(report["statistics"]),
@@ -107,18 +109,34 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if report["winner"] == "best":
         return (
             f"No average was better than the best checkpoint on the select split, so this is that checkpoint, "
-            f"{_how_it_is(report)}."
+            f"{_how_it_is(report)}.{_needed(report)}"
         )
     if gain["value"] == 0:
         return (
             f"This model has the same {words(metric['name'])} as the best checkpoint on the select split, with a lower "
             f"loss ({_select_loss(report, report['winner']):.4f} instead of {_select_loss(report, 'best'):.4f})."
         )
-    chance = "" if gain["low"] > 0 else " The interval includes zero, so this may be chance."
+    chance = "" if gain["low"] > 0 else f" The interval includes zero, so this may be chance.{_needed(report)}"
     return (
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _counted(report: Mapping[str, Any]) -> str:
+    choice = report.get("choice")
+    if choice is None:
+        return ""
+    return (
+        f", and holds for all candidates at once: it counts that the best of {choice['averages']} averages was picked "
+        f"on the same examples"
+    )
+
+
+def _needed(report: Mapping[str, Any]) -> str:
+    """How large a gain would have been seen, and how many examples would show the one that was measured."""
+    told = needed_examples(read(report))
+    return f" {words(told)}" if told else ""
 
 
 def _how_it_is(report: Mapping[str, Any]) -> str:

@@ -63,6 +63,8 @@ class Run:
     """What the stages took."""
     diagnosis: Mapping[str, Any] | None = None
     """Where it was asked for."""
+    choice: Mapping[str, Any] | None = None
+    """What the intervals count; see `Stated.to_json`."""
 
 
 def write_output(
@@ -221,6 +223,7 @@ def report_json(
                 "statistics": context.statistics.of(candidate.choice.coefficients),
                 "curve": candidate.choice.losses,
                 "worse_on": candidate.worse_on,
+                **_single(candidate),
                 "seconds": round(candidate.seconds, 3),
             }
             for candidate in candidates
@@ -253,6 +256,7 @@ def report_json(
         ),
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
         "details": {each.method: each.choice.details for each in candidates if each.choice.details is not None},
+        **({} if run.choice is None else {"choice": dict(run.choice)}),
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
@@ -276,6 +280,12 @@ def report_json(
         "versions": versions(),
         "files": dict(digests),
     }
+
+
+def _single(candidate: Candidate) -> dict[str, float]:
+    """The interval of one comparison; nothing where the gain has no other."""
+    single = candidate.single
+    return {} if single is None else {"single_low": single.low, "single_high": single.high}
 
 
 def _far() -> dict[str, Any]:
