@@ -14,7 +14,7 @@ from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext, served_in
 from ladle_engine.methods.search_run import SearchRun, cost_of_generation
 from ladle_engine.methods.search_spaces import Axes, OfProfile, Space
-from ladle_engine.methods.trained import CENTRE, start_of
+from ladle_engine.methods.starts import CENTRE, start_of
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import HELP, Grouping, Groups, group, whole_model
 from ladle_engine.options import option
