@@ -28,12 +28,14 @@ docs: $(STAMP) ## Build the documentation as a site that needs no network, into 
 CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update -q && \
   apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } || echo "Chromium cannot be installed here."
 
-test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), on as many cores as are idle.
+# Ranks may not write what Python has compiled, nor does anybody where PYTHONDONTWRITEBYTECODE is set.
+test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), in three processes for every two cores that are idle.
 	@$(CHROMIUM)
+	$(BIN)/python -m compileall -q client service worker examples
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
 	  --ignore tests/docs/long --ignore tests/trackers --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
 
-test-docs: $(STAMP) ## Follow the how-to pages with real tools and jobs, and run the notebook. Some minutes.
+test-docs: $(STAMP) ## Follow the first and the how-to pages with real tools and jobs, and run the notebook. Some minutes.
 	$(BIN)/python -m pytest --durations 20 tests/docs/long
 
 # In a folder of their own, for the child processes of some tests: beside a CPU torch, torchvision breaks transformers.

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from checkpoint_sets import PreparedSet, prepare
 from measuring import save, table_lines
-from regret_rules import Case, Cost, Row, chosen, costs
+from regret_rules import Case, Cost, Row, chosen, costs, halved
 from safetensors.torch import load_file, save_file
 from small_sets import SMALL
 from sources import CACHE
@@ -40,6 +40,9 @@ CHOOSING = ("digits", "mnist", "titles")
 """The rule is chosen on sets of these data; all others prove it."""
 FEW = 200
 """Validation examples in the small case; half of them select."""
+
+DRAWS = 30
+"""Halves of a select split."""
 
 
 def main() -> None:
@@ -72,11 +75,13 @@ def groups_of(cases: Sequence[Case]) -> dict[str, list[Case]]:
     judged = [case for case in cases if not case.by_loss]
     choose = [case for case in judged if case.set.startswith(CHOOSING)]
     prove = [case for case in judged if not case.set.startswith(CHOOSING)]
+    halves = [half for case in prove if case.num_select > FEW // 2 for half in halved(case, DRAWS)]
     return {
         "Sets that choose the rule": choose,
         "Sets that prove it": prove,
         "Of these, with all validation data": [case for case in prove if case.num_select > FEW // 2],
         f"Of these, with {FEW} validation examples": [case for case in prove if case.num_select <= FEW // 2],
+        "Of these, the choice repeated on random halves of the select split": halves,
         "All that are judged by accuracy": judged,
         "Language models, judged by the loss": [case for case in cases if case.by_loss],
     }
@@ -201,8 +206,9 @@ def markdown(cases: Sequence[Case], tables: Mapping[str, Sequence[Cost]]) -> str
     ]
     for title, found in tables.items():
         group = groups[title]
-        sets = {(case.set, case.seed) for case in group}
-        parts += ["", f"## {title}", "", f"{len(sets)} sets, {len(group)} jobs.", "", *lines(found)]
+        sets = sorted({f"{case.set} {case.seed}" for case in group})
+        told = f"{len(sets)} sets, {len(group)} choices: {', '.join(sets)}."
+        parts += ["", f"## {title}", "", told, "", *lines(found)]
     return "\n".join([*parts, ""])
 
 

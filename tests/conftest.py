@@ -15,11 +15,11 @@ WORKER_BYTES = 4 << 30
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: a worker per idle core, as far as memory lasts; one at least.
+    """For `-n auto`: three workers per two idle cores, as far as memory lasts; one at least.
 
-    Much of a test's time is spent waiting for the servers, workers and ranks that it starts.
+    Much of a test's time is spent waiting for leases, heartbeats and the limits that it is about.
     """
     cores = len(os.sched_getaffinity(0))
     busy = round(psutil.cpu_percent(interval=1.0) / 100 * cores)
     by_memory = psutil.virtual_memory().available // WORKER_BYTES
-    return max(1, min(cores - busy, by_memory))
+    return max(1, min(round(1.5 * (cores - busy)), by_memory))

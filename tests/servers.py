@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,23 +186,33 @@ def worker_process(folder: Path, server: RedisServer, root: Path, **settings: st
         "LEASE_S": "3",
         "POLL_S": "0.1",
         "HEARTBEAT_S": "0.5",
+        # Where one waits, a test of one job pays for three imports of torch: `test_standby` and whole stacks have it.
+        "STANDBY": "0",
         # Where `gated_rank` tells the test how far it is.
         "RANK_WRITE": str(folder / "results" / "gates"),
     } | settings
+    # Ranks inherit it. What is there already says where Ladle itself is, if it is not the installed one.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return Process(
-        arguments=[sys.executable, "-m", "ladle_worker"],
-        environment={f"LADLE_{key}": value for key, value in variables.items()} | {"OMP_NUM_THREADS": "1"},
+        arguments=[sys.executable, "-m", "tests.ladle_worker"],
+        environment={f"LADLE_{key}": value for key, value in variables.items()}
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        | {"DESCRIPTIONS": str(descriptions())},
         log=folder / f"{name}.log",
     )
 
 
+@cache
+def descriptions() -> Path:
+    """For `tests.ladle_worker`, as long as this process runs."""
+    folder = Path(tempfile.mkdtemp(prefix="ladle-descriptions-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 def gated_worker(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:
     """A worker whose ranks can be held at a point: `tests.integration.gated_rank`."""
-    process = worker_process(folder, server, root, RANK_MODULE="tests.integration.gated_rank", **settings)
-    # Ranks inherit it. What is there already says where Ladle itself is, if it is not the installed one.
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return process
+    return worker_process(folder, server, root, RANK_MODULE="tests.integration.gated_rank", **settings)
 
 
 def service_process(folder: Path, server: RedisServer, root: Path, **settings: str) -> Process:

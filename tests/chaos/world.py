@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -24,7 +23,6 @@ from tests.chaos.held_rank import HOLDS
 from tests.polling import DEADLINE_S, until
 from tests.servers import Process, RedisServer, service_process, worker_process
 
-REPOSITORY = Path(__file__).parents[2]
 NODES = ("node-1", "node-2")
 DISK_MB = 64
 
@@ -185,8 +183,6 @@ def world(folder: Path, *, own_mounts: bool) -> Iterator[World]:
     server = RedisServer(folder)
     server.start()
     nodes = {name: worker_process(folder, server, folder / "data", **NODE_SETTINGS, NODE_ID=name) for name in NODES}
-    for process in nodes.values():
-        process.environment = {**process.environment, "PYTHONPATH": python_path()}
     made = World(folder, server, service_process(folder, server, folder / "data"), nodes, own_mounts)
     try:
         for process in (made.service, *nodes.values()):
@@ -207,11 +203,7 @@ def world(folder: Path, *, own_mounts: bool) -> Iterator[World]:
 
 LEASE_S = 6.0
 """Short, so that a lost node is soon noticed, and long enough for a busy machine."""
-NODE_SETTINGS = {"RANK_MODULE": "tests.chaos.held_rank", "RANKS": "2", "LEASE_S": str(LEASE_S)}
-
-
-def python_path() -> str:
-    return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+NODE_SETTINGS = {"RANK_MODULE": "tests.chaos.held_rank", "RANKS": "2", "LEASE_S": str(LEASE_S), "STANDBY": "1"}
 
 
 def pause(rng: random.Random, longest_s: float) -> None:

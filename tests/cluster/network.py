@@ -167,6 +167,7 @@ class Network:
             RESULTS_DIR=str(RESULTS),
             RANK_WRITE=str(RESULTS / "gates"),
             LEASE_S=str(LEASE_S),
+            STANDBY="1",
             SWEEP_S="1",
         )
         process.arguments[-1] = "tests.integration.gated_worker"

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.distributed.copies_rank import STEPS
-from tests.polling import DEADLINE_S
+from tests.distributed.start import start
 from tests.unit.engine.toy import plain_net, write_checkpoints
 
-REPOSITORY = Path(__file__).parents[2]
 DIES_AFTER = 6
 
 
 def run_ranks(folder: Path, name: str, dies_after: int = 0) -> int:
     """The exit status."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "tests.distributed.copies_rank", str(folder), name, str(dies_after)),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=False,
-    ).returncode
+    return start(2, "-m", "tests.distributed.copies_rank", str(folder), name, str(dies_after)).returncode
 
 
 def batches(folder: Path, name: str) -> list[int]:

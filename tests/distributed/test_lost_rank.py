@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,44 +9,10 @@ import torch
 import torch.distributed as dist
 
 from ladle_engine.distributed.collectives import ProcessGroup
-from tests.polling import DEADLINE_S
+from tests.distributed.start import start
 from tests.unit.engine.toy import plain_net, write_checkpoints
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-@contextmanager
-def ranks_of(module: str, count: int, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Started without torchrun, which would end all of them as soon as one dies. Killed at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-                **{"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-            },
-            cwd=REPOSITORY,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for rank in range(count)
-    ]
-    try:
-        yield ranks
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-
-
-def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    for process in ranks:
-        process.wait(timeout=max(deadline - time.monotonic(), 1))
+APART = ("tests.distributed.apart",)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +29,12 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 )
 def test_the_others_end_and_name_it(tmp_path: Path, where: str, count: int, lost: int, how: str, named: str) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net, count=5)
-    arguments = (str(lost), how, where, str(tmp_path))
-    with ranks_of("tests.distributed.lost_rank", count, *arguments) as ranks:
-        others = [rank for rank in range(count) if rank != lost]
-        wait_for([ranks[rank] for rank in others])
-        for rank in others:
-            assert named in (tmp_path / f"said-{rank}").read_text()
+    program = ("tests.distributed.lost_rank", str(lost), how, where, str(tmp_path))
+    done = start(count, str(lost), *program, launcher=APART)
+    for rank in set(range(count)) - {lost}:
+        said = tmp_path / f"said-{rank}"
+        assert said.exists(), done.stderr
+        assert named in said.read_text()
 
 
 def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +49,7 @@ def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyP
 
 
 def test_by_node_is_refused_where_ranks_do_not_divide_into_equal_nodes(tmp_path: Path) -> None:
-    with ranks_of("tests.distributed.uneven_rank", 3, str(tmp_path)) as ranks:
-        wait_for(ranks)
+    start(3, "none", "tests.distributed.uneven_rank", str(tmp_path), launcher=APART)
     for rank in range(3):
         assert (tmp_path / f"said-{rank}").read_text() == (
             "[invalid-placement] `placement=` must be another one where nodes differ in their number of ranks, but is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.builders import make_checkpoints, make_val_set
-from tests.distributed.start import run_program
+from tests.distributed.start import FORKED, TORCHRUN, run_program
 
 OPTIONS = {"options": {"twa": {"steps": 16}, "twa-layerwise": {"steps": 16}}}
 
@@ -81,11 +82,13 @@ end_rank()
 """
 
 
-def run_ranks(ranks: int, data: Path, output: Path, **options: Any) -> list[dict[str, Any]]:
+def run_ranks(
+    ranks: int, data: Path, output: Path, launcher: Sequence[str] = FORKED, **options: Any
+) -> list[dict[str, Any]]:
     """What each rank said, by rank."""
     script = output.parent / "rank.py"
     script.write_text(RANK)
-    run_program(ranks, str(script), str(data), str(output), json.dumps(options))
+    run_program(ranks, str(script), str(data), str(output), json.dumps(options), launcher=launcher)
     return [json.loads(Path(f"{output}.rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
@@ -100,7 +103,7 @@ def test_ranks_make_the_model_that_one_process_makes(tmp_path: Path, ranks: int)
     # Neither the batch of 128 nor the splits divide by three.
     make_val_set(tmp_path / "val.npz", count=305)
     (alone,) = run_ranks(1, tmp_path, tmp_path / "one", method_options=OPTIONS)
-    together = run_ranks(ranks, tmp_path, tmp_path / "many", method_options=OPTIONS)
+    together = run_ranks(ranks, tmp_path, tmp_path / "many", launcher=TORCHRUN, method_options=OPTIONS)
     assert {line["method"] for line in together} == {alone["method"]}
     assert {line["gain"] for line in together} == {alone["gain"]}
     assert together[0]["files"] == alone["files"]

@@ -39,7 +39,10 @@ def test_ranks_find_what_one_process_finds(folder: Path, alone: dict[str, dict[s
         if job in shared:
             assert min(counts) > 0, f"{job}: every rank evaluates whole candidates"
             assert found[0][job] == alone[job], job
+            assert search_rank.chosen(folder, job, ranks) == search_rank.chosen(folder, job, ranks=1), job
         else:
             assert max(counts) == 0, f"{job}: no rank places a model by itself"
             # Statistics are sums over the ranks, and rounded: a candidate's rank may differ where two are equal.
-            torch.testing.assert_close(torch.tensor(found[0][job]["alpha"]), torch.tensor(alone[job]["alpha"]))
+            torch.testing.assert_close(
+                torch.tensor(search_rank.chosen(folder, job, ranks)), torch.tensor(search_rank.chosen(folder, job, 1))
+            )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,10 @@ import torch
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.placements.base import REPLICATED
 from tests.distributed import turns_rank
+from tests.distributed.start import run_module
 from tests.distributed.turns_rank import NETS, PLACEMENTS, Disordered
-from tests.polling import DEADLINE_S
 from tests.unit.engine.toy import write_checkpoints
 
-REPOSITORY = Path(__file__).parents[2]
 RANKS = 2
 
 
@@ -33,19 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> list[dict[str, Any]]:
     """What each rank ended with."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"),
-            *("-m", "tests.distributed.turns_rank", str(folder)),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    run_module("tests.distributed.turns_rank", RANKS, str(folder))
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
 
 

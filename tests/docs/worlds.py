@@ -176,7 +176,7 @@ WORLDS: dict[str, World] = {
 ELSEWHERE = {
     "docs/from-training.md": "tests/integration/test_callbacks.py",
     "docs/rest.md": "tests/integration/test_api_docs.py",
-    "docs/start.md": "tests/docs/test_start.py",
+    "docs/start.md": "tests/docs/long/test_start.py",
     "docs/how-to/every-night.md": "tests/docs/long/test_how_to.py",
     "docs/how-to/trainer-run.md": "tests/docs/long/test_how_to.py",
     "docs/how-to/lora-sweep.md": "tests/docs/long/test_how_to.py",

@@ -1,7 +1,6 @@
 """The real rank, but it saves its state at every step and can be held at a point: `LADLE_RANK_MODULE` of some tests.
 
-The gates are files beside the results, because ranks inherit no variables of ours: in `gates/<name of the output>`, for
-a job that has such a folder, or in `gates`.
+The gates are files beside the results, because ranks inherit no variables of ours: `tests.integration.gates`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from ladle_engine import resume_state as state
 from ladle_engine.training import trainer as train
 from ladle_worker import rank, told
 from ladle_worker.job_folder import AttemptFolder
+from tests.integration.gates import fail, gates_of, hold
 
-DEADLINE_S = 240
 CLOCK_VARIABLE = "LADLE_WALL_CLOCK_S"
 """By how much the clock of a process is wrong: `tests/cluster/wall_clock.c`."""
 
@@ -99,11 +97,6 @@ def fail_states(gates: Path) -> None:
     state.write_sealed = sealed  # type: ignore[attr-defined]
 
 
-def gates_of(gates: Path, output: str | None) -> Path:
-    own = gates / (output or "")
-    return own if own.is_dir() else gates
-
-
 def turn_clock(gates: Path) -> None:
     """Starts this process again with a wrong clock, where the test says so in `<host's name>.clock`: variables as
     JSON."""
@@ -113,23 +106,6 @@ def turn_clock(gates: Path) -> None:
         os.execve(
             sys.executable, [sys.executable, "-u", "-m", "tests.integration.gated_rank", *sys.argv[1:]], environment
         )
-
-
-def hold(gates: Path, name: str) -> None:
-    """Stops where the test put a file `<name>.hold`, until there is `<name>.open`."""
-    if not (gates / f"{name}.hold").exists():
-        return
-    (gates / f"{name}.reached").write_text(str(os.getpid()))
-    deadline = time.monotonic() + DEADLINE_S
-    while not (gates / f"{name}.open").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def fail(gates: Path, name: str) -> None:
-    """As a disk fails, where the test put the number of the error into `<name>.errno`."""
-    number = gates / f"{name}.errno"
-    if number.exists():
-        raise OSError(int(number.read_text()), os.strerror(int(number.read_text())))
 
 
 if __name__ == "__main__":

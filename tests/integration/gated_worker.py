@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ladle_worker.__main__ import main
 from ladle_worker.claim import Claim
 from ladle_worker.commit import Commit
-from tests.integration.gated_rank import gates_of, hold
+from tests.integration.gates import gates_of, hold
+from tests.ladle_worker import worker
 
 GATES = Path(os.environ["LADLE_RESULTS_DIR"]) / "gates"
 
@@ -44,4 +44,4 @@ if __name__ == "__main__":
     Claim.finalize = held("finalize", Claim.finalize, lambda claim: claim)  # type: ignore[method-assign]
     Claim.end = held("end", Claim.end, lambda claim: claim)  # type: ignore[method-assign]
     Commit._move = held("rename", Commit._move, lambda commit: commit._claim)  # type: ignore[method-assign]
-    sys.exit(main())
+    sys.exit(worker.main())

@@ -19,8 +19,6 @@ from tests.integration.life import Cluster, Gate
 from tests.polling import until
 from tests.servers import Process, RedisServer, is_alive, running, worker_process
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,14 +34,8 @@ def spec(data: Path, **changes: object) -> JobSpec:
 def worker(folder: Path, server: RedisServer, data: Path, rank: str, **settings: str) -> Iterator[Process]:
     module = f"tests.integration.{rank}"
     # A busy machine must not lose the node: attempts are counted.
-    process = worker_process(folder, server, data, RANK_MODULE=module, LEASE_S="60", **settings)
-    process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(python_path())}
-    with running(process):
+    with running(worker_process(folder, server, data, RANK_MODULE=module, LEASE_S="60", **settings)) as process:
         yield process
-
-
-def python_path() -> list[str]:
-    return [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def child_of(process: Process) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,11 +24,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def nodes(folder: Path, server: RedisServer, data: Path, number: int) -> Iterator[list[Process]]:
+def nodes(folder: Path, server: RedisServer, data: Path, number: int, **settings: str) -> Iterator[list[Process]]:
     """Workers of one machine. Their ranks can be held at a point."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(running(gated_worker(folder, server, data, NODE_ID=f"node-{each}")))
+            stack.enter_context(running(gated_worker(folder, server, data, NODE_ID=f"node-{each}", **settings)))
             for each in range(1, number + 1)
         ]
 
@@ -43,7 +42,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[flo
 def test_two_nodes_find_what_two_ranks_of_one_node_find(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path, gate: Gate, alone: list[list[float]]
 ) -> None:
-    with nodes(tmp_path, server, data, 2) as workers:
+    with nodes(tmp_path, server, data, 2, STANDBY="1") as workers:
         gate.hold("train-3")
         job = made.submit(gang_spec(data, nodes=2))
         wait_at("train-3", gate, made, job)
@@ -148,8 +147,7 @@ def test_a_node_that_is_never_ready_is_named_and_the_job_goes_on_without_it(
     with ExitStack() as stack:
         for number in (1, 2, 3):
             process = worker_process(tmp_path, server, data, NODE_ID=f"node-{number}", READY_S="10")
-            process.arguments = [sys.executable, "-m", "tests.integration.gated_worker"]
-            process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+            process.arguments[-1] = "tests.integration.gated_worker"
             stack.enter_context(running(process))
         until(lambda: len(made.call(made.store.nodes())) == 3, what="three nodes")
         (gate.folder / "node-2.late").touch()

@@ -14,7 +14,7 @@ from ladle_contracts import CheckpointFilter, JobSpec, JobState, MethodChoice, O
 from tests.builders import make_checkpoints, make_inputs
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import SOON_S, until
-from tests.servers import Process, RedisServer, is_alive, redis_server, running, worker_process
+from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
 
 METHOD = MethodChoice(name="twa", options={"steps": 30})
 
@@ -187,9 +187,7 @@ def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
 def test_a_job_whose_ranks_keep_dying_fails_with_the_logs_tail(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:
-    process = worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.dying_rank")
-    process.environment = {**process.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with running(process):
+    with running(worker_process(tmp_path, server, data, RANK_MODULE="tests.integration.dying_rank")):
         job = made.submit(spec(data))
         record = made.finish(job)
     assert record.state == JobState.FAILED
@@ -279,19 +277,21 @@ def mapped_by(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.parametrize("standby", ["0", "1"], ids=["started for the job", "forked from what waited"])
 def test_the_ranks_know_neither_redis_nor_its_password(
-    made: Cluster, worker: Process, gate: Gate, data: Path, server: RedisServer
+    standby: str, tmp_path: Path, made: Cluster, gate: Gate, data: Path, server: RedisServer
 ) -> None:
-    hold(gate, "train-3")
-    job = made.submit(spec(data))
-    until(lambda: gate.reached("train-3"), what="training")
-    ranks = [process for process in worker.tree() if "gated_rank" in " ".join(process.cmdline())]
-    assert ranks
-    for process in ranks:
-        assert not [name for name in process.environ() if name.startswith("LADLE_")]
-        assert server.url not in " ".join(process.cmdline())
-    made.call(made.store.cancel(job))
-    made.finish(job)
+    with running(gated_worker(tmp_path, server, data, STANDBY=standby)) as worker:
+        hold(gate, "train-3")
+        job = made.submit(spec(data))
+        until(lambda: gate.reached("train-3"), what="training")
+        ranks = [process for process in worker.tree() if "gated_rank" in " ".join(process.cmdline())]
+        assert ranks
+        for process in ranks:
+            assert not [name for name in process.environ() if name.startswith("LADLE_")]
+            assert server.url not in " ".join(process.cmdline())
+        made.call(made.store.cancel(job))
+        made.finish(job)
 
 
 @pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at work"])

@@ -17,8 +17,6 @@ from tests.integration.life import Cluster, cluster
 from tests.plug_ins import install, line_of, task_source
 from tests.servers import redis_server, running, worker_process
 
-REPOSITORY = Path(__file__).parents[2]
-
 SOURCES = {
     "raises": task_source(
         "raises",
@@ -52,11 +50,6 @@ SOURCES = {
 }
 
 
-def path_with(*folders: Path) -> str:
-    """A `PYTHONPATH` with these in front of what is there."""
-    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 class Jobs:
     """A worker with plug-ins, and jobs that name them."""
 
@@ -82,7 +75,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     files = {name: install(folder / "site", name, source) for name, source in SOURCES.items()}
     with redis_server(folder) as server, cluster(server) as made:
         process = worker_process(folder, server, root)
-        process.environment = {**process.environment, "PYTHONPATH": path_with(folder / "site", REPOSITORY)}
+        paths = [str(folder / "site"), process.environment["PYTHONPATH"]]
+        process.environment = {**process.environment, "PYTHONPATH": os.pathsep.join(paths)}
         with running(process):
             yield Jobs(made, root, files, process.log)
 
@@ -174,7 +168,6 @@ def test_a_mistake_in_ladle_ends_the_first_attempt_and_says_so(tmp_path: Path) -
     make_val_set(tmp_path / "data" / "val.npz")
     with redis_server(tmp_path) as server, cluster(server) as made:
         process = worker_process(tmp_path, server, tmp_path / "data", RANK_MODULE="tests.integration.buggy_rank")
-        process.environment = {**process.environment, "PYTHONPATH": path_with(REPOSITORY)}
         with running(process):
             record = Jobs(made, tmp_path / "data", {}, process.log).run("small-cnn")
     assert (record.state, record.reason, record.attempt) == (JobState.FAILED, Reason.INTERNAL_ERROR, 1), record

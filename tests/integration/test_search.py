@@ -45,7 +45,7 @@ def test_rest_and_the_command_come_to_what_the_library_does(stack: Stack, tmp_pa
     options = {"over": "profile", "budget": 20.0}
     expected = of_the_library(stack, tmp_path / "own", options)
     data = stack.folder / "data"
-    body = {
+    body: dict[str, Any] = {
         "ckpt_dir": str(data / "run"), "val_set": str(data / "val.npz"), "metric": METRIC,
         "method": {"name": "search", "options": options}, "resources": {"ranks_per_node": 2},
     }  # fmt: skip

@@ -51,7 +51,7 @@ def test_a_warm_job_gets_the_bytes_of_a_cold_one_and_nothing_of_the_standby_is_l
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:
     results = tmp_path / "results"
-    with running(worker_process(tmp_path, server, data)) as worker:
+    with running(worker_process(tmp_path, server, data, STANDBY="1")) as worker:
         for ranks in (1, 2):
             ready = until(lambda: waiting(worker), what="a launcher that waits")[0]
             run(made, spec(data, f"warm-{ranks}", ranks))
@@ -66,7 +66,7 @@ def test_a_warm_job_gets_the_bytes_of_a_cold_one_and_nothing_of_the_standby_is_l
         below = worker.tree()
         worker.stop()
         until(lambda: not any(process.is_running() for process in below), what="all to end")
-    with running(worker_process(tmp_path, server, data, STANDBY="0", NODE_ID="node-2")) as worker:
+    with running(worker_process(tmp_path, server, data, NODE_ID="node-2")) as worker:
         for ranks in (1, 2):
             run(made, spec(data, f"cold-{ranks}", ranks))
         assert not waiting(worker)

@@ -44,9 +44,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iter
         worker = worker_process(
             folder, made.server, data, TRACKERS="tensorboard", TRACKER_WAIT_S="5", LOG_FORMAT="json"
         )
-
-        paths = [str(STAND_INS), os.environ.get("PYTHONPATH", "")]
-        worker.environment = {**worker.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        paths = [str(STAND_INS), worker.environment["PYTHONPATH"]]
+        worker.environment = {**worker.environment, "PYTHONPATH": os.pathsep.join(paths)}
         with running(worker):
             monkeypatch.undo()
             make_checkpoints(data / "checkpoints")

@@ -16,7 +16,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("doors")
     with (
         api_stack(folder) as made,
-        running(worker_process(folder, made.server, folder / "data", LEASE_S="20")),
+        running(worker_process(folder, made.server, folder / "data", LEASE_S="20", STANDBY="1")),
         made.client() as asking,
     ):
         (folder / "data").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.regret_rules import RULES, Case, Row, ahead, chosen, costs
+from benchmarks.regret_rules import NO_PROMISE, RULES, Case, Row, ahead, chosen, costs, halved
 
 HALF = [1.0, 0.0] * 50
 
@@ -52,7 +52,8 @@ def test_each_rule_chooses_by_what_it_is_named_after() -> None:
 
 def test_no_rule_returns_what_is_worse_than_the_best_checkpoint_by_the_metric() -> None:
     made = case()
-    assert all(rule(made).metric >= made.rows[0].metric for rule in RULES.values())
+    assert all(rule(made).metric >= made.rows[0].metric for name, rule in RULES.items() if name != NO_PROMISE)
+    assert RULES[NO_PROMISE](made).method == "twa"
 
 
 def test_among_those_that_the_metric_tells_apart_it_decides() -> None:
@@ -85,3 +86,16 @@ def test_costs_are_means_over_sets_whose_own_cases_are_averaged_first() -> None:
     assert simple.changed == 2
     assert simple.metric_less[0] == pytest.approx((-0.01 + 0.0) / 2)
     assert not math.isnan(simple.metric[1])
+
+
+def test_a_half_has_the_same_examples_for_all_candidates_and_depends_on_the_seed_alone() -> None:
+    made = case("digits", ROWS[0], ROWS[1])
+    halves = halved(made, 3)
+    assert [half.num_select for half in halves] == [50, 50, 50]
+    for half, again in zip(halves, halved(made, 3), strict=True):
+        best, uniform = half.rows
+        # They differ in the last example alone.
+        assert int((best.metric_values != uniform.metric_values).sum()) <= 1
+        assert torch.allclose(best.loss_values - 0.9, uniform.loss_values - 0.8)
+        assert torch.equal(best.metric_values, again.rows[0].metric_values)
+    assert not torch.equal(halves[0].rows[0].loss_values, halves[1].rows[0].loss_values)

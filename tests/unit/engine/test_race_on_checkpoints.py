@@ -99,7 +99,8 @@ def plain_profile(context: Any) -> Coefficients:
         return full(context, context.coefficients(family.alpha(member)), "select")
 
     first = max(family.first(), key=score)
-    return context.coefficients(family.alpha(max([first, *family.around(first)], key=score)))
+    found: Coefficients = context.coefficients(family.alpha(max([first, *family.around(first)], key=score)))
+    return found
 
 
 PLAIN: dict[str, Callable[[Any], Coefficients]] = {

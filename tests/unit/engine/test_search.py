@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine import MethodError, Outcome, average
+from ladle_engine.methods import plan_methods
+from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.search_spaces import OfProfile
 from ladle_engine.profiles import POWER, Profile, weights
 from ladle_engine.resume_state import ResumeState
@@ -89,8 +91,8 @@ def test_it_is_cma_es_on_the_checkpoints_principal_axes(tmp_path: Path) -> None:
     cma = CMA(mean=np.zeros(numbers), sigma=0.8 / math.sqrt(numbers), population_size=population)
 
     def alpha_of(z_M: np.ndarray) -> Tensor:
-        u_K = axes_KM @ (scale_M * torch.from_numpy(z_M))
-        return 1 / 4 + u_K - u_K.mean()
+        u_K: Tensor = axes_KM @ (scale_M * torch.from_numpy(z_M))
+        return torch.full((4,), 0.25, dtype=torch.float64) + u_K - u_K.mean()
 
     def loss(z_M: np.ndarray) -> float:
         return loss_of(alpha_of(z_M) @ points_KD, targets_ND)
@@ -287,12 +289,18 @@ def test_too_many_numbers_are_refused_before_anything_is_read(tmp_path: Path) ->
         run(tmp_path, "out", ToyTask(plain_net), options)
 
 
+@pytest.mark.parametrize(("over", "by_order"), [("profile", True), ("axes", False), ("groups", False)])
+def test_only_a_profile_goes_by_the_order_of_the_checkpoints(over: str, by_order: bool) -> None:
+    assert needs_order(plan_methods("search", {"over": over})) is by_order
+
+
 def test_it_starts_from_another_method_and_never_ends_below_it_on_the_fit_split(tmp_path: Path) -> None:
     points_KD = write_points(tmp_path / "checkpoints")
     run(tmp_path, "out", PointTask(), {"start": "greedy-soup", "budget": 100.0, "share": 1.0})
     alpha_KG, report = saved(tmp_path, "out")
     course = report["training"]["search"]
-    soup = average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "soup", task=PointTask(), method="greedy-soup")
+    task: ToyTask = PointTask()
+    soup = average(tmp_path / "checkpoints", tmp_path, output=tmp_path / "soup", task=task, method="greedy-soup")
     assert next(each for each in soup.candidates if each.method == "greedy-soup").fit["loss"] == pytest.approx(
         course["loss"][0]
     )

@@ -193,5 +193,6 @@ def ema(context: MethodContext, decay: float) -> Coefficients:
 
 def needs_order(plan: Plan) -> bool:
     """Whether all that was asked for goes by the order of the checkpoints. `auto` tries other methods too."""
-    asked = set(plan.methods) - {Best.name}
+    # A search goes by what it searches over.
+    asked = {getattr(plan.options[name], "over", name) for name in plan.methods} - {Best.name}
     return bool(asked) and asked <= {LastK.name, Ema.name, "profile"}

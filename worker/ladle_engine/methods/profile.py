@@ -74,7 +74,7 @@ class ProfileMethod(FixedMethod):
     )
     formula: ClassVar[tuple[str, ...]] = (
         "alpha_i = w(x_i) - w(x_(i+1))",
-        "x_i = (s_(i-1) - s_K)/T + 1",
+        "x_i = (s_(i-1) - s_end)/T + 1",
         "w(x) = 1 - x^(gamma+1)",
     )
     reference: ClassVar[str] = "Tian et al. 2025, WSM; Karras et al. 2024 (EDM2), section 3.1"
@@ -143,11 +143,9 @@ class Family:
         return weights(self.positions, self.end, profile)
 
     def first(self) -> list[Member]:
-        """Where neither is given, the mean over windows that grow by `GROWTH`, and the EMAs of `ema`. All shapes over
-        a given window, and all windows of a given shape."""
-        shapes = [self.options.shape] if self.options.shape else list(SHAPES)
-        if self.options.window is None and self.options.shape is None:
-            shapes = [LINEAR, EXPONENTIAL]
+        """Where neither is given, the mean over windows that grow by `GROWTH`; else all shapes over the given window,
+        or all windows of the given shape."""
+        shapes = [self.options.shape] if self.options.shape else list(SHAPES) if self.options.window else [LINEAR]
         return [
             Member(shape, parameter, count)
             for shape in shapes
@@ -161,12 +159,15 @@ class Family:
             return []
         found = self._next_to(best)
         if self.options.shape is None:
-            age = self._window(best.count) * mean_age(best.shape, best.parameter)
-            for shape in (ONE_MINUS_SQRT, COSINE, POWER):
-                for parameter in self._parameters(shape, best.count):
-                    window = age / mean_age(shape, parameter)
-                    count = min(range(1, self.end + 2), key=lambda count: abs(self._window(count) - window))
-                    found.append(Member(shape, parameter, count))
+            reach = self.end + 1
+            same_age = [
+                [Member(shape, parameter, count) for count in range(min(2, reach), reach + 1)]
+                for shape in (ONE_MINUS_SQRT, COSINE, POWER)
+                for parameter in self._parameters(shape, reach)
+            ]
+            same_age.append([Member(EXPONENTIAL, each, reach) for each in self._parameters(EXPONENTIAL, reach)])
+            age = self._mean_age(best)
+            found += [min(those, key=lambda each: abs(self._mean_age(each) - age)) for those in same_age]
         return found
 
     def told(self, member: Member) -> str:
@@ -209,6 +210,10 @@ class Family:
 
     def _window(self, count: int) -> float:
         return window_of(self.positions, self.end, count)
+
+    def _mean_age(self, member: Member) -> float:
+        """In steps."""
+        return self._window(member.count) * mean_age(member.shape, member.parameter)
 
 
 def mean_age(shape: str, parameter: float | None) -> float:

@@ -14,7 +14,7 @@ from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext, served_in
 from ladle_engine.methods.search_run import SearchRun, cost_of_generation
 from ladle_engine.methods.search_spaces import Axes, OfProfile, Space
-from ladle_engine.methods.starts import CENTRE, start_of
+from ladle_engine.methods.starts import CENTRE, START_HELP, never_below_start, start_of
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import HELP, Grouping, Groups, group, whole_model
 from ladle_engine.options import option
@@ -50,7 +50,7 @@ class SearchOptions:
         0.5, "how far from the start the first candidates lie: 1 is as far as training is expected to go", above=0.0
     )
     dimensions: int = option(16, "for `axes` and `groups`: at most so many axes, and of each group", at_least=1)
-    start: str = option(CENTRE, "where the search begins: centre, a checkpoint's name, or another method's name")
+    start: str = option(CENTRE, START_HELP)
     groups: Grouping = option("layers", f"for `groups`: {HELP}")
 
     def check(self, owner: str) -> None:
@@ -127,12 +127,13 @@ class Search(TrainedMethod):
         )
         course = run.run()
         over = options.over if options.over != GROUPS else f"{len(groups)} groups"
-        return Choice(
+        choice = Choice(
             coefficients=run.coefficients(run.best_KG),
             label=f"{self.name} ({over}, generation {run.best_at} of {len(run.losses) - 1})",
             losses=run.losses,
             course=course.to_json(groups.names),
         )
+        return never_below_start(context, options.start, choice)
 
     def _space(self, context: MethodContext, options: SearchOptions, groups: Groups) -> Space:
         if options.over == PROFILE:

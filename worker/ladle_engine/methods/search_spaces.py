@@ -76,7 +76,7 @@ class OfProfile:
         gamma = math.exp2(min(max(fading, FLATTEST), SHARPEST)) - 1.0
         low = min(int(end), last)
         share = end - low
-        alpha_K = self._ending_at(low, window - 1.0, gamma) * (1.0 - share)
+        alpha_K: Tensor = self._ending_at(low, window - 1.0, gamma) * (1.0 - share)
         if share > 0.0:
             alpha_K += self._ending_at(low + 1, window - 1.0, gamma) * share
         return alpha_K[:, None]
