@@ -206,9 +206,8 @@ def from_covariance(covariance: Tensor, seed: int) -> Tensor:
     """As `multiplied`, which draws with this covariance."""
     jitter = 1e-5 * covariance.diagonal().mean() * torch.eye(len(covariance))
     generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(DRAWS, len(covariance), generator=generator).double() @ torch.linalg.cholesky(covariance + jitter).T
-    )
+    root: Tensor = torch.linalg.cholesky(covariance + jitter)
+    return torch.randn(DRAWS, len(covariance), generator=generator).double() @ root.T
 
 
 def cell(metric: str, models: str, K: int, n: int, first: int, count: int) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["digits"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     arguments = parser.parse_args()
-    context.Evaluations = Counted  # type: ignore[misc]  # in this process
+    context.Evaluations = Counted  # type: ignore[attr-defined]  # in this process
     console = Console()
     pairs: list[Pair] = []
     for name in arguments.sets:
