@@ -74,7 +74,8 @@ class World:
         """Of the scores of models that are so good."""
         spread_M = self.spread(share_M)
         if self.metric == "accuracy":
-            return spread_M * torch.special.ndtri(good_M)
+            normal_M: Tensor = torch.special.ndtri(good_M)
+            return spread_M * normal_M
         return spread_M.square() / 2 - (-good_M).log()
 
     def values(self, scores: Tensor) -> Tensor:
