@@ -119,9 +119,10 @@ bench: $(STAMP) ## Print the five tables of speed and memory; JSON goes to bench
 	$(BIN)/python benchmarks/averaging.py $(BENCH)
 	$(BIN)/python benchmarks/whole_job.py $(BENCH)
 
-bench-accuracy: $(STAMP) ## Test losses: every method on Fashion-MNIST, and the defaults against the published recipe.
+bench-accuracy: $(STAMP) ## Test losses: every method, the defaults against the published recipe, rules of choice.
 	$(BIN)/python benchmarks/fashion_mnist.py
 	$(BIN)/python benchmarks/defaults.py
+	$(BIN)/python benchmarks/regret.py
 
 gpu-check: $(STAMP) ## Check Ladle on a GPU and measure it, in under ten minutes; see docs/gpu.md. GPU=--quick is shorter.
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)

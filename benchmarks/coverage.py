@@ -74,7 +74,8 @@ class World:
         """Of the scores of models that are so good."""
         spread_M = self.spread(share_M)
         if self.metric == "accuracy":
-            return spread_M * torch.special.ndtri(good_M)
+            normal_M: Tensor = torch.special.ndtri(good_M)
+            return spread_M * normal_M
         return spread_M.square() / 2 - (-good_M).log()
 
     def values(self, scores: Tensor) -> Tensor:
@@ -206,9 +207,8 @@ def from_covariance(covariance: Tensor, seed: int) -> Tensor:
     """As `multiplied`, which draws with this covariance."""
     jitter = 1e-5 * covariance.diagonal().mean() * torch.eye(len(covariance))
     generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(DRAWS, len(covariance), generator=generator).double() @ torch.linalg.cholesky(covariance + jitter).T
-    )
+    root: Tensor = torch.linalg.cholesky(covariance + jitter)
+    return torch.randn(DRAWS, len(covariance), generator=generator).double() @ root.T
 
 
 def cell(metric: str, models: str, K: int, n: int, first: int, count: int) -> dict[str, Any]:

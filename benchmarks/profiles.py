@@ -14,19 +14,19 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from checkpoint_sets import PreparedSet, prepare
 from measuring import save
 from rich.console import Console
-from torch import Tensor, nn
 
 from ladle_engine import average, candidate_state
-from ladle_engine.tasks import Task
-from ladle_engine.tasks.base import Batch
+from ladle_engine.evaluation.cache import Evaluations
+from ladle_engine.methods import context
+from ladle_engine.progress import CandidateScored, ProgressEvent
 from ladle_engine.versions import versions
 
 THREE, ONE = ("uniform", "last-k", "ema"), ("profile",)
@@ -55,19 +55,25 @@ class Pair:
     one: Found
 
 
-class CountingTask:
-    """A set's task that counts the examples that it evaluates."""
+class Counted(Evaluations):
+    """What a job knows of its models, and on how many examples they were evaluated since `best` was judged."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.examples = 0
+    newest: ClassVar[Counted]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._for_best = 0
+        Counted.newest = self
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        self.examples += len(next(iter(batch.values())))
-        return self._task.evaluate(model, batch)
+    @property
+    def examples(self) -> int:
+        return self.num_judged - self._for_best
+
+    @staticmethod
+    def note(event: ProgressEvent) -> None:
+        """`best` runs first."""
+        if isinstance(event, CandidateScored) and event.score.method == "best":
+            Counted.newest._for_best = Counted.newest.num_judged
 
 
 def main() -> None:
@@ -75,21 +81,22 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["digits"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     arguments = parser.parse_args()
+    context.Evaluations = Counted  # type: ignore[attr-defined]  # in this process
     console = Console()
     pairs: list[Pair] = []
     for name in arguments.sets:
         for seed in arguments.seeds:
             pairs += compare(prepare(name, seed))
-            console.print(*lines_of(pairs[-2:]), sep="\n")
-    console.print(save("profiles", {"versions": versions(), "pairs": [asdict(each) for each in pairs]}, told(pairs)))
+            # After each set: a long run that ends early has its figures.
+            figures = {"versions": versions(), "pairs": [asdict(each) for each in pairs]}
+            console.print(save("profiles", figures, told(pairs)))
 
 
 def compare(prepared: PreparedSet) -> list[Pair]:
     """By the accuracy, and by the loss."""
     pairs = []
     for metric in ("accuracy", "loss"):
-        alone = spent(prepared, (), metric)
-        three, one = (run(prepared, methods, metric, alone) for methods in (THREE, ONE))
+        three, one = (run(prepared, methods, metric) for methods in (THREE, ONE))
         pairs.append(
             Pair(
                 set=prepared.name,
@@ -103,41 +110,28 @@ def compare(prepared: PreparedSet) -> list[Pair]:
     return pairs
 
 
-def spent(prepared: PreparedSet, methods: Sequence[str], metric: str) -> int:
-    """The examples that a job evaluates."""
-    task = CountingTask(prepared.task)
-    with tempfile.TemporaryDirectory() as temporary:
-        _average(prepared, task, methods, metric, Path(temporary) / "out")
-    return task.examples
-
-
-def run(prepared: PreparedSet, methods: Sequence[str], metric: str, alone: int) -> Found:
-    """`alone` is what `best` evaluates."""
-    task = CountingTask(prepared.task)
+def run(prepared: PreparedSet, methods: Sequence[str], metric: str) -> Found:
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "out"
-        outcome = _average(prepared, task, methods, metric, output)
+        outcome = average(
+            prepared.checkpoints,
+            prepared.val,
+            output=output,
+            task=prepared.task,
+            method_options={"methods": ["best", *methods]},
+            metric=metric,
+            seed=prepared.seed,
+            progress=Counted.note,
+        )
         sign = 1 if outcome.higher_is_better else -1
         rows = [score for score in outcome.candidates if score.method in methods]
         best = max(rows, key=lambda score: (sign * score.select[metric], -score.select["loss"]))
         test = prepared.test(candidate_state(output, prepared.checkpoints, best.method))
     return Found(
         label=best.label,
-        examples=task.examples - alone,
+        examples=Counted.newest.examples,
         test_loss=test["loss"],
         test_accuracy=test["accuracy"],
-    )
-
-
-def _average(prepared: PreparedSet, task: CountingTask, methods: Sequence[str], metric: str, output: Path) -> Any:
-    return average(
-        prepared.checkpoints,
-        prepared.val,
-        output=output,
-        task=task,  # type: ignore[arg-type]  # a task by `__getattr__`
-        method_options={"methods": ["best", *methods]},
-        metric=metric,
-        seed=prepared.seed,
     )
 
 
@@ -172,15 +166,15 @@ def told(pairs: Sequence[Pair]) -> str:
         loss = [100 * (each.one.test_loss / each.three.test_loss - 1) for each in of]
         right = [100 * (each.one.test_accuracy - each.three.test_accuracy) for each in of]
         lines.append(
-            f"- Judged by the {metric}, over {len(of)} sets: {100 * statistics.mean(saved):.0f} % of the examples; "
-            f"test loss {_with_error(loss)} %, test accuracy {_with_error(right)} points (mean and its standard error)."
+            f"- Judged by the {metric}, {len(of)} set(s): {100 * statistics.mean(saved):.0f} % of the examples; "
+            f"test loss {_with_error(loss)} %, test accuracy {_with_error(right)} points."
         )
     return "\n".join(lines) + "\n"
 
 
 def _with_error(values: Sequence[float]) -> str:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):+.2f} ± {error:.2f}"
+    mean = f"{statistics.mean(values):+.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
 if __name__ == "__main__":

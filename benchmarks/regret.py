@@ -34,6 +34,7 @@ from ladle_engine.pipeline.candidates import run_methods
 from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.open_job import opened
 from ladle_engine.pipeline.prepare import prepare as prepare_job
+from ladle_engine.pipeline.prepare import with_directions
 from ladle_engine.versions import versions
 
 CHOOSING = ("digits", "mnist", "titles")
@@ -59,7 +60,8 @@ def main() -> None:
                 cases.append(case_of(name, seed, count))
                 print(name, seed, count or "all", f"{time.monotonic() - started:.0f} s", flush=True)
     groups = groups_of(cases)
-    tables = {title: costs(group) for title, group in groups.items() if group}
+    # One set has no standard error.
+    tables = {title: costs(group) for title, group in groups.items() if len({each.set for each in group}) > 1}
     print("\n".join(table for title, found in tables.items() for table in ["", title, *lines(found)]))
     result = {
         "versions": versions(),
@@ -125,7 +127,7 @@ def judge(prepared: PreparedSet, seed: int, count: int | None) -> dict[str, torc
                 "seed": seed,
             }
         )
-        with opened(request) as job, deterministic(job.device), closing(prepare_job(job)) as context:
+        with opened(request) as job, deterministic(job.device), closing(prepare_job(job, with_directions)) as context:
             sign = 1.0 if job.metric.higher_is_better else -1.0
             tensors: dict[str, torch.Tensor] = {}
             test = prepared.examples(prepared.test_data)

@@ -90,8 +90,12 @@ def main() -> None:
                 if (name, seed, metric) in {(row["set"], row["seed"], row["metric"]) for row in rows}:
                     continue
                 rows += measured(prepare(name, seed), metric)
-                told = save("search", {"versions": versions(), "rows": rows}, markdown(rows))
-                console.print(f"{name}-{seed}, {metric}. {told}")
+                _kept(rows, console)
+    _kept(rows, console)
+
+
+def _kept(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    console.print(save("search", {"versions": versions(), "rows": rows}, markdown(rows)))
 
 
 def measured(prepared: PreparedSet, metric: str) -> list[dict[str, Any]]:
@@ -146,7 +150,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             if not own:
                 continue
             seeds = sorted({row["seed"] for row in own})
-            lines += [f"## {name}, judged by {metric}", "", f"Means over seeds {', '.join(map(str, seeds))}.", ""]
+            lines += [
+                f"## {name}, judged by {metric}",
+                "",
+                f"Means over the seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else f"Seed {seeds[0]}.",
+                "",
+            ]
             lines += table_lines(
                 ["method", f"test {metric}", "difference to `twa` (2 standard errors)", "test loss", "walks"],
                 [_line(method, own, metric) for method in methods],
@@ -159,9 +168,9 @@ def _line(method: str, own: Sequence[dict[str, Any]], metric: str) -> list[str]:
     of_seed = {row["seed"]: row for row in own if row["method"] == method}
     twa = {row["seed"]: row["test"] for row in own if row["method"] == "twa"}
     differences = [row["test"] - twa[seed] for seed, row in of_seed.items()]
-    doubt = 2 * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    doubt = f" ({2 * statistics.stdev(differences) / math.sqrt(len(differences)):.4f})" if len(differences) > 1 else ""
     mean = {key: statistics.mean(row[key] for row in of_seed.values()) for key in ("test", "test_loss", "walks")}
-    against = "" if method == "twa" else f"{statistics.mean(differences):+.4f} ({doubt:.4f})"
+    against = "" if method == "twa" else f"{statistics.mean(differences):+.4f}{doubt}"
     return [f"`{method}`", f"{mean['test']:.4f}", against, f"{mean['test_loss']:.4f}", f"{mean['walks']:.1f}"]
 
 

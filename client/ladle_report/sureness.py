@@ -45,7 +45,7 @@ def enough(metric: str, visible: float, needed: int | None, label: str) -> str:
 
 def rounded_up(count: int) -> int:
     """To two digits: `count` is an estimate."""
-    unit = int(10 ** max(0, len(str(count)) - 2))
+    unit: int = 10 ** max(0, len(str(count)) - 2)
     return unit * math.ceil(count / unit)
 
 

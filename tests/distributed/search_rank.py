@@ -25,7 +25,7 @@ JOBS: Mapping[str, tuple[str, str, str, dict[str, Any]]] = {
     "groups, loss": ("plain", REPLICATED, "loss", {"over": "groups", "budget": 25.0, "share": 0.3}),
     "profile, generated": ("plain", REPLICATED, "exact", {"over": "profile", "budget": 25.0}),
     "axes, by parameter": ("plain", BY_PARAMETER, "f1", {"budget": 25.0}),
-    "axes, statistics made anew": ("norm", REPLICATED, "loss", {"budget": 60.0}),
+    "axes, batch norm": ("norm", REPLICATED, "loss", {"budget": 60.0}),
 }
 """Name -> the network, the placement, the metric and the options."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ladle_engine.placements.base import REPLICATED
 from tests.distributed import search_rank
 from tests.distributed.search_rank import JOBS, NETS
 from tests.distributed.start import run_module
@@ -32,17 +33,14 @@ def alone(folder: Path) -> dict[str, dict[str, Any]]:
 def test_ranks_find_what_one_process_finds(folder: Path, alone: dict[str, dict[str, Any]], ranks: int) -> None:
     run_module("tests.distributed.search_rank", ranks, str(folder))
     found = [json.loads((folder / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
-    shared = {"axes, f1", "groups, loss", "profile, generated"}
     for job in JOBS:
         counts = [each[job].pop("alone") for each in found]
         assert all(each[job] == found[0][job] for each in found), "every rank knows the same"
-        if job in shared:
+        assert found[0][job]["label"] == alone[job]["label"], job
+        assert found[0][job]["select"] == pytest.approx(alone[job]["select"], rel=1e-5), job
+        own, others = (torch.tensor(search_rank.chosen(folder, job, each)) for each in (1, ranks))
+        torch.testing.assert_close(others, own, rtol=0, atol=1e-5)
+        if JOBS[job][1] == REPLICATED:
             assert min(counts) > 0, f"{job}: every rank evaluates whole candidates"
-            assert found[0][job] == alone[job], job
-            assert search_rank.chosen(folder, job, ranks) == search_rank.chosen(folder, job, ranks=1), job
         else:
             assert max(counts) == 0, f"{job}: no rank places a model by itself"
-            # Statistics are sums over the ranks, and rounded: a candidate's rank may differ where two are equal.
-            torch.testing.assert_close(
-                torch.tensor(search_rank.chosen(folder, job, ranks)), torch.tensor(search_rank.chosen(folder, job, 1))
-            )

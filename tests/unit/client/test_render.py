@@ -204,7 +204,7 @@ def test_brackets_in_paths_and_messages_are_shown_as_they_are() -> None:
 def test_a_merge_curve_is_told_in_its_words_and_names_no_model() -> None:
     candidates = candidate("best", 0.9, 0.4, 0.0), candidate("profile", 0.92, 0.3, 0.02)
     curve = result("profile", *candidates, gain=0.02, gain_low=0.01, gain_high=0.03).model_copy(
-        update={"words": ("Averaging still pays at the end.", "Going on\nwould pay.")}
+        update={"words": ("Averaging still pays at the end.", "Going on would pay.")}
     )
     text = shown(result_summary(curve))
     assert "Averaging still pays at the end.\nGoing on would pay." in text

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from tests.unit.engine.points import PointTask, write_points
 from tests.unit.engine.toy import Interrupted, ToyTask, norm_net, plain_net, write_checkpoints
 
 METHODS = ("model-stock", "wise-ft")
+Array = NDArray[np.float64]
 
 
 @pytest.fixture
@@ -55,18 +57,18 @@ def saved(folder: Path, name: str) -> dict[str, Any]:
     return entries
 
 
-def weights(folder: Path) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+def weights(folder: Path) -> tuple[dict[str, Array], list[dict[str, Array]]]:
     """float64: the base, and the checkpoints in order."""
     files = sorted((folder / "checkpoints").glob("*.safetensors"))
     base, *own = [folder / "base.safetensors", *files]
     return _as_arrays(base), [_as_arrays(file) for file in own]
 
 
-def _as_arrays(file: Path) -> dict[str, np.ndarray]:
+def _as_arrays(file: Path) -> dict[str, Array]:
     return {name: tensor.double().numpy() for name, tensor in load_file(file).items()}
 
 
-def model_stock_by_hand(folder: Path, layers: dict[str, str]) -> dict[str, np.ndarray]:
+def model_stock_by_hand(folder: Path, layers: dict[str, str]) -> dict[str, Array]:
     """Jang et al. 2024: `t = K cos / (1 + (K - 1) cos)`, tensor by tensor of each layer, over all pairs."""
     base, own = weights(folder)
     K = len(own)
@@ -150,7 +152,7 @@ def relative_loss(outcome: Outcome, method: str) -> float:
 def test_wise_ft_is_the_line_from_the_base_and_takes_its_best_point(points: Path, to: str) -> None:
     outcome = run(points, "out", "wise-ft", task=PointTask(bowl), method_options={"to": to})
     own, base = torch.tensor(POINTS, dtype=torch.float64), torch.tensor(BASE, dtype=torch.float64)
-    best = min(own, key=bowl)
+    best = min(own, key=lambda place: float(bowl(place)))
     target = own.mean(dim=0) if to == "mean" else best
     shares = [round(0.05 * step, 2) for step in range(21)]
     losses = {share: float(bowl(share * target + (1 - share) * base)) for share in shares}
@@ -168,7 +170,7 @@ def test_extrapolation_goes_past_a_checkpoint_as_far_as_it_pays(points: Path, be
     base_path = points / "base.safetensors" if away_from == "base" else None
     outcome = run(points, "out", "extrapolate", base=base_path, task=task, method_options=options)
     own, base = torch.tensor(POINTS, dtype=torch.float64), torch.tensor(BASE, dtype=torch.float64)
-    best = min(own, key=lambda place: bowl(place - 4))
+    best = min(own, key=lambda place: float(bowl(place - 4)))
     end, origin = own[-1] if beyond == "last" else best, own.mean(dim=0) if away_from == "mean" else base
     tried = [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0]
     loss_at = {share: float(bowl(end + share * (end - origin) - 4)) for share in tried}

@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ladle_engine import METHODS, DataError, Outcome, average
+from ladle_engine import DataError, Outcome, average
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.progress import MemoryPlanned
 from ladle_engine.tasks.examples import even_batches
 from ladle_engine.tasks.images.data_sets import DecodedImages
-from tests.builders import digits, make_checkpoints, make_val_set, quick_options
+from tests.builders import WITHOUT_BASE, digits, make_checkpoints, make_val_set, quick_options
 from tests.unit.engine.toy import ToyData, ToyTask, norm_net, write_checkpoints
 
-ALL = {"methods": [method for method in METHODS if method != "second-best"], "options": quick_options(3, steps=4)}
+ALL = {"methods": [method for method in WITHOUT_BASE if method != "second-best"], "options": quick_options(3, steps=4)}
 
 
 FREE_BYTES = 64 << 20

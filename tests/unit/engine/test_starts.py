@@ -56,7 +56,7 @@ def test_a_checkpoint_that_is_named_like_a_method_is_the_checkpoint() -> None:
         ({"twa": ""}, "`start` of method `twa` must be centre, the name of a checkpoint, or one of best,"),
         ({"twa": "twa"}, "or another method, but is the method itself."),
         ({"twa": "psgd", "psgd": "nowhere"}, "`start` of method `psgd` must be centre,"),
-        ({"psgd": "random"}, "`start` of method `psgd` must be a combination of checkpoints, but is `random`"),
+        ({"psgd": "random"}, "`start` of method `psgd` must be a combination of checkpoints and nothing else, but is"),
         ({"twa": "psgd", "psgd": "twa"}, "but these do: `twa` from `psgd`, `psgd` from `twa`."),
         (
             {"twa": "psgd", "psgd": "pca", "pca": "learned-soup", "learned_soup": "psgd"},

@@ -60,7 +60,7 @@ class RunningAverages(ExactWeights):
         new = shares.keys() - self._kept.keys() | {NEWEST}
         self._kept |= {key: torch.empty(self._bucket.length) for key in shares.keys() - self._kept.keys()}
         # One chunk stays in the cache for all averages.
-        for elements, weights_C in self._read(index):
+        for elements, weights_C in self._chunks_of(index):
             for key, share in shares.items():
                 kept_C = self._kept[key][elements]
                 if key in new:
@@ -103,11 +103,11 @@ class RunningAverages(ExactWeights):
         """float32 [P]"""
         summed_P = torch.zeros(self._bucket.length)
         for index, alpha in enumerate(mixture.alpha_KG[:, 0].tolist()):
-            for elements, weights_C in self._read(index) if alpha else ():
+            for elements, weights_C in self._chunks_of(index) if alpha else ():
                 summed_P[elements].add_(weights_C, alpha=alpha)
         return summed_P
 
-    def _read(self, index: int) -> Iterator[tuple[slice, Tensor]]:
+    def _chunks_of(self, index: int) -> Iterator[tuple[slice, Tensor]]:
         """This rank's elements of one checkpoint, chunk by chunk; another thread reads the next ones meanwhile."""
         with (
             open_checkpoint(self._checkpoints.checkpoints[index]) as reader,

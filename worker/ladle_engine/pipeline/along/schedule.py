@@ -95,7 +95,7 @@ class Schedule:
 
     def tried_at(self, end: int) -> list[Running]:
         """Averages of two checkpoints at least."""
-        found = []
+        found: list[Running] = []
         for shape in self.options.shapes:
             if shape == POWER:
                 found += [Running(shape, gamma_of_half_life(share), 0) for share in HALF_LIVES if end > 0]
