@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_base, make_checkpoints, make_val_set
 
 Names = dict[str, Any]
 World = Callable[[Path], Names]
@@ -43,6 +43,19 @@ def a_result(folder: Path) -> Names:
     average(
         folder / "path/to/checkpoints", folder / "path/to/val.npz", output=folder / "result", method_options=options
     )
+    return {}
+
+
+def fine_tunes_of_a_base(folder: Path) -> Names:
+    """`sweep`, trained from `models/pretrained`, and a `result` between them."""
+    from ladle_engine import average
+
+    make_checkpoints(folder / "sweep")
+    make_val_set(folder / "val.npz")
+    (folder / "models/pretrained").mkdir(parents=True)
+    first = sorted((folder / "sweep").glob("*.safetensors"))[0]
+    base = make_base(folder / "models/pretrained/model.safetensors", first).parent
+    average(folder / "sweep", folder / "val.npz", output=folder / "result", method="wise-ft", base=base)
     return {}
 
 
@@ -156,12 +169,14 @@ def a_result_to_read(folder: Path) -> Names:
 
 WORLDS: dict[str, World] = {
     "README.md": a_run_of_the_example,
+    "docs/base.md": fine_tunes_of_a_base,
     "docs/checkpoints.md": two_architectures,
     "docs/engine.md": a_run_of_the_example,
     "docs/head-stage.md": a_head_stage,
     "docs/how-to/any-module.md": any_module,
     "docs/how-to/every-night.md": a_report,
     "docs/inspect.md": a_run_to_inspect,
+    "docs/merge-curve.md": a_run_of_the_example,
     "docs/migration.md": of_other_tools,
     "docs/output.md": a_result,
     "docs/report.md": a_result_to_read,

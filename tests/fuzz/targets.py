@@ -13,7 +13,7 @@ import torch
 from ladle_engine import EngineError, combine_checkpoints, discover
 from ladle_engine.checkpoints.pickles.plain import pickled_value
 from ladle_engine.pipeline.open_job import opened
-from ladle_engine.pipeline.prepare import prepare
+from ladle_engine.pipeline.prepare import prepare, with_directions
 from ladle_engine.pipeline.request import Request
 from ladle_engine.progress import Warned
 from ladle_engine.rebuild import rebuild
@@ -45,7 +45,7 @@ def job(folder: Path, scratch: Path) -> None:
     with opened(
         Request(ckpt_dir=folder / "run", val_set=folder / "val", output=scratch / "out", device="cpu")
     ) as begun:
-        prepare(begun)
+        prepare(begun, with_directions)
 
 
 def again(folder: Path, scratch: Path) -> None:

@@ -224,6 +224,7 @@ FOLDER = PATH.replace("/", "_")
 SHORTLY = ("--look-every", "0.01", "--stop-after-idle", "0.0001")
 SHOWING = {
     "run": [["run", FOLDER, "val"], ["run", "there", "there"]],
+    "curve": [["curve", FOLDER, "val"], ["curve", "there", "there"]],
     "inspect": [["inspect", FOLDER], ["inspect", "there"]],
     "convert": [["convert", FOLDER, "there"]],
     "up": [["up", "--root", FOLDER], ["up"]],

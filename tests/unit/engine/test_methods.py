@@ -388,7 +388,7 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         (
             "learned-soup",
             {"start": "random"},
-            "`start` of method `learned-soup` must be a combination of checkpoints, but is `random`",
+            "`start` of method `learned-soup` must be a combination of checkpoints and nothing else, but is `random`",
         ),
         ("given", {}, "must be 5 numbers, one per checkpoint, but are 0 numbers."),
         ("given", {"coefficients": [0.5, 0.5]}, "must be 5 numbers, one per checkpoint, but are 2 numbers."),

@@ -504,7 +504,7 @@ def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_a
     )  # fmt: skip
     assert not trained_on
     rows, rescaled = (
-        {"second-best", "last-k", "ema", "wise-ft", "extrapolate"},
+        {"second-best", "last-k", "ema", "profile", "wise-ft", "extrapolate"},
         {"twa", "twa-layerwise", "twa-gram-schmidt", "pca"},
     )
     assert not evaluated or method in rows | rescaled

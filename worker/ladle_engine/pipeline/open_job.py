@@ -128,11 +128,12 @@ def _with_checkpoints(paths: Sequence[Path]) -> Path | None:
 
 def _discovered(request: Request) -> CheckpointSet:
     def find_without(names: Sequence[str]) -> CheckpointSet:
-        given = (request.exclude,) if isinstance(request.exclude, str) else tuple(request.exclude or ())
+        # What was given is checked where it is used.
+        given = [request.exclude] if isinstance(request.exclude, str) else request.exclude
         return discover(
             request.ckpt_dir,
             pattern=request.pattern,
-            exclude=[*given, *names] or None,
+            exclude=[*(given or ()), *names] if names else given,
             last=request.last,
             steps=request.steps,
             order=request.order,

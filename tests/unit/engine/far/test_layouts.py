@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ladle_engine import CheckpointError, EngineError, average, combine_checkpoints
-from tests.builders import make_checkpoints
+from tests.builders import make_base, make_checkpoints, make_inputs
 from tests.far_servers import S3
 from tests.unit.engine.lora import OPTIONS, load_base, loaded, make_sweep, make_tokens
 
@@ -73,6 +74,25 @@ def test_adapters_and_their_base_model_are_read_where_they_are(s3: S3, tmp_path:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (here / name).write_bytes(s3.get(f"results/lora/{name}"))
     assert loaded(load_base(tmp_path / "near" / "base"), here)
+
+
+def test_a_base_is_read_where_it_is_by_its_address_or_its_name(s3: S3, tmp_path: Path) -> None:
+    near = make_inputs(tmp_path / "near")
+    make_base(near / "base.safetensors", near / "checkpoints" / "epoch-1.safetensors")
+    s3.put(near, "based")
+    chosen = {}
+    for name, folder, base in (
+        ("near", near / "checkpoints", near / "base.safetensors"),
+        ("far", "s3://bucket/based/checkpoints", "s3://bucket/based/base.safetensors"),
+        ("near by name", near / "checkpoints", "epoch-1.safetensors"),
+        ("far by name", "s3://bucket/based/checkpoints", "epoch-1.safetensors"),
+    ):
+        average(folder, near / "val.npz", base=base, output=tmp_path / f"out {name}", method="model-stock")
+        entry = json.loads((tmp_path / f"out {name}" / "coefficients.json").read_text())["candidates"]["model-stock"]
+        chosen[name] = (entry["checkpoints"], entry["alpha"])
+    assert chosen["far"] == chosen["near"]
+    assert chosen["far by name"] == chosen["near by name"] != chosen["near"]
+    assert chosen["far"][0][0] == "base:base.safetensors"
 
 
 @pytest.mark.parametrize(
