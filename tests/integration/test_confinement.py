@@ -122,7 +122,7 @@ def test_a_job_that_stands_still_is_ended_as_stalled_and_goes_on_where_it_was(
         assert again.reason == Reason.STALLED
         assert "stage `train`" in (again.message or "")
         log = made.call(made.store.logs(job, 1000))
-        assert any("gated_rank.py" in line and "in hold" in line for line in log), "the log says where it stood"
+        assert any("gates.py" in line and "in hold" in line for line in log), "the log says where it stood"
 
 
 def test_a_stopped_rank_stalls_the_others_and_none_is_left(
