@@ -31,7 +31,7 @@ def gpt2_docs(folder: Path, seed: int) -> None:
     save_file({"tokens": _windows(val, NUM_WINDOWS, generator)}, folder / "val.safetensors")
     save_file({"tokens": _windows(test, NUM_WINDOWS, generator)}, folder / "test.safetensors")
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(_config())
+    model = GPT2LMHeadModel(byte_gpt2(positions=CONTEXT, width=128, layers=4))  # 842,496 parameters
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir()
     model.config.to_json_file(checkpoints / "config.json", use_diff=False)
@@ -51,14 +51,14 @@ def gpt2_docs(folder: Path, seed: int) -> None:
             save_file(state, checkpoints / f"step-{step}.safetensors", metadata={"format": "pt"})
 
 
-def _config() -> GPT2Config:
-    """842,496 parameters; the vocabulary is the 256 bytes. No dropout: one short pass over the text cannot overfit."""
+def byte_gpt2(*, positions: int, width: int, layers: int) -> GPT2Config:
+    """The vocabulary is the 256 bytes. No dropout: one short pass over a text cannot overfit."""
     return GPT2Config(
         architectures=["GPT2LMHeadModel"],
         vocab_size=256,
-        n_positions=CONTEXT,
-        n_embd=128,
-        n_layer=4,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
         n_head=4,
         resid_pdrop=0.0,
         embd_pdrop=0.0,

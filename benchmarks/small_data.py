@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from causal_lm import CausalLmTask, window_losses
 from ladle_small_cnn import SmallCnn, SmallCnnTask
+from language_sets import byte_gpt2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
@@ -441,21 +442,8 @@ class _TiedLm(nn.Module):
 
 
 def _gpt2() -> GPT2Config:
-    """About 35,000 parameters; the vocabulary is the 256 bytes."""
-    return GPT2Config(
-        architectures=["GPT2LMHeadModel"],
-        vocab_size=256,
-        n_positions=CONTEXT,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-    )
+    """About 35,000 parameters."""
+    return byte_gpt2(positions=CONTEXT, width=32, layers=2)
 
 
 def _windows(documents: list[bytes], count: int, generator: torch.Generator) -> Part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -93,11 +93,7 @@ def run(
 
     Example: `ladle run runs/resnet/checkpoints data/val.npz`
     """
-    from ladle.cli.local import run_once
-
-    refuse_missing(job.inputs)
-    record = run_once(job.ckpt_dir, job.val_set, job.options, job.inputs, results, out=out, err=err, as_json=as_json)
-    end_with(record, as_json)
+    _run_here(job, job.options, results, as_json)
 
 
 @app.command(cls=JobCommand, rich_help_panel=panels.AVERAGE)
@@ -114,10 +110,14 @@ def curve(
 
     Example: `ladle curve runs/resnet/checkpoints data/val.npz --curve-every 5`
     """
+    _run_here(job, {**job.options, "kind": "curve"}, results, as_json)
+
+
+def _run_here(job: JobArguments, options: Mapping[str, Any], results: Path, as_json: bool) -> None:
+    """One job on a stack of its own; ends the command as the job ended."""
     from ladle.cli.local import run_once
 
     refuse_missing(job.inputs)
-    options = {**job.options, "kind": "curve"}
     record = run_once(job.ckpt_dir, job.val_set, options, job.inputs, results, out=out, err=err, as_json=as_json)
     end_with(record, as_json)
 

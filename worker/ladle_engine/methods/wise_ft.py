@@ -10,7 +10,7 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.methods.base import FixedMethod
 from ladle_engine.methods.context import Choice, MethodContext
-from ladle_engine.methods.fixed import Best
+from ladle_engine.methods.fixed import Best, last_k
 from ladle_engine.options import option
 
 STEP, FINER = 0.1, 0.05
@@ -51,8 +51,7 @@ class WiseFt(FixedMethod):
     def _target(self, context: MethodContext, to: str) -> Coefficients:
         if to == BEST:
             return context.choice_of(Best.name).coefficients
-        K = len(context.checkpoints.names)
-        return context.coefficients(torch.full((K,), 1 / K, dtype=torch.float64))
+        return last_k(context, len(context.checkpoints.names))
 
     def _share(self, context: MethodContext, target: Coefficients) -> float:
         """Collective: of equals the larger one, so that the base counts only where it helps."""
