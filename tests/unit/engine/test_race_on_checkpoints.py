@@ -164,7 +164,9 @@ def test_a_finished_state_evaluates_nothing_again(uneven: Path, tmp_path: Path, 
         )  # fmt: skip
         assert bool(counted[1:]) == (name == "one"), "but for the look at the first batch"
     files = {path.name for path in (tmp_path / "state").rglob("*.pt")}
-    assert files == {"evaluations.pt", *(f"choice-{method}.pt" for method in PLAIN)}, "none per checkpoint"
+    assert files == {"evaluations.pt", "intervals.pt", *(f"choice-{method}.pt" for method in PLAIN)}, (
+        "none per checkpoint"
+    )
 
 
 class CountingTask(ToyTask):
