@@ -235,13 +235,13 @@ def _over_sets(cases: Iterable[Decided], values: Iterable[float]) -> tuple[float
 
 
 def verdict(found: Sequence[Cost]) -> str:
-    """Whether the contender is adopted, by what was written down before the fresh sets were judged; see `regret.py`."""
+    """Whether the contender is better, by what was written down before the fresh sets were judged; see `regret.py`."""
     (contender,) = (cost for cost in found if cost.rule == CONTENDER)
     (metric, metric_error), (loss, loss_error) = contender.metric_less, contender.loss_less
     holds = loss > 2 * loss_error and metric >= 0
     return (
         f"Against today's the rule *{CONTENDER}* has less regret on them by {100 * loss:.2f} ± {100 * loss_error:.2f} "
         f"% of the test loss and by {100 * metric:.2f} ± {100 * metric_error:.2f} points of the test metric. To be "
-        f"adopted, the first must be more than two standard errors and the second not less than 0: "
-        f"it is {'adopted' if holds else 'not adopted'}."
+        f"adopted, the first must be more than two standard errors (it is {loss / loss_error:.2f}) and the second not "
+        f"less than 0: that {'holds' if holds else 'does not hold'}."
     )

@@ -120,9 +120,9 @@ def test_a_half_has_the_same_examples_for_all_candidates_and_depends_on_the_seed
 @pytest.mark.parametrize(
     ("loss_less", "metric_less", "told"),
     [
-        ((0.021, 0.010), (0.0, 0.01), "it is adopted."),
-        ((0.019, 0.010), (0.1, 0.01), "it is not adopted."),
-        ((0.021, 0.010), (-0.001, 0.01), "it is not adopted."),
+        ((0.021, 0.010), (0.0, 0.01), "that holds."),
+        ((0.019, 0.010), (0.1, 0.01), "that does not hold."),
+        ((0.021, 0.010), (-0.001, 0.01), "that does not hold."),
     ],
 )
 def test_the_contender_is_adopted_for_a_lower_loss_beyond_two_standard_errors_that_costs_no_metric(
