@@ -1,4 +1,4 @@
-"""How often a stated interval holds the true gain: `python benchmarks/coverage.py`.
+"""How often a stated interval holds the true gain: `python benchmarks/coverage.py`. With `--seconds`: what it takes.
 
 K checkpoints and their averages are judged on n examples, and the best is returned, as a job does: the best checkpoint,
 the uniform average, the best of the last k, the best decay and the best of five multiples of trained coefficients. What
@@ -31,14 +31,16 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from measuring import parser_of, results_path, save, table_lines
+from measuring import clock, parser_of, results_path, save, table_lines
 from torch import Tensor
 
 from ladle_engine.evaluation.error_draws import multiplied
+from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.racing import SIGMAS
 from ladle_engine.evaluation.racing import UNSEEN as UNSEEN_IN_RACE
-from ladle_engine.evaluation.simultaneous import ONE, UNSEEN, factors
+from ladle_engine.evaluation.simultaneous import ONE, UNSEEN, Compared, factors, simultaneous
 from ladle_engine.methods.fixed import ALL_K, decays, evenly, geometric
+from ladle_engine.tasks.base import Metric
 
 MODELS = ("apart", "equal", "raced", "one ahead", "better", "mixed")
 METRICS = ("accuracy", "loss")
@@ -313,16 +315,38 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     return table_lines(["models", "K", "n", "repetitions", *COLUMNS, "factors"], table)
 
 
+TIMED = ((28, 12, 1_000), (28, 12, 5_000), (300, 300, 5_000))
+"""Averages, checkpoints and examples."""
+
+
+def seconds(averages: int, checkpoints: int, n: int) -> float:
+    """What the engine takes for the intervals of a job in which nothing was beaten."""
+    metric = Metric(name="accuracy", higher_is_better=True, low=0.0, high=1.0)
+    values = torch.rand(averages + checkpoints, n, generator=torch.Generator().manual_seed(0)) < GOOD["accuracy"]
+    models = [Evaluation(metrics=(metric,), values={metric.name: each.double()}) for each in values]
+    best, *others = sorted(models[averages:], key=lambda each: -each.score(metric))
+    compared = Compared(best=best, candidates=models[:6], averages=models[6:averages], checkpoints=others)
+    started = clock(torch.device("cpu"))
+    simultaneous(compared, metric, seed=0)
+    return clock(torch.device("cpu")) - started
+
+
 def main() -> None:
     parser = parser_of(__doc__, quick="some repetitions of the small cells", cpu_only=True)
     parser.add_argument(
         "--repetitions", type=int, default=1000, help="of every cell; more are added to those in the file"
     )
+    parser.add_argument("--seconds", action="store_true", help="only what the intervals of a job take")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.seconds:
+        for counts in TIMED:
+            told = "{} averages, {} checkpoints and {:,} examples".format(*counts)
+            print(f"{told}: {seconds(*counts):.2f} s of one core")
+        return
     path = results_path("coverage", quick=arguments.quick)
     found = json.loads(path.read_text()) if path.exists() and not arguments.quick else []
     known: dict[Any, dict[str, Any]] = {(row["metric"], row["models"], row["K"], row["n"]): row for row in found}
-    torch.set_num_threads(1)
     todo = [each for each in cells() if not arguments.quick or each[2] * each[3] < 5_000]
     while todo:
         for each in list(todo):

@@ -66,13 +66,6 @@ class Case:
         rows = self.allowed if promised else self.rows
         return [row for row in rows if not ahead(top.metric_values, row.metric_values, sigmas)]
 
-    def regret(self, row: Row) -> tuple[float, float]:
-        """By how much the best candidate by the test metric is better (in the metric's units), and by how much the
-        lowest test loss of all is lower (a share)."""
-        best = max(each.test_metric for each in self.rows)
-        lowest = min(each.test_loss for each in self.rows)
-        return best - row.test_metric, row.test_loss / lowest - 1
-
 
 def halved(case: Case, draws: int) -> list[Case]:
     """The choice repeated on random halves of the select split, between candidates that stay what they are."""
@@ -143,9 +136,11 @@ def always(method: str) -> Rule:
     return lambda case: next((row for row in case.allowed if row.method == method), case.rows[0])
 
 
+TODAY = "metric (today)"
+CONTENDER = "lowest loss among, 95 %"
 NO_PROMISE = "lowest loss among, 95 %, worse than the best checkpoint or not"
 RULES: dict[str, Rule] = {
-    "metric (today)": today,
+    TODAY: today,
     "lowest loss": lowest_loss,
     **{f"lowest loss among, {level}": among(by_loss, sigmas) for level, sigmas in CAN_TELL.items()},
     "lowest loss among, 95 %, if the loss can tell": loss_if_told,
@@ -156,6 +151,38 @@ RULES: dict[str, Rule] = {
     **{f"always {method}": always(method) for method in ("uniform", "greedy-soup", "twa", "twa-layerwise")},
     "always the best checkpoint": always("best"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What each rule returned in one case, and what every candidate is worth on the test set: all that costs need."""
+
+    set: str
+    seed: int
+    num_select: int
+    by_loss: bool
+    chosen: Mapping[str, str]
+    """Rule -> the method that it chose."""
+    test: Mapping[str, tuple[float, float]]
+    """Method -> the test metric, oriented, and the test loss."""
+
+    def regret(self, rule: str) -> tuple[float, float]:
+        """By how much the best candidate by the test metric is better (in the metric's units), and by how much the
+        lowest test loss of all is lower (a share)."""
+        metrics, losses = zip(*self.test.values(), strict=True)
+        metric, loss = self.test[self.chosen[rule]]
+        return max(metrics) - metric, loss / min(losses) - 1
+
+
+def decided(case: Case) -> Decided:
+    return Decided(
+        set=case.set,
+        seed=case.seed,
+        num_select=case.num_select,
+        by_loss=case.by_loss,
+        chosen={name: rule(case).method for name, rule in RULES.items()},
+        test={row.method: (row.test_metric, row.test_loss) for row in case.rows},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +201,12 @@ class Cost:
     """Cases in which it chooses another candidate than today's rule."""
 
 
-def costs(cases: Sequence[Case]) -> list[Cost]:
+def costs(cases: Sequence[Decided]) -> list[Cost]:
     """A set's cases are averaged first: they share checkpoints and test data."""
     found = []
-    for name, rule in RULES.items():
-        regrets = [case.regret(rule(case)) for case in cases]
-        base = [case.regret(case.today) for case in cases]
+    base = [case.regret(TODAY) for case in cases]
+    for name in RULES:
+        regrets = [case.regret(name) for case in cases]
         columns = []
         for index in (0, 1):
             columns.append(_over_sets(cases, [regret[index] for regret in regrets]))
@@ -192,13 +219,13 @@ def costs(cases: Sequence[Case]) -> list[Cost]:
                 metric_less=columns[1],
                 loss=columns[2],
                 loss_less=columns[3],
-                changed=sum(rule(case) is not case.today for case in cases),
+                changed=sum(case.chosen[name] != case.chosen[TODAY] for case in cases),
             )
         )
     return found
 
 
-def _over_sets(cases: Iterable[Case], values: Iterable[float]) -> tuple[float, float]:
+def _over_sets(cases: Iterable[Decided], values: Iterable[float]) -> tuple[float, float]:
     by_set: dict[tuple[str, int], list[float]] = {}
     for case, value in zip(cases, values, strict=True):
         by_set.setdefault((case.set, case.seed), []).append(value)
@@ -207,6 +234,14 @@ def _over_sets(cases: Iterable[Case], values: Iterable[float]) -> tuple[float, f
     return statistics.mean(means), error
 
 
-def chosen(case: Case) -> Mapping[str, str]:
-    """Rule -> the method that it chooses."""
-    return {name: rule(case).method for name, rule in RULES.items()}
+def verdict(found: Sequence[Cost]) -> str:
+    """Whether the contender is better, by what was written down before the fresh sets were judged; see `regret.py`."""
+    (contender,) = (cost for cost in found if cost.rule == CONTENDER)
+    (metric, metric_error), (loss, loss_error) = contender.metric_less, contender.loss_less
+    holds = loss > 2 * loss_error and metric >= 0
+    return (
+        f"Against today's the rule *{CONTENDER}* has less regret on them by {100 * loss:.2f} ± {100 * loss_error:.2f} "
+        f"% of the test loss and by {100 * metric:.2f} ± {100 * metric_error:.2f} points of the test metric. To be "
+        f"adopted, the first must be more than two standard errors (it is {loss / loss_error:.2f}) and the second not "
+        f"less than 0: that {'holds' if holds else 'does not hold'}."
+    )

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.regret_rules import NO_PROMISE, RULES, Case, Row, ahead, chosen, costs, halved
+from benchmarks.regret_rules import (
+    CONTENDER,
+    NO_PROMISE,
+    RULES,
+    TODAY,
+    Case,
+    Cost,
+    Row,
+    ahead,
+    costs,
+    decided,
+    halved,
+    verdict,
+)
 
 HALF = [1.0, 0.0] * 50
 
@@ -40,7 +54,7 @@ ROWS = (
 
 
 def test_each_rule_chooses_by_what_it_is_named_after() -> None:
-    found = chosen(case())
+    found = decided(case()).chosen
     assert found["metric (today)"] == "ema"
     assert found["lowest loss"] == "ema"
     assert found["simplest among, 95 %"] == "best"
@@ -58,7 +72,7 @@ def test_no_rule_returns_what_is_worse_than_the_best_checkpoint_by_the_metric() 
 
 def test_among_those_that_the_metric_tells_apart_it_decides() -> None:
     better = row("ema", [1.0] * 100, 0.9, test=(0.9, 0.9))
-    found = chosen(case("digits", ROWS[0], ROWS[1], better))
+    found = decided(case("digits", ROWS[0], ROWS[1], better)).chosen
     assert {found[name] for name in found if "among" in name} == {"ema"}
     assert found["lowest loss"] == "uniform"
 
@@ -71,18 +85,20 @@ def test_a_mean_is_ahead_by_the_paired_standard_error() -> None:
 
 
 def test_regret_is_against_the_best_on_the_test_set() -> None:
-    metric, loss = case().regret(ROWS[2])
+    assert decided(case()).chosen[TODAY] == "ema"
+    metric, loss = decided(case()).regret(TODAY)
     assert metric == pytest.approx(0.04)
     assert loss == pytest.approx(0.7 / 0.5 - 1)
 
 
 def test_costs_are_means_over_sets_whose_own_cases_are_averaged_first() -> None:
     better = case("mnist", ROWS[0], ROWS[1], row("ema", [1.0] * 100, 0.6, test=(0.9, 0.5)))
-    (found,) = (each for each in costs([case(), case(), better]) if each.rule == "metric (today)")
+    all_costs = costs([decided(each) for each in (case(), case(), better)])
+    (found,) = (each for each in all_costs if each.rule == TODAY)
     assert found.metric == pytest.approx((0.02, 0.02))
     assert found.metric_less == (0.0, 0.0)
     assert found.changed == 0
-    (simple,) = (each for each in costs([case(), case(), better]) if each.rule == "simplest among, 95 %")
+    (simple,) = (each for each in all_costs if each.rule == "simplest among, 95 %")
     assert simple.changed == 2
     assert simple.metric_less[0] == pytest.approx((-0.01 + 0.0) / 2)
     assert not math.isnan(simple.metric[1])
@@ -99,3 +115,21 @@ def test_a_half_has_the_same_examples_for_all_candidates_and_depends_on_the_seed
         assert torch.allclose(best.loss_values - 0.9, uniform.loss_values - 0.8)
         assert torch.equal(best.metric_values, again.rows[0].metric_values)
     assert not torch.equal(halves[0].rows[0].loss_values, halves[1].rows[0].loss_values)
+
+
+@pytest.mark.parametrize(
+    ("loss_less", "metric_less", "told"),
+    [
+        ((0.021, 0.010), (0.0, 0.01), "that holds."),
+        ((0.019, 0.010), (0.1, 0.01), "that does not hold."),
+        ((0.021, 0.010), (-0.001, 0.01), "that does not hold."),
+    ],
+)
+def test_the_contender_is_adopted_for_a_lower_loss_beyond_two_standard_errors_that_costs_no_metric(
+    loss_less: tuple[float, float], metric_less: tuple[float, float], told: str
+) -> None:
+    nothing = Cost(
+        rule=TODAY, metric=(0.0, 0.0), loss=(0.0, 0.0), metric_less=(0.0, 0.0), loss_less=(0.0, 0.0), changed=0
+    )
+    contender = replace(nothing, rule=CONTENDER, metric_less=metric_less, loss_less=loss_less)
+    assert verdict([nothing, contender]).endswith(told)

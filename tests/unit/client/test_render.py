@@ -55,6 +55,21 @@ def test_a_winner_is_named_with_its_gain_and_doubt() -> None:
     assert "The interval includes zero, so this may be chance." in unsure
 
 
+def test_the_verdict_says_what_the_interval_counts_and_what_would_show_the_gain() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("ema", 0.91, 0.3, 0.01), candidate("twa", 0.92, 0.3, 0.02)
+    known = {"gain": 0.02, "gain_low": -0.01, "gain_high": 0.05, "visible_gain": 0.031, "examples_needed": 1_234}
+    text = shown(result_summary(result("twa", *candidates, **known)))
+    assert "(95 % interval, counting that the best of several was picked: " in text
+    needed = "a gain of 3.10 points is seen four times in five. To see one as large as the difference of {} takes about"
+    assert f"On these examples {needed.format('twa')} 1,300." in text
+    behind = candidate("ema", 0.89, 0.5, -0.01)
+    nothing = result("best", candidates[0], behind, visible_gain=0.031, examples_needed=1_234)
+    assert needed.format("ema") in " ".join(shown(result_summary(nothing)).split())
+    earlier = shown(result_summary(result("twa", *candidates, gain=0.02, gain_low=-0.01, gain_high=0.05)))
+    assert "counting" not in earlier
+    assert "four times in five" not in earlier
+
+
 def test_when_nothing_beats_the_best_it_says_so_and_points_at_a_lower_loss() -> None:
     candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.89, 0.3, -0.01)
     text = shown(result_summary(result("best", *candidates, gain=0.0, gain_low=0.0, gain_high=0.0)))

@@ -152,6 +152,21 @@ def test_a_checkpoint_that_no_average_beats_is_not_called_an_average() -> None:
     assert "# Average of" not in card
 
 
+def test_the_card_says_what_the_interval_counts_and_what_would_show_the_gain() -> None:
+    told = report("accuracy")
+    told["gain"]["low"] = -0.05
+    assert "holds for all candidates at once" not in model_card(told)
+    told["choice"] = {"method": "accuracy", "averages": 28, "visible_gain": 0.3, "examples_needed": 941}
+    card = model_card(told)
+    assert "it counts that the best of 28 averages was picked on the same examples" in card
+    assert (
+        "The interval includes zero, so this may be chance. With 1 held-out example, a gain of 30.00 points is seen "
+        "four times in five. To see one as large as the difference of `accuracy` takes about 950." in card
+    )
+    sure = model_card({**told, "gain": {"value": 0.1, "low": 0.05, "high": 0.2}})
+    assert "takes about" not in sure
+
+
 def skeleton(card: str) -> list[str]:
     """The card's structure, without what stands inside its lines."""
     return [token.type for token in PARSER.parse(card.partition("\n---\n")[2]) if token.type != "inline"]

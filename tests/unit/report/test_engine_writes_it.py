@@ -12,6 +12,8 @@ from ladle.cli.job_flags import FLAGS
 from ladle_engine import average
 from ladle_report import answer, page
 from ladle_report.command import SETTINGS, command, spec
+from ladle_report.reading import read
+from ladle_report.sureness import counts_choice
 from tests.unit.engine.toy import ToyTask, plain_net, write_checkpoints
 from tests.unit.report.html_pages import parse
 
@@ -28,6 +30,30 @@ def test_a_result_has_its_page_and_ladle_report_would_write_the_same(tmp_path: P
     written = (output / "report.html").read_text()
     assert written == page(report)
     assert answer(report) in parse(written).whole_text
+
+
+def test_a_report_says_how_its_intervals_were_made_and_what_they_can_tell(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "checkpoints", plain_net, count=3)
+    methods = {"methods": ["uniform", "last-k"]}
+    found = average(
+        tmp_path / "checkpoints", "data", output=tmp_path / "out", task=ToyTask(plain_net), method_options=methods
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    best, *averages = report["candidates"]
+    choice = report["choice"]
+    assert choice["interval"] == "simultaneous"
+    assert choice["confidence"] == 0.95
+    assert choice["checkpoints"] <= 3
+    assert min(choice["low"], choice["high"]) >= 1.95
+    assert choice["method"] in {row["method"] for row in averages}
+    assert choice["visible_gain"] == found.visible_gain > 0
+    assert choice["examples_needed"] == found.examples_needed
+    told = next(row for row in averages if row["method"] == choice["method"])
+    assert (choice["examples_needed"] is None) == (not told["gain_low"] <= 0 <= told["gain_high"])
+    assert "single_low" not in best, "it is not compared with itself"
+    for row in averages:
+        assert row["gain_low"] < row["single_low"] < row["gain"] < row["single_high"] < row["gain_high"]
+    assert counts_choice(read(report))
 
 
 def test_a_page_that_cannot_be_drawn_leaves_the_model_and_a_warning(
