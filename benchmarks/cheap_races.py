@@ -18,25 +18,19 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from checkpoint_sets import SETS, PreparedSet, prepare
+from deciding import BEFORE, NOW, Counted, deciding
 from measuring import results_path, save, table_lines
 
 from ladle_engine import average, candidate_state
-from ladle_engine.evaluation import racing
-from ladle_engine.evaluation.cache import Evaluations
-from ladle_engine.methods import context
-from ladle_engine.methods.greedy import GreedySoup
 from ladle_engine.versions import versions
 
 NAME = "cheap-races"
-NOW, BEFORE = "kin", "everything"
 
 
 def main() -> None:
@@ -56,36 +50,6 @@ def main() -> None:
         print(save(NAME, {"versions": versions(), "rows": rows}, markdown(rows)), flush=True)
     if arguments.table:
         print(save(NAME, {"versions": versions(), "rows": rows}, markdown(rows)))
-
-
-class Counted(Evaluations):
-    """On how many examples a job evaluated models."""
-
-    newest: Evaluations
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        Counted.newest = self
-
-
-def by_the_fit_split(soup: GreedySoup, job: context.MethodContext, K: int) -> list[int]:
-    """The order of a greedy soup as it was before."""
-    known = [job.evaluations.whole(job.one_checkpoint(i), "fit", job.metric) for i in range(K)]
-    return sorted(range(K), key=lambda i: known[i].rank_key(job.metric), reverse=True)
-
-
-@contextmanager
-def deciding(how: str) -> Iterator[None]:
-    with patch.object(context, "Evaluations", Counted):
-        if how == NOW:
-            yield
-            return
-        with (
-            patch.object(racing, "KIN_SIGMAS", math.inf),
-            patch.object(racing, "KIN_KEPT", 10**6),
-            patch.object(GreedySoup, "_best_first", by_the_fit_split),
-        ):
-            yield
 
 
 def measured(prepared: PreparedSet, splits: int) -> list[dict[str, Any]]:
