@@ -64,7 +64,7 @@ def full(context: Any, coefficients: Coefficients, split: str) -> tuple[float, f
 
 
 def plain_greedy(context: Any) -> Coefficients:
-    """As published: sort by held-out score, add, keep what is no worse. Sorted by the other half of what is held out."""
+    """As published: sort by held-out score, add, keep what is no worse. The order is by the other half of that data."""
     K = len(context.checkpoints.names)
     scores = [full(context, context.one_checkpoint(i), "select") for i in range(K)]
     order = sorted(range(K), key=lambda i: scores[i], reverse=True)
