@@ -4,7 +4,8 @@ the steps that fit coefficients, one file written.
     python benchmarks/whole_job.py [--device cuda] [--cold] [--quick]
 
 A wide small CNN of 6.4 million parameters (26 MB a file), trained a little on made images; `ladle_engine.average` with
-`twa`, then with its default `auto`. Beside every job, in turn with it, the parts run as plain torch: as many forward
+`twa`, then with its default `auto`, and with an `auto` that evaluates every row on everything (see `deciding.py`).
+Beside every job, in turn with it, the parts run as plain torch: as many forward
 and backward passes as the job's methods took, one plain evaluation of every checkpoint. An untimed job comes first. The
 files are in the page cache in both, so reading is what it costs to touch every byte; waiting for the disk is not in CPU
 time, which is what is measured on a CPU. With `--cold` the checkpoints leave the page cache before each job and each
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from deciding import BEFORE, NOW, Counted, deciding
 from ladle_small_cnn import SmallCnn, SmallCnnTask
 from measuring import clock, clock_text, device_name, held, median, parser_of, save, slug, wait
 from rich.console import Console
@@ -38,7 +40,8 @@ from ladle_engine.storage.page_cache import leave_cache
 from ladle_engine.tasks.examples import split
 from ladle_engine.versions import versions
 
-METHODS = ("twa", "auto")
+EVERYTHING = "auto, everything"
+METHODS = ("twa", "auto", EVERYTHING)
 CONFIG: dict[str, Any] = {"num_channels": 1, "num_classes": 10, "image_size": 28, "batch_norm": False}
 WIDTH, QUICK_WIDTH = 128, 64
 BATCH_SIZE = 128
@@ -74,7 +77,7 @@ def main() -> None:
         make(folder, arguments.checkpoints, arguments.images)
         file_bytes = next((folder / "checkpoints").glob("*.safetensors")).stat().st_size
         # Imports and compiled kernels are there afterwards.
-        run_job(folder, arguments.methods[-1], device, folder / "untimed")
+        run_job(folder, arguments.methods[0], device, folder / "untimed")
         jobs = [
             compare(folder, method, device, arguments.repeats, console, cold=arguments.cold)
             for method in arguments.methods
@@ -134,6 +137,7 @@ def compare(
         "method": method,
         "fit_steps": runs[0]["job"]["fit_steps"],
         "evaluated": runs[0]["job"]["evaluated"],
+        "walks": runs[0]["job"]["walks"],
         "readings": runs[0]["job"]["readings"],
         "openings": runs[0]["job"]["openings"],
         "seconds": median(run["job"]["seconds"] for run in runs),
@@ -192,17 +196,18 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path, *, co
             marks.append((seconds_now(device, cold), event.stage + (f" {event.method}" if event.method else "")))
 
     started = seconds_now(device, cold)
-    average(
-        folder / "checkpoints",
-        folder / "val.npz",
-        output=output,
-        method=method,
-        # By itself, so that it also runs where no task is installed.
-        task=SmallCnnTask.from_options({"batch_size": BATCH_SIZE}),
-        device=device,
-        progress=note,
-    )
-    ended = seconds_now(device, cold)
+    with deciding(BEFORE if method == EVERYTHING else NOW):
+        average(
+            folder / "checkpoints",
+            folder / "val.npz",
+            output=output,
+            method="auto" if method == EVERYTHING else method,
+            # By itself, so that it also runs where no task is installed.
+            task=SmallCnnTask.from_options({"batch_size": BATCH_SIZE}),
+            device=device,
+            progress=note,
+        )
+        ended = seconds_now(device, cold)
     stages: dict[str, float] = {"before the first stage": marks[0][0] - started}
     for (start, stage), (stop, _) in zip(marks, [*marks[1:], (ended, "")], strict=True):
         stages[stage] = stages.get(stage, 0.0) + stop - start
@@ -213,6 +218,7 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path, *, co
         "fit_steps": sum(len(candidate["curve"]) for candidate in report["candidates"]),
         "fitted": [candidate["method"] for candidate in report["candidates"] if candidate["curve"]],
         "evaluated": sum(each["select"]["examples"] for each in report["checkpoints"] if each["select"]),
+        "walks": Counted.newest.num_judged / report["splits"]["select"],
         "readings": sum(COUNTS.bytes[file] for file in files) / sum(file.stat().st_size for file in files),
         "openings": max(COUNTS.opens[file] for file in files),
     }
@@ -295,7 +301,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             "",
             f"{len(ratios)} run(s), {min(ratios):.2f} to {max(ratios):.2f}; load average {loads}. {job['fit_steps']} "
             f"fit steps. Of {result['checkpoints'] * result['images'] // 2:,} evaluations of a checkpoint on an "
-            f"example of the select split the job made {job['evaluated']:,}.",
+            f"example of the select split the job made {job['evaluated']:,}. All in all, it evaluated models "
+            f"{job['walks']:.1f} times the number of examples of that split.",
             "",
             *verdicts(job),
             "",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ladle_engine import MethodError, average
 from ladle_engine.evaluation import kept_outputs
 from ladle_engine.evaluation.evaluate import evaluate_and_keep
-from ladle_engine.progress import CandidateScored
+from ladle_engine.methods import cached_outputs
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.tasks.base import Batch
 from ladle_engine.tasks.examples import Examples, split
@@ -140,26 +140,23 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_outputs_are_kept_while_the_greedy_soup_evaluates_and_survive_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_are_kept_survive_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoints(tmp_path / "checkpoints", plain_net)
-    options = {"methods": ["greedy-soup", "cached-outputs"]}
-    whole = job(tmp_path, "whole", method="auto", method_options=options)
+    whole = job(tmp_path, "whole")
 
-    def stop(event: Any) -> None:
-        if isinstance(event, CandidateScored) and event.score.method == "greedy-soup":
-            raise Interrupted
+    def stop(*arguments: Any) -> Any:
+        raise Interrupted
 
     state = tmp_path / "state"
-    with pytest.raises(Interrupted):
-        job(tmp_path, "out", method="auto", method_options=options, state_dir=state, progress=stop)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(cached_outputs, "_solve", stop)
+        job(tmp_path, "out", state_dir=state)
     kept = sorted(state.rglob("outputs-*.pt"))
     assert len(kept) == 5
     kept[0].unlink()
     kept[1].write_bytes(b"damaged")
     counts = evaluated(monkeypatch)
-    resumed = job(tmp_path, "out", method="auto", method_options=options, state_dir=state)
+    resumed = job(tmp_path, "out", state_dir=state)
     assert alpha_of(resumed) == alpha_of(whole)
     assert counts == [1, 32, 32], "one example tells how much a model puts out; then those two checkpoints again"
     assert any("is damaged" in warning for warning in resumed["warnings"])
@@ -182,8 +179,10 @@ def test_what_is_kept_is_bounded_by_whole_rounds(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(kept_outputs, "MOST_BYTES", 2 * 4 * 300)
     bounded = job(tmp_path, "bounded", task, method="auto", method_options=options)
     assert bounded["details"]["cached-outputs"]["examples"] == 256
-    assert bounded["checkpoints"][0]["fit"]["examples"] == 600, "and the soup sees all"
-    assert bounded["checkpoints"] == everything["checkpoints"]
+    soups = [
+        next(row for row in report["candidates"] if row["method"] == "greedy-soup") for report in (everything, bounded)
+    ]
+    assert soups[0]["label"] == soups[1]["label"], "and the soup sees all"
     monkeypatch.setattr(kept_outputs, "MOST_BYTES", 2 * 4 * 200)
     with pytest.raises(MethodError, match="puts out too many numbers"):
         job(tmp_path, "nothing", task)

@@ -18,7 +18,7 @@ from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.evaluation.cache import Evaluations, in_rounds, is_below, round_ends
 from ladle_engine.evaluation.evaluate import Evaluation, evaluate
-from ladle_engine.evaluation.racing import is_beaten, race
+from ladle_engine.evaluation.racing import challenge, is_beaten, race
 from ladle_engine.methods import METHODS, fixed
 from ladle_engine.pipeline import candidates
 from ladle_engine.resume_state import ResumeState
@@ -104,9 +104,9 @@ def best_by_all(table: Mapping[str, Tensor], metric: Metric) -> int:
     return max(range(len(keys)), key=lambda i: keys[i])
 
 
-def run_race(table: Mapping[str, Tensor], metric: Metric, seed: int = 0) -> tuple[int, TableTask]:
+def run_race(table: Mapping[str, Tensor], metric: Metric, seed: int = 0, kin: bool = False) -> tuple[int, TableTask]:
     task, K = TableTask(table), table["loss"].shape[1]
-    return race(evaluations_of(task, seed), [one_hot(i, K) for i in range(K)], "select", metric), task
+    return race(evaluations_of(task, seed), [one_hot(i, K) for i in range(K)], "select", metric, kin=kin), task
 
 
 @settings(max_examples=80, deadline=None)
@@ -135,6 +135,44 @@ def test_many_models_whose_scores_are_spread_take_a_fraction_of_all_evaluations(
     assert len(task.seen) < 0.4 * 100 * 10_000
 
 
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=["accuracy", "loss"])
+def test_kin_take_little_and_the_one_that_is_picked_is_nearly_the_best(metric: Metric) -> None:
+    """Over many races, less is lost than a standard error of the difference between two of them on the whole split."""
+    K, N, seen, lost, errors = 12, 3000, 0, 0.0, 0.0
+    for seed in range(20):
+        table = like_a_run(seed, K, N, spread=0.1, agreement=0.98)
+        winner, task = run_race(table, metric, seed, kin=True)
+        best = best_by_all(table, metric)
+        behind = (table[metric.name][:, best] - table[metric.name][:, winner]) * (1 if metric is ACCURACY else -1)
+        other = table[metric.name][:, best] - table[metric.name][:, (best + 1) % K]
+        seen, lost, errors = seen + len(task.seen), lost + float(behind.mean()), errors + float(other.std()) / N**0.5
+        assert len(task.seen) == len(set(task.seen)), "no model sees an example twice"
+    assert seen < 0.35 * 20 * K * N
+    assert 0 <= lost < errors
+
+
+@given(seed=st.integers(0, 2**32), K=st.integers(2, 12), N=st.integers(2, 256))
+@settings(max_examples=20, deadline=None)
+def test_on_few_examples_kin_are_decided_as_others_are(seed: int, K: int, N: int) -> None:
+    table = like_a_run(seed, K, N, spread=0.2, agreement=0.8)
+    assert run_race(table, ACCURACY, seed, kin=True)[0] == best_by_all(table, ACCURACY)
+
+
+def test_a_challenge_ends_once_the_contender_is_behind_and_never_while_it_is_level() -> None:
+    table = like_a_run(6, 3, 3000, spread=0.0, agreement=0.98)
+    table["accuracy"][:, 1] = table["accuracy"][:, 0]
+    table["accuracy"][::8, 2] = 0.0
+    task = TableTask(table)
+    evaluations = evaluations_of(task)
+    bar = evaluations.whole(one_hot(0, 3), "select", ACCURACY)
+    level = challenge(evaluations, one_hot(1, 3), "select", bar, ACCURACY)
+    assert level is not None
+    assert len(level) == 3000
+    assert level.score(ACCURACY) == bar.score(ACCURACY)
+    assert challenge(evaluations, one_hot(2, 3), "select", bar, ACCURACY) is None
+    assert len([index for model, index in task.seen if model == 2]) == evaluations.rounds["select"][0]
+
+
 def test_equal_metrics_are_decided_by_the_loss_and_then_by_order() -> None:
     table = like_a_run(2, 1, 2000, spread=0.0, agreement=0.9)
     same = {name: values.repeat(1, 4) for name, values in table.items()}
@@ -152,8 +190,9 @@ class OwnColumn(TableTask):
         return {name: values[batch["index"], own] for name, values in self.table.items()}
 
 
+@pytest.mark.parametrize("kin", [False, True], ids=["certain", "kin"])
 @pytest.mark.parametrize("position", [0, 1500, 5999])
-def test_what_a_model_had_beaten_is_back_when_that_model_turns_out_to_be_broken(position: int) -> None:
+def test_what_a_model_had_beaten_is_back_when_that_model_turns_out_to_be_broken(position: int, kin: bool) -> None:
     table = like_a_run(3, 3, 6000, spread=0.0, agreement=0.9)
     table["accuracy"][:, 1], table["accuracy"][:, 2] = 1.0, 0.0
     task = OwnColumn(table)
@@ -164,7 +203,7 @@ def test_what_a_model_had_beaten_is_back_when_that_model_turns_out_to_be_broken(
         Coefficients.whole_model(("a", "b", "c"), ["weight"], 0.8 * torch.eye(3, dtype=torch.float64)[i] + 0.2 / 3)
         for i in range(3)
     ]
-    assert race(evaluations, mixtures, "select", ACCURACY) == 0
+    assert race(evaluations, mixtures, "select", ACCURACY, kin=kin) == 0
     assert len(set(task.seen)) == len(task.seen)
 
 

@@ -324,15 +324,17 @@ class MethodContext:
         stage: str = "train",
         method: str | None = None,
         by_loss: bool = False,
+        kin: bool = True,
     ) -> int:
-        """Collective: the index of the best on the select split, by the judging metric or by the loss; see `race`.
+        """Collective: the index of the best on the select split, by the judging metric or by the loss; of `kin` one
+        that is nearly as good: see `race`.
 
         Raises `CheckpointError` for a checkpoint whose loss is not finite.
         """
         total = len(contenders) * len(self.evaluations.rounds["select"])
         pace = Pace(self.on_event, stage, total, method=method, unit="examples")
         metric = self.loss if by_loss else self.metric
-        return race(self.evaluations, contenders, "select", metric, pace)
+        return race(self.evaluations, contenders, "select", metric, pace, kin=kin)
 
     @property
     def loss(self) -> Metric:

@@ -151,7 +151,8 @@ class Ema(FixedMethod):
 
 def best_of(context: MethodContext, indices: Sequence[int], method: str) -> int:
     """Collective: the best of these checkpoints on the select split."""
-    return indices[context.race([context.one_checkpoint(i) for i in indices], stage="evaluate", method=method)]
+    singles = [context.one_checkpoint(i) for i in indices]
+    return indices[context.race(singles, stage="evaluate", method=method, kin=False)]
 
 
 def evenly(first: int, last: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from ladle_engine.coefficients import Coefficients
-from ladle_engine.evaluation.evaluate import Evaluation
+from ladle_engine.evaluation.racing import challenge
 from ladle_engine.methods.base import FixedMethod, NoOptions
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.progress import Pace
@@ -27,29 +27,28 @@ class GreedySoup(FixedMethod):
 
     def choose(self, context: MethodContext, options: NoOptions) -> Choice:
         K = len(context.checkpoints.names)
-        singles = self._singles(context, K)
-        order = sorted(range(K), key=lambda i: singles[i].rank_key(context.metric), reverse=True)
-        soup, bar = [order[0]], singles[order[0]]
+        order = self._best_first(context, K)
+        soup, bar = [order[0]], context.evaluations.whole(context.one_checkpoint(order[0]), "fit", context.metric)
         pace = Pace(context.on_event, "train", K - 1, method=self.name, unit="examples")
         before = context.evaluations.num_judged
         for done, candidate in enumerate(order[1:]):
             larger = [*soup, candidate]
-            evaluation = context.evaluations.unless_below(mean_of(context, larger), "fit", bar, context.metric)
+            evaluation = challenge(context.evaluations, mean_of(context, larger), "fit", bar, context.metric)
             # Only the metric counts, as published: a soup that ties takes the ingredient in.
             if evaluation is not None and evaluation.rank_key(context.metric)[0] >= bar.rank_key(context.metric)[0]:
                 soup, bar = larger, evaluation
             pace.step(done + 1, amount=context.evaluations.num_judged - before)
         return Choice(coefficients=mean_of(context, soup), label=f"greedy-soup ({len(soup)} of {K})")
 
-    def _singles(self, context: MethodContext, K: int) -> list[Evaluation]:
-        """The order needs all of them, on the whole fit split."""
-        pace = Pace(context.on_event, "evaluate", K, method=self.name, unit="examples")
-        before = context.evaluations.num_judged
-        singles: list[Evaluation] = []
-        for index in range(K):
-            singles.append(context.evaluations.whole(context.one_checkpoint(index), "fit", context.metric))
-            pace.step(index + 1, amount=context.evaluations.num_judged - before)
-        return singles
+    def _best_first(self, context: MethodContext, K: int) -> list[int]:
+        """By what choosing the best checkpoint has found: that one, then the others by what is known of them."""
+        singles = [context.one_checkpoint(index) for index in range(K)]
+        best = context.choice_of("best").coefficients.single()
+        first = context.evaluations.rounds["select"][0]
+        known = [context.evaluations.first(single, "select", first, context.metric) for single in singles]
+        # Who got further in that race stands before whom it gave up.
+        keys = [(i == best, len(known[i]), known[i].rank_key(context.metric)) for i in range(K)]
+        return sorted(range(K), key=lambda i: keys[i], reverse=True)
 
 
 def mean_of(context: MethodContext, members: list[int]) -> Coefficients:

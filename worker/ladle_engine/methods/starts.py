@@ -116,15 +116,12 @@ def _contenders(context: MethodContext) -> dict[str, Coefficients]:
     """By name, the simpler first."""
     K = len(context.checkpoints.names)
     runs = context.plan.with_starts
-    found = {CENTRE: context.coefficients([1.0 / K] * K)}
+    found = {
+        CENTRE: context.coefficients([1.0 / K] * K),
+        SINGLES: context.choice_of(SINGLES).coefficients,
+    }
     if SOUP in runs:
-        # It evaluates all checkpoints on the fit split: the best one there is known.
-        singles = [context.one_checkpoint(i) for i in range(K)]
-        losses = [context.evaluations.whole(single, "fit", context.loss).loss for single in singles]
-        found[SINGLES] = singles[min(range(K), key=lambda i: losses[i])]
         found[SOUP] = context.choice_of(SOUP).coefficients
-    else:
-        found[SINGLES] = context.choice_of(SINGLES).coefficients
     if OUTPUTS in runs or (SOUP in runs and _keeps_outputs(context)):
         found[OUTPUTS] = context.choice_of(OUTPUTS).coefficients
     return found
