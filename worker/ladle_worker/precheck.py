@@ -36,6 +36,7 @@ def inspection_of(spec: JobSpec) -> dict[str, Any] | None:
             InspectRequest(
                 ckpt_dir=spec.ckpt_dir,
                 checkpoints=spec.checkpoints,
+                kind=spec.kind,
                 task=spec.task,
                 adapters=spec.adapters,
                 method=spec.method,
