@@ -166,11 +166,18 @@ def _adapters(value: Any) -> Any:
     return value
 
 
+def _curve(value: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("earlier"), str | os.PathLike):
+        return {**value, "earlier": absolute(value["earlier"])}
+    return value
+
+
 _FRIENDLY: dict[str, Callable[[Any], Any]] = {
     "task": _named("name"),
     "method": _named("name"),
     "checkpoints": _named("pattern"),
     "adapters": _adapters,
+    "curve": _curve,
     "train_set": _train_set,
     "output": _named("name"),
     "tracking": _tracking,

@@ -114,6 +114,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
         Flag("curve.every", "--curve-every", "N"),
         Flag("curve.shapes", "--curve-shape", "SHAPE"),
         Flag("curve.windows", "--curve-windows", "N"),
+        Flag("curve.earlier", "--curve-earlier", "PATH"),
     ),
     "Result": (
         Flag("output.name", "--name", "NAME"),

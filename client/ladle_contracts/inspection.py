@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ladle_contracts._model import Contract
@@ -18,6 +20,8 @@ class InspectRequest(HasCkptDir):
 
     checkpoints: CheckpointFilter = CheckpointFilter()
     """Which checkpoints of the folder take part."""
+    kind: Literal["average", "curve"] = "average"
+    """What a job would make. The plan is for this one."""
     task: TaskChoice | None = None
     """What the checkpoints were trained to do."""
     adapters: Adapters = Adapters()
@@ -94,6 +98,8 @@ class PlannedMemory(Contract):
 class AutoPlan(Contract):
     """What a job would do. Whatever could not be found out is absent, and `problems` says why."""
 
+    kind: str = "average"
+    """What it would make: `average`, or `curve`, with as many averages as run along by default."""
     checkpoints: tuple[str, ...]
     """Those that take part, in order."""
     order: str

@@ -230,6 +230,9 @@ class CurveChoice(Contract):
     """Of a curve: which profiles of weights to try. By default all of them."""
     windows: Literal[1, 2, 4] = 1
     """Of a curve: how many lengths of windows to try between a length and its double."""
+    earlier: PathText | None = None
+    """Of a curve: the result folder of an earlier one of the same run. What it knows of checkpoints and averages that
+    are still the same is not evaluated again."""
 
 
 class CheckpointFilter(Contract):

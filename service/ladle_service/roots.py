@@ -24,6 +24,8 @@ def check_paths(spec: JobSpec, roots: Sequence[Path], far_roots: Sequence[str] =
         paths["adapters.base_model"] = spec.adapters.base_model
     if spec.base is not None:
         paths["base"] = spec.base
+    if spec.curve.earlier is not None:
+        paths["curve.earlier"] = spec.curve.earlier
     refuse_outside(spec.ckpt_dirs, paths, roots, far_roots)
 
 

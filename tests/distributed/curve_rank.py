@@ -19,17 +19,21 @@ from tests.distributed.start import end_rank
 from tests.unit.engine.toy import ToyTask, norm_net
 
 WHOLE = "auto"
+BEFORE, GROWN = ", before", ", grown"
 
 
-def run(folder: Path, placement: str, ranks: int) -> None:
-    """Collective."""
+def run(folder: Path, placement: str, ranks: int, name: str = "", **options: Any) -> Path:
+    """Collective: where the curve is."""
+    output = folder / f"{ranks} {placement}{name}"
     curve(
         folder / "checkpoints",
-        folder / "checkpoints",
-        output=folder / f"{ranks} {placement}",
+        folder / "val",
+        output=output,
         task=ToyTask(norm_net),
         placement=placement,
+        **options,
     )
+    return output
 
 
 def found(folder: Path, placement: str, ranks: int) -> Any:
@@ -41,6 +45,8 @@ def main(folder: Path) -> None:
     ranks = dist.get_world_size()
     for placement in (WHOLE, SHARDED_MODEL):
         run(folder, placement, ranks)
+        shorter = run(folder, placement, ranks, BEFORE, exclude=["step-4*", "step-5*"])
+        run(folder, placement, ranks, GROWN, earlier=shorter)
     end_rank()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ladle import InvalidSpec, JobFailed
-from ladle_contracts import CandidateScored, MemoryPlanned, Reason
+from ladle_contracts import CandidateScored, MemoryPlanned, Reason, StepDone
 from ladle_engine import METHODS
 from tests.builders import make_base, make_checkpoints, make_val_set, quick_options
 from tests.integration.api_stack import Stack, api_stack
+from tests.integration.test_command import ladle
 from tests.polling import DEADLINE_S, until
 from tests.servers import running, worker_process
 
@@ -79,6 +83,34 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
                 data / "good", data / "val.npz", task="small-cnn", resources={"placement": "sharded-model"}
             ).result(timeout=DEADLINE_S)
         assert caught.value.reason is Reason.INVALID_PLACEMENT
+
+
+def test_a_merge_curve_is_a_job_and_the_next_one_takes_what_it_knows(stack: Stack) -> None:
+    data = stack.folder / "data"
+    body = {"ckpt_dir": str(data / "good"), "val_set": str(data / "val.npz"), "kind": "curve"}
+    with stack.client() as client, httpx2.Client(base_url=stack.url) as plain:
+        answer = plain.post("/v1/jobs", json=body | {"checkpoints": {"exclude": "epoch-4.*"}})
+        assert answer.status_code == 202, answer.text
+        job = client.job(answer.json()["id"])
+        bodies = (event.body for event in job.events())
+        steps = {(body.stage, body.method, body.total) for body in bodies if isinstance(body, StepDone)}
+        result = job.result(timeout=DEADLINE_S)
+        assert ("evaluate", "profile", 3) in steps
+        assert "Averag" in plain.get(f"/v1/jobs/{job.id}").json()["result"]["words"][0]
+        assert {candidate.method for candidate in result.candidates} <= {"best", "profile"}
+        assert "The merge curve" in Path(result.folder, "report.html").read_text()
+        assert not Path(result.folder, "model.safetensors").exists(), "a curve writes no model"
+        # The folder of results is not among the roots here.
+        earlier = shutil.copytree(result.folder, data / "earlier")
+        flags = ("--kind", "curve", "--curve-earlier", str(earlier), "--json", "--watch")
+        grown = ladle(stack, "submit", body["ckpt_dir"], body["val_set"], *flags)
+        assert grown.returncode == 0, grown.stderr
+        report = json.loads(Path(json.loads(grown.stdout.splitlines()[-1])["folder"], "report.json").read_text())
+        before = json.loads((earlier / "report.json").read_text())["evaluated"]["models"]
+        assert len(report["merge_curve"]["points"]) == 4
+        assert report["evaluated"]["earlier"]["models"] == before < report["evaluated"]["models"]
+        with pytest.raises(InvalidSpec, match=r"`curve\.earlier`"):
+            client.submit(data / "good", data / "val.npz", kind="curve", curve={"earlier": result.folder})
 
 
 def test_a_job_with_a_broken_checkpoint_fails_with_reason_and_log(stack: Stack) -> None:

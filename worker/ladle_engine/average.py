@@ -24,7 +24,7 @@ from ladle_engine.methods.context import MethodContext
 from ladle_engine.model.adapters import num_parameters
 from ladle_engine.output.folder import SAFETENSORS
 from ladle_engine.paths import PathLike
-from ladle_engine.pipeline.along.draw import AlongTheRun
+from ladle_engine.pipeline.along.draw import AlongTheRun, Drawn
 from ladle_engine.pipeline.along.write import write_curve
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.diagnosis.diagnose import diagnose
@@ -91,6 +91,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
     curve_every: int | None = None,
     curve_shapes: Sequence[str] = (),
     curve_windows: int = 1,
+    curve_earlier: PathLike | None = None,
     method: str = AUTO,
     method_options: Mapping[str, Any] | None = None,
     task: str | type[Task] | Task | None = None,
@@ -147,7 +148,7 @@ def average(  # noqa: PLR0913  # one argument per option, which people name
         data: a DataLoader, a data set with `__getitem__` and `__len__`, or a list of batches; or several by name.
         metrics: a function of the model and a batch. It returns name -> a value of each example [B].
         kind: `average`, or `curve`, which draws the merge curve of a run and writes no model: see `ladle_engine.curve`,
-            which has its options `curve_every`, `curve_shapes` and `curve_windows` as `every`, `shapes` and `windows`.
+            which has its options `curve_every`, `curve_shapes`, `curve_windows` and `curve_earlier` without `curve_`.
         method: `auto`, or one of `ladle_engine.METHODS`, with its `method_options`.
         task: the name of an installed task, a task of your own (its class, or an instance), or None to infer it from
             the folder's `config.json`.
@@ -218,7 +219,7 @@ def _averaged(job: Job, started: float) -> Outcome:
         job.on_event.clock.add_over_ranks(job.collectives)
         files = _write(job, context, stated, winner, diagnosis, curve) if job.collectives.rank == 0 else {}
     outcome = _outcome(job, stated, winner, files, time.monotonic() - started, context)
-    return outcome if curve is None else replace(outcome, words=tuple(curve["words"]))
+    return outcome if curve is None else replace(outcome, words=tuple(curve.json["words"]))
 
 
 def precheck(
@@ -236,7 +237,7 @@ def _write(
     stated: Stated,
     winner: Candidate,
     diagnosis: Mapping[str, Any] | None,
-    curve: Mapping[str, Any] | None,
+    curve: Drawn | None,
 ) -> Mapping[str, int]:
     """Writes the output folder, whole or not at all; returns its files with their sizes."""
     request = job.request

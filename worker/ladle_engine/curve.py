@@ -19,6 +19,7 @@ def curve(
     every: int | None = None,
     shapes: Sequence[str] = (),
     windows: int = 1,
+    earlier: PathLike | None = None,
     **arguments: Any,
 ) -> Outcome:
     """Writes the merge curve of a run into the new folder `output`: `curve.json`, and a report that draws it.
@@ -34,6 +35,8 @@ def curve(
             and a run that grows keeps those that remain.
         shapes: of the profiles that are tried, some of `linear`, `one-minus-sqrt` and `power`; all when empty.
         windows: how many lengths of windows are tried between a length and its double: 1, 2 or 4.
+        earlier: the result folder of an earlier curve of this run. What it knows of checkpoints and averages that are
+            still the same is not evaluated again; the new curve has the same bits as without it.
         arguments: those of `average`, but for `method`, `method_options`, `diagnose` and `no_set_worse`.
 
     Raises:
@@ -48,5 +51,6 @@ def curve(
         curve_every=every,
         curve_shapes=shapes,
         curve_windows=windows,
+        curve_earlier=earlier,
         **arguments,
     )

@@ -56,6 +56,7 @@ ARGUMENTS = {
     "curve.every": "curve_every",
     "curve.shapes": "curve_shapes",
     "curve.windows": "curve_windows",
+    "curve.earlier": "curve_earlier",
     "method.name": "method",
     "method.options": "method_options",
     "task.name": "task",
@@ -70,7 +71,9 @@ ARGUMENTS = {
     "output.format": "output_format",
 }
 """Option of a job -> argument of `average`, where the argument is not just the last part of the option's path."""
-PATHS = frozenset({"ckpt_dir", "val_set", "adapters.base_model", "base", "train_set.path", "output.name"})
+PATHS = frozenset(
+    {"ckpt_dir", "val_set", "adapters.base_model", "base", "train_set.path", "curve.earlier", "output.name"}
+)
 """Resolved by the agent, which passes them on its own."""
 NOT_FOR_THE_ENGINE = frozenset(
     {

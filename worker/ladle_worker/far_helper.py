@@ -17,7 +17,7 @@ from ladle_contracts.processes import end_with_parent
 from ladle_worker.job_folder import AttemptFolder, write_whole
 from ladle_worker.tree import Meanwhile, nothing
 
-INPUTS = ("ckpt_dir", "val_set", "train_set", "base_model", "base")
+INPUTS = ("ckpt_dir", "val_set", "train_set", "base_model", "base", "curve_earlier")
 """What of a job may be far."""
 FAR_MODULE = "ladle_worker.far"
 NOT_FOR_IT = "LADLE_REDIS"

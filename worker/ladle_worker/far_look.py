@@ -42,6 +42,7 @@ def _look(job: dict[str, Any], asking: Asking) -> None:
                 base_model=job["base_model"],
                 base=job["base"],
                 train_set=job["train_set"],
+                curve_earlier=job["curve_earlier"],
                 output=job["staging"],
                 commit=False,
                 **average_arguments(spec),

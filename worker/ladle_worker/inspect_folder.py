@@ -73,6 +73,7 @@ def inspected(request: InspectRequest) -> dict[str, Any]:
 
     found = inspect(
         request.ckpt_dir,
+        kind=request.kind,
         task=request.task.name if request.task else None,
         task_options=request.task.options if request.task else None,
         method=request.method.name,

@@ -27,6 +27,7 @@ def input_paths(spec: JobSpec, settings: Settings) -> dict[str, Any]:
         "base_model": resolved("adapters.base_model", base_model) if base_model else None,
         "base": resolved("base", spec.base) if spec.base else None,
         "train_set": resolved("train_set.path", spec.train_set.path) if spec.train_set else None,
+        "curve_earlier": resolved("curve.earlier", spec.curve.earlier) if spec.curve.earlier else None,
     }
 
 

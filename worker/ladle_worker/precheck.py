@@ -36,6 +36,7 @@ def inspection_of(spec: JobSpec) -> dict[str, Any] | None:
             InspectRequest(
                 ckpt_dir=spec.ckpt_dir,
                 checkpoints=spec.checkpoints,
+                kind=spec.kind,
                 task=spec.task,
                 adapters=spec.adapters,
                 method=spec.method,
@@ -60,6 +61,7 @@ def answer(spec: JobSpec, results: Path) -> dict[str, Any]:
             base_model=Path(spec.adapters.base_model).resolve() if spec.adapters.base_model else None,
             base=Path(spec.base).resolve() if spec.base else None,
             train_set=Path(spec.train_set.path).resolve() if spec.train_set else None,
+            curve_earlier=Path(spec.curve.earlier).resolve() if spec.curve.earlier else None,
             output=results / (spec.output.name or f".ladle-precheck-{os.getpid()}"),
             **average_arguments(spec),
         )

@@ -100,6 +100,7 @@ def _averaged(job: dict[str, Any], spec: JobSpec, events: Events) -> Outcome:
         base_model=job["base_model"],
         base=job["base"],
         train_set=job["train_set"],
+        curve_earlier=job["curve_earlier"],
         output=job["staging"],
         state_dir=job["state"],
         provenance={"job_id": job["job_id"], "attempt": str(job["attempt"])},

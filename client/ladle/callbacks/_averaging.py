@@ -46,7 +46,7 @@ def is_service_known() -> bool:
 def roots_of(spec: JobSpec) -> list[str]:
     """Every file or folder that a job reads."""
     others = [spec.train_set.path if spec.train_set is not None else None, spec.adapters.base_model]
-    others.append(spec.base)
+    others += [spec.base, spec.curve.earlier]
     bases = [base for folder in spec.ckpt_dirs.values() for base in _bases(Path(folder))]
     return [*spec.ckpt_dirs.values(), *spec.val_sets.values(), *(path for path in others if path), *bases]
 

@@ -110,7 +110,7 @@ def _short(text: str) -> str:
 
 
 def _plan_facts(plan: AutoPlan) -> list[tuple[str, str]]:
-    facts = [("average", f"{len(plan.checkpoints)} checkpoints, in order of {plan.order}")]
+    facts = [(plan.kind, f"{len(plan.checkpoints)} checkpoints, in order of {plan.order}")]
     model = f", model {plan.model}" if plan.model else ""
     if plan.task:
         facts.append(("task", f"{plan.task}{model}, {plan.num_parameters:,} parameters, judged by {plan.metric}"))

@@ -41,7 +41,7 @@ class WrongUsage(typer.BadParameter):
 
 
 INSPECT_FLAGS = tuple(
-    flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "task", "adapters", "method")
+    flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "kind", "task", "adapters", "method")
 )
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
 OFFERED: dict[str, Callable[[typer.Context, str], list[tuple[str, str]]]] = {
@@ -91,7 +91,7 @@ class JobArguments:
     def inputs(self) -> list[Path]:
         """Every file or folder that the job reads."""
         val_sets = self.val_set.values() if isinstance(self.val_set, Mapping) else [self.val_set]
-        others = (("train_set", "path"), ("adapters", "base_model"))
+        others = (("train_set", "path"), ("adapters", "base_model"), ("curve", "earlier"))
         given = [self.options.get(part, {}).get(name) for part, name in others]
         ckpt_dirs = self.ckpt_dir if isinstance(self.ckpt_dir, tuple) else [self.ckpt_dir]
         base = self.options.get("base")

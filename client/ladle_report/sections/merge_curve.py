@@ -67,7 +67,7 @@ def _alone(checkpoint: Mapping[str, Any], index: int, metric: str) -> dict[str, 
 def _said(report: Report, points: Points) -> str:
     """The curve in one or two sentences."""
     if report.part("merge_curve").get("words"):
-        return " ".join(map(str, report.part("merge_curve")["words"]))
+        return " ".join([*map(str, report.part("merge_curve")["words"]), *_taken(report)])
     pairs = [
         point
         for point in points
@@ -85,6 +85,15 @@ def _said(report: Report, points: Points) -> str:
     told = f"The average of all checkpoints so far is better than the newest one at {paying} of {len(pairs)} places"
     end = f"at the end it is {better(report.metric, gains[-1])}, with {last['averaged']} checkpoints"
     return f"{told}; {end}."
+
+
+def _taken(report: Report) -> list[str]:
+    """What was known from an earlier curve of the run."""
+    evaluated = report.part("evaluated")
+    earlier = evaluated.get("earlier")
+    if not earlier:
+        return []
+    return [f"What {earlier['models']:,} of {evaluated['models']:,} models are worth is from `{earlier['folder']}`."]
 
 
 def _figure(report: Report, points: Points) -> Figure:

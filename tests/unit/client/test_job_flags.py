@@ -74,7 +74,7 @@ def test_values_are_read_as_what_they_are() -> None:
             *("--skip-tensor", "head.*", "--skip-tensor", "embed", "--like", "epoch=1.pt"),
             *("--take-from", "epoch=3.pt", "lm_head*", "--take-from=epoch=3.pt", "norm", "--take-from", "a", "-b"),
             *("--label", "run=1", "--label", "equation=a=b", "--train-set", "t"),
-            *("--base-model", "b", "--adapter-rank", "8"),
+            *("--base-model", "b", "--adapter-rank", "8", "--curve-earlier", "r"),
         ]
     )
     assert job.options == {
@@ -93,8 +93,9 @@ def test_values_are_read_as_what_they_are() -> None:
         "labels": {"run": "1", "equation": "a=b"},
         "train_set": {"path": Path("t")},
         "adapters": {"base_model": Path("b"), "rank": 8},
+        "curve": {"earlier": Path("r")},
     }
-    assert job.inputs == [Path("c"), Path("v"), Path("t"), Path("b")]
+    assert job.inputs == [Path("c"), Path("v"), Path("t"), Path("b"), Path("r")]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ def spec(**options: Any) -> JobSpec:
 
 def test_relative_paths_are_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    built = build_spec("checkpoints", Path("val"), {"train_set": "train"})
+    built = build_spec("checkpoints", Path("val"), {"train_set": "train", "curve": {"earlier": Path("before")}})
     assert built.ckpt_dir == str(tmp_path / "checkpoints")
     assert built.val_set == str(tmp_path / "val")
     assert built.train_set == TrainSet(path=str(tmp_path / "train"))
+    assert built.curve.earlier == str(tmp_path / "before")
 
 
 def test_several_validation_sets_are_given_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

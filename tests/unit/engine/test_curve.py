@@ -17,6 +17,7 @@ from ladle_engine import EngineError, average, curve, rebuild
 from ladle_engine import progress as events
 from ladle_engine.evaluation import cache
 from ladle_engine.pipeline.along import memory
+from ladle_engine.placements.memory_probe import PeakMemory
 from ladle_engine.profiles import Profile, weights
 from ladle_engine.resume_state import ResumeState
 from ladle_engine.storage.input_file import COUNTS
@@ -217,15 +218,26 @@ def test_with_little_memory_fewer_averages_run_along_and_with_less_it_is_refused
         if isinstance(event, events.Warned):
             told.append(event.message)
 
+    class Peak(PeakMemory):
+        """Of a batch whose activations are so many bytes."""
+
+        def __exit__(self, *exc_info: object) -> None:
+            self.bytes = batch
+
+    batch = 0
+    monkeypatch.setattr(memory, "PeakMemory", Peak)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 130)
     found = drawn(folder, tmp_path / "out", PointTask(bowl, 2, 1), windows=2, progress=listen)
     assert any("do not fit into memory" in message for message in told)
     assert found["windows"] == 1 or found["shapes"] == ["linear"]
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 30)
-    with pytest.raises(EngineError) as caught:
-        drawn(folder, tmp_path / "none", PointTask(bowl, 2, 1))
-    assert caught.value.code == "out-of-memory"
-    assert not (tmp_path / "none").exists()
+    planned = json.loads((tmp_path / "out/report.json").read_text())["memory"]
+    assert planned["needed_bytes"] == planned["parts"]["vectors"] <= 0.8 * 130
+    for batch, available in ((0, 30), (100, 130)):
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=available: free)
+        with pytest.raises(EngineError, match="beside a batch of 100 bytes" if batch else "must have") as caught:
+            drawn(folder, tmp_path / "none", PointTask(bowl, 2, 1))
+        assert caught.value.code == "out-of-memory"
+        assert not (tmp_path / "none").exists()
 
 
 def test_what_is_of_another_kind_of_job_is_refused(tmp_path: Path) -> None:

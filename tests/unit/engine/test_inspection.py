@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from ladle_engine import EngineError, Inspection, check, discover, inspect
+from ladle_engine import EngineError, Inspection, check, curve, discover, inspect
 from ladle_engine.average import precheck
 from tests.builders import make_checkpoints, make_val_set
 from tests.unit.engine.lora import make_sweep
@@ -52,6 +52,20 @@ def test_every_checkpoint_has_a_row_and_the_plan_says_what_would_happen(folder: 
     assert "twa" in plan.methods
     assert plan.memory is not None
     assert 0 < plan.memory.needed_bytes < plan.memory.available_bytes
+
+
+def test_of_a_curve_the_plan_is_that_of_a_curve(folder: Path, tmp_path: Path) -> None:
+    plan = inspect(folder, kind="curve").plan
+    assert plan is not None
+    assert plan.memory is not None
+    made = curve(folder, make_val_set(tmp_path / "val.npz"), output=tmp_path / "out")
+    report = json.loads((made.folder / "report.json").read_text())
+    assert plan.kind == report["kind"] == "curve"
+    assert plan.methods == tuple(row["method"] for row in report["candidates"])
+    assert plan.groups == {}
+    assert plan.memory.needed_bytes == report["memory"]["parts"]["vectors"]
+    with pytest.raises(ValueError, match="`method` must be 'auto' with `kind` curve"):
+        inspect(folder, kind="curve", method="twa")
 
 
 def test_parameters_are_counted_as_a_job_counts_them_without_statistics(tmp_path: Path) -> None:

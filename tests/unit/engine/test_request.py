@@ -53,7 +53,7 @@ def test_what_decides_the_result_is_among_the_settings(more: dict[str, Any]) -> 
     [
         {"output": "elsewhere"}, {"device": torch.device("cpu")}, {"placement": "replicated"}, {"state_dir": "state"},
         {"provenance": {"job_id": "x"}}, {"commit": False}, {"max_shard_bytes": 1 << 20},
-        {"output_format": "dcp"},
+        {"output_format": "dcp"}, {"curve_earlier": "result"},
     ],
     ids=str,
 )  # fmt: skip
@@ -68,7 +68,7 @@ def test_paths_may_differ_between_ranks() -> None:
     assert one.deciding_settings(task, with_paths=False) == other.deciding_settings(task, with_paths=False)
 
 
-@pytest.mark.parametrize("name", ["ckpt_dir", "val_set", "output", "train_set", "state_dir"])
+@pytest.mark.parametrize("name", ["ckpt_dir", "val_set", "output", "train_set", "state_dir", "curve_earlier"])
 def test_what_is_no_path_is_refused_by_name(name: str) -> None:
     several = [] if name == "ckpt_dir" else ["a", "b"]
     for value in (several, 3, *([None] if name in ("ckpt_dir", "val_set", "output") else [])):

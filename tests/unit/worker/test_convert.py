@@ -54,9 +54,15 @@ def test_what_a_spec_says_is_what_the_engine_is_given() -> None:
     assert (arguments["steps"], arguments["seed"]) == ((1, 2), 5)
     assert (arguments["train_set_use"], arguments["precision"]) == ("batchnorm", "int8")
     assert (arguments["adapter_space"], arguments["adapter_rank"], arguments["adapter_error"]) == ("delta", 8, None)
-    assert not arguments.keys() & {"base_model", "base", "train_set", "output", "ckpt_dir", "val_set"}, (
-        "the agent resolves paths"
-    )
+    assert not arguments.keys() & {
+        "base_model",
+        "base",
+        "train_set",
+        "curve_earlier",
+        "output",
+        "ckpt_dir",
+        "val_set",
+    }, "the agent resolves paths"
 
 
 @pytest.mark.parametrize(

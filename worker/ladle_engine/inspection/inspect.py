@@ -32,6 +32,7 @@ from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
 from ladle_engine.methods import AUTO
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.request import AVERAGE, refuse_other_kind
 from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.storage.input_paths import is_folder
 from ladle_engine.tasks.base import Task
@@ -63,6 +64,7 @@ def _telling(call: Callable[P, Inspection]) -> Callable[P, Inspection]:
 def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     ckpt_dir: CkptDir,
     *,
+    kind: str = AVERAGE,
     task: str | type[Task] | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
     method: str = AUTO,
@@ -95,7 +97,9 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
         "component": component,
     }
     LeftOut(skip_tensors=skip_tensors, take_from=take_from)
+    refuse_other_kind(kind, method=method, method_options=method_options)
     wishes = Wishes(
+        kind=kind,
         task=task,
         task_options=task_options or {},
         method=method,

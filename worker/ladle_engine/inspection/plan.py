@@ -22,9 +22,15 @@ from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Grouping, layers_of
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.along.choices import PROFILE
+from ladle_engine.pipeline.along.memory import fitting
+from ladle_engine.pipeline.along.schedule import CurveOptions, Schedule
 from ladle_engine.pipeline.base_model import Base, open_base
+from ladle_engine.pipeline.request import CURVE
 from ladle_engine.pipeline.splits import default_device
-from ladle_engine.placements.memory_plan import demand_of, plans
+from ladle_engine.placements.memory_plan import MemoryPlan, demand_of, plans
+from ladle_engine.placements.memory_probe import available_bytes
+from ladle_engine.profiles import positions_of
 from ladle_engine.progress import ProgressEvent, Warned
 from ladle_engine.tasks import choose_task
 from ladle_engine.tasks.base import Task
@@ -39,6 +45,7 @@ MOST_NUMBERS = 100_000_000
 class Wishes:
     """What a job would ask for, besides which checkpoints."""
 
+    kind: str
     task: str | type[Task] | Task | None
     task_options: Mapping[str, Any]
     method: str
@@ -59,7 +66,9 @@ class Planner:
     """Of the model, where it was compared with the files."""
 
     def plan(self) -> AutoPlan:
-        methods = self._try(lambda: plan_methods(self.wishes.method, self.wishes.method_options))
+        # As in a job: what a curve offers as a model is an average over a window.
+        name = PROFILE if self._is_curve else self.wishes.method
+        methods = self._try(lambda: plan_methods(name, self.wishes.method_options))
         self._try(lambda: self._refuse(methods))
         base = self._try(self._open_base)
         seen = self.checkpoints if base is None else base.described
@@ -67,6 +76,7 @@ class Planner:
         model = self._try(lambda: self._model(task, seen)) if task is not None else None
         numbers = [info for info in self.checkpoints.tensors.values() if info.is_floating]
         return AutoPlan(
+            kind=self.wishes.kind,
             checkpoints=self.checkpoints.names,
             order=self.checkpoints.order,
             methods=() if methods is None else methods.methods,
@@ -78,6 +88,10 @@ class Planner:
             dtype=dtypes_of(self.checkpoints.tensors),
             memory=self._try(lambda: self._memory(methods)),
         )
+
+    @property
+    def _is_curve(self) -> bool:
+        return self.wishes.kind == CURVE
 
     def _try(self, find: Callable[[], T]) -> T | None:
         try:
@@ -133,13 +147,24 @@ class Planner:
     def _memory(self, methods: Plan | None) -> PlannedMemory:
         vectors = 0 if methods is None else methods.weight_vectors
         demand = demand_of(self.checkpoints, activations=0, has_model=False, weight_vectors=vectors)
-        plan = plans(demand, default_device(), SingleProcess())[0]
+        plan = self._memory_of_curve() if self._is_curve else plans(demand, default_device(), SingleProcess())[0]
         return PlannedMemory(
             placement=plan.placement,
             precision=plan.precision,
             needed_bytes=plan.needed_bytes,
             available_bytes=plan.available_bytes,
         )
+
+    def _memory_of_curve(self) -> MemoryPlan:
+        """With the options that a curve has without being asked for others."""
+        infos = (self.checkpoints.tensors[name] for name in self.checkpoints.averaged)
+        positions = positions_of([checkpoint.step for checkpoint in self.checkpoints.checkpoints])
+        return fitting(
+            Schedule(positions=positions, options=CurveOptions()),
+            sizes=[info.numel for info in infos if info.is_floating],
+            activations=0,
+            available=available_bytes(torch.device("cpu")),
+        ).plan
 
 
 def _groups(methods: Plan, checkpoints: CheckpointSet) -> dict[str, int]:

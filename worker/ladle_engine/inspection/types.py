@@ -79,6 +79,8 @@ class PlannedMemory:
 class AutoPlan:
     """What `average` would do. Whatever could not be found out is None, and `Inspection.problems` says why."""
 
+    kind: str
+    """What it would make: `average`, or `curve`, with as many averages as run along by default."""
     checkpoints: tuple[str, ...]
     """Those that take part, in order."""
     order: str

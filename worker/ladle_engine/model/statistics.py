@@ -99,7 +99,7 @@ class AveragedStatistics:
         for name, values_KP in self._values_KP.items():
             buffer = self._buffers[name]
             # The base's are the first, and most mixtures have none of it.
-            mean_P = _convex(alpha_KG[:, groups.of[name]]) @ values_KP[-len(alpha_KG) :]
+            mean_P = _convex_mean(alpha_KG[:, groups.of[name]], values_KP[-len(alpha_KG) :])
             buffer.copy_(mean_P.view_as(buffer))
         for name, values in self._reference.items():
             self._buffers[name].copy_(values)
@@ -116,10 +116,14 @@ def _copies(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: buffer.detach().to("cpu", copy=True) for name, buffer in buffers.items()}
 
 
-def _convex(alpha_K: Tensor) -> Tensor:
-    positive_K = alpha_K.clamp(min=0)
-    total = positive_K.sum()
-    return positive_K / total if total > 0 else torch.full_like(alpha_K, 1 / len(alpha_K))
+def _convex_mean(alpha_K: Tensor, values_KP: Tensor) -> Tensor:
+    """Of the positive weights, without zeros beside them: so a mixture has the same bits once the run has grown."""
+    own_K = alpha_K > 0
+    if not bool(own_K.any()):
+        return values_KP.mean(dim=0)
+    if not bool(own_K.all()):
+        alpha_K, values_KP = alpha_K[own_K], values_KP[own_K]
+    return alpha_K / alpha_K.sum() @ values_KP
 
 
 class RecomputedStatistics:

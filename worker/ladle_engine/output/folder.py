@@ -21,6 +21,8 @@ STATISTICS_FILE = "statistics.safetensors"
 
 CURVE_FILE = "curve.json"
 
+EVALUATIONS_FILE = "evaluations.safetensors"
+
 FORMAT_VERSION = 1
 
 

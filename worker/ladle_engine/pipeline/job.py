@@ -13,6 +13,7 @@ from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import EngineError
 from ladle_engine.methods.context import Plan
+from ladle_engine.pipeline.along.earlier import Earlier
 from ladle_engine.pipeline.base_model import Base
 from ladle_engine.pipeline.job_inputs import JobInputs
 from ladle_engine.pipeline.request import Request
@@ -44,6 +45,8 @@ class Job:
     state: ResumeState
     record: JobInputs
     """What earlier attempts at this job have read."""
+    earlier: Earlier | None = None
+    """Of a merge curve, an earlier one of the same run."""
     on_event: Listener
 
     @property

@@ -13,13 +13,14 @@ from ladle_engine.checkpoints.far_parts import fetch_weights
 from ladle_engine.checkpoints.inputs import add_data, inputs_of
 from ladle_engine.checkpoints.readers import keeping_files_open, open_all
 from ladle_engine.checkpoints.types import CheckpointSet
-from ladle_engine.distributed.collectives import current_collectives
+from ladle_engine.distributed.collectives import Collectives, current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
 from ladle_engine.pipeline.along.choices import PROFILE
+from ladle_engine.pipeline.along.earlier import Earlier, read_earlier
 from ladle_engine.pipeline.ancestor import refuse_unused, with_ancestor
 from ladle_engine.pipeline.base_model import open_base
 from ladle_engine.pipeline.job import Job, Listener, attempt
@@ -102,9 +103,17 @@ def opened(request: Request) -> Iterator[Job]:
             state=state,
             record=JobInputs(state),
             on_event=on_event,
+            earlier=_earlier(request, collectives),
         )
         with attempt(job):
             yield job
+
+
+def _earlier(request: Request, collectives: Collectives) -> Earlier | None:
+    """Of a curve, whatever is asked for it: an average has no use for it."""
+    if request.kind != CURVE or request.curve_earlier is None:
+        return None
+    return read_earlier(Path(request.curve_earlier), collectives)
 
 
 def _discover(request: Request) -> CheckpointSet:

@@ -31,6 +31,9 @@ AVERAGE, CURVE = "average", "curve"
 KINDS = (AVERAGE, CURVE)
 """Of jobs. A curve has no model, and says how good the best average is along the run."""
 
+OF_AN_AVERAGE = {"method": AUTO, "method_options": None, "diagnose": False, "no_set_worse": False}
+"""What only an average has -> what it is without being asked for."""
+
 FIRST, MEAN = "first", "mean"
 """Of several validation sets: the first one judges, or the mean of all."""
 
@@ -59,6 +62,8 @@ class Request:
     curve_every: int | None = field(default=None, metadata=DECIDES)
     curve_shapes: Sequence[str] = field(default=(), metadata=DECIDES)
     curve_windows: int = field(default=1, metadata=DECIDES)
+    curve_earlier: PathLike | None = None
+    """It decides nothing: what is taken from there is what would be found anew."""
     method: str = field(default=AUTO, metadata=DECIDES)
     method_options: Mapping[str, Any] | None = field(default=None, metadata=DECIDES)
     task: str | type[Task] | Task | None = None
@@ -100,9 +105,9 @@ class Request:
 
     def __post_init__(self) -> None:
         paths_of(self.ckpt_dir)
-        for name in ("val_set", "output", "base_model", "base", "train_set", "state_dir"):
+        for name in ("val_set", "output", "base_model", "base", "train_set", "state_dir", "curve_earlier"):
             path = getattr(self, name)
-            may_be_absent = name in ("base_model", "base", "train_set", "state_dir")
+            may_be_absent = name not in ("val_set", "output")
             if name == "val_set" and isinstance(path, Mapping):
                 _refuse_sets(path)
             elif not isinstance(path, (str, os.PathLike)) and not (path is None and may_be_absent):
@@ -113,7 +118,6 @@ class Request:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False, but is {getattr(self, name)!r}.")
         for name, value, known in (
-            ("kind", self.kind, KINDS),
             ("dtype", self.dtype, tuple(OUTPUT_DTYPES)),
             ("train_set_use", self.train_set_use, TRAIN_SET_USES),
             ("output_format", self.output_format, OUTPUT_FORMATS),
@@ -125,16 +129,8 @@ class Request:
         for name, number, least in (("seed", self.seed, 0), ("max_shard_bytes", self.max_shard_bytes, 1)):
             refuse_number(name, number, least)
 
-        self._refuse_other_kind()
-
-    def _refuse_other_kind(self) -> None:
-        """What asks for an average, of a curve."""
         self.curve_options.refuse_bad()
-        if self.kind != CURVE:
-            return
-        for name, usual in (("method", AUTO), ("method_options", None), ("diagnose", False), ("no_set_worse", False)):
-            if (given := getattr(self, name)) not in (usual, {}):
-                raise ValueError(f"`{name}` must be {usual!r} with `kind` {CURVE}, but is {given!r}.")
+        refuse_other_kind(self.kind, **{name: getattr(self, name) for name in OF_AN_AVERAGE})
 
     @property
     def curve_options(self) -> CurveOptions:
@@ -182,6 +178,15 @@ class Request:
             # Their order is that of what is known of their examples, and a mapping has none in JSON.
             settings |= {"judge_by": dict(sets.weights), "validation_sets": list(sets.names)}
         return settings | {"task": task.name}
+
+
+def refuse_other_kind(kind: object, **given: object) -> None:
+    """Raises `ValueError` for a kind that there is not, and for what asks for an average, of a curve."""
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, but is {kind!r}.")
+    for name, value in given.items() if kind == CURVE else ():
+        if value not in (OF_AN_AVERAGE[name], {}):
+            raise ValueError(f"`{name}` must be {OF_AN_AVERAGE[name]!r} with `kind` {CURVE}, but is {value!r}.")
 
 
 def _refuse_sets(sets: Mapping[Any, Any]) -> None:

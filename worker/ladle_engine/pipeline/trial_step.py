@@ -1,4 +1,5 @@
-"""One forward and backward pass: tried before memory is planned, and again beside the directions."""
+"""One forward and backward pass: tried before memory is planned, and again beside the directions. Or, of a job that
+trains nothing, one batch that is judged."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ladle_engine.distributed.collectives import Collectives
+from ladle_engine.distributed.collectives import Collectives, SingleProcess
 from ladle_engine.distributed.out_of_memory import RELIEF, fits_everywhere
 from ladle_engine.errors import EngineError
+from ladle_engine.evaluation.evaluate import evaluate
 from ladle_engine.model.batch_norm import each_on_its_own
 from ladle_engine.model.binding import Binding
 from ladle_engine.placements.memory_probe import available_bytes
@@ -34,6 +36,11 @@ class TrialStep:
         most = min(self.examples.task.batch_size, len(self.examples))
         return self.examples.head(max(-(-most // self.collectives.size), 2)).indices
 
+    @property
+    def what(self) -> str:
+        """In words."""
+        return "forward and backward pass"
+
     def run_first(self) -> None:
         """Collective. Raises `EngineError` (out-of-memory) on every rank where the step does not fit on one."""
         if self.is_sharded:
@@ -47,7 +54,7 @@ class TrialStep:
         if not fits:
             raise EngineError(
                 "out-of-memory",
-                f"`batch_size` must leave room for one forward and backward pass on every rank, but is "
+                f"`batch_size` must leave room for one {self.what} on every rank, but is "
                 f"{self.examples.task.batch_size}: a pass with {len(self.indices)} examples per rank ran out of "
                 f"memory, where {free:,} bytes were free on {device}. {RELIEF}",
             )
@@ -65,6 +72,26 @@ class TrialStep:
         model, task = self.binding.model, self.examples.task
         with training_pass(self.binding):
             backward(task, task.loss(model, self.examples.batch(self.indices)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOfJudging(TrialStep):
+    """A batch that is judged: a rank is dealt a whole one."""
+
+    generated: bool
+    """Whether the model generates text for it."""
+
+    @property
+    def indices(self) -> Tensor:
+        return self.examples.head(self.examples.task.batch_size).indices
+
+    @property
+    def what(self) -> str:
+        return "batch that is judged"
+
+    def run(self) -> None:
+        # Each rank its own, also where all of them must call the model together.
+        evaluate(self.binding.model, self.examples.head(len(self.indices)), SingleProcess(), generated=self.generated)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class RunningAverages(ExactWeights):
         """Digest of coefficients -> what is kept and is just that."""
 
     @torch.no_grad()
-    def advance(self, index: int, shares: Mapping[Hashable, float]) -> None:
+    def advance(self, index: int, shares: Mapping[Any, float]) -> None:
         """Reads the checkpoint of this index: `shares` are what it has in each average that goes on, others are freed.
 
         An average that is new begins with it.

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.pipeline.along.carried import Carried
 from ladle_engine.pipeline.along.choices import choices
+from ladle_engine.pipeline.along.depends_on import contents, depends_on
 from ladle_engine.pipeline.along.facts import curve_json
+from ladle_engine.pipeline.along.keys import Keys
 from ladle_engine.pipeline.along.memory import plan_running
 from ladle_engine.pipeline.along.schedule import Schedule
 from ladle_engine.pipeline.along.walk import walk
@@ -18,6 +21,16 @@ from ladle_engine.pipeline.job import Job
 from ladle_engine.pipeline.prepare import BoundModel
 from ladle_engine.placements.running_averages import RunningWeights
 from ladle_engine.profiles import positions_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A merge curve."""
+
+    json: Mapping[str, Any]
+    """As `curve.json` has it."""
+    carried: Carried
+    """What its models are worth."""
 
 
 @dataclass
@@ -35,9 +48,16 @@ class AlongTheRun:
         self._schedule, self._weights = plan_running(job, model, wanted)
         return self._weights
 
-    def draw(self, context: MethodContext) -> dict[str, Any]:
-        """Collective: the curve, as JSON. What it offers as a model are the candidates of the job then."""
-        points = walk(context, self._schedule, self._weights.running)
+    def draw(self, context: MethodContext) -> Drawn:
+        """Collective: what the curve offers as a model are the candidates of the job then."""
+        carried = Carried(
+            evaluations=context.evaluations,
+            keys=Keys(contents(self.job)),
+            depends_on=depends_on(self.job, context, self._schedule.options),
+            earlier=self.job.earlier,
+        )
+        carried.warn(context.on_event)
+        points = walk(context, self._schedule, self._weights.running, carried)
         context.choices |= choices(context, self._schedule, points)
         context.plan = replace(context.plan, methods=tuple(context.choices))
-        return curve_json(context, self._schedule, points)
+        return Drawn(json=curve_json(context, self._schedule, points), carried=carried)

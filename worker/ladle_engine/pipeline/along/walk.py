@@ -14,6 +14,7 @@ from ladle_engine.evaluation.evaluate import Evaluation
 from ladle_engine.evaluation.gain import Gain, gain_over
 from ladle_engine.evaluation.racing import race
 from ladle_engine.methods.context import MethodContext
+from ladle_engine.pipeline.along.carried import Carried
 from ladle_engine.pipeline.along.schedule import Running, Schedule
 from ladle_engine.placements.running_averages import NEWEST, RunningAverages
 from ladle_engine.profiles import weights
@@ -35,21 +36,23 @@ class Point:
     """Of the average over the checkpoint."""
 
 
-def walk(context: MethodContext, schedule: Schedule, running: RunningAverages) -> list[Point]:
+def walk(context: MethodContext, schedule: Schedule, running: RunningAverages, carried: Carried) -> list[Point]:
     """Collective: the points of the curve, in order. Reads each checkpoint once."""
     points: list[Point] = []
     pace = Pace(context.on_event, "evaluate", len(schedule.positions), method="profile", unit="checkpoints")
     for index in range(len(schedule.positions)):
-        running.advance(index, {each: schedule.share(each, index) for each in schedule.running_at(index)})
+        shares = {each: schedule.share(each, index) for each in schedule.running_at(index)}
+        running.advance(index, shares)
+        carried.advance(index, shares)
         if index in schedule.ends:
-            points.append(_point(context, schedule, running, index))
+            points.append(_point(context, schedule, running, carried, index))
         pace.step(index + 1)
     running.free()
     context.evaluations.save()
     return points
 
 
-def _point(context: MethodContext, schedule: Schedule, running: RunningAverages, end: int) -> Point:
+def _point(context: MethodContext, schedule: Schedule, running: RunningAverages, carried: Carried, end: int) -> Point:
     """Collective. The checkpoint itself is tried as well: it is the average over a window of one."""
     tried: list[Running | None] = [None, *schedule.tried_at(end)]
     models = [coefficients_of(context, schedule, each, end) for each in tried]
@@ -57,9 +60,11 @@ def _point(context: MethodContext, schedule: Schedule, running: RunningAverages,
         zip((NEWEST if each is None else each for each in tried), models, strict=True)
     )
     running.offer(kept)
+    carried.take_up(tried, models)
     best = race(context.evaluations, models, "fit", context.metric)
     alone, average = (context.judge(models[each], save=False).select for each in (0, best))
     context.evaluations.forget_statistics(models[:best] + models[best + 1 :])
+    carried.keep(tried, models)
     return Point(
         end=end,
         running=tried[best],

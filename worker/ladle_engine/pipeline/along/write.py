@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ladle_engine.methods.context import MethodContext
-from ladle_engine.output.folder import COEFFICIENTS_FILE, CURVE_FILE, FORMAT_VERSION, REPORT_FILE, STATISTICS_FILE
+from ladle_engine.output.folder import (
+    COEFFICIENTS_FILE,
+    CURVE_FILE,
+    EVALUATIONS_FILE,
+    FORMAT_VERSION,
+    REPORT_FILE,
+    STATISTICS_FILE,
+)
+from ladle_engine.pipeline.along.draw import Drawn
+from ladle_engine.pipeline.along.earlier import write_evaluations
 from ladle_engine.pipeline.candidates import Candidate
 from ladle_engine.pipeline.report import (
     Run,
@@ -28,16 +35,18 @@ def write_curve(
     candidates: list[Candidate],
     winner: Candidate,
     run: Run,
-    curve: Mapping[str, Any],
+    curve: Drawn,
 ) -> dict[str, int]:
     """Fills the existing, empty `folder`, and returns its files with their sizes in bytes."""
     inputs = inputs_json(context.checkpoints, run)
     write_statistics(folder, candidates)
     write_json(folder / COEFFICIENTS_FILE, coefficients_json(context, candidates, winner, inputs))
     about = {"format": FORMAT_VERSION, "higher_is_better": context.metric.higher_is_better}
-    write_json(folder / CURVE_FILE, about | dict(curve))
-    digests = digests_in(folder, [CURVE_FILE, COEFFICIENTS_FILE, STATISTICS_FILE])
+    evaluations = write_evaluations(folder, curve.carried.models, curve.carried.depends_on)
+    write_json(folder / CURVE_FILE, about | dict(curve.json) | {"evaluations": evaluations})
+    digests = digests_in(folder, [CURVE_FILE, COEFFICIENTS_FILE, EVALUATIONS_FILE, STATISTICS_FILE])
     report = report_json(context, candidates, winner, run, digests, inputs)
-    write_json(folder / REPORT_FILE, report | {"kind": "curve", "merge_curve": dict(curve)})
+    report |= {"kind": "curve", "merge_curve": dict(curve.json), "evaluated": curve.carried.to_json()}
+    write_json(folder / REPORT_FILE, report)
     write_page(folder, context.on_event)
     return sizes_in(folder)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 FOLDERS = ("ckpt_dir", "source")
 """Arguments of which not all is read."""
-DATA = ("val_set", "train_set", "base_model", "base", "coefficients")
+DATA = ("val_set", "train_set", "base_model", "base", "curve_earlier", "coefficients")
 OUTPUT = "output"
 MAGIC = re.compile(r"[*\[]")
 CACHE, CACHE_BYTES, PRIVATE = "LADLE_FAR_CACHE", "LADLE_FAR_CACHE_BYTES", "LADLE_FAR_PRIVATE"
@@ -60,8 +60,8 @@ class FarSettings:
 
 
 def with_far_folders(call: Callable[P, T], *, data: Sequence[str] = DATA) -> Callable[P, T]:
-    """The same function; `ckpt_dir`, `val_set`, `train_set`, `base`, `coefficients` and `output` may be addresses, such
-    as `s3://bucket/runs/7`. `data` are the arguments that it reads whole."""
+    """The same function; `FOLDERS`, `DATA` and `output` may be addresses, such as `s3://bucket/runs/7`. `data` are the
+    arguments that it reads whole."""
     signature = inspect.signature(call)
 
     @wraps(call)
