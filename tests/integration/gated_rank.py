@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle_engine import resume_state as state
+from ladle_engine.evaluation import heats
 from ladle_engine.training import trainer as train
 from ladle_worker import rank, told
 from ladle_worker.job_folder import AttemptFolder
@@ -33,6 +34,7 @@ def main(attempt_folder: str) -> int:
     gates = gates_of(gates, job["spec"]["output"]["name"])
     hold_stages(gates)
     hold_training(gates)
+    hold_searching(gates)
     hold_writing(gates)
     fail_states(gates)
     hold(gates, "start")
@@ -66,6 +68,17 @@ def hold_training(gates: Path) -> None:
         return original(self, *arguments)  # type: ignore[arg-type]
 
     train.Trainer.loss_and_gradient = held  # type: ignore[assignment, method-assign]
+
+
+def hold_searching(gates: Path) -> None:
+    """Every rank before each generation of a search: `search-0` and so on."""
+    original = heats.Heats.order
+
+    def held(self: heats.Heats, candidates: Any, generation: int) -> list[int]:
+        hold(gates, f"search-{generation}")
+        return original(self, candidates, generation)
+
+    heats.Heats.order = held  # type: ignore[method-assign]
 
 
 def hold_writing(gates: Path) -> None:

@@ -53,9 +53,16 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
 
 
 def test_every_method_runs_by_name(stack: Stack) -> None:
-    """One job with all of them, then one on two ranks that share the directions as int8."""
+    """One job with all of them, some from a start that is picked or near the base, then one on two ranks that share the
+    directions as int8."""
     data = stack.folder / "data"
     options = quick_options(4, steps=4)
+    options["twa"]["start"] = "auto"
+    options["twa-layerwise"]["ramp"] = 0.5
+    options["search"] = {"over": "groups", "population": 4, "budget": 8}
+    options["extrapolate"] = {"away_from": "base", "share": 0.5}
+    # A race may find that the base does not help, and leave it out.
+    options["wise-ft"] = {"share": 0.5}
     with stack.client() as client:
         assert {info.name for info in client.methods()} == {"auto", *METHODS}
         job = client.submit(
@@ -68,6 +75,19 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
         result = job.result(timeout=DEADLINE_S)
         assert [candidate.method for candidate in result.candidates] == list(METHODS)
         assert Path(result.folder).name == f"good-auto-{job.id[:10]}", "it says what it is"
+        report = json.loads(Path(result.folder, "report.json").read_text())
+        rows = {row["method"]: row for row in report["candidates"]}
+        of_base = {"model-stock", "wise-ft", "extrapolate", "twa-layerwise"}
+        assert {name for name, row in rows.items() if "base_weights" in row} == of_base
+        assert rows["twa-layerwise"]["base_weights"][0] == pytest.approx(0.5)
+        assert report["details"]["twa"]["start"] in report["details"]["twa"]["fit_loss"]
+        assert rows["search"]["label"].startswith("search (4 groups, ")
+        winner = rows[result.method]
+        assert (winner["gain_low"], winner["gain_high"]) == (result.gain_low, result.gain_high)
+        assert winner["single_high"] - winner["single_low"] < winner["gain_high"] - winner["gain_low"]
+        assert (report["choice"]["visible_gain"], report["choice"]["examples_needed"]) == (
+            result.visible_gain, result.examples_needed,
+        )  # fmt: skip
         job = client.submit(
             data / "good",
             data / "val.npz",

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from tests.polling import SOON_S, until
 from tests.servers import Process, RedisServer, gated_worker, is_alive, redis_server, running, worker_process
 
 METHOD = MethodChoice(name="twa", options={"steps": 30})
+SEARCH = MethodChoice(name="search", options={"over": "groups", "population": 8, "budget": 60})
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("data"))
 
 
-def spec(data: Path, **changes: object) -> JobSpec:
-    return JobSpec(ckpt_dir=str(data / "checkpoints"), val_set=str(data / "val.npz"), method=METHOD, **changes)
+def spec(data: Path, method: MethodChoice = METHOD, **changes: object) -> JobSpec:
+    return JobSpec(ckpt_dir=str(data / "checkpoints"), val_set=str(data / "val.npz"), method=method, **changes)
+
+
+def search(data: Path) -> JobSpec:
+    """On two ranks, each of which evaluates candidates of its own."""
+    return spec(data, SEARCH, output=Output(name="out"), metric="accuracy", resources=Resources(ranks_per_node=2))
 
 
 def hold(gate: Gate, name: str) -> None:
@@ -40,15 +47,25 @@ def assert_one_whole_result(results: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[list[float]]:
-    """What a run without any accident trains: through a worker too, so that threads and kernels are the same."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Any]:
+    """By method, what a run without any accident trains: through a worker too, so that threads and kernels are the
+    same."""
+    folder, found = tmp_path_factory.mktemp("uninterrupted"), {}
     with redis_server(folder) as server, cluster(server) as made, running(worker_process(folder, server, data)):
-        assert made.finish(made.submit(spec(data, output=Output(name="out")))).state == JobState.SUCCEEDED
-    return alpha_of(folder / "results", "out", "twa")
+        for job in (spec(data, output=Output(name="out")), search(data)):
+            assert made.finish(made.submit(job)).state == JobState.SUCCEEDED
+            found[job.method.name] = trained_in(folder / "results", job.method.name)
+            shutil.rmtree(folder / "results" / "out")
+    return found
 
 
-@pytest.mark.parametrize("moment", ["before-claim", "training", "finalizing", "after-rename"])
+def trained_in(results: Path, method: str) -> Any:
+    """The coefficients, and how training went."""
+    report = json.loads((results / "out" / "report.json").read_text())
+    return alpha_of(results, "out", method), report["training"][method]
+
+
+@pytest.mark.parametrize("moment", ["before-claim", "training", "searching", "finalizing", "after-rename"])
 def test_a_worker_killed_at_any_moment_costs_no_result(
     moment: str,
     tmp_path: Path,
@@ -57,21 +74,22 @@ def test_a_worker_killed_at_any_moment_costs_no_result(
     worker: Process,
     gate: Gate,
     data: Path,
-    uninterrupted: list[list[float]],
+    uninterrupted: dict[str, Any],
 ) -> None:
-    results = tmp_path / "results"
+    results, method = tmp_path / "results", SEARCH.name if moment == "searching" else METHOD.name
     until(lambda: made.call(made.store.nodes()), what="the node to register")
     if moment == "before-claim":
         made.stop_scheduler()
         job = made.submit(spec(data, output=Output(name="out")))
         worker.kill()
         made.start_scheduler()
-    elif moment == "training":
-        hold(gate, "train-17")
-        job = made.submit(spec(data, output=Output(name="out")))
-        until(lambda: gate.reached("train-17"), what="step 17")
+    elif moment in ("training", "searching"):
+        point = "train-17" if moment == "training" else "search-4"
+        hold(gate, point)
+        job = made.submit(spec(data, output=Output(name="out")) if moment == "training" else search(data))
+        until(lambda: gate.reached(point), what=point)
         worker.kill()
-        (gate.folder / "train-17.hold").unlink()
+        (gate.folder / f"{point}.hold").unlink()
     else:
         hold(gate, "outcome")
         job = made.submit(spec(data, output=Output(name="out")))
@@ -90,7 +108,7 @@ def test_a_worker_killed_at_any_moment_costs_no_result(
     assert_one_whole_result(results, "out")
     assert record.result is not None
     assert record.result.folder == str(results / "out")
-    assert alpha_of(results, "out", "twa") == uninterrupted
+    assert trained_in(results, method) == uninterrupted[method]
     assert made.states(job)[-1] == "succeeded"
 
 
@@ -169,7 +187,7 @@ def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(
 
 
 def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
-    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path, uninterrupted: list[list[float]]
+    tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path, uninterrupted: dict[str, Any]
 ) -> None:
     hold(gate, "train-12")
     job = made.submit(spec(data, output=Output(name="out")))
@@ -181,7 +199,7 @@ def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
     record = made.finish(job)
     assert record.state == JobState.SUCCEEDED
     assert (record.attempt, record.failures) == (2, 0)
-    assert alpha_of(tmp_path / "results", "out", "twa") == uninterrupted
+    assert trained_in(tmp_path / "results", "twa") == uninterrupted["twa"]
 
 
 def test_a_job_whose_ranks_keep_dying_fails_with_the_logs_tail(

@@ -409,6 +409,8 @@ def test_a_base_that_is_not_there_is_refused(folder: Path) -> None:
 def test_methods_say_that_they_need_a_base_or_have_no_use_for_one(folder: Path) -> None:
     with pytest.raises(MethodError, match=r"`base=` must be the model that .* for `wise-ft`, but is absent"):
         run(folder, "out", "wise-ft", base=None, method_options={})
+    with pytest.raises(MethodError, match="trained from for `model-stock`, `wise-ft`, but is absent"):
+        run(folder, "out", base=None, method_options={"methods": ["uniform", *METHODS]})
     with pytest.raises(MethodError, match="`base=` must be absent for `uniform`, which has no use for it"):
         run(folder, "out", "uniform", method_options={})
     with pytest.raises(

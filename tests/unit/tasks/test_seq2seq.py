@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ladle_engine import average
+from ladle_engine import average, rebuild
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import DataError, EngineError, TaskError
@@ -161,6 +161,28 @@ def test_the_averaged_model_translates_in_its_tool_as_the_report_says(
     assert curve["points"][-1]["average"] == pytest.approx(scores["uniform"]["bleu"], abs=1e-9)
     assert all(point["average"] is not None and point["average_examples"] == 30 for point in curve["points"])
     assert winner["perplexity"] == pytest.approx(torch.tensor(winner["loss"]).exp().item(), rel=1e-6)
+
+
+def test_a_search_raises_the_bleu_of_what_is_generated(marian: Path, val_set: Path, tmp_path: Path) -> None:
+    average(
+        marian, val_set, output=tmp_path / "out", task=Seq2Seq, metric="bleu", task_options=SHORT,
+        method_options={
+            "methods": ["uniform", "search"],
+            "options": {"search": {"budget": 11.0, "population": 4, "share": 1.0, "start": "uniform"}},
+        },
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = toys.pairs(60, seed=5)
+
+    def bleu(method: str, part: int) -> float:
+        home = rebuild(tmp_path / "out", marian, output=tmp_path / f"{method}-{part}", candidate=method)
+        pairs = [rows[number] for number in split(60, 0.5, 0)[part].tolist()]
+        texts = translated(home, [source for source, _ in pairs])
+        return float(sacrebleu.BLEU().corpus_score(texts, [[target for _, target in pairs]]).score)
+
+    assert bleu("search", 0) > bleu("uniform", 0) + 1, "where it searches, it finds something better than its start"
+    (row,) = (row for row in report["candidates"] if row["method"] == "search")
+    assert row["select"]["bleu"] == pytest.approx(bleu("search", 1), abs=1e-4)
 
 
 def translated(folder: Path, sources: list[str], **options: Any) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ladle_engine import average
+from ladle_engine import average, rebuild
 from ladle_engine.checkpoints import discover
 from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.errors import EngineError
@@ -179,7 +181,13 @@ def test_a_sentence_has_the_values_in_any_batch_that_it_has_alone_in_transformer
 
 
 def alone(model: Any, tokenizer: Any, row: Mapping[str, Any]) -> tuple[float, int]:
-    """As `run_ner.py` does it: the first token of each word has its tag."""
+    """The sum of the losses of a sentence's words, and how many they are."""
+    logits, labels = words_alone(model, tokenizer, row)
+    return float(F.cross_entropy(logits, labels, reduction="sum")), len(labels)
+
+
+def words_alone(model: Any, tokenizer: Any, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """As `run_ner.py` does it: the first token of each word has its tag. Logits of the words, and numbers of tags."""
     if tokenizer.is_fast:
         encoded = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")
         word_ids = encoded.word_ids(0)
@@ -194,7 +202,8 @@ def alone(model: Any, tokenizer: Any, row: Mapping[str, Any]) -> tuple[float, in
         before = word
     with torch.no_grad():
         logits = model(**encoded).logits[0]
-    return float(F.cross_entropy(logits, torch.tensor(labels), reduction="sum")), sum(each != -100 for each in labels)
+    words = torch.tensor(labels) != -100
+    return logits[words], torch.tensor(labels)[words]
 
 
 def test_the_task_follows_the_rules(bert: Path, tmp_path: Path) -> None:
@@ -241,6 +250,86 @@ def test_the_report_says_what_transformers_and_seqeval_say(bert: Path, tmp_path:
         },
         abs=1e-5,
     )
+
+
+def test_cached_outputs_are_those_of_the_words(bert: Path, tmp_path: Path) -> None:
+    """Newton's method on what transformers puts out for each sentence alone; of two sets, with longer sentences in one
+    of them."""
+    sets = {"short": sentences(40), "long": [joined(*pair) for pair in pairwise(sentences(31, seed=3))]}
+    outcome = average(
+        bert,
+        {name: rows_file(tmp_path / f"{name}.jsonl", rows) for name, rows in sets.items()},
+        output=tmp_path / "out", task=TokenClassification, method="cached-outputs",
+        metric="macro-span-f1", judge_by={"short": 1, "long": 3},
+    )  # fmt: skip
+    homes = [bert / f"checkpoint-{step}" for step in (10, 20, 30)]
+    models = [transformers.BertForTokenClassification.from_pretrained(home).eval() for home in homes]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(homes[0])
+    parts = []
+    for weight, rows in zip((0.25, 0.75), sets.values(), strict=True):
+        fit, _ = split(len(rows), 0.5, 0)
+        found = [[words_alone(model, tokenizer, rows[each]) for each in fit] for model in models]
+        logits_KWC = torch.stack([torch.cat([logits for logits, _ in of_one]) for of_one in found]).double()
+        labels_W = torch.cat([labels for _, labels in found[0]])
+        # A word counts by the mean length of the set's sentences, as where coefficients are trained.
+        trained = weight * len(rows) / sum(len(row["tokens"]) for row in rows) / len(fit)
+        parts.append((logits_KWC, labels_W, trained, weight / len(labels_W)))
+
+    def alpha_of(free: Tensor) -> Tensor:
+        return 1 / 3 + torch.cat([free, -free.sum()[None]])
+
+    def losses(free: Tensor) -> list[Tensor]:
+        return [
+            F.cross_entropy(torch.einsum("k,kwc->wc", alpha_of(free), logits_KWC), labels_W, reduction="sum")
+            for logits_KWC, labels_W, _, _ in parts
+        ]
+
+    def objective(free: Tensor) -> Tensor:
+        loss = sum(part[2] * each for part, each in zip(parts, losses(free), strict=True))
+        count = sum(len(rows) // 2 for rows in sets.values())
+        return torch.as_tensor(loss) + (alpha_of(free) - 1 / 3).square().sum() / (2 * count * 0.3**2)
+
+    free = torch.zeros(2, dtype=torch.float64)
+    for _ in range(20):
+        gradient = torch.autograd.functional.jacobian(objective, free)
+        free = free - torch.linalg.solve(torch.autograd.functional.hessian(objective, free), gradient)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (row,) = (row for row in report["candidates"] if row["method"] == "cached-outputs")
+    assert row["coefficients"][0] == pytest.approx(alpha_of(free).tolist(), abs=2e-3), "outputs are kept as halves"
+    details = report["details"]["cached-outputs"]
+    assert details["examples"] == 35
+    expected = sum(float(part[3] * each) for part, each in zip(parts, losses(free), strict=True))
+    assert details["loss_of_outputs"] == pytest.approx(expected, rel=1e-3)
+    assert details["loss_of_weights"] == pytest.approx(row["fit"]["loss"], abs=1e-9)
+    assert {score.method for score in outcome.candidates} == {"best", "cached-outputs"}
+
+
+def joined(*rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: [each for row in rows for each in row[name]] for name in ("tokens", "ner_tags")}
+
+
+def test_a_search_raises_the_f1_of_spans(bert: Path, tmp_path: Path) -> None:
+    seqeval = pytest.importorskip("seqeval.metrics")
+    rows = sentences(120)
+    average(
+        bert, rows_file(tmp_path / "val.jsonl", rows), output=tmp_path / "out", task=TokenClassification,
+        metric="macro-span-f1",
+        method_options={"methods": ["uniform", "search"], "options": {"search": {"budget": 40.0, "share": 1.0}}},
+    )  # fmt: skip
+
+    def f1(method: str, part: int) -> float:
+        home = rebuild(tmp_path / "out", bert, output=tmp_path / f"{method}-{part}", candidate=method)
+        model = transformers.BertForTokenClassification.from_pretrained(home).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(home)
+        found = [words_alone(model, tokenizer, rows[each]) for each in split(len(rows), 0.5, 0)[part]]
+        predicted = [[TAGS[tag] for tag in logits.argmax(dim=1)] for logits, _ in found]
+        true = [[TAGS[tag] for tag in labels] for _, labels in found]
+        return float(seqeval.f1_score(true, predicted, average="macro"))
+
+    assert f1("search", 0) > f1("uniform", 0) + 0.01, "where it searches, it finds something better than its start"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (row,) = (row for row in report["candidates"] if row["method"] == "search")
+    assert row["select"]["macro-span-f1"] == pytest.approx(f1("search", 1), abs=1e-5)
 
 
 def test_labels_that_are_no_spans_have_an_accuracy_alone(bert: Path) -> None:

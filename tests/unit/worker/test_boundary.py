@@ -21,7 +21,7 @@ from ladle_engine import EngineError, average, discover
 from ladle_engine.progress import ProgressEvent, StageStarted
 from ladle_engine.storage import boundary
 from ladle_worker.boundary import InsideRoots, confine_reading
-from tests.builders import CONFIG, digits, make_val_set, trained_states
+from tests.builders import CONFIG, digits, make_base, make_val_set, trained_states
 from tests.polling import DEADLINE_S
 
 SECRET = "a secret of somebody else"
@@ -261,3 +261,18 @@ def test_several_folders_are_read_inside_the_roots_and_a_glob_sees_nothing_outsi
             discover([tmp_path / "one" / "run", outside])
         assert caught.value.code in ("path-not-allowed", "no-checkpoints")
     assert all(path.is_relative_to(tmp_path / "one") or path.is_relative_to(tmp_path / "other") for path in opened)
+
+
+def test_a_base_may_be_a_root_itself_and_what_lies_beside_it_is_not_looked_at(folder: Path) -> None:
+    root = folder / "root"
+    base = make_base(root / "base.safetensors", root / "run" / "checkpoint-4" / "model.safetensors")
+    confine_reading([str(root / "run"), str(root / "val.npz"), str(base)])
+    outcome = average(
+        root / "run",
+        root / "val.npz",
+        base=base,
+        output=folder / "out",
+        method="wise-ft",
+        method_options={"share": 0.5},
+    )
+    assert {score.method for score in outcome.candidates} == {"best", "wise-ft"}

@@ -179,6 +179,14 @@ def evaluate_and_keep(
     return Evaluation(metrics=examples.task.metrics, values=values, strata=examples.strata), outputs
 
 
+@torch.no_grad()
+def evaluate_outputs(examples: Examples, logits_NC: Tensor, targets: Tensor) -> Evaluation:
+    """Of a model that puts these out for the N examples. The task must be one that `gives_logits`."""
+    task, names = cast(GivesLogits, examples.task), statistics_of(examples.task.metrics, generated=False)
+    values = _rows(task.of_logits(logits_NC, targets), names)
+    return Evaluation(metrics=examples.task.metrics, values=values, strata=examples.strata)
+
+
 _LOGITS, _TARGETS = "logits, kept", "targets, kept"
 """No statistic has such a name."""
 

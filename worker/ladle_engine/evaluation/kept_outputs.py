@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.distributed.collectives import Collectives
-from ladle_engine.evaluation.evaluate import Evaluation, Outputs, evaluate_and_keep
+from ladle_engine.evaluation.evaluate import Evaluation, Outputs, evaluate_and_keep, evaluate_outputs
 from ladle_engine.resume_state import SUFFIX, ResumeState
 from ladle_engine.tasks.examples import Examples
 
@@ -71,6 +71,10 @@ class KeptOutputs:
         found = self._load(coefficients.digest)
         assert found is not None
         return found.first(end)
+
+    def score(self, outputs: Outputs) -> Evaluation:
+        """Of a model that puts these out for the first examples, in whatever type."""
+        return evaluate_outputs(self.examples.at(slice(len(outputs))), outputs.logits_NC, outputs.targets)
 
     def weights(self, end: int) -> Tensor:
         """float64 [end]: how much each of the first examples counts in the mean over all of them."""

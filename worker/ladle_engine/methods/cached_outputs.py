@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ladle_engine.errors import MethodError
 from ladle_engine.evaluation.cache import FIRST_ROUND
+from ladle_engine.evaluation.evaluate import Outputs
 from ladle_engine.evaluation.kept_outputs import MOST_BYTES
 from ladle_engine.methods.base import FixedMethod
 from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.options import option
 from ladle_engine.tasks.base import GivesLogits
-from ladle_engine.training.of_outputs import best_of_outputs, loss_of_outputs
+from ladle_engine.training.of_outputs import best_of_outputs
 
 NAME = "cached-outputs"
 
@@ -81,7 +82,8 @@ def _solve(context: MethodContext, options: CachedOutputsOptions, end: int) -> M
             return task.of_logits(logits_NC, kept[0].targets)["loss"]
 
         alpha_K = best_of_outputs(logits_KNC, losses, weights_N, options.prior or math.inf)
-        loss = loss_of_outputs(logits_KNC, losses, weights_N, alpha_K)
-        found = json.dumps({"alpha": alpha_K.tolist(), "loss": float(loss)}).encode()
+        average_NC = torch.einsum("k,knc->nc", alpha_K, logits_KNC)
+        loss = outputs.score(Outputs(logits_NC=average_NC, targets=kept[0].targets)).loss
+        found = json.dumps({"alpha": alpha_K.tolist(), "loss": loss}).encode()
     solved: Mapping[str, Any] = json.loads(context.collectives.broadcast(found))
     return solved

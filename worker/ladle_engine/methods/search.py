@@ -137,7 +137,9 @@ class Search(TrainedMethod):
 
     def _space(self, context: MethodContext, options: SearchOptions, groups: Groups) -> Space:
         if options.over == PROFILE:
-            return OfProfile(positions=positions_of([each.step for each in context.checkpoints.checkpoints]))
+            checkpoints = context.checkpoints
+            steps = [None if checkpoints.doubt else each.step for each in checkpoints.checkpoints]
+            return OfProfile(positions=positions_of(steps))
         alpha_0_KG = start_of(context, self.name, options.start, groups)
         own = principal_axes(context.geometry, groups)
         if len(groups) == 1:

@@ -10,11 +10,15 @@ from pathlib import Path
 
 from ladle_engine.checkpoints import CheckpointSet, discover
 from ladle_engine.checkpoints.differences import differences
+from ladle_engine.checkpoints.files import Candidate, refuse_unreadable
+from ladle_engine.checkpoints.folder_scan import find
 from ladle_engine.checkpoints.left_out import some
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.stand_ins import with_stand_ins
 from ladle_engine.checkpoints.types import Checkpoint
 from ladle_engine.errors import CheckpointError, MethodError
+from ladle_engine.methods.context import Plan
+from ladle_engine.methods.registry import METHODS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.base_model import weights_in
 from ladle_engine.storage.input_paths import is_file, is_folder, is_there
@@ -53,16 +57,25 @@ def find_base(folder: Path, given: PathLike) -> Checkpoint:
     path = folder / given if is_inside else given
     name = os.fspath(given) if is_inside else f"base:{path.name}"
     if is_folder(path):
-        stored = discover(path, names=[weights_in(path, "base")])
-    elif is_file(path):
-        stored = discover(path.parent, names=[path.name])
-    else:
-        raise CheckpointError(
-            "no-checkpoints",
-            f"`base=` must be the path of a model, or the name of a checkpoint in `{folder}`, but `{given}` is "
-            f"neither.",
-        )
-    return replace(stored.reference, name=name)
+        return replace(discover(path, names=[weights_in(path, "base")]).reference, name=name)
+    if is_file(path):
+        return replace(_of_file(path), name=name)
+    raise CheckpointError(
+        "no-checkpoints",
+        f"`base=` must be the path of a model, or the name of a checkpoint in `{folder}`, but `{given}` is neither.",
+    )
+
+
+def _of_file(path: Path) -> Checkpoint:
+    """A file of weights. The folder that it lies in is not looked at, which may be outside of what the job may read."""
+    found = find(path.name, path.parent)
+    if not isinstance(found, Candidate):
+        why = f": it is {found.reason}" if found is not None else ""
+        raise CheckpointError("no-checkpoints", f"`base=` must be a file of weights, but `{path}` is none{why}.")
+    if found.refusal is not None:
+        raise found.refusal
+    refuse_unreadable(path)
+    return found.checkpoint
 
 
 def joined(found: CheckpointSet, base: Checkpoint) -> CheckpointSet:
@@ -110,15 +123,17 @@ def refuse_base_as_checkpoint(checkpoints: CheckpointSet, geometry: Geometry) ->
         )
 
 
-def refuse_unused(uses_base: bool, methods: Sequence[str], given: object) -> None:
+def refuse_unused(plan: Plan, given: object) -> None:
     """Raises `MethodError` (invalid-method-options) where a method needs a base that is not given, or none needs it."""
-    named = ", ".join(f"`{name}`" for name in methods if name != "best") or "`best`"
-    if uses_base and given is None:
+    if plan.uses_base and given is None:
+        needing = [name for name in plan.with_starts if METHODS[name].uses_base(plan.options[name])]
         raise MethodError(
             "invalid-method-options",
-            f"`base=` must be the model that the checkpoints were trained from for {named}, but is absent.",
+            f"`base=` must be the model that the checkpoints were trained from for "
+            f"{', '.join(f'`{name}`' for name in needing)}, but is absent.",
         )
-    if given is not None and not uses_base:
+    if given is not None and not plan.uses_base:
+        named = ", ".join(f"`{name}`" for name in plan.methods if name != "best") or "`best`"
         raise MethodError(
             "invalid-method-options", f"`base=` must be absent for {named}, which has no use for it, but is `{given}`."
         )

@@ -131,7 +131,7 @@ class GivesLogits(Protocol):
     """
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """float32 [B, C]: what belongs to an example does not depend on the others."""
+        """float32 [B, C], C the same for all batches: what belongs to an example does not depend on the others."""
         ...
 
     def targets(self, batch: Batch) -> Tensor:

@@ -88,6 +88,8 @@ class TokenClassification(WithOptions[TokenClassificationOptions]):
         super().__init__(options)
         self.tags: Tags | None = None
         """None where the labels are not of spans."""
+        self._width = 1
+        """Words of the longest sentence of all data that were opened. So what a model puts out has one width."""
 
     @classmethod
     def recognises(cls, checkpoints: CheckpointSet) -> bool:
@@ -115,12 +117,10 @@ class TokenClassification(WithOptions[TokenClassificationOptions]):
 
     def open_data(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
         number, names = model_config.class_ids(model_config.checked(checkpoints))
-        sentences = open_sentences(path, self.options, Classes(number=number, names=names or {}))
-        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
+        return self._open(path, checkpoints, Classes(number=number, names=names or {}))
 
     def open_unlabelled(self, path: Path, checkpoints: CheckpointSet) -> DataSet:
-        sentences = open_sentences(path, self.options, None)
-        return TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
+        return self._open(path, checkpoints, None)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the examples; together they count each word alike."""
@@ -129,16 +129,32 @@ class TokenClassification(WithOptions[TokenClassificationOptions]):
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Sums over the words of each example."""
-        logits, labels = self._logits(model, batch), batch["labels"]
-        predicted, words = logits.argmax(dim=2), labels != IGNORED
+        return self.of_logits(self.logits(model, batch), self.targets(batch))
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """float32 [B, W C]: of the words of each sentence, one after the other; 0 behind its end."""
+        words_BWC = _at_words(self._logits(model, batch), batch["labels"])
+        return F.pad(words_BWC, (0, 0, 0, self._room(words_BWC))).flatten(1)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """float32 [B, 1 + W]: how much a word counts, and the tags of the words; `IGNORED` behind the last one."""
+        labels_BW = _at_words(batch["labels"], batch["labels"])
+        labels_BW = F.pad(labels_BW, (0, self._room(labels_BW)), value=IGNORED)
+        return torch.cat([batch["scale"][:, None], labels_BW], dim=1)
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        scale, labels = targets[:, 0], targets[:, 1:].to(torch.int64)
+        logits_BWC = logits.unflatten(1, (labels.shape[1], -1))
+        predicted, words, losses = logits_BWC.argmax(dim=2), labels != IGNORED, _losses(logits_BWC, labels)
         statistics = {
-            "nll": _losses(logits, labels).sum(dim=1, dtype=torch.float64),
+            # What is trained; the metric `loss` is of the two that follow.
+            "loss": losses.sum(dim=1) * scale,
+            "nll": losses.sum(dim=1, dtype=torch.float64),
             "words": words.sum(dim=1),
             "correct": (words & (predicted == labels)).sum(dim=1),
         }
         if self.tags is not None:
-            spans = self.tags.counts(*_of_words_alone(predicted, labels))
-            statistics["spans"] = spans.flatten(1)
+            statistics["spans"] = self.tags.counts(predicted, torch.where(words, labels, -1)).flatten(1)
         return statistics
 
     def entropy(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -147,6 +163,16 @@ class TokenClassification(WithOptions[TokenClassificationOptions]):
         entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=2)
         words = batch["labels"] != IGNORED
         return ((entropies * words).sum(dim=1) * batch["scale"]).mean()
+
+    def _open(self, path: Path, checkpoints: CheckpointSet, classes: Classes | None) -> DataSet:
+        sentences = open_sentences(path, self.options, classes)
+        data = TaggedWords(sentences, open_encoder(checkpoints, self.options.max_length, self.name))
+        self._width = max(self._width, data.most_labels)
+        return data
+
+    def _room(self, of_words: Tensor) -> int:
+        """By how many words these [B, W, ...] are narrower than what a model puts out."""
+        return max(self._width - of_words.shape[1], 0)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """float32 [B, L, C]. Raises `TaskError` (model-mismatch)."""
@@ -165,11 +191,13 @@ def _losses(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
 
 
-def _of_words_alone(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Tags of the words of each row, at its beginning, int64 [B, W]; the labels behind them are -1."""
+def _at_words(of_tokens: Tensor, labels: Tensor) -> Tensor:
+    """Of [B, L, ...] those of the words, [B, W, ...], at the beginning of each row; 0, or no label, behind them."""
     words = labels != IGNORED
     order = (~words).to(torch.int8).argsort(dim=1, stable=True)
-    width = max(int(words.sum(dim=1).max()), 1)
-    order = order[:, :width]
-    true = torch.where(words, labels, -1)
-    return predicted.gather(1, order), true.gather(1, order)
+    order = order[:, : max(int(words.sum(dim=1).max()), 1)]
+    rows = torch.arange(len(labels), device=labels.device)[:, None]
+    found = of_tokens[rows, order]
+    if found.ndim == 2:
+        return found
+    return found.where(words[rows, order][:, :, None], 0.0)

@@ -21,11 +21,6 @@ ENOUGH = 1e-9
 """The largest element of the gradient at which it ends."""
 
 
-def loss_of_outputs(logits_KNC: Tensor, losses: Losses, weights_N: Tensor, alpha_K: Tensor) -> Tensor:
-    """The weighted loss of `sum_i alpha_i z_i`."""
-    return losses(torch.einsum("k,knc->nc", alpha_K, logits_KNC)) @ weights_N
-
-
 def best_of_outputs(logits_KNC: Tensor, losses: Losses, weights_N: Tensor, prior: float) -> Tensor:
     """float64 [K]: the minimum, by L-BFGS in float64 from `1/K`. The same in every process.
 

@@ -87,6 +87,8 @@ class TaggedWords:
         self._encoder = encoder
         self._rows = PreparedRows(self._prepared)
         self._counts = _Counts()
+        self.most_labels = 0
+        """Of one sentence."""
         for indices in chunks(len(sentences.table)):
             self._look(indices)
         counts = self._counts
@@ -118,7 +120,9 @@ class TaggedWords:
             self._encoder.check(words.row, self._sentences.table, index)
             labelled = np.asarray(tags, dtype=np.int32) != IGNORED
             cut = labelled & words.are_behind_cut(self._encoder.max_length)
-            self._counts.add(labelled, cut, labelled & (words.first_tokens < 0))
+            missing = labelled & (words.first_tokens < 0)
+            self.most_labels = max(self.most_labels, int(labelled.sum() - missing.sum()))
+            self._counts.add(labelled, cut, missing)
             self._counts["unknown"] += int((words.row["input_ids"] == self._unknown).sum())
             self._counts["tokens"] += len(words.row["input_ids"])
 
