@@ -22,6 +22,7 @@ from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Grouping, layers_of
 from ladle_engine.paths import PathLike
+from ladle_engine.pipeline.ancestor import refuse_unused
 from ladle_engine.pipeline.base_model import Base, open_base
 from ladle_engine.pipeline.splits import default_device
 from ladle_engine.placements.memory_plan import demand_of, plans
@@ -45,6 +46,7 @@ class Wishes:
     method_options: Mapping[str, Any]
     adapter_space: str
     base_model: PathLike | None
+    base: PathLike | None = None
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Planner:
     """Of the model, where it was compared with the files."""
 
     def plan(self) -> AutoPlan:
-        methods = self._try(lambda: plan_methods(self.wishes.method, self.wishes.method_options))
+        methods = self._try(self._plan_methods)
         self._try(lambda: self._refuse(methods))
         base = self._try(self._open_base)
         seen = self.checkpoints if base is None else base.described
@@ -85,6 +87,12 @@ class Planner:
         except Exception as error:  # a task's own code, or a config that a stranger wrote
             self.problems.append(problem_of(error))
             return None
+
+    def _plan_methods(self) -> Plan:
+        wishes = self.wishes
+        plan = plan_methods(wishes.method, wishes.method_options, has_base=wishes.base is not None)
+        refuse_unused(plan.uses_base, plan.methods, wishes.base)
+        return plan
 
     def _refuse(self, methods: Plan | None) -> None:
         # One speaks for all: they have been compared already.
