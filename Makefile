@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-docs test-tasks test-formats test-trackers cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test screenshots clean
+.PHONY: help setup demo docs test test-slow test-docs test-tasks test-formats test-trackers cluster-test slurm-test chaos fuzz check audit format bench bench-accuracy gpu-check compose-test kubernetes-test screenshots clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,17 @@ CHROMIUM = test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get update
   apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } || echo "Chromium cannot be installed here."
 
 # Ranks may not write what Python has compiled, nor does anybody where PYTHONDONTWRITEBYTECODE is set.
-test: $(STAMP) ## Run all tests (under 30 minutes on 2 cores), in three processes for every two cores that are idle.
+SUITE = $(BIN)/python -m compileall -q client service worker examples && \
+  $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
+  --ignore tests/docs/long --ignore tests/trackers --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
+
+test: $(STAMP) ## Run the tests (under 30 minutes on 2 cores), in three processes for every two cores that are idle.
 	@$(CHROMIUM)
-	$(BIN)/python -m compileall -q client service worker examples
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations 20 --ignore tests/tasks --ignore tests/formats \
-	  --ignore tests/docs/long --ignore tests/trackers --ignore tests/cluster --ignore tests/slurm --ignore tests/kubernetes
+	$(SUITE) -m 'not slow'
+
+test-slow: $(STAMP) ## Run the others: jobs over several nodes, faults, far stores, launchers. Half an hour.
+	@$(CHROMIUM)
+	$(SUITE) -m slow
 
 test-docs: $(STAMP) ## Follow the first and the how-to pages with real tools and jobs, and run the notebook. Some minutes.
 	$(BIN)/python -m pytest --durations 20 tests/docs/long

@@ -36,7 +36,6 @@ def link(home: Path, tmp_path: Path) -> Iterator[str]:  # noqa: F811
         process.wait(timeout=DEADLINE_S)
 
 
-@pytest.mark.slow
 def test_a_browser_opens_logged_in_and_watches_a_real_job_up_to_its_report(
     chromium: ChromiumBrowser,
     home: Path,  # noqa: F811

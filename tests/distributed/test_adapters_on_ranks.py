@@ -11,6 +11,8 @@ from tests.distributed.adapters_rank import PLACEMENTS, run
 from tests.distributed.start import run_module
 from tests.unit.engine.lora import make_sweep, make_tokens
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     make_sweep(tmp_path, {"a": {"r": 2}, "b": {"r": 4}, "c": {"r": 3}}, size=0.05)

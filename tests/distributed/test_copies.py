@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.distributed.copies_rank import STEPS
 from tests.distributed.start import start
 from tests.unit.engine.toy import plain_net, write_checkpoints
+
+pytestmark = pytest.mark.slow
 
 DIES_AFTER = 6
 

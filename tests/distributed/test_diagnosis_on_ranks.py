@@ -14,6 +14,8 @@ from tests.distributed.diagnosis_rank import PLACED, report
 from tests.distributed.start import run_module
 from tests.unit.engine.toy import norm_net, write_checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from tests.distributed.functions_rank import jobs, run
 from tests.distributed.start import run_module
 from tests.unit.engine.toy import norm_net, plain_net, write_checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     write_checkpoints(tmp_path / "plain", plain_net)

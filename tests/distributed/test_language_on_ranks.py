@@ -14,6 +14,8 @@ from tests.distributed.language_rank import KINDS
 from tests.distributed.start import run_module
 from tests.unit.tasks.language_models import LINES, causal_folder
 
+pytestmark = pytest.mark.slow
+
 PLACEMENTS = (REPLICATED, SHARDED_MODEL)
 
 

@@ -15,6 +15,8 @@ from tests.distributed.start import run_module
 from tests.unit.engine.test_left_out import other_heads
 from tests.unit.engine.toy import norm_net, plain_net
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     states = other_heads(tmp_path / "plain", plain_net)

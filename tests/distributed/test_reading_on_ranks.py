@@ -12,6 +12,8 @@ import pytest
 from tests.distributed.start import run_module
 from tests.unit.engine.test_reading import SMALL, as_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copies(tmp_path: Path) -> Path:

@@ -13,6 +13,8 @@ from tests.distributed.sets_rank import JOBS, METHODS, NETS, SETS
 from tests.distributed.start import run_module
 from tests.unit.engine.toy import write_checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

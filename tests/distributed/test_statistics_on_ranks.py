@@ -14,6 +14,8 @@ from tests.distributed.start import run_module
 from tests.distributed.statistics_rank import BUILDS
 from tests.unit.engine.toy import write_checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

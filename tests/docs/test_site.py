@@ -16,6 +16,8 @@ from tests.browser.pages import launched
 from tests.docs.snippets import REPOSITORY
 from tests.polling import DEADLINE_S
 
+pytestmark = pytest.mark.slow
+
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 """Element -> the attribute whose address a browser fetches by itself."""
 FETCHED_LINKS = {"stylesheet", "preload", "prefetch", "icon", "shortcut icon", "preconnect", "dns-prefetch", "manifest"}

@@ -13,6 +13,8 @@ import pytest
 
 from tests.polling import DEADLINE_S
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "papers" / "head_stage.py"
 
 

@@ -22,8 +22,6 @@ from tests.builders import make_checkpoints, make_val_set
 from tests.polling import DEADLINE_S, until
 from tests.servers import is_alive
 
-pytestmark = pytest.mark.slow
-
 REPOSITORY = Path(__file__).parents[2]
 LADLE = str(Path(sys.executable).parent / "ladle")
 

@@ -14,6 +14,8 @@ from ladle_contracts.tokens import hash_token
 from tests.integration.api_stack import Stack, api_stack
 from tests.polling import DEADLINE_S
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-for-schemathesis"
 # A spec that the schema allows may still name a path that is not there, and a job that was just made has no result yet:
@@ -33,7 +35,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("phases", ["examples,coverage,fuzzing", "stateful"])
 def test_what_the_service_answers_is_what_its_document_says(stack: Stack, tmp_path: Path, phases: str) -> None:
     """`stateful` submits, shows, cancels and deletes jobs in any order, with ids and cursors from real answers."""

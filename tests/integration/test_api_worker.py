@@ -32,7 +32,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield made
 
 
-@pytest.mark.slow
 def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
     data = stack.folder / "data"
     with stack.client() as client:
@@ -49,7 +48,6 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
             client.submit(data / "good", data / "val.npz", method="unifrom")
 
 
-@pytest.mark.slow
 def test_every_method_runs_by_name(stack: Stack) -> None:
     """One job with all of them, then one on two ranks that share the directions as int8."""
     data = stack.folder / "data"
@@ -83,7 +81,6 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
         assert caught.value.reason is Reason.INVALID_PLACEMENT
 
 
-@pytest.mark.slow
 def test_a_job_with_a_broken_checkpoint_fails_with_reason_and_log(stack: Stack) -> None:
     data = stack.folder / "data"
     broken = sorted(make_checkpoints(data / "bad").rglob("*.safetensors"))[1]

@@ -15,6 +15,8 @@ from tests.integration.life import Cluster, Gate
 from tests.polling import until
 from tests.servers import Process
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -27,7 +27,10 @@ def can_mount() -> bool:
     return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not can_mount(), reason="mounting a disk needs root and a namespace of its own")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_mount(), reason="mounting a disk needs root and a namespace of its own"),
+]
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from ladle_contracts import JobState, keys
 from ladle_service.store import record_from
 from ladle_worker.launch.orphans import is_orphan
@@ -14,6 +16,8 @@ from tests.integration.gang_jobs import gang_spec
 from tests.integration.life import Cluster
 from tests.integration.machine import LEASE_MS, Machine
 from tests.servers import RedisServer, running, worker_process
+
+pytestmark = pytest.mark.slow
 
 LONG_MS = 3_600_000
 

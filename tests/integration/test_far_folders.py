@@ -18,6 +18,8 @@ from tests.integration.test_command import ladle
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:

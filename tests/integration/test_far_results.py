@@ -21,6 +21,8 @@ from tests.integration.test_command import ladle
 from tests.polling import until
 from tests.servers import gated_worker, redis_server, running
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Uploading:

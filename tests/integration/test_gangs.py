@@ -17,6 +17,8 @@ from tests.integration.life import Cluster, Gate, alpha_of
 from tests.polling import until
 from tests.servers import Process, RedisServer, gated_worker, is_alive, running, worker_process
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

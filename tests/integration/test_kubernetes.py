@@ -9,6 +9,8 @@ from tests.builders import make_checkpoints, make_val_set
 from tests.kubernetes.stack import kubernetes_stack
 from tests.polling import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from ladle_contracts import TERMINAL_STATES, JobState, keys
 from tests.integration.machine import CLAIM_MS, EXPIRED, HELD, LEASE_MS, NODE_LIFE_MS, Machine, disagreements
 from tests.servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 NODES = ("a", "b")
 OUTCOMES = ("succeeded", "failed", "crashed", "node-failed", "released")
 DAY_MS = 24 * 3600 * 1000

@@ -12,6 +12,8 @@ from ladle_contracts import keys
 from ladle_service.waiting import Queue
 from tests.integration.machine import CLAIM_MS, EXPIRED, LEASE_MS, NODE_LIFE_MS, Machine
 
+pytestmark = pytest.mark.slow
+
 
 def cordoned(machine: Machine, node: str) -> str:
     return machine.redis.hget(keys.node(node), "cordoned") or ""

@@ -16,6 +16,8 @@ from tests.integration.redis_faults import FAULTS, cannot_save
 from tests.polling import DEADLINE_S, SOON_S, until
 from tests.servers import Process, gated_worker, running
 
+pytestmark = pytest.mark.slow
+
 FROM_A_WRITE = {"MASTERDOWN": "READONLY"}
 """What a write is told, where a read is told something else."""
 
@@ -63,7 +65,6 @@ def refusal(stack: Stack, client: Client) -> str:
     return ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", FAULTS)
 def test_what_redis_refuses_is_said_and_passes(stack: Stack, worker: Process, client: Client, words: str) -> None:
     written = FROM_A_WRITE.get(words, words)
@@ -89,7 +90,6 @@ def readiness(client: Client) -> str:
     return "" if answer.status_code == 200 else answer.json()["detail"] + answer.headers["retry-after"]
 
 
-@pytest.mark.slow
 def test_a_job_that_ends_while_redis_refuses_writes_waits_and_succeeds(
     stack: Stack, worker: Process, client: Client
 ) -> None:

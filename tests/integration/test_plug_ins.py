@@ -17,6 +17,8 @@ from tests.integration.life import Cluster, cluster
 from tests.plug_ins import install, line_of, task_source
 from tests.servers import redis_server, running, worker_process
 
+pytestmark = pytest.mark.slow
+
 SOURCES = {
     "raises": task_source(
         "raises",

@@ -17,6 +17,8 @@ from tests.integration.life import Cluster, Gate
 from tests.polling import until
 from tests.servers import RedisServer, gated_worker, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from tests.integration.life import Cluster, alpha_of
 from tests.polling import until
 from tests.servers import Process, RedisServer, running, worker_process
 
+pytestmark = pytest.mark.slow
+
 NOT_WARM = "the job's launcher is started anew"
 
 

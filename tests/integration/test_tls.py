@@ -22,7 +22,10 @@ from tests.polling import until
 from tests.servers import redis_server, running, service_process
 
 OPENSSL = shutil.which("openssl") or ""
-pytestmark = pytest.mark.skipif(not OPENSSL, reason="needs the program openssl, which makes the certificates")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not OPENSSL, reason="needs the program openssl, which makes the certificates"),
+]
 
 
 class Certificates:

@@ -19,6 +19,8 @@ from tests.polling import DEADLINE_S, until
 from tests.servers import Process, RedisServer, running, worker_process
 from tests.unit.client.answers import RESULT
 
+pytestmark = pytest.mark.slow
+
 CATALOG = {
     "methods": [
         {
@@ -121,7 +123,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("data"), count=2)
 
 
-@pytest.mark.slow
 def test_an_older_worker_runs_what_it_understands_and_refuses_the_rest(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SERVICE_PAGES = REPOSITORY / "service" / "ladle_service" / "pages"
 
@@ -44,7 +46,6 @@ def run(python: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.slow
 def test_import_ladle_works_and_neither_torch_nor_celery_came_along(installed: Path) -> None:
     assert run(installed, "import ladle; print(ladle.submit.__name__)") == "submit"
     found = run(
@@ -55,21 +56,18 @@ def test_import_ladle_works_and_neither_torch_nor_celery_came_along(installed: P
     assert found == "[]"
 
 
-@pytest.mark.slow
 def test_the_command_answers_without_any_extra(installed: Path) -> None:
     done = subprocess.run([str(installed.parent / "ladle"), "--help"], capture_output=True, text=True, check=True)
     assert "run" in done.stdout
     assert "doctor" in done.stdout
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_plug_in_without_any_extra(installed: Path, tmp_path: Path) -> None:
     subprocess.run([str(installed.parent / "ladle"), "task", "new", "wine"], cwd=tmp_path, check=True)
     assert (tmp_path / "wine" / "ladle_wine" / "__init__.py").exists()
     assert (tmp_path / "wine" / "tests" / "test_task.py").exists()
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_all_six_packages_and_their_data_files(installed: Path) -> None:
     packages = run(
         installed,

@@ -16,6 +16,8 @@ import pytest
 from tests.polling import DEADLINE_S
 from tests.unit.benchmarks.bare import REPOSITORY, bare_environment
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = REPOSITORY / "benchmarks"
 LEFT_OUT = set() if importlib.util.find_spec("triton") else {"kernels"}
 
@@ -74,7 +76,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Ra
     return said, Ran(status=said["status"], said=done.stdout, result=result, text=text)
 
 
-@pytest.mark.slow
 def test_every_part_passes(whole: Ran) -> None:
     statuses = {name: part["status"] for name, part in whole.parts.items()}
     assert len(statuses) == 10
@@ -83,7 +84,6 @@ def test_every_part_passes(whole: Ran) -> None:
     assert f"{10 - len(LEFT_OUT)} of 10 parts passed" in whole.said
 
 
-@pytest.mark.slow
 def test_nothing_of_ladle_was_installed_and_the_machine_is_described(whole: Ran) -> None:
     machine = whole.result["machine"]
     assert machine["versions"]["ladle"] == "not installed"
@@ -93,7 +93,6 @@ def test_nothing_of_ladle_was_installed_and_the_machine_is_described(whole: Ran)
     assert isinstance(machine["load"], float)
 
 
-@pytest.mark.slow
 def test_the_figures_are_there(whole: Ran) -> None:
     parts = whole.parts
     precisions = parts["precisions"]["figures"]
@@ -111,7 +110,6 @@ def test_the_figures_are_there(whole: Ran) -> None:
         assert "BatchNorm" in parts[name]["figures"]
 
 
-@pytest.mark.slow
 def test_the_page_and_the_markdown_name_every_part_and_no_folder_of_this_machine(whole: Ran) -> None:
     page = (REPOSITORY / "docs" / "gpu.md").read_text()
     for name in whole.parts:
