@@ -39,7 +39,8 @@ FORECAST: dict[str, Any] = {
             {},
             {},
             "Expect about 6.2 % lower loss than the best checkpoint has (between 1.1 % and 20 % lower; the median "
-            "of all sets). The plain mean of all should have about 12 % higher loss (between 30 % higher and 1.0 % lower).",
+            "of all sets). The plain mean of all should have about 12 % higher loss (between 30 % higher and 1.0 % "
+            "lower).",
         ),
         (
             {"lower": 0.004, "low": -0.01},
