@@ -127,8 +127,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 def _forecast(report: Mapping[str, Any]) -> list[str]:
     """What was expected, beside what came."""
-    told = beside_gain(read(report))
-    return [f"Forecast from the single checkpoints: {words(told)}", ""] if told else []
+    if "forecast" not in report:
+        return []
+    return [f"Forecast from the single checkpoints: {words(beside_gain(read(report)))}", ""]
 
 
 def _counted(report: Mapping[str, Any]) -> str:
