@@ -16,7 +16,15 @@ from pydantic import BaseModel
 from ladle_contracts import JobResult, JobSpec
 from ladle_contracts.command_flags import ARGUMENTS, PANELS
 from ladle_contracts.events import KnownEvent
-from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection, PlannedMemory
+from ladle_contracts.inspection import (
+    AutoPlan,
+    Expected,
+    Forecast,
+    InspectedBase,
+    InspectedCheckpoint,
+    Inspection,
+    PlannedMemory,
+)
 from ladle_contracts.spec_fields import SPEC_FIELDS, SpecField
 
 DOCS = Path(__file__).parent
@@ -62,7 +70,10 @@ def events_table() -> str:
 
 def inspection_table() -> str:
     """What an inspection says, for inspect.md."""
-    parts = {"": Inspection, "checkpoints[].": InspectedCheckpoint, "plan.": AutoPlan, "plan.memory.": PlannedMemory}
+    parts: dict[str, type[BaseModel]] = {
+        **{"": Inspection, "checkpoints[].": InspectedCheckpoint, "plan.": AutoPlan, "plan.memory.": PlannedMemory},
+        **{"base.": InspectedBase, "forecast.": Forecast, "forecast.result.": Expected},
+    }
     rows = [
         (f"`{prefix}{name}`", " ".join((info.description or "").split()))
         for prefix, model in parts.items()

@@ -13,7 +13,7 @@ from ladle import _calls
 from ladle._address import Address, find_address
 from ladle._job import AsyncJob, Job
 from ladle._options import SpecOptions
-from ladle._spec import CkptDir, ValSet, build_inspection, build_spec
+from ladle._spec import CkptDir, PathLike, ValSet, build_inspection, build_spec
 from ladle._transport import AsyncTransport, SyncTransport
 from ladle_contracts import Inspection, JobRecord, JobState, MethodInfo, NodeRecord, TaskInfo
 from ladle_contracts.api import NodeChange, Version
@@ -93,13 +93,15 @@ class Client:
         task: str | Mapping[str, Any] | TaskChoice | None = None,
         adapters: str | Mapping[str, Any] | Adapters | None = None,
         method: str | Mapping[str, Any] | MethodChoice | None = None,
+        base: PathLike | None = None,
+        forecast: bool = False,
     ) -> Inspection:
         """What is in a folder of checkpoints, and what a job with these options would do. A worker opens headers only.
 
         What is wrong with a checkpoint is said in its row, and raises nothing.
         """
         options = {"checkpoints": checkpoints, "task": task, "adapters": adapters, "method": method}
-        request = build_inspection(ckpt_dir, options)
+        request = build_inspection(ckpt_dir, {**options, "base": base, "forecast": forecast or None})
         return self._transport.send(_calls.inspect_folder(request))
 
     def methods(self) -> tuple[MethodInfo, ...]:
@@ -193,10 +195,12 @@ class AsyncClient:
         task: str | Mapping[str, Any] | TaskChoice | None = None,
         adapters: str | Mapping[str, Any] | Adapters | None = None,
         method: str | Mapping[str, Any] | MethodChoice | None = None,
+        base: PathLike | None = None,
+        forecast: bool = False,
     ) -> Inspection:
         """See `Client.inspect`."""
         options = {"checkpoints": checkpoints, "task": task, "adapters": adapters, "method": method}
-        request = build_inspection(ckpt_dir, options)
+        request = build_inspection(ckpt_dir, {**options, "base": base, "forecast": forecast or None})
         return await self._transport.send(_calls.inspect_folder(request))
 
     async def methods(self) -> tuple[MethodInfo, ...]:

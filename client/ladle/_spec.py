@@ -35,14 +35,13 @@ def build_spec(ckpt_dir: CkptDir, val_set: ValSet, options: Mapping[str, Any]) -
     that breaks a rule.
     """
     _check_names(options)
-    if isinstance(base := options.get("base"), str | os.PathLike):
-        options = {**options, "base": base_path(ckpt_dir, base)}
-    return _build(JobSpec, {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}, options)
+    fields = {"ckpt_dir": _ckpt_dir(ckpt_dir), "val_set": _val_set(val_set)}
+    return _build(JobSpec, fields, _with_base_path(ckpt_dir, options))
 
 
 def build_inspection(ckpt_dir: CkptDir, options: Mapping[str, Any]) -> InspectRequest:
     """The request for `Client.inspect(ckpt_dir, **options)`. Raises as `build_spec`."""
-    return _build(InspectRequest, {"ckpt_dir": _ckpt_dir(ckpt_dir)}, options)
+    return _build(InspectRequest, {"ckpt_dir": _ckpt_dir(ckpt_dir)}, _with_base_path(ckpt_dir, options))
 
 
 def _build(model: type[M], fields: dict[str, Any], options: Mapping[str, Any]) -> M:
@@ -74,6 +73,11 @@ def base_path(ckpt_dir: CkptDir, given: PathLike) -> str:
         if inside.exists():
             return absolute(inside)
     return absolute(given)
+
+
+def _with_base_path(ckpt_dir: CkptDir, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = options.get("base")
+    return {**options, "base": base_path(ckpt_dir, base)} if isinstance(base, str | os.PathLike) else options
 
 
 def _ckpt_dir(given: CkptDir) -> Any:

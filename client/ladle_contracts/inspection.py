@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ladle_contracts._model import Contract
-from ladle_contracts.jobs import Adapters, CheckpointFilter, HasCkptDir, MethodChoice, TaskChoice
+from ladle_contracts.jobs import Adapters, CheckpointFilter, HasCkptDir, MethodChoice, PathText, TaskChoice
 
 INSPECT_TIMEOUT_S = 60.0
 """How long a worker may take, with the time until one is there for it."""
@@ -28,6 +28,10 @@ class InspectRequest(HasCkptDir):
     """How LoRA adapters are averaged, where the checkpoints are such."""
     method: MethodChoice = MethodChoice()
     """How the coefficients are chosen."""
+    base: PathText | None = None
+    """The model that the checkpoints were trained from, as in a job."""
+    forecast: bool = False
+    """Also read a part of the weights, up to 256 MiB, and tell what averaging is expected to bring."""
 
 
 class InspectionProblem(Contract):
@@ -86,6 +90,61 @@ class LeftAside(Contract):
     reason: str
 
 
+class InspectedBase(Contract):
+    """The base that was given."""
+
+    name: str
+    """Of the checkpoint of the folder that it is, or `base:` and the last part of its path; what was given, where that
+    is not there."""
+    size_bytes: int = 0
+    """Of its weight files together."""
+    fits: bool
+    """Whether it is there and has the checkpoints' tensors."""
+    problem: InspectionProblem | None = None
+    """Why it cannot be their base."""
+    distances: tuple[float, ...] = ()
+    """How far each checkpoint that takes part is from it, in order; only with `forecast`."""
+
+
+class Expected(Contract):
+    """What one average is expected to gain."""
+
+    lower: float
+    """By which share its loss is expected to be lower than that of the best checkpoint; below 0 where higher."""
+    low: float
+    """Where the interval of that share begins."""
+    high: float
+    """Where it ends."""
+    goes_by: tuple[str, ...] = ()
+    """The features that it goes by. None: it is what most sets gained, whatever their features."""
+    error_points: float
+    """The mean absolute error on kinds of data that it was not fitted to, in percent of the loss."""
+    covered: float
+    """The share of the sets of such kinds that lay in such an interval."""
+    beyond: tuple[str, ...] = ()
+    """The features that are beyond all that it was fitted to."""
+
+
+class Forecast(Contract):
+    """What averaging is expected to bring, from the single checkpoints alone."""
+
+    result: Expected
+    """Of what `auto` chooses by the loss."""
+    mean: Expected
+    """Of the mean of all."""
+    sets: int
+    """To how many sets it was fitted."""
+    families: int
+    """Of how many kinds of data they are."""
+    decayed: bool
+    """Whether the moves between checkpoints say that the learning rate had decayed."""
+    gains_of_decayed: tuple[float, float, float]
+    """What averages gained where it had: a share below which a tenth of the sets lay, the median, and the share above
+    which a tenth lay."""
+    features: dict[str, float]
+    """What was seen; docs/forecast.md says what each is."""
+
+
 class PlannedMemory(Contract):
     """How directions would be kept by one rank there, without what a batch takes."""
 
@@ -134,6 +193,10 @@ class Inspection(Contract):
     warnings: tuple[str, ...] = ()
     plan: AutoPlan | None = None
     """With whatever can be used, even where something stands in the way. Absent where nothing can."""
+    base: InspectedBase | None = None
+    """Where one was given."""
+    forecast: Forecast | None = None
+    """Where it was asked for, and can be told."""
     not_listed: int = 0
     """How many checkpoints and other entries are left out of an answer that would be too large."""
 

@@ -610,6 +610,9 @@ class JobResult(Contract):
     words: tuple[str, ...] = ()
     """What a merge curve says: where averaging pays, and whether going on with the training would. Empty for an
     average."""
+    forecast: str = ""
+    """What the single checkpoints alone promised of averaging, in a sentence. Empty where that cannot be told, and of a
+    merge curve."""
 
 
 class JobRecord(Contract):

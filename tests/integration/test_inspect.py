@@ -14,7 +14,7 @@ import redis
 
 from ladle import InvalidSpec, ServiceError
 from ladle_contracts import TERMINAL_STATES, keys
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_base, make_checkpoints, make_val_set
 from tests.integration.api_stack import Stack, api_stack
 from tests.integration.life import Gate
 from tests.integration.test_command import ladle
@@ -49,6 +49,22 @@ def test_a_folder_is_described_with_the_filters_of_a_job(stack: Stack) -> None:
     assert [each.name for each in found.checkpoints if each.taken] == [f"epoch-{n}.safetensors" for n in (1, 3, 4)]
     assert found.plan is not None
     assert (found.plan.model, found.plan.order) == ("SmallCnn", "epoch")
+
+
+def test_weights_are_read_for_a_forecast_and_a_base_must_be_inside_the_roots(stack: Stack) -> None:
+    good = stack.folder / "data/good"
+    base = make_base(stack.folder / "data" / "base.safetensors", good / "epoch-1.safetensors")
+    with stack.client() as client:
+        found = client.inspect(good, base=base, forecast=True)
+        outside = make_base(stack.folder / "base.safetensors", good / "epoch-1.safetensors")
+        with pytest.raises(InvalidSpec, match="`base`"):
+            client.inspect(good, base=outside)
+    assert found.usable, found.problems
+    assert found.forecast is not None
+    assert found.forecast.result.low < found.forecast.result.lower < found.forecast.result.high
+    assert found.base is not None
+    assert found.base.fits
+    assert len(found.base.distances) == 4
 
 
 def test_it_works_while_the_only_node_runs_a_job(stack: Stack) -> None:

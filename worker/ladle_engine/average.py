@@ -28,6 +28,7 @@ from ladle_engine.pipeline.along.draw import AlongTheRun, Drawn
 from ladle_engine.pipeline.along.write import write_curve
 from ladle_engine.pipeline.candidates import Candidate, run_methods, winner_of
 from ladle_engine.pipeline.diagnosis.diagnose import diagnose
+from ladle_engine.pipeline.forecast_report import forecast_of
 from ladle_engine.pipeline.function_request import make_request
 from ladle_engine.pipeline.job import Job, refuse_changed
 from ladle_engine.pipeline.open_job import opened
@@ -41,6 +42,7 @@ from ladle_engine.storage.atomic_folder import fresh_folder, staged
 from ladle_engine.storage.far.door import with_far_folders
 from ladle_engine.tasks.base import Metric, Task
 from ladle_engine.tasks.given.functions import Loss, Metrics
+from ladle_report.forecast_words import expectation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,9 @@ class Outcome:
     """File name -> size in bytes; empty on ranks other than 0."""
     words: tuple[str, ...] = ()
     """What a merge curve says; none of an average."""
+    forecast: str = ""
+    """What the single checkpoints promised of averaging, in a sentence (docs/forecast.md); empty where that cannot be
+    told, and of a merge curve."""
 
 
 @with_far_folders
@@ -215,10 +220,11 @@ def _averaged(job: Job, started: float) -> Outcome:
         candidates = stated.candidates
         winner = winner_of(candidates, context, no_set_worse=request.no_set_worse)
         diagnosis = diagnose(context, candidates, winner) if request.diagnose else None
+        forecast = None if along is not None else forecast_of(context)
         refuse_changed(job, folders=True)
         job.on_event.clock.add_over_ranks(job.collectives)
-        files = _write(job, context, stated, winner, diagnosis, curve) if job.collectives.rank == 0 else {}
-    outcome = _outcome(job, stated, winner, files, time.monotonic() - started, context)
+        files = _write(job, context, stated, winner, diagnosis, curve, forecast) if job.collectives.rank == 0 else {}
+    outcome = _outcome(job, stated, winner, files, time.monotonic() - started, context, forecast)
     return outcome if curve is None else replace(outcome, words=tuple(curve.json["words"]))
 
 
@@ -238,6 +244,7 @@ def _write(
     winner: Candidate,
     diagnosis: Mapping[str, Any] | None,
     curve: Drawn | None,
+    forecast: Mapping[str, Any] | None,
 ) -> Mapping[str, int]:
     """Writes the output folder, whole or not at all; returns its files with their sizes."""
     request = job.request
@@ -252,6 +259,7 @@ def _write(
         clock=job.on_event.clock,
         diagnosis=diagnosis,
         choice=stated.to_json(winner),
+        forecast=forecast,
     )
     output = Path(request.output)
     with staged(output) if request.commit else fresh_folder(output, may_be_empty=True) as folder:
@@ -272,6 +280,7 @@ def _outcome(
     files: Mapping[str, int],
     duration_s: float,
     context: MethodContext,
+    forecast: Mapping[str, Any] | None,
 ) -> Outcome:
     evidence = stated.evidence(winner)
     best = stated.candidates[0].choice.coefficients.single()
@@ -288,6 +297,7 @@ def _outcome(
         gain_high=winner.gain.high,
         visible_gain=None if evidence is None else evidence.visible_gain,
         examples_needed=None if evidence is None else evidence.examples_needed,
+        forecast="" if forecast is None else expectation(forecast),
         num_checkpoints=len(job.checkpoints.names),
         num_parameters=num_parameters(context.binding, context.checkpoints),
         tensors_taken=context.tensors_taken(winner.choice.coefficients),

@@ -46,12 +46,13 @@ def main(plan_path: str) -> None:
 def _looked(asked: dict[str, Any], plan_path: Path, mirror: Mirror) -> Any:
     """Raises `EngineError` where the folder cannot be listed, or bytes cannot be had."""
     request = asked["request"]
-    given = {"ckpt_dir": request["ckpt_dir"], "base_model": request["adapters"]["base_model"]}
+    given = {name: request[name] for name in ("ckpt_dir", "base")} | {"base_model": request["adapters"]["base_model"]}
     near = as_text(near_arguments(mirror, given, data=()))
     cache = str(mirror.cache.mirror)
     looked_at = {
         "request": request
-        | {"ckpt_dir": near["ckpt_dir"], "adapters": request["adapters"] | {"base_model": near["base_model"]}},
+        | {"ckpt_dir": near["ckpt_dir"], "base": near["base"]}
+        | {"adapters": request["adapters"] | {"base_model": near["base_model"]}},
         "roots": [*asked["roots"], cache],
         "mirror": cache,
     }

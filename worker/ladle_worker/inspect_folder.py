@@ -80,6 +80,8 @@ def inspected(request: InspectRequest) -> dict[str, Any]:
         method_options=request.method.options,
         adapter_space=request.adapters.space,
         base_model=request.adapters.base_model,
+        base=request.base,
+        forecast=request.forecast,
         **{name: getattr(request.checkpoints, name) for name in CheckpointFilter.model_fields},
     )
     return inspection(found).model_dump(mode="json")

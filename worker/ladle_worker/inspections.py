@@ -83,17 +83,19 @@ class Inspections:
         settings, wanted = self._settings, InspectRequest.read(json.dumps(request))
         try:
             ckpt_dir = wanted.with_ckpt_dirs(inside_roots(settings, may_be_glob=True))
-            if (base_model := wanted.adapters.base_model) is not None:
-                base_model = inside_roots(settings)("adapters.base_model", base_model)
+            others = {"adapters.base_model": wanted.adapters.base_model, "base": wanted.base}
+            resolve = inside_roots(settings)
+            base_model, base = (each if each is None else resolve(field, each) for field, each in others.items())
         except (PathNotAllowed, OSError) as error:
             return _refusal(ErrorCode.PATH_NOT_ALLOWED, str(error))
         with tempfile.TemporaryDirectory(prefix="ladle-inspect-") as scratch:
             asked = {
                 "request": request
-                | {"ckpt_dir": ckpt_dir, "adapters": wanted.adapters.model_dump() | {"base_model": base_model}},
+                | {"ckpt_dir": ckpt_dir, "base": base}
+                | {"adapters": wanted.adapters.model_dump() | {"base_model": base_model}},
                 "roots": [str(root) for root in settings.roots],
             }
-            if has_url(ckpt_dir) or has_url(base_model):
+            if any(map(has_url, (ckpt_dir, base_model, base))):
                 asked = far_request(asked, settings)
             told = self._look(Path(scratch), asked, deadline)
         if told is None:

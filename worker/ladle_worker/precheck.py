@@ -40,6 +40,7 @@ def inspection_of(spec: JobSpec) -> dict[str, Any] | None:
                 task=spec.task,
                 adapters=spec.adapters,
                 method=spec.method,
+                base=spec.base,
             )
         )
     except Exception as error:

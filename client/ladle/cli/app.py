@@ -124,29 +124,37 @@ def _run_here(job: JobArguments, options: Mapping[str, Any], results: Path, as_j
 
 @app.command(rich_help_panel=panels.AVERAGE)
 @with_inspect_flags
-def inspect(folder: InspectArguments, url: Url = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only.
+def inspect(
+    folder: InspectArguments,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="Also read up to 256 MiB of weights, and say what averaging will bring.")
+    ] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a folder of checkpoints, and what a job would do with it. Opens headers only, unless asked to.
 
     It looks at this machine's files or, with `--url` or without the worker installed, asks a service. It ends with 0 if
     `ladle run` can begin, else with 1.
 
-    Example: `ladle inspect runs/resnet/checkpoints`
+    Example: `ladle inspect runs/resnet/checkpoints --forecast`
     """
     from ladle.cli.inspection_view import inspection_view
 
-    found = _inspect(folder, url, token)
+    found = _inspect(folder, url, token, forecast=forecast)
     show(found, inspection_view, as_json)
     sys.exit(OK if found.usable else FAILED)
 
 
-def _inspect(folder: InspectArguments, url: str | None, token: str | None) -> Any:
+def _inspect(folder: InspectArguments, url: str | None, token: str | None, *, forecast: bool) -> Any:
     from ladle.cli.installed import inspect_here, prefers_service
 
     if prefers_service(url):
         with service_client(url, token) as client:
-            return client.inspect(folder.ckpt_dir, **folder.options)
+            return client.inspect(folder.ckpt_dir, **folder.options, forecast=forecast)
     with err.status("looking at headers ..."):
-        return inspect_here(folder.request)
+        return inspect_here(folder.request.model_copy(update={"forecast": forecast}))
 
 
 @app.command(rich_help_panel=panels.AVERAGE)

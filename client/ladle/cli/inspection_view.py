@@ -11,7 +11,8 @@ from rich.text import Text
 
 from ladle.cli.render import size
 from ladle.cli.wording import in_flags
-from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, Inspection
+from ladle_contracts.inspection import AutoPlan, InspectedBase, InspectedCheckpoint, Inspection
+from ladle_report.forecast_words import expectation, remarks
 from ladle_report.numbers import plural
 
 MOST_ROWS = 60
@@ -30,11 +31,11 @@ def inspection_view(found: Inspection) -> RenderableType:
     if found.not_listed:
         parts += [Text(f"{found.not_listed:,} more are not listed.", "dim"), ""]
     if found.plan is not None:
-        parts += [*_plan_lines(found.plan), ""]
+        parts += [*_plan_lines(found.plan), *_base(found.base), ""]
     parts += _passed_over(found)
     parts += [Text(f"! {in_flags(warning)}", "yellow") for warning in found.warnings]
     parts += _problems(found)
-    return Group(*parts, _verdict(found))
+    return Group(*parts, *_forecast(found), _verdict(found))
 
 
 def short_form(found: Inspection) -> RenderableType:
@@ -125,6 +126,24 @@ def _plan_facts(plan: AutoPlan) -> list[tuple[str, str]]:
         groups = ", ".join(f"{name} ({count})" for name, count in plan.groups.items())
         facts.append(("groups", groups))
     return facts
+
+
+def _base(base: InspectedBase | None) -> list[Text]:
+    """What is wrong with it stands among the problems."""
+    if base is None or not base.fits:
+        return []
+    far = ""
+    if base.distances:
+        nearest, farthest = (f"{each:.3g}" for each in (min(base.distances), max(base.distances)))
+        far = f", {nearest} to {farthest} away from the checkpoints"
+    return [Text.assemble((f"{'base':<9}", "dim"), f"{base.name}, {size(base.size_bytes)}{far}")]
+
+
+def _forecast(found: Inspection) -> list[RenderableType]:
+    if found.forecast is None:
+        return []
+    forecast = found.forecast.model_dump()
+    return [Text(expectation(forecast), "bold"), *(Text(each, "dim") for each in remarks(forecast)), ""]
 
 
 def _plan_lines(plan: AutoPlan) -> list[Text]:

@@ -8,6 +8,7 @@ from typing import Any
 from ladle_report.drawing.contour import Land, Spot, contour_map
 from ladle_report.drawing.heatmap import Cells, Colours, diverging, heatmap, sequential
 from ladle_report.drawing.lines import Axes, Line, line_chart
+from ladle_report.forecast_words import expectation, remarks
 from ladle_report.limits import blocks, ends, mean_blocks, rounded, spread
 from ladle_report.model import Figure, Part, Remark, Section, Table
 from ladle_report.numbers import digits, places_of, plural
@@ -23,7 +24,7 @@ def basins_section(report: Report) -> Section | None:
     if len(report.names) < 2:
         return None
     diagnosis = report.part("diagnosis")
-    parts: list[Part] = [*_verdict(report, diagnosis), *_outputs(report), *_matrices(report)]
+    parts: list[Part] = [*_verdict(report, diagnosis), *_outputs(report), *_forecast(report), *_matrices(report)]
     if segments := diagnosis.get("segments"):
         parts.append(_segments(report, diagnosis, segments))
     if plane := diagnosis.get("plane"):
@@ -44,6 +45,14 @@ def _outputs(report: Report) -> list[Part]:
         f"split. Within one basin the two are nearly the same; the further apart, the less an average of the weights "
         f"is what its parts are together."
     ]
+
+
+def _forecast(report: Report) -> list[Part]:
+    """What the distances and single losses promised before any average was made."""
+    forecast = report.part("forecast")
+    if not forecast:
+        return []
+    return [" ".join([f"The forecast was: {expectation(forecast)}", *remarks(forecast)])]
 
 
 def _verdict(report: Report, diagnosis: Mapping[str, Any]) -> list[Part]:

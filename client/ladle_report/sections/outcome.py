@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ladle_report.forecast_words import beside_gain
 from ladle_report.gains import better, better_between, is_share
 from ladle_report.limits import shorten
 from ladle_report.model import Code, Facts, Part, Remark, Section
@@ -56,6 +57,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     rows = [
         ("Method", str(report.winner["label"])),
         ("Gain", gain_in_words(report)),
+        *([("Forecast", told)] if (told := beside_gain(report)) else []),
         ("Model", _where(report)),
         ("Made from", f"{plural(len(report.names), 'checkpoint')} of {json_['num_parameters']:,} parameters"),
         ("Judged on", _judged_on(report)),

@@ -54,7 +54,8 @@ async def inspect(
     limits: LimitsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Inspection:
-    """Says what is in a folder of checkpoints and what a job would do with it. A worker opens headers only."""
+    """Says what is in a folder of checkpoints and what a job would do with it. A worker opens headers only, unless
+    `forecast` asks it to read a part of the weights."""
     return await inspect_folder(await read_body(request, InspectRequest, "request"), caller, store, settings, limits)
 
 
@@ -62,8 +63,8 @@ async def inspect_folder(
     wanted: InspectRequest, caller: Caller, store: JobStore, settings: Settings, limits: OwnerLimits
 ) -> Inspection:
     """Asks a worker. Raises `path-not-allowed`, `no-node`, `no-answer` and `too-many-requests`."""
-    base_model = wanted.adapters.base_model
-    data = {} if base_model is None else {"adapters.base_model": base_model}
+    others = {"adapters.base_model": wanted.adapters.base_model, "base": wanted.base}
+    data = {field: path for field, path in others.items() if path is not None}
     await asyncio.to_thread(refuse_outside, wanted.ckpt_dirs, data, settings.roots, settings.far_roots)
     if not any(node.alive for node in await store.nodes()):
         raise ApiError(

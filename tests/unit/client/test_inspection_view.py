@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,17 @@ from ladle.cli import app, installed
 from ladle.cli.console import SafeConsole, in_lines
 from ladle.cli.inspection_view import MOST_ROWS, inspection_view, short_form
 from ladle_contracts import Inspection, InspectRequest
-from ladle_contracts.inspection import AutoPlan, InspectedCheckpoint, InspectionProblem, LeftAside, shortened
+from ladle_contracts.inspection import (
+    AutoPlan,
+    Forecast,
+    InspectedBase,
+    InspectedCheckpoint,
+    InspectionProblem,
+    LeftAside,
+    shortened,
+)
 from tests.hostile import FORGED, HOSTILE, unsafe_in
+from tests.unit.report.test_forecast_words import FORECAST
 
 
 def checkpoint(name: str, **changes: Any) -> InspectedCheckpoint:
@@ -66,6 +76,18 @@ def test_each_checkpoint_has_a_line_with_its_facts_and_why_it_is_not_used() -> N
     assert "[corrupt-checkpoint]" in text
 
 
+def test_a_base_and_a_forecast_have_their_lines() -> None:
+    base = InspectedBase(name="base:pretrained", size_bytes=3_000_000, fits=True, distances=(0.5, 0.75))
+    forecast = Forecast.model_validate_json(json.dumps(FORECAST))
+    text = shown(inspection_view(folder(checkpoint("step-10"), base=base, forecast=forecast)))
+    assert "base     base:pretrained, 3.0 MB, 0.5 to 0.75 away from the checkpoints" in text
+    assert (
+        "Expect about 6.2 % lower loss than the best checkpoint has (between 1.1 % and 20 % lower; the median" in text
+    )
+    missing = base.model_copy(update={"fits": False})
+    assert "base:pretrained" not in shown(inspection_view(folder(checkpoint("step-10"), base=missing)))
+
+
 def test_hundreds_of_checkpoints_are_shown_in_part_and_all_that_are_bad(capsys: pytest.CaptureFixture[str]) -> None:
     problem = InspectionProblem(code="corrupt-checkpoint", message="It is cut off.")
     bad = checkpoint("step-bad", usable=False, taken=False, problem=problem)
@@ -104,11 +126,19 @@ def test_what_strangers_named_cannot_speak_to_the_terminal() -> None:
         assert not any(line.startswith(FORGED) for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("usable", "status"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("usable", "status", "more"), [(True, 0, []), (False, 1, ["--forecast"])])
 def test_the_status_says_whether_a_job_can_begin(
-    usable: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    usable: bool,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     asked: list[InspectRequest] = []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step-0").touch()
+    monkeypatch.chdir(tmp_path)
 
     def look(request: InspectRequest) -> Inspection:
         asked.append(request)
@@ -116,12 +146,16 @@ def test_the_status_says_whether_a_job_can_begin(
 
     monkeypatch.delenv("LADLE_URL", raising=False)
     monkeypatch.setattr(installed, "inspect_here", look)
-    monkeypatch.setattr("sys.argv", ["ladle", "inspect", "run", "--last", "3", "--method", "twa", "--json"])
+    monkeypatch.setattr(
+        "sys.argv", ["ladle", "inspect", "run", "--last=3", "--method=wise-ft", "--base=step-0", "--json", *more]
+    )
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == status
     assert asked[0].checkpoints.last == 3
-    assert asked[0].method.name == "twa"
+    assert asked[0].method.name == "wise-ft"
+    assert asked[0].base == str(tmp_path / "run" / "step-0"), "a name in the folder will do"
+    assert asked[0].forecast is (more == ["--forecast"])
     assert json.loads(capsys.readouterr().out)["checkpoints"][0]["name"] == "step-10"
 
 

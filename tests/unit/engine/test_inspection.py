@@ -16,7 +16,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from ladle_engine import EngineError, Inspection, check, curve, discover, inspect
 from ladle_engine.average import precheck
-from tests.builders import make_checkpoints, make_val_set
+from tests.builders import make_base, make_checkpoints, make_val_set
 from tests.unit.engine.lora import make_sweep
 
 
@@ -319,6 +319,41 @@ def test_a_wish_that_cannot_be_met_is_a_problem(arguments: dict[str, object], co
     found = inspect(folder, **arguments)  # type: ignore[arg-type]
     assert codes(found) == [code]
     assert len(found.checkpoints) == 4
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the folder", "elsewhere"])
+def test_a_base_is_named_and_not_averaged_and_brings_its_methods(inside: bool, folder: Path) -> None:
+    path = make_base((folder if inside else folder.parent) / "pretrained.safetensors", folder / "epoch-1.safetensors")
+    found = inspect(folder, base=path.name if inside else path)
+    assert found.usable, found.problems
+    base, plan = found.base, found.plan
+    assert base is not None
+    assert plan is not None
+    assert (base.fits, base.size_bytes, base.distances) == (True, path.stat().st_size, ())
+    assert base.name == ("" if inside else "base:") + "pretrained.safetensors"
+    assert len(plan.checkpoints) == 4
+    assert {"model-stock", "wise-ft"} <= set(plan.methods)
+    assert found.to_json()["base"]["fits"] is True
+    assert row(found, "epoch-1.safetensors")["taken"] is True
+    assert not inside or row(found, "pretrained.safetensors")["taken"] is False
+
+
+@pytest.mark.parametrize("name", ["absent", "unlike.safetensors"])
+def test_a_base_that_is_not_there_or_unlike_is_the_only_problem(name: str, folder: Path) -> None:
+    save_file({"weight": torch.ones(3)}, folder / "unlike.safetensors")
+    found = inspect(folder, base=name, exclude=None if name != "absent" else "unlike.*")
+    assert codes(found) == ["no-checkpoints" if name == "absent" else "mismatched-checkpoints"]
+    assert "base=" in found.problems[0].message
+    assert found.base is not None
+    assert (found.base.fits, found.base.problem) == (False, found.problems[0])
+    assert found.plan is not None
+    assert len(found.plan.checkpoints) == 4
+
+
+def test_a_base_that_no_method_uses_is_a_problem_as_in_a_job(folder: Path) -> None:
+    base = make_base(folder.parent / "base.safetensors", folder / "epoch-1.safetensors")
+    assert codes(inspect(folder, base=base, method="uniform")) == ["invalid-method-options"]
+    assert codes(inspect(folder, method="wise-ft")) == ["invalid-method-options"]
 
 
 def test_a_model_that_does_not_take_the_weights_is_a_problem(folder: Path) -> None:

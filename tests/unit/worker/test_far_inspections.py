@@ -15,6 +15,7 @@ from ladle_worker.confinement import probe
 from ladle_worker.confinement.choose import choose
 from ladle_worker.inspections import Inspections
 from ladle_worker.settings import Settings
+from tests.builders import make_base, make_checkpoints
 from tests.far_servers import S3
 from tests.unit.engine.lora import make_sweep
 
@@ -66,6 +67,19 @@ def test_a_folder_that_is_not_there_or_not_readable_is_told_of_in_one_line(s3: S
         assert words in problem["message"]
         assert "secret" not in str(told)
         assert not told["inspection"]["usable"]
+
+
+def test_a_far_base_fits_by_its_header_and_far_weights_are_not_read_for_a_forecast(
+    tmp_path: Path, s3: S3, inspections: Inspections
+) -> None:
+    run = make_checkpoints(tmp_path / "near" / "run")
+    (tmp_path / "base").mkdir()
+    make_base(tmp_path / "base" / "model.safetensors", run / "epoch-1.safetensors")
+    s3.put(tmp_path / "base", "run/base")
+    told = look(inspections, ckpt_dir=str(run), base="s3://bucket/run/base", forecast=True)["inspection"]
+    assert told["usable"], told["problems"]
+    assert (told["base"]["fits"], told["base"]["name"], told["forecast"]) == (True, "base:base", None)
+    assert any("headers only" in warning for warning in told["warnings"])
 
 
 def test_of_a_far_base_model_headers_are_read_too(tmp_path: Path, s3: S3, inspections: Inspections) -> None:

@@ -26,7 +26,9 @@ from ladle_engine.checkpoints.unlike_names import told_by_name
 from ladle_engine.errors import EngineError
 from ladle_engine.far_names import in_far_names
 from ladle_engine.far_urls import as_url
+from ladle_engine.inspection.ancestor import Ancestor
 from ladle_engine.inspection.copies import Copies
+from ladle_engine.inspection.expected import Expected
 from ladle_engine.inspection.look import Look, Looks, problem_of
 from ladle_engine.inspection.plan import Planner, Wishes
 from ladle_engine.inspection.types import InspectedCheckpoint, Inspection, LeftAside, Problem
@@ -81,11 +83,16 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
     component: str | None = None,
     adapter_space: str = DELTA,
     base_model: PathLike | None = None,
+    base: PathLike | None = None,
+    forecast: bool = False,
 ) -> Inspection:
     """Says what is in a folder of checkpoints, and what `average` with the same arguments would do with it.
 
     Opens headers, and samples of the weights to find copies; small checkpoints that are alike are read whole. Nothing
     about a checkpoint raises: what is wrong stands in its row, and in `problems` where `average` would refuse it.
+
+    With `forecast` it also reads up to 256 MiB of weights, and says what averaging is expected to bring and how far the
+    checkpoints are from their base.
 
     Raises:
         ValueError: an argument breaks its own rule.
@@ -106,8 +113,9 @@ def inspect(  # noqa: PLR0913  # one argument per option, as in `average`
         method_options=method_options or {},
         adapter_space=adapter_space,
         base_model=base_model,
+        base=base,
     )
-    return _Inspector(ckpt_dir, selection, wishes).inspect()
+    return _Inspector(ckpt_dir, selection, wishes).inspect(forecast=forecast)
 
 
 class _Inspector:
@@ -130,12 +138,14 @@ class _Inspector:
         self._passed_over = tuple(LeftAside(name=each.name, reason=each.reason) for each in passed_over)
         self._copies = Copies(self._looks)
         self._problems: list[Problem] = []
+        self._ancestor = None if wishes.base is None else Ancestor(wishes.base)
 
-    def inspect(self) -> Inspection:
+    def inspect(self, *, forecast: bool) -> Inspection:
         found = self._find()
         planner = None if found is None else Planner(found, self._wishes, self._problems)
         plan = None if planner is None else planner.plan()
-        warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ())]
+        expected = Expected.of(found) if forecast and found is not None else Expected()
+        warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ()), *expected.warnings]
         warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(
             folder=in_far_names(str(self._folder)),
@@ -145,6 +155,8 @@ class _Inspector:
             passed_over=self._passed_over,
             warnings=tuple(dict.fromkeys(warnings)),
             plan=plan,
+            base=None if self._ancestor is None else self._ancestor.told(found, expected.from_base),
+            forecast=expected.forecast,
         )
 
     def _find(self) -> CheckpointSet | None:
@@ -161,11 +173,25 @@ class _Inspector:
 
     def _discover(self, **changed: Any) -> CheckpointSet | None:
         try:
-            found = discover(self._ckpt_dir, **{**self._selection, **changed}, once=self._copies.once)
+            selection = {**self._selection, **changed}
+            found = self._with_base(discover(self._ckpt_dir, **selection, once=self._copies.once), selection)
             return in_space(found, self._wishes.adapter_space)
         except (EngineError, OSError) as error:
             self._add(problem_of(error))
             return None
+
+    def _with_base(self, found: CheckpointSet, selection: Mapping[str, Any]) -> CheckpointSet:
+        """Without the base among the checkpoints, also where it cannot be theirs."""
+        if self._ancestor is None:
+            return found
+
+        def find_without(names: Sequence[str]) -> CheckpointSet:
+            excluded = [*selection["exclude"], *names]
+            return discover(self._ckpt_dir, **{**selection, "exclude": excluded}, once=self._copies.once)
+
+        joined = self._ancestor.join(found, find_without)
+        self._add(self._ancestor.problem)
+        return joined
 
     def _of_one_architecture(self, found: CheckpointSet) -> CheckpointSet | None:
         """Without those that are unlike the others; what is unlike is said in their rows."""

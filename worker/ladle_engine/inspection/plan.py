@@ -25,6 +25,7 @@ from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.along.choices import PROFILE
 from ladle_engine.pipeline.along.memory import fitting
 from ladle_engine.pipeline.along.schedule import CurveOptions, Schedule
+from ladle_engine.pipeline.ancestor import refuse_unused
 from ladle_engine.pipeline.base_model import Base, open_base
 from ladle_engine.pipeline.request import CURVE
 from ladle_engine.pipeline.splits import default_device
@@ -52,6 +53,7 @@ class Wishes:
     method_options: Mapping[str, Any]
     adapter_space: str
     base_model: PathLike | None
+    base: PathLike | None = None
 
 
 @dataclass
@@ -66,9 +68,7 @@ class Planner:
     """Of the model, where it was compared with the files."""
 
     def plan(self) -> AutoPlan:
-        # As in a job: what a curve offers as a model is an average over a window.
-        name = PROFILE if self._is_curve else self.wishes.method
-        methods = self._try(lambda: plan_methods(name, self.wishes.method_options))
+        methods = self._try(self._plan_methods)
         self._try(lambda: self._refuse(methods))
         base = self._try(self._open_base)
         seen = self.checkpoints if base is None else base.described
@@ -99,6 +99,14 @@ class Planner:
         except Exception as error:  # a task's own code, or a config that a stranger wrote
             self.problems.append(problem_of(error))
             return None
+
+    def _plan_methods(self) -> Plan:
+        wishes = self.wishes
+        # As in a job: what a curve offers as a model is an average over a window.
+        name = PROFILE if self._is_curve else wishes.method
+        plan = plan_methods(name, wishes.method_options, has_base=wishes.base is not None)
+        refuse_unused(plan.uses_base, plan.methods, wishes.base)
+        return plan
 
     def _refuse(self, methods: Plan | None) -> None:
         # One speaks for all: they have been compared already.

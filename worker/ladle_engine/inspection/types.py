@@ -66,6 +66,25 @@ class LeftAside:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectedBase:
+    """The ancestor that was named, and whether it goes with the checkpoints."""
+
+    name: str
+    """Of the checkpoint of the folder that it is, or `base:` and the last part of its path; what was given, where it is
+    not there."""
+    size_bytes: int = 0
+    """Of its weight files together."""
+    problem: Problem | None = None
+    """Why it cannot be their base; None where it can."""
+    distances: tuple[float, ...] = ()
+    """Of each checkpoint that takes part, in order, from it; only where weights were read (`forecast`)."""
+
+    @property
+    def fits(self) -> bool:
+        return self.problem is None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedMemory:
     """How directions would be kept on this machine with one rank, without what a batch takes."""
 
@@ -115,10 +134,16 @@ class Inspection:
     warnings: tuple[str, ...] = ()
     plan: AutoPlan | None = None
     """With whatever can be used, even where something stands in the way; None where nothing can."""
+    base: InspectedBase | None = None
+    """Where one was given."""
+    forecast: Mapping[str, Any] | None = None
+    """What averaging is expected to bring (docs/forecast.md), where it was asked for and can be told."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; docs/inspect.md has the fields."""
         plain = asdict(self)
         for row, each in zip(plain["checkpoints"], self.checkpoints, strict=True):
             row["usable"] = each.usable
+        if self.base is not None:
+            plain["base"]["fits"] = self.base.fits
         return plain

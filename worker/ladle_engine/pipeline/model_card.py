@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ladle_engine.pipeline.front_matter import front_matter
+from ladle_report.forecast_words import beside_gain
 from ladle_report.markdown_text import cell, code, words
 from ladle_report.model import Figure
 from ladle_report.reading import read
@@ -28,6 +29,7 @@ def model_card(report: Mapping[str, Any], figures: Sequence[Figure] = ()) -> str
             "",
             _verdict(report),
             "",
+            *_forecast(report),
             *[line for figure in figures for line in _picture(figure)],
             *_table(report, list(dict.fromkeys([metric, "loss"]))),
             "",
@@ -121,6 +123,13 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
         f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
     )
+
+
+def _forecast(report: Mapping[str, Any]) -> list[str]:
+    """What was expected, beside what came."""
+    if "forecast" not in report:
+        return []
+    return [f"Forecast from the single checkpoints: {words(beside_gain(read(report)))}", ""]
 
 
 def _counted(report: Mapping[str, Any]) -> str:

@@ -65,6 +65,8 @@ class Run:
     """Where it was asked for."""
     choice: Mapping[str, Any] | None = None
     """What the intervals count; see `Stated.to_json`."""
+    forecast: Mapping[str, Any] | None = None
+    """What averaging was expected to bring, where that could be told."""
 
 
 def write_output(
@@ -257,6 +259,7 @@ def report_json(
         "training": {each.method: each.choice.course for each in candidates if each.choice.course is not None},
         "details": {each.method: each.choice.details for each in candidates if each.choice.details is not None},
         **({} if run.choice is None else {"choice": dict(run.choice)}),
+        **({} if run.forecast is None else {"forecast": dict(run.forecast)}),
         **({} if run.diagnosis is None else {"diagnosis": run.diagnosis}),
         "tensors": tensors_json(context, winner),
         "num_parameters": num_parameters(context.binding, context.checkpoints),
