@@ -41,7 +41,9 @@ class WrongUsage(typer.BadParameter):
 
 
 INSPECT_FLAGS = tuple(
-    flag for flag in FLAGS if flag.path.partition(".")[0] in ("checkpoints", "kind", "task", "adapters", "method", "base")
+    flag
+    for flag in FLAGS
+    if flag.path.partition(".")[0] in ("checkpoints", "kind", "task", "adapters", "method", "base")
 )
 PAIRS = frozenset(flag.name for flag in FLAGS if flag.is_pair)
 OFFERED: dict[str, Callable[[typer.Context, str], list[tuple[str, str]]]] = {
