@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ladle_engine import MethodError, average
-from ladle_engine.evaluation import kept_outputs
+from ladle_engine.evaluation import cache, kept_outputs
 from ladle_engine.evaluation.evaluate import evaluate_and_keep
 from ladle_engine.methods import cached_outputs
 from ladle_engine.resume_state import ResumeState
@@ -153,6 +153,8 @@ def test_outputs_that_are_kept_survive_the_process(tmp_path: Path, monkeypatch: 
     state = tmp_path / "state"
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr(cached_outputs, "_solve", stop)
+        patched.setattr(ResumeState, "is_due", lambda state: True)
+        patched.setattr(cache, "SAVING_SHARE", math.inf)
         job(tmp_path, "out", state_dir=state)
     kept = sorted(state.rglob("outputs-*.pt"))
     assert len(kept) == 5

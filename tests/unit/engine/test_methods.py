@@ -345,12 +345,12 @@ def test_an_average_that_the_outputs_type_cannot_hold_is_left_out(folder: Path) 
         (
             "twa",
             {"start": "the beginning"},
-            "`start` of method `twa` must be centre, the name of a checkpoint, or one of",
+            "`start` of method `twa` must be centre, auto, the name of a checkpoint, or one of",
         ),
         (
             "twa",
             {"start": "twa"},
-            "`start` of method `twa` must be centre, the name of a checkpoint, or another method, but",
+            "`start` of method `twa` must be centre, auto, the name of a checkpoint, or another method, but",
         ),
         ("twa", {"start": "step-2"}, "but is `step-2`. Did you mean `step-2.safetensors`?"),
         ("twa", {"start": "given"}, "Method `twa` starts from `given`, whose options go into `options` of `auto`."),

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ladle_contracts import Reason
-from ladle_engine import METHODS, DataError, EngineError, TaskError, average
+from ladle_engine import METHODS, DataError, EngineError, MethodError, TaskError, average
 from ladle_engine.checkpoints import discover, open_checkpoint
 from ladle_engine.directions.rows import make_rows
 from ladle_engine.distributed.collectives import SingleProcess
 from ladle_engine.distributed.out_of_memory import is_out_of_memory
 from ladle_engine.methods import AUTO_METHODS, plan_methods
+from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import GROUPINGS
 from ladle_engine.model.statistics import AveragedStatistics
@@ -687,3 +688,38 @@ def test_a_full_disk_under_the_resume_state_says_so(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert refused.value.code == "disk-full"
     assert state.load("key") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "needs_order"),
+    [
+        ("last-k", {}, True),
+        ("ema", {}, True),
+        ("profile", {}, True),
+        ("search", {"over": "profile"}, True),
+        ("search", {"over": "axes"}, False),
+        ("search", {"over": "groups"}, False),
+        ("extrapolate", {}, True),
+        ("extrapolate", {"beyond": "best"}, False),
+        ("best", {}, False),
+        ("uniform", {}, False),
+        ("twa", {}, False),
+        ("auto", {}, False),
+        ("auto", {"methods": ["best", "ema", "extrapolate"]}, True),
+        ("auto", {"methods": ["ema", "extrapolate"], "options": {"extrapolate": {"beyond": "best"}}}, False),
+    ],
+)
+def test_what_is_asked_for_may_go_by_the_order_of_the_checkpoints(
+    method: str, options: dict[str, Any], needs_order: bool
+) -> None:
+    assert plan_methods(method, options).needs_order is needs_order
+
+
+def test_only_methods_that_can_be_starts_are_offered() -> None:
+    plan = plan_methods("twa", {"start": "nowhere"})
+    with pytest.raises(MethodError) as raised:
+        refuse_bad_starts(plan, ["step-1"])
+    offered = raised.value.message.partition("one of ")[2].partition(", but")[0].split(", ")
+    for start in ("auto", *offered):
+        refuse_bad_starts(plan_methods("twa", {"start": start}), ["step-1"])
+    assert not {"twa", "model-stock", "wise-ft", "extrapolate"} & set(offered)

@@ -16,8 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ladle_engine import MethodError, Outcome, average
-from ladle_engine.methods import plan_methods
-from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.search_spaces import OfProfile
 from ladle_engine.profiles import POWER, Profile, weights
 from ladle_engine.resume_state import ResumeState
@@ -272,7 +270,7 @@ def test_a_search_that_dies_goes_on_to_the_same_bits(
         ({"population": 3}, "`population` of method `search` must be at least 4, but is 3"),
         ({"over": "profile", "start": "best"}, "`start` of method `search` must be left out with `over: profile`"),
         ({"groups": "tensors"}, "`groups` of method `search` must be left out with `over: axes`"),
-        ({"start": "nowhere"}, "`start` of method `search` must be centre, the name of a checkpoint"),
+        ({"start": "nowhere"}, "`start` of method `search` must be centre, auto, the name of a checkpoint"),
     ],
     ids=str,
 )
@@ -287,11 +285,6 @@ def test_too_many_numbers_are_refused_before_anything_is_read(tmp_path: Path) ->
     options = {"over": "groups", "groups": "tensors", "dimensions": 199}
     with pytest.raises(MethodError, match="must leave at most 512 numbers to search, but leave 995: 199 axes"):
         run(tmp_path, "out", ToyTask(plain_net), options)
-
-
-@pytest.mark.parametrize(("over", "by_order"), [("profile", True), ("axes", False), ("groups", False)])
-def test_only_a_profile_goes_by_the_order_of_the_checkpoints(over: str, by_order: bool) -> None:
-    assert needs_order(plan_methods("search", {"over": over})) is by_order
 
 
 def test_it_starts_from_another_method_and_never_ends_below_it_on_the_fit_split(tmp_path: Path) -> None:

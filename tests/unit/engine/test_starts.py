@@ -53,7 +53,7 @@ def test_a_checkpoint_that_is_named_like_a_method_is_the_checkpoint() -> None:
     [
         ({"twa": "unifrom"}, "but is `unifrom`. Did you mean `uniform`?"),
         ({"twa": "uniform-"}, "but is `uniform-`. Did you mean `uniform-run`?"),
-        ({"twa": ""}, "`start` of method `twa` must be centre, the name of a checkpoint, or one of best,"),
+        ({"twa": ""}, "`start` of method `twa` must be centre, auto, the name of a checkpoint, or one of best,"),
         ({"twa": "twa"}, "or another method, but is the method itself."),
         ({"twa": "psgd", "psgd": "nowhere"}, "`start` of method `psgd` must be centre,"),
         ({"psgd": "random"}, "`start` of method `psgd` must be a combination of checkpoints and nothing else, but is"),

@@ -50,6 +50,16 @@ class _Known:
     """Split -> its values on the first examples; what generated metrics need is apart, see `_key`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PassedOn:
+    """What is known of one model, as one job leaves it to another: see `pipeline/along/earlier.py`."""
+
+    on: Mapping[str, Mapping[str, Tensor]]
+    """Split, as `Evaluations` calls it -> statistic -> float64 [N] or [N, S], of the split's first N examples."""
+    statistics: Mapping[str, Tensor] | None
+    """Those that were made for it; None where they are not kept."""
+
+
 class Evaluations:
     """Models by their coefficients; a model's evaluation is extended from the first examples of a split to more.
 
@@ -224,6 +234,31 @@ class Evaluations:
                 self._place_in_model(coefficients)
                 self.kept.evaluate(coefficients, 0, end)
         return end
+
+    def known_of(self, coefficients: Coefficients) -> PassedOn:
+        """What is known of a model now, to be left to another job."""
+        known = self._record(coefficients)
+        return PassedOn(
+            on={split: evaluation.values for split, evaluation in known.on.items()}, statistics=known.statistics
+        )
+
+    def take_up(self, coefficients: Coefficients, passed: PassedOn) -> bool:
+        """Makes it known, and says whether any of it was not.
+
+        Whoever calls it answers for its being the same model on the same examples. Raises `ValueError` for what cannot
+        be.
+        """
+        known, is_new = self._record(coefficients), False
+        for key, values in passed.on.items():
+            lengths = {len(rows) for rows in values.values()}
+            split = _split(key)
+            if split not in self.rounds or len(lengths) != 1 or max(lengths) > self.size(split):
+                raise ValueError(f"it has values of {sorted(lengths)} examples of the {split} split")
+            if key not in known.on or len(known.on[key]) < max(lengths):
+                known.on[key], is_new = self._evaluation(split, values), True
+        if known.statistics is None:
+            known.statistics = passed.statistics
+        return is_new
 
     def statistics(self, coefficients: Coefficients) -> Mapping[str, Tensor]:
         """Those that were made for a model that was evaluated exactly."""

@@ -17,7 +17,6 @@ from ladle_engine.inspection.look import dtypes_of, problem_of
 from ladle_engine.inspection.types import AutoPlan, PlannedMemory, Problem
 from ladle_engine.methods import plan_methods
 from ladle_engine.methods.context import Plan
-from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts
 from ladle_engine.model.binding import bind
 from ladle_engine.model.groups import Grouping, layers_of
@@ -114,7 +113,7 @@ class Planner:
         if methods is not None:
             refuse_bad_starts(methods, self.checkpoints.names)
         if (doubt := self.checkpoints.doubt) is not None:
-            if methods is not None and needs_order(methods):
+            if methods is not None and methods.needs_order:
                 raise CheckpointError("ambiguous-order", doubt)
             self.warnings.append(f"{doubt} They are taken by {self.checkpoints.order}.")
 

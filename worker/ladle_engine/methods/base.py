@@ -35,6 +35,9 @@ class FixedMethod:
     def uses_base(self, options: Any) -> bool:
         return False
 
+    def goes_by_order(self, options: Any) -> bool:
+        return False
+
 
 class TrainedMethod(FixedMethod):
     """For methods whose options have `start` and `groups`."""
@@ -78,6 +81,10 @@ class Method(Protocol):
 
     def uses_base(self, options: Any) -> bool:
         """Whether it needs the checkpoints' ancestor, and may give it a weight."""
+        ...
+
+    def goes_by_order(self, options: Any) -> bool:
+        """Whether what it chooses has no meaning unless the order of the checkpoints is that of training."""
         ...
 
     def choose(self, context: MethodContext, options: Any) -> Choice:

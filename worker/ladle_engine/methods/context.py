@@ -85,6 +85,8 @@ class Plan:
     """The most vectors of the model's size that one of them keeps besides the directions."""
     uses_base: bool = False
     """Whether any of `with_starts` needs the checkpoints' ancestor."""
+    needs_order: bool = False
+    """Whether all that was asked for goes by the order of the checkpoints. `auto` tries other methods too."""
 
 
 def served_in(output_dtypes: Mapping[str, torch.dtype], device: torch.device) -> torch.dtype | None:

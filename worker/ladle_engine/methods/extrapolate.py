@@ -47,6 +47,9 @@ class Extrapolate(FixedMethod):
     def uses_base(self, options: ExtrapolateOptions) -> bool:
         return options.away_from == BASE
 
+    def goes_by_order(self, options: ExtrapolateOptions) -> bool:
+        return options.beyond == LAST
+
     def choose(self, context: MethodContext, options: ExtrapolateOptions) -> Choice:
         end_K = self._end(context, options.beyond)
         share = self._share(context, end_K, options.away_from) if options.share is None else options.share

@@ -15,7 +15,7 @@ import torch
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import FixedMethod, NoOptions
-from ladle_engine.methods.context import Choice, MethodContext, Plan
+from ladle_engine.methods.context import Choice, MethodContext
 from ladle_engine.model.binding import Binding
 from ladle_engine.options import option
 
@@ -94,6 +94,9 @@ class LastK(FixedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2209.14981"
     options_type: ClassVar[type] = LastKOptions
 
+    def goes_by_order(self, options: LastKOptions) -> bool:
+        return True
+
     def check(self, options: LastKOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
         K = len(checkpoint_names)
         if options.k is not None and options.k > K:
@@ -139,6 +142,9 @@ class Ema(FixedMethod):
     reference: ClassVar[str] = "Polyak and Juditsky 1992; as in torch.optim.swa_utils, over checkpoints"
     reference_url: ClassVar[str] = "https://epubs.siam.org/doi/10.1137/0330046"
     options_type: ClassVar[type] = EmaOptions
+
+    def goes_by_order(self, options: EmaOptions) -> bool:
+        return True
 
     def choose(self, context: MethodContext, options: EmaOptions) -> Choice:
         decay = options.decay or self._choose_decay(context)
@@ -190,10 +196,3 @@ def ema(context: MethodContext, decay: float) -> Coefficients:
     alpha_K = (1 - decay) * decay**ages_K
     alpha_K[0] = decay ** (K - 1)
     return context.coefficients(alpha_K)
-
-
-def needs_order(plan: Plan) -> bool:
-    """Whether all that was asked for goes by the order of the checkpoints. `auto` tries other methods too."""
-    # A search goes by what it searches over.
-    asked = {getattr(plan.options[name], "over", name) for name in plan.methods} - {Best.name}
-    return bool(asked) and asked <= {LastK.name, Ema.name, "profile"}

@@ -9,6 +9,7 @@ from typing import Any
 from ladle_engine.errors import MethodError
 from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Plan
+from ladle_engine.methods.fixed import Best
 from ladle_engine.methods.registry import AUTO, AUTO_METHODS, BASE_METHODS, METHODS
 from ladle_engine.methods.starts import CENTRE, ONE_WEIGHT, OUTPUTS, PICKED, SOUP, bad_start
 from ladle_engine.model.binding import Binding
@@ -73,6 +74,7 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         for name, method in METHODS.items()
     }
     needed = _with_starts(methods, options)
+    asked = [name for name in methods if name != Best.name]
     groupings = (METHODS[name].grouping(options[name]) for name in sorted(needed))
     return Plan(
         methods=tuple(methods),
@@ -84,6 +86,7 @@ def _plan(methods: list[str], given: Mapping[str, Any]) -> Plan:
         or (SOUP in needed and any(METHODS[name].starts_from(options[name]) == PICKED for name in needed)),
         weight_vectors=max(METHODS[name].weight_vectors for name in needed),
         uses_base=any(METHODS[name].uses_base(options[name]) for name in needed),
+        needs_order=bool(asked) and all(METHODS[name].goes_by_order(options[name]) for name in asked),
     )
 
 
@@ -120,7 +123,7 @@ def refuse_missing_logits(plan: Plan, task: Task) -> None:
         raise MethodError(
             "invalid-method-options",
             f"Method `{OUTPUTS}` must have a task whose loss is convex in what a model puts out, such as the "
-            f"classification of images or texts, but the task is `{task.name}`. Leave the method out.",
+            f"classification of images, texts or words, but the task is `{task.name}`. Leave the method out.",
         )
 
 
@@ -164,19 +167,26 @@ def _groups(plan: Plan, name: str, binding: Binding) -> Groups:
 
 def _refuse_start(plan: Plan, method: str, start: str, checkpoint_names: Sequence[str]) -> None:
     if start == method:
-        raise bad_start(method, f"be {CENTRE}, the name of a checkpoint, or another method", "the method itself")
+        raise bad_start(
+            method, f"be {CENTRE}, {PICKED}, the name of a checkpoint, or another method", "the method itself"
+        )
     if start in METHODS:
-        if not METHODS[start].combines_checkpoints or METHODS[start].uses_base(plan.options[start]):
+        if not _can_be_start(plan, start):
             raise bad_start(method, "be a combination of checkpoints and nothing else", f"`{start}`, which is more")
         return
-    known = [PICKED, *checkpoint_names, *METHODS]
+    methods = [name for name in METHODS if name != method and _can_be_start(plan, name)]
+    known = [PICKED, *checkpoint_names, *methods]
     begun = [name for name in known if name.startswith(start)]
     raise bad_start(
         method,
-        f"be {CENTRE}, the name of a checkpoint, or one of {', '.join(name for name in METHODS if name != method)}",
+        f"be {CENTRE}, {PICKED}, the name of a checkpoint, or one of {', '.join(methods)}",
         f"`{start}`",
         did_you_mean(start, begun[:1] or known),
     )
+
+
+def _can_be_start(plan: Plan, name: str) -> bool:
+    return METHODS[name].combines_checkpoints and not METHODS[name].uses_base(plan.options[name])
 
 
 def _refuse_circle(methods: Sequence[str]) -> None:

@@ -81,6 +81,9 @@ class ProfileMethod(FixedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/2507.17634"
     options_type: ClassVar[type] = ProfileOptions
 
+    def goes_by_order(self, options: ProfileOptions) -> bool:
+        return True
+
     def check(self, options: ProfileOptions, binding: Binding, checkpoint_names: Sequence[str]) -> None:
         if options.end is not None and options.end not in checkpoint_names:
             raise MethodError(

@@ -82,6 +82,9 @@ class Search(TrainedMethod):
     reference_url: ClassVar[str] = "https://arxiv.org/abs/1604.00772"
     options_type: ClassVar[type] = SearchOptions
 
+    def goes_by_order(self, options: SearchOptions) -> bool:
+        return options.over == PROFILE
+
     def grouping(self, options: SearchOptions) -> Grouping:
         return options.groups if options.over == GROUPS else "model"
 

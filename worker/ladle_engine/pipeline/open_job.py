@@ -16,7 +16,6 @@ from ladle_engine.checkpoints.types import CheckpointSet
 from ladle_engine.distributed.collectives import Collectives, current_collectives
 from ladle_engine.errors import CheckpointError
 from ladle_engine.methods import plan_methods
-from ladle_engine.methods.fixed import needs_order
 from ladle_engine.methods.plan import refuse_bad_starts, refuse_missing_logits
 from ladle_engine.output.adapter_result import refuse_for_whole_models, refuse_other_format
 from ladle_engine.pipeline.along.choices import PROFILE
@@ -56,7 +55,7 @@ def opened(request: Request) -> Iterator[Job]:
         open_files.enter_context(keeping_files_open())
         open_files.enter_context(warnings_to(on_event))
         checkpoints = _discover(request)
-        announce(checkpoints, on_event, order_matters=needs_order(plan))
+        announce(checkpoints, on_event, order_matters=plan.needs_order)
         refuse_bad_starts(plan, checkpoints.names)
         base = open_base(
             checkpoints,

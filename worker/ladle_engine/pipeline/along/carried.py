@@ -8,8 +8,7 @@ from typing import Any
 
 from ladle_engine.coefficients import Coefficients
 from ladle_engine.errors import DataError
-from ladle_engine.evaluation.cache import Evaluations
-from ladle_engine.evaluation.passed_on import PassedOn, passed_on, take_up
+from ladle_engine.evaluation.cache import Evaluations, PassedOn
 from ladle_engine.pipeline.along.earlier import Earlier
 from ladle_engine.pipeline.along.keys import Keys
 from ladle_engine.pipeline.along.schedule import Running
@@ -41,7 +40,7 @@ class Carried:
             if (known := self.earlier.models.get(self.keys.key(each, model))) is None:
                 continue
             try:
-                self.taken += take_up(self.evaluations, model, known)
+                self.taken += self.evaluations.take_up(model, known)
             except ValueError as error:
                 raise DataError(
                     "invalid-data",
@@ -52,7 +51,7 @@ class Carried:
     def keep(self, tried: Sequence[Running | None], models: Sequence[Coefficients]) -> None:
         """Once these were compared."""
         for each, model in zip(tried, models, strict=True):
-            self.models[self.keys.key(each, model)] = passed_on(self.evaluations, model)
+            self.models[self.keys.key(each, model)] = self.evaluations.known_of(model)
 
     @property
     def differing(self) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ladle_engine.distributed.agreement import together
 from ladle_engine.distributed.collectives import Collectives
 from ladle_engine.errors import DataError
-from ladle_engine.evaluation.passed_on import PassedOn
+from ladle_engine.evaluation.cache import PassedOn
 from ladle_engine.output.folder import CURVE_FILE, EVALUATIONS_FILE
 from ladle_engine.storage.atomic_folder import STORAGE_FAULTS
 from ladle_engine.storage.input_file import COUNTS
