@@ -37,7 +37,7 @@ test: $(STAMP) ## Run the tests (under 30 minutes on 2 cores), in three processe
 	@$(CHROMIUM)
 	$(SUITE) -m 'not slow'
 
-test-slow: $(STAMP) ## Run the others: jobs over several nodes, faults, far stores, launchers. Half an hour.
+test-slow: $(STAMP) ## Run the others: jobs over several nodes, faults, far stores, launchers. Half an hour or more.
 	@$(CHROMIUM)
 	$(SUITE) -m slow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import expect
 
 from ladle_contracts import JobState, keys
@@ -17,6 +18,7 @@ def state_of(stack: Stack, job_id: str) -> str:
         return str(redis.hget(keys.job(job_id), "state"))
 
 
+@pytest.mark.slow
 def test_a_job_is_watched_from_its_submit_to_its_report(visit: Visit, stack: Stack, node: ScriptedNode) -> None:
     job_id = jobs_made.submit(stack, output={"name": "watched"}, labels={"run": "night"})
     page = visit.open(f"/jobs/{job_id}")

@@ -67,6 +67,7 @@ def test_a_job_appears_and_changes_without_loading_the_page_again(
     visit.check_phone_width()
 
 
+@pytest.mark.slow
 def test_two_people_do_not_see_each_others_jobs_and_an_admin_sees_whose_they_are(
     chromium: ChromiumBrowser, guarded: Stack
 ) -> None:
@@ -81,6 +82,7 @@ def test_two_people_do_not_see_each_others_jobs_and_an_admin_sees_whose_they_are
             assert ("There is no such job" in page.get_by_role("main").inner_text()) == (name in ("ann", "eve"))
 
 
+@pytest.mark.slow
 def test_a_thousand_jobs_are_paged_searched_filtered_and_sorted(chromium: ChromiumBrowser, crowded: Stack) -> None:
     with visiting(chromium, crowded.url) as visit:
         page = visit.open()

@@ -88,6 +88,7 @@ def test_who_may_only_read_sees_no_form(visitor: Visit) -> None:
     visitor.check_accessibility()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visitor", ["root"], indirect=True)
 def test_each_page_can_be_read_by_everybody(visitor: Visit) -> None:
     for path, words in {

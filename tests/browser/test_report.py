@@ -33,6 +33,7 @@ def test_a_report_from_a_disk_is_accessible_and_fits_a_phone(opened: Visit) -> N
     opened.check_phone_width()
 
 
+@pytest.mark.slow
 def test_every_table_is_accessible_when_it_is_open(opened: Visit) -> None:
     opened.page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert opened.page.locator("figure table:visible").count() > 10

@@ -38,6 +38,7 @@ def fill_paths(page: Page, data: Path) -> None:
     page.get_by_label("Validation set required").fill(str(data / "digits/val.npz"))
 
 
+@pytest.mark.slow
 def test_a_job_is_submitted_by_the_form_and_has_a_result(visit: Visit, data: Path, stack: Stack) -> None:
     page = visit.open("/submit")
     page.get_by_role("button", name="Browse for checkpoints").click()
@@ -149,6 +150,7 @@ def test_the_form_works_without_a_script(chromium: Browser, stack: Stack, data: 
         expect(page.get_by_label("Name of the result")).to_have_value("kept")
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text(visit: Visit, data: Path) -> None:
     page = visit.open("/submit")
     page.get_by_role("button", name="Browse for checkpoints").click()

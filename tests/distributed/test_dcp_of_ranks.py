@@ -60,6 +60,7 @@ def assert_same(reader: TensorReader, expected: Mapping[str, Tensor]) -> None:
             assert torch.equal(bits(some), bits(tensor.contiguous().view(-1)[start : start + 7])), (name, start)
 
 
+@pytest.mark.slow
 def test_every_kind_of_tensor_comes_out_bit_for_bit(saved: Path, tmp_path: Path) -> None:
     expected = as_torch_loads(saved / "kinds", tmp_path)
     with open_checkpoint(found_in(saved, "kinds")) as reader:

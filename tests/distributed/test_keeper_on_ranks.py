@@ -22,6 +22,7 @@ def test_only_rank_0_writes_and_what_it_writes_is_the_whole_model(tmp_path: Path
     assert all(torch.equal(kept[name], last[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_ranks_of_a_trainer_wait_for_the_average_together(tmp_path: Path) -> None:
     run_module("tests.distributed.keeper_rank", 2, str(tmp_path), "trainer")
     assert (tmp_path / "rank-0.txt").read_text() == "1 True True"

@@ -15,6 +15,7 @@ from tests.unit.engine.toy import plain_net, write_checkpoints
 APART = ("tests.distributed.apart",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "count", "lost", "how", "named"),
     [

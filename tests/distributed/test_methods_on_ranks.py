@@ -44,6 +44,7 @@ def test_every_method_goes_somewhere(alone: dict[str, dict[str, Tensor]]) -> Non
             assert method == "greedy-soup" or (chosen - start).abs().max() > 0.01, (job, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_choose_what_one_process_chooses(folder: Path, alone: dict[str, dict[str, Tensor]], ranks: int) -> None:
     run_module("tests.distributed.methods_rank", ranks, str(folder))

@@ -92,6 +92,7 @@ def far(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, str]:
     return {key: f"{worst:.1e}" for key, worst in apart.items() if worst > 1e-5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_placement_trains_what_one_process_trains(
     request: pytest.FixtureRequest, expected: dict[str, Tensor], ranks: int
@@ -112,6 +113,7 @@ def test_going_on_with_as_many_ranks_in_the_same_placement_is_bit_identical(
         assert torch.equal(said.resumed[key], said.trained[f"plain/{placement}"]), placement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "saved_by"),
     [("1", {"1"}), ("2", {"1", "2"}), ("4", {"1", "2", "4"}), ("2_again", {"4"})],

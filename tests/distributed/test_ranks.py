@@ -127,6 +127,7 @@ def test_more_ranks_than_examples_in_a_batch_still_work(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_rank_calls_the_model_equally_often(tmp_path: Path, ranks: int) -> None:
     make_checkpoints(tmp_path / "checkpoints")
@@ -152,6 +153,7 @@ def test_bad_input_reaches_every_rank_with_one_code(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_with_batch_norm_two_ranks_make_what_one_makes(tmp_path: Path) -> None:
     """Batch statistics are taken over all ranks, in training and when they are recomputed for the result."""
     make_checkpoints(tmp_path / "checkpoints", batch_norm=True)
@@ -196,6 +198,7 @@ def test_a_first_pass_that_one_rank_has_no_room_for_ends_all_with_one_code(tmp_p
     assert said == [{"code": "out-of-memory"}] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["by-parameter", "by-checkpoint", "sharded-model"])
 def test_coarse_directions_are_judged_as_they_are_written_in_every_placement(tmp_path: Path, placement: str) -> None:
     make_checkpoints(tmp_path / "checkpoints")
@@ -217,6 +220,7 @@ def test_ranks_that_see_other_files_are_refused(tmp_path: Path) -> None:
     assert [line["code"] for line in said] == ["mismatched-checkpoints"] * 2
 
 
+@pytest.mark.slow
 def test_a_write_that_takes_longer_than_collectives_may_stops_no_rank(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz")

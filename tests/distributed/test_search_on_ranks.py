@@ -29,6 +29,7 @@ def alone(folder: Path) -> dict[str, dict[str, Any]]:
     return {job: search_rank.run(folder, job, ranks=1) for job in JOBS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_find_what_one_process_finds(folder: Path, alone: dict[str, dict[str, Any]], ranks: int) -> None:
     run_module("tests.distributed.search_rank", ranks, str(folder))

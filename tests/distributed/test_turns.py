@@ -33,6 +33,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_after_the_first_pass_gradients_wait_for_no_more_than_a_layer(
     found: list[dict[str, Any]], placement: str

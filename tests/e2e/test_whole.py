@@ -89,6 +89,7 @@ def gone(processes: Iterable[psutil.Process]) -> Callable[[], bool]:
     return lambda: not any(is_alive(process) for process in processes)
 
 
+@pytest.mark.slow
 def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) -> None:
     # Long enough to be seen: a view that comes late to a job of two seconds shows its end alone.
     longer = ("--method-option", 'options={"twa": {"steps": 1000}}')
@@ -104,6 +105,7 @@ def test_run_shows_the_job_live_and_leaves_a_model_and_no_process(home: Path) ->
     until(gone(terminal.started), what="the stack to be gone")
 
 
+@pytest.mark.slow
 def test_run_goes_on_when_its_worker_is_killed(home: Path) -> None:
     terminal = Terminal(home, "run", "checkpoints", "val.npz", "--method", "twa", "--method-option", "steps=1000")
     terminal.until(b"loss")
@@ -118,6 +120,7 @@ def test_run_goes_on_when_its_worker_is_killed(home: Path) -> None:
     until(gone(terminal.started), what="the stack to be gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ctrl-c", "terminate", "kill"])
 def test_run_leaves_no_process_however_it_ends(home: Path, how: str) -> None:
     terminal = Terminal(
@@ -162,6 +165,7 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_stack_in_one_process_serves_python_and_the_command_in_another(home: Path, up: subprocess.Popen[str]) -> None:
     started = psutil.Process(up.pid).children(recursive=True)
     script = 'from ladle import submit\nprint(submit("checkpoints", "val.npz", method="uniform").result().folder)'
@@ -209,6 +213,7 @@ def result_of(job: str, home: Path) -> Path:
     return folder / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_its_jobs(
     home: Path, up: subprocess.Popen[str]
 ) -> None:
@@ -237,6 +242,7 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_goes_on_with_
             again.terminate()
 
 
+@pytest.mark.slow
 def test_a_part_of_a_stack_that_is_killed_runs_again_and_jobs_go_on(home: Path, up: subprocess.Popen[str]) -> None:
     """Redis, the service and the worker, one after the other, while one job is at work."""
     started: list[psutil.Process] = []

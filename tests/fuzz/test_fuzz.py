@@ -34,6 +34,7 @@ def test_what_hostile_files_are_made_from_is_read(reader: Reader, name: str) -> 
     assert answer.outcome == "read", answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in rows() if row.name not in SLOW], ids=lambda row: ascii(row.name))
 def test_a_hostile_folder_is_read_or_refused_for_its_own_reason(reader: Reader, row: Row) -> None:
     answer = reader.answer(row.target, lambda folder: write(row.make(), folder))
@@ -42,6 +43,7 @@ def test_a_hostile_folder_is_read_or_refused_for_its_own_reason(reader: Reader, 
     assert answer.taken_mb <= row.most_mb, answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_folders_that_are_changed_by_chance_are_read_or_refused(reader: Reader, generator: str) -> None:
     found = list(Fuzzer(reader).run(generator, 0, EXAMPLES, shrinks=False))

@@ -68,6 +68,7 @@ def node(stack: Stack) -> Iterator[threading.Event]:
 SNIPPETS = [each for each in all_snippets() if each.language == "python" and FOR_A_SERVICE in each.text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
 def test_the_clients_snippets_run(stack: Stack, node: threading.Event, snippet: Snippet) -> None:
     done = subprocess.run(

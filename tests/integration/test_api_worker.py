@@ -52,6 +52,7 @@ def test_a_folder_of_checkpoints_becomes_a_model(stack: Stack) -> None:
             client.submit(data / "good", data / "val.npz", method="unifrom")
 
 
+@pytest.mark.slow
 def test_every_method_runs_by_name(stack: Stack) -> None:
     """One job with all of them, some from a start that is picked or near the base, then one on two ranks that share the
     directions as int8."""

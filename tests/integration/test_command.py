@@ -96,6 +96,7 @@ def test_submit_prints_the_id_alone_and_every_option_reaches_the_spec(stack: Sta
     assert ladle(stack, "cancel", job).returncode == 0, "so that no later test's node is given it"
 
 
+@pytest.mark.slow
 def test_a_running_job_is_watched_to_its_result(stack: Stack, node: ScriptedNode) -> None:
     job = submitted(stack)
     attempt = node.start(job)
@@ -226,6 +227,7 @@ def test_run_refuses_paths_that_do_not_exist_before_it_starts_anything(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_run_refuses_what_the_job_would_refuse_before_it_starts_anything(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints", count=2)
     make_val_set(tmp_path / "val.npz")
@@ -255,6 +257,7 @@ def test_a_plug_in_that_fails_is_named_by_run_with_its_traceback(tmp_path: Path)
     assert "The log ends with: Traceback" in text
 
 
+@pytest.mark.slow
 def test_without_a_service_tasks_and_methods_are_those_that_are_installed_here(tmp_path: Path) -> None:
     source = "import no_such_library\n"
     install(tmp_path / "site", "broken", source)
@@ -279,6 +282,7 @@ def test_a_service_that_is_named_is_asked_and_nothing_else_is_shown(tmp_path: Pa
     assert not done.stdout
 
 
+@pytest.mark.slow
 def test_help_names_every_command_and_each_command_its_options() -> None:
     text = ladle(None, "--help").stdout
     commands = (
@@ -309,6 +313,7 @@ def test_the_shell_can_complete_commands() -> None:
     assert set(done.stdout.split()) == {"watch", "watch-folder"}
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_what_is_there_and_says_how_to_mend_what_is_not(stack: Stack, tmp_path: Path) -> None:
     healthy = ladle(stack, "doctor", "--root", str(tmp_path), "--results", str(tmp_path / "results"))
     assert healthy.returncode == 0, healthy.stdout + healthy.stderr
@@ -323,6 +328,7 @@ def test_the_doctor_finds_what_is_there_and_says_how_to_mend_what_is_not(stack: 
     assert not findings["service"]["ok"]
 
 
+@pytest.mark.slow
 def test_convert_speaks_of_its_arguments_and_makes_a_folder(tmp_path: Path) -> None:
     folder = make_checkpoints(tmp_path / "run", count=2)
     done = ladle(None, "convert", str(folder / "epoch-1.safetensors"), str(tmp_path / "out"), "--dtype", "bfloat16")

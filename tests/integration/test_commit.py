@@ -89,6 +89,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
                 yield Pair(server, made, (first, second), folder / "data", results, Gate(results / "gates"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("meanwhile", ["nothing", "another attempt", "cancelled", "redis gone"])
 def test_a_stopped_agent_leaves_one_whole_result_or_none(pair: Pair, point: str, meanwhile: str) -> None:

@@ -106,6 +106,7 @@ def test_memory_that_is_not_there_ends_the_job_at_its_first_attempt(
             assert "must fit into free memory" in (record.message or "")
 
 
+@pytest.mark.slow
 def test_a_job_that_stands_still_is_ended_as_stalled_and_goes_on_where_it_was(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_job_that_stands_still_is_ended_as_stalled_and_goes_on_where_it_was(
         assert any("gates.py" in line and "in hold" in line for line in log), "the log says where it stood"
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_stalls_the_others_and_none_is_left(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:

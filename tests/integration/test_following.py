@@ -84,6 +84,7 @@ def numbered(*numbers: int) -> list[EventBody]:
     return [Warned(message=f"event {number}") for number in numbers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_bytes", [400, 3000, feed.WINDOW_BYTES])
 def test_watchers_of_any_pace_see_every_event_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, window_bytes: int

@@ -42,6 +42,7 @@ class Canary:
         return os.mkdir, ("/tmp/ladle-canary-of-inspect",)
 
 
+@pytest.mark.slow
 def test_a_folder_is_described_with_the_filters_of_a_job(stack: Stack) -> None:
     with stack.client() as client:
         found = client.inspect(stack.folder / "data/good", checkpoints={"exclude": "epoch-2.*"}, task="small-cnn")
@@ -67,6 +68,7 @@ def test_weights_are_read_for_a_forecast_and_a_base_must_be_inside_the_roots(sta
     assert len(found.base.distances) == 4
 
 
+@pytest.mark.slow
 def test_it_works_while_the_only_node_runs_a_job(stack: Stack) -> None:
     gate = Gate(stack.folder / "results/gates")
     gate.hold("train-1")
@@ -115,6 +117,7 @@ def test_a_hostile_folder_is_described_and_nothing_in_it_runs(stack: Stack) -> N
     assert not found.usable
 
 
+@pytest.mark.slow
 def test_a_huge_folder_is_answered_in_part_and_says_so(stack: Stack) -> None:
     folder = stack.folder / "data" / "huge"
     folder.mkdir()
@@ -154,6 +157,7 @@ def test_a_body_that_breaks_a_rule_is_a_problem(stack: Stack, body: object, stat
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.slow
 def test_the_command_asks_the_service_and_its_status_says_whether_a_job_can_begin(stack: Stack) -> None:
     done = ladle(stack, "inspect", str(stack.folder / "data/good"), "--json")
     assert done.returncode == 0, done.stderr

@@ -65,6 +65,7 @@ def trained_in(results: Path, method: str) -> Any:
     return alpha_of(results, "out", method), report["training"][method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before-claim", "training", "searching", "finalizing", "after-rename"])
 def test_a_worker_killed_at_any_moment_costs_no_result(
     moment: str,
@@ -112,6 +113,7 @@ def test_a_worker_killed_at_any_moment_costs_no_result(
     assert made.states(job)[-1] == "succeeded"
 
 
+@pytest.mark.slow
 def test_two_deliveries_of_one_message_run_one_job(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_job_that_runs_longer_than_it_may_ends_as_timed_out_and_is_not_tried_a
     until(lambda: not list((tmp_path / "results").glob(".ladle*/*")), what="its files to go")
 
 
+@pytest.mark.slow
 def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(
     tmp_path: Path, server: RedisServer, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:
@@ -186,6 +189,7 @@ def test_redis_restarted_in_the_middle_of_a_job_loses_nothing(
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path, uninterrupted: dict[str, Any]
 ) -> None:
@@ -202,6 +206,7 @@ def test_a_stopped_worker_hands_its_job_back_without_counting_a_failure(
     assert trained_in(tmp_path / "results", "twa") == uninterrupted["twa"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_ranks_keep_dying_fails_with_the_logs_tail(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:
@@ -295,6 +300,7 @@ def mapped_by(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standby", ["0", "1"], ids=["started for the job", "forked from what waited"])
 def test_the_ranks_know_neither_redis_nor_its_password(
     standby: str, tmp_path: Path, made: Cluster, gate: Gate, data: Path, server: RedisServer
@@ -312,6 +318,7 @@ def test_the_ranks_know_neither_redis_nor_its_password(
         made.finish(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at work"])
 def test_a_worker_ends_when_it_is_asked_to_though_redis_is_gone(
     at_work: bool, server: RedisServer, made: Cluster, worker: Process, gate: Gate, data: Path
@@ -356,6 +363,7 @@ def test_what_a_lost_job_left_is_swept_away_and_strangers_folders_are_not(
     )
 
 
+@pytest.mark.slow
 def test_torchrun_leaves_no_folder_in_the_temporary_one(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:

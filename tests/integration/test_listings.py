@@ -117,6 +117,7 @@ FILTERS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("filters", "count"), FILTERS, ids=[str(filters)[:70] for filters, _ in FILTERS])
 def test_any_filter_over_ten_thousand_jobs_takes_a_few_round_trips(
     many: Machine, shared_server: RedisServer, filters: dict[str, Any], count: int

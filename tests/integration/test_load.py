@@ -107,6 +107,7 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "drip"),
     [
@@ -168,6 +169,7 @@ def test_a_stream_stays_open_however_long_it_is_silent(hasty: Stack) -> None:
     node.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_stream_is_cut_off_and_misses_nothing_later(hasty: Stack) -> None:
     node = ScriptedNode(hasty.server)
     with hasty.client() as client:

@@ -74,6 +74,7 @@ def test_what_is_exchanged_between_submit_and_start_is_refused_as_if_it_were_not
         put_back(data, place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "place", "reason"),
     [

@@ -106,6 +106,7 @@ def made(server: RedisServer) -> Iterator[Cluster]:
         cluster.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",
     [("api", "worker"), ("worker", "api"), ("worker", "redis", "api"), ("redis",)],
@@ -131,6 +132,7 @@ def test_what_stood_still_together_is_nobodys_failure_in_whatever_order_it_goes_
     assert (record.state, record.attempt, record.failures) == (JobState.SUCCEEDED, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_node_that_alone_stood_still_loses_its_job(everything: Everything) -> None:
     """The pause of all must not become an excuse for one."""
     job, gate = everything.running_job()

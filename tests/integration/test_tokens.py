@@ -38,6 +38,7 @@ def is_allowed(stack: Stack, token: str) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_token_is_made_used_replaced_and_revoked_while_the_service_runs(tmp_path: Path) -> None:
     tokens, audit = tmp_path / "tokens", tmp_path / "audit.jsonl"
     first = ladle_token(tokens, "create", "ann")

@@ -235,6 +235,7 @@ def test_without_a_secret_nobody_is_told_and_nothing_waits(told: Told, web: Rece
     assert (web.requests, told.waiting()) == ([], [])
 
 
+@pytest.mark.slow
 def test_through_the_service_a_crash_between_the_end_and_the_call_loses_nothing(tmp_path: Path, web: Receiver) -> None:
     secret = tmp_path / "secret"
     secret.write_text(f"{new_secret()}\n")

@@ -153,6 +153,7 @@ def deployed(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_password_is_needed_and_nobody_comes_in_without_a_name(tmp_path: Path, deployed: RedisServer) -> None:
     for name, password in (("worker", "service"), ("worker", ""), ("default", ""), ("default", "x"), ("stranger", "x")):
         with pytest.raises(AuthenticationError), connected(tmp_path, name, password) as client:

@@ -95,6 +95,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_words(
     assert (code, text) == (1, "`wine` cannot be written: Read-only file system.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "simple", "tensor", "f", "task", "a-1"])
 def test_no_name_of_a_class_hides_what_the_plug_in_imports(name: str, tmp_path: Path) -> None:
     from ladle.cli.task import package_of, write_plug_in

@@ -66,6 +66,7 @@ def test_the_kernels_agree_with_the_cpu_form(precision: str) -> None:
     assert done.stdout.strip() == "agree"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["_project", "_expand"])
 @pytest.mark.parametrize("precision", ROW_PRECISIONS)
 def test_the_kernels_compile_for_an_h100(

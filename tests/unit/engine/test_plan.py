@@ -468,6 +468,7 @@ def test_averaged_variances_never_become_negative(tmp_path: Path) -> None:
     assert bool((recomputed["1.running_var"] > 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_is_trained_on_the_select_split_and_only_rows_of_fixed_numbers_and_multiples_are_picked_there(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

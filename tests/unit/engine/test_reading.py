@@ -333,6 +333,7 @@ for case, (stage, call) in CASES.items():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_no_signal(tmp_path: Path, kind: str) -> None:
     as_files(tmp_path / "files", kind)

@@ -210,6 +210,7 @@ def test_the_profile_begins_at_the_last_half_and_reaches_the_corners() -> None:
     assert at(-99, 0, 0)[-1] > 0.7, "as little as one checkpoint"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", ["profile", "axes", "groups"])
 def test_a_search_that_dies_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str

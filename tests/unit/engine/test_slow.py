@@ -115,6 +115,7 @@ def test_every_optimiser_schedule_and_penalty_equals_the_reference(tmp_path: Pat
     assert_same(trained.weights_KG, expected_of(checkpoints, trainer, plain_net, "own lengths", settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("grouping", ["model", "layers", "tensors"])
 def test_a_learned_prior_is_the_documented_rule_in_plain_loops(tmp_path: Path, grouping: Grouping, basis: str) -> None:

@@ -36,6 +36,7 @@ def methods_of(outcome: Outcome) -> set[str]:
     return {score.method for score in outcome.candidates}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["plain", "norm"])
 @pytest.mark.parametrize("count", [4, 5, 10, 100])
 def test_every_method_runs_on_fewer_examples_than_a_batch(runs: Path, tmp_path: Path, count: int, run: str) -> None:

@@ -263,6 +263,7 @@ def test_a_length_of_the_body_that_is_no_number_or_no_size_is_no_mistake_of_ours
 anything = st.text(min_size=0, max_size=50) | st.text(alphabet="0123456789-+e.\u0661\u00b2\uff11\0\n=&%", max_size=30)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -132,6 +132,7 @@ def test_the_loss_is_the_one_that_transformers_itself_says(tmp_path: Path, val_s
     assert float(values["nll"].sum() / values["tokens"].sum()) == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_averaged_model_translates_in_its_tool_as_the_report_says(
     marian: Path, val_set: Path, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_far_base_fits_by_its_header_and_far_weights_are_not_read_for_a_foreca
     assert any("headers only" in warning for warning in told["warnings"])
 
 
+@pytest.mark.slow
 def test_of_a_far_base_model_headers_are_read_too(tmp_path: Path, s3: S3, inspections: Inspections) -> None:
     adapters = make_sweep(tmp_path / "near", {"a": {}, "b": {}})
     s3.put(tmp_path / "near" / "base", "run/base")

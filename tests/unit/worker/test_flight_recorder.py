@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ladle_worker.flight_recorder import is_timeout
 
 
+@pytest.mark.slow
 def test_a_time_out_leaves_the_last_exchanges_in_a_file_and_in_the_log(tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -102,6 +102,7 @@ def test_two_machines_meet_through_the_folder_and_their_ranks_work_together(tmp_
     assert json.loads(folder.of_machine(1).job.read_text())["staging"] == str(folder.of_machine(1).path / "output")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["a signal", "the dispatcher lets go"])
 def test_a_machine_that_is_told_to_end_leaves_no_rank_and_says_who_told_it(told: str, tmp_path: Path) -> None:
     folder = handed_over(tmp_path, LASTING)
@@ -116,6 +117,7 @@ def test_a_machine_that_is_told_to_end_leaves_no_rank_and_says_who_told_it(told:
     assert folder.interrupted.exists() == (told == "a signal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a machine is gone", "a rank crashes"])
 def test_machines_that_lose_one_say_so_and_those_whose_rank_crashed_do_not_blame_a_machine(
     what: str, tmp_path: Path

@@ -15,6 +15,9 @@ from ladle_engine.tasks.base import Batch, Generates, GivesLogits, Metric, Task
 from ladle_engine.tasks.examples import Examples
 from ladle_engine.tasks.joined import Strata
 
+TIE_DIGITS = 12
+"""Decimals to which two scores are the same."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -71,11 +74,12 @@ class Evaluation:
         return all(bool(torch.isfinite(values).all()) for values in self.values.values())
 
     def rank_key(self, metric: Metric) -> tuple[float, float]:
-        """Larger is better: the metric, then, where that ties, the loss."""
+        """Larger is better: the metric, then, where that ties, the loss. Over several sets, equal shares of hits add up
+        to the same number only to the last bits."""
         if not self.is_finite:
             return (float("-inf"), float("-inf"))
         sign = 1.0 if metric.higher_is_better else -1.0
-        return (sign * self.score(metric), -self.loss)
+        return (round(sign * self.score(metric), TIE_DIGITS), -self.loss)
 
     def first(self, count: int) -> Evaluation:
         """What is known of so many examples alone."""
