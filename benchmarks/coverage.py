@@ -336,6 +336,9 @@ def main() -> None:
     parser.add_argument(
         "--repetitions", type=int, default=1000, help="of every cell; more are added to those in the file"
     )
+    parser.add_argument(
+        "--up-to", type=int, default=10**9, metavar="VALUES", help="only cells of so many values: K times n"
+    )
     parser.add_argument("--seconds", action="store_true", help="only what the intervals of a job take")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -347,7 +350,8 @@ def main() -> None:
     path = results_path("coverage", quick=arguments.quick)
     found = json.loads(path.read_text()) if path.exists() and not arguments.quick else []
     known: dict[Any, dict[str, Any]] = {(row["metric"], row["models"], row["K"], row["n"]): row for row in found}
-    todo = [each for each in cells() if not arguments.quick or each[2] * each[3] < 5_000]
+    most = 5_000 if arguments.quick else arguments.up_to
+    todo = [each for each in cells() if each[2] * each[3] <= most]
     while todo:
         for each in list(todo):
             done = known[each]["repetitions"] if each in known else 0
