@@ -152,12 +152,11 @@ def test_a_job_says_what_was_to_be_expected_beside_what_came(folder: Path, metho
     report = json.loads((folder / "out" / "report.json").read_text())
     told = report["forecast"]
     distances_KK = torch.tensor(report["geometry"]["distances"])
-    split = "fit" if method == "greedy-soup" else "select"
     seen = Seen(
         distances_KK=distances_KK,
         centre_norm=_centre_norm(folder / "checkpoints"),
         steps=[each["step"] for each in report["checkpoints"]],
-        losses=[each[split]["means"]["loss"] for each in report["checkpoints"]],
+        losses=[each["select"]["means"]["loss"] for each in report["checkpoints"]],
     )
     expected = forecast(seen)
     assert expected is not None
