@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_draw_what_one_process_draws_and_take_the_same_of_an_earlier_curve(folder: Path, ranks: int) -> None:
     run_module("tests.distributed.curve_rank", ranks, str(folder))

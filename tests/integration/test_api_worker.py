@@ -106,6 +106,7 @@ def test_every_method_runs_by_name(stack: Stack) -> None:
         assert caught.value.reason is Reason.INVALID_PLACEMENT
 
 
+@pytest.mark.slow
 def test_a_merge_curve_is_a_job_and_the_next_one_takes_what_it_knows(stack: Stack) -> None:
     data = stack.folder / "data"
     body = {"ckpt_dir": str(data / "good"), "val_set": str(data / "val.npz"), "kind": "curve"}

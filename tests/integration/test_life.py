@@ -128,6 +128,7 @@ def test_two_deliveries_of_one_message_run_one_job(
     assert_one_whole_result(tmp_path / "results", "out")
 
 
+@pytest.mark.slow
 def test_a_cancel_soon_ends_every_process(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:

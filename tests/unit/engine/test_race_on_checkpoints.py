@@ -117,6 +117,7 @@ NEARLY = 0.02
 """Of the metric's value: how much a neighbour of the best row may be worse."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "most"), [("accuracy", 0.8), ("loss", 1.0)])
 def test_every_method_chooses_as_well_as_full_evaluation_from_fewer_examples(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int], metric: str, most: float
