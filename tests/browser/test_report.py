@@ -25,6 +25,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Visit]:
         assert not visit.complaints
 
 
+@pytest.mark.slow
 def test_a_report_from_a_disk_is_accessible_and_fits_a_phone(opened: Visit) -> None:
     opened.check_accessibility()
     opened.check_phone_width()

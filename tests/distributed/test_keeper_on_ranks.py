@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.distributed.start import run_module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_only_rank_0_writes_and_what_it_writes_is_the_whole_model(tmp_path: Path, kind: str) -> None:
     run_module("tests.distributed.keeper_rank", 2, str(tmp_path), kind)

@@ -102,6 +102,7 @@ def test_every_placement_trains_what_one_process_trains(
     assert not far(trained, {key: expected[key.rpartition("/")[0]] for key in trained})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_going_on_with_as_many_ranks_in_the_same_placement_is_bit_identical(
     request: pytest.FixtureRequest, ranks: int

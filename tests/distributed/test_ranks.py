@@ -118,6 +118,7 @@ def test_ranks_make_the_model_that_one_process_makes(tmp_path: Path, ranks: int)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_more_ranks_than_examples_in_a_batch_still_work(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz", count=20)

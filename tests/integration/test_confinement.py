@@ -95,6 +95,7 @@ def free_service_port() -> int:
     raise AssertionError("all ports are taken")
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_there_ends_the_job_at_its_first_attempt(
     tmp_path: Path, server: RedisServer, made: Cluster, data: Path
 ) -> None:
