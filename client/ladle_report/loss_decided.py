@@ -25,4 +25,5 @@ def loss_decided(rows: Sequence[Mapping[str, Any]], winner: str, metric: str) ->
 
 
 def _is_worse_somewhere(row: Mapping[str, Any]) -> bool:
-    return any((each["gain_high"] or 0.0) < 0 for each in row.get("sets", {}).values())
+    """A report tells it; of a result it is seen in the interval of each set."""
+    return bool(row.get("worse_on")) or any((each["gain_high"] or 0.0) < 0 for each in row.get("sets", {}).values())
