@@ -11,7 +11,8 @@ per example are kept in the cache, so that a new rule costs nothing where they a
 A first study judged `FIRST`: those of digits, MNIST and titles were to choose a rule, those of other data to prove it.
 It singled out `regret_rules.CONTENDER`, and proved nothing. So all others are fresh, and this was written down before
 any of them was judged: the contender is adopted if, on the proving sets together with the fresh ones, its regret in the
-test loss is less than today's by more than two standard errors, and its regret in the test metric is not more.
+test loss is less than that of the metric alone by more than two standard errors, and its regret in the test metric is
+not more.
 """
 
 from __future__ import annotations
@@ -250,7 +251,14 @@ def from_json(case: Mapping[str, Any]) -> Decided:
     )
 
 
-COLUMNS = ("rule", "regret, metric", "less than today's", "regret, loss", "less than today's", "other choices")
+COLUMNS = (
+    "rule",
+    "regret, metric",
+    "less than the metric's",
+    "regret, loss",
+    "less than the metric's",
+    "other choices",
+)
 
 
 def lines(found: Sequence[Cost]) -> list[str]:

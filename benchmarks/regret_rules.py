@@ -56,13 +56,13 @@ class Case:
         return [row for row in self.rows if row.metric >= self.rows[0].metric]
 
     @property
-    def today(self) -> Row:
+    def alone(self) -> Row:
         """By the metric, then the loss, then the order of methods."""
         return max(self.rows, key=lambda row: (row.metric, -row.loss))
 
     def not_told_apart(self, sigmas: float, *, promised: bool = True) -> list[Row]:
         """Of those allowed (of all, where nothing is promised) the ones that the metric cannot tell from its best."""
-        top = self.today
+        top = self.alone
         rows = self.allowed if promised else self.rows
         return [row for row in rows if not ahead(top.metric_values, row.metric_values, sigmas)]
 
@@ -89,8 +89,8 @@ def ahead(one: Tensor, other: Tensor, sigmas: float) -> bool:
 Rule = Callable[[Case], Row]
 
 
-def today(case: Case) -> Row:
-    return case.today
+def alone(case: Case) -> Row:
+    return case.alone
 
 
 def lowest_loss(case: Case) -> Row:
@@ -109,7 +109,7 @@ def lowest_loss_promising_nothing(case: Case) -> Row:
 
 def loss_if_told(case: Case) -> Row:
     """Today's, unless one of those that the metric cannot tell from it has a lower loss beyond doubt."""
-    top, sigmas = case.today, CAN_TELL["95 %"]
+    top, sigmas = case.alone, CAN_TELL["95 %"]
     lower = [row for row in case.not_told_apart(sigmas) if ahead(top.loss_values, row.loss_values, sigmas)]
     return min(lower, key=lambda row: row.loss) if lower else top
 
@@ -136,11 +136,11 @@ def always(method: str) -> Rule:
     return lambda case: next((row for row in case.allowed if row.method == method), case.rows[0])
 
 
-TODAY = "metric (today)"
+ALONE = "metric alone"
 CONTENDER = "lowest loss among, 95 %"
 NO_PROMISE = "lowest loss among, 95 %, worse than the best checkpoint or not"
 RULES: dict[str, Rule] = {
-    TODAY: today,
+    ALONE: alone,
     "lowest loss": lowest_loss,
     **{f"lowest loss among, {level}": among(by_loss, sigmas) for level, sigmas in CAN_TELL.items()},
     "lowest loss among, 95 %, if the loss can tell": loss_if_told,
@@ -195,16 +195,16 @@ class Cost:
     loss: tuple[float, float]
     """Regret in the test loss, a share."""
     metric_less: tuple[float, float]
-    """By how much the regret is less than today's, paired by set."""
+    """By how much the regret is less than that of the metric alone, paired by set."""
     loss_less: tuple[float, float]
     changed: int
-    """Cases in which it chooses another candidate than today's rule."""
+    """Cases in which it chooses another candidate than the metric alone."""
 
 
 def costs(cases: Sequence[Decided]) -> list[Cost]:
     """A set's cases are averaged first: they share checkpoints and test data."""
     found = []
-    base = [case.regret(TODAY) for case in cases]
+    base = [case.regret(ALONE) for case in cases]
     for name in RULES:
         regrets = [case.regret(name) for case in cases]
         columns = []
@@ -219,7 +219,7 @@ def costs(cases: Sequence[Decided]) -> list[Cost]:
                 metric_less=columns[1],
                 loss=columns[2],
                 loss_less=columns[3],
-                changed=sum(case.chosen[name] != case.chosen[TODAY] for case in cases),
+                changed=sum(case.chosen[name] != case.chosen[ALONE] for case in cases),
             )
         )
     return found
@@ -240,8 +240,8 @@ def verdict(found: Sequence[Cost]) -> str:
     (metric, metric_error), (loss, loss_error) = contender.metric_less, contender.loss_less
     holds = loss > 2 * loss_error and metric >= 0
     return (
-        f"Against today's the rule *{CONTENDER}* has less regret on them by {100 * loss:.2f} ± {100 * loss_error:.2f} "
-        f"% of the test loss and by {100 * metric:.2f} ± {100 * metric_error:.2f} points of the test metric. To be "
-        f"adopted, the first must be more than two standard errors (it is {loss / loss_error:.2f}) and the second not "
-        f"less than 0: that {'holds' if holds else 'does not hold'}."
+        f"Against the metric alone, the rule *{CONTENDER}* has less regret on them by {100 * loss:.2f} ± "
+        f"{100 * loss_error:.2f} % of the test loss and by {100 * metric:.2f} ± {100 * metric_error:.2f} points of the "
+        f"test metric. To be adopted, the first must be more than two standard errors (it is {loss / loss_error:.2f}) "
+        f"and the second not less than 0: that {'holds' if holds else 'does not hold'}."
     )

@@ -583,7 +583,8 @@ class JobResult(Contract):
     folder: str
     """The output folder, as the worker sees it."""
     method: Name
-    """The winner. `best` means that no average was better than the best checkpoint, which was written as it is."""
+    """The winner. `best` means that no average was better than the best checkpoint beyond chance or by a lower loss;
+    that was written as it is."""
     metric: Name
     higher_is_better: bool
     candidates: tuple[CandidateResult, ...]

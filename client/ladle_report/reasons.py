@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from ladle_report.gains import better
+from ladle_report.loss_decided import loss_decided, passed_over
 from ladle_report.numbers import plural, value_of
 from ladle_report.reading import Report
 from ladle_report.sureness import needed_examples
@@ -26,7 +27,7 @@ def reasons(report: Report) -> list[str]:
 
 def _one_was_worse_somewhere(report: Report) -> str:
     better_ones = [row for row in report.candidates if row["gain"] > 0]
-    if not better_ones:
+    if not better_ones or passed_over(report.candidates, "best"):
         return ""
     top = max(better_ones, key=lambda row: row["gain"])
     sets = ", ".join(f"`{name}`" for name in top.get("worse_on", ())) or "some validation set"
@@ -131,7 +132,12 @@ def _loss_would(report: Report) -> str:
     return f"`{lowest}` has a lower loss: {losses_told}. With `metric` set to `loss`, that decides."
 
 
+def _loss_decided(report: Report) -> str:
+    return loss_decided(report.candidates, "best", report.metric)
+
+
 REASONS: tuple[Callable[[Report], str], ...] = (
+    _loss_decided,
     _one_was_worse_somewhere,
     _another_basin,
     _uniform_is_bad,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ladle_report.gains import compared, compared_between, is_share
+from ladle_report.loss_decided import passed_over
 from ladle_report.numbers import capital, plural, signed, value_of
 from ladle_report.reading import Report, read
 from ladle_report.sureness import ninety_five
@@ -24,7 +25,10 @@ def answer_of(report: Report) -> str:
     examples = plural(int(report.json["splits"]["select"]), "held-out example")
     if winner["method"] == "best":
         beaten = any(row["gain"] > 0 for row in report.candidates)
-        why = " without being worse on some validation set" if beaten else ""
+        if passed_over(report.candidates, "best"):
+            why = " beyond chance"
+        else:
+            why = " without being worse on some validation set" if beaten else ""
         return f"No average beat your best checkpoint{why}: {told(metric, best)} on {examples}"
     if not report.json["gain"]["value"]:
         losses = " instead of ".join(value_of("loss", each["select"].get("loss")) for each in (winner, best))

@@ -15,6 +15,7 @@ from ladle.cli.wording import in_flags
 from ladle_contracts import CandidateResult, JobRecord, JobResult, MethodInfo, OptionInfo, TaskInfo
 from ladle_contracts.safe_text import one_line
 from ladle_report.gains import better, better_between, compared, compared_between
+from ladle_report.loss_decided import loss_decided
 from ladle_report.numbers import ago
 from ladle_report.sureness import enough
 
@@ -119,6 +120,12 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
 
 
 def _verdict(result: JobResult) -> Text:
+    decided = loss_decided([each.model_dump() for each in result.candidates], result.method, result.metric)
+    if result.method == "best" and decided:
+        return Text.assemble(
+            ("No average was better than the best checkpoint beyond chance", "bold yellow"),
+            f", so the result is {result.best_checkpoint}, {_how_it_is(result)}. {decided}{_needed(result)}",
+        )
     if result.method == "best" and any((candidate.gain or 0.0) > 0 for candidate in result.candidates):
         # Only `no_set_worse` lets something better lose.
         return Text.assemble(
@@ -133,18 +140,20 @@ def _verdict(result: JobResult) -> Text:
             _lower_loss(result),
         )
     winner = (f"{result.method} wins", "bold green")
+    decided = f" {decided}" if decided else ""
     if result.gain == 0:
         losses = _select_losses(result)
         return Text.assemble(
             winner,
             f": the same {result.metric} as {result.best_checkpoint}, with a lower loss "
-            f"({number(losses[result.method])} instead of {number(losses['best'])}).",
+            f"({number(losses[result.method])} instead of {number(losses['best'])}).{decided}",
         )
     metric, higher = result.metric, result.higher_is_better
     verdict = Text.assemble(
         winner,
         f": {compared(metric, higher, result.gain)} than {result.best_checkpoint} "
-        f"(95 % interval{_counted(result)}: {compared_between(metric, higher, result.gain_low, result.gain_high)}).",
+        f"(95 % interval{_counted(result)}: {compared_between(metric, higher, result.gain_low, result.gain_high)})."
+        f"{decided}",
     )
     if result.gain_low <= 0:
         verdict.append(f" The interval includes zero, so this may be chance.{_needed(result)}", style="yellow")

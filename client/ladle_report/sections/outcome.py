@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ladle_report.forecast_words import beside_gain
 from ladle_report.gains import better, better_between, is_share
 from ladle_report.limits import shorten
+from ladle_report.loss_decided import loss_decided
 from ladle_report.model import Code, Facts, Part, Remark, Section
 from ladle_report.numbers import plural, seconds, signed, value_of
 from ladle_report.reading import Report
@@ -36,10 +37,13 @@ def _why(report: Report) -> list[Part]:
         return [Remark(text=str(each)) for each in report.part("merge_curve").get("words", ())]
     if report.json["winner"] == "best":
         return [Remark(text=reason) for reason in reasons(report)]
+    decided = loss_decided(report.candidates, str(report.json["winner"]), report.metric)
+    told = [Remark(text=decided)] if decided else []
     gain = report.json["gain"]
     if gain["value"] and gain["low"] <= 0:
-        return [Remark(text=" ".join(filter(None, (MAY_BE_CHANCE, needed_examples(report)))), is_warning=True)]
-    return []
+        chance = " ".join(filter(None, (MAY_BE_CHANCE, needed_examples(report))))
+        return [*told, Remark(text=chance, is_warning=True)]
+    return [*told]
 
 
 def _warnings(report: Report) -> list[Part]:

@@ -14,6 +14,7 @@ from ladle_contracts import TERMINAL_STATES, CandidateResult, JobRecord, JobResu
 from ladle_contracts.safe_text import one_line
 from ladle_report import candidates_figure
 from ladle_report.gains import better, better_between
+from ladle_report.loss_decided import passed_over
 from ladle_report.verdict import interval, told
 from ladle_service.auth import Caller, CallerDependency
 from ladle_service.dependencies import JobId, NoQuery, StoreDependency
@@ -113,7 +114,8 @@ def verdict(result: JobResult) -> str:
     rows = {candidate.method: candidate.model_dump() for candidate in result.candidates}
     best, winner, metric = rows.get("best"), rows.get(result.method), result.metric
     if result.method == "best" or best is None or winner is None:
-        return f"No average beat your best checkpoint, {result.best_checkpoint}, so that is the result."
+        surely = " beyond chance" if passed_over(list(rows.values()), "best") else ""
+        return f"No average beat your best checkpoint{surely}, {result.best_checkpoint}, so that is the result."
     if not result.gain:
         return f"The same {metric} as your best checkpoint, with a lower loss."
     gain = {"low": result.gain_low, "high": result.gain_high}

@@ -105,7 +105,7 @@ class Row:
         if self.result is None:
             return self.message or self.reason
         if self.result.method == "best":
-            return "no average was better"
+            return "the best checkpoint"
         metric, gain = self.result.metric, self.result.gain
         return gains.compared(metric, self.result.higher_is_better, gain) if gain else "lower loss"
 

@@ -70,6 +70,16 @@ def test_the_verdict_says_what_the_interval_counts_and_what_would_show_the_gain(
     assert "four times in five" not in earlier
 
 
+def test_the_verdict_says_where_the_loss_decided() -> None:
+    candidates = candidate("best", 0.9, 0.4, 0.0), candidate("ema", 0.93, 0.5, 0.03), candidate("twa", 0.92, 0.3, 0.02)
+    decided = "By accuracy `ema` is ahead, but the difference may be chance, so the lower loss decided."
+    assert decided in shown(result_summary(result("twa", *candidates, gain=0.02, gain_low=0.01, gain_high=0.03)))
+    best = shown(result_summary(result("best", *candidates[:2], gain=0.0, gain_low=0.0, gain_high=0.0)))
+    assert "No average was better than the best checkpoint beyond chance, so the result is epoch-3" in best
+    assert decided in best
+    assert "decided" not in shown(result_summary(result("ema", *candidates, gain=0.03, gain_low=0.01, gain_high=0.05)))
+
+
 def test_when_nothing_beats_the_best_it_says_so_and_points_at_a_lower_loss() -> None:
     candidates = candidate("best", 0.9, 0.4, 0.0), candidate("twa", 0.89, 0.3, -0.01)
     text = shown(result_summary(result("best", *candidates, gain=0.0, gain_low=0.0, gain_high=0.0)))

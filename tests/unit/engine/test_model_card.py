@@ -167,6 +167,17 @@ def test_the_card_says_what_the_interval_counts_and_what_would_show_the_gain() -
     assert "takes about" not in sure
 
 
+def test_the_card_says_where_the_loss_decided() -> None:
+    told = report("accuracy")
+    told["candidates"][0] |= {"gain": 0.0, "coefficients": [[1.0]], "sets": {}}
+    told["candidates"][1] |= {"sets": {}}
+    assert "so the lower loss decided" not in model_card(told)
+    decided = "By accuracy `accuracy` is ahead, but the difference may be chance, so the lower loss decided."
+    assert f"{decided} So this is the best checkpoint" in model_card({**told, "winner": "best"})
+    told["candidates"].append({**told["candidates"][1], "method": "ema", "label": "ema", "gain": 0.2})
+    assert decided.replace("`accuracy`", "`ema`") in model_card(told)
+
+
 def skeleton(card: str) -> list[str]:
     """The card's structure, without what stands inside its lines."""
     return [token.type for token in PARSER.parse(card.partition("\n---\n")[2]) if token.type != "inline"]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ladle_engine.evaluation.evaluate import Evaluation
-from ladle_engine.evaluation.gain import gain_over, pick
+from ladle_engine.evaluation.gain import gain_over, pick, pick_winner
 from ladle_engine.tasks.base import Metric
 from ladle_engine.tasks.examples import split
 
@@ -48,6 +48,39 @@ def test_a_tie_in_the_metric_is_broken_by_the_loss_and_then_by_order() -> None:
 def test_a_model_with_a_loss_that_is_not_finite_never_wins() -> None:
     broken = evaluation([1, 1], [math.nan, 0.0])
     assert pick([evaluation([0, 0], [1.0, 1.0]), broken], ACCURACY) == 0
+
+
+HALF = [1.0, 0.0] * 50
+
+
+def constant(accuracy: list[float], loss: float) -> Evaluation:
+    return evaluation(accuracy, [loss] * len(accuracy))
+
+
+def test_among_those_that_the_metric_cannot_tell_apart_the_lowest_loss_wins() -> None:
+    best = constant(HALF, 0.9)
+    by_one = constant([1.0, *HALF[1:-1], 1.0], 0.7)
+    by_two = constant([*HALF[:-3], 1.0, 1.0, 1.0], 0.8)
+    assert pick([best, by_one, by_two], ACCURACY) == 2
+    assert pick_winner([best, by_one, by_two], ACCURACY, seed=0) == 1
+    assert pick_winner([constant(HALF, 0.6), by_one, by_two], ACCURACY, seed=0) == 0
+    assert pick_winner([best, best], ACCURACY, seed=0) == 0
+
+
+def test_what_is_worse_than_the_best_checkpoint_never_wins_by_its_loss() -> None:
+    worse = constant([0.0, *HALF[1:]], 0.1)
+    assert pick_winner([constant(HALF, 0.9), worse], ACCURACY, seed=0) == 0
+
+
+def test_where_the_metric_can_tell_it_decides() -> None:
+    far_ahead = constant([1.0] * 100, 2.0)
+    lower_loss = constant([1.0, *HALF[1:-1], 1.0], 0.7)
+    assert pick_winner([constant(HALF, 0.9), lower_loss, far_ahead], ACCURACY, seed=0) == 2
+    assert pick_winner([constant(HALF, 0.9), lower_loss, constant([1.0] * 100, math.inf)], ACCURACY, seed=0) == 1
+
+
+def test_a_loss_that_judges_decides_itself() -> None:
+    assert pick_winner([constant(HALF, 0.9), constant(HALF, 0.8), constant(HALF, 0.7)], LOSS, seed=0) == 2
 
 
 def test_the_splits_are_disjoint_cover_all_and_depend_on_the_seed_alone() -> None:

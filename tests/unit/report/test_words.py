@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ladle_report import answer, comparison, comparison_page, markdown
+from ladle_report import answer, comparison, comparison_page, markdown, page
 from ladle_report.reading import read
 from ladle_report.reasons import reasons
 from ladle_report.sections.candidates import choice_caveat
@@ -68,6 +68,16 @@ def test_an_average_that_is_worse_on_one_set_says_on_which() -> None:
     told["candidates"][3].update(gain=0.05, gain_low=0.01, gain_high=0.09, worse_on=["noisy"])
     assert "without being worse on some validation set" in answer(told)
     assert any("worse on `noisy`" in reason for reason in reasons(read(told)))
+
+
+def test_where_the_metric_cannot_tell_the_loss_decides_and_the_words_say_so() -> None:
+    decided = "By accuracy `twa` is ahead, but the difference may be chance, so the lower loss decided."
+    told = report(winner="best")
+    assert "No average beat your best checkpoint beyond chance: " in answer(told)
+    assert decided in reasons(read(told))
+    other = report(winner="twa-layerwise")
+    assert decided in parse(page(other)).whole_text.replace(" twa ", " `twa` ")
+    assert "decided" not in parse(page(report())).whole_text
 
 
 def test_there_is_always_a_reason() -> None:

@@ -73,7 +73,22 @@ def _half_width(differences: Sequence[Tensor]) -> float:
     return math.hypot(*(z * float(each.std()) / math.sqrt(len(each)) for each in added))
 
 
-def pick(evaluations: list[Evaluation], metric: Metric) -> int:
+def pick_winner(evaluations: Sequence[Evaluation], metric: Metric, seed: int) -> int:
+    """The index of what is returned, of candidates of which the first is the best checkpoint.
+
+    The metric decides where it can: of those that it cannot tell from its best one with 95 % (in a comparison of the
+    two), and that are no worse than the best checkpoint, the lowest loss; of equals the first.
+    """
+    bar, top = evaluations[0], evaluations[pick(evaluations, metric)]
+
+    def may_win(each: Evaluation) -> bool:
+        is_as_good = each.rank_key(metric)[0] >= bar.rank_key(metric)[0]
+        return each is top or (each.is_finite and is_as_good and gain_over(top, each, metric, seed).low <= 0)
+
+    return min((i for i, each in enumerate(evaluations) if may_win(each)), key=lambda i: (evaluations[i].loss, i))
+
+
+def pick(evaluations: Sequence[Evaluation], metric: Metric) -> int:
     """The index of the winner on the select split; of equals the first, so the order of candidates breaks ties."""
     keys = [evaluation.rank_key(metric) for evaluation in evaluations]
     return max(range(len(keys)), key=lambda i: (keys[i], -i))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ladle_engine.errors import MethodError
 from ladle_engine.evaluation.evaluate import Evaluation
-from ladle_engine.evaluation.gain import Gain, gain_over, pick
+from ladle_engine.evaluation.gain import Gain, gain_over, pick_winner
 from ladle_engine.methods import run_once
 from ladle_engine.methods.context import Choice, Judged, MethodContext
 from ladle_engine.progress import CandidateScored, Score, SetScore, StageStarted, Warned
@@ -123,7 +123,7 @@ def leaving_out(context: MethodContext, method: str) -> Iterator[None]:
 
 
 def winner_of(candidates: list[Candidate], context: MethodContext, *, no_set_worse: bool = False) -> Candidate:
-    """The best on the select split. `best` is among the candidates, so it is never worse than the best checkpoint.
+    """The best on the select split, never worse there than the best checkpoint: see `pick_winner`.
 
     With `no_set_worse`, of those that are worse on no set: `best` always is one. Warns of what is lost on some set, or
     for the sake of it.
@@ -140,7 +140,7 @@ def winner_of(candidates: list[Candidate], context: MethodContext, *, no_set_wor
 
 
 def _best(candidates: list[Candidate], context: MethodContext) -> Candidate:
-    return candidates[pick([candidate.judged.select for candidate in candidates], context.metric)]
+    return candidates[pick_winner([each.judged.select for each in candidates], context.metric, context.seed)]
 
 
 def _worse(candidate: Candidate, metric: Metric) -> str:

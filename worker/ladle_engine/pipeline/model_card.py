@@ -8,6 +8,7 @@ from typing import Any
 
 from ladle_engine.pipeline.front_matter import front_matter
 from ladle_report.forecast_words import beside_gain
+from ladle_report.loss_decided import loss_decided
 from ladle_report.markdown_text import cell, code, words
 from ladle_report.model import Figure
 from ladle_report.reading import read
@@ -103,6 +104,9 @@ def _loading(files: Collection[str]) -> list[str]:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
+    decided = words(loss_decided(report["candidates"], report["winner"], metric["name"]))
+    if report["winner"] == "best" and decided:
+        return f"{decided} So this is the best checkpoint, {_how_it_is(report)}.{_needed(report)}"
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
         return (
             "Every average that was better than the best checkpoint is worse than it on some validation set, so this "
@@ -113,15 +117,18 @@ def _verdict(report: Mapping[str, Any]) -> str:
             f"No average was better than the best checkpoint on the select split, so this is that checkpoint, "
             f"{_how_it_is(report)}.{_needed(report)}"
         )
+    decided = f" {decided}" if decided else ""
     if gain["value"] == 0:
         return (
             f"This model has the same {words(metric['name'])} as the best checkpoint on the select split, with a lower "
             f"loss ({_select_loss(report, report['winner']):.4f} instead of {_select_loss(report, 'best'):.4f})."
+            f"{decided}"
         )
     chance = "" if gain["low"] > 0 else f" The interval includes zero, so this may be chance.{_needed(report)}"
     return (
         f"This model is better than the best checkpoint: on the select split its {words(metric['name'])} is "
-        f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])}).{chance}"
+        f"{_compared(metric, gain['value'])} (95 % interval: {_interval(metric, gain['low'], gain['high'])})."
+        f"{decided}{chance}"
     )
 
 

@@ -25,3 +25,9 @@ def test_the_verdict_says_that_its_interval_counts_the_choice() -> None:
 def test_an_earlier_workers_interval_is_of_one_comparison_and_so_is_that_of_one_average() -> None:
     assert "counting" not in told()
     assert "counting" not in told(visible_gain=0.03, candidates=(ROWS[0], ROWS[2]))
+
+
+def test_a_checkpoint_that_an_average_is_ahead_of_by_chance_is_told_so() -> None:
+    assert told(method="best").startswith("No average beat your best checkpoint beyond chance, ")
+    behind = candidate("twa", 0.8, 0.5, -0.1)
+    assert told(method="best", candidates=(ROWS[0], behind)).startswith("No average beat your best checkpoint, ")
