@@ -149,7 +149,10 @@ def test_a_weighted_mean_of_the_sets_scores_judges(
             mean = sum(weight * score.sets[name].select[metric] for name, weight in weights.items())
             assert value == pytest.approx(mean, abs=1e-12)
         assert score.gain == pytest.approx(sum(weight * score.sets[name].gain for name, weight in weights.items()))
-    assert outcome.gain == max(score.gain or 0.0 for score in outcome.candidates)
+    (won,) = (score for score in outcome.candidates if score.method == outcome.method)
+    assert outcome.gain == won.gain >= 0
+    for score in outcome.candidates:
+        assert not (score.gain >= won.gain and score.select["loss"] < won.select["loss"]), "or it would have won"
     shown = report_of(outcome)["validation_sets"]
     assert {name: each["weight"] for name, each in shown.items() if each["weight"]} == pytest.approx(weights)
 
