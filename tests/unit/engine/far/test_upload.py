@@ -156,6 +156,25 @@ def test_a_withdrawal_that_is_interrupted_leaves_half_a_result_and_goes_on_later
     assert not names(s3)
 
 
+@pytest.mark.parametrize("kind", [MARKER, "report.json"])
+def test_what_another_takes_away_while_it_is_looked_at_is_not_there(s3: S3, folder: Path, kind: str) -> None:
+    """The agent and the sweep may withdraw one upload together."""
+    upload = upload_of(folder)
+    upload.send(ignore)
+    if kind != MARKER:
+        upload.publish()
+
+    def take_away(method: str, path: str) -> None:
+        if method == "GET" and kind in path:
+            s3.client().delete_object(Bucket="bucket", Key=path.split()[0].removeprefix("/bucket/"))
+
+    s3.fault = take_away
+    place = look(URL, Access())
+    assert not place.markers
+    assert not place.jobs
+    assert not place.provenance
+
+
 @pytest.mark.parametrize(
     "report", [b"", b"[1]", b"\xff", b"[" * 100_000, b'{"provenance": 3}', b'{"provenance": {"job_id": ["one"]}}']
 )

@@ -85,6 +85,11 @@ def translated(error: Exception, url: FarUrl, use: str = READABLE) -> EngineErro
     )
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether it says that there is nothing at the address."""
+    return _found(error, FileNotFoundError) is not None or _status(error) in (404, 410)
+
+
 def _known(error: Exception, url: FarUrl, use: str) -> str | None:
     status, code = _status(error), _code(error)
     if _is_named(error, NO_CREDENTIALS):
@@ -101,7 +106,7 @@ def _known(error: Exception, url: FarUrl, use: str) -> str | None:
         )
     if code == "NoSuchBucket" or "bucket does not exist" in str(error):
         return f"`{url}` must exist, but there is no bucket `{url.place}`."
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    if is_missing(error):
         return f"`{url}` must exist, but there is nothing at this address."
     if status is not None and 400 <= status < 500 and status not in PASSING_STATUSES:
         return f"`{url}` must be {use}, but the server answers with status {status}."

@@ -20,6 +20,7 @@ from ladle_engine.errors import EngineError, OutputError
 from ladle_engine.far_urls import OVER_HTTP, FarUrl
 from ladle_engine.progress import Pace, ProgressCallback, pulse
 from ladle_engine.storage.far.checksums import is_told_by
+from ladle_engine.storage.far.faults import is_missing
 from ladle_engine.storage.far.stores import (
     Access,
     FarFile,
@@ -197,11 +198,13 @@ def refuse_existing(url: FarUrl, access: Access, job_id: str | None = None) -> N
 def look(url: FarUrl, access: Access) -> Place:
     """What is there, and whose. Raises `EngineError`."""
     found = {each.name: each for each in list_files(url, access, may_be_empty=True)}
-    markers = {name: each for name, each in found.items() if name.startswith(MARKER)}
-    files = {name: each for name, each in found.items() if name not in markers}
-    jobs = frozenset(_job_of(_json(each, access)) for each in markers.values())
-    report = {} if markers or REPORT not in files else _json(files[REPORT], access)
-    provenance = report.get("provenance")
+    told = {name: _json(each, access) for name, each in found.items() if name.startswith(MARKER)}
+    # Two who withdraw the same result take away each other's.
+    markers = {name: found[name] for name, content in told.items() if content is not None}
+    files = {name: each for name, each in found.items() if name not in told}
+    jobs = frozenset(_job_of(told[name] or {}) for name in markers)
+    report = None if markers or REPORT not in files else _json(files[REPORT], access)
+    provenance = (report or {}).get("provenance")
     return Place(files=files, markers=markers, jobs=jobs, provenance=provenance if isinstance(provenance, dict) else {})
 
 
@@ -255,14 +258,18 @@ def _holds(found: FarFile, path: Path, access: Access) -> bool:
     return sha256.digest() == expected
 
 
-def _json(file: FarFile, access: Access) -> Mapping[str, Any]:
-    """Empty where it is not a JSON object: anybody may have written it."""
+def _json(file: FarFile, access: Access) -> Mapping[str, Any] | None:
+    """Empty where it is not a JSON object: anybody may have written it. None where it has gone since it was listed."""
     if not 0 < file.size <= MOST_BYTES:
         return {}
     try:
         found = json.loads(read_range(file, 0, file.size, access))
     except (ValueError, RecursionError):
         return {}
+    except EngineError as error:
+        if is_missing(error):
+            return None
+        raise
     return found if isinstance(found, dict) else {}
 
 
