@@ -104,7 +104,8 @@ def _loading(files: Collection[str]) -> list[str]:
 
 def _verdict(report: Mapping[str, Any]) -> str:
     gain, metric = report["gain"], report["metric"]
-    decided = words(loss_decided(report["candidates"], report["winner"], metric["name"]))
+    told = loss_decided(report["candidates"], report["winner"], metric["name"])
+    decided = words(told) if told else ""
     if report["winner"] == "best" and decided:
         return f"{decided} So this is the best checkpoint, {_how_it_is(report)}.{_needed(report)}"
     if report["winner"] == "best" and any(row["gain"] > 0 for row in report["candidates"]):
