@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,11 +82,14 @@ def free_port() -> int:
 
 def is_ready(stack: Stack) -> bool:
     """Whether the service answers."""
-    try:
-        with stack.client(patience=0.0) as client:
-            return bool(client.version().version)
-    except LadleError:
-        return False
+    # httpcore2 does not close a Unix socket to which it could not connect.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with stack.client(patience=0.0) as client:
+                return bool(client.version().version)
+        except LadleError:
+            return False
 
 
 @dataclass
