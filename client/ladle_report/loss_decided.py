@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+ROUNDING = 1e-9
+"""A gain that differs by less is the same one."""
+
 
 def passed_over(rows: Sequence[Mapping[str, Any]], winner: str) -> Mapping[str, Any] | None:
     """The candidate that the metric alone would have chosen; None where that is the winner.
@@ -12,7 +15,7 @@ def passed_over(rows: Sequence[Mapping[str, Any]], winner: str) -> Mapping[str, 
     One that is worse on some validation set has been passed over for that.
     """
     gain = next((row["gain"] for row in rows if row["method"] == winner), None) or 0.0
-    ahead = [row for row in rows if (row["gain"] or 0.0) > gain and not _is_worse_somewhere(row)]
+    ahead = [row for row in rows if (row["gain"] or 0.0) > gain + ROUNDING and not _is_worse_somewhere(row)]
     return max(ahead, key=lambda row: row["gain"], default=None)
 
 
