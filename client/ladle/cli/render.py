@@ -115,8 +115,7 @@ def result_summary(result: JobResult, *, elapsed: bool = True) -> RenderableType
     by_set = sets_table(result.candidates, result.metric)
     tables: list[RenderableType] = [table, ""] if by_set is None else [table, "", by_set, ""]
     said = words or [_verdict(result)]
-    forecast = [Text(f"Forecast: {one_line(result.forecast)}", style="dim")] if result.forecast else []
-    return Group(*tables, *said, *forecast, facts, *warnings, where)
+    return Group(*tables, *said, facts, *warnings, where)
 
 
 def _verdict(result: JobResult) -> Text:
