@@ -51,6 +51,7 @@ def test_a_job_is_watched_from_its_submit_to_its_report(visit: Visit, stack: Sta
     visit.complaints.clear()  # Chromium tells that it has kept the script from running
 
 
+@pytest.mark.slow
 def test_a_result_that_the_service_cannot_see_is_said(visit: Visit, stack: Stack, node: ScriptedNode) -> None:
     job_id = jobs_made.submit(stack)
     attempt = jobs_made.begin(node, job_id)
@@ -92,6 +93,7 @@ def test_a_hidden_page_gives_its_stream_back_and_goes_on_where_it_was(
     expect(words).to_contain_text("at step 50")
 
 
+@pytest.mark.slow
 def test_the_page_comes_back_after_the_service_was_restarted(visit: Visit, stack: Stack, node: ScriptedNode) -> None:
     job_id = jobs_made.submit(stack)
     attempt = jobs_made.begin(node, job_id)

@@ -67,6 +67,7 @@ def test_a_job_is_submitted_by_the_form_and_has_a_result(visit: Visit, data: Pat
     assert (job.spec.method.name, job.spec.method.options) == ("last-k", {"k": 2})
 
 
+@pytest.mark.slow
 def test_a_job_is_submitted_again_with_another_method(visit: Visit, data: Path, stack: Stack) -> None:
     with stack.client() as client:
         paths = data / "digits/checkpoints", data / "digits/val.npz"

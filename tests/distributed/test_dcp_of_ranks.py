@@ -67,6 +67,7 @@ def test_every_kind_of_tensor_comes_out_bit_for_bit(saved: Path, tmp_path: Path)
         assert_same(reader, expected)
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_speak_with_each_other_describe_one_checkpoint(saved: Path, tmp_path: Path) -> None:
     expected = as_torch_loads(saved / "kinds", tmp_path)
     assert not (saved / "alone" / ".metadata").exists()

@@ -49,6 +49,7 @@ def test_an_error_of_the_models_own_stays_what_it_is(monkeypatch: pytest.MonkeyP
     assert caught.type is RuntimeError, "not `RankLostError`, which another attempt may mend"
 
 
+@pytest.mark.slow
 def test_by_node_is_refused_where_ranks_do_not_divide_into_equal_nodes(tmp_path: Path) -> None:
     start(3, "none", "tests.distributed.uneven_rank", str(tmp_path), launcher=APART)
     for rank in range(3):

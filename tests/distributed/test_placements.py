@@ -129,6 +129,7 @@ def test_what_others_saved_in_another_placement_is_taken_up(
     assert not far(said.resumed, dict.fromkeys(said.resumed, expected["plain"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ranks_4")
 def test_one_process_takes_up_what_ranks_saved_and_its_own_bit_for_bit(
     folder: Path, expected: dict[str, Tensor]

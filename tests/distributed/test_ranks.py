@@ -171,6 +171,7 @@ def test_with_batch_norm_two_ranks_make_what_one_makes(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, statistics[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tmp_path: Path) -> None:
     make_checkpoints(tmp_path / "checkpoints")
     make_val_set(tmp_path / "val.npz")
@@ -181,6 +182,7 @@ def test_the_rank_with_the_least_memory_decides_how_all_keep_their_directions(tm
     assert report["memory"]["precision"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_rank_that_alone_runs_out_of_memory_takes_all_to_the_next_precision(tmp_path: Path) -> None:
     """Once where it opens directions and once in its trial step, which the others must not wait for: BatchNorm."""
     make_checkpoints(tmp_path / "checkpoints", batch_norm=True)

@@ -304,6 +304,7 @@ def test_the_demo_beats_its_checkpoints_or_says_that_it_does_not(tmp_path: Path)
     assert len(list((folder / "checkpoints").glob("*.safetensors"))) == 18
 
 
+@pytest.mark.slow
 def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     done = subprocess.run(

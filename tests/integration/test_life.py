@@ -150,6 +150,7 @@ def test_a_cancel_soon_ends_every_process(
     assert not list((tmp_path / "results").glob(".ladle-*"))
 
 
+@pytest.mark.slow
 def test_a_job_that_runs_longer_than_it_may_ends_as_timed_out_and_is_not_tried_again(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:

@@ -60,6 +60,7 @@ def assert_ended(made: Cluster, job: str, reason: Reason, results: Path) -> str:
     return record.message or ""
 
 
+@pytest.mark.slow
 def test_what_is_exchanged_between_submit_and_start_is_refused_as_if_it_were_not_there(
     tmp_path: Path, made: Cluster, worker: Process, data: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_what_is_exchanged_while_the_ranks_start_or_work_ends_the_job(
     assert f"`{data / place}" in assert_ended(made, job, reason, tmp_path / "results")
 
 
+@pytest.mark.slow
 def test_a_link_to_elsewhere_in_the_root_works_and_pipes_are_not_waited_for(
     tmp_path: Path, made: Cluster, worker: Process, gate: Gate, data: Path
 ) -> None:

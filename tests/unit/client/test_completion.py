@@ -107,6 +107,7 @@ def in_bash(folder: Path, *lines: str, **variables: str) -> list[list[str]]:
     return [line.partition("> ")[2].split() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_jobs_nodes_methods_tasks_and_options(url: str, tmp_path: Path) -> None:
     watch, again, drain, method, options, metric = in_bash(
@@ -135,6 +136,7 @@ def test_without_a_service_what_was_seen_last_is_offered_and_nothing_is_said(tmp
     assert in_bash(tmp_path, "ladle submit c v --method t", LADLE_URL=closed) == [[]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_results_wherever_they_lie(tmp_path: Path) -> None:
     for name in ("ladle-results/digits", "ladle-results/two words", "elsewhere/other", "ladle-results/unfinished"):

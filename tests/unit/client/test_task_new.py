@@ -24,6 +24,7 @@ def ladle(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     return int(ended.value.code or 0), " ".join((written.out + written.err).replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_the_plug_in_passes_its_own_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

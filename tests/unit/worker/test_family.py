@@ -101,6 +101,7 @@ def test_a_rank_whose_torchrun_is_killed_as_it_appears_does_not_live_on(protecti
         assert not marked(made.job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protections", ["", PROCESSES])
 def test_what_has_left_its_parent_is_stopped_or_forks_on_is_ended_with_the_attempt(
     protections: str, tmp_path: Path
@@ -124,6 +125,7 @@ def test_before_an_attempt_begins_nothing_of_an_earlier_one_lives(tmp_path: Path
         made.tell("end")
 
 
+@pytest.mark.slow
 def test_ranks_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
     for protections in ("", PROCESSES):
         with agent(tmp_path / f"of-{protections}", "lasting_rank", protections) as made:

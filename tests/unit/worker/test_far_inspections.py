@@ -58,6 +58,7 @@ def test_what_is_outside_the_roots_is_not_asked_for(s3: S3, inspections: Inspect
     assert not s3.requests
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_or_not_readable_is_told_of_in_one_line(s3: S3, inspections: Inspections) -> None:
     for words, fault in (("nothing at this address", None), ("does not know them", "InvalidAccessKeyId")):
         s3.fault = lambda method, path, fault=fault: fault  # type: ignore[misc]
@@ -69,6 +70,7 @@ def test_a_folder_that_is_not_there_or_not_readable_is_told_of_in_one_line(s3: S
         assert not told["inspection"]["usable"]
 
 
+@pytest.mark.slow
 def test_a_far_base_fits_by_its_header_and_far_weights_are_not_read_for_a_forecast(
     tmp_path: Path, s3: S3, inspections: Inspections
 ) -> None:

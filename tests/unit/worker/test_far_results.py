@@ -67,6 +67,7 @@ def test_nothing_is_written_but_while_the_agent_says_so(s3: S3, job: JobFolder) 
     assert s3.found() == ["results/x/model.safetensors", "results/x/report.json"]
 
 
+@pytest.mark.slow
 def test_a_job_that_did_not_succeed_is_cleared_up_once_its_store_answers(
     s3: S3, job: JobFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
