@@ -56,13 +56,13 @@ class Case:
         return [row for row in self.rows if row.metric >= self.rows[0].metric]
 
     @property
-    def alone(self) -> Row:
+    def top(self) -> Row:
         """By the metric, then the loss, then the order of methods."""
         return max(self.rows, key=lambda row: (row.metric, -row.loss))
 
     def not_told_apart(self, sigmas: float, *, promised: bool = True) -> list[Row]:
         """Of those allowed (of all, where nothing is promised) the ones that the metric cannot tell from its best."""
-        top = self.alone
+        top = self.top
         rows = self.allowed if promised else self.rows
         return [row for row in rows if not ahead(top.metric_values, row.metric_values, sigmas)]
 
@@ -89,8 +89,8 @@ def ahead(one: Tensor, other: Tensor, sigmas: float) -> bool:
 Rule = Callable[[Case], Row]
 
 
-def alone(case: Case) -> Row:
-    return case.alone
+def metric_alone(case: Case) -> Row:
+    return case.top
 
 
 def lowest_loss(case: Case) -> Row:
@@ -109,7 +109,7 @@ def lowest_loss_promising_nothing(case: Case) -> Row:
 
 def loss_if_told(case: Case) -> Row:
     """Today's, unless one of those that the metric cannot tell from it has a lower loss beyond doubt."""
-    top, sigmas = case.alone, CAN_TELL["95 %"]
+    top, sigmas = case.top, CAN_TELL["95 %"]
     lower = [row for row in case.not_told_apart(sigmas) if ahead(top.loss_values, row.loss_values, sigmas)]
     return min(lower, key=lambda row: row.loss) if lower else top
 
@@ -136,11 +136,11 @@ def always(method: str) -> Rule:
     return lambda case: next((row for row in case.allowed if row.method == method), case.rows[0])
 
 
-ALONE = "metric alone"
+METRIC_ALONE = "metric alone"
 CONTENDER = "lowest loss among, 95 %"
 NO_PROMISE = "lowest loss among, 95 %, worse than the best checkpoint or not"
 RULES: dict[str, Rule] = {
-    ALONE: alone,
+    METRIC_ALONE: metric_alone,
     "lowest loss": lowest_loss,
     **{f"lowest loss among, {level}": among(by_loss, sigmas) for level, sigmas in CAN_TELL.items()},
     "lowest loss among, 95 %, if the loss can tell": loss_if_told,
@@ -204,7 +204,7 @@ class Cost:
 def costs(cases: Sequence[Decided]) -> list[Cost]:
     """A set's cases are averaged first: they share checkpoints and test data."""
     found = []
-    base = [case.regret(ALONE) for case in cases]
+    base = [case.regret(METRIC_ALONE) for case in cases]
     for name in RULES:
         regrets = [case.regret(name) for case in cases]
         columns = []
@@ -219,7 +219,7 @@ def costs(cases: Sequence[Decided]) -> list[Cost]:
                 metric_less=columns[1],
                 loss=columns[2],
                 loss_less=columns[3],
-                changed=sum(case.chosen[name] != case.chosen[ALONE] for case in cases),
+                changed=sum(case.chosen[name] != case.chosen[METRIC_ALONE] for case in cases),
             )
         )
     return found

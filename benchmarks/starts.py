@@ -10,7 +10,6 @@ Sets are those of `checkpoint_sets.py`, whose tasks must give logits. Each set's
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -19,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from checkpoint_sets import SETS, PreparedSet, prepare
-from measuring import results_path, save, table_lines
+from checkpoint_sets import PreparedSet
+from measuring import table_lines
+from rows_of_sets import add_rows, parser_of_sets
 
 from ladle_engine import average, candidate_state
-from ladle_engine.versions import versions
 
 NAME = "starts"
 TRAINED = ("twa", "twa-layerwise")
@@ -35,22 +33,10 @@ CHOSE_THE_RULE = ("digits",)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", choices=SETS, nargs="+", default=[], metavar="SET")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = parser_of_sets(__doc__)
     parser.add_argument("--few", type=int, default=15, help="steps of the short runs; 0 for none")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    path = results_path(NAME)
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    wanted = [(name, seed) for seed in arguments.seeds for name in arguments.sets]
-    for name, seed in wanted if not arguments.table else []:
-        rows = [row for row in rows if (row["set"], row["seed"]) != (name, seed)]
-        rows.append(measured(prepare(name, seed), arguments.few))
-        print(save(NAME, {"versions": versions(), "rows": rows}, markdown(rows)), flush=True)
-    if arguments.table:
-        print(save(NAME, {"versions": versions(), "rows": rows}, markdown(rows)))
+    add_rows(NAME, arguments, lambda prepared: [measured(prepared, arguments.few)], markdown)
 
 
 def measured(prepared: PreparedSet, few: int) -> dict[str, Any]:

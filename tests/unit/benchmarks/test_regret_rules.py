@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.regret_rules import (
-    ALONE,
     CONTENDER,
+    METRIC_ALONE,
     NO_PROMISE,
     RULES,
     Case,
@@ -85,8 +85,8 @@ def test_a_mean_is_ahead_by_the_paired_standard_error() -> None:
 
 
 def test_regret_is_against_the_best_on_the_test_set() -> None:
-    assert decided(case()).chosen[ALONE] == "ema"
-    metric, loss = decided(case()).regret(ALONE)
+    assert decided(case()).chosen[METRIC_ALONE] == "ema"
+    metric, loss = decided(case()).regret(METRIC_ALONE)
     assert metric == pytest.approx(0.04)
     assert loss == pytest.approx(0.7 / 0.5 - 1)
 
@@ -94,7 +94,7 @@ def test_regret_is_against_the_best_on_the_test_set() -> None:
 def test_costs_are_means_over_sets_whose_own_cases_are_averaged_first() -> None:
     better = case("mnist", ROWS[0], ROWS[1], row("ema", [1.0] * 100, 0.6, test=(0.9, 0.5)))
     all_costs = costs([decided(each) for each in (case(), case(), better)])
-    (found,) = (each for each in all_costs if each.rule == ALONE)
+    (found,) = (each for each in all_costs if each.rule == METRIC_ALONE)
     assert found.metric == pytest.approx((0.02, 0.02))
     assert found.metric_less == (0.0, 0.0)
     assert found.changed == 0
@@ -129,7 +129,7 @@ def test_the_contender_is_adopted_for_a_lower_loss_beyond_two_standard_errors_th
     loss_less: tuple[float, float], metric_less: tuple[float, float], told: str
 ) -> None:
     nothing = Cost(
-        rule=ALONE, metric=(0.0, 0.0), loss=(0.0, 0.0), metric_less=(0.0, 0.0), loss_less=(0.0, 0.0), changed=0
+        rule=METRIC_ALONE, metric=(0.0, 0.0), loss=(0.0, 0.0), metric_less=(0.0, 0.0), loss_less=(0.0, 0.0), changed=0
     )
     contender = replace(nothing, rule=CONTENDER, metric_less=metric_less, loss_less=loss_less)
     assert verdict([nothing, contender]).endswith(told)
