@@ -49,7 +49,7 @@ class SetKind:
     """How the sets of one name are made, for any seed."""
 
     make: Callable[[Path, int], None]
-    """Fills an empty folder: checkpoints/, val.*, test.* and perhaps train.*"""
+    """Fills an empty folder: checkpoints/, val.*, test.*, and perhaps train.* and ancestor.safetensors."""
     task: type[Task] = SmallCnnTask
 
 
@@ -75,6 +75,12 @@ class PreparedSet:
     def test_data(self) -> Path:
         """What it never gets."""
         return self._data("test")
+
+    @property
+    def ancestor(self) -> Path | None:
+        """What the checkpoints were fine-tuned from, where that is known."""
+        path = self.folder / "ancestor.safetensors"
+        return path if path.exists() else None
 
     @property
     def train(self) -> Path | None:

@@ -1,6 +1,6 @@
 """Checkpoint sets that take seconds: runs at a constant or a decayed rate, and sweeps, on small real data.
 
-`run` and `sweep` fill an empty folder: checkpoints/, val.* and test.*.
+`run` and `sweep` fill an empty folder: checkpoints/, val.* and test.*; `sweep` also ancestor.safetensors.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def sweep(folder: Path, seed: int, family: Family, recipe: Sweep) -> None:
         other = recipe.ancestor_of
         before = _coarse(train) if other is None else other.splits(seed)[0]
         _fine_tune(family, ancestor, before, seed, recipe.ancestor_rate, recipe.ancestor_steps)
+    _save(ancestor, folder / "ancestor.safetensors")
     draws = np.random.default_rng(seed)
     low, high = np.log(recipe.rates)
     for number in range(1, recipe.count + 1):

@@ -73,6 +73,7 @@ def solar_cells(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
     # With one new head for all, as for a soup: averaging heads that began apart would measure that.
     ancestor = pretrained()
+    save_file(ancestor.state_dict(), folder / "ancestor.safetensors")
     draws = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     for number in range(1, NUM_FINE_TUNES + 1):

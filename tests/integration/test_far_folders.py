@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ladle import InvalidSpec
-from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Reason
+from ladle_contracts import CurveChoice, JobRecord, JobSpec, JobState, MethodChoice, Output, Reason
 from tests.builders import make_checkpoints, make_val_set
 from tests.far_servers import S3, s3_server
 from tests.integration.api_stack import api_stack
@@ -129,6 +129,27 @@ def test_a_service_inspects_far_folders(tmp_path: Path, s3: S3) -> None:
         assert (found.folder, len(found.checkpoints)) == ("s3://bucket/run/ckpts", 4)
         with pytest.raises(InvalidSpec, match="below an allowed one"):
             client.inspect("s3://bucket/other")
+
+
+def test_a_curve_takes_up_an_earlier_one_from_an_address(
+    tmp_path: Path, made: Cluster, worker: Process, s3: S3
+) -> None:
+    def finished(name: str, earlier: str | None) -> JobRecord:
+        curve = CurveChoice(earlier=earlier)
+        spec = SPEC.model_copy(update={"kind": "curve", "curve": curve, "output": Output(name=name)})
+        return made.finish(made.submit(spec.model_copy(update={"method": MethodChoice()})))
+
+    assert finished("curve-1", None).state == JobState.SUCCEEDED
+    s3.put(tmp_path / "results" / "curve-1", "run/curve-1")
+    second = finished("curve-2", "s3://bucket/run/curve-1")
+    assert second.state == JobState.SUCCEEDED, second
+    evaluated = json.loads((tmp_path / "results" / "curve-2" / "report.json").read_text())["evaluated"]
+    assert evaluated["earlier"] == {"folder": "s3://bucket/run/curve-1", "models": evaluated["models"]}
+    no_curve = finished("curve-3", "s3://bucket/run/ckpts")
+    assert (no_curve.state, no_curve.reason) == (JobState.FAILED, Reason.INVALID_DATA)
+    assert "`curve.earlier` must be the result folder of a curve, but `s3://bucket/run/ckpts`" in (
+        no_curve.message or ""
+    )
 
 
 def test_ladle_run_takes_addresses(tmp_path: Path, s3: S3) -> None:

@@ -230,3 +230,26 @@ def test_by_the_loss_contenders_are_given_up_early_and_the_winner_is_full_evalua
     assert spent["best"][0] < 0.75 * spent["best"][1], spent
     losses = [score.select["loss"] for score in outcome.candidates]
     assert min(losses) == next(score for score in outcome.candidates if score.method == outcome.method).select["loss"]
+
+
+def test_the_best_checkpoint_is_judged_by_what_its_race_has_evaluated(
+    uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int]
+) -> None:
+    choose = candidates.run_once
+    at: dict[str, tuple[int, int]] = {}
+
+    def noting(context: Any, method: str) -> Any:
+        begun = sum(counted)
+        choice = choose(context, method)
+        at[method] = (begun, sum(counted))
+        assert context.weights.holds_singles, "or a race has nothing but the files to place a checkpoint from"
+        shown.append(context.evaluations.rounds["fit"][0])
+        return choice
+
+    shown: list[int] = []
+    monkeypatch.setattr(candidates, "run_once", noting)
+    average(
+        uneven / "checkpoints", uneven / "val.npz", output=tmp_path / "out",
+        method_options={"methods": ["best", "uniform"]}, task_options={"batch_size": 16},
+    )  # fmt: skip
+    assert at["uniform"][0] - at["best"][1] == shown[0], "only the first round of the fit split, which is shown"
