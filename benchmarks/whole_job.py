@@ -144,6 +144,8 @@ def compare(
         "stages": stages,
         "parts": parts,
         "beyond": beyond(stages, parts, runs[0]["job"]["fitted"]),
+        "averages": runs[0]["job"]["candidates"] - 1,
+        "floor": floor(parts, len(checkpoint_files(folder)), runs[0]["job"]["candidates"] - 1),
         "ratio": median(run["ratio"] for run in runs),
         "runs": runs,
     }
@@ -157,12 +159,20 @@ def beyond(stages: Mapping[str, float], parts: Mapping[str, float], fitted: Iter
     return dict(sorted(over.items(), key=lambda pair: -pair[1]))
 
 
+def floor(parts: Mapping[str, float], checkpoints: int, averages: int) -> float:
+    """Times the parts, if all that came to them were one evaluation of each average on the select split."""
+    one = parts["evaluate every checkpoint"] / checkpoints
+    return 1 + averages * one / sum(parts.values())
+
+
 def verdicts(job: Mapping[str, Any]) -> list[str]:
     parts_s = sum(job["parts"].values())
     named = [f"{name} {taken:.2f}" for name, taken in job["beyond"].items() if taken > SMALL * parts_s]
     return [
         f"`{job['method']}` takes {job['ratio']:.2f} times its parts; the goal of {GOAL} {held(job['ratio'] <= GOAL)}.",
         f"Beyond its parts, in s (a part's name: what its stages take longer): {', '.join(named) or 'nothing'}.",
+        f"Judging its {job['averages']} average(s) on the select split, and nothing else, would make that "
+        f"{job['floor']:.2f} times.",
         f"It reads all checkpoints {job['readings']:.2f} times, and opens each {job['openings']} time(s).",
     ]
 
@@ -216,6 +226,7 @@ def run_job(folder: Path, method: str, device: torch.device, output: Path, *, co
         "seconds": ended - started,
         "stages": stages,
         "fit_steps": sum(len(candidate["curve"]) for candidate in report["candidates"]),
+        "candidates": len(report["candidates"]),
         "fitted": [candidate["method"] for candidate in report["candidates"] if candidate["curve"]],
         "evaluated": sum(each["select"]["examples"] for each in report["checkpoints"] if each["select"]),
         "walks": Counted.newest.num_judged / report["splits"]["select"],
