@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from ladle._spec import PathLike
     from ladle_contracts import Adapters, CheckpointFilter, MethodChoice, Output, Resources, TaskChoice, TrainSet
-    from ladle_contracts.jobs import CurveChoice, Tracking
+    from ladle_contracts.job_spec import CurveChoice, Tracking
 
 
 class SpecOptions(TypedDict, total=False):

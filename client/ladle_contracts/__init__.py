@@ -17,22 +17,24 @@ from ladle_contracts.events import (
     Warned,
 )
 from ladle_contracts.inspection import Inspection, InspectRequest
-from ladle_contracts.jobs import (
+from ladle_contracts.job_record import (
     TERMINAL_STATES,
-    Adapters,
     CandidateResult,
-    CheckpointFilter,
-    CurveChoice,
     JobPage,
     JobRecord,
     JobResult,
-    JobSpec,
     JobState,
+    Progress,
+    SetResult,
+)
+from ladle_contracts.job_spec import (
+    Adapters,
+    CheckpointFilter,
+    CurveChoice,
+    JobSpec,
     MethodChoice,
     Output,
-    Progress,
     Resources,
-    SetResult,
     TaskChoice,
     TrainSet,
 )

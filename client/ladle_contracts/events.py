@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from ladle_contracts._model import Contract
 from ladle_contracts.errors import WrittenReason
-from ladle_contracts.jobs import CandidateResult, WrittenState
+from ladle_contracts.job_record import CandidateResult, WrittenState
 
 
 class StateChanged(Contract):

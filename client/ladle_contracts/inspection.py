@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from ladle_contracts._model import Contract
-from ladle_contracts.jobs import Adapters, CheckpointFilter, HasCkptDir, MethodChoice, PathText, TaskChoice
+from ladle_contracts.field_types import PathText
+from ladle_contracts.job_spec import Adapters, CheckpointFilter, HasCkptDir, MethodChoice, TaskChoice
 
 INSPECT_TIMEOUT_S = 60.0
 """How long a worker may take, with the time until one is there for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ladle_contracts.jobs import JobSpec
+from ladle_contracts.job_spec import JobSpec
 from ladle_contracts.run_names import run_of, safe_name
 
 ID_CHARS = 10

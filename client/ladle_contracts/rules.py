@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from ladle_contracts.jobs import OF_TWO_KINDS, PATTERNS
+from ladle_contracts.field_types import OF_TWO_KINDS, PATTERNS
 
 _RULES: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
     "missing": "must be given",

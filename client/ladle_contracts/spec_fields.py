@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from ladle_contracts.jobs import JobSpec
+from ladle_contracts.job_spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)

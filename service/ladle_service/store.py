@@ -33,7 +33,7 @@ from ladle_contracts import (
 )
 from ladle_contracts.events import read_event_body
 from ladle_contracts.inspection import INSPECT_TIMEOUT_S
-from ladle_contracts.jobs import read_spec
+from ladle_contracts.job_spec import read_spec
 from ladle_contracts.output_names import output_name
 from ladle_contracts.transitions import SCRIPTS
 from ladle_service.cursors import Cursor

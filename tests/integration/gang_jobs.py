@@ -8,7 +8,7 @@ from typing import Literal
 import psutil
 
 from ladle_contracts import JobSpec, JobState, MethodChoice, Output, Resources
-from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_contracts.job_record import TERMINAL_STATES
 from tests.integration.life import Cluster, Gate, alpha_of, cluster
 from tests.polling import until
 from tests.servers import Process, redis_server, running, worker_process

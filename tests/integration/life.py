@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 
 from ladle_contracts import Event, JobRecord, JobSpec, JobState, StateChanged
-from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_contracts.job_record import TERMINAL_STATES
 from ladle_service.ending import end
 from ladle_service.scheduler import Scheduler
 from ladle_service.store import JobStore

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ladle_contracts.environment import PREFIX, check_absolute, split_paths, split_roots
 from ladle_contracts.far_urls import OVER_HTTP, BadUrl, parse_url
-from ladle_contracts.jobs import TrackerName
+from ladle_contracts.job_spec import TrackerName
 from ladle_contracts.redis_address import complete_address, socket_of
 from ladle_contracts.web_addresses import read_networks
 from ladle_worker.confinement.choose import AUTO, read_choice

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
-from ladle_contracts.jobs import read_spec
+from ladle_contracts.job_spec import read_spec
 from ladle_contracts.roots import PathNotAllowed, resolve_input
 from ladle_contracts.rules import broken_rules
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 import ladle_contracts
 from ladle_contracts import PROBLEM_TITLES, ErrorCode, Event, JobResult, JobSpec, JobState, Warned
-from ladle_contracts.jobs import TERMINAL_STATES
+from ladle_contracts.job_record import TERMINAL_STATES
 from ladle_contracts.transitions import NAMES, SCRIPTS
 from tests.unit.client.answers import RESULT
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ladle_contracts import JobSpec
-from ladle_contracts.jobs import CurveChoice
+from ladle_contracts.job_spec import CurveChoice
 from ladle_contracts.output_names import output_name
 from ladle_contracts.rules import broken_rules
 from ladle_engine.pipeline.along import schedule

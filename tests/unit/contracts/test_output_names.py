@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from ladle_contracts.jobs import FolderName, JobSpec, MethodChoice, Output
+from ladle_contracts.field_types import FolderName
+from ladle_contracts.job_spec import JobSpec, MethodChoice, Output
 from ladle_contracts.output_names import default_output_name, output_name, planned_output_name
 from ladle_contracts.run_names import run_of
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ladle_contracts import CandidateResult, JobRecord, JobSpec, SetResult
-from ladle_contracts.jobs import read_spec
+from ladle_contracts.job_spec import read_spec
 from ladle_contracts.rules import broken_rules
 from ladle_engine.pipeline import request
 

@@ -33,7 +33,8 @@ from ladle_contracts import (
 )
 from ladle_contracts._model import Contract
 from ladle_contracts.events import read_event_body
-from ladle_contracts.jobs import TERMINAL_STATES, read_spec
+from ladle_contracts.job_record import TERMINAL_STATES
+from ladle_contracts.job_spec import read_spec
 from ladle_contracts.rules import broken_rules
 from ladle_contracts.spec_fields import unknown_fields
 from tests.unit.client.answers import RESULT

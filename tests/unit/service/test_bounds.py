@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ladle_contracts import JobState
-from ladle_contracts.jobs import OPTIONS_BYTES, OPTIONS_DEPTH
+from ladle_contracts.field_types import OPTIONS_BYTES, OPTIONS_DEPTH
 from ladle_service.cursors import Cursor
 from tests.unit.service.fakes import Service, make_service
 from tests.unit.service.test_jobs import problem_of

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from ladle_contracts import JobSpec, StageStarted, StepDone
-from ladle_contracts.jobs import Tracking
+from ladle_contracts.job_spec import Tracking
 from ladle_worker.bytes_read import read_by
 from ladle_worker.claim import Ended
 from ladle_worker.tally import Tally

@@ -1,196 +1,38 @@
-"""A job: what is asked for (`JobSpec`), what is known about it (`JobRecord`), what came out (`JobResult`)."""
+"""A job as it is asked for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    JsonValue,
-    PlainSerializer,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import to_json
 
-from ladle_contracts._model import Contract, OpenEnum
-from ladle_contracts.errors import WrittenReason
-from ladle_contracts.web_addresses import check_web_address
+from ladle_contracts._model import Contract
+from ladle_contracts.field_types import (
+    OPTIONS_BYTES,
+    OPTIONS_DEPTH,
+    CheckpointName,
+    CkptDir,
+    FolderName,
+    Glob,
+    Globs,
+    JudgeBy,
+    Label,
+    LabelName,
+    Name,
+    Options,
+    PathText,
+    Step,
+    ValSet,
+    Webhooks,
+    inside,
+    one_or_several,
+)
 
 T = TypeVar("T")
 Paths = TypeVar("Paths", str | tuple[str, ...], str | dict[str, str])
-
-_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
-_FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+=@-]*$"
-_SET_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-PATTERNS = {
-    _SET_NAME: "must be a name of letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
-    _NAME: "must consist of lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
-    _FOLDER_NAME: "must be one folder name of letters, digits and `_.+=@-`, and begin with a letter or digit",
-}
-"""Regular expression -> the rule in words, for messages."""
-
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_NAME)]
-"""Names of tasks, methods and metrics: lower case, as in `image-classification`."""
-
-PathText = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path as the worker sees it. It must be inside an allowed folder after all links are followed."""
-
-SetName = Annotated[str, Field(min_length=1, max_length=100, pattern=_SET_NAME)]
-"""The name of a validation set."""
-
-PATH_TAG, PATHS_TAG, SETS_TAG, WORD_TAG, WEIGHTS_TAG = "[path]", "[paths]", "[sets]", "[word]", "[weights]"
-OF_TWO_KINDS = ("ckpt_dir", "val_set", "judge_by")
-"""Fields after which pydantic puts one of these marks into the place of an error."""
-
-_Paths = Annotated[
-    Annotated[tuple[PathText, ...], Field(min_length=1, max_length=1000)],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-    Tag(PATHS_TAG),
-]
-CkptDir = Annotated[
-    Annotated[PathText, Tag(PATH_TAG)] | _Paths,
-    Discriminator(lambda value: PATHS_TAG if isinstance(value, list | tuple) else PATH_TAG),
-]
-"""A path or a glob, or a list of them. A path that exists is taken as it is, whatever signs it has."""
-
-_ValSets = Annotated[dict[SetName, PathText], Field(min_length=1, max_length=100), Tag(SETS_TAG)]
-ValSet = Annotated[
-    Annotated[PathText, Tag(PATH_TAG)] | _ValSets,
-    Discriminator(lambda value: SETS_TAG if isinstance(value, dict) else PATH_TAG),
-]
-"""A path, or names with a path each. The first name comes first in what is shown, and judges by default."""
-
-_Weight = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
-_Weights = Annotated[dict[SetName, _Weight], Field(min_length=1, max_length=100), Tag(WEIGHTS_TAG)]
-
-
-def _word_of_sets(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return check(given)
-    except ValidationError as error:
-        raise ValueError("must be `first`, `mean` or NAME=WEIGHT") from error
-
-
-JudgeBy = Annotated[
-    Annotated[Literal["first", "mean"], WrapValidator(_word_of_sets), Tag(WORD_TAG)] | _Weights,
-    Discriminator(lambda value: WEIGHTS_TAG if isinstance(value, dict) else WORD_TAG),
-]
-"""Which of several validation sets judge."""
-
-FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=_FOLDER_NAME)]
-"""A single folder name that does not start with a dot."""
-
-Glob = Annotated[str, Field(min_length=1, max_length=500)]
-"""A shell pattern, such as `checkpoint-*`."""
-
-
-def _one_or_several(value: Any) -> Any:
-    """A single text stands for a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-_GlobList = Annotated[tuple[Glob, ...], Field(max_length=100)]
-Globs = Annotated[_GlobList, BeforeValidator(_one_or_several, json_schema_input_type=Glob | _GlobList)]
-"""A shell pattern, or a list of them."""
-
-WebAddress = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(check_web_address)]
-"""Such as `https://host/path`."""
-
-_WebAddresses = Annotated[tuple[WebAddress, ...], Field(max_length=10)]
-Webhooks = Annotated[_WebAddresses, BeforeValidator(_one_or_several, json_schema_input_type=WebAddress | _WebAddresses)]
-"""A web address, or a list of them."""
-
-CheckpointName = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A checkpoint's path inside the folder, such as `checkpoint-500` or `epoch-3.pt`."""
-
-Step = Annotated[
-    float,
-    Field(allow_inf_nan=False, ge=-(2**53), le=2**53),
-    AfterValidator(lambda step: int(step) if step.is_integer() else step),
-    PlainSerializer(lambda step: step, return_type=int | float),
-]
-"""A step or an epoch, such as 1000 or 0.25. A whole one stays a whole number."""
-
-
-def _no_equals(name: str) -> str:
-    if "=" in name:
-        raise ValueError("must not contain `=`, which stands between a label's name and its value")
-    return name
-
-
-LabelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_equals)]
-Label = Annotated[str, Field(max_length=200)]
-
-OPTIONS_DEPTH = 16
-OPTIONS_BYTES = 64 << 10
-_INTEGERS = range(-(2**63), 2**64)
-
-
-def _bounded(options: dict[str, Any]) -> dict[str, Any]:
-    """Whatever reads a spec can read options within these bounds."""
-    level: list[Any] = [options]
-    for _ in range(OPTIONS_DEPTH):
-        level = [inner for value in level for inner in _inside(value)]
-        if any(isinstance(value, int) and value not in _INTEGERS for value in level):
-            raise ValueError("must hold whole numbers of at most 64 bits")
-    if any(isinstance(value, (dict, list)) for value in level):
-        raise ValueError(f"must be nested at most {OPTIONS_DEPTH} deep")
-    if len(to_json(options)) > OPTIONS_BYTES:
-        raise ValueError(f"must have at most {OPTIONS_BYTES} bytes as JSON")
-    return options
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-OptionName = Annotated[str, Field(min_length=1, max_length=100)]
-Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_bounded)]
-"""Options of a method or a task, which know their own rules. At most 16 deep and 64 KiB as JSON."""
-
-
-class JobState(OpenEnum):
-    """The state of a job. A terminal state never changes."""
-
-    QUEUED = "queued"
-    """It waits for nodes. `waiting_for` says what is missing."""
-    SCHEDULED = "scheduled"
-    """Nodes are reserved for it, but not all of them have claimed it yet."""
-    RUNNING = "running"
-    """Its ranks read, train and judge."""
-    FINALIZING = "finalizing"
-    """The model is written and verified, and is being moved to its place."""
-    CANCELLING = "cancelling"
-    """It was cancelled, and its processes are being ended."""
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def past_tense(self) -> str:
-        """For a sentence about a job that has ended: "it has already" `succeeded`, `failed` or `been cancelled`."""
-        return "been cancelled" if self is JobState.CANCELLED else str(self)
-
-
-WrittenState = Annotated[JobState, BeforeValidator(JobState.read)]
-"""A state that another process has written."""
-
-TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 class TaskChoice(Contract):
@@ -225,7 +67,7 @@ class CurveChoice(Contract):
     shapes: Annotated[
         tuple[Shape, ...],
         Field(max_length=3),
-        BeforeValidator(_one_or_several, json_schema_input_type=Shape | tuple[Shape, ...]),
+        BeforeValidator(one_or_several, json_schema_input_type=Shape | tuple[Shape, ...]),
     ] = ()
     """Of a curve: which profiles of weights to try. By default all of them."""
     windows: Literal[1, 2, 4] = 1
@@ -312,7 +154,7 @@ class Tracking(Contract):
     trackers: Annotated[
         tuple[TrackerName, ...],
         Field(max_length=4),
-        BeforeValidator(_one_or_several, json_schema_input_type=TrackerName | tuple[TrackerName, ...]),
+        BeforeValidator(one_or_several, json_schema_input_type=TrackerName | tuple[TrackerName, ...]),
     ] = ()
     """The experiment trackers that are told of the job: `tensorboard`, `mlflow`, `wandb` (Weights & Biases) or
     `trackio`. The operator says where each one writes. A tracker that fails does not stop the job."""
@@ -506,7 +348,7 @@ def _as_written(model: type[Contract], values: dict[str, Any]) -> Any:
 def _is_unwieldy(value: Any) -> bool:
     level = [value]
     for _ in range(4 * OPTIONS_DEPTH):
-        level = [inner for each in level for inner in _inside(each)]
+        level = [inner for each in level for inner in inside(each)]
     return bool(level) or len(to_json(value)) > 2 * OPTIONS_BYTES
 
 
@@ -522,142 +364,3 @@ def _part_of(model: type[Contract], field: str) -> type[Contract] | None:
 WrittenSpec = Annotated[
     JobSpec, BeforeValidator(lambda given: read_spec(json.dumps(given)) if isinstance(given, dict) else given)
 ]
-
-
-class Progress(Contract):
-    """The latest snapshot of a running attempt. The event stream has the history."""
-
-    stage: str = ""
-    """`discover`, `check`, `evaluate`, `train`, `select`, `diagnose`, `write`, `verify`."""
-    stage_done: int = 0
-    stage_total: int = 0
-    """How much of the stage is done, in the stage's own units. 0 of 0 if it has none."""
-    method: str | None = None
-    step: int = 0
-    total_steps: int = 0
-    loss: float | None = None
-    eta_s: float | None = None
-    """Seconds left in this stage, estimated from its pace."""
-    rate: float | None = None
-    """How many `unit` are done per second, on average since the stage began."""
-    unit: str | None = None
-    """`steps`, `examples`, `checkpoints` or `bytes`."""
-    candidates: tuple[CandidateResult, ...] = ()
-
-
-class SetResult(Contract):
-    """A candidate's score on one of several validation sets."""
-
-    select: dict[str, float]
-    """Metric -> value on the select split of this set."""
-    gain: float
-    gain_low: float
-    gain_high: float
-    """Over the best checkpoint, as those of the candidate."""
-
-
-class CandidateResult(Contract):
-    """One method's coefficients with its score."""
-
-    method: Name
-    label: str
-    """For people: `greedy-soup (5 of 16)`."""
-    select: dict[str, float]
-    """Metric -> value on the select split."""
-    fit: dict[str, float] = Field(default_factory=dict)
-    """Metric -> value on the fit split."""
-    gain: float | None = None
-    """How much better than the best checkpoint this candidate is on the select split, in the metric that judges. It is
-    positive when the candidate is better, also when a lower metric is better."""
-    gain_low: float | None = None
-    gain_high: float | None = None
-    """The paired 95 % confidence interval of `gain`: while a job runs, of this comparison alone; in its result, one
-    that holds for all candidates at once."""
-    sets: dict[str, SetResult] = Field(default_factory=dict)
-    """Name of a validation set -> the score on it; empty where the only set has no name."""
-
-
-class JobResult(Contract):
-    """The result of a job that succeeded."""
-
-    folder: str
-    """The output folder, as the worker sees it."""
-    method: Name
-    """The winner. `best` means that no average was better than the best checkpoint beyond chance or by a lower loss;
-    that was written as it is."""
-    metric: Name
-    higher_is_better: bool
-    candidates: tuple[CandidateResult, ...]
-    best_checkpoint: str
-    gain: float
-    gain_low: float
-    gain_high: float
-    visible_gain: float | None = None
-    """The gain that the select split shows with a probability of 80 %. This and the next are of the winner or, where
-    that is the best checkpoint, of the average with the largest gain. None in results of earlier versions, whose
-    intervals are of each comparison alone."""
-    examples_needed: int | None = None
-    """How many examples show a gain of the size that was measured, with that probability. None where it is 0, or has
-    been seen: where its interval does not include 0."""
-    num_checkpoints: int
-    num_parameters: int
-    duration_s: float
-    warnings: tuple[str, ...] = ()
-    tensors_taken: dict[str, int] = Field(default_factory=dict)
-    """Checkpoint -> how many tensors of the model are this checkpoint's as they are, because `checkpoints.skip_tensors`
-    or `checkpoints.take_from` leaves them out of the average. `report.json` names them."""
-    files: dict[str, int]
-    """File name -> size in bytes."""
-    words: tuple[str, ...] = ()
-    """What a merge curve says: where averaging pays, and whether going on with the training would. Empty for an
-    average."""
-    forecast: str = ""
-    """What the single checkpoints alone promised of averaging, in a sentence. Empty where that cannot be told, and of a
-    merge curve."""
-
-
-class JobRecord(Contract):
-    """Everything that is known about a job."""
-
-    id: str
-    spec: WrittenSpec
-    state: WrittenState
-    created_at: datetime
-    started_at: datetime | None = None
-    """When the first attempt was claimed."""
-    finished_at: datetime | None = None
-    output_name: str | None = None
-    """The name of the result's folder, also before there is one. None in records of earlier versions."""
-    attempt: int = 0
-    """The number of the latest attempt, which is also its fencing token. 0 before the first."""
-    failures: int = 0
-    """How many attempts ended by the job's own failure, such as ranks that crashed."""
-    node_failures: int = 0
-    """How many attempts ended because of a node: it was lost, not ready in time, or is broken."""
-    max_failures: int = 3
-    nodes: tuple[str, ...] = ()
-    """The nodes that the latest attempt uses or used."""
-    waiting_for: str | None = None
-    """Why a queued job waits: `needs 2 nodes, 1 free`; or a running one, in the queue of Slurm or Kubernetes."""
-    queue_position: int | None = None
-    """About where it is in the queue: 1 is next."""
-    starts_in_s: float | None = None
-    """In about how many seconds it starts. None if nothing is known yet."""
-    reason: WrittenReason | None = None
-    """Why the job failed or was cancelled, as a stable code."""
-    message: str | None = None
-    """The reason in words."""
-    log_tail: tuple[str, ...] = ()
-    """The last lines of the failed attempt's log."""
-    progress: Progress = Progress()
-    result: JobResult | None = None
-
-
-class JobPage(Contract):
-    """One page of jobs, newest first."""
-
-    jobs: tuple[JobRecord, ...]
-    next_cursor: str | None = None
-
-
-Progress.model_rebuild()
