@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.pages import Visit, visiting
 from tests.builders import make_inputs
@@ -125,6 +125,30 @@ def test_the_form_stays_when_the_service_does_not_answer(visit: Visit, data: Pat
     page.get_by_role("button", name="Submit the job").click()
     expect(page.get_by_text("What you have typed is still here")).to_be_visible()
     expect(page.get_by_label("Checkpoints required")).to_have_value(str(data / "digits/checkpoints"))
+
+
+def test_a_folder_that_is_being_left_takes_no_clicks(visit: Visit, data: Path) -> None:
+    page = visit.open("/submit")
+    page.get_by_role("button", name="Browse for checkpoints").click()
+    use = page.get_by_role("button", name="Use checkpoints")
+    expect(use).to_be_visible()
+    held: list[Route] = []
+    page.route("**/submit/draft", lambda route: held.append(route))
+    leave = page.get_by_role("button", name="Open digits")
+    box = use.bounding_box()
+    assert box is not None
+    leave.click()
+    expect(page.locator("[inert]").filter(has=use)).to_have_count(1)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.get_by_label("Checkpoints required")).to_have_value("")
+    [request] = held
+    request.abort()
+    expect(page.get_by_text("What you have typed is still here")).to_be_visible()
+    expect(use).to_be_visible()
+    expect(leave).to_be_focused()
+    page.unroute("**/submit/draft")
+    leave.click()
+    expect(page.get_by_role("button", name="Use val.npz")).to_be_visible()
 
 
 def test_the_form_works_without_a_script(chromium: Browser, stack: Stack, data: Path) -> None:

@@ -20,9 +20,11 @@ async function send(path, pressed, signal) {
   return { url: answer.redirected ? answer.url : null, page: new DOMParser().parseFromString(await answer.text(), "text/html") };
 }
 
+const partsOf = (kind) => document.querySelectorAll(`[data-part="${kind}"]`);
+
 function replaceParts(page, kinds) {
   for (const kind of [...kinds, "summary"]) {
-    for (const old of document.querySelectorAll(`[data-part="${kind}"]`)) {
+    for (const old of partsOf(kind)) {
       const made = page.getElementById(old.id);
       if (!made) continue;
       for (const box of old.querySelectorAll("details[id]")) {
@@ -44,11 +46,16 @@ function tell(error) {
 async function press(value) {
   const verb = value.split(":")[0];
   const field = form().elements["browser.field"].value;
+  const kinds = PARTS[verb] || ["browser"];
+  // What the answer replaces takes no clicks until then: they would be for a folder that is being left.
+  const replaced = kinds.flatMap((kind) => [...partsOf(kind)]);
+  const pressed = document.activeElement;
+  for (const part of replaced) part.inert = true;
   document.getElementById("problem").textContent = "";
   if (verb === "inspect") document.getElementById("inspecting").textContent = "A worker looks at the checkpoints ...";
   try {
     const { page } = await send(DRAFT, value);
-    replaceParts(page, PARTS[verb] || ["browser"]);
+    replaceParts(page, kinds);
     const made = page.getElementById("submit");
     if (verb === "use" || verb === "add") {
       form().elements[field].value = made ? made.elements[field].value : "";
@@ -61,6 +68,8 @@ async function press(value) {
       document.querySelector(`[data-part="${part}"] [data-focus]`)?.focus();
     }
   } catch (error) {
+    for (const part of replaced) part.inert = false;
+    pressed?.focus();
     tell(error);
   } finally {
     if (verb === "inspect") document.getElementById("inspecting").textContent = "";
