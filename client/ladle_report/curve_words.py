@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 from ladle_report.gains import better, better_between
 
+BEYOND = "checkpoint beyond a 95 % interval for all points at once"
+CONFIDENCE = 0.95
+"""Of the intervals of a curve's points."""
 BEST_PROFILE = "the best profile"
 """What an average is at a point of a merge curve; else it is the mean of all checkpoints so far."""
 
@@ -21,22 +25,21 @@ def curve_words(curve: Mapping[str, Any]) -> list[str]:
 
 
 def _averaging(points: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Whether, and up to where, an average is better than its newest checkpoint beyond the 95 % interval."""
+    """Whether, and up to where, an average is better than its newest checkpoint beyond the 95 % interval of all points
+    at once."""
+    points = [{**point, "gain": _at_once(point["gain"], len(points))} for point in points]
     paying = [point for point in points if point["gain"]["low"] > 0]
     places = f"{len(paying)} of {len(points)} points"
     if not paying:
-        return (
-            "Averaging does not pay: at no point of the curve is the average better than its newest checkpoint beyond "
-            "the 95 % interval."
-        )
+        return f"Averaging does not pay: at no point of the curve is the average better than its newest {BEYOND}."
     last = points[-1]
     if paying[-1] is last:
         of = f"the average of {last['averaged']:,} checkpoints is {_gain(last['gain'], metric)} than the newest one"
-        return f"Averaging still pays at the end, as at {places}: {of}."
+        return f"Averaging still pays at the end, as at {places}: {of}, by an interval for all points at once."
     return (
-        f"Averaging stops paying after {_place(paying[-1])}: it pays at {places}, and after that one no average is "
-        f"better than its newest checkpoint beyond the 95 % interval. The learning rate may have decayed there, or the "
-        f"examples are too few to tell."
+        f"Averaging stops paying after `{paying[-1]['checkpoint']}`: it pays at {places}, and after that one no "
+        f"average is better than its newest {BEYOND}. The learning rate may have decayed there, or the examples are "
+        f"too few to tell."
     )
 
 
@@ -55,8 +58,13 @@ def _training(quarter: Mapping[str, Any], metric: str) -> str:
 
 
 def _gain(gain: Mapping[str, float], metric: str) -> str:
+    if not any(gain[each] for each in ("value", "low", "high")):
+        return "equal"
     return f"{better(metric, gain['value'])} ({better_between(metric, gain['low'], gain['high'])})"
 
 
-def _place(point: Mapping[str, Any]) -> str:
-    return f"`{point['checkpoint']}`" if point["step"] is None else f"step {point['step']:,}"
+def _at_once(gain: Mapping[str, float], count: int) -> dict[str, float]:
+    """The interval of one of so many comparisons that holds for all of them at once (Bonferroni)."""
+    one, all_of_them = (NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / each) for each in (1, count))
+    value, wider = gain["value"], all_of_them / one
+    return {"value": value, **{end: value + wider * (gain[end] - value) for end in ("low", "high")}}

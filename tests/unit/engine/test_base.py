@@ -76,11 +76,8 @@ def model_stock_by_hand(folder: Path, layers: dict[str, str]) -> dict[str, Array
     for layer in set(layers.values()):
         names = [name for name in base if layers[name] == layer]
         moves = [np.concatenate([(one[name] - base[name]).ravel() for name in names]) for one in own]
-        cosines = [
-            moves[i] @ moves[j] / np.linalg.norm(moves[i]) / np.linalg.norm(moves[j])
-            for i in range(K)
-            for j in range(i + 1, K)
-        ]
+        lengths = [float(np.linalg.norm(move)) or 1.0 for move in moves]
+        cosines = [moves[i] @ moves[j] / lengths[i] / lengths[j] for i in range(K) for j in range(i + 1, K)]
         cosine = max(float(np.mean(cosines)), 0.0)
         ratio = K * cosine / (1 + (K - 1) * cosine)
         for name in names:
@@ -103,6 +100,18 @@ def test_model_stock_is_the_published_closed_form(folder: Path, grouping: str) -
     # A tensor of one number has checkpoints on either side of the base.
     assert float(alpha_KG[0].min()) > 0
     assert grouping == "tensors" or float(alpha_KG[0].max()) < 1
+
+
+@pytest.mark.parametrize("frozen", range(1, 6))
+def test_a_layer_that_some_fine_tunes_left_alone_counts_as_no_move_and_not_as_noise(folder: Path, frozen: int) -> None:
+    base = load_file(folder / "base.safetensors")
+    for file in sorted((folder / "checkpoints").glob("*.safetensors"))[:frozen]:
+        state = load_file(file) | {name: base[name] for name in base if name.startswith("0.")}
+        save_file(state, file, metadata={"format": "pt"})
+    run(folder, "out", "model-stock")
+    state = candidate_state(folder / "out", folder / "checkpoints", "model-stock", folder / "base.safetensors")
+    for name, expected in model_stock_by_hand(folder, {name: name[0] for name in state}).items():
+        np.testing.assert_allclose(state[name].double().numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_checkpoints_that_share_nothing_stay_at_the_base_and_those_that_agree_at_the_mean(tmp_path: Path) -> None:
@@ -373,7 +382,7 @@ def _not_finite(base: dict[str, Tensor]) -> None:
 REFUSED = {
     "lacks": (_lacks_one, "`base:changed.safetensors` lacks 1 of the 4 tensors of `step-4.safetensors`: `2.weight`"),
     "wider": (_wider, "has `2.weight` as floating of shape (3, 8), and `step-4.safetensors` as floating of shape (1"),
-    "nan": (_not_finite, "`0.weight` in `base:changed.safetensors` holds 1 NaN or infinite values"),
+    "nan": (_not_finite, "`0.weight` in `base:changed.safetensors` holds 1 NaN or infinite values. Give another base."),
 }
 
 
@@ -413,6 +422,8 @@ def test_methods_say_that_they_need_a_base_or_have_no_use_for_one(folder: Path) 
         run(folder, "out", base=None, method_options={"methods": ["uniform", *METHODS]})
     with pytest.raises(MethodError, match="`base=` must be absent for `uniform`, which has no use for it"):
         run(folder, "out", "uniform", method_options={})
+    with pytest.raises(MethodError, match="`base=` must be absent for a curve, which has no use for it"):
+        run(folder, "out", method_options={}, kind="curve")
     with pytest.raises(
         MethodError, match=r"`start` .* must be a combination of checkpoints and nothing else, but is `wise-ft`"
     ):

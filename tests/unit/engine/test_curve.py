@@ -66,6 +66,7 @@ def test_a_point_is_the_loss_of_the_checkpoint_and_of_the_plain_weighted_sum(
     in_a_bowl: tuple[Path, dict[str, Any]],
 ) -> None:
     _, found = in_a_bowl
+    assert found["every"] == 1, "what was taken, where nothing was given"
     points, places = found["points"], torch.tensor(around(), dtype=torch.float64)
     assert [point["step"] for point in points] == STEPS
     scale = points[0]["alone"] / float(bowl(places[0]))

@@ -111,7 +111,7 @@ FIT: Mapping[str, Any] = {
 def test_the_best_form_that_is_offered_and_whose_features_are_known_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasting, "fitted", lambda: FIT)
     points = 1 + np.random.default_rng(3).normal(size=(6, 20)) * np.array([[8, 8, 4, 1, 0.1, 0.1]]).T
-    found = forecast(seen_of(points))
+    found = forecast(seen_of(points, steps=range(6)))
     assert found is not None
     far = found["result"]
     assert (far["goes_by"], far["beyond"], found["decayed"]) == (["slowing"], ["slowing"], True)
@@ -120,6 +120,7 @@ def test_the_best_form_that_is_offered_and_whose_features_are_known_is_taken(mon
     assert (found["mean"]["goes_by"], found["mean"]["lower"]) == ([], pytest.approx(1 - math.exp(0.05)))
     told = forecast(seen_of(points, losses=[0.5] * 6))
     assert told is not None
+    assert not told["decayed"], "nothing says that they follow each other"
     assert (told["result"]["goes_by"], told["result"]["lower"]) == (["lead"], pytest.approx(1 - math.exp(-0.2)))
 
 

@@ -321,6 +321,15 @@ def test_a_wish_that_cannot_be_met_is_a_problem(arguments: dict[str, object], co
     assert len(found.checkpoints) == 4
 
 
+def test_a_base_that_holds_a_checkpoints_weights_is_refused_where_weights_are_read(folder: Path) -> None:
+    base = folder.parent / "copy.safetensors"
+    shutil.copy(folder / "epoch-2.safetensors", base)
+    assert inspect(folder, base=base).usable
+    found = inspect(folder, base=base, forecast=True)
+    assert codes(found) == ["identical-checkpoints"]
+    assert "`base:copy.safetensors` holds the weights of `epoch-2.safetensors`" in found.problems[0].message
+
+
 @pytest.mark.parametrize("inside", [True, False], ids=["in the folder", "elsewhere"])
 def test_a_base_is_named_and_not_averaged_and_brings_its_methods(inside: bool, folder: Path) -> None:
     path = make_base((folder if inside else folder.parent) / "pretrained.safetensors", folder / "epoch-1.safetensors")

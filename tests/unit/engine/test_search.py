@@ -126,6 +126,21 @@ def test_it_raises_a_metric_that_has_no_gradient(tmp_path: Path) -> None:
         assert (task.generated > 0) == (metric == "exact")
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_picked_start_ends_where_the_same_start_by_its_name_does(tmp_path: Path, seed: int) -> None:
+    """By what judges: the loss, which picks the start, may have become worse."""
+    write_checkpoints(tmp_path / "checkpoints", plain_net)
+    task, budget = SignTask(plain_net, count=200), {"budget": 60.0, "share": 1.0}
+    run(tmp_path, "picked", task, budget | {"start": "auto"}, metric="f1", seed=seed)
+    picked_KG, report = saved(tmp_path, "picked")
+    details = report["details"]["search"]
+    run(tmp_path, "named", task, budget | {"start": details["start"]}, metric="f1", seed=seed)
+    named_KG, _ = saved(tmp_path, "named")
+    assert torch.equal(picked_KG, named_KG)
+    course = report["training"]["search"]
+    assert details["fell_back"] == (course["best_at"] == 0)
+
+
 def _on_fit(folder: Path, name: str, metric: str) -> float:
     """By hand, of the model that the coefficients make."""
     alpha_KG, _ = saved(folder, name)

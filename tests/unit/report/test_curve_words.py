@@ -28,15 +28,28 @@ def curve(points: list[dict[str, Any]], quarter: dict[str, float] | None) -> dic
 
 def test_it_says_where_averaging_stops_paying() -> None:
     (said,) = curve_words(curve([point(1000, -0.01), point(2000, 0.005), point(3000, -0.001)], None))
-    assert said.startswith("Averaging stops paying after step 2,000: it pays at 1 of 3 points")
+    assert said.startswith("Averaging stops paying after `step-2000`: it pays at 1 of 3 points")
 
 
 def test_it_says_that_averaging_still_pays_at_the_end_and_by_how_much() -> None:
     (said,) = curve_words(curve([point(1, -0.01), point(2, 0.005)], None))
     assert said == (
         "Averaging still pays at the end, as at 1 of 2 points: the average of 8 checkpoints is 1.50 points better "
-        "(0.50 to 2.50 better) than the newest one."
+        "(0.36 to 2.64 better) than the newest one, by an interval for all points at once."
     )
+
+
+def test_one_point_of_many_that_is_better_by_chance_does_not_pay() -> None:
+    # Each is 2.5 standard errors of its own interval ahead at most: enough for one of two points, not for one of six.
+    lucky = point(2, 0.0022)
+    assert "as at 1 of 2" in curve_words(curve([point(1, -0.01), lucky], None))[0]
+    (said,) = curve_words(curve([point(1, -0.01), lucky, *(point(step, -0.01) for step in range(3, 7))], None))
+    assert said.startswith("Averaging does not pay")
+
+
+def test_a_last_quarter_without_any_difference_is_equal() -> None:
+    said = curve_words(curve([point(None, 0.01)], {"value": 0.0, "low": 0.0, "high": 0.0}))
+    assert "became equal, which may be chance" in said[1]
 
 
 def test_it_says_that_averaging_pays_nowhere() -> None:

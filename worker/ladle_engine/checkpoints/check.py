@@ -13,7 +13,7 @@ from ladle_engine.checkpoints.chunks import blocks_of, chunks_of, differs
 from ladle_engine.checkpoints.differences import differences
 from ladle_engine.checkpoints.quantised_codes import refuse_codes
 from ladle_engine.checkpoints.readers import open_all, open_checkpoint
-from ladle_engine.checkpoints.types import CheckpointSet, TensorInfo, TensorReader
+from ladle_engine.checkpoints.types import BASE_PREFIX, CheckpointSet, TensorInfo, TensorReader
 from ladle_engine.errors import CheckpointError
 from ladle_engine.progress import Pace, ProgressCallback, Warned
 
@@ -117,9 +117,11 @@ def _passed_over(checkpoints: CheckpointSet, tensors: Mapping[str, TensorInfo]) 
 
 def identical(checkpoints: CheckpointSet) -> CheckpointError:
     but = " but for the tensors that are left out" if checkpoints.taken else ""
+    # Copies may have been left out before: then only one is here.
+    count = f"{len(checkpoints.checkpoints)} " if len(checkpoints.checkpoints) > 1 else ""
     return CheckpointError(
         "identical-checkpoints",
-        f"The {len(checkpoints.checkpoints)} checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
+        f"The {count}checkpoints in `{checkpoints.folder}` must differ, but all hold the same "
         f"weights{but}: there is nothing to average.",
     )
 
@@ -130,10 +132,12 @@ def refuse_non_finite(checkpoints: CheckpointSet, readers: Sequence[TensorReader
         if name in checkpoints.taken and not checkpoints.has_own(reader, name):
             continue
         if count := sum(int((~torch.isfinite(_comparable(block))).sum()) for block in blocks_of(reader, name)):
+            is_base = checkpoint.name.startswith(BASE_PREFIX)
+            hint = "Give another base." if is_base else "Leave that checkpoint out with `exclude=`."
             raise CheckpointError(
                 "non-finite-weights",
                 f"Weights must be finite, but `{name}` in `{checkpoint.name}` holds {count:,} NaN or infinite values. "
-                f"Leave that checkpoint out with `exclude=`.",
+                f"{hint}",
             )
 
 

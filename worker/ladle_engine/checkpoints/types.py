@@ -14,6 +14,9 @@ from torch import Tensor
 from ladle_engine.storage.hashed_file import Range
 from ladle_engine.storage.input_file import BytesSource
 
+BASE_PREFIX = "base:"
+"""Begins the name of an ancestor that is no checkpoint of the folder."""
+
 FLOATING_DTYPES = frozenset(
     {
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -211,6 +214,11 @@ class CheckpointSet:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(checkpoint.name for checkpoint in self.checkpoints)
+
+    @property
+    def known_steps(self) -> list[float | None]:
+        """Of each checkpoint; of none where it is in doubt what follows what."""
+        return [None if self.doubt else checkpoint.step for checkpoint in self.checkpoints]
 
     def of(self, names: Sequence[str]) -> CheckpointSet:
         """The same set with only these checkpoints, in this order."""

@@ -41,9 +41,15 @@ def gain_over(candidate: Evaluation, best: Evaluation, metric: Metric, seed: int
     if metric.of is not None:
         sign = 1.0 if metric.higher_is_better else -1.0
         low, high = percentiles(sign * paired_differences(candidate, best, metric, seed), CONFIDENCE)
-        return Gain(value=value, low=low, high=high)
+        return gain_within(metric, value, low, high)
     half = _half_width(_differences(candidate, best, metric))
-    return Gain(value=value, low=value - half, high=value + half)
+    return gain_within(metric, value, value - half, value + half)
+
+
+def gain_within(metric: Metric, value: float, low: float, high: float) -> Gain:
+    """No gain is larger than the metric's range, however few the examples."""
+    most = metric.high - metric.low
+    return Gain(value=value, low=max(low, -most), high=min(high, most))
 
 
 def value_over(candidate: Evaluation, best: Evaluation, metric: Metric) -> float:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ladle_engine.evaluation.error_draws import added_up, centred, draw_errors, set_sizes
 from ladle_engine.evaluation.evaluate import Evaluation, per_example
-from ladle_engine.evaluation.gain import CONFIDENCE, Gain, value_over
+from ladle_engine.evaluation.gain import CONFIDENCE, Gain, gain_within, value_over
 from ladle_engine.evaluation.racing import is_beaten_over_sets
 from ladle_engine.tasks.base import Metric
 
@@ -151,7 +151,7 @@ def factors(
 
 def _gain(candidate: Evaluation, best: Evaluation, metric: Metric, below: float, above: float) -> Gain:
     value = value_over(candidate, best, metric)
-    return Gain(value=value, low=value - below, high=value + above)
+    return gain_within(metric, value, value - below, value + above)
 
 
 def _whole_and_parts(group: Sequence[Evaluation], size: int) -> tuple[list[Evaluation], list[Evaluation]]:

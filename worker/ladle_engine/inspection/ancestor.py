@@ -12,7 +12,7 @@ from ladle_engine.far_names import in_far_names
 from ladle_engine.inspection.look import problem_of
 from ladle_engine.inspection.types import InspectedBase, Problem
 from ladle_engine.paths import PathLike
-from ladle_engine.pipeline.ancestor import FIND, with_ancestor
+from ladle_engine.pipeline.ancestor import FIND, base_is, with_ancestor
 from ladle_engine.storage.boundary import status
 
 
@@ -40,6 +40,12 @@ class Ancestor:
         except (EngineError, OSError) as error:
             self.problem = problem_of(error)
             return without
+
+    def refuse_checkpoint(self, found: CheckpointSet, distances: Sequence[float]) -> None:
+        """Where weights were read: a base that holds those of a checkpoint is refused, as by a job."""
+        same = next((name for name, far in zip(found.names, distances, strict=False) if not far), None)
+        if found.base is not None and same is not None:
+            self.problem = problem_of(base_is(found.base.name, same))
 
     def told(self, found: CheckpointSet | None, distances: tuple[float, ...]) -> InspectedBase:
         """The row of it."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ladle_engine.checkpoints.chunks import Piece, chunk_length, read_pieces
 from ladle_engine.checkpoints.readers import open_all
 from ladle_engine.checkpoints.types import CheckpointSet
+from ladle_engine.subspace.geometry import without_rounding
 
 MOST_NUMBERS = 1 << 26
 """That are read, of all checkpoints together: 256 MiB of float32, a few seconds."""
@@ -66,10 +67,11 @@ def measure(checkpoints: CheckpointSet) -> Distances:
                 centre += share * float(centre_C @ centre_C)
     squared_R = gram_RR.diagonal()
     distances_RR = (squared_R[:, None] + squared_R[None, :] - 2 * gram_RR).clamp(min=0).sqrt()
+    from_base = without_rounding(distances_RR[0, 1:], distances_RR.max()).tolist() if has_base else ()
     return Distances(
         between_KK=distances_RR[has_base:, has_base:],
         centre_norm=centre**0.5,
-        from_base=tuple(distances_RR[0, 1:].tolist()) if has_base else (),
+        from_base=tuple(from_base),
         is_whole=total <= most,
     )
 

@@ -38,7 +38,7 @@ class Expected:
         seen = Seen(
             distances_KK=distances.between_KK,
             centre_norm=distances.centre_norm,
-            steps=[checkpoint.step for checkpoint in found.checkpoints],
+            steps=found.known_steps,
         )
         told = forecast(seen)
         warnings = () if told is not None else (f"{NOT_TOLD}: it takes at least 4 checkpoints that are not all alike.",)

@@ -145,6 +145,9 @@ class _Inspector:
         planner = None if found is None else Planner(found, self._wishes, self._problems)
         plan = None if planner is None else planner.plan()
         expected = Expected.of(found) if forecast and found is not None else Expected()
+        if self._ancestor is not None and found is not None:
+            self._ancestor.refuse_checkpoint(found, expected.from_base)
+            self._add(self._ancestor.problem)
         warnings = [*(found.warnings if found else ()), *(planner.warnings if planner else ()), *expected.warnings]
         warnings = [each for each in warnings if not each.startswith(TOLD_ELSEWHERE)]
         return Inspection(

@@ -104,7 +104,7 @@ class Planner:
         # As in a job: what a curve offers as a model is an average over a window.
         name = PROFILE if self._is_curve else wishes.method
         plan = plan_methods(name, wishes.method_options, has_base=wishes.base is not None)
-        refuse_unused(plan, wishes.base)
+        refuse_unused(plan, wishes.base, is_curve=self._is_curve)
         return plan
 
     def _refuse(self, methods: Plan | None) -> None:

@@ -133,8 +133,7 @@ class Family:
     @cached_property
     def positions(self) -> list[float]:
         """By the real steps, unless those are of several runs."""
-        known = [None if self.checkpoints.doubt else checkpoint.step for checkpoint in self.checkpoints.checkpoints]
-        return positions_of(known)
+        return positions_of(self.checkpoints.known_steps)
 
     @property
     def end(self) -> int:

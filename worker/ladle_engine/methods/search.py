@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from ladle_engine.coefficients import Coefficients
@@ -14,7 +14,7 @@ from ladle_engine.methods.base import TrainedMethod
 from ladle_engine.methods.context import Choice, MethodContext, served_in
 from ladle_engine.methods.search_run import SearchRun, cost_of_generation
 from ladle_engine.methods.search_spaces import Axes, OfProfile, Space
-from ladle_engine.methods.starts import CENTRE, START_HELP, never_below_start, start_of
+from ladle_engine.methods.starts import CENTRE, PICKED, START_HELP, pick_start, start_of
 from ladle_engine.model.binding import Binding
 from ladle_engine.model.groups import HELP, Grouping, Groups, group, whole_model
 from ladle_engine.options import option
@@ -136,13 +136,14 @@ class Search(TrainedMethod):
             losses=run.losses,
             course=course.to_json(groups.names),
         )
-        return never_below_start(context, options.start, choice)
+        if options.start != PICKED:
+            return choice
+        # The start is the first of the means, so what is searched from it is never worse by what judges.
+        return replace(choice, details=pick_start(context).to_json(fell_back=run.best_at == 0))
 
     def _space(self, context: MethodContext, options: SearchOptions, groups: Groups) -> Space:
         if options.over == PROFILE:
-            checkpoints = context.checkpoints
-            steps = [None if checkpoints.doubt else each.step for each in checkpoints.checkpoints]
-            return OfProfile(positions=positions_of(steps))
+            return OfProfile(positions=positions_of(context.checkpoints.known_steps))
         alpha_0_KG = start_of(context, self.name, options.start, groups)
         own = principal_axes(context.geometry, groups)
         if len(groups) == 1:

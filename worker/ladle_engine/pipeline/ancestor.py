@@ -15,14 +15,14 @@ from ladle_engine.checkpoints.folder_scan import find
 from ladle_engine.checkpoints.left_out import some
 from ladle_engine.checkpoints.readers import open_checkpoint
 from ladle_engine.checkpoints.stand_ins import with_stand_ins
-from ladle_engine.checkpoints.types import Checkpoint
+from ladle_engine.checkpoints.types import BASE_PREFIX, Checkpoint
 from ladle_engine.errors import CheckpointError, MethodError
 from ladle_engine.methods.context import Plan
 from ladle_engine.methods.registry import METHODS
 from ladle_engine.paths import PathLike
 from ladle_engine.pipeline.base_model import weights_in
 from ladle_engine.storage.input_paths import is_file, is_folder, is_there
-from ladle_engine.subspace.geometry import DUPLICATE, Geometry
+from ladle_engine.subspace.geometry import Geometry
 
 FIND = Callable[[Sequence[str]], CheckpointSet]
 """Finds the checkpoints, without those that these globs match as well."""
@@ -55,7 +55,7 @@ def find_base(folder: Path, given: PathLike) -> Checkpoint:
     given = Path(given)
     is_inside = not given.is_absolute() and is_there(folder / given)
     path = folder / given if is_inside else given
-    name = os.fspath(given) if is_inside else f"base:{path.name}"
+    name = os.fspath(given) if is_inside else f"{BASE_PREFIX}{path.name}"
     if is_folder(path):
         return replace(discover(path, names=[weights_in(path, "base")]).reference, name=name)
     if is_file(path):
@@ -114,16 +114,20 @@ def refuse_base_as_checkpoint(checkpoints: CheckpointSet, geometry: Geometry) ->
         return
     distances_K = geometry.distances_to_base_K()
     nearest = int(distances_K.argmin())
-    if distances_K[nearest] <= DUPLICATE * max(distances_K.max(), geometry.distances_KK().max()):
-        name = checkpoints.names[nearest]
-        raise CheckpointError(
-            "identical-checkpoints",
-            f"`base=` must be another model than the checkpoints, but `{checkpoints.base.name}` holds the weights of "
-            f"`{name}`. Leave that one out with `exclude=`, or name it as the base.",
-        )
+    if not distances_K[nearest]:
+        raise base_is(checkpoints.base.name, checkpoints.names[nearest])
 
 
-def refuse_unused(plan: Plan, given: object) -> None:
+def base_is(base: str, checkpoint: str) -> CheckpointError:
+    """Two names of the same weights."""
+    return CheckpointError(
+        "identical-checkpoints",
+        f"`base=` must be another model than the checkpoints, but `{base}` holds the weights of `{checkpoint}`. Leave "
+        f"that one out with `exclude=`, or name it as the base.",
+    )
+
+
+def refuse_unused(plan: Plan, given: object, *, is_curve: bool) -> None:
     """Raises `MethodError` (invalid-method-options) where a method needs a base that is not given, or none needs it."""
     if plan.uses_base and given is None:
         needing = [name for name in plan.with_starts if METHODS[name].uses_base(plan.options[name])]
@@ -133,7 +137,8 @@ def refuse_unused(plan: Plan, given: object) -> None:
             f"{', '.join(f'`{name}`' for name in needing)}, but is absent.",
         )
     if given is not None and not plan.uses_base:
-        named = ", ".join(f"`{name}`" for name in plan.methods if name != "best") or "`best`"
+        methods = ", ".join(f"`{name}`" for name in plan.methods if name != "best") or "`best`"
+        named = "a curve" if is_curve else methods
         raise MethodError(
             "invalid-method-options", f"`base=` must be absent for {named}, which has no use for it, but is `{given}`."
         )

@@ -23,6 +23,6 @@ def seen_in(context: MethodContext) -> Seen:
     return Seen(
         distances_KK=context.geometry.distances_KK(),
         centre_norm=float(context.geometry.centre_squared_T.sum().sqrt()),
-        steps=[checkpoint.step for checkpoint in context.checkpoints.checkpoints],
+        steps=context.checkpoints.known_steps,
         losses=losses if len(losses) == len(singles) else None,
     )

@@ -46,7 +46,7 @@ def opened(request: Request) -> Iterator[Job]:
     # What a curve offers as a model is an average over a window.
     method = PROFILE if request.kind == CURVE else request.method
     plan = plan_methods(method, request.method_options or {}, has_base=request.base is not None)
-    refuse_unused(plan, request.base)
+    refuse_unused(plan, request.base, is_curve=request.kind == CURVE)
     # A diagnosis mixes checkpoints whatever the methods do.
     plan = replace(plan, mixes=plan.mixes or request.diagnose)
     refuse_existing(Path(request.output), may_be_empty=not request.commit)

@@ -42,6 +42,7 @@ class Seen:
     centre_norm: float
     """`|c|`"""
     steps: Sequence[float | None] = ()
+    """Not known where it is in doubt what follows what."""
     losses: Sequence[float] | None = None
     """Of each checkpoint alone, all on the same examples."""
 
@@ -78,11 +79,15 @@ def features_of(seen: Seen) -> dict[str, float] | None:
 
 def _gaps(steps: Sequence[float | None], K: int) -> list[float]:
     """Steps between neighbours, of their mean; all equal where the steps are not known, or do not rise."""
-    known = [step for step in steps if step is not None]
-    gaps = [after - before for before, after in pairwise(known)]
-    if len(known) < K or min(gaps) <= 0:
+    if not _rises(steps, K):
         return [1.0] * (K - 1)
+    gaps = [float(after or 0) - float(before or 0) for before, after in pairwise(steps)]
     return [gap * len(gaps) / sum(gaps) for gap in gaps]
+
+
+def _rises(steps: Sequence[float | None], K: int) -> bool:
+    known = [step for step in steps if step is not None]
+    return len(known) == K and all(before < after for before, after in pairwise(known))
 
 
 def _of_losses(losses: Sequence[float] | None) -> dict[str, float]:
@@ -144,7 +149,8 @@ def forecast(seen: Seen) -> dict[str, Any] | None:
         **{target: _expected(forms, features) for target, forms in fit["targets"].items()},
         "sets": fit["sets"],
         "families": len(fit["families"]),
-        "decayed": features["slowing"] < decayed["below"],
+        # Without steps that rise, neighbours need not follow each other in a training.
+        "decayed": _rises(seen.steps, len(seen.distances_KK)) and features["slowing"] < decayed["below"],
         "gains_of_decayed": decayed["gains"],
         "features": features,
     }

@@ -44,19 +44,28 @@ class Geometry:
         return _sum_by_group(self.gram_TKK, self.names, groups)
 
     def gram_from_base_GKK(self, groups: Groups) -> Tensor:
-        """`(w_i - b)^T (w_j - b)`, for checkpoints with a base b."""
+        """`(w_i - b)^T (w_j - b)`, for checkpoints with a base b; exactly 0 for one that is the base in a group.
+
+        Differences of squares leave rounding noise there, and the noise of two checkpoints points the same way.
+        """
         assert self.to_base_TK is not None
         assert self.base_squared_T is not None
         to_base_GK = _sum_by_group(self.to_base_TK, self.names, groups)
         base_G11 = _sum_by_group(self.base_squared_T, self.names, groups)[:, None, None]
-        return self.gram_GKK(groups) - to_base_GK[:, :, None] - to_base_GK[:, None, :] + base_G11
+        own_GKK = self.gram_GKK(groups)
+        gram_GKK = own_GKK - to_base_GK[:, :, None] - to_base_GK[:, None, :] + base_G11
+        scale_GK = torch.maximum(own_GKK.diagonal(dim1=1, dim2=2), base_G11[:, :, 0])
+        moved_GK = gram_GKK.diagonal(dim1=1, dim2=2) > RELATIVE_LENGTH_THRESHOLD**2 * scale_GK
+        return gram_GKK * (moved_GK[:, :, None] & moved_GK[:, None, :])
 
     def distances_to_base_K(self) -> Tensor:
-        """`|w_i - b|` over the whole model, for checkpoints with a base b."""
+        """`|w_i - b|` over the whole model, for checkpoints with a base b; 0 where the two are the same but for
+        rounding."""
         assert self.to_base_TK is not None
         assert self.base_squared_T is not None
         own_K = self.gram_TKK.sum(dim=0).diagonal()
-        return (own_K - 2 * self.to_base_TK.sum(dim=0) + self.base_squared_T.sum()).clamp(min=0).sqrt()
+        squared_K = own_K - 2 * self.to_base_TK.sum(dim=0) + self.base_squared_T.sum()
+        return without_rounding(squared_K.clamp(min=0).sqrt(), self.distances_KK().max())
 
     def lengths_KG(self, groups: Groups) -> Tensor:
         """`d_i = |w_i - c|`."""
@@ -93,6 +102,11 @@ class Geometry:
         lengths_K = gram_KK.diagonal().clamp(min=0).sqrt()
         product_KK = lengths_K[:, None] * lengths_K[None, :]
         return torch.where(product_KK > 0, gram_KK / product_KK.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+
+
+def without_rounding(distances: Tensor, longest: Tensor) -> Tensor:
+    """0 for what is no distance: see `DUPLICATE`. `longest` is one of others that are measured beside them."""
+    return torch.where(distances <= DUPLICATE * torch.maximum(distances.max(), longest), 0.0, distances)
 
 
 def _sum_by_group(values_T: Tensor, names: tuple[str, ...], groups: Groups) -> Tensor:

@@ -21,8 +21,8 @@ def curve_json(context: MethodContext, schedule: Schedule, points: Sequence[Poin
     found = {
         "metric": context.metric.name,
         "average_is": BEST_PROFILE,
-        "every": schedule.every,
         **schedule.options.to_json(),
+        "every": schedule.every,
         "points": [_point_json(context, schedule, point) for point in points],
         "last_quarter": _last_quarter(context, schedule, points),
     }
