@@ -66,7 +66,7 @@ def measured(prepared: PreparedSet) -> dict[str, Any]:
     for job, wanted in JOBS.items():
         with tempfile.TemporaryDirectory() as temporary:
             output = Path(temporary) / "out"
-            base = {"base": prepared.ancestor} if wanted.get("base") else {}
+            base = prepared.ancestor if wanted.get("base") else None
             outcome = average(
                 prepared.checkpoints,
                 prepared.val,
@@ -74,7 +74,7 @@ def measured(prepared: PreparedSet) -> dict[str, Any]:
                 task=prepared.task,
                 method_options={key: wanted[key] for key in ("methods", "options") if key in wanted},
                 seed=prepared.seed,
-                **base,
+                base=base,
             )
             row["K"], row["metric"] = len(prepared.found.names), outcome.metric
             for score in outcome.candidates:
@@ -82,7 +82,7 @@ def measured(prepared: PreparedSet) -> dict[str, Any]:
                 is_known = name in row["test"]
                 if is_known and score.method != outcome.method:
                     continue
-                state = candidate_state(output, prepared.checkpoints, score.method, **base)
+                state = candidate_state(output, prepared.checkpoints, score.method, base=base)
                 test = {each: prepared.test(state)[each] for each in dict.fromkeys(("loss", outcome.metric))}
                 if not is_known:
                     row["test"][name], row["labels"][name] = test, score.label
