@@ -218,3 +218,12 @@ def test_the_interval_of_what_is_returned_holds_the_true_gain_in_95_percent(
     assert held / runs >= 0.94, "0.95 less what so many runs leave open"
     if K == 1 or ahead:
         assert single_held / runs < 0.9
+
+
+def test_no_interval_reaches_beyond_the_range_of_the_metric() -> None:
+    best, candidate = (evaluation(torch.tensor(values), ACCURACY) for values in ([0.0, 0.0, 0.0, 1.0], [1.0] * 4))
+    found = simultaneous(Compared(best=best, candidates=[candidate]), ACCURACY, 0)
+    (gain,) = found.gains
+    assert (gain.value, gain.high) == (0.75, 1.0)
+    assert found.high * found.errors[0] > 0.25, "or it would not reach so far"
+    assert -1.0 <= gain.low <= gain.value
