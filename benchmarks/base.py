@@ -83,7 +83,8 @@ def measured(prepared: PreparedSet) -> dict[str, Any]:
                 if is_known and score.method != outcome.method:
                     continue
                 state = candidate_state(output, prepared.checkpoints, score.method, base=base)
-                test = {each: prepared.test(state)[each] for each in dict.fromkeys(("loss", outcome.metric))}
+                scores = prepared.test(state)
+                test = {each: scores[each] for each in dict.fromkeys(("loss", outcome.metric))}
                 if not is_known:
                     row["test"][name], row["labels"][name] = test, score.label
                 if score.method == outcome.method and job in (WITHOUT, WITH):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ladle_report.gains import better, better_between
 
-BEYOND = "checkpoint beyond a 95 % interval for all points at once"
+BEYOND = "beyond a 95 % interval for all points at once"
 CONFIDENCE = 0.95
 """Of the intervals of a curve's points."""
 BEST_PROFILE = "the best profile"
@@ -31,15 +31,18 @@ def _averaging(points: Sequence[Mapping[str, Any]], metric: str) -> str:
     paying = [point for point in points if point["gain"]["low"] > 0]
     places = f"{len(paying)} of {len(points)} points"
     if not paying:
-        return f"Averaging does not pay: at no point of the curve is the average better than its newest {BEYOND}."
+        return (
+            f"Averaging does not pay: at no point of the curve is the average better than its newest checkpoint "
+            f"{BEYOND}."
+        )
     last = points[-1]
     if paying[-1] is last:
         of = f"the average of {last['averaged']:,} checkpoints is {_gain(last['gain'], metric)} than the newest one"
         return f"Averaging still pays at the end, as at {places}: {of}, by an interval for all points at once."
     return (
         f"Averaging stops paying after `{paying[-1]['checkpoint']}`: it pays at {places}, and after that one no "
-        f"average is better than its newest {BEYOND}. The learning rate may have decayed there, or the examples are "
-        f"too few to tell."
+        f"average is better than its newest checkpoint {BEYOND}. The learning rate may have decayed there, or the "
+        f"examples are too few to tell."
     )
 
 

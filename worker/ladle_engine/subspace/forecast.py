@@ -81,13 +81,17 @@ def _gaps(steps: Sequence[float | None], K: int) -> list[float]:
     """Steps between neighbours, of their mean; all equal where the steps are not known, or do not rise."""
     if not _rises(steps, K):
         return [1.0] * (K - 1)
-    gaps = [float(after or 0) - float(before or 0) for before, after in pairwise(steps)]
+    gaps = [after - before for before, after in pairwise(_known(steps))]
     return [gap * len(gaps) / sum(gaps) for gap in gaps]
 
 
 def _rises(steps: Sequence[float | None], K: int) -> bool:
-    known = [step for step in steps if step is not None]
+    known = _known(steps)
     return len(known) == K and all(before < after for before, after in pairwise(known))
+
+
+def _known(steps: Sequence[float | None]) -> list[float]:
+    return [step for step in steps if step is not None]
 
 
 def _of_losses(losses: Sequence[float] | None) -> dict[str, float]:
